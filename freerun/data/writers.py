@@ -1,0 +1,25 @@
+"""Pairs to a TSV file, which ``readers`` reads back as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from freerun.files import write_atomic
+
+__all__ = ["tsv", "write_pairs"]
+
+
+def tsv(pairs: Iterable[tuple[str, str]]) -> str:
+    """One ``source<TAB>target`` line a pair. Raises ``ValueError`` for a field with a tab or a line end in it."""
+    lines = []
+    for source, target in pairs:
+        if any(character in source or character in target for character in "\t\n"):
+            raise ValueError(f"a TSV field cannot hold a tab or line end: {source!r}, {target!r}")
+        lines.append(f"{source}\t{target}\n")
+    return "".join(lines)
+
+
+def write_pairs(path: Path, pairs: Iterable[tuple[str, str]]) -> None:
+    """Write pairs (source, target) whole or not at all."""
+    write_atomic(path, tsv(pairs))

@@ -1,0 +1,46 @@
+"""Two models on the same sources: which differences are more than chance?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from freerun.errors import DataError
+from freerun.evaluation.evaluate import Evaluation
+from freerun.metrics.paired import Difference, McNemar, mcnemar, paired_bootstrap, paired_ratios
+
+__all__ = ["Comparison", "compare"]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Differences B - A by the name of the figure, and McNemar's test of sequence accuracy."""
+
+    sources: int
+    differences: dict[str, Difference]
+    mcnemar: McNemar
+
+
+def compare(a: Evaluation, b: Evaluation) -> Comparison:
+    """Paired tests over sources: bootstrap for every figure, McNemar for sequence accuracy.
+
+    Models with different target tokens are compared by sequence accuracy and by the length bound alone, since their
+    other figures have different units. Raises DataError when the sources differ.
+    """
+    _check_sources(a, b)
+    same_units = a.items.references == b.items.references
+    names = a.ratios if same_units else ("sequence_accuracy.free", "hit_length_bound.free")
+    differences = {name: paired_ratios(a.ratios[name], b.ratios[name]) for name in names}
+    for name, score in a.free.scores.items() if same_units else ():
+        other = b.free.scores[name]
+        differences[name] = paired_bootstrap(score.value, other.value, score.resampled(), other.resampled())
+    return Comparison(len(a.items), differences, mcnemar(a.free.matches, b.free.matches))
+
+
+def _check_sources(a: Evaluation, b: Evaluation) -> None:
+    if a.items.sources != b.items.sources:
+        raise DataError(
+            "compare",
+            f"the models do not tell the same sources apart: {len(a.items)} and {len(b.items)} of them",
+            "Expected models with the same normalisation and case folding of sources",
+            "Evaluate the models one by one, or use pairs whose sources differ by more than case",
+        )

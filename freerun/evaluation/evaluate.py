@@ -1,0 +1,169 @@
+"""A model on pairs, fed in both ways: the right tokens (teacher-forced), and its own (free-running)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from freerun.data.batching import pad
+from freerun.data.codec import Codec
+from freerun.evaluation.free_running import FreeRunning, flat
+from freerun.evaluation.items import EvaluationSet
+from freerun.metrics.accuracy import Figures
+from freerun.metrics.intervals import ratio_interval
+from freerun.search.beam import beam_search
+from freerun.search.bound import LengthBound
+from freerun.search.hypothesis import Hypothesis
+from freerun.search.score import score_targets
+from freerun.search.stepper import Ids, Stepper
+
+__all__ = ["Evaluation", "TeacherForced", "evaluate"]
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherForced:
+    """Sums over the references of each source, [N] each.
+
+    nll: negative log-likelihood in nats. num_tokens: EOS counted. num_correct: tokens that greedy search would write.
+    """
+
+    nll: npt.NDArray[np.float64]
+    num_tokens: npt.NDArray[np.float64]
+    num_correct: npt.NDArray[np.float64]
+
+    @property
+    def ratios(self) -> dict[str, tuple[Figures, Figures]]:
+        """The figures: name to numerators and denominators, [N] each."""
+        return {
+            "nll.teacher": (self.nll, self.num_tokens),
+            "token_accuracy.teacher": (self.num_correct, self.num_tokens),
+        }
+
+    def metrics(self) -> dict[str, float]:
+        """Flat figures with 95 % intervals; perplexity is exp(nll)."""
+        intervals = {name: ratio_interval(*figures) for name, figures in self.ratios.items()}
+        return flat(intervals) | flat({"perplexity.teacher": intervals["nll.teacher"]}, _exp)
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if not value > 700 else math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Everything measured of one model on one set: N sources, their best hypotheses, and figures of each source."""
+
+    items: EvaluationSet
+    teacher: TeacherForced
+    free: FreeRunning
+    hypotheses: Sequence[Hypothesis]
+    beam_size: int
+
+    @property
+    def ratios(self) -> dict[str, tuple[Figures, Figures]]:
+        """All figures that are ratios: name to numerators and denominators, [N] each."""
+        return self.teacher.ratios | self.free.ratios
+
+    def metrics(self) -> dict[str, float]:
+        """The contract's flat figures, with ``.low`` and ``.high`` for 95 % intervals over sources; undefined: NaN."""
+        metrics = self.teacher.metrics() | self.free.metrics()
+        metrics["beam_size"] = self.beam_size
+        return metrics
+
+
+def evaluate(
+    stepper: Stepper,
+    items: EvaluationSet,
+    source_codec: Codec,
+    target_codec: Codec,
+    *,
+    bound: LengthBound,
+    beam_size: int = 1,
+    length_penalty: float = 0.0,
+    batch_size: int = 128,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Force every reference upon the model, then let it run freely from every source.
+
+    batch_size: rows decoded together, so batch_size / beam_size sources. progress: called as (done, total) sequences.
+    References are compared as tokens, so one with an unknown token is always missed; its likelihood is that of UNK.
+    """
+    sources = [source_codec.encode(item.source) for item in items.items]
+    targets = [target_codec.encode_tokens(tokens) for item in items.items for tokens in item.references]
+    owners = np.repeat(np.arange(len(items)), [len(item.references) for item in items.items])
+    tick = _Ticker(progress, len(targets) + len(sources))
+    teacher = _forced(stepper, sources, targets, owners, batch_size, tick)
+    search = partial(beam_search, stepper, beam_size=beam_size, length_penalty=length_penalty)
+    hypotheses = _free(search, sources, bound, max(1, batch_size // beam_size), tick)
+    predictions = [target_codec.decode(hypothesis.ids) for hypothesis in hypotheses]
+    truncated = np.array([hypothesis.truncated for hypothesis in hypotheses])
+    free = FreeRunning(items, target_codec, predictions, truncated)
+    return Evaluation(items, teacher, free, hypotheses, beam_size)
+
+
+class _Ticker:
+    """Counts finished sequences and tells the caller of ``evaluate``."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._done, self._total = progress, 0, total
+
+    def __call__(self, finished: int) -> None:
+        self._done += finished
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def _forced(
+    stepper: Stepper,
+    sources: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    owners: Ids,
+    batch_size: int,
+    tick: Callable[[int], None],
+) -> TeacherForced:
+    """Score all ``targets`` [P], target p being a reference of source ``owners[p]``."""
+    nll, correct = np.zeros(len(targets)), np.zeros(len(targets))
+    for batch in _batches([len(sources[owner]) for owner in owners], [len(target) for target in targets], batch_size):
+        forced = score_targets(stepper, *pad([sources[owners[p]] for p in batch]), [targets[p] for p in batch])
+        nll[batch] = [-scores.sum() for scores in forced.log_probs]
+        correct[batch] = [right.sum() for right in forced.correct]
+        tick(len(batch))
+    lengths = np.array([len(target) for target in targets], np.float64)
+    total = partial(_sums, owners, len(sources))
+    return TeacherForced(total(nll), total(lengths), total(correct))
+
+
+def _sums(owners: Ids, size: int, figures: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Sums [size] of ``figures`` [P] by owner [P]."""
+    return np.bincount(owners, figures, size).astype(np.float64)
+
+
+def _free(
+    search: Callable[..., list[list[Hypothesis]]],
+    sources: Sequence[Sequence[int]],
+    bound: LengthBound,
+    batch_size: int,
+    tick: Callable[[int], None],
+) -> list[Hypothesis]:
+    """The best hypothesis of each source [N]."""
+    best: dict[int, Hypothesis] = {}
+    lengths = [len(source) for source in sources]
+    for batch in _batches(lengths, lengths, batch_size):
+        ids, sizes = pad([sources[n] for n in batch])
+        found = search(source_ids=ids, lengths=sizes, max_lengths=bound.of(sizes))
+        best.update((int(n), hypotheses[0]) for n, hypotheses in zip(batch, found, strict=True))
+        tick(len(batch))
+    return [best[n] for n in range(len(sources))]
+
+
+def _batches(first: Sequence[int], second: Sequence[int], size: int) -> list[Ids]:
+    """Indices in batches of ``size``, ordered by length so that little is padded."""
+    order = np.lexsort((second, first))
+    return [order[start : start + size] for start in range(0, len(order), size)]

@@ -1,0 +1,50 @@
+"""A few outputs to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from freerun.evaluation.free_running import FreeRunning
+from freerun.randomness import numpy_generator
+
+__all__ = ["Example", "random_examples", "worst_examples"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A source, its references, and the output with its edit distance in tokens to the closest of them."""
+
+    source: str
+    references: list[str]
+    prediction: str
+    distance: int
+    truncated: bool
+
+
+def worst_examples(free: FreeRunning, count: int) -> list[Example]:
+    """The ``count`` outputs with the highest symbol error rates, worst first; ties to the earlier source."""
+    distances, lengths = free.distances
+    rates = distances / np.maximum(lengths, 1)
+    return _examples(free, np.argsort(-rates, kind="stable")[:count].tolist())
+
+
+def random_examples(free: FreeRunning, count: int, seed: int = 0) -> list[Example]:
+    """``count`` different sources drawn at random, in their order in the set."""
+    drawn = numpy_generator(seed, "examples").permutation(len(free.items))[:count]
+    return _examples(free, sorted(drawn.tolist()))
+
+
+def _examples(free: FreeRunning, indices: Iterable[int]) -> list[Example]:
+    return [
+        Example(
+            free.items.items[n].source,
+            free.items.items[n].texts,
+            free.texts[n],
+            int(free.distances.distances[n]),
+            bool(free.truncated[n]),
+        )
+        for n in indices
+    ]

@@ -1,0 +1,70 @@
+"""What a model is evaluated on: sources, each with all its references."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from freerun.data.codec import Codec
+from freerun.data.readers import Pair
+from freerun.errors import DataError
+
+__all__ = ["EvaluationSet", "Item", "group_pairs"]
+
+
+@dataclass(slots=True)
+class Item:
+    """One source as text; its references as texts and, in the same order, as the target's tokens."""
+
+    source: str
+    texts: list[str] = field(default_factory=list)
+    references: list[list[str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSet:
+    """N sources in the order of their first pair. Each counts once in every figure, however many its references."""
+
+    items: Sequence[Item]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def sources(self) -> list[str]:
+        """The source texts [N]."""
+        return [item.source for item in self.items]
+
+    @property
+    def references(self) -> list[list[list[str]]]:
+        """The references [N] as token lists; a source has at least one."""
+        return [item.references for item in self.items]
+
+    @property
+    def reference_texts(self) -> list[list[str]]:
+        """The references [N] as texts."""
+        return [item.texts for item in self.items]
+
+    def take(self, indices: Iterable[int]) -> EvaluationSet:
+        """The sources at ``indices``."""
+        return EvaluationSet([self.items[index] for index in indices])
+
+
+def group_pairs(pairs: Iterable[Pair], source_codec: Codec, target_codec: Codec) -> EvaluationSet:
+    """Gather the references of each source.
+
+    Sources are one when the model reads the same tokens (so "A" and "a" are, where case is folded). A reference that
+    is repeated counts once. Raises DataError when there are no pairs.
+    """
+    items: dict[tuple[str, ...], Item] = {}
+    for pair in pairs:
+        item = items.setdefault(tuple(source_codec.tokens(pair.source)), Item(pair.source))
+        tokens = target_codec.tokens(pair.target)
+        if tokens not in item.references:
+            item.references.append(tokens)
+            item.texts.append(pair.target)
+    if not items:
+        raise DataError(
+            "pairs to evaluate on", "there are none", "Expected at least one pair", "Name a file that holds pairs"
+        )
+    return EvaluationSet(list(items.values()))

@@ -1,0 +1,92 @@
+"""A training batch in tensors, and where in a run it stands.
+
+Shape suffixes: B batch, S source, T target, N real target positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from freerun.data.batching import Batch
+from freerun.randomness import seed_of
+
+__all__ = ["TrainingBatch", "Update"]
+
+
+@dataclass(frozen=True)
+class Update:
+    """Which optimiser step this is, and the randomness that belongs to it.
+
+    ``number`` counts from 1; ``part`` is the place of the batch within the update when gradients are accumulated;
+    ``rank`` is the process's number.
+    """
+
+    number: int
+    seed: int
+    part: int = 0
+    rank: int = 0
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A generator on the CPU whose numbers are a pure function of (seed, purpose, update, part, rank)."""
+        return torch.Generator().manual_seed(seed_of(self.seed, purpose, self.number, self.part, self.rank))
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Pairs as tensors, right-padded.
+
+    ``source_lengths_B`` is None when no source is padded. ``real_N`` are the places of the real target positions in a
+    flattened [T, B] array, row by row of it; None when no target is padded.
+    """
+
+    source_BS: Tensor
+    source_lengths_B: Tensor | None
+    target_in_BT: Tensor
+    target_out_BT: Tensor
+    target_lengths_B: Tensor
+    real_N: Tensor | None
+    num_pairs: int
+    num_tokens: int
+    origin: Batch
+
+    @property
+    def references(self) -> list[list[NDArray[np.integer]]]:
+        """All references of each row's source, as ids with EOS."""
+        return self.origin.references
+
+    @property
+    def right_N(self) -> Tensor:
+        """The right tokens at the real positions, in the order of ``real_N``."""
+        return self.at_real_positions(self.target_out_BT.t())
+
+    def at_real_positions(self, values_TB: Tensor) -> Tensor:
+        """Flatten [T, B, ...] to the real target positions [N, ...]."""
+        flat = values_TB.flatten(0, 1)
+        return flat if self.real_N is None else flat.index_select(0, self.real_N)
+
+    @staticmethod
+    def of(batch: Batch, device: torch.device | str = "cpu") -> TrainingBatch:
+        """The tensors of a batch of arrays."""
+
+        def tensor(values: NDArray[np.integer]) -> Tensor:
+            return torch.as_tensor(values, dtype=torch.int64, device=device)
+
+        source_padded = bool((batch.source_lengths < batch.source.shape[1]).any())
+        steps = np.arange(batch.target_out.shape[1])
+        real_TB = steps[:, None] < batch.target_lengths[None, :]
+        return TrainingBatch(
+            tensor(batch.source),
+            tensor(batch.source_lengths) if source_padded else None,
+            tensor(batch.target_in),
+            tensor(batch.target_out),
+            tensor(batch.target_lengths),
+            None if real_TB.all() else tensor(np.flatnonzero(real_TB)),
+            batch.num_pairs,
+            batch.num_tokens,
+            batch,
+        )

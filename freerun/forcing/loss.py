@@ -1,0 +1,73 @@
+"""Losses as sums with their counts, divided once; and the token loss that strategies share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["Losses", "Term", "smoothed_nll"]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of a loss: weight * sum / count. The count is over the whole update, accumulated batches included."""
+
+    sum: Tensor
+    count: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The terms to minimise, and ``figures`` (name -> sum, count) that are only written to the journal."""
+
+    terms: Mapping[str, Term]
+    figures: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+class _SmoothedNLL(torch.autograd.Function):
+    """Cross-entropy with label smoothing, its gradient made in one buffer of the size of the logits."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_NV: Tensor, right_N: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+        log_probs_NV = torch.log_softmax(logits_NV, 1)
+        nll = -log_probs_NV.gather(1, right_N.unsqueeze(1)).sum()
+        loss = nll
+        if smoothing:
+            loss = (1.0 - smoothing) * nll - smoothing * log_probs_NV.mean(1).sum()
+        ctx.save_for_backward(log_probs_NV, right_N)
+        ctx.smoothing = smoothing
+        ctx.mark_non_differentiable(nll)
+        return loss.clone(), nll
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        log_probs_NV, right_N = ctx.saved_tensors
+        gradient_NV = log_probs_NV.exp()
+        if ctx.smoothing:
+            gradient_NV.sub_(ctx.smoothing / gradient_NV.shape[1])
+        right_N1 = right_N.unsqueeze(1)
+        gradient_NV.scatter_add_(1, right_N1, torch.full_like(right_N1, ctx.smoothing - 1.0, dtype=gradient_NV.dtype))
+        return gradient_NV.mul_(loss_gradient), None, None
+
+
+def smoothed_nll(logits_NV: Tensor, right_N: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The token loss summed over positions, and beside it the plain NLL, both in nats.
+
+    Label smoothing (Szegedy et al. 2016, section 7) mixes the right token with the uniform distribution over the whole
+    vocabulary: loss = (1 - s) NLL + s mean_v(-log p_v). Only the loss has a gradient.
+
+    Args:
+        logits_NV: unnormalised log-probabilities at the real positions.
+        right_N: the right tokens.
+        smoothing: s, in [0, 1).
+    """
+    logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
+    loss, nll = _SmoothedNLL.apply(logits_NV, right_N, smoothing)  # type: ignore[no-untyped-call]
+    return loss, nll

@@ -1,0 +1,94 @@
+"""BLEU and chrF by sacrebleu (Post 2018), kept as sufficient statistics so that they can be resampled."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+
+from freerun.errors import MissingExtraError
+from freerun.metrics.intervals import RESAMPLES, Interval, percentile_interval, resampled_sums
+
+try:
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+except ModuleNotFoundError as missing:
+    raise MissingExtraError("sacrebleu", "train", "computing BLEU and chrF") from missing
+
+__all__ = ["CorpusScore", "bleu", "bleu_tokenizer", "chrf"]
+
+_KANA = re.compile("[\u3040-\u30ff]")
+_SAMPLE = 200  # references that are looked at for the language
+
+
+@dataclass(frozen=True)
+class CorpusScore:
+    """A score of a corpus, 0-100, as counts that add up over sources.
+
+    statistics: [N, C], sacrebleu's counts of each source. signature: sacrebleu's, which says how it was computed.
+    """
+
+    statistics: npt.NDArray[np.int64]
+    signature: str
+    _metric: BLEU | CHRF
+
+    @property
+    def value(self) -> float:
+        """The score of all sources together."""
+        return self._score(self.statistics.sum(axis=0))
+
+    def resampled(self, resamples: int = RESAMPLES, seed: int = 0) -> npt.NDArray[np.float64]:
+        """The score of each bootstrap resample [R]."""
+        sums = resampled_sums(self.statistics, resamples, seed).astype(np.int64)
+        return np.array([self._score(row) for row in sums])
+
+    def interval(self, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+        """The score with its 95 % bootstrap interval."""
+        return percentile_interval(self.value, self.resampled(resamples, seed))
+
+    def _score(self, counts: npt.NDArray[np.int64]) -> float:
+        # As Python's integers: BLEU changes some in place, and NumPy's would warn where Python's are exact.
+        return float(self._metric._compute_score_from_stats(counts.tolist()).score)
+
+
+def bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]], tokenize: str) -> CorpusScore:
+    """Corpus BLEU-4 (Papineni et al. 2002), exponential smoothing; ``tokenize`` is sacrebleu's word.
+
+    hypotheses: N texts. references: for each at least one; their numbers may differ.
+    """
+    # "force" only silences a remark about tokenised input, which freerun's often is, on purpose.
+    return _corpus_score(BLEU(tokenize=tokenize, force=True), hypotheses, references)
+
+
+def chrf(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> CorpusScore:
+    """Corpus chrF2 (Popovic 2015): character 6-grams, white space left out. Arguments as for ``bleu``."""
+    return _corpus_score(CHRF(), hypotheses, references)
+
+
+def _corpus_score(metric: BLEU | CHRF, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> CorpusScore:
+    if not hypotheses or len(hypotheses) != len(references) or not all(references):
+        raise ValueError(f"{len(hypotheses)} hypotheses, and references for {sum(map(bool, references))}")
+    # One stream of all first references, one of all second ones, and so on, with None where a source has fewer.
+    ranks = range(max(map(len, references)))
+    streams = [[refs[rank] if rank < len(refs) else None for refs in references] for rank in ranks]
+    statistics = metric._extract_corpus_statistics(hypotheses, streams)  # type: ignore[arg-type]
+    return CorpusScore(np.array(statistics, np.int64), str(metric.get_signature()), metric)
+
+
+def bleu_tokenizer(target_tokens: str, references: Iterable[str]) -> str:
+    """The tokenizer, as sacrebleu names it, for a target side of this token specification.
+
+    ``none``, for texts that are tokens joined by spaces, unless pieces of SentencePiece would be compared: then
+    ``ja-mecab`` for Japanese where MeCab is installed, and else ``13a``, both on plain texts.
+    """
+    if not target_tokens.startswith("sentencepiece"):
+        return "none"
+    sample = list(islice(references, _SAMPLE))
+    japanese = sum(bool(_KANA.search(text)) for text in sample) * 2 > len(sample)
+    has_mecab = all(importlib.util.find_spec(name) for name in ("MeCab", "ipadic"))
+    return "ja-mecab" if japanese and has_mecab else "13a"

@@ -1,0 +1,100 @@
+"""The torch model behind the ``Stepper`` protocol of ``freerun.search``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from freerun.models.decoder import Encoded, Tables
+from freerun.models.seq2seq import Seq2Seq
+
+__all__ = ["TorchStepper"]
+
+Ids = NDArray[np.int64]
+
+
+class TorchStepper:
+    """Steps a model without gradients; keeps and re-orders the recurrent state itself.
+
+    ``start`` prepares the decoder's tables, so weights may change between two calls of it, not in between.
+    """
+
+    def __init__(self, model: Seq2Seq) -> None:
+        self.model = model
+        self.vocabulary_size = model.sizes.target_vocabulary
+        self._encoded: Encoded | None = None
+        self._tables: Tables | None = None
+        self._log_probs_NV: Tensor | None = None
+
+    @torch.inference_mode()
+    def start(self, source_ids: Ids, lengths: Ids) -> None:
+        """Read sources: ids [B, S], right-padded, and their lengths [B]."""
+        device = self.model.decoder.output_bias.device
+        source = torch.as_tensor(source_ids, device=device)
+        padded = bool((lengths < source_ids.shape[1]).any())
+        self._encoded = self.model.encode(source, torch.as_tensor(lengths, device=device) if padded else None)
+        self._tables = self.model.decoder.tables()
+        self._log_probs_NV = None
+
+    @torch.inference_mode()
+    def step(
+        self, tokens: Ids, origins: Ids, k: int | None = None, banned: Sequence[int] = ()
+    ) -> tuple[Ids, NDArray[np.floating]]:
+        """Feed tokens [N], row n continuing row origins[n]; the k best next tokens (ids, log-probabilities) [N, k].
+
+        Log-probabilities are normalised over the whole vocabulary before anything is banned. Best first, ties to the
+        lowest id; ``k=None``: all of them in the order of ids, banned ones at -inf.
+        """
+        assert self._encoded is not None and self._tables is not None, "start() comes first"
+        encoded = self._encoded
+        device = self.model.decoder.output_bias.device
+        if not _same_rows(origins, encoded):
+            encoded = encoded.select(torch.as_tensor(origins, device=device))
+        features, self._encoded = self.model.decoder.step(torch.as_tensor(tokens, device=device), encoded, self._tables)
+        self._log_probs_NV = log_probs = log_softmax(self.model.decoder.logits(features))
+        if banned:
+            log_probs = log_probs.clone()
+            log_probs[:, list(banned)] = float("-inf")
+        if k is None:
+            ids = np.broadcast_to(np.arange(self.vocabulary_size), log_probs.shape)
+            return ids, log_probs.cpu().numpy()
+        return best(log_probs, min(k, self.vocabulary_size - len(set(banned))))
+
+    @torch.inference_mode()
+    def log_prob_of(self, tokens: Ids) -> NDArray[np.floating]:
+        """The log-probability [N] of these tokens under the distributions of the last step."""
+        assert self._log_probs_NV is not None, "step() comes first"
+        index = torch.as_tensor(tokens, device=self._log_probs_NV.device).unsqueeze(1)
+        values: NDArray[np.floating] = self._log_probs_NV.gather(1, index).squeeze(1).cpu().numpy()
+        return values
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Normalised over the whole vocabulary, in fp32 at least."""
+    return torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=-1)
+
+
+def best(values_NV: Tensor, k: int) -> tuple[Ids, NDArray[np.floating]]:
+    """The k largest of each row, best first, ties to the lowest id.
+
+    ``topk`` breaks ties as it likes, so rows where the k-th and the next value are equal are sorted in full; they are
+    rare, and for k = 1 ``max`` already returns the first.
+    """
+    if k == 1:
+        top, index = values_NV.max(dim=1, keepdim=True)
+        return index.cpu().numpy(), top.cpu().numpy()
+    extra = min(k + 1, values_NV.shape[1])
+    top, index = values_NV.topk(extra, dim=1)
+    if bool((top[:, 1:] == top[:, :-1]).any()):
+        top, index = values_NV.sort(dim=1, descending=True, stable=True)
+    return index[:, :k].cpu().numpy(), top[:, :k].cpu().numpy()
+
+
+def _same_rows(origins: Ids, encoded: Encoded) -> bool:
+    """Whether every row simply goes on, so that nothing has to be moved."""
+    rows = encoded.state.h_LBH.shape[1]
+    return len(origins) == rows and bool((origins == np.arange(rows)).all())

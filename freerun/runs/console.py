@@ -1,0 +1,78 @@
+"""What a person sees while a command works: plain lines on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+from freerun.text import duration, printable
+from freerun.training.trainer import Measured
+
+__all__ = ["ConsoleReporter", "say"]
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """One line of news on standard error."""
+    print(text, file=stream or sys.stderr, flush=True)
+
+
+class ConsoleReporter:
+    """Progress of training: a line every few seconds, rewritten in place on a terminal, and the evaluations in full."""
+
+    def __init__(self, updates: int, start: int, stream: TextIO | None = None, every_seconds: float = 10.0) -> None:
+        self.stream = stream or sys.stderr
+        self.updates = updates
+        self.start = start
+        self._terminal = self.stream.isatty()
+        self._every = 0.5 if self._terminal else every_seconds
+        self._began = self._shown = time.perf_counter()
+        self._away = 0.0
+        self._figures: Mapping[str, float] = {}
+
+    def updated(self, update: int, figures: Mapping[str, float]) -> None:
+        """Remember the newest figures for the progress line."""
+        self._figures = figures
+
+    def ticked(self, update: int, pairs: int) -> None:
+        """Show the progress line when it is time."""
+        now = time.perf_counter()
+        if now - self._shown < self._every:
+            return
+        self._shown = now
+        speed = pairs / max(now - self._began - self._away, 1e-9)
+        left = (now - self._began) / max(1, update - self.start) * (self.updates - update)
+        parts = [f"update {update:,}/{self.updates:,}"]
+        if self._figures:
+            parts += [f"epoch {self._figures['epoch']:.2f}", f"loss {self._figures['loss']:.4f}"]
+            parts += [f"{name} {self._figures[name]:.4f}" for name in ("nll.teacher",) if name in self._figures]
+        parts += [f"{speed:,.0f} pairs/s", f"{duration(left)} left"]
+        self._line("  ".join(parts))
+
+    def evaluated(self, update: int, measured: Measured, is_best: bool) -> None:
+        """The figures, how the decoder was fed named beside each, and the example outputs."""
+        names = ("nll.teacher", "token_accuracy.teacher", "symbol_error_rate.free", "sequence_accuracy.free")
+        figures = "  ".join(f"{name} {measured.metrics[name]:.4f}" for name in names if name in measured.metrics)
+        self._clear()
+        say(f"evaluation at update {update:,}: {figures}{'  (best so far)' if is_best else ''}", self.stream)
+        for source, reference, free_run in measured.examples:
+            say(f"    source     {printable(source)}", self.stream)
+            say(f"    reference  {printable(reference)}", self.stream)
+            say(f"    free run   {printable(free_run)}", self.stream)
+
+    def said(self, text: str) -> None:
+        """One line of news."""
+        self._clear()
+        say(text, self.stream)
+
+    def _line(self, text: str) -> None:
+        if self._terminal:
+            self.stream.write(f"\r\x1b[2K{text}")
+            self.stream.flush()
+        else:
+            say(text, self.stream)
+
+    def _clear(self) -> None:
+        if self._terminal:
+            self.stream.write("\r\x1b[2K")

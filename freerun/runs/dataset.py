@@ -1,0 +1,140 @@
+"""Reading a run's data: codecs, the training corpus, and the development pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from freerun.config import Config, DataConfig, FilePair
+from freerun.data.choose import choose_tokenisation
+from freerun.data.codec import Codec, build_codecs
+from freerun.data.corpus import Corpus, FilterReport, encode_corpus
+from freerun.data.readers import Pair, PairsLocation, ParallelFiles, content_hash, describe, read_pairs
+from freerun.data.sampling import hash_sample
+from freerun.data.split import held_out_sources
+from freerun.data.writers import write_pairs
+from freerun.evaluation.items import EvaluationSet, group_pairs
+
+__all__ = ["DataSource", "TrainingData", "choose_tokens", "load_data", "location_of"]
+
+HELD_OUT_SHARE = 0.05
+HELD_OUT_MOST = 2000
+Say = Callable[[str], None]
+
+
+def location_of(value: str | FilePair) -> PairsLocation:
+    """Where the pairs of a configuration stand."""
+    return Path(value) if isinstance(value, str) else ParallelFiles(Path(value.source), Path(value.target))
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Training and development pairs as streams; each call reads the files again."""
+
+    train: Callable[[], Iterator[Pair]]
+    dev: Callable[[], Iterator[Pair]]
+    hashes: dict[str, str]
+    name: str
+
+    @staticmethod
+    def open(config: DataConfig, say: Say) -> DataSource:
+        """The two streams of a configuration; without development pairs some of the sources are held out."""
+        location = location_of(config.train)
+        hashes = {"train_sha256": content_hash(location)}
+
+        def everything() -> Iterator[Pair]:
+            return read_pairs(location, config.columns)
+
+        if config.dev is not None:
+            dev = location_of(config.dev)
+            hashes["dev_sha256"] = content_hash(dev)
+            next(read_pairs(dev, config.columns))  # a bad development file is better found now than after an hour
+            return DataSource(everything, lambda: read_pairs(dev, config.columns), hashes, describe(location))
+        held_out = held_out_sources(
+            (pair.source for pair in everything()), share=HELD_OUT_SHARE, most=HELD_OUT_MOST, where=describe(location)
+        )
+        say(
+            f"No development pairs given: {held_out.count:,} of {held_out.total:,} sources are held out for evaluation "
+            "(chosen by a hash, the same at every run)."
+        )
+        return DataSource(
+            lambda: (pair for pair in everything() if pair.source not in held_out),
+            lambda: (pair for pair in everything() if pair.source in held_out),
+            hashes,
+            describe(location),
+        )
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Everything that training reads."""
+
+    source: Codec
+    target: Codec
+    corpus: Corpus
+    report: FilterReport
+    dev: EvaluationSet
+    sample: EvaluationSet
+    """A fixed part of ``dev``, for the evaluations during training."""
+
+
+def choose_tokens(config: DataConfig, pairs: DataSource, say: Say) -> dict[str, str]:
+    """The tokenisations that stand for "auto", with the reasons told."""
+    asked = {"source_tokens": config.source_tokens, "target_tokens": config.target_tokens}
+    if "auto" not in asked.values():
+        return asked
+    choice = choose_tokenisation(pairs.train, where=pairs.name)
+    for reason in choice.reasons:
+        say(reason)
+    chosen = {"source_tokens": choice.source_tokens, "target_tokens": choice.target_tokens}
+    return {key: chosen[key] if value == "auto" else value for key, value in asked.items()}
+
+
+def load_data(config: Config, pairs: DataSource, say: Say, codecs: tuple[Codec, Codec] | None = None) -> TrainingData:
+    """Make the codecs (unless given: a bundle's, for fine-tuning) and encode all pairs."""
+    options = config.data
+    source, target = codecs or build_codecs(
+        pairs.train,
+        source_tokens=options.source_tokens,
+        target_tokens=options.target_tokens,
+        minimum_count=options.minimum_count,
+        normalisation=options.normalisation,
+        source_case=options.source_case,
+        reverse_source=config.model.reverse_source,
+        shared_vocabulary=options.shared_vocabulary,
+    )
+    corpus, report = encode_corpus(
+        pairs.train(), source, target, options.max_source_length, options.max_target_length, pairs.name
+    )
+    dev_pairs = list(pairs.dev())
+    chosen, _ = hash_sample(
+        dict.fromkeys(pair.source for pair in dev_pairs), lambda text: text, config.evaluation.max_sources, "dev sample"
+    )
+    kept = set(chosen)
+    data = TrainingData(
+        source,
+        target,
+        corpus,
+        report,
+        group_pairs(dev_pairs, source, target),
+        group_pairs([pair for pair in dev_pairs if pair.source in kept], source, target),
+    )
+    _tell(data, say)
+    return data
+
+
+def _tell(data: TrainingData, say: Say) -> None:
+    say(f"Training pairs: {data.report}.")
+    say(
+        f"Vocabulary: {len(data.source.vocabulary):,} source ids ({data.source.tokenizer.spec}), "
+        f"{len(data.target.vocabulary):,} target ids ({data.target.tokenizer.spec}). "
+        f"Development sources: {len(data.dev):,}"
+        + (f", {len(data.sample):,} of them during training." if len(data.sample) < len(data.dev) else ".")
+    )
+
+
+def write_held_out(config: DataConfig, pairs: DataSource, folder: Path) -> None:
+    """Write the held-out pairs to the run folder, where nobody named development pairs."""
+    if config.dev is None:
+        write_pairs(folder / "dev.tsv", ((pair.source, pair.target) for pair in pairs.dev()))

@@ -1,0 +1,56 @@
+"""Figures as tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+__all__ = ["defined", "figures_table"]
+
+Figures = Mapping[str, float | None]
+
+_ROWS = {
+    "nll.teacher": "NLL, nats a token",
+    "perplexity.teacher": "perplexity",
+    "token_accuracy.teacher": "token accuracy",
+    "sequence_accuracy.free": "sequence accuracy",
+    "symbol_error_rate.free": "symbol error rate",
+    "bleu.free": "BLEU",
+    "chrf.free": "chrF",
+    "hit_length_bound.free": "hit the length bound",
+}
+
+
+def defined(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """The same figures with None for those that are not defined: JSON knows no NaN, and 0 would be a lie."""
+    return {name: _number(value) if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def _number(value: float) -> float:
+    return int(value) if float(value).is_integer() and abs(value) < 2**53 else float(value)
+
+
+def figures_table(metrics: Figures, baselines: Mapping[str, Figures]) -> str:
+    """Teacher-forced and free-running figures of a model with their 95 % intervals, the trivial baselines beside."""
+    header = ["", "decoder fed with", "model", "95 % interval", *baselines]
+    rows = [header]
+    for name, label in _ROWS.items():
+        if name not in metrics:
+            continue
+        fed = "right tokens" if name.endswith(".teacher") else "its own tokens"
+        low, high = metrics.get(f"{name}.low"), metrics.get(f"{name}.high")
+        interval = "" if low is None or high is None else f"{_shown(low)} to {_shown(high)}"
+        others = [_shown(figures[name]) if name in figures else "" for figures in baselines.values()]
+        rows.append([label, fed, _shown(metrics[name]), interval, *others])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    sources = metrics.get("sources")
+    lines.append(f"{sources:,} sources, beam size {metrics.get('beam_size', 1)}" if sources is not None else "")
+    return "\n".join(lines).rstrip()
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"

@@ -1,0 +1,369 @@
+"""``freerun train``: pairs in, a trained model out."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from freerun.build import (
+    load_weights,
+    model_sizes,
+    new_model,
+    schedule_of,
+    selection_of,
+    set_threads,
+    sizes_as_dict,
+    sizes_of,
+    strategy_of,
+    trainer_settings,
+)
+from freerun.config import Config, ModelConfig, merge, parse_config, read_toml, to_toml
+from freerun.data.batching import Batch
+from freerun.errors import ConfigError, Interrupted, RunError
+from freerun.evaluation.baseline import baselines, most_frequent_target
+from freerun.evaluation.evaluate import evaluate
+from freerun.files import write_atomic
+from freerun.forcing.registry import settings_of
+from freerun.models.seq2seq import Seq2Seq, Sizes
+from freerun.models.stepper import TorchStepper
+from freerun.runs.automatic import choose_length, choose_sizes
+from freerun.runs.console import ConsoleReporter, say
+from freerun.runs.dataset import DataSource, TrainingData, choose_tokens, load_data, write_held_out
+from freerun.runs.figures import defined, figures_table
+from freerun.runs.request import RunPlan, TrainRequest, plan_run
+from freerun.runtime.bundle import Bundle, BundleParts, read_bundle, write_bundle
+from freerun.search.bound import LengthBound
+from freerun.training.checkpoint import Checkpoints
+from freerun.training.journal import read_journal
+from freerun.training.optimisers import make_optimiser
+from freerun.training.signals import stop_on_signals
+from freerun.training.tensorboard import TensorBoardReporter, tensorboard_is_installed
+from freerun.training.trainer import BatchOrder, Measured, Reporter, Trainer
+from freerun.version import VERSION
+
+__all__ = ["TrainResult", "train"]
+
+NUM_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The run folder, and the best model's figures on all development pairs."""
+
+    folder: Path
+    metrics: Mapping[str, float]
+
+
+def train(request: TrainRequest) -> TrainResult:
+    """Plan, read the data, choose what was left open, build, train, and tell what to do next.
+
+    Raises:
+        UserError: anything that the user can mend; nothing that was there before is lost.
+        Interrupted: a signal stopped the run, which can be gone on with.
+    """
+    plan = plan_run(request)
+    if plan.resumes and (done := _complete(plan.folder)):
+        say(f"{plan.folder}: this run is complete ({done}); there is nothing to go on with.")
+        _tell_next_steps(plan.folder)
+        return TrainResult(plan.folder, read_bundle(plan.folder).metrics)
+    if request.resume and not plan.resumes:
+        say(f"{plan.folder}: no run to go on with; starting from the beginning.")
+    threads = set_threads(plan.config.training.threads)
+    pairs = DataSource.open(plan.config.data, say)
+    if plan.resumes:
+        _refuse_changed_data(plan.folder, pairs.hashes)
+    start = _initial_bundle(plan)
+    config, data = _settle(plan, pairs, start)
+    run = _Run(plan.folder, config, data, start, threads)
+    if not plan.resumes:
+        _begin_folder(plan.folder, config, pairs)
+    trainer = run.trainer(most_frequent_target(lambda: (pair.target for pair in pairs.train())))
+    _go_on_or_start(trainer, plan, pairs.hashes, run)
+    try:
+        with stop_on_signals() as stop:
+            progress = trainer.run(stop)
+    except Interrupted:
+        say(f"Stopped at update {trainer.progress.update:,}; a checkpoint is written.")
+        _tell_next_steps(plan.folder)
+        raise
+    best = read_bundle(plan.folder)
+    say(f"Done: {progress.update:,} updates; the best model is that of update {progress.best_update:,}.\n")
+    print(figures_table(best.metrics, run.baseline_figures(str(best.config["most_frequent_target"]))))
+    _tell_next_steps(plan.folder)
+    return TrainResult(plan.folder, best.metrics)
+
+
+# -- configuration and data ----------------------------------------------------------------------------------------------
+
+
+def _settle(plan: RunPlan, pairs: DataSource, start: Bundle | None) -> tuple[Config, TrainingData]:
+    """Fill in what was left open: tokenisations always, sizes and length where there is no configuration file."""
+    if start is not None:
+        return plan.config, load_data(plan.config, pairs, say, (start.source, start.target))
+    tokens = choose_tokens(plan.config.data, pairs, say)
+    raw = merge(plan.raw, {"data": tokens})
+    automatic = {"model": {"bidirectional": True, "reverse_source": False}} if plan.automatic else {}
+    config = parse_config(merge(automatic, raw), plan.where, settings_of)
+    data = load_data(config, pairs, say)
+    if plan.automatic:
+        for choose in (lambda c: choose_sizes(data, plan.raw), lambda c: choose_length(c, data, plan.raw)):
+            choice = choose(config)
+            raw = _with(raw, choice.values)
+            config = parse_config(raw, plan.where, settings_of)
+            for reason in choice.reasons:
+                say(reason)
+    return config, data
+
+
+def _with(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for path, value in values.items():
+        section, _, key = path.partition(".")
+        nested.setdefault(section, {})[key] = value
+    return merge(nested, raw)
+
+
+def _initial_bundle(plan: RunPlan) -> Bundle | None:
+    """The bundle that --init names; its sizes and codecs are the run's."""
+    if not plan.config.training.init:
+        return None
+    bundle = read_bundle(Path(plan.config.training.init))
+    _refuse_other_sizes(plan, bundle)
+    return bundle
+
+
+def _refuse_other_sizes(plan: RunPlan, bundle: Bundle) -> None:
+    """Nothing that was set may contradict the bundle."""
+    has = _settings_of_bundle(bundle)
+    problems = []
+    for section in ("data", "model"):
+        for key, value in dict(plan.raw.get(section, {})).items():
+            name = f"{section}.{key}"
+            if name in has and value not in (has[name], "auto"):
+                problems.append((name, value, has[name]))
+    if problems:
+        shown = "; ".join(f"{name} is {value!r} here and {other!r} there" for name, value, other in problems)
+        raise ConfigError.single(
+            plan.where,
+            f"the configuration contradicts the bundle {bundle.folder} that training starts from: {shown}",
+            "Expected the bundle's own values",
+            "Leave these keys out, or start without --init",
+        )
+
+
+def _settings_of_bundle(bundle: Bundle) -> dict[str, Any]:
+    """What a bundle says of the keys of a configuration."""
+    model, source, target = bundle.model, bundle.config["source"], bundle.config["target"]
+    kept = {f"model.{key}": value for key, value in model.items() if key in ModelConfig.model_fields and key != "attention"}
+    attention = {"model.attention": "none"}
+    if model["attention"] != "none":
+        attention = {"model.attention": "luong", "model.attention_score": model["attention"]}
+    return {
+        **kept,
+        **attention,
+        "model.reverse_source": source["reverse"],
+        "data.source_tokens": source["tokens"],
+        "data.target_tokens": target["tokens"],
+        "data.normalisation": source["normalisation"],
+        "data.source_case": source["case"],
+    }
+
+
+def _begin_folder(folder: Path, config: Config, pairs: DataSource) -> None:
+    """The run folder with its complete configuration; from now on it can be resumed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_held_out(config.data, pairs, folder)
+        write_atomic(folder / "config.toml", to_toml(config))
+    except OSError as error:
+        raise RunError(
+            folder, f"this folder cannot be written ({error.strerror})", "Expected a place for the run", "Choose another with --out"
+        ) from error
+
+
+def _refuse_changed_data(folder: Path, hashes: Mapping[str, str]) -> None:
+    events = read_journal(folder / "journal.jsonl")
+    before = events[0] if events else {}
+    changed = [key.removesuffix("_sha256") for key, value in hashes.items() if before.get(key, value) != value]
+    if changed:
+        raise RunError(
+            folder,
+            f"the {' and the '.join(changed)} pairs have changed since this run was started",
+            "Expected the very same files",
+            "Put them back to go on, or train into another folder with --out",
+        )
+
+
+def _complete(folder: Path) -> str:
+    """Why a run is over, or nothing when it can go on."""
+    events = read_journal(folder / "journal.jsonl")
+    last = events[-1] if events else {}
+    if last.get("event") == "stop" and last.get("reason") != "signal":
+        reason = {"complete": "all updates made", "patience": "no improvement any more"}
+        return f"update {last['update']:,}, {reason.get(str(last.get('reason')), 'stopped')}"
+    return ""
+
+
+# -- building ------------------------------------------------------------------------------------------------------------
+
+
+class _Run:
+    """The objects of one run, made from its configuration and data."""
+
+    def __init__(self, folder: Path, config: Config, data: TrainingData, start: Bundle | None, threads: int) -> None:
+        self.folder = folder
+        self.config = config
+        self.data = data
+        self.threads = threads
+        self.sizes: Sizes = sizes_of(start) if start else model_sizes(
+            config.model, len(data.source.vocabulary), len(data.target.vocabulary)
+        )
+        self.model = new_model(config, self.sizes)
+        if start:
+            load_weights(self.model, start)
+        longest = data.report.longest_target
+        self.bound = LengthBound(longest, data.corpus.largest_ratio)
+        self.start_update = 0
+
+    def trainer(self, most_frequent: str) -> Trainer:
+        """The loop with everything it needs."""
+        training = self.config.training
+        order = BatchOrder(self.data.corpus, training.seed, training.batch_size, training.batch_tokens)
+        settings = trainer_settings(self.config, order)
+        checkpoints = Checkpoints(self.folder / "checkpoints", training.keep)
+        self.start_update = (checkpoints.updates() or [0])[-1]
+        return Trainer(
+            self.model,
+            strategy_of(self.config),
+            make_optimiser(training.optimizer, self.model.parameters(), training.learning_rate, training.weight_decay),
+            schedule_of(training, order),
+            order,
+            settings,
+            selection_of(self.config),
+            self.evaluate,
+            lambda name, weights, metrics, update: self.write_bundle(name, weights, metrics, update, most_frequent),
+            self.folder,
+            checkpoints,
+            self._reporters(settings.updates),
+            self._describe,
+        )
+
+    def evaluate(self, model: Seq2Seq, everything: bool, check: Callable[[], None]) -> Measured:
+        """Figures on the development pairs, and the three fixed examples."""
+        items = self.data.dev if everything else self.data.sample
+        options = self.config.evaluation
+        evaluation = evaluate(
+            TorchStepper(model),
+            items,
+            self.data.source,
+            self.data.target,
+            bound=self.bound,
+            beam_size=options.beam_size,
+            length_penalty=options.length_penalty,
+            progress=lambda done, total: check(),
+        )
+        shown = zip(items.items[:NUM_EXAMPLES], evaluation.free.texts, strict=False)
+        examples = [(item.source, item.texts[0], text) for item, text in shown]
+        return Measured(defined(evaluation.metrics()), () if everything else examples)
+
+    def write_bundle(
+        self, name: str, weights: Mapping[str, Tensor], metrics: Mapping[str, float], update: int, most_frequent: str
+    ) -> None:
+        """Replace the bundle ``best`` or ``last``."""
+        told = self._told(update)
+        parts = BundleParts(
+            self.data.source,
+            self.data.target,
+            self.bound,
+            sizes_as_dict(self.sizes),
+            told,
+            most_frequent,
+            save_tensors({key: tensor.detach().contiguous() for key, tensor in weights.items()}),
+            metrics,
+            VERSION,
+        )
+        try:
+            write_bundle(self.folder / name, parts)
+        except OSError as error:
+            raise RunError(
+                self.folder / name,
+                f"this bundle could not be written ({error.strerror or error}); the one before it and all checkpoints are "
+                "untouched",
+                "Expected room and permission to write",
+                "Make room, then go on with --resume",
+            ) from error
+
+    def baseline_figures(self, most_frequent: str) -> dict[str, Mapping[str, float]]:
+        """The trivial baselines on all development pairs."""
+        found = baselines(self.data.dev, self.data.target, most_frequent)
+        return {name: defined(outputs.metrics()) for name, outputs in found.items()}
+
+    def _told(self, update: int) -> dict[str, Any]:
+        """What a bundle tells of how it was made; no paths, for they mean nothing elsewhere."""
+        settings = self.config.model_dump(exclude_none=True, mode="json")
+        settings["data"] = {k: v for k, v in settings["data"].items() if k not in ("train", "dev")}
+        settings["training"] = {k: v for k, v in settings["training"].items() if k != "init"}
+        corpus = self.data.corpus
+        return {
+            **settings,
+            "update": update,
+            "pairs": len(corpus),
+            "sources": corpus.num_sources,
+            "parameters": self.model.num_parameters(),
+        }
+
+    def _reporters(self, updates: int) -> Sequence[Reporter]:
+        reporters: list[Reporter] = [ConsoleReporter(updates, self.start_update)]
+        if tensorboard_is_installed():
+            reporters.append(TensorBoardReporter(self.folder / "tensorboard", self.start_update))
+        return reporters
+
+    def _describe(self, batch: Batch) -> list[dict[str, str]]:
+        source, target = self.data.source, self.data.target
+        return [
+            {"source": source.text(source.decode(s.tolist())), "target": target.text(target.decode(t.tolist()))}
+            for s, t in zip(batch.source, batch.target_out, strict=True)
+        ]
+
+
+def _go_on_or_start(trainer: Trainer, plan: RunPlan, hashes: Mapping[str, str], run: _Run) -> None:
+    """From the newest checkpoint, or from the beginning with a clean journal."""
+    checkpoint = trainer.checkpoints.newest(trainer.checkpoints.updates()) if plan.resumes else None
+    if checkpoint is not None:
+        trainer.go_on_from(checkpoint)
+        say(f"Going on from update {trainer.progress.update:,}.")
+        return
+    if plan.resumes:
+        say(f"{plan.folder}: no checkpoint yet; starting from the beginning.")
+        trainer.journal.cut_back(0)
+    order = trainer.order
+    trainer.journal.write(
+        "start", 0, pairs=len(run.data.corpus), updates=trainer.settings.updates, parameters=run.model.num_parameters(),
+        precision=trainer.settings.precision, freerun=VERSION, **hashes,
+    )
+    say(
+        f"Model: {run.model.num_parameters():,} parameters. {trainer.settings.updates:,} updates, "
+        f"{order.batches_per_epoch:,} batches an epoch; {trainer.settings.precision} on {run.threads} threads; run folder "
+        f"{plan.folder}."
+    )
+
+
+def _tell_next_steps(folder: Path) -> None:
+    """The exact commands to go on with."""
+    dev = read_toml(folder / "config.toml")["data"].get("dev")
+    pairs = folder / "dev.tsv" if dev is None else dev
+    name = shlex.quote(str(folder))
+    say("")
+    if (folder / "best").exists():
+        say(f"  freerun predict {name} 'some text'")
+        evaluation = f" {shlex.quote(str(pairs))}" if not isinstance(pairs, dict) else ""
+        say(f"  freerun evaluate {name}{evaluation}")
+    say(f"  freerun train --resume --out {name}")
+    sys.stderr.flush()

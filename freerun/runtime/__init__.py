@@ -1,0 +1,1 @@
+"""Running a trained model: bundles and the predictor."""

@@ -1,0 +1,76 @@
+"""The model card: what a bundle's README.md says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+__all__ = ["model_card"]
+
+_TEMPLATE = """\
+# A sequence-to-sequence model made by freerun {{ config.freerun }}
+
+{{ model.cell | upper }} encoder-decoder, {{ model.num_layers }} x {{ model.hidden_size }} units, \
+{{ "two-directional" if model.bidirectional else "one-directional" }} encoder, \
+{{ "no attention (fixed context)" if model.attention == "none" else "Luong attention (" ~ model.attention ~ ")" }}, \
+{{ "{:,}".format(training.parameters) }} parameters.
+
+    freerun predict FOLDER "some text"
+
+## Data
+
+Trained on {{ "{:,}".format(training.pairs) }} pairs of {{ "{:,}".format(training.sources) }} sources.
+
+| side | tokens | normalisation | case | ids |
+|---|---|---|---|---|
+| source | {{ config.source.tokens }} | {{ config.source.normalisation }} | {{ config.source.case }} | {{ model.source_vocabulary }} |
+| target | {{ config.target.tokens }} | {{ config.target.normalisation }} | {{ config.target.case }} | {{ model.target_vocabulary }} |
+
+A source is read {{ "from its end" if config.source.reverse else "from its beginning" }}. Longest training target: \
+{{ config.length_bound.longest_target }} tokens.
+
+## Figures on the development pairs
+
+`.teacher`: the decoder was fed the right tokens; `.free`: its own. Intervals: 95 %, bootstrap over sources. The model was \
+selected on these pairs ({{ training.evaluation.select_on }}), so figures on new data may be a little worse.
+
+| figure | value | 95 % interval |
+|---|---|---|
+{% for name, value, interval in figures -%}
+| {{ name }} | {{ value }} | {{ interval }} |
+{% endfor %}
+## Training
+
+Forcing strategy: {{ training.forcing.strategy }}. Weights after update {{ "{:,}".format(training["update"]) }}.
+
+| key | value |
+|---|---|
+{% for key, value in settings -%}
+| {{ key }} | {{ value }} |
+{% endfor -%}
+"""
+
+
+def model_card(config: Mapping[str, Any], metrics: Mapping[str, float | None]) -> str:
+    """The card of a bundle from its config.json and metrics.json."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    training = config["training"]
+    sections = ("model", "training", "evaluation")
+    settings = [(f"{section}.{key}", value) for section in sections for key, value in training[section].items()]
+    text: str = environment.from_string(_TEMPLATE).render(
+        config=config, model=config["model"], training=training, figures=_figures(metrics), settings=settings
+    )
+    return text
+
+
+def _figures(metrics: Mapping[str, float | None]) -> list[tuple[str, str, str]]:
+    rows = []
+    for name, value in metrics.items():
+        if name.endswith((".low", ".high")):
+            continue
+        low, high = metrics.get(f"{name}.low"), metrics.get(f"{name}.high")
+        interval = "" if low is None or high is None else f"{low:.4g} to {high:.4g}"
+        rows.append((name, "undefined" if value is None else f"{value:.4g}", interval))
+    return rows

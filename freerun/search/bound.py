@@ -1,0 +1,40 @@
+"""How long an output may become before it is given up as endless."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from freerun.search.stepper import Ids
+
+__all__ = ["LengthBound", "length_bound"]
+
+
+def length_bound(source_length: int, longest_target: int, largest_ratio: float) -> int:
+    """Most tokens (without EOS) to write for a source: far above anything that training saw.
+
+    source_length: of the encoded source, EOS counted. longest_target, largest_ratio: of the training data, the ratio
+    being target tokens for each source token.
+    """
+    return max(3 * longest_target, math.ceil(2 * largest_ratio * source_length)) + 10
+
+
+@dataclass(frozen=True, slots=True)
+class LengthBound:
+    """A length bound for every source, or the same one for all when ``fixed`` is set.
+
+    longest_target, largest_ratio: as in ``length_bound``. fixed: tokens without EOS, at least 0.
+    """
+
+    longest_target: int
+    largest_ratio: float
+    fixed: int | None = None
+
+    def of(self, source_lengths: Ids) -> Ids:
+        """Bounds [B] for sources of these lengths [B]."""
+        if self.fixed is not None:
+            return np.full(len(source_lengths), self.fixed, np.int64)
+        bounds = [length_bound(length, self.longest_target, self.largest_ratio) for length in source_lengths.tolist()]
+        return np.array(bounds, np.int64)

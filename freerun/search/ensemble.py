@@ -1,0 +1,78 @@
+"""Several models as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from freerun.errors import ConfigError
+from freerun.search.stepper import Ids, LogProbs, Stepper
+from freerun.search.top import top
+
+__all__ = ["EnsembleStepper"]
+
+
+class EnsembleStepper:
+    """A stepper whose distribution is a mean of its members' (legend: N rows, V vocabulary).
+
+    ``arithmetic``: log(mean p_m). ``geometric``: mean log p_m, normalised over the vocabulary again. All members need
+    the same target vocabulary; only its size can be checked here. Raises ConfigError for no members, different sizes
+    or an unknown mean.
+    """
+
+    def __init__(self, steppers: Sequence[Stepper], mean: Literal["arithmetic", "geometric"] = "arithmetic") -> None:
+        _check(steppers, mean)
+        self._steppers = list(steppers)
+        self._mean = mean
+        self._log_probs: LogProbs = np.zeros((0, self.vocabulary_size), np.float32)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V, which all members share."""
+        return self._steppers[0].vocabulary_size
+
+    def start(self, source_ids: Ids, lengths: Ids) -> None:
+        """See ``Stepper``."""
+        for stepper in self._steppers:
+            stepper.start(source_ids, lengths)
+
+    def step(self, tokens: Ids, origins: Ids, k: int | None = None, banned: Sequence[int] = ()) -> tuple[Ids, LogProbs]:
+        """See ``Stepper``."""
+        self._log_probs = self._combined([stepper.step(tokens, origins)[1] for stepper in self._steppers])
+        if k is None:
+            log_probs = self._log_probs.copy()
+            log_probs[:, list(banned)] = -np.inf
+            return np.broadcast_to(np.arange(self.vocabulary_size), log_probs.shape), log_probs
+        allowed = np.setdiff1d(np.arange(self.vocabulary_size), banned)
+        columns, best = top(self._log_probs[:, allowed], k)
+        return allowed[columns], best
+
+    def log_prob_of(self, tokens: Ids) -> LogProbs:
+        """See ``Stepper``."""
+        return np.take_along_axis(self._log_probs, tokens[:, None], 1)[:, 0]
+
+    def _combined(self, members: list[LogProbs]) -> LogProbs:
+        """The mean distribution [N, V] of the members' [N, V]."""
+        if self._mean == "geometric":
+            mean = sum(members[1:], members[0]) / len(members)
+            return mean - np.logaddexp.reduce(mean, axis=1, keepdims=True)
+        total = members[0]
+        for log_probs in members[1:]:
+            total = np.logaddexp(total, log_probs)
+        return np.asarray(total - np.asarray(np.log(len(members)), total.dtype))
+
+
+def _check(steppers: Sequence[Stepper], mean: str) -> None:
+    """Refuse what cannot be one model."""
+    if mean not in ("arithmetic", "geometric"):
+        raise ConfigError.single("ensemble", f"unknown mean {mean!r}", "Expected 'arithmetic' or 'geometric'")
+    sizes = [stepper.vocabulary_size for stepper in steppers]
+    if len(set(sizes)) != 1:
+        raise ConfigError.single(
+            "ensemble",
+            f"{len(sizes)} models with target vocabularies of {', '.join(map(str, sizes)) or 'no'} tokens",
+            "Expected at least one model, and the same target vocabulary in all",
+            "Leave out the models that were trained with another vocabulary",
+        )

@@ -1,0 +1,128 @@
+"""Drawing outputs from the model, with temperature, top-k (Fan et al. 2018) and top-p (Holtzman et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from freerun.randomness import numpy_generator
+from freerun.search.beam import beam_search
+from freerun.search.hypothesis import Hypothesis
+from freerun.search.loop import Rows, decode, refuse, writable
+from freerun.search.prefix import with_prefix
+from freerun.search.stepper import Ids, LogProbs, Stepper
+from freerun.search.trellis import Choice
+
+__all__ = ["SamplingChooser", "sample"]
+
+Floats = npt.NDArray[np.float64]
+
+
+def sample(
+    stepper: Stepper,
+    source_ids: Ids,
+    lengths: Ids,
+    *,
+    max_lengths: Ids,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    num_hypotheses: int = 1,
+    seed: int = 0,
+    rows: Ids | None = None,
+    prefix: Sequence[Sequence[int]] | None = None,
+) -> list[list[Hypothesis]]:
+    """``num_hypotheses`` independent draws for each source, in the order of drawing (none depends on their number).
+
+    source_ids [B, S] padded with PAD, lengths [B], max_lengths [B] in tokens without EOS. Probabilities are raised to
+    1 / ``temperature`` (0 is greedy search), cut to the ``top_k`` best tokens, then to the fewest best tokens whose
+    share reaches ``top_p``, renormalised each time. Scores stay those of the model: untempered, over the whole
+    vocabulary. A draw is a pure function of (seed, row, hypothesis, step): ``rows`` [B] numbers the sources globally
+    (default: their place in the batch). Raises ConfigError for settings out of range.
+    """
+    _check(temperature, top_k, top_p, num_hypotheses)
+    if temperature == 0:
+        best = beam_search(stepper, source_ids, lengths, max_lengths=max_lengths, prefix=prefix)
+        return [hypotheses * num_hypotheses for hypotheses in best]
+    numbers = np.arange(len(lengths)) if rows is None else rows
+    uniforms = _uniforms(seed, numbers, num_hypotheses, int(max_lengths.max(initial=0)) + 1)
+    width = None if top_k is None else min(top_k, writable(stepper.vocabulary_size))
+    drawn = decode(
+        with_prefix(stepper, prefix, max_lengths),
+        source_ids,
+        lengths,
+        SamplingChooser(uniforms, temperature, width, top_p),
+        max_lengths=max_lengths,
+        copies=num_hypotheses,
+    )
+    starts = range(0, len(drawn), num_hypotheses)
+    return [[only for (only,) in drawn[start : start + num_hypotheses]] for start in starts]
+
+
+def _check(temperature: float, top_k: int | None, top_p: float | None, num_hypotheses: int) -> None:
+    refuse(
+        not 0 <= temperature < np.inf,
+        "temperature",
+        temperature,
+        "Expected 0 or a positive number",
+        "Use 1 for the model's own distribution and 0 for greedy search",
+    )
+    at_least_1 = "Expected a whole number of at least 1"
+    refuse(top_k is not None and top_k < 1, "top_k", top_k, at_least_1, "Leave it out to draw from all tokens")
+    refuse(num_hypotheses < 1, "num_hypotheses", num_hypotheses, at_least_1, "Use 1 for one draw")
+    refuse(
+        top_p is not None and not 0 < top_p <= 1,
+        "top_p",
+        top_p,
+        "Expected a share above 0 and at most 1",
+        "Leave it out to draw from all tokens",
+    )
+
+
+def _uniforms(seed: int, rows: Ids, num_hypotheses: int, steps: int) -> Floats:
+    """Numbers in [0, 1) for each start and step [B * num_hypotheses, steps]: a stream for each (row, hypothesis)."""
+    result = np.empty((len(rows) * num_hypotheses, steps))
+    for start in range(len(result)):
+        row, hypothesis = divmod(start, num_hypotheses)
+        result[start] = numpy_generator(seed, "sampling", int(rows[row]), hypothesis).random(steps)
+    return result
+
+
+class SamplingChooser:
+    """Draws one token for every row by inverting its cumulative distribution (legend: N rows, C candidates)."""
+
+    def __init__(self, uniforms: Floats, temperature: float, width: int | None, top_p: float | None) -> None:
+        self.width = width
+        self._uniforms, self._temperature, self._top_p = uniforms, temperature, top_p
+
+    def choose(self, step: int, rows: Rows, ids: Ids, log_probs: LogProbs) -> Choice:
+        """See ``Chooser``."""
+        every = np.arange(len(ids))
+        weights = self._weights(log_probs)
+        cumulative = np.cumsum(weights, axis=1)
+        thresholds = self._uniforms[rows.starts, step] * cumulative[:, -1]
+        # The first token above the threshold: never one of weight 0, and always there since uniforms are below 1.
+        drawn = np.count_nonzero(cumulative <= thresholds[:, None], axis=1)
+        return Choice(every, ids[every, drawn], log_probs[every, drawn])
+
+    def _weights(self, log_probs: LogProbs) -> Floats:
+        """Unnormalised probabilities [N, C] to draw by."""
+        tempered = log_probs.astype(np.float64) / self._temperature
+        weights: Floats = np.exp(tempered - tempered.max(axis=1, keepdims=True))
+        if self._top_p is not None and self._top_p < 1:
+            weights[~_nucleus(weights, self._top_p)] = 0.0
+        return weights
+
+
+def _nucleus(weights: Floats, share: float) -> npt.NDArray[np.bool_]:
+    """The fewest largest weights [N, C] whose sum reaches ``share`` of the total; ties to the lowest column."""
+    order = np.argsort(-weights, axis=1, kind="stable")
+    before = np.cumsum(np.take_along_axis(weights, order, 1), axis=1)
+    enough = share * before[:, -1:]
+    before = np.roll(before, 1, axis=1)
+    before[:, 0] = 0.0
+    inside = np.empty(weights.shape, np.bool_)
+    np.put_along_axis(inside, order, before < enough, 1)
+    return inside

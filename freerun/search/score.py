@@ -1,0 +1,62 @@
+"""Teacher forcing through a stepper: the log-probability of given targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from freerun.search.stepper import Ids, Stepper
+from freerun.symbols import BOS, NEVER_WRITTEN, PAD
+
+__all__ = ["Forced", "score_targets"]
+
+
+class Forced(NamedTuple):
+    """One array a target, one entry a token, EOS included.
+
+    log_probs: natural log-probability of each token after the right ones before it.
+    correct: whether greedy search would have written that token there (so never for an unknown one).
+    """
+
+    log_probs: list[npt.NDArray[np.float64]]
+    correct: list[npt.NDArray[np.bool_]]
+
+
+def score_targets(stepper: Stepper, source_ids: Ids, lengths: Ids, targets: Sequence[Sequence[int] | Ids]) -> Forced:
+    """Force ``targets`` (B of them, each with its EOS) upon the model.
+
+    source_ids [B, S] padded with PAD, lengths [B]. The sum of a target's ``log_probs`` is the ``score`` of a finished
+    hypothesis with the same ids. Raises ValueError when targets and sources differ in number.
+    """
+    if len(targets) != len(lengths):
+        raise ValueError(f"{len(targets)} targets for {len(lengths)} sources")
+    sizes = np.array([len(target) for target in targets], np.int64)
+    shape = len(targets), int(sizes.max(initial=0))
+    fed, log_probs, correct = np.full(shape, PAD, np.int64), np.zeros(shape), np.zeros(shape, np.bool_)
+    for row, target in enumerate(targets):
+        fed[row, : len(target)] = target
+    if fed.size:
+        stepper.start(source_ids, lengths)
+        _force(stepper, fed, sizes, log_probs, correct)
+    counts = sizes.tolist()
+    return Forced(
+        [scores[:size] for scores, size in zip(log_probs, counts, strict=True)],
+        [right[:size] for right, size in zip(correct, counts, strict=True)],
+    )
+
+
+def _force(
+    stepper: Stepper, fed: Ids, sizes: Ids, log_probs: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]
+) -> None:
+    """Fill ``log_probs`` and ``correct`` [B, T] in place, a step at a time; rows leave with their EOS."""
+    alive = np.arange(len(sizes))
+    for step in range(fed.shape[1]):
+        origins = np.flatnonzero(sizes[alive] > step)
+        alive = alive[origins]
+        before = fed[alive, step - 1] if step else np.full(len(alive), BOS, np.int64)
+        best, _ = stepper.step(before, origins, 1, NEVER_WRITTEN)
+        log_probs[alive, step] = stepper.log_prob_of(fed[alive, step])
+        correct[alive, step] = best[:, 0] == fed[alive, step]

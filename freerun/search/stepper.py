@@ -1,0 +1,48 @@
+"""The border between search and models: a model as something that is stepped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Ids", "LogProbs", "Stepper"]
+
+Ids: TypeAlias = npt.NDArray[np.int64]
+"""Token ids or row numbers."""
+LogProbs: TypeAlias = npt.NDArray[np.floating[Any]]
+"""Natural logarithms of probabilities, float32 (float64 when the model is)."""
+
+
+class Stepper(Protocol):
+    """A conditional model, one target token at a time.
+
+    The stepper keeps the recurrent state of its rows and re-orders it by ``origins``, so that only small arrays cross
+    this border. A row that no ``origins`` names any more has left. Legend: B sources, S source tokens, N rows,
+    V vocabulary.
+    """
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V, the special ids included."""
+        ...
+
+    def start(self, source_ids: Ids, lengths: Ids) -> None:
+        """Read ``source_ids`` [B, S], right-padded with PAD; ``lengths`` [B] counts the tokens that are real."""
+        ...
+
+    def step(self, tokens: Ids, origins: Ids, k: int | None = None, banned: Sequence[int] = ()) -> tuple[Ids, LogProbs]:
+        """Feed ``tokens`` [N] and give the best next tokens of each row.
+
+        Row n continues row ``origins[n]`` of the previous step; in the first step, which feeds BOS, it continues
+        source ``origins[n]``. Returns ids [N, k] and log_probs [N, k], best first, ties to the lowest id, never one of
+        ``banned``; ``k=None`` gives all V in the order of their ids, the banned ones with -inf. The log-probabilities
+        are normalised over the whole vocabulary before anything is banned.
+        """
+        ...
+
+    def log_prob_of(self, tokens: Ids) -> LogProbs:
+        """Log-probabilities [N] of ``tokens`` [N] as next tokens of the rows of the last step."""
+        ...

@@ -1,0 +1,39 @@
+"""bf16 where the processor has it, and never a crash where it does not."""
+
+from __future__ import annotations
+
+import torch
+
+from freerun.errors import ConfigError
+
+__all__ = ["autocast", "bf16_is_fast", "choose_precision"]
+
+
+def bf16_is_fast(device: str = "cpu") -> bool:
+    """Whether the device multiplies bf16 matrices in hardware."""
+    if device != "cpu":
+        return torch.cuda.is_bf16_supported()
+    # the very question that torch's own kernels ask; without the instructions oneDNN refuses bf16 or emulates it slowly
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and "AVX512" in torch.backends.cpu.get_cpu_capability()
+
+
+def choose_precision(asked: str, device: str = "cpu") -> str:
+    """Turn "auto" into "fp32" or "bf16".
+
+    Raises:
+        ConfigError: bf16 is asked for and the processor does not have it.
+    """
+    able = bf16_is_fast(device)
+    if asked == "bf16" and not able:
+        raise ConfigError.single(
+            "training.precision",
+            "bf16 is asked for, but this processor cannot multiply it in hardware",
+            'Expected "fp32" or "auto" here',
+            'Set training.precision = "auto", which takes bf16 only where it is there',
+        )
+    return ("bf16" if able else "fp32") if asked == "auto" else asked
+
+
+def autocast(precision: str, device: str = "cpu") -> torch.autocast:
+    """The context in which a forward pass runs: matrix products in bf16, weights and sums in fp32."""
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")

@@ -1,0 +1,358 @@
+"""The scaffolding keeps its word: dependencies, licence, Makefile, and nothing of the machine it was written on."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = {
+    name: [Requirement(line) for line in lines]
+    for name, lines in PROJECT["optional-dependencies"].items()
+    if name != "all"
+}
+DECLARED = [Requirement(line) for line in PROJECT["dependencies"]] + list(itertools.chain(*EXTRAS.values()))
+PINS = dict(
+    line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
+)
+
+# ------------------------------------------------------------------------------------------------------- dependencies
+
+
+@pytest.mark.parametrize("requirement", DECLARED, ids=str)
+def test_a_declared_dependency_is_pinned_within_its_range(requirement):
+    assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)])
+
+
+def needed_by_all(every_platform):
+    """Names of all that freerun[all] brings, directly or through others, as far as it is installed here."""
+    found, todo = set(), [(canonicalize_name(r.name), frozenset(r.extras)) for r in DECLARED]
+    while todo:
+        name, extras = todo.pop()
+        found.add(name)
+        for requirement in map(Requirement, requirements_of(name)):
+            marker = requirement.marker
+            here = marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras))
+            elsewhere = every_platform and "extra" not in str(marker)
+            if (here or elsewhere) and canonicalize_name(requirement.name) not in found:
+                todo.append((canonicalize_name(requirement.name), frozenset(requirement.extras)))
+    return found
+
+
+def requirements_of(name):
+    try:
+        return importlib.metadata.requires(name) or []
+    except importlib.metadata.PackageNotFoundError:  # another platform's
+        return []
+
+
+def test_everything_that_comes_with_the_dependencies_is_pinned():
+    of_torch_builds = re.compile(r"nvidia-|cuda-|triton|pytorch-triton")
+    assert {name for name in needed_by_all(every_platform=False) if not of_torch_builds.match(name)} <= PINS.keys()
+
+
+def test_nothing_is_pinned_that_nobody_needs():
+    assert PINS.keys() <= needed_by_all(every_platform=True)
+
+
+def test_all_names_every_extra():
+    (line,) = PROJECT["optional-dependencies"]["all"]
+    assert Requirement(line).name == "freerun"
+    assert Requirement(line).extras == EXTRAS.keys()
+
+
+def test_train_can_do_what_subword_can():
+    assert set(map(str, EXTRAS["subword"])) <= set(map(str, EXTRAS["train"]))
+
+
+# -------------------------------------------------------------------------------------------------- what is handed out
+
+
+def test_the_entry_point_exists():
+    module, _, function = PROJECT["scripts"]["freerun"].partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (ROOT / "freerun" / "py.typed").is_file()
+
+
+def test_the_licence_is_the_whole_apache_licence():
+    assert PROJECT["license"] == "Apache-2.0"
+    text = (ROOT / "LICENSE").read_bytes()
+    assert hashlib.sha256(text).hexdigest() == "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+
+
+def test_the_changelog_knows_this_version():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## \[{re.escape(PROJECT['version'])}\]", text, re.MULTILINE)
+
+
+def test_ci_runs_what_make_test_runs():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert script.read_text().splitlines()[-1] == "make test"
+
+
+def tracked_files():
+    """Every text file that is or would be committed."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a git checkout")
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    files = [ROOT / name for name in listing.stdout.splitlines()]
+    return [path for path in files if path.is_file() and path.suffix not in {".png", ".gz", ".xz", ".model"}]
+
+
+# Put together here, so that this file does not name what it forbids.
+HOSTS = [".".join(host) for host in (("pypi", "org"), ("pythonhosted", "org"), ("pytorch", "org"), ("npmjs", "org"))]
+FOLDERS = "|".join(["root", "home", "work", "opt", "Users"])
+FOREIGN = re.compile(rf"(?<![\w.~$}}-])/(?:{FOLDERS})/\w|" + "|".join(map(re.escape, HOSTS)))
+
+
+def test_no_file_names_a_path_of_a_machine_or_a_registry():
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line}"
+        for path in tracked_files()
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1)
+        if FOREIGN.search(line)
+    ]
+    assert found == []
+
+
+# ----------------------------------------------------------------------------------------------------------- benchmark
+
+
+def test_the_benchmark_config_is_whole_once_it_is_filled_in():
+    text = (ROOT / "benchmarks" / "train_speed.toml").read_text(encoding="utf-8")
+    values = {"TRAIN": "t.tsv", "DEV": "d.tsv", "HIDDEN": "256", "ATTENTION": "none", "FORCING": 'strategy = "teacher"'}
+    for token, value in values.items():
+        assert token in text
+        text = text.replace(token, value)
+    config = tomllib.loads(text)
+    assert config["data"] | {"train": "t.tsv", "dev": "d.tsv"} == config["data"]
+    assert config["model"]["embedding_size"] == config["model"]["hidden_size"] == 256
+    assert config["forcing"] == {"strategy": "teacher"}
+    assert (config["training"]["epochs"], config["training"]["batch_size"], config["evaluation"]["every"]) == (1, 64, 0)
+
+
+# ------------------------------------------------------------------------------------------------------------ Makefile
+
+MAKE = shutil.which("make")
+needs_make = pytest.mark.skipif(MAKE is None, reason="make is not installed")
+
+# An interpreter that only writes down what it was asked for. Copied into .venv, it goes on doing so there.
+INTERPRETER = """#!/bin/sh
+echo "{name} $*" >>'{log}'
+case "$*" in
+*'< (3, 11)'*) exit {old} ;;
+*ensurepip*) exit {bare} ;;
+*'%d.%d'*) echo 3.12 ;;
+'-m venv '*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+'-m pip install '*) if [ -e signal ]; then kill -$(cat signal) $PPID; exit 1; fi; [ ! -e offline ] ;;
+esac
+"""
+
+
+class Workshop:
+    """A copy of the Makefile in a folder of its own, with interpreters that are fakes and no others on the PATH."""
+
+    def __init__(self, folder):
+        self.root, self.bin, self.log = folder / "a project", folder / "bin", folder / "log"
+        self.bin.mkdir(parents=True)
+        (self.root / "scripts").mkdir(parents=True)
+        for name in ("Makefile", "scripts/make_venv.sh", "pyproject.toml", "constraints.txt"):
+            shutil.copy(ROOT / name, self.root / name)
+        for tool in ("sh", "cat", "cp", "mkdir", "rm"):
+            (self.bin / tool).symlink_to(shutil.which(tool))
+
+    def interpreter(self, name, *, old=0, bare=0):
+        path = self.bin / name
+        path.write_text(INTERPRETER.format(name=name, log=self.log, old=old, bare=bare))
+        path.chmod(0o755)
+
+    def use_shell(self, name):
+        path = shutil.which(name) or pytest.skip(f"{name} is not installed")
+        (self.bin / "sh").unlink()
+        (self.bin / "sh").symlink_to(path)
+
+    def touch_later(self, name):
+        later = (self.root / ".venv" / ".installed").stat().st_mtime + 5
+        os.utime(self.root / name, (later, later))
+
+    def install(self, *variables):
+        """Run make install; the result, and what the interpreters were asked for (but for looking at themselves)."""
+        self.log.write_text("")
+        command = [MAKE, "install", *variables]
+        done = subprocess.run(command, cwd=self.root, env={"PATH": str(self.bin)}, capture_output=True, text=True)
+        return done, re.findall(r"^(\S+) -m (venv|pip install)\b", self.log.read_text(), re.MULTILINE)
+
+
+@pytest.fixture
+def workshop(tmp_path):
+    return Workshop(tmp_path)
+
+
+def made_with(name):
+    return [(name, "venv"), (name, "pip install")]
+
+
+@needs_make
+def test_the_first_interpreter_that_runs_is_chosen(workshop):
+    workshop.interpreter("python3.11", old=127)  # there, but fails: a shim
+    workshop.interpreter("python3.12")
+    workshop.interpreter("python3.13")
+    done, asked = workshop.install()
+    assert done.returncode == 0, done.stderr
+    assert asked == made_with("python3.12")
+
+
+@needs_make
+def test_the_interpreter_that_was_named_comes_first(workshop):
+    workshop.interpreter("python3.11")
+    workshop.interpreter("snake")
+    assert workshop.install("PYTHON=snake")[1] == made_with("snake")
+
+
+@needs_make
+def test_a_named_interpreter_that_does_not_run_is_told_and_passed_over(workshop):
+    workshop.interpreter("python3.14")
+    done, asked = workshop.install("PYTHON=nonsuch")
+    assert "PYTHON=nonsuch is not a Python 3.11 or newer that runs" in done.stderr
+    assert asked == made_with("python3.14")
+
+
+@needs_make
+def test_no_interpreter_at_all_is_answered_in_one_line(workshop):
+    workshop.interpreter("python3.11", old=1)
+    done, asked = workshop.install()
+    told, failed = done.stderr.splitlines()
+    assert "No Python 3.11 to 3.14" in told
+    assert "make install PYTHON=" in told
+    assert failed.startswith("make: ***")
+    assert asked == []
+    assert not (workshop.root / ".venv").exists()
+
+
+@needs_make
+def test_an_interpreter_without_ensurepip_is_answered_in_one_line(workshop):
+    workshop.interpreter("python3.12", bare=1)
+    done, asked = workshop.install()
+    told, failed = done.stderr.splitlines()
+    assert told.startswith("python3.12 cannot make an environment")
+    assert "apt install python3.12-venv" in told
+    assert failed.startswith("make: ***")
+    assert asked == []
+    assert not (workshop.root / ".venv").exists()
+
+
+@needs_make
+def test_an_interpreter_without_ensurepip_gives_way_to_one_that_has_it(workshop):
+    workshop.interpreter("python3.11", bare=1)
+    workshop.interpreter("python3.13")
+    assert workshop.install()[1] == made_with("python3.13")
+
+
+@needs_make
+def test_arguments_for_pip_are_passed_on_with_the_pins(workshop):
+    workshop.interpreter("python3.11")
+    workshop.install("PIP_ARGS=--no-index --find-links wheels")
+    assert "--no-index --find-links wheels -c constraints.txt -e .[all]" in workshop.log.read_text()
+
+
+@needs_make
+def test_a_second_install_does_nothing(workshop):
+    workshop.interpreter("python3.11")
+    workshop.install()
+    done, asked = workshop.install()
+    assert asked == []
+    assert ".venv is up to date" in done.stdout
+
+
+@needs_make
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
+def test_a_changed_dependency_is_installed_into_the_same_environment(workshop, name):
+    workshop.interpreter("python3.11")
+    workshop.install()
+    workshop.touch_later(name)
+    assert workshop.install()[1] == [("python3.11", "pip install")]
+
+
+@needs_make
+def test_an_environment_whose_making_was_killed_is_made_again(workshop):
+    workshop.interpreter("python3.11")
+    (workshop.root / "signal").write_text("KILL")
+    assert workshop.install()[0].returncode != 0
+    (workshop.root / "signal").unlink()
+    assert workshop.install()[1] == made_with("python3.11")
+
+
+@needs_make
+@pytest.mark.parametrize("signal", ["INT", "TERM", "KILL"])
+@pytest.mark.parametrize("shell", ["sh", "bash"])  # shells differ in what they do after a signal
+def test_an_environment_whose_update_was_stopped_is_made_again(workshop, shell, signal):
+    workshop.use_shell(shell)
+    workshop.interpreter("python3.11")
+    workshop.install()
+    workshop.touch_later("constraints.txt")
+    (workshop.root / "signal").write_text(signal)
+    assert workshop.install()[0].returncode != 0
+    (workshop.root / "signal").unlink()
+    assert workshop.install()[1] == made_with("python3.11")
+
+
+@needs_make
+def test_an_environment_that_lost_its_interpreter_is_made_again(workshop):
+    workshop.interpreter("python3.11")
+    workshop.install()
+    (workshop.root / ".venv" / "bin" / "python").unlink()
+    assert workshop.install()[1] == made_with("python3.11")
+
+
+@needs_make
+def test_an_environment_that_was_moved_is_made_again(workshop):
+    workshop.interpreter("python3.11")
+    workshop.install()
+    workshop.root = workshop.root.rename(workshop.root.with_name("elsewhere"))
+    assert workshop.install()[1] == made_with("python3.11")
+
+
+@needs_make
+def test_an_environment_that_was_never_filled_is_made_again(workshop):
+    workshop.interpreter("python3.11")
+    (workshop.root / "offline").touch()
+    assert "pip could not install freerun" in workshop.install()[0].stderr
+    (workshop.root / "offline").unlink()
+    assert workshop.install()[1] == made_with("python3.11")
+
+
+@needs_make
+def test_an_update_that_fails_keeps_the_environment_and_is_tried_again(workshop):
+    workshop.interpreter("python3.11")
+    workshop.install()
+    workshop.touch_later("constraints.txt")
+    (workshop.root / "offline").touch()
+    done, asked = workshop.install()
+    assert "pip could not install freerun" in done.stderr
+    assert asked == [("python3.11", "pip install")]
+    (workshop.root / "offline").unlink()
+    assert workshop.install()[1] == [("python3.11", "pip install")]
+
+
+def test_every_target_of_the_makefile_is_in_its_help():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = set(re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()) - {"stale"}
+    assert set(re.findall(r"^([a-z-]+):.*## \w", text, re.MULTILINE)) == phony

@@ -1,0 +1,219 @@
+"""Beam and greedy search: bounds, bans, ties, prefixes, order of hypotheses, bad settings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from freerun.errors import ConfigError
+from freerun.search.beam import BeamChooser, beam_search
+from freerun.search.hypothesis import penalised
+from freerun.search.loop import Rows
+from freerun.search.score import score_targets
+from freerun.symbols import BOS, EOS, PAD, UNK
+from tests.steppers import TableStepper, batch, bounds, rank
+
+SOURCES = [[4, 5, 2], [5, 2], [2], [4, 4, 4, 2]]
+
+
+def search(stepper, sources=SOURCES, max_length=6, **settings):
+    return beam_search(stepper, *batch(sources), max_lengths=bounds(*[max_length] * len(sources)), **settings)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+@pytest.mark.parametrize("token", [PAD, BOS, UNK])
+def test_a_token_that_is_never_written_is_not_even_when_it_is_most_probable(token, beam_size):
+    stepper = TableStepper(bias={token: 50.0})
+    for hypotheses in search(stepper, beam_size=beam_size, num_hypotheses=beam_size):
+        assert not {PAD, BOS, UNK} & {written for hypothesis in hypotheses for written in hypothesis.ids}
+        assert hypotheses[0].score < -40  # normalised before the ban
+
+
+@pytest.mark.parametrize("beam_size", [1, 2, 4])
+def test_a_hypothesis_without_end_is_truncated_and_scored_without_eos(beam_size):
+    stepper = TableStepper(bias={EOS: -30.0})
+    for hypothesis in sum(search(stepper, beam_size=beam_size, num_hypotheses=beam_size, max_length=3), []):
+        assert hypothesis.truncated
+        assert len(hypothesis.ids) == len(hypothesis.token_scores) == 3
+        assert hypothesis.score > -15
+
+
+def test_the_step_after_the_last_token_still_sees_eos():
+    stepper = TableStepper(seed=3, bias={EOS: 0.3})
+    (free,) = search(stepper, [[4, 2]], max_length=20)[0]
+    assert not free.truncated
+    length = len(free.ids)
+    assert length > 1
+    assert search(stepper, [[4, 2]], max_length=length) == [[free]]
+    (cut,) = search(stepper, [[4, 2]], max_length=length - 1)[0]
+    assert cut.truncated
+    assert cut.ids == free.ids[:-1]
+    assert cut.token_scores == free.token_scores[: length - 1]
+
+
+def test_a_bound_of_0_leaves_only_the_empty_output():
+    ended, cut = search(TableStepper(bias={EOS: 9.0}), [[4]], 0)[0][0], search(TableStepper(), [[4]], 0)[0][0]
+    assert (ended.ids, ended.truncated, len(ended.token_scores)) == ((), False, 1)
+    assert (cut.ids, cut.truncated, cut.score, cut.token_scores) == ((), True, 0.0, ())
+
+
+def test_every_source_has_its_own_bound():
+    stepper = TableStepper(bias={EOS: -30.0})
+    found = beam_search(stepper, *batch(SOURCES), max_lengths=bounds(3, 0, 5, 1), beam_size=2)
+    assert [len(hypotheses[0].ids) for hypotheses in found] == [3, 0, 5, 1]
+
+
+def test_a_truncated_hypothesis_comes_after_a_finished_one_with_a_lower_score():
+    found = search(TableStepper(seed=1), max_length=2, beam_size=8, num_hypotheses=8)
+    mixed = [each for each in found if len({hypothesis.truncated for hypothesis in each}) == 2]
+    assert mixed
+    for hypotheses in mixed:
+        flags = [hypothesis.truncated for hypothesis in hypotheses]
+        assert flags == sorted(flags)
+    assert any(h[0].rank_score < max(x.rank_score for x in h if x.truncated) for h in mixed)
+
+
+@pytest.mark.parametrize("beam_size", [1, 2])
+def test_ties_go_to_the_lowest_id(beam_size):
+    level = TableStepper(vocabulary_size=8, levels=1, bias={EOS: -1.0})  # all others are equally probable
+    (best,) = search(level, [[4]], max_length=3, beam_size=beam_size)[0]
+    assert best.ids == (4, 4, 4)
+
+
+def test_ties_between_parents_go_to_the_lower_token_and_then_to_the_better_parent():
+    chooser = BeamChooser(2, 0.0, num_sources=1, vocabulary_size=9)
+    rows = Rows(np.array([0, 0]), np.array([-1.0, -2.0]))
+    ids, log_probs = np.array([[5, 6, 2], [4, 5, 2]]), np.array([[-2.0, -2.0, -9.0], [-1.0, -1.0, -9.0]])
+    choice = chooser.choose(3, rows, ids, log_probs)
+    assert list(zip(choice.tokens, choice.parents, strict=True)) == [(4, 1), (5, 0)]
+
+
+def test_an_ending_frees_no_place_and_the_beam_is_refilled():
+    chooser = BeamChooser(2, 0.0, num_sources=1, vocabulary_size=9)
+    ids, log_probs = np.array([[EOS, 5, 6]]), np.array([[-0.5, -1.0, -1.5]])
+    choice = chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
+    assert choice.tokens.tolist() == [EOS, 5, 6]
+
+
+def test_eos_ends_only_among_the_best_k():
+    chooser = BeamChooser(2, 0.0, num_sources=1, vocabulary_size=9)
+    ids, log_probs = np.array([[5, 6, EOS]]), np.array([[-0.5, -1.0, -1.5]])
+    choice = chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
+    assert choice.tokens.tolist() == [5, 6]
+
+
+def test_a_finished_source_costs_no_more_rows():
+    stepper = TableStepper(bias={EOS: 30.0})
+    search(stepper, beam_size=1)
+    assert stepper.rows_fed == [4]
+    slow = TableStepper(bias={EOS: -30.0})
+    beam_search(slow, *batch(SOURCES), max_lengths=bounds(0, 0, 2, 2), beam_size=1)
+    assert slow.rows_fed == [4, 2, 2]
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0, -0.5])
+def test_hypotheses_are_ordered_by_rank_score(penalty):
+    for hypotheses in search(TableStepper(seed=5), beam_size=5, num_hypotheses=5, length_penalty=penalty):
+        finished = [hypothesis for hypothesis in hypotheses if not hypothesis.truncated]
+        assert len(hypotheses) == 5
+        assert finished == sorted(finished, key=lambda hypothesis: -hypothesis.rank_score)
+        for hypothesis in hypotheses:
+            length = len(hypothesis.ids) + (not hypothesis.truncated)
+            assert hypothesis.rank_score == pytest.approx(rank(hypothesis.score, length, penalty))
+
+
+def test_the_length_penalty_is_the_papers():
+    assert penalised(-3.0, 7, 0.5) == pytest.approx(-3 / 2**0.5)
+    assert penalised(-3.0, 7, 0.0) == -3.0
+
+
+def test_the_length_penalty_only_ranks():
+    plain = search(TableStepper(seed=2), [[4]], beam_size=30, num_hypotheses=30, max_length=3)[0]
+    ranked = search(TableStepper(seed=2), [[4]], beam_size=30, num_hypotheses=30, max_length=3, length_penalty=4.0)[0]
+    assert {(h.ids, h.score) for h in plain} == {(h.ids, h.score) for h in ranked}
+    assert [h.ids for h in plain] != [h.ids for h in ranked]
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_scores_are_those_of_forcing_the_same_tokens(beam_size):
+    stepper = TableStepper(vocabulary_size=9, seed=4)
+    found = search(stepper, beam_size=beam_size, num_hypotheses=beam_size, max_length=9)
+    for source, hypotheses in zip(SOURCES, found, strict=True):
+        finished = [hypothesis for hypothesis in hypotheses if not hypothesis.truncated]
+        again = score_targets(stepper, *batch([source] * len(finished)), [[*h.ids, EOS] for h in finished])
+        for hypothesis, log_probs in zip(finished, again.log_probs, strict=True):
+            assert hypothesis.token_scores == pytest.approx(log_probs.tolist())
+            assert hypothesis.score == pytest.approx(log_probs.sum())
+
+
+def test_more_hypotheses_than_the_beam_widen_it():
+    assert search(TableStepper(), num_hypotheses=4) == search(TableStepper(), num_hypotheses=4, beam_size=4)
+
+
+def test_a_vocabulary_of_specials_can_only_end():
+    for beam_size in (1, 3):
+        assert [h.ids for h in search(TableStepper(vocabulary_size=4), [[4]], beam_size=beam_size)[0]] == [()]
+
+
+def test_no_sources_give_no_hypotheses():
+    assert search(TableStepper(), []) == []
+
+
+# ---------------------------------------------------------------------------------------------------------- prefixes
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_a_prefix_begins_every_hypothesis_and_counts_in_its_score(beam_size):
+    stepper, prefix = TableStepper(seed=6), [[4, 5, 4], [], [UNK], [5]]
+    found = search(stepper, prefix=prefix, beam_size=beam_size, num_hypotheses=beam_size)
+    for source, forced, hypotheses in zip(SOURCES, prefix, found, strict=True):
+        for hypothesis in hypotheses:
+            assert list(hypothesis.ids[: len(forced)]) == forced
+            expected = [stepper.distribution(source, forced[:n])[token] for n, token in enumerate(forced)]
+            assert list(hypothesis.token_scores[: len(forced)]) == pytest.approx(expected)
+            assert hypothesis.score == pytest.approx(sum(hypothesis.token_scores))
+    assert found[1] == search(stepper, beam_size=beam_size, num_hypotheses=beam_size)[1]
+
+
+def test_forcing_the_output_itself_changes_nothing():
+    stepper = TableStepper(seed=8)
+    plain = search(stepper)
+    assert search(stepper, prefix=[hypotheses[0].ids for hypotheses in plain]) == plain
+
+
+def test_an_impossible_prefix_is_written_all_the_same():
+    stepper = TableStepper(bias={5: -np.inf})
+    for beam_size in (1, 3):
+        found = search(stepper, [[4]], prefix=[[5, 5]], beam_size=beam_size, max_length=4)
+        assert found[0][0].ids[:2] == (5, 5)
+
+
+@pytest.mark.parametrize("token", [PAD, BOS, EOS, 6, -2])
+def test_a_prefix_with_what_no_output_holds_is_refused(token):
+    with pytest.raises(ConfigError, match=rf"^prefix of source 1: it holds the id {token}\. Expected ids .* below 6,"):
+        search(TableStepper(), [[4], [5]], prefix=[[], [4, token]])
+
+
+def test_a_prefix_longer_than_the_bound_is_refused():
+    message = r"^prefix of source 0: it has 3 tokens, and the output may have 2\. .* raise the maximum length\.$"
+    with pytest.raises(ConfigError, match=message):
+        search(TableStepper(), [[4]], 2, prefix=[[4, 4, 4]])
+
+
+def test_prefixes_and_sources_are_equally_many():
+    with pytest.raises(ValueError, match="1 prefixes for 2 sources"):
+        search(TableStepper(), [[4], [5]], prefix=[[4]])
+
+
+# ---------------------------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize("name", ["beam_size", "num_hypotheses"])
+def test_sizes_below_1_are_refused(name):
+    with pytest.raises(ConfigError, match=rf"^{name}: it is 0\. Expected a whole number of at least 1\. Use 1 for"):
+        search(TableStepper(), **{name: 0})
+
+
+def test_a_negative_bound_is_refused():
+    with pytest.raises(ConfigError, match=r"^max_length: it is -1\. Expected 0 or more tokens\."):
+        beam_search(TableStepper(), *batch([[4], [5]]), max_lengths=bounds(3, -1))

@@ -1,0 +1,27 @@
+"""Length bounds, against their formula."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from freerun.search.bound import LengthBound, length_bound
+
+
+@pytest.mark.parametrize(
+    ("source_length", "longest_target", "largest_ratio", "expected"),
+    [(5, 10, 1.0, 40), (50, 10, 1.5, 160), (0, 0, 0.0, 10), (3, 1, 1.25, 18)],
+)
+def test_the_larger_of_both_terms_and_ten(source_length, longest_target, largest_ratio, expected):
+    assert length_bound(source_length, longest_target, largest_ratio) == expected
+
+
+def test_a_bound_for_each_source():
+    assert LengthBound(10, 1.5).of(np.array([5, 50])).tolist() == [40, 160]
+
+
+@pytest.mark.parametrize("fixed", [0, 7])
+def test_a_fixed_bound_is_the_same_for_all(fixed):
+    bounds = LengthBound(10, 1.5, fixed).of(np.array([5, 50]))
+    assert bounds.tolist() == [fixed, fixed]
+    assert bounds.dtype == np.int64
