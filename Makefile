@@ -29,7 +29,7 @@ $(INSTALLED): pyproject.toml constraints.txt $(STALE)
 
 demo: $(DEMO_DATA)/test.tsv ## Train a small model on CMUdict and look at it (about 5 minutes)
 	$(BIN)/freerun train configs/demo.toml --out $(DEMO_RUN) --resume
-	$(BIN)/freerun evaluate $(DEMO_RUN) $(DEMO_DATA)/test.tsv --samples 20
+	$(BIN)/freerun evaluate $(DEMO_RUN) $(DEMO_DATA)/test.tsv --examples 20
 	@echo "Now try: $(BIN)/freerun predict $(DEMO_RUN) phonology"
 
 $(DEMO_DATA)/test.tsv: | $(INSTALLED)

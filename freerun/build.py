@@ -17,6 +17,7 @@ from freerun.config import (
     ModelConfig,
     TrainingConfig,
 )
+from freerun.data.corpus import Corpus
 from freerun.errors import BundleError
 from freerun.forcing.registry import STRATEGIES
 from freerun.forcing.strategy import Objective, Strategy
@@ -25,17 +26,26 @@ from freerun.models.seq2seq import Seq2Seq, Sizes
 from freerun.models.stepper import TorchStepper
 from freerun.runtime.bundle import Bundle
 from freerun.training import schedules
+from freerun.training.learner import Learner
+from freerun.training.optimisers import make_optimiser
+from freerun.training.order import BatchOrder
 from freerun.training.precision import choose_precision
-from freerun.training.trainer import BatchOrder, Selection, TrainerSettings
+from freerun.training.selection import Selection
+from freerun.training.trainer import TrainerSettings
 
 __all__ = [
+    "learner_of",
     "load_model",
     "load_stepper",
+    "load_weights",
     "model_sizes",
     "new_model",
+    "order_of",
     "schedule_of",
     "selection_of",
     "set_threads",
+    "sizes_as_dict",
+    "sizes_of",
     "strategy_of",
     "trainer_settings",
     "updates_of",
@@ -69,7 +79,8 @@ def new_model(config: Config, sizes: Sizes) -> Seq2Seq:
     """A model with its first weights."""
     model = Seq2Seq(sizes, config.model.dropout, config.model.embedding_dropout, config.training.backend)
     options = config.model
-    initialise(model, config.training.seed, options.initialisation, options.initial_range, options.forget_bias)
+    forget_bias = None if options.forget_bias == "drawn" else options.forget_bias
+    initialise(model, config.training.seed, options.initialisation, options.initial_range, forget_bias)
     return model
 
 
@@ -95,8 +106,8 @@ def sizes_of(bundle: Bundle) -> Sizes:
     if (sizes.source_vocabulary, sizes.target_vocabulary) != found:
         raise BundleError(
             path,
-            f"the model has {sizes.source_vocabulary} source and {sizes.target_vocabulary} target ids, its vocabularies "
-            f"{found[0]} and {found[1]}",
+            f"the model has {sizes.source_vocabulary} source and {sizes.target_vocabulary} target ids, its "
+            f"vocabularies {found[0]} and {found[1]}",
             "Expected vocabularies of the same bundle",
             "Copy the whole bundle again",
         )
@@ -166,20 +177,40 @@ def selection_of(config: Config) -> Selection:
     return Selection(metric, metric in HIGHER_IS_BETTER)
 
 
-def trainer_settings(config: Config, order: BatchOrder) -> TrainerSettings:
-    """The numbers of ``[training]`` and ``[evaluation]`` that the loop reads."""
+def order_of(config: TrainingConfig, corpus: Corpus) -> BatchOrder:
+    """The order of the batches."""
+    return BatchOrder(corpus, config.seed, config.batch_size, config.batch_tokens)
+
+
+def learner_of(config: Config, model: Seq2Seq, order: BatchOrder) -> Learner:
+    """The model with all that its updates need.
+
+    Raises:
+        ConfigError: bf16 is asked for and the processor does not have it.
+    """
     training = config.training
-    return TrainerSettings(
-        updates_of(training, order),
+    return Learner(
+        model,
+        strategy_of(config),
+        make_optimiser(training.optimizer, model.parameters(), training.learning_rate, training.weight_decay),
+        schedule_of(training, order),
         training.seed,
-        training.accumulate,
         training.clip_norm,
         choose_precision(training.precision),
-        training.journal_every,
-        training.checkpoint_every,
-        config.evaluation.every,
-        config.evaluation.patience,
-        training.average,
+    )
+
+
+def trainer_settings(config: Config, order: BatchOrder) -> TrainerSettings:
+    """The numbers of ``[training]`` and ``[evaluation]`` that the loop reads."""
+    training, evaluation = config.training, config.evaluation
+    return TrainerSettings(
+        updates=updates_of(training, order),
+        accumulate=training.accumulate,
+        journal_every=training.journal_every,
+        checkpoint_every=training.checkpoint_every,
+        evaluate_every=evaluation.every,
+        patience=evaluation.patience,
+        average=training.average,
     )
 
 

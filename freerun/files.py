@@ -7,9 +7,19 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["file_hash", "new_folder_beside", "replace_folder", "restore_folder", "sync_folder", "write_atomic"]
+__all__ = [
+    "file_hash",
+    "new_folder_beside",
+    "present_folder",
+    "replace_folder",
+    "replacing_folder",
+    "restore_folder",
+    "sync_folder",
+    "write_atomic",
+]
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -37,27 +47,49 @@ def new_folder_beside(final: Path) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def replacing_folder(final: Path) -> Iterator[Path]:
+    """A new folder to be filled: at the end of the block it takes the place of ``final``, after an error it is gone."""
+    new = new_folder_beside(final)
+    try:
+        yield new
+        replace_folder(new, final)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
 def replace_folder(new: Path, final: Path) -> None:
     """Put the finished folder ``new`` in the place of ``final``.
 
     A folder cannot be renamed over a full one, so the old one steps aside first. A crash between the two renames leaves
-    the old content as ``.<name>.old``; ``new`` is complete by then.
+    the old content as ``.<name>.old``: ``present_folder`` finds it there, ``restore_folder`` puts it back.
     """
     sync_folder(new)
-    old = final.with_name(f".{final.name}.old")
+    restore_folder(final)
+    old = _aside(final)
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
         os.replace(final, old)
-    os.replace(new, final)
+    try:
+        os.replace(new, final)
+    except OSError:
+        restore_folder(final)
+        raise
     sync_folder(final.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def restore_folder(final: Path) -> None:
-    """Finish what a crash in the middle of ``replace_folder`` left: the old content goes back to its place."""
-    old = final.with_name(f".{final.name}.old")
+    """Mend what a crash in the middle of ``replace_folder`` left: the old content goes back to its place."""
+    old = _aside(final)
     if old.exists() and not final.exists():
         os.replace(old, final)
+
+
+def present_folder(final: Path) -> Path:
+    """Where the content of ``final`` is now, for readers, who must not rename: the writer may be at work this moment."""
+    # a writer may have finished between two looks, so a folder that is not aside either is looked for in its place again
+    return final if final.exists() or not _aside(final).exists() else _aside(final)
 
 
 def sync_folder(folder: Path) -> None:
@@ -73,6 +105,10 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, as hex."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _aside(final: Path) -> Path:
+    return final.with_name(f".{final.name}.old")
 
 
 def _umask() -> int:

@@ -31,7 +31,10 @@ MAX_UNKNOWN_WORDS = 0.015
 RUNNING_WORDS, RUNNING_CHARACTERS = 3.5, 16.0
 
 _PIECES = (500, 1000, 2000, 4000, 8000, 16000)
-_WORDS_A_PIECE = 100  # each piece is then seen some hundred times in training
+_WORDS_A_PIECE = 150  # a piece is then seen some hundred times in training
+# SentencePiece finds at least one piece for every two distinct words (measured down to 50 sentences) and refuses a
+# number that it cannot find; it also needs one for each character.
+_DISTINCT_WORDS_A_PIECE, _PIECES_A_CHARACTER = 3, 2
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class SideRates:
         words: whitespace tokens a text; characters: characters a text.
         unknown_words: share (0 to 1) of the whitespace tokens of held-out texts that the others lack.
         unknown_characters: the same for characters.
-        alphabet: number of distinct characters.
+        distinct_words: number of distinct whitespace tokens; alphabet: of distinct characters.
     """
 
     texts: int
@@ -51,6 +54,7 @@ class SideRates:
     characters: float
     unknown_words: float
     unknown_characters: float
+    distinct_words: int
     alphabet: int
 
     @property
@@ -74,8 +78,8 @@ def choose_tokenisation(pairs: Callable[[], Iterator[Pair]], held_out: float = 0
     """Choose ``char``, ``whitespace`` or ``sentencepiece:N`` for each side.
 
     Whitespace tokens if at most ``MAX_UNKNOWN_WORDS`` of those of held-out sources are unknown; else SentencePiece for
-    running text, with a piece for every 100 words; else characters. ``held_out`` is the share of the sources that is
-    held out at a time. Raises ``DataError`` at ``where`` when there are no pairs.
+    running text, with a piece for every 150 words, if there are enough; else characters. ``held_out`` is the share of
+    the sources that is held out at a time. Raises ``DataError`` at ``where`` when there are no pairs.
     """
     sample, total = hash_sample(pairs(), lambda pair: f"{pair.source}\t{pair.target}", SAMPLE_PAIRS, "choose")
     if not sample:
@@ -101,6 +105,7 @@ def measure(texts: Sequence[str], folds: Sequence[int]) -> SideRates:
         characters=characters.total / len(texts),
         unknown_words=words.unknown_rate,
         unknown_characters=characters.unknown_rate,
+        distinct_words=len(words.counts),
         alphabet=len(characters.counts),
     )
 
@@ -136,14 +141,14 @@ def _folds(sources: set[str], folds: int) -> dict[str, int]:
 def _tokens(rates: SideRates, total: int) -> str:
     if rates.unknown_words <= MAX_UNKNOWN_WORDS:
         return "whitespace"
-    return f"sentencepiece:{_pieces(rates, total)}" if rates.running_text else "char"
+    pieces = _pieces(rates, total)
+    return f"sentencepiece:{pieces}" if rates.running_text and pieces else "char"
 
 
 def _pieces(rates: SideRates, total: int) -> int:
-    """The largest usual number of pieces that the amount of text supports, with room for all characters."""
-    bound = rates.words * total / _WORDS_A_PIECE
-    pieces = max([size for size in _PIECES if size <= bound], default=_PIECES[0])
-    return next((size for size in _PIECES if size >= max(pieces, 2 * rates.alphabet)), _PIECES[-1])
+    """The largest usual number of pieces that the amount of text supports, 0 if it supports none."""
+    bound = min(rates.words * total / _WORDS_A_PIECE, rates.distinct_words / _DISTINCT_WORDS_A_PIECE)
+    return max([size for size in _PIECES if rates.alphabet * _PIECES_A_CHARACTER <= size <= bound], default=0)
 
 
 def _reason(side: str, spec: str, rates: SideRates) -> str:
@@ -151,7 +156,7 @@ def _reason(side: str, spec: str, rates: SideRates) -> str:
     limit = _percent(MAX_UNKNOWN_WORDS)
     if spec == "whitespace":
         return f"{side}: {spec}, for {unknown} (limit {limit})."
-    kind = "running text" if rates.running_text else "short"
+    kind = "short" if not rates.running_text else "too few for pieces" if spec == "char" else "running text"
     return (
         f"{side}: {spec}, for {unknown} (limit {limit}), {_percent(rates.unknown_characters)} of its characters, "
         f"and the texts are {kind} ({rates.words:.1f} words, {rates.characters:.1f} characters)."

@@ -108,10 +108,11 @@ class Corpus:
         """The distinct targets (with EOS) of all pairs whose source is that of pair number ``pair``, in their order."""
         members, starts = self._by_source
         number = self.group[pair]
-        targets = [self.targets[int(member)] for member in members[starts[number] : starts[number + 1]]]
-        if len(targets) == 1:
-            return targets
-        return list({target.tobytes(): target for target in reversed(targets)}.values())[::-1]
+        distinct: dict[bytes, IntArray] = {}
+        for member in members[starts[number] : starts[number + 1]]:
+            target = self.targets[int(member)]
+            distinct.setdefault(target.tobytes(), target)
+        return list(distinct.values())
 
     @cached_property
     def _by_source(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -19,6 +19,7 @@ def baselines(items: EvaluationSet, target_codec: Codec, majority: str | None = 
     texts = {"copy": items.sources}
     if majority is not None:
         texts["majority"] = [majority] * len(items)
+    # No model, no loop that could fail to end.
     ended = np.zeros(len(items), np.bool_)
     return {
         name: FreeRunning(items, target_codec, [target_codec.tokens(text) for text in each], ended)
@@ -35,6 +36,7 @@ def most_frequent_target(targets: Callable[[], Iterable[str]]) -> str:
     if not len(hashes):
         raise ValueError("no target to count")
     values, counts = np.unique(hashes, return_counts=True)
+    # Usually one text; several when counts tie (or, about never, when hashes collide).
     most = set(values[counts == counts.max()].tolist())
     return min(text for text in targets() if _hash(text) in most)
 

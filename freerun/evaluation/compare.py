@@ -27,6 +27,7 @@ def compare(a: Evaluation, b: Evaluation) -> Comparison:
     other figures have different units. Raises DataError when the sources differ.
     """
     _check_sources(a, b)
+    # An error among characters weighs less than one among words, and so does a nat.
     same_units = a.items.references == b.items.references
     names = a.ratios if same_units else ("sequence_accuracy.free", "hit_length_bound.free")
     differences = {name: paired_ratios(a.ratios[name], b.ratios[name]) for name in names}

@@ -53,6 +53,7 @@ class TeacherForced:
 
 
 def _exp(value: float) -> float:
+    # A model that has gone wrong is no reason to lose all other figures to an OverflowError.
     return math.exp(value) if not value > 700 else math.inf
 
 
@@ -97,6 +98,7 @@ def evaluate(
     """
     sources = [source_codec.encode(item.source) for item in items.items]
     targets = [target_codec.encode_tokens(tokens) for item in items.items for tokens in item.references]
+    # Each reference is forced on its own; its figures are added up for the source that owns it.
     owners = np.repeat(np.arange(len(items)), [len(item.references) for item in items.items])
     tick = _Ticker(progress, len(targets) + len(sources))
     teacher = _forced(stepper, sources, targets, owners, batch_size, tick)
@@ -165,5 +167,6 @@ def _free(
 
 def _batches(first: Sequence[int], second: Sequence[int], size: int) -> list[Ids]:
     """Indices in batches of ``size``, ordered by length so that little is padded."""
+    # Sources of one length need no padding in the encoder, and targets of one length end together.
     order = np.lexsort((second, first))
     return [order[start : start + size] for start in range(0, len(order), size)]

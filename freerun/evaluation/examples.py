@@ -27,6 +27,7 @@ class Example:
 def worst_examples(free: FreeRunning, count: int) -> list[Example]:
     """The ``count`` outputs with the highest symbol error rates, worst first; ties to the earlier source."""
     distances, lengths = free.distances
+    # An empty reference has no rate; each wrong token counts as a whole one there.
     rates = distances / np.maximum(lengths, 1)
     return _examples(free, np.argsort(-rates, kind="stable")[:count].tolist())
 

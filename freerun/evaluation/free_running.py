@@ -88,6 +88,7 @@ class FreeRunning:
         """Outputs and references for BLEU and chrF: tokens joined by spaces, but texts where tokens are pieces."""
         if self._tokenize != "none":
             return self.texts, self.items.reference_texts
+        # Tokens, not texts: characters of a word would otherwise be one word to BLEU.
         references = [[" ".join(tokens) for tokens in each] for each in self.items.references]
         return [" ".join(tokens) for tokens in self.predictions], references
 

@@ -58,8 +58,10 @@ def group_pairs(pairs: Iterable[Pair], source_codec: Codec, target_codec: Codec)
     """
     items: dict[tuple[str, ...], Item] = {}
     for pair in pairs:
+        # By tokens and not by ids: all unknown symbols have one id, but are not one source.
         item = items.setdefault(tuple(source_codec.tokens(pair.source)), Item(pair.source))
         tokens = target_codec.tokens(pair.target)
+        # Some corpora repeat a pair a thousand times; the repetitions are no further ways to be right.
         if tokens not in item.references:
             item.references.append(tokens)
             item.texts.append(pair.target)

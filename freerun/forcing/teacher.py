@@ -4,7 +4,8 @@ The loss is the negative log-likelihood of the target,
 
     - sum_t log p(y_t | y_1 ... y_(t-1), x),
 
-its conditions all taken from the data. Training sees no prefix that the model wrote itself; using it does (exposure bias).
+its conditions all taken from the data. Training sees no prefix that the model wrote itself; using it does (exposure
+bias).
 """
 
 from __future__ import annotations

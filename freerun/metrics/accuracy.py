@@ -25,6 +25,7 @@ class EditDistances(NamedTuple):
 
 def edit_distances(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> EditDistances:
     """Distances of N hypotheses to the closest of their references; each source has at least one."""
+    # reshape keeps two columns when there are no sources.
     closest = [closest_reference(*pair) for pair in zip(hypotheses, references, strict=True)]
     distances, lengths = np.array(closest, np.int64).reshape(-1, 2).T
     return EditDistances(distances, lengths)
@@ -37,6 +38,7 @@ def exact_matches(hypotheses: Sequence[Tokens], references: Sequence[Sequence[To
 
 
 def _equal(one: Tokens, other: Tokens) -> bool:
+    # Tuples of a search and lists of a codec hold the same tokens.
     return list(one) == list(other)
 
 

@@ -29,6 +29,7 @@ def edit_distance(hypothesis: Sequence[Hashable], reference: Sequence[Hashable])
 
 def closest_reference(hypothesis: Sequence[Hashable], references: Iterable[Sequence[Hashable]]) -> Closest:
     """The reference with the smallest distance, of several such the longest; ValueError when there is none."""
+    # Negative lengths, so that the smallest pair is the longest of the closest.
     distances = [(edit_distance(hypothesis, reference), -len(reference)) for reference in references]
     if not distances:
         raise ValueError("no reference to compare with")

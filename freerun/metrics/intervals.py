@@ -49,6 +49,8 @@ def resampled_sums(figures: Figures, resamples: int = RESAMPLES, seed: int = 0) 
     sums = np.empty((resamples, columns.shape[1]))
     for first in range(0, resamples, _BLOCK):
         rows = min(_BLOCK, resamples - first)
+        # Counting how often each source was drawn turns summing R samples into one matrix product. The offset gives
+        # each row of the block counters of its own.
         drawn = generator.integers(sources, size=(rows, sources)) + sources * np.arange(rows)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=rows * sources).reshape(rows, sources)
         sums[first : first + rows] = counts.astype(np.float64) @ columns

@@ -74,5 +74,6 @@ def mcnemar(right_a: npt.NDArray[np.bool_], right_b: npt.NDArray[np.bool_]) -> M
 
 def _coin_tail(heads: int, throws: int) -> float:
     """Probability of at most ``heads`` heads in ``throws`` throws of a fair coin."""
+    # In logarithms: binomial coefficients of some thousand throws exceed a float.
     logs = (math.lgamma(throws + 1) - math.lgamma(k + 1) - math.lgamma(throws - k + 1) for k in range(heads + 1))
     return math.fsum(math.exp(log - throws * math.log(2)) for log in logs)

@@ -71,4 +71,5 @@ class LuongAttention(nn.Module):
         if self.score != "concat":
             return torch.bmm(outputs_BTH, keys_BSH.transpose(1, 2))
         joined_BTSH = torch.tanh(self.query(outputs_BTH).unsqueeze(2) + keys_BSH.unsqueeze(1))
-        return self.vector(joined_BTSH).squeeze(3)
+        scores_BTS: Tensor = self.vector(joined_BTSH).squeeze(3)
+        return scores_BTS

@@ -1,7 +1,8 @@
 """The decoder: writes the target one token at a time, from the state that the bridge hands over.
 
-One network, two ways through it, held equal by tests: ``sequence`` over tokens known beforehand, ``step`` over one token
-with tables prepared once. The output layer is separate (``logits``), so that it is computed only where it is needed.
+One network, two ways through it, held equal by tests: ``sequence`` over tokens known beforehand, ``step`` over one
+token with tables prepared once. The output layer is separate (``logits``), so that it is computed only where it is
+needed.
 
 Shape suffixes: B batch, T target, V vocabulary, E embedding, H hidden, F features before the output layer, G gates.
 """
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 from freerun.models.attention import LuongAttention, Memory
 from freerun.models.dropout import DropoutMasks, apply_mask
-from freerun.models.recurrence import RecurrentLayer
+from freerun.models.recurrence import LayerStack, RecurrentLayer
 from freerun.models.state import State
 
 __all__ = ["Decoder", "Encoded", "Tables"]
@@ -81,7 +82,7 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(vocabulary_size, embedding_size)
         context_size = hidden_size if self.every_step else 0
         sizes = [embedding_size + context_size] + [hidden_size] * (num_layers - 1)
-        self.layers = nn.ModuleList(RecurrentLayer(cell, size, hidden_size, backend) for size in sizes)
+        self.layers = LayerStack(RecurrentLayer(cell, size, hidden_size, backend) for size in sizes)
         self.attention = None if attention == "none" else LuongAttention(attention, hidden_size, memory_size)
         self.feature_size = hidden_size + context_size
         self.projection: nn.Linear | None = None
@@ -92,7 +93,9 @@ class Decoder(nn.Module):
         if not tied_output:
             self.output_weight = nn.Parameter(torch.empty(vocabulary_size, self.feature_size))
 
-    def sequence(self, target_in_BT: Tensor, encoded: Encoded, masks: DropoutMasks | None = None) -> tuple[Tensor, State]:
+    def sequence(
+        self, target_in_BT: Tensor, encoded: Encoded, masks: DropoutMasks | None = None
+    ) -> tuple[Tensor, State]:
         """Run over whole targets.
 
         Args:
@@ -122,7 +125,7 @@ class Decoder(nn.Module):
         return Tables(functional.linear(self.embedding.weight, weight_GE, first.bias_ih))
 
     def context_gates(self, encoded: Encoded) -> Tensor | None:
-        """What the context adds to the first layer's gates at every step, [B, G]; None when it starts the decoder only."""
+        """What the context adds to the first layer's gates at every step, [B, G]; None where it is no input of them."""
         if encoded.context_BH is None:
             return None
         return functional.linear(encoded.context_BH, self.layers[0].weight_ih[:, self.embedding_size :])

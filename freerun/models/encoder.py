@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from freerun.models.dropout import DropoutMasks, apply_mask
-from freerun.models.recurrence import RecurrentLayer
+from freerun.models.recurrence import LayerStack, RecurrentLayer
 from freerun.models.state import State
 
 __all__ = ["Encoder"]
 
 
 class Encoder(nn.Module):
-    """Embedding and a stack of recurrent layers in one or two directions (Sutskever et al. 2014; Schuster & Paliwal 1997).
+    """Embedding and a stack of recurrent layers in one or two directions.
 
-    With two directions every layer reads both outputs of the layer below, and sizes double: memory and state have
-    ``2 * hidden_size`` features, forward first.
+    With two (Schuster & Paliwal 1997) every layer reads both outputs of the layer below, and sizes double: memory and
+    state have ``2 * hidden_size`` features, forward first.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class Encoder(nn.Module):
         self.memory_size = hidden_size * self.num_directions
         self.embedding = nn.Embedding(vocabulary_size, embedding_size)
         sizes = [embedding_size] + [self.memory_size] * (num_layers - 1)
-        self.forward_layers = nn.ModuleList(RecurrentLayer(cell, size, hidden_size, backend) for size in sizes)
-        self.backward_layers = nn.ModuleList(
+        self.forward_layers = LayerStack(RecurrentLayer(cell, size, hidden_size, backend) for size in sizes)
+        self.backward_layers = LayerStack(
             RecurrentLayer(cell, size, hidden_size, backend) for size in (sizes if bidirectional else [])
         )
 

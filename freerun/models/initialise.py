@@ -15,7 +15,9 @@ from freerun.randomness import seed_of
 __all__ = ["initialise"]
 
 
-def initialise(model: Seq2Seq, seed: int, scheme: str = "default", scale: float = 0.08, forget_bias: float | None = 1.0) -> None:
+def initialise(
+    model: Seq2Seq, seed: int, scheme: str = "default", scale: float = 0.08, forget_bias: float | None = 1.0
+) -> None:
     """Give every parameter its first value.
 
     Args:
@@ -23,7 +25,8 @@ def initialise(model: Seq2Seq, seed: int, scheme: str = "default", scale: float 
         seed: decides all values.
         scheme: "uniform" draws everything, biases included, from U(-scale, scale) (Sutskever et al. 2014, section 3.4).
             "default" draws embeddings from N(0, 1) (N(0, 1/E) when tied to the output layer), recurrent and input
-            weights from U(-1/sqrt(H), 1/sqrt(H)) and other matrices from U(-1/sqrt(fan in), 1/sqrt(fan in)); biases are 0.
+            weights from U(-1/sqrt(H), 1/sqrt(H)) and other matrices from U(-1/sqrt(fan in), 1/sqrt(fan in)); biases
+            are 0.
         scale: for "uniform".
         forget_bias: an LSTM's bias of the forget gate (Jozefowicz et al. 2015); None leaves it as drawn.
     """

@@ -7,15 +7,16 @@ decides how ``sequence`` is computed:
 - ``Fused``: torch's kernels (oneDNN on a CPU, cuDNN on a GPU), forward and backward.
 
 Right padding is exact: with ``lengths`` a row's final state is the one after its last real token. torch's fused LSTM
-returns the cell state only at the padded end, so padding steps are made to carry it there: an extra input, 1 on padding,
-drives the forget gate to exactly 1 and the input gate to exactly 0.
+returns the cell state only at the padded end, so padding steps are made to carry it there: an extra input, 1 on
+padding, drives the forget gate to exactly 1 and the input gate to exactly 0.
 
 Shape suffixes: T time, B batch, I input, H hidden, G gates x hidden.
 """
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ __all__ = [
     "NUM_GATES",
     "Backend",
     "Fused",
+    "LayerStack",
     "RecurrentLayer",
     "ReferenceLoop",
     "gru_cell",
@@ -133,6 +135,15 @@ class RecurrentLayer(nn.Module):
         return rnn_cell(input_gates_BG, recurrent_BG), None
 
 
+class LayerStack(nn.ModuleList):
+    """Layers of one direction, one above the other, the lowest first: a list that knows the type of its items."""
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, index: int) -> RecurrentLayer: ...  # type: ignore[override]
+        def __iter__(self) -> Iterator[RecurrentLayer]: ...
+
+
 class ReferenceLoop:
     """The cell equations in a plain loop over time. Calls no recurrent module of torch."""
 
@@ -161,10 +172,10 @@ class Fused:
         self, layer: RecurrentLayer, inputs_TBI: Tensor, h_BH: Tensor, c_BH: Tensor | None, lengths_B: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """One kernel call; see the head of this file for how the LSTM's cell state survives padding."""
-        weight_ih = layer.weight_ih
+        weight_ih: Tensor = layer.weight_ih
         if layer.cell == "lstm" and lengths_B is not None:
             inputs_TBI, weight_ih = _carry_past_padding(inputs_TBI, weight_ih, lengths_B)
-        weights = [weight_ih, layer.weight_hh, layer.bias_ih, layer.bias_hh]
+        weights: list[Tensor] = [weight_ih, layer.weight_hh, layer.bias_ih, layer.bias_hh]
         # arguments after the weights: biases, layers, dropout, training, bidirectional, batch first
         options = (True, 1, 0.0, self._training(layer), False, False)
         if layer.cell == "lstm":

@@ -39,9 +39,14 @@ class Sizes:
 
 
 class Seq2Seq(nn.Module):
-    """A recurrent encoder-decoder (Sutskever et al. 2014, Cho et al. 2014), optionally with attention (Luong et al. 2015)."""
+    """A recurrent encoder-decoder (Sutskever et al. 2014, Cho et al. 2014), maybe with attention (Luong et al. 2015).
 
-    def __init__(self, sizes: Sizes, dropout: float = 0.0, embedding_dropout: float = 0.0, backend: str = "fused") -> None:
+    Dropout rates are in [0, 1) and matter to ``draw_masks`` alone: a pass without masks drops nothing.
+    """
+
+    def __init__(
+        self, sizes: Sizes, dropout: float = 0.0, embedding_dropout: float = 0.0, backend: str = "fused"
+    ) -> None:
         super().__init__()
         self.sizes = sizes
         self.dropout = dropout
@@ -75,7 +80,9 @@ class Seq2Seq(nn.Module):
         features_TBF, _ = self.decoder.sequence(fed_BT, self.encode(source_BS, lengths_B, masks), masks)
         return features_TBF
 
-    def draw_masks(self, source_length: int, target_length: int, rows: int, generator: torch.Generator) -> DropoutMasks | None:
+    def draw_masks(
+        self, source_length: int, target_length: int, rows: int, generator: torch.Generator
+    ) -> DropoutMasks | None:
         """The dropout masks of one pass over ``rows`` pairs; None when nothing is dropped."""
         if self.dropout == 0.0 and self.embedding_dropout == 0.0:
             return None

@@ -1,28 +1,26 @@
 """Sizes and length of training, chosen from the data where nobody chose them.
 
 The choices are those that did well on development sets of this kind (letters to sounds, inflection, transliteration,
-commands, short sentences), and the time is measured: a few updates are timed on this machine before the number of updates
-is settled.
+commands, short sentences), and the time is measured: a few updates are timed on this machine before the number of
+updates is settled.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from freerun.build import model_sizes, new_model, strategy_of
+from freerun.build import learner_of, model_sizes, new_model, order_of, updates_of, updates_per_epoch
 from freerun.config import Config, flatten
-from freerun.data.batching import make_batch, plan_epoch
-from freerun.forcing.batch import TrainingBatch, Update
 from freerun.runs.dataset import TrainingData
 from freerun.text import duration
-from freerun.training.optimisers import make_optimiser
-from freerun.training.precision import autocast, choose_precision
+from freerun.training.learner import NotFinite
+from freerun.training.order import BatchOrder
+from freerun.training.progress import Progress
 
 __all__ = ["Choice", "choose_length", "choose_sizes"]
 
@@ -80,31 +78,44 @@ def choose_sizes(data: TrainingData, chosen: Mapping[str, Any]) -> Choice:
         "evaluation.patience": 0,
         "evaluation.max_sources": 1000,
     }
+    reason = _description(data, {**values, **flatten(chosen)})
     values = {key: value for key, value in values.items() if not _is_set(key, chosen)}
-    reason = (
-        f"{len(data.corpus):,} pairs of {data.corpus.sources.lengths.mean() - 1:.1f} source and "
-        f"{data.corpus.targets.lengths.mean() - 1:.1f} target tokens: a two-directional LSTM encoder and a decoder with "
-        f"attention, {recipe.num_layers} x {recipe.hidden_size} units, batches of {recipe.batch_size}, dropout {recipe.dropout}."
-    )
+    if _is_set("training.batch_tokens", chosen):
+        values.pop("training.batch_size", None)
     return Choice(values, [reason])
+
+
+def _description(data: TrainingData, values: Mapping[str, Any]) -> str:
+    """The data and what suits them, in a sentence; ``values`` by key path."""
+    sources, targets = (side.lengths.mean() - 1 for side in (data.corpus.sources, data.corpus.targets))  # without EOS
+    directions = "two-directional" if values["model.bidirectional"] else "one-directional"
+    attention = "without attention" if values["model.attention"] == "none" else "with attention"
+    tokens = values.get("training.batch_tokens")
+    batches = f"{values['training.batch_size']}" if tokens is None else f"{tokens:,} tokens"
+    return (
+        f"{len(data.corpus):,} pairs of {sources:.1f} source and {targets:.1f} target tokens: a {directions} "
+        f"{values.get('model.cell', 'lstm').upper()} encoder and a decoder {attention}, {values['model.num_layers']} x "
+        f"{values['model.hidden_size']} units, batches of {batches}, dropout {values['model.dropout']}."
+    )
 
 
 def choose_length(config: Config, data: TrainingData, chosen: Mapping[str, Any]) -> Choice:
     """Number of updates: as many passes as suit the data, or what fits in the time limit on this machine."""
+    order = order_of(config.training, data.corpus)
     if {"training.updates", "training.epochs"} & flatten(chosen).keys():
-        return Choice(_intervals(config.training.updates or 0, chosen), [])
-    batches = len(data.corpus) / (config.training.batch_size or 128)
-    wanted = max(200, round(_recipe(data).passes * batches / config.training.accumulate))
-    seconds = _seconds_an_update(config, data)
+        return Choice(_intervals(updates_of(config.training, order), chosen), [])
+    a_pass = updates_per_epoch(config.training, order)
+    wanted = max(200, round(_recipe(data).passes * a_pass))
+    seconds = _seconds_an_update(config, data, order)
     # evaluations decode up to 1,000 sources each; measured, they cost up to a quarter of the training beside them
-    affordable = int(LIMIT_MINUTES * 60 / MARGIN / (1.25 * seconds))
+    affordable = max(1, int(LIMIT_MINUTES * 60 / MARGIN / (1.25 * seconds)))
     updates = min(wanted, affordable)
     expected = updates * seconds * 1.25
     minutes = min(LIMIT_MINUTES, max(2, math.ceil(expected * MARGIN / 60)))
-    why = "" if updates == wanted else f" ({wanted:,} would suit the data, but not the limit of {LIMIT_MINUTES} minutes)"
+    why = f" ({wanted:,} would suit the data, but not the limit of {LIMIT_MINUTES} minutes)" if updates < wanted else ""
     reason = (
-        f"{updates:,} updates{why}, {updates * config.training.accumulate / batches:.1f} passes over the data: about "
-        f"{duration(expected)} at {seconds * 1000:.0f} ms an update on this machine, at most {minutes} minutes."
+        f"{updates:,} updates{why}, {updates / a_pass:.1f} passes over the data: about {duration(expected)} at "
+        f"{seconds * 1000:.0f} ms an update on this machine, at most {minutes} minutes."
     )
     return Choice({"training.updates": updates, **_intervals(updates, chosen)}, [reason])
 
@@ -124,36 +135,15 @@ def _recipe(data: TrainingData) -> _Recipe:
     return next(recipe for recipe in _RECIPES if len(data.corpus) <= recipe.pairs)
 
 
-def _seconds_an_update(config: Config, data: TrainingData, warm: int = 3, timed: int = 10) -> float:
+def _seconds_an_update(config: Config, data: TrainingData, order: BatchOrder, warm: int = 3, timed: int = 10) -> float:
     """Train a throw-away model for a few updates and time them."""
     model = new_model(config, model_sizes(config.model, len(data.source.vocabulary), len(data.target.vocabulary)))
-    optimizer = make_optimiser(config.training.optimizer, model.parameters(), 1e-4)
-    update = _one_update(config, data, model, optimizer)
-    for number in range(warm):
-        update(number)
-    start = time.perf_counter()
-    for number in range(warm, warm + timed):
-        update(number)
+    learner, progress = learner_of(config, model, order), Progress()
+    start = 0.0
+    for number in range(warm + timed):
+        if number == warm:
+            start = time.perf_counter()
+        batches = [order.take(progress) for _ in range(config.training.accumulate)]
+        with contextlib.suppress(NotFinite):  # the training itself will tell, and save the batch
+            learner.update(number + 1, batches)
     return (time.perf_counter() - start) / timed
-
-
-def _one_update(
-    config: Config, data: TrainingData, model: Any, optimizer: torch.optim.Optimizer
-) -> Callable[[int], None]:
-    strategy = strategy_of(config)
-    lengths = data.corpus.sources.lengths, data.corpus.targets.lengths
-    size, tokens = config.training.batch_size, config.training.batch_tokens
-    plan = plan_epoch(*lengths, batch_size=size, batch_tokens=tokens, seed=config.training.seed, epoch=0)
-    precision = choose_precision(config.training.precision)
-
-    def update(number: int) -> None:
-        for part in range(config.training.accumulate):
-            batch = make_batch(data.corpus, plan[(number * config.training.accumulate + part) % len(plan)])
-            with autocast(precision):
-                losses = strategy.losses(model, TrainingBatch.of(batch), Update(number + 1, config.training.seed, part))
-            for term in losses.terms.values():
-                (term.sum / term.count).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return update

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -28,34 +29,32 @@ class ConsoleReporter:
         self._terminal = self.stream.isatty()
         self._every = 0.5 if self._terminal else every_seconds
         self._began = self._shown = time.perf_counter()
-        self._away = 0.0
         self._figures: Mapping[str, float] = {}
 
     def updated(self, update: int, figures: Mapping[str, float]) -> None:
         """Remember the newest figures for the progress line."""
         self._figures = figures
 
-    def ticked(self, update: int, pairs: int) -> None:
+    def ticked(self, update: int) -> None:
         """Show the progress line when it is time."""
         now = time.perf_counter()
         if now - self._shown < self._every:
             return
         self._shown = now
-        speed = pairs / max(now - self._began - self._away, 1e-9)
         left = (now - self._began) / max(1, update - self.start) * (self.updates - update)
         parts = [f"update {update:,}/{self.updates:,}"]
         if self._figures:
             parts += [f"epoch {self._figures['epoch']:.2f}", f"loss {self._figures['loss']:.4f}"]
             parts += [f"{name} {self._figures[name]:.4f}" for name in ("nll.teacher",) if name in self._figures]
-        parts += [f"{speed:,.0f} pairs/s", f"{duration(left)} left"]
-        self._line("  ".join(parts))
+            parts += [f"{self._figures['pairs_per_second']:,.0f} pairs/s"]
+        self._line("  ".join([*parts, f"{duration(left)} left"]))
 
     def evaluated(self, update: int, measured: Measured, is_best: bool) -> None:
         """The figures, how the decoder was fed named beside each, and the example outputs."""
         names = ("nll.teacher", "token_accuracy.teacher", "symbol_error_rate.free", "sequence_accuracy.free")
-        figures = "  ".join(f"{name} {measured.metrics[name]:.4f}" for name in names if name in measured.metrics)
-        self._clear()
-        say(f"evaluation at update {update:,}: {figures}{'  (best so far)' if is_best else ''}", self.stream)
+        figures = "  ".join(f"{name} {_shown(measured.metrics[name])}" for name in names if name in measured.metrics)
+        best = "  (best so far)" if is_best else ""
+        self.said(f"evaluation at update {update:,}: {figures}{best}")
         for source, reference, free_run in measured.examples:
             say(f"    source     {printable(source)}", self.stream)
             say(f"    reference  {printable(reference)}", self.stream)
@@ -63,16 +62,23 @@ class ConsoleReporter:
 
     def said(self, text: str) -> None:
         """One line of news."""
-        self._clear()
+        self.close()
         say(text, self.stream)
+
+    def close(self) -> None:
+        """Remove the progress line, so that whatever is printed next stands alone."""
+        if self._terminal:
+            self.stream.write("\r\x1b[2K")
+            self.stream.flush()
 
     def _line(self, text: str) -> None:
         if self._terminal:
-            self.stream.write(f"\r\x1b[2K{text}")
+            # a line that wraps could not be rewritten in place
+            self.stream.write(f"\r\x1b[2K{text[: shutil.get_terminal_size().columns - 1]}")
             self.stream.flush()
         else:
             say(text, self.stream)
 
-    def _clear(self) -> None:
-        if self._terminal:
-            self.stream.write("\r\x1b[2K")
+
+def _shown(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"

@@ -18,7 +18,6 @@ from freerun.evaluation.items import EvaluationSet, group_pairs
 
 __all__ = ["DataSource", "TrainingData", "choose_tokens", "load_data", "location_of"]
 
-HELD_OUT_SHARE = 0.05
 HELD_OUT_MOST = 2000
 Say = Callable[[str], None]
 
@@ -52,7 +51,7 @@ class DataSource:
             next(read_pairs(dev, config.columns))  # a bad development file is better found now than after an hour
             return DataSource(everything, lambda: read_pairs(dev, config.columns), hashes, describe(location))
         held_out = held_out_sources(
-            (pair.source for pair in everything()), share=HELD_OUT_SHARE, most=HELD_OUT_MOST, where=describe(location)
+            (pair.source for pair in everything()), share=config.held_out, most=HELD_OUT_MOST, where=describe(location)
         )
         say(
             f"No development pairs given: {held_out.count:,} of {held_out.total:,} sources are held out for evaluation "

@@ -9,19 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from freerun.build import (
+    learner_of,
     load_weights,
     model_sizes,
     new_model,
-    schedule_of,
+    order_of,
     selection_of,
     set_threads,
     sizes_as_dict,
     sizes_of,
-    strategy_of,
     trainer_settings,
 )
 from freerun.config import Config, ModelConfig, merge, parse_config, read_toml, to_toml
@@ -33,19 +32,19 @@ from freerun.files import write_atomic
 from freerun.forcing.registry import settings_of
 from freerun.models.seq2seq import Seq2Seq, Sizes
 from freerun.models.stepper import TorchStepper
-from freerun.runs.automatic import choose_length, choose_sizes
+from freerun.runs.automatic import Choice, choose_length, choose_sizes
 from freerun.runs.console import ConsoleReporter, say
 from freerun.runs.dataset import DataSource, TrainingData, choose_tokens, load_data, write_held_out
 from freerun.runs.figures import defined, figures_table
 from freerun.runs.request import RunPlan, TrainRequest, plan_run
 from freerun.runtime.bundle import Bundle, BundleParts, read_bundle, write_bundle
 from freerun.search.bound import LengthBound
-from freerun.training.checkpoint import Checkpoints
+from freerun.training.checkpoint import Checkpoints, serialised
 from freerun.training.journal import read_journal
-from freerun.training.optimisers import make_optimiser
+from freerun.training.selection import Metrics
 from freerun.training.signals import stop_on_signals
 from freerun.training.tensorboard import TensorBoardReporter, tensorboard_is_installed
-from freerun.training.trainer import BatchOrder, Measured, Reporter, Trainer
+from freerun.training.trainer import Measured, Reporter, Trainer
 from freerun.version import VERSION
 
 __all__ = ["TrainResult", "train"]
@@ -58,7 +57,7 @@ class TrainResult:
     """The run folder, and the best model's figures on all development pairs."""
 
     folder: Path
-    metrics: Mapping[str, float]
+    metrics: Metrics
 
 
 def train(request: TrainRequest) -> TrainResult:
@@ -77,15 +76,16 @@ def train(request: TrainRequest) -> TrainResult:
         say(f"{plan.folder}: no run to go on with; starting from the beginning.")
     threads = set_threads(plan.config.training.threads)
     pairs = DataSource.open(plan.config.data, say)
-    if plan.resumes:
-        _refuse_changed_data(plan.folder, pairs.hashes)
     start = _initial_bundle(plan)
+    hashes = {**pairs.hashes, **_hash_of(start)}
+    if plan.resumes:
+        _refuse_changed_data(plan.folder, hashes)
     config, data = _settle(plan, pairs, start)
-    run = _Run(plan.folder, config, data, start, threads)
-    if not plan.resumes:
-        _begin_folder(plan.folder, config, pairs)
-    trainer = run.trainer(most_frequent_target(lambda: (pair.target for pair in pairs.train())))
-    _go_on_or_start(trainer, plan, pairs.hashes, run)
+    most_frequent = most_frequent_target(lambda: (pair.target for pair in pairs.train()))
+    run = _Run(plan.folder, config, data, start, threads, most_frequent)
+    _begin_folder(plan, config, pairs)
+    trainer = run.trainer()
+    _go_on_or_start(trainer, plan, hashes, run)
     try:
         with stop_on_signals() as stop:
             progress = trainer.run(stop)
@@ -95,12 +95,12 @@ def train(request: TrainRequest) -> TrainResult:
         raise
     best = read_bundle(plan.folder)
     say(f"Done: {progress.update:,} updates; the best model is that of update {progress.best_update:,}.\n")
-    print(figures_table(best.metrics, run.baseline_figures(str(best.config["most_frequent_target"]))))
+    say(figures_table(best.metrics, run.baseline_figures()), sys.stdout)
     _tell_next_steps(plan.folder)
     return TrainResult(plan.folder, best.metrics)
 
 
-# -- configuration and data ----------------------------------------------------------------------------------------------
+# -- configuration and data -------------------------------------------------------------------------------------------
 
 
 def _settle(plan: RunPlan, pairs: DataSource, start: Bundle | None) -> tuple[Config, TrainingData]:
@@ -113,13 +113,17 @@ def _settle(plan: RunPlan, pairs: DataSource, start: Bundle | None) -> tuple[Con
     config = parse_config(merge(automatic, raw), plan.where, settings_of)
     data = load_data(config, pairs, say)
     if plan.automatic:
-        for choose in (lambda c: choose_sizes(data, plan.raw), lambda c: choose_length(c, data, plan.raw)):
-            choice = choose(config)
-            raw = _with(raw, choice.values)
-            config = parse_config(raw, plan.where, settings_of)
-            for reason in choice.reasons:
-                say(reason)
+        raw, config = _take(plan, raw, choose_sizes(data, plan.raw))
+        raw, config = _take(plan, raw, choose_length(config, data, plan.raw))
     return config, data
+
+
+def _take(plan: RunPlan, raw: Mapping[str, Any], choice: Choice) -> tuple[dict[str, Any], Config]:
+    """Put what was chosen under what was set, and tell why."""
+    for reason in choice.reasons:
+        say(reason)
+    complete = _with(raw, choice.values)
+    return complete, parse_config(complete, plan.where, settings_of)
 
 
 def _with(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,7 +165,9 @@ def _refuse_other_sizes(plan: RunPlan, bundle: Bundle) -> None:
 def _settings_of_bundle(bundle: Bundle) -> dict[str, Any]:
     """What a bundle says of the keys of a configuration."""
     model, source, target = bundle.model, bundle.config["source"], bundle.config["target"]
-    kept = {f"model.{key}": value for key, value in model.items() if key in ModelConfig.model_fields and key != "attention"}
+    kept = {
+        f"model.{key}": value for key, value in model.items() if key in ModelConfig.model_fields and key != "attention"
+    }
     attention = {"model.attention": "none"}
     if model["attention"] != "none":
         attention = {"model.attention": "luong", "model.attention_score": model["attention"]}
@@ -176,26 +182,38 @@ def _settings_of_bundle(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _begin_folder(folder: Path, config: Config, pairs: DataSource) -> None:
-    """The run folder with its complete configuration; from now on it can be resumed."""
+def _hash_of(start: Bundle | None) -> dict[str, str]:
+    return {} if start is None else {"init_sha256": start.config["files"]["model.safetensors"]}
+
+
+def _begin_folder(plan: RunPlan, config: Config, pairs: DataSource) -> None:
+    """The run folder with its complete configuration, by which a run is known; then the held-out pairs."""
+    folder = plan.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_held_out(config.data, pairs, folder)
-        write_atomic(folder / "config.toml", to_toml(config))
+        if not plan.resumes:
+            write_atomic(folder / "config.toml", to_toml(config))
+        if not (folder / "dev.tsv").exists():
+            write_held_out(config.data, pairs, folder)
     except OSError as error:
         raise RunError(
-            folder, f"this folder cannot be written ({error.strerror})", "Expected a place for the run", "Choose another with --out"
+            folder,
+            f"this folder cannot be written ({error.strerror or error})",
+            "Expected a place for the run",
+            "Choose another with --out",
         ) from error
 
 
 def _refuse_changed_data(folder: Path, hashes: Mapping[str, str]) -> None:
     events = read_journal(folder / "journal.jsonl")
     before = events[0] if events else {}
-    changed = [key.removesuffix("_sha256") for key, value in hashes.items() if before.get(key, value) != value]
+    names = {"train_sha256": "training pairs", "dev_sha256": "development pairs", "init_sha256": "initial model"}
+    changed = [(names[key], before[key], value) for key, value in hashes.items() if before.get(key, value) != value]
     if changed:
+        shown = "; ".join(f"the {name} (SHA-256 was {old[:12]}..., is now {new[:12]}...)" for name, old, new in changed)
         raise RunError(
             folder,
-            f"the {' and the '.join(changed)} pairs have changed since this run was started",
+            f"the data of this run has changed since it was started: {shown}",
             "Expected the very same files",
             "Put them back to go on, or train into another folder with --out",
         )
@@ -211,49 +229,37 @@ def _complete(folder: Path) -> str:
     return ""
 
 
-# -- building ------------------------------------------------------------------------------------------------------------
+# -- building ---------------------------------------------------------------------------------------------------------
 
 
 class _Run:
     """The objects of one run, made from its configuration and data."""
 
-    def __init__(self, folder: Path, config: Config, data: TrainingData, start: Bundle | None, threads: int) -> None:
+    def __init__(
+        self, folder: Path, config: Config, data: TrainingData, start: Bundle | None, threads: int, most_frequent: str
+    ) -> None:
         self.folder = folder
         self.config = config
         self.data = data
         self.threads = threads
-        self.sizes: Sizes = sizes_of(start) if start else model_sizes(
-            config.model, len(data.source.vocabulary), len(data.target.vocabulary)
-        )
+        self.most_frequent = most_frequent
+        self.sizes = sizes_of(start) if start else self._new_sizes()
         self.model = new_model(config, self.sizes)
         if start:
             load_weights(self.model, start)
-        longest = data.report.longest_target
-        self.bound = LengthBound(longest, data.corpus.largest_ratio)
-        self.start_update = 0
+        self.bound = LengthBound(data.report.longest_target, data.corpus.largest_ratio)
 
-    def trainer(self, most_frequent: str) -> Trainer:
+    def _new_sizes(self) -> Sizes:
+        return model_sizes(self.config.model, len(self.data.source.vocabulary), len(self.data.target.vocabulary))
+
+    def trainer(self) -> Trainer:
         """The loop with everything it needs."""
-        training = self.config.training
-        order = BatchOrder(self.data.corpus, training.seed, training.batch_size, training.batch_tokens)
+        order = order_of(self.config.training, self.data.corpus)
         settings = trainer_settings(self.config, order)
-        checkpoints = Checkpoints(self.folder / "checkpoints", training.keep)
-        self.start_update = (checkpoints.updates() or [0])[-1]
-        return Trainer(
-            self.model,
-            strategy_of(self.config),
-            make_optimiser(training.optimizer, self.model.parameters(), training.learning_rate, training.weight_decay),
-            schedule_of(training, order),
-            order,
-            settings,
-            selection_of(self.config),
-            self.evaluate,
-            lambda name, weights, metrics, update: self.write_bundle(name, weights, metrics, update, most_frequent),
-            self.folder,
-            checkpoints,
-            self._reporters(settings.updates),
-            self._describe,
-        )
+        checkpoints = Checkpoints(self.folder / "checkpoints", self.config.training.keep)
+        learner = learner_of(self.config, self.model, order)
+        reporters = self._reporters(settings.updates, (checkpoints.updates() or [0])[-1])
+        return Trainer(learner, order, settings, selection_of(self.config), self, self.folder, checkpoints, reporters)
 
     def evaluate(self, model: Seq2Seq, everything: bool, check: Callable[[], None]) -> Measured:
         """Figures on the development pairs, and the three fixed examples."""
@@ -273,19 +279,16 @@ class _Run:
         examples = [(item.source, item.texts[0], text) for item, text in shown]
         return Measured(defined(evaluation.metrics()), () if everything else examples)
 
-    def write_bundle(
-        self, name: str, weights: Mapping[str, Tensor], metrics: Mapping[str, float], update: int, most_frequent: str
-    ) -> None:
+    def write_bundle(self, name: str, weights: Mapping[str, Tensor], metrics: Metrics, update: int) -> None:
         """Replace the bundle ``best`` or ``last``."""
-        told = self._told(update)
         parts = BundleParts(
             self.data.source,
             self.data.target,
             self.bound,
             sizes_as_dict(self.sizes),
-            told,
-            most_frequent,
-            save_tensors({key: tensor.detach().contiguous() for key, tensor in weights.items()}),
+            self._told(update),
+            self.most_frequent,
+            serialised(weights),
             metrics,
             VERSION,
         )
@@ -294,15 +297,15 @@ class _Run:
         except OSError as error:
             raise RunError(
                 self.folder / name,
-                f"this bundle could not be written ({error.strerror or error}); the one before it and all checkpoints are "
-                "untouched",
+                f"this bundle could not be written ({error.strerror or error}); the one before it and all checkpoints "
+                "are untouched",
                 "Expected room and permission to write",
                 "Make room, then go on with --resume",
             ) from error
 
-    def baseline_figures(self, most_frequent: str) -> dict[str, Mapping[str, float]]:
+    def baseline_figures(self) -> dict[str, Metrics]:
         """The trivial baselines on all development pairs."""
-        found = baselines(self.data.dev, self.data.target, most_frequent)
+        found = baselines(self.data.dev, self.data.target, self.most_frequent)
         return {name: defined(outputs.metrics()) for name, outputs in found.items()}
 
     def _told(self, update: int) -> dict[str, Any]:
@@ -319,13 +322,14 @@ class _Run:
             "parameters": self.model.num_parameters(),
         }
 
-    def _reporters(self, updates: int) -> Sequence[Reporter]:
-        reporters: list[Reporter] = [ConsoleReporter(updates, self.start_update)]
+    def _reporters(self, updates: int, start: int) -> Sequence[Reporter]:
+        reporters: list[Reporter] = [ConsoleReporter(updates, start)]
         if tensorboard_is_installed():
-            reporters.append(TensorBoardReporter(self.folder / "tensorboard", self.start_update))
+            reporters.append(TensorBoardReporter(self.folder / "tensorboard", start))
         return reporters
 
-    def _describe(self, batch: Batch) -> list[dict[str, str]]:
+    def describe(self, batch: Batch) -> list[dict[str, str]]:
+        """The pairs of a batch as texts."""
         source, target = self.data.source, self.data.target
         return [
             {"source": source.text(source.decode(s.tolist())), "target": target.text(target.decode(t.tolist()))}
@@ -343,14 +347,20 @@ def _go_on_or_start(trainer: Trainer, plan: RunPlan, hashes: Mapping[str, str], 
     if plan.resumes:
         say(f"{plan.folder}: no checkpoint yet; starting from the beginning.")
         trainer.journal.cut_back(0)
-    order = trainer.order
-    trainer.journal.write(
-        "start", 0, pairs=len(run.data.corpus), updates=trainer.settings.updates, parameters=run.model.num_parameters(),
-        precision=trainer.settings.precision, freerun=VERSION, **hashes,
-    )
+    precision, parameters = trainer.learner.precision, run.model.num_parameters()
+    figures = {
+        "pairs": len(run.data.corpus),
+        "updates": trainer.settings.updates,
+        "parameters": parameters,
+        "precision": precision,
+        "freerun": VERSION,
+        "config": run.config.model_dump(exclude_none=True, mode="json"),
+        **hashes,
+    }
+    trainer.journal.write("start", 0, **figures)
     say(
-        f"Model: {run.model.num_parameters():,} parameters. {trainer.settings.updates:,} updates, "
-        f"{order.batches_per_epoch:,} batches an epoch; {trainer.settings.precision} on {run.threads} threads; run folder "
+        f"Model: {parameters:,} parameters. {trainer.settings.updates:,} updates, "
+        f"{trainer.order.batches_per_epoch:,} batches an epoch; {precision} on {run.threads} threads; run folder "
         f"{plan.folder}."
     )
 

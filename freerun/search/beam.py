@@ -87,6 +87,7 @@ class BeamChooser:
         is_first = np.diff(rows.starts, prepend=-1) != 0
         first = np.flatnonzero(is_first)
         order, tokens, scores = self._ranked(np.cumsum(is_first) - 1, first, rows.scores[:, None] + log_probs, ids)
+        # A row has at most one candidate with EOS, so these endings never share a parent.
         ends = tokens == EOS
         lives = ~ends & (tokens != NO_TOKEN)
         ends[:, self._beam_size :] = False
@@ -104,17 +105,20 @@ class BeamChooser:
 
         place [N] says which source a row belongs to, first [A] where its rows begin.
         """
+        # Sources with fewer than K rows (all of them in the first step) get empty slots, so that one sort serves all.
         slots = place * self._beam_size + np.arange(len(place)) - first[place]
         shape = len(first) * self._beam_size, self.width
         every_token, every_score = np.full(shape, NO_TOKEN), np.full(shape, -np.inf)
         every_token[slots], every_score[slots] = ids, scores
         every_token, every_score = every_token.reshape(len(first), -1), every_score.reshape(len(first), -1)
         # As unsigned numbers NO_TOKEN is the largest, so it comes after real tokens of probability 0.
+        # The sort is stable and candidates stand parent by parent: the last tie goes to the better parent.
         order = np.lexsort((every_token.view(np.uint64), -every_score), axis=-1)
         return order, np.take_along_axis(every_token, order, 1), np.take_along_axis(every_score, order, 1)
 
     def _done(self, sources: Ids, ends: Mask, lives: Mask, scores: npt.NDArray[np.float64], length: int) -> Mask:
         """Take note of the endings of this step; returns which sources [A] are done. Other arrays [A, K * W]."""
+        # Candidates beyond the K-th do not end, so the first K columns hold all endings.
         ended = np.where(ends, scores, -np.inf)[:, : self._beam_size]
         ranks = penalised(ended, length, self._length_penalty)
         best = np.sort(np.concatenate((self._ended[sources], ranks), axis=1), axis=1)[:, -self._beam_size :]

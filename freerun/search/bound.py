@@ -15,8 +15,8 @@ __all__ = ["LengthBound", "length_bound"]
 def length_bound(source_length: int, longest_target: int, largest_ratio: float) -> int:
     """Most tokens (without EOS) to write for a source: far above anything that training saw.
 
-    source_length: of the encoded source, EOS counted. longest_target, largest_ratio: of the training data, the ratio
-    being target tokens for each source token.
+    source_length: tokens without EOS. longest_target, largest_ratio: of the training data, the ratio being target
+    tokens for each source token, both without EOS.
     """
     return max(3 * longest_target, math.ceil(2 * largest_ratio * source_length)) + 10
 
@@ -32,9 +32,9 @@ class LengthBound:
     largest_ratio: float
     fixed: int | None = None
 
-    def of(self, source_lengths: Ids) -> Ids:
-        """Bounds [B] for sources of these lengths [B]."""
+    def of(self, lengths: Ids) -> Ids:
+        """Bounds [B] for encoded sources of these lengths [B], which count EOS as a ``Stepper`` does."""
         if self.fixed is not None:
-            return np.full(len(source_lengths), self.fixed, np.int64)
-        bounds = [length_bound(length, self.longest_target, self.largest_ratio) for length in source_lengths.tolist()]
+            return np.full(len(lengths), self.fixed, np.int64)
+        bounds = [length_bound(length - 1, self.longest_target, self.largest_ratio) for length in lengths.tolist()]
         return np.array(bounds, np.int64)

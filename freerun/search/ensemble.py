@@ -42,9 +42,11 @@ class EnsembleStepper:
         """See ``Stepper``."""
         self._log_probs = self._combined([stepper.step(tokens, origins)[1] for stepper in self._steppers])
         if k is None:
+            # A copy, for log_prob_of has to know the banned ones too.
             log_probs = self._log_probs.copy()
             log_probs[:, list(banned)] = -np.inf
             return np.broadcast_to(np.arange(self.vocabulary_size), log_probs.shape), log_probs
+        # Taken out instead of set to -inf: another token of probability 0 must still come before a banned one.
         allowed = np.setdiff1d(np.arange(self.vocabulary_size), banned)
         columns, best = top(self._log_probs[:, allowed], k)
         return allowed[columns], best
@@ -58,6 +60,7 @@ class EnsembleStepper:
         if self._mean == "geometric":
             mean = sum(members[1:], members[0]) / len(members)
             return mean - np.logaddexp.reduce(mean, axis=1, keepdims=True)
+        # Two at a time, so that no array [members, N, V] is needed.
         total = members[0]
         for log_probs in members[1:]:
             total = np.logaddexp(total, log_probs)

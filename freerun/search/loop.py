@@ -70,10 +70,12 @@ def decode(
     trellis, step = Trellis(), 0
     stepper.start(source_ids, lengths)
     while len(tokens):
+        # 1. and 2.: small arrays come out of the model, smaller ones out of the chooser
         ids, log_probs = stepper.step(tokens, origins, chooser.width, NEVER_WRITTEN)
         choice = chooser.choose(step, rows, ids, log_probs)
         scores = rows.scores[choice.parents] + choice.log_probs
         starts = rows.starts[choice.parents]
+        # 3.: most steps of greedy search end nothing, and then cost no more than two looks at an array
         leaving = choice.tokens == EOS
         if leaving.any():
             ended = np.flatnonzero(leaving)
@@ -83,6 +85,7 @@ def decode(
         if leaving.any():
             staying = np.flatnonzero(~leaving)
             choice, scores, starts = choice.take(staying), scores[staying], starts[staying]
+        # 4.
         trellis.extend(choice)
         rows, tokens, origins, step = Rows(starts, scores), choice.tokens, choice.parents, step + 1
     return trellis.best(len(bounds), num_hypotheses, length_penalty)

@@ -43,11 +43,13 @@ def sample(
     (default: their place in the batch). Raises ConfigError for settings out of range.
     """
     _check(temperature, top_k, top_p, num_hypotheses)
+    # Dividing by 0 is no option, and all draws would be the same.
     if temperature == 0:
         best = beam_search(stepper, source_ids, lengths, max_lengths=max_lengths, prefix=prefix)
         return [hypotheses * num_hypotheses for hypotheses in best]
     numbers = np.arange(len(lengths)) if rows is None else rows
     uniforms = _uniforms(seed, numbers, num_hypotheses, int(max_lengths.max(initial=0)) + 1)
+    # With top_k the stepper sorts; otherwise cumulating in the order of ids needs no sort at all.
     width = None if top_k is None else min(top_k, writable(stepper.vocabulary_size))
     drawn = decode(
         with_prefix(stepper, prefix, max_lengths),
@@ -83,6 +85,7 @@ def _check(temperature: float, top_k: int | None, top_p: float | None, num_hypot
 
 def _uniforms(seed: int, rows: Ids, num_hypotheses: int, steps: int) -> Floats:
     """Numbers in [0, 1) for each start and step [B * num_hypotheses, steps]: a stream for each (row, hypothesis)."""
+    # A whole stream at once: making a generator costs as much as drawing some thousand numbers from it.
     result = np.empty((len(rows) * num_hypotheses, steps))
     for start in range(len(result)):
         row, hypothesis = divmod(start, num_hypotheses)
@@ -109,6 +112,7 @@ class SamplingChooser:
 
     def _weights(self, log_probs: LogProbs) -> Floats:
         """Unnormalised probabilities [N, C] to draw by."""
+        # The largest weight becomes 1: low temperatures would underflow all of them.
         tempered = log_probs.astype(np.float64) / self._temperature
         weights: Floats = np.exp(tempered - tempered.max(axis=1, keepdims=True))
         if self._top_p is not None and self._top_p < 1:
@@ -121,6 +125,7 @@ def _nucleus(weights: Floats, share: float) -> npt.NDArray[np.bool_]:
     order = np.argsort(-weights, axis=1, kind="stable")
     before = np.cumsum(np.take_along_axis(weights, order, 1), axis=1)
     enough = share * before[:, -1:]
+    # A token is inside if those before it do not reach the share yet; the best one therefore always is.
     before = np.roll(before, 1, axis=1)
     before[:, 0] = 0.0
     inside = np.empty(weights.shape, np.bool_)

@@ -57,6 +57,7 @@ def _force(
         origins = np.flatnonzero(sizes[alive] > step)
         alive = alive[origins]
         before = fed[alive, step - 1] if step else np.full(len(alive), BOS, np.int64)
+        # What is banned in search is banned here: "correct" then means that greedy search writes the token.
         best, _ = stepper.step(before, origins, 1, NEVER_WRITTEN)
         log_probs[alive, step] = stepper.log_prob_of(fed[alive, step])
         correct[alive, step] = best[:, 0] == fed[alive, step]

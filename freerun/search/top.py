@@ -20,6 +20,7 @@ def top(log_probs: LogProbs, k: int) -> tuple[Ids, LogProbs]:
     if k == 1:
         best = log_probs.argmax(axis=1)[:, None]
         return best, np.take_along_axis(log_probs, best, 1)
+    # Partitioning finds the k-th value but picks among equals as it likes; the mask takes them from the left.
     least = np.partition(log_probs, size - k, axis=1)[:, size - k, None]
     above, level = log_probs > least, log_probs == least
     chosen = above | (level & (np.cumsum(level, axis=1) <= k - above.sum(axis=1, keepdims=True)))

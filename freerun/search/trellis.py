@@ -64,6 +64,7 @@ class Trellis:
 
     def end(self, starts: Ids, rows: Ids, scores: Floats, last: LogProbs | None) -> None:
         """Rows [F] of the newest layer end: with EOS of log-probability ``last`` [F], or truncated (None)."""
+        # All rows of a step have written equally many tokens: one a layer.
         lengths = np.full(len(rows), len(self._layers), np.int64)
         eos = np.zeros(len(rows), np.float32) if last is None else last
         self._endings.append(_Endings(starts, rows, lengths, scores, eos, np.full(len(rows), last is None)))
@@ -90,6 +91,7 @@ class Trellis:
         tokens, rows = np.zeros((len(endings.rows), longest), np.int64), endings.rows.copy()
         scores = np.zeros((len(endings.rows), longest + 1))
         scores[np.arange(len(scores)), endings.lengths] = endings.last
+        # One small gather a layer for all hypotheses together, instead of a loop over each one's tokens.
         for step in reversed(range(longest)):
             reaching = np.flatnonzero(endings.lengths > step)
             layer, row = self._layers[step], rows[reaching]
@@ -104,6 +106,7 @@ def _best_of_each(endings: _Endings, limit: int, length_penalty: float) -> tuple
     num_scored = (endings.lengths + ~endings.truncated).astype(np.float64)
     ranks = penalised(endings.scores, num_scored, length_penalty)
     order = np.lexsort((-ranks, endings.truncated, endings.starts))
+    # Place within its start: how far an ending stands behind the first one of the same start.
     starts = endings.starts[order]
     place = np.arange(len(order)) - np.searchsorted(starts, starts)
     order = order[place < limit]

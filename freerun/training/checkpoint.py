@@ -1,6 +1,6 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped, as safetensors and JSON.
 
-A checkpoint is a folder ``update-00000500`` with ``model.safetensors``, ``optimizer.safetensors`` and ``state.json``. It is
+A checkpoint is a folder ``update-00000500`` with ``model.safetensors``, ``optimizer.safetensors``, ``state.json``. It is
 filled under another name and renamed when complete, so a folder with that name is always whole.
 """
 
@@ -20,9 +20,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from freerun.errors import RunError
-from freerun.files import new_folder_beside, replace_folder, write_atomic
+from freerun.files import replacing_folder, write_atomic
 
-__all__ = ["Checkpoint", "Checkpoints"]
+__all__ = ["Checkpoint", "Checkpoints", "serialised"]
 
 _NAME = re.compile(r"update-(\d{8,})")
 _PARTS = ("model.safetensors", "optimizer.safetensors", "state.json")
@@ -40,8 +40,8 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one run: the newest ``keep`` scheduled ones, and one that a signal asked for.
 
-    ``is_scheduled`` tells from its update whether a checkpoint would have been written without a signal. Only such ones are
-    kept and averaged, so that a stopped and resumed run has the same ones as an undisturbed run.
+    A checkpoint is scheduled when it would have been written without a signal. Only such ones are kept and averaged, so
+    that a stopped and resumed run has the same ones as an undisturbed run.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
@@ -60,19 +60,16 @@ class Checkpoints:
         Raises:
             RunError: the disk is full or cannot be written; earlier checkpoints are untouched.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        state = {**checkpoint.state, "scheduled": scheduled}
+        # keys stay in their order: figures that are resumed in it are written to the journal in it
+        state = json.dumps({**checkpoint.state, "scheduled": scheduled}, indent=1, allow_nan=False)
         final = self._path(update)
-        new = new_folder_beside(final)
         try:
-            write_atomic(new / "model.safetensors", save_tensors(_plain(checkpoint.model)))
-            write_atomic(new / "optimizer.safetensors", save_tensors(_plain(checkpoint.optimizer)))
-            write_atomic(new / "state.json", json.dumps(state, indent=1, sort_keys=True, allow_nan=False))
-            replace_folder(new, final)
+            with replacing_folder(final) as new:
+                write_atomic(new / "model.safetensors", serialised(checkpoint.model))
+                write_atomic(new / "optimizer.safetensors", serialised(checkpoint.optimizer))
+                write_atomic(new / "state.json", state)
         except OSError as error:
             raise self._cannot_write(final, error) from error
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
         self._prune()
 
     def load(self, update: int) -> Checkpoint:
@@ -84,10 +81,12 @@ class Checkpoints:
         folder = self._path(update)
         try:
             model, optimizer = (load_tensors((folder / name).read_bytes()) for name in _PARTS[:2])
-            return Checkpoint(model, optimizer, json.loads((folder / "state.json").read_bytes()))
+            return Checkpoint(model, optimizer, self._state(update))
         except (OSError, SafetensorError, ValueError) as error:
             raise RunError(
-                folder, f"this checkpoint cannot be read ({error})", "Expected " + ", ".join(_PARTS),
+                folder,
+                f"this checkpoint cannot be read ({error})",
+                "Expected whole files " + ", ".join(_PARTS),
                 "Remove the folder to go on from the checkpoint before it",
             ) from error
 
@@ -96,14 +95,23 @@ class Checkpoints:
         return self.load(updates[-1]) if updates else None
 
     def scheduled(self) -> list[int]:
-        """The updates of the scheduled checkpoints, oldest first."""
+        """The updates of the scheduled checkpoints, oldest first; one that cannot be read is not among them."""
         return [update for update in self.updates() if self._is_scheduled(update)]
 
     def _path(self, update: int) -> Path:
         return self.folder / f"update-{update:08d}"
 
+    def _state(self, update: int) -> Mapping[str, Any]:
+        state = json.loads((self._path(update) / "state.json").read_bytes())
+        if not isinstance(state, dict):
+            raise ValueError("state.json is not a JSON object")
+        return state
+
     def _is_scheduled(self, update: int) -> bool:
-        return bool(json.loads((self._path(update) / "state.json").read_bytes()).get("scheduled"))
+        try:
+            return self._state(update).get("scheduled") is True
+        except (OSError, ValueError):
+            return False
 
     def _prune(self) -> None:
         updates = self.updates()
@@ -123,5 +131,6 @@ class Checkpoints:
         )
 
 
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+def serialised(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as the bytes of a safetensors file; equal tensors give equal bytes."""
+    return save_tensors({name: tensor.detach().contiguous() for name, tensor in tensors.items()})

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import torch
 from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 __all__ = ["load_optimiser_state", "make_optimiser", "optimiser_tensors"]
 
 
-def make_optimiser(kind: str, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
-    """"adam" (Kingma & Ba 2015), "adamw" (Loshchilov & Hutter 2019) or "sgd" without momentum."""
-    options = {"lr": learning_rate, "weight_decay": weight_decay}
+def make_optimiser(
+    kind: str, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float = 0.0
+) -> Optimizer:
+    """The optimiser "adam" (Kingma & Ba 2015), "adamw" (Loshchilov & Hutter 2019) or "sgd", without momentum."""
     if kind == "sgd":
-        return torch.optim.SGD(parameters, fused=True, **options)
+        return SGD(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
     if kind == "adamw":
-        return torch.optim.AdamW(parameters, fused=True, **options)
-    return torch.optim.Adam(parameters, fused=True, **options)
+        return AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    if kind == "adam":
+        return Adam(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    raise ValueError(f"optimizer {kind!r} is none of adam, adamw, sgd")
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
+def optimiser_tensors(optimiser: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
     """All state of an optimiser, "<parameter>/<what>" -> tensor."""
     return {
         f"{names[parameter]}/{key}": value
@@ -30,8 +33,10 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer, names: Mapping[nn.Parame
     }
 
 
-def load_optimiser_state(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
-    """Put back what ``optimiser_tensors`` gave."""
+def load_optimiser_state(
+    optimiser: Optimizer, tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]
+) -> None:
+    """Put back what ``optimiser_tensors`` gave. Raises KeyError for a parameter that is not among ``parameters``."""
     for name, value in tensors.items():
         parameter, _, key = name.rpartition("/")
         optimiser.state[parameters[parameter]][key] = value.clone()

@@ -12,9 +12,9 @@ __all__ = ["autocast", "bf16_is_fast", "choose_precision"]
 def bf16_is_fast(device: str = "cpu") -> bool:
     """Whether the device multiplies bf16 matrices in hardware."""
     if device != "cpu":
-        return torch.cuda.is_bf16_supported()
-    # the very question that torch's own kernels ask; without the instructions oneDNN refuses bf16 or emulates it slowly
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and "AVX512" in torch.backends.cpu.get_cpu_capability()
+        return bool(torch.cuda.is_bf16_supported())
+    # oneDNN takes bf16 wherever there is AVX-512, but converts it back and forth where the instructions are missing
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()
 
 
 def choose_precision(asked: str, device: str = "cpu") -> str:

@@ -25,7 +25,10 @@ def inverse_sqrt(warmup: int) -> Schedule:
 
 
 def cosine(updates: int, warmup: int = 0, final: float = 0.0) -> Schedule:
-    """Half a cosine from 1 at the end of the warm-up to ``final`` at the last update (Loshchilov & Hutter 2017, eq. 5)."""
+    """Half a cosine from 1 at the end of the warm-up to ``final`` at the last update (Loshchilov & Hutter 2017, eq. 5).
+
+    ``final`` is in [0, 1].
+    """
 
     def factor(update: int) -> float:
         progress = min(1.0, max(0.0, (update - warmup) / max(1, updates - warmup)))

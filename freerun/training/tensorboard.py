@@ -29,16 +29,21 @@ class TensorBoardReporter:
         for name, value in figures.items():
             self._writer.add_scalar(f"train/{name}", value, update)
 
-    def ticked(self, update: int, pairs: int) -> None:
+    def ticked(self, update: int) -> None:
         """Nothing: single updates are not recorded."""
 
     def evaluated(self, update: int, measured: Measured, is_best: bool) -> None:
         """One scalar a metric, and the example outputs as text."""
         for name, value in measured.metrics.items():
-            self._writer.add_scalar(f"dev/{name}", value, update)
-        lines = [f"- `{source}`: {free_run} (reference: {reference})" for source, reference, free_run in measured.examples]
+            if value is not None:
+                self._writer.add_scalar(f"dev/{name}", value, update)
+        lines = [f"- `{source}`: {free} (reference: {reference})" for source, reference, free in measured.examples]
         self._writer.add_text("dev/examples", "\n".join(lines), update)
         self._writer.flush()
 
     def said(self, text: str) -> None:
         """Nothing: news is for the terminal."""
+
+    def close(self) -> None:
+        """Write what is still waiting."""
+        self._writer.close()

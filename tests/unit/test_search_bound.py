@@ -16,8 +16,8 @@ def test_the_larger_of_both_terms_and_ten(source_length, longest_target, largest
     assert length_bound(source_length, longest_target, largest_ratio) == expected
 
 
-def test_a_bound_for_each_source():
-    assert LengthBound(10, 1.5).of(np.array([5, 50])).tolist() == [40, 160]
+def test_a_bound_for_each_encoded_source_whose_length_counts_eos():
+    assert LengthBound(10, 1.5).of(np.array([1, 6, 51])).tolist() == [40, 40, 160]
 
 
 @pytest.mark.parametrize("fixed", [0, 7])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pytest
 
@@ -52,7 +54,7 @@ def test_one_member_is_that_member(mean):
     alone = beam_search(stepper, *batch(SOURCES), max_lengths=bounds(9, 9), beam_size=3, num_hypotheses=3)
     ensemble = EnsembleStepper([stepper], mean)
     found = beam_search(ensemble, *batch(SOURCES), max_lengths=bounds(9, 9), beam_size=3, num_hypotheses=3)
-    for one, other in zip(sum(alone, []), sum(found, []), strict=True):
+    for one, other in zip(chain(*alone), chain(*found), strict=True):
         assert one.ids == other.ids
         assert one.score == pytest.approx(other.score, abs=1e-5)
 

@@ -1,0 +1,52 @@
+"""freerun: small, fast sequence-to-sequence models from files of pairs, and how they behave on their own outputs.
+
+    import freerun
+
+    model = freerun.load("runs/demo")
+    print(model.predict("phonology").text)
+
+Names are imported when they are first used, so that ``import freerun`` stays fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from freerun.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from freerun.api import evaluate, load, train
+    from freerun.errors import FreerunError, UserError
+    from freerun.runtime.predictor import Beam, Prediction, Predictor, Sampling
+
+__all__ = [
+    "Beam",
+    "FreerunError",
+    "Prediction",
+    "Predictor",
+    "Sampling",
+    "UserError",
+    "__version__",
+    "evaluate",
+    "load",
+    "train",
+]
+
+_PLACES = {
+    "load": "freerun.api",
+    "train": "freerun.api",
+    "evaluate": "freerun.api",
+    "Beam": "freerun.runtime.predictor",
+    "Sampling": "freerun.runtime.predictor",
+    "Prediction": "freerun.runtime.predictor",
+    "Predictor": "freerun.runtime.predictor",
+    "FreerunError": "freerun.errors",
+    "UserError": "freerun.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'freerun' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)

@@ -1,0 +1,47 @@
+"""The functions of ``import freerun``: each is one call of what the commands call too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from freerun.evaluation.evaluate import Evaluation
+from freerun.runs.evaluate import PairsToRead, dev_pairs_of, evaluate_predictor
+from freerun.runs.load import load
+from freerun.runs.request import TrainRequest
+from freerun.runs.train import TrainResult
+from freerun.runs.train import train as run_training
+
+__all__ = ["evaluate", "load", "train"]
+
+
+def train(
+    config: str | Path,
+    out: str | Path | None = None,
+    dev: str | Path | None = None,
+    settings: Sequence[str] = (),
+    resume: bool = False,
+) -> TrainResult:
+    """Train as ``freerun train`` does: ``config`` is a TOML configuration or a file of pairs.
+
+    Args:
+        config: CONFIG.toml, or pairs.
+        out: the run folder.
+        dev: development pairs.
+        settings: "key.path=value", as with --set.
+        resume: go on with the run in ``out``.
+
+    Returns:
+        The run folder, and the best model's figures on all development pairs.
+
+    Raises:
+        UserError: anything that can be mended; the message says how.
+    """
+    paths = [None if path is None else Path(path) for path in (config, dev, out)]
+    return run_training(TrainRequest(*paths, settings=tuple(settings), resume=resume))
+
+
+def evaluate(model: str | Path, pairs: str | Path | None = None, beam_size: int = 1) -> Evaluation:
+    """Measure a model on pairs (default: its run's development pairs); ``Evaluation.metrics()`` has the figures."""
+    place = PairsToRead(Path(pairs)) if pairs is not None else dev_pairs_of(Path(model))
+    return evaluate_predictor(load(model), place, beam_size)

@@ -1,0 +1,283 @@
+"""The commands: each parses, calls one module of ``runs/`` (imported inside it) and prints. The one place of exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from freerun.errors import ConfigError, Interrupted, UserError
+from freerun.version import VERSION
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="freerun",
+    help="Turn a file of sequence pairs into a small, fast sequence-to-sequence model.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="The built-in data sets.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+
+class Mean(str, Enum):
+    """How the members of an ensemble are averaged."""
+
+    arithmetic = "arithmetic"
+    geometric = "geometric"
+
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A bundle folder, or a run folder (then its best bundle).")]
+Threads = Annotated[int, typer.Option(min=0, help="Threads for torch; 0: every core.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+BeamSize = Annotated[int, typer.Option(min=1, help="Hypotheses kept at each step; 1 is greedy search.")]
+LengthPenalty = Annotated[
+    float, typer.Option(min=0.0, help="Rank by score / ((5 + n) / 6) ** X; 0 ranks by the score itself.")
+]
+MaxLength = Annotated[
+    int | None, typer.Option(min=1, help="Most tokens an output may have; otherwise the bundle's bound.")
+]
+Ensemble = Annotated[
+    list[Path] | None, typer.Option(metavar="MODEL", help="Average with this model too; may be repeated.")
+]
+EnsembleMean = Annotated[Mean, typer.Option(help="The mean of the ensemble's distributions.")]
+
+
+@app.command()
+def train(
+    subject: Annotated[
+        Path | None,
+        typer.Argument(metavar="CONFIG.toml|PAIRS.tsv", help="A configuration, or pairs, one 'source<TAB>target' a line."),
+    ] = None,
+    dev: Annotated[Path | None, typer.Option(help="Development pairs; otherwise 5 % of the sources are held out.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; otherwise runs/<name of the config or pairs>.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a key, for example training.updates=5000; may be repeated."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same as --set training.seed=N.")] = None,
+    init: Annotated[Path | None, typer.Option(metavar="MODEL", help="Start from this model's weights.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the run folder, if there is one.")] = False,
+    columns: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Columns of source and target in a TSV file, counted from 1.")
+    ] = None,
+) -> None:
+    """Train a model on pairs; without a configuration, everything is chosen from the data and explained."""
+    from freerun.runs.request import TrainRequest
+    from freerun.runs.train import train as run
+
+    run(TrainRequest(subject, dev, out, tuple(settings or ()), seed, init, resume, columns))
+
+
+@app.command()
+def predict(
+    model: Model,
+    texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Source texts.")] = None,
+    input_: Annotated[
+        str | None, typer.Option("--input", metavar="FILE|-", help="One source text a line; -: standard input.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write here instead of to standard output.")] = None,
+    beam_size: BeamSize = 1,
+    num_hypotheses: Annotated[
+        int | None, typer.Option(min=1, help="Print this many outputs an input, as rank, score and text.")
+    ] = None,
+    length_penalty: LengthPenalty = 0.0,
+    max_length: MaxLength = None,
+    prefix: Annotated[str, typer.Option(help="Text that every output is made to begin with.")] = "",
+    sample: Annotated[bool, typer.Option("--sample", help="Draw from the model instead of searching for the best.")] = False,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="With --sample: below 1 bolder, 0 greedy.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="With --sample: only among the N best tokens.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="With --sample: only among the best tokens of this share.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="With --sample: another seed, other draws.")] = None,
+    ensemble: Ensemble = None,
+    ensemble_mean: EnsembleMean = Mean.arithmetic,
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Predict: one line out for each text in, in their order."""
+    from freerun.runs.predict import PredictRequest, predict as run
+    from freerun.runtime.predictor import Beam, Sampling, Search
+
+    drawing = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p, "--seed": seed}
+    _refuse_without("--sample", sample, drawing)
+    if sample and (beam_size > 1 or length_penalty):
+        raise UserError("predict", "--sample does not search", "Expected no --beam-size and no --length-penalty beside it")
+    search: Search
+    if sample:
+        warm = 1.0 if temperature is None else temperature
+        search = Sampling(num_hypotheses or 1, warm, top_k, top_p, seed or 0)
+    else:
+        search = Beam(beam_size, num_hypotheses or 1, length_penalty)
+    run(
+        PredictRequest(
+            model,
+            texts or [],
+            search,
+            input_,
+            output,
+            prefix,
+            max_length,
+            ensemble or [],
+            ensemble_mean.value,
+            threads,
+            num_hypotheses is not None,
+            as_json,
+        )
+    )
+
+
+@app.command()
+def score(
+    model: Model,
+    pairs: Annotated[Path, typer.Argument(metavar="PAIRS.tsv", help="The sources with the targets to score.")],
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Print the total natural-log probability of each given target, a line a pair."""
+    from freerun.runs.score import score as run
+
+    run(model, pairs, as_json, threads)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    pairs: Annotated[
+        Path | None, typer.Argument(metavar="PAIRS.tsv", help="Otherwise the development pairs of the run MODEL.")
+    ] = None,
+    beam_size: BeamSize = 1,
+    length_penalty: LengthPenalty = 0.0,
+    max_length: MaxLength = None,
+    examples: Annotated[int, typer.Option(min=0, help="Print so many random outputs beside their references.")] = 0,
+    worst: Annotated[int, typer.Option(min=0, help="Print so many of the worst outputs.")] = 0,
+    ensemble: Ensemble = None,
+    ensemble_mean: EnsembleMean = Mean.arithmetic,
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure a model on pairs: fed with the right tokens and with its own, trivial baselines beside."""
+    from freerun.runs.evaluate import EvaluateRequest, evaluate as run
+
+    if as_json and (examples or worst):
+        raise UserError("evaluate", "--json prints figures only", "Expected no --examples and no --worst beside it")
+    mean = ensemble_mean.value
+    models = ensemble or []
+    run(
+        EvaluateRequest(
+            model, pairs, beam_size, length_penalty, max_length, models, mean, threads, examples, worst, as_json
+        )
+    )
+
+
+@app.command()
+def compare(
+    model_a: Annotated[Path, typer.Argument(metavar="MODEL", help="The one model.")],
+    model_b: Annotated[Path, typer.Argument(metavar="MODEL", help="The other.")],
+    pairs: Annotated[Path, typer.Argument(metavar="PAIRS.tsv", help="Pairs that neither was trained on.")],
+    beam_size: BeamSize = 1,
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Test two models on the same pairs: differences with intervals, and whether they could be chance."""
+    from freerun.runs.compare import compare as run
+
+    run(model_a, model_b, pairs, beam_size, threads, as_json)
+
+
+@app.command()
+def inspect(model: Model, as_json: Json = False) -> None:
+    """Show what a model is: tokens, sizes, training and figures."""
+    from freerun.runs.inspect import inspect as run
+
+    run(model, as_json)
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the built-in data sets."""
+    from freerun.runs.data import list_data_sets
+
+    list_data_sets()
+
+
+@data_app.command("make")
+def data_make(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="One of those that `freerun data list` shows.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where train.tsv, dev.tsv and test.tsv are written.")],
+    stress: Annotated[bool, typer.Option("--stress", help="cmudict: keep the stress marks of vowels.")] = False,
+    seed: Annotated[int, typer.Option(help="For the synthetic sets.")] = 0,
+) -> None:
+    """Write a built-in data set as train, dev and test TSV."""
+    from freerun.runs.data import make
+
+    make(name, folder, stress, seed)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"freerun {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Turn a file of sequence pairs into a small, fast sequence-to-sequence model."""
+
+
+def _refuse_without(option: str, given: bool, others: dict[str, object]) -> None:
+    """An option that would be ignored is a mistake."""
+    useless = [name for name, value in others.items() if value is not None]
+    if useless and not given:
+        raise UserError("predict", f"{', '.join(useless)} without {option}", f"Expected {option} beside it", f"Add {option}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 2 the user can mend it, 130 and 143 after signals, 1 anything else."""
+    try:
+        code = app(args=arguments, standalone_mode=False, prog_name="freerun")
+        sys.stdout.flush()
+    except typer.TyperException as error:
+        return _fail(_usage(error), 2)
+    except typer.Exit as error:
+        return error.exit_code
+    except ConfigError as error:
+        return _fail("\n".join(f"error: {problem}" for problem in error.problems), 2)
+    except UserError as error:
+        return _fail(f"error: {error}", 2)
+    except Interrupted as error:
+        return 128 + error.signal
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        # whoever read our output has left; Python would complain once more when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: typer.TyperException) -> str:
+    """What was wrong with the arguments, and where help is."""
+    if "Usage:" in error.format_message():  # no arguments at all: the help itself
+        return error.format_message()
+    context: typer.Context | None = getattr(error, "ctx", None)
+    command = context.command_path if context else "freerun"
+    return f"error: {command}: {error.format_message().rstrip('.')}. See {command} --help."
+
+
+def _fail(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code

@@ -1,0 +1,61 @@
+"""The configuration: TOML, checked as a whole before anything starts.
+
+Every key has its one default, in ``sections``. All faults are reported at once, each with its key path and, for an unknown
+key, the nearest valid name. Settings of a forcing strategy are checked together with the rest: the caller hands in
+``forcing``, a function from a strategy's name to the pydantic model of its settings.
+"""
+
+from __future__ import annotations
+
+from freerun.config.check import ForcingSettings, parse_config
+from freerun.config.raw import (
+    absolute_paths,
+    apply_overrides,
+    changed_keys,
+    flatten,
+    merge,
+    override,
+    read_toml,
+    to_toml,
+)
+from freerun.config.sections import (
+    HIGHER_IS_BETTER,
+    Config,
+    ConstantSchedule,
+    CosineSchedule,
+    DataConfig,
+    EvaluationConfig,
+    FilePair,
+    ForcingConfig,
+    HalvingSchedule,
+    InverseSqrtSchedule,
+    ModelConfig,
+    TrainingConfig,
+)
+from freerun.config.values import shown
+
+__all__ = [
+    "HIGHER_IS_BETTER",
+    "Config",
+    "ConstantSchedule",
+    "CosineSchedule",
+    "DataConfig",
+    "EvaluationConfig",
+    "FilePair",
+    "ForcingConfig",
+    "ForcingSettings",
+    "HalvingSchedule",
+    "InverseSqrtSchedule",
+    "ModelConfig",
+    "TrainingConfig",
+    "absolute_paths",
+    "apply_overrides",
+    "changed_keys",
+    "flatten",
+    "merge",
+    "override",
+    "parse_config",
+    "read_toml",
+    "shown",
+    "to_toml",
+]

@@ -1,0 +1,296 @@
+"""Checking a raw configuration as a whole: every fault is found at once and told in the user's terms."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from freerun.config.sections import ALTERNATIVES, Config, DataConfig, ForcingConfig, ModelConfig, TrainingConfig
+from freerun.config.values import shown
+from freerun.errors import ConfigError, UserError
+
+__all__ = ["ForcingSettings", "parse_config"]
+
+ForcingSettings = Callable[[str], type[BaseModel]]
+"""From a strategy's name to its settings; raises ConfigError for an unknown one."""
+
+
+def parse_config(
+    raw: Mapping[str, Any], where: object, forcing: ForcingSettings, origins: Mapping[str, str] | None = None
+) -> Config:
+    """Check a raw configuration as a whole.
+
+    Args:
+        raw: what TOML and --set gave.
+        where: named in messages (the file).
+        forcing: the settings of a strategy, by its name.
+        origins: key path -> who set it, for what was not set in ``where``.
+
+    Raises:
+        ConfigError: every fault at once.
+    """
+    check = _Check(raw, str(where), origins or {})
+    config = check.sections()
+    settings = check.strategy(forcing)
+    check.contradictions()
+    if check.problems or config is None or settings is None:
+        raise ConfigError(list(check.problems.values()))
+    full = {"strategy": config.forcing.strategy, **settings.model_dump(exclude_none=True)}
+    return config.model_copy(update={"forcing": ForcingConfig.model_validate(full)})
+
+
+@dataclass
+class _Check:
+    """Collects the faults of one raw configuration, the first at each key path."""
+
+    raw: Mapping[str, Any]
+    where: str
+    origins: Mapping[str, str]
+    problems: dict[str, UserError] = field(default_factory=dict)
+
+    def sections(self) -> Config | None:
+        """Types and ranges of every key."""
+        try:
+            return Config.model_validate(self.raw)
+        except ValidationError as error:
+            for fault in error.errors():
+                self._add_fault(fault, Config, ())
+        return None
+
+    def strategy(self, forcing: ForcingSettings) -> BaseModel | None:
+        """The keys of [forcing] that belong to the strategy."""
+        section = self.raw.get("forcing", {})
+        name = section.get("strategy", "teacher") if isinstance(section, Mapping) else None
+        if not isinstance(name, str):
+            return None  # told by the check of the section
+        try:
+            settings = forcing(name)
+        except ConfigError as error:
+            for problem in error.problems:
+                self._add("forcing.strategy", problem.what, problem.expected, problem.fix)
+            return None
+        try:
+            return settings.model_validate({key: value for key, value in section.items() if key != "strategy"})
+        except ValidationError as error:
+            for fault in error.errors():
+                self._add_fault(fault, settings, ("forcing",))
+        return None
+
+    def contradictions(self) -> None:
+        """Keys that are right by themselves but not together."""
+        training, model = self._section("training", TrainingConfig), self._section("model", ModelConfig)
+        for one, other in ALTERNATIVES:
+            values = [training.get(key) for key in (one, other)]
+            if None not in values:
+                both = f"both {one} = {shown(values[0])} and {other} = {shown(values[1])} are set"
+                self._add(f"training.{other}", both, "Expected one of them", "Remove the other")
+        average, keep = training["average"], training["keep"]
+        if type(average) is type(keep) is int and average > keep >= 1:
+            what = f"{average} checkpoints cannot be averaged when keep = {keep} of them are kept"
+            self._add("training.average", what, "Expected average <= keep", f"Set training.keep = {average} or more")
+        if (model["attention"], model["attention_score"], model["bidirectional"]) == ("luong", "dot", True):
+            self._add(
+                "model.attention_score",
+                '"dot" compares vectors of one size, but those of a two-directional encoder are twice as long',
+                'Expected "general" or "concat", or bidirectional = false',
+                "Change one of the two",
+            )
+
+        data = self._section("data", DataConfig)
+        tokens = data["source_tokens"], data["target_tokens"]
+        if data["shared_vocabulary"] is True and tokens[0] != tokens[1] and "auto" not in tokens:
+            self._add(
+                "data.shared_vocabulary",
+                f"one vocabulary for source_tokens = {shown(tokens[0])} and target_tokens = {shown(tokens[1])}",
+                "Expected the same tokens on both sides",
+                "Make the two equal, or set data.shared_vocabulary = false",
+            )
+
+    def _section(self, name: str, model: type[BaseModel]) -> dict[str, Any]:
+        """A section as far as it is one, with the defaults."""
+        section = self.raw.get(name, {})
+        defaults = {key: value.default for key, value in model.model_fields.items()}
+        return {**defaults, **(section if isinstance(section, Mapping) else {})}
+
+    def _add(self, key: str, what: str, expected: str, fix: str) -> None:
+        self.problems.setdefault(key, UserError(self._place(key), what, expected, fix))
+
+    def _place(self, key: str) -> str:
+        """Where the user finds a key: what they typed, or file and key path."""
+        for path, origin in self.origins.items():
+            if key == path:
+                return origin
+            if key.startswith(f"{path}."):
+                return f"{origin}: {key}"
+        return f"{self.where}: {key}" if key else self.where
+
+    def _add_fault(self, fault: Any, model: type[BaseModel], prefix: tuple[str, ...]) -> None:
+        """One fault that pydantic found, in our words."""
+        place = _resolve(model, fault["loc"])
+        key = ".".join((*prefix, *place.keys))
+        kinds, expected = place.kinds(), place.expectation()
+        match fault["type"]:
+            case "extra_forbidden":
+                self._add(key, *_unknown_key(key, place))
+            case "missing":
+                self._add(key, "this key is missing", f"Expected {expected}", "Set it")
+            case "union_tag_not_found":
+                self._add(f"{key}.kind", "this key is missing", f"Expected {_one_of(kinds)}", "Set it")
+            case "union_tag_invalid":
+                value = fault["input"].get("kind")
+                self._add(
+                    f"{key}.kind", f"the value is {shown(value)}", f"Expected {_one_of(kinds)}", _near(value, kinds)
+                )
+            case "value_error":
+                # a strategy's own check; it may tell what, expected and fix, parted by bars
+                what, _, rest = str(fault["ctx"]["error"]).partition("|")
+                wanted, _, fix = rest.partition("|")
+                self._add(key, what, wanted or (expected and f"Expected {expected}"), fix)
+            case _:
+                value = self._value((*prefix, *place.keys), fault["input"])
+                fix = (
+                    f'Write {place.keys[-1]} = {{ kind = "{value}" }}'
+                    if value in kinds
+                    else _near(value, place.words())
+                )
+                self._add(key, f"the value is {shown(value)}", f"Expected {expected}", fix)
+
+    def _value(self, keys: Sequence[str], found: object) -> object:
+        """The whole value that was set at a key path, of which pydantic may have named a part."""
+        value: Any = self.raw
+        for key in keys:
+            if not isinstance(value, Mapping) or key not in value:
+                return found
+            value = value[key]
+        return value
+
+
+def _unknown_key(key: str, place: _Place) -> tuple[str, str, str]:
+    """What, expected and fix for a key that does not exist."""
+    name, valid = place.keys[-1], sorted({name for model in place.models for name in model.model_fields})
+    if key.startswith("forcing."):
+        valid = ["strategy", *valid]
+    kinds = _kinds(place.models[0]) if len(place.models) == 1 else ()
+    what = f"unknown key for kind = {shown(kinds[0])}" if kinds else "unknown key"
+    homes = [section for section, inner in _sections() if name in inner.model_fields and section not in key.split(".")]
+    fix = f"Put it under [{homes[0]}]" if homes else _near(name, valid) or "Remove it"
+    return what, "Expected one of: " + ", ".join(valid), fix
+
+
+def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
+    for name, info in Config.model_fields.items():
+        for model in _models(info.annotation):
+            yield name, model
+
+
+def _near(value: object, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(value, list(names), 1, 0.5) if isinstance(value, str) else []
+    return f"The nearest is {near[0]!r}" if near else ""
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return "one of " + ", ".join(shown(name) for name in names)
+
+
+# -- from pydantic's places and types to ours -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a fault's location means: its key path, the field there, and the models in which the last key was sought."""
+
+    keys: list[str]
+    info: FieldInfo | None
+    models: list[type[BaseModel]]
+
+    def expectation(self) -> str:
+        """What the field takes."""
+        if self.info is None:
+            return ""
+        if len(self.keys) == 1 and _models(self.info.annotation):
+            return f"a section, [{self.keys[0]}]"
+        return _expectation(self.info.annotation, [self.info])
+
+    def kinds(self) -> list[str]:
+        """The values of ``kind`` where the field is a table of one of several kinds."""
+        models = _models(self.info.annotation) if self.info else []
+        return [kind for model in models for kind in _kinds(model)]
+
+    def words(self) -> list[str]:
+        """The strings that the field takes, where it takes only some."""
+        return [word for word in _literals(self.info.annotation) if isinstance(word, str)] if self.info else []
+
+
+def _resolve(model: type[BaseModel], location: Sequence[int | str]) -> _Place:
+    """Follow a location: where a field has several kinds, pydantic puts the kind's tag after it; indices come last."""
+    keys: list[str] = []
+    info: FieldInfo | None = None
+    owners = models = [model]
+    tagged = False
+    for part in location:
+        if isinstance(part, int):
+            break
+        if tagged:
+            models = [m for m in models if part in (_kinds(m) or ["pair"])]
+            tagged = False
+            continue
+        keys.append(part)
+        owners = models
+        info = next((m.model_fields[part] for m in owners if part in m.model_fields), None)
+        if info is None:
+            break
+        models, tagged = _models(info.annotation), _is_tagged(info)
+    return _Place(keys, info, owners)
+
+
+def _kinds(model: type[BaseModel]) -> tuple[str, ...]:
+    return get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
+
+
+def _is_tagged(annotation: Any) -> bool:
+    if isinstance(annotation, FieldInfo):
+        return annotation.discriminator is not None or _is_tagged(annotation.annotation)
+    return any(_is_tagged(argument) for argument in get_args(annotation))
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [model for argument in get_args(annotation) for model in _models(argument)]
+
+
+def _literals(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return tuple(value for argument in get_args(annotation) for value in _literals(argument))
+
+
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+_BOUNDS = (("ge", "{:g} or more"), ("gt", "above {:g}"), ("le", "{:g} or less"), ("lt", "below {:g}"))
+
+
+def _expectation(annotation: Any, metadata: Sequence[Any]) -> str:
+    """What a type takes, in words: its description, if it has one, or its kind and bounds."""
+    described = [item.description for item in metadata if isinstance(item, FieldInfo) and item.description]
+    if described:
+        return str(described[0])
+    if get_origin(annotation) is Annotated:
+        inner, *more = get_args(annotation)
+        return _expectation(inner, [*metadata, *more])
+    if get_origin(annotation) is Literal:
+        return _one_of(get_args(annotation))
+    if annotation in _NAMES:
+        return ", ".join([_NAMES[annotation], *_bounds(metadata)])
+    members = [argument for argument in get_args(annotation) if argument is not NoneType]
+    return " or ".join(_expectation(member, metadata) for member in members)
+
+
+def _bounds(metadata: Sequence[Any]) -> list[str]:
+    items = [inner for item in metadata for inner in (item.metadata if isinstance(item, FieldInfo) else [item])]
+    return [text.format(getattr(item, name)) for name, text in _BOUNDS for item in items if hasattr(item, name)]

@@ -1,0 +1,144 @@
+"""``freerun evaluate``: a model's figures on pairs, fed with the right tokens and with its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from freerun.config import parse_config, read_toml
+from freerun.data.readers import PairsLocation, read_pairs
+from freerun.errors import UserError
+from freerun.evaluation.baseline import baselines
+from freerun.evaluation.evaluate import Evaluation
+from freerun.evaluation.evaluate import evaluate as evaluate_stepper
+from freerun.evaluation.examples import Example, random_examples, worst_examples
+from freerun.evaluation.items import group_pairs
+from freerun.forcing.registry import settings_of
+from freerun.runs.dataset import location_of
+from freerun.runs.figures import defined, figures_table
+from freerun.runs.load import Mean, load_bundles
+from freerun.runtime.predictor import Predictor
+from freerun.text import printable
+
+__all__ = ["EvaluateRequest", "PairsToRead", "dev_pairs_of", "evaluate", "evaluate_predictor"]
+
+
+@dataclass(frozen=True)
+class PairsToRead:
+    """Where pairs stand, and which columns of it."""
+
+    location: PairsLocation
+    columns: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """The arguments of ``freerun evaluate``; without ``pairs`` the run's own development pairs are taken."""
+
+    model: Path
+    pairs: Path | None = None
+    beam_size: int = 1
+    length_penalty: float = 0.0
+    max_length: int | None = None
+    ensemble: Sequence[Path] = ()
+    mean: Mean = "arithmetic"
+    threads: int = 0
+    random: int = 0
+    worst: int = 0
+    json: bool = False
+
+
+def evaluate(request: EvaluateRequest) -> dict[str, float | None]:
+    """Print the figures, and examples where they were asked for; returns the figures."""
+    pairs = PairsToRead(request.pairs) if request.pairs else dev_pairs_of(request.model)
+    models = [request.model, *request.ensemble]
+    predictor, bundle = load_bundles(models, request.mean, request.threads, request.max_length)
+    evaluation = evaluate_predictor(predictor, pairs, request.beam_size, request.length_penalty)
+    figures = defined(evaluation.metrics())
+    if request.json:
+        print(json.dumps(figures))
+        return figures
+    majority = str(bundle.config["most_frequent_target"])
+    trivial = baselines(evaluation.items, predictor.target, majority)
+    print(figures_table(figures, {name: defined(outputs.metrics()) for name, outputs in trivial.items()}))
+    print(f"BLEU: {evaluation.free.bleu.signature}; chrF: {evaluation.free.chrf.signature}")
+    _print_examples("Random examples", random_examples(evaluation.free, request.random))
+    _print_examples("Worst examples", worst_examples(evaluation.free, request.worst))
+    return figures
+
+
+def evaluate_predictor(
+    predictor: Predictor, pairs: PairsToRead, beam_size: int = 1, length_penalty: float = 0.0
+) -> Evaluation:
+    """Evaluate on pairs, with a progress line on a terminal."""
+    items = group_pairs(read_pairs(pairs.location, pairs.columns), predictor.source, predictor.target)
+    with _Progress() as progress:
+        return evaluate_stepper(
+            predictor.stepper,
+            items,
+            predictor.source,
+            predictor.target,
+            bound=predictor.bound,
+            beam_size=beam_size,
+            length_penalty=length_penalty,
+            progress=progress,
+        )
+
+
+def dev_pairs_of(model: Path) -> PairsToRead:
+    """The development pairs that a run was selected on.
+
+    Raises:
+        UserError: ``model`` is not a run folder.
+    """
+    path = model / "config.toml"
+    if not path.exists():
+        raise UserError(
+            model,
+            "no pairs were named, and this is not a run folder, which would know its development pairs",
+            "Expected freerun evaluate MODEL PAIRS.tsv",
+            "Name a file of pairs",
+        )
+    if (model / "dev.tsv").exists():
+        return PairsToRead(model / "dev.tsv")
+    data = parse_config(read_toml(path), path, settings_of).data
+    if data.dev is None:
+        raise UserError(model / "dev.tsv", "no such file", "Expected the pairs held out by this run", "Name a file of pairs")
+    return PairsToRead(location_of(data.dev), data.columns)
+
+
+def _print_examples(title: str, examples: Sequence[Example]) -> None:
+    if not examples:
+        return
+    rows = [("source", "output", "edits", "references")]
+    for example in examples:
+        cut = " (cut off)" if example.truncated else ""
+        references = " | ".join(example.references)
+        rows.append((example.source, example.prediction + cut, str(example.distance), references))
+    table: list[Sequence[str]] = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in table) for column in range(3)]
+    print(f"\n{title}")
+    for row in table:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]))
+
+
+class _Progress:
+    """A line on a terminal that says how much is done."""
+
+    def __init__(self) -> None:
+        self._shows = sys.stderr.isatty()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shows:
+            sys.stderr.write("\r\x1b[2K")
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._shows:
+            sys.stderr.write(f"\r\x1b[2Kevaluating: {done:,} of {total:,} sequences")
+            sys.stderr.flush()

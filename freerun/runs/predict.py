@@ -1,0 +1,168 @@
+"""``freerun predict``: texts in, outputs out, a line each, in their order."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from freerun.data.codec import Codec
+from freerun.data.readers import read_texts
+from freerun.errors import DataError, UserError
+from freerun.runs.console import say
+from freerun.runs.load import Mean, load
+from freerun.runs.output import open_output
+from freerun.runtime.predictor import PredictedHypothesis, Prediction, Predictor, Search, windows
+from freerun.text import printable
+
+__all__ = ["PredictRequest", "predict"]
+
+MOST_NAMED = 10
+MOST_COUNTED = 100_000
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """The arguments of ``freerun predict``. ``many`` prints every hypothesis with rank and score."""
+
+    model: Path
+    texts: Sequence[str]
+    search: Search
+    input: str | None = None
+    output: Path | None = None
+    prefix: str = ""
+    max_length: int | None = None
+    ensemble: Sequence[Path] = ()
+    mean: Mean = "arithmetic"
+    threads: int = 0
+    many: bool = False
+    json: bool = False
+
+
+def predict(request: PredictRequest) -> None:
+    """Predict every text and write a line each (or as many as hypotheses were asked for).
+
+    Raises:
+        UserError: no texts, bad texts, a bundle that cannot be used.
+    """
+    texts = _texts(request)
+    predictor = load(request.model, request.ensemble, request.mean, request.threads, request.max_length)
+    watch = _Watch(predictor.source)
+    with open_output(request.output) as out:
+        for prediction in _predictions(predictor, texts, request):
+            watch.see(prediction)
+            out.write(_shown(prediction, request))
+        out.flush()
+    watch.report()
+
+
+def _texts(request: PredictRequest) -> Iterable[str]:
+    """From the arguments, else --input, else standard input."""
+    if request.texts and request.input is not None:
+        raise UserError("predict", "both texts and --input are given", "Expected one of them", "Leave one out")
+    if request.texts:
+        for number, text in enumerate(request.texts, 1):
+            _check_argument(text, number)
+        return request.texts
+    if request.input is not None and request.input != "-":
+        return read_texts(Path(request.input), request.input)
+    if request.input is None and sys.stdin.isatty():
+        raise UserError(
+            "predict",
+            "no texts",
+            "Expected texts as arguments, --input FILE, or lines on standard input",
+            "For example: freerun predict MODEL 'some text'",
+        )
+    stream: BinaryIO = sys.stdin.buffer
+    return read_texts(stream, "standard input")
+
+
+def _check_argument(text: str, number: int) -> None:
+    for character, name in (("\t", "a tab"), ("\n", "a line feed"), ("\r", "a carriage return")):
+        if character in text:
+            raise DataError(
+                f"text {number}", f"{text!r} has {name} in it", "Expected one line of plain text", "Replace it by a space"
+            )
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"text {number}", f"{text!r} is not valid UTF-8", "Expected UTF-8 text") from None
+
+
+_NOTHING = PredictedHypothesis("", (), 0.0, 0.0, (), False)
+
+
+def _predictions(predictor: Predictor, texts: Iterable[str], request: PredictRequest) -> Iterator[Prediction]:
+    """One prediction a text; an empty line gives an empty line, whatever the model would write."""
+    for window in windows(enumerate(texts)):
+        rows = [row for row, text in window if text]
+        full = [text for _, text in window if text]
+        found = iter(predictor.predict_batch(full, request.search, request.prefix, rows) if full else ())
+        for _, text in window:
+            yield next(found) if text else Prediction("", (_NOTHING,))
+
+
+def _shown(prediction: Prediction, request: PredictRequest) -> str:
+    if request.json:
+        hypotheses = [
+            {
+                "text": h.text,
+                "tokens": list(h.tokens),
+                "score": h.score,
+                "rank_score": h.rank_score,
+                "token_scores": list(h.token_scores),
+                "truncated": h.truncated,
+            }
+            for h in prediction.hypotheses
+        ]
+        return json.dumps({"source": prediction.source, "hypotheses": hypotheses}, ensure_ascii=False) + "\n"
+    if request.many:
+        lines = [f"{rank}\t{h.score:.6f}\t{h.text}\n" for rank, h in enumerate(prediction.hypotheses, 1)]
+        return "".join(lines) + "\n"
+    return prediction.text + "\n"
+
+
+class _Watch:
+    """Counts what a user should know about all predictions together."""
+
+    def __init__(self, source: Codec) -> None:
+        self._source = source
+        self._unknown: Counter[str] = Counter()
+        self._texts = self._truncated = 0
+
+    def see(self, prediction: Prediction) -> None:
+        """Take note of one prediction."""
+        self._texts += 1
+        self._truncated += any(hypothesis.truncated for hypothesis in prediction.hypotheses)
+        for token in prediction.unknown:
+            if token in self._unknown or len(self._unknown) < MOST_COUNTED:
+                self._unknown[token] += 1
+
+    def report(self) -> None:
+        """Say on standard error what went wrong, if anything did."""
+        if self._unknown:
+            say(self._about_unknown())
+        if self._truncated:
+            say(
+                f"warning: {self._truncated:,} of {self._texts:,} inputs have an output that hit the length bound and was cut "
+                "off: the model went into a loop there. --max-length sets another bound."
+            )
+
+    def _about_unknown(self) -> str:
+        total = sum(self._unknown.values())
+        named = ", ".join(f"'{printable(token)}' ({count:,})" for token, count in self._unknown.most_common(MOST_NAMED))
+        more = f" and {len(self._unknown) - MOST_NAMED:,} others" if len(self._unknown) > MOST_NAMED else ""
+        text = f"warning: {total:,} source symbols are unknown to this model and were read as such: {named}{more}."
+        case = self._case_that_helps()
+        return f"{text} In {case} case the model knows all of them: try that." if case else text
+
+    def _case_that_helps(self) -> str:
+        """The case in which every unknown symbol is known, or nothing."""
+        for name, change in (("lower", str.lower), ("upper", str.upper)):
+            if all(token != change(token) and not self._source.unknown(change(token)) for token in self._unknown):
+                return name
+        return ""

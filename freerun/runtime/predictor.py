@@ -1,0 +1,247 @@
+"""Predictions from texts: what a program that uses a model works with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from freerun.data.batching import pad
+from freerun.data.codec import Codec
+from freerun.errors import DataError
+from freerun.search.beam import beam_search
+from freerun.search.bound import LengthBound
+from freerun.search.hypothesis import Hypothesis
+from freerun.search.sampling import sample
+from freerun.search.score import score_targets
+from freerun.search.stepper import Ids, Stepper
+from freerun.symbols import EOS
+
+__all__ = ["Beam", "PredictedHypothesis", "Prediction", "Predictor", "Sampling", "Scored", "Search", "windows"]
+
+T = TypeVar("T")
+
+WINDOW = 4096
+"""Texts read ahead of a stream, so that batches can be made of similar lengths."""
+
+
+@dataclass(frozen=True)
+class Beam:
+    """Beam search; a beam of 1 is greedy. ``length_penalty`` ranks only."""
+
+    beam_size: int = 1
+    num_hypotheses: int = 1
+    length_penalty: float = 0.0
+
+    @property
+    def width(self) -> int:
+        """Rows that a source takes."""
+        return max(self.beam_size, self.num_hypotheses)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Independent draws from the model; temperature 0 is greedy search."""
+
+    num_hypotheses: int = 1
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+
+    @property
+    def width(self) -> int:
+        """Rows that a source takes."""
+        return self.num_hypotheses
+
+
+Search = Beam | Sampling
+
+
+@dataclass(frozen=True)
+class PredictedHypothesis:
+    """One output.
+
+    Attributes:
+        text: the output as text.
+        tokens: its target tokens.
+        score: total natural-log probability, with that of the end token unless ``truncated``.
+        rank_score: what hypotheses are ranked by: the score under the length penalty.
+        token_scores: one log-probability a token, and one for the end token.
+        truncated: whether the length bound cut it off before it ended by itself.
+    """
+
+    text: str
+    tokens: tuple[str, ...]
+    score: float
+    rank_score: float
+    token_scores: tuple[float, ...]
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """All outputs for one source text, best first; ``text``, ``tokens`` and ``score`` are the best one's."""
+
+    source: str
+    hypotheses: tuple[PredictedHypothesis, ...]
+    unknown: tuple[str, ...] = ()
+    """Source tokens that the model has never seen, as often as they occur."""
+
+    @property
+    def text(self) -> str:
+        """The best output."""
+        return self.hypotheses[0].text
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The best output's tokens."""
+        return self.hypotheses[0].tokens
+
+    @property
+    def score(self) -> float:
+        """The best output's score."""
+        return self.hypotheses[0].score
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A given target's total log-probability, and one a token with the end token last."""
+
+    source: str
+    target: str
+    score: float
+    token_scores: tuple[float, ...]
+
+
+class _Pair(Protocol):
+    @property
+    def source(self) -> str: ...
+    @property
+    def target(self) -> str: ...
+
+
+class Predictor:
+    """A model with its codecs, ready for texts. Made by ``freerun.load``."""
+
+    def __init__(self, stepper: Stepper, source: Codec, target: Codec, bound: LengthBound, batch_size: int = 128) -> None:
+        self.stepper = stepper
+        self.source = source
+        self.target = target
+        self.bound = bound
+        self.batch_size = batch_size
+
+    def predict(self, text: str, search: Search = Beam(), prefix: str = "") -> Prediction:
+        """The outputs for one text. ``prefix`` is text that every output is made to begin with."""
+        return self.predict_batch([text], search, prefix)[0]
+
+    def predict_batch(
+        self, texts: Sequence[str], search: Search = Beam(), prefix: str = "", rows: Sequence[int] | None = None
+    ) -> list[Prediction]:
+        """The outputs for several texts, in their order; texts do not influence each other.
+
+        ``rows`` are the texts' numbers where they are part of a longer list (a draw depends on its text's number).
+        Raises ``DataError`` when ``prefix`` has a token that the model cannot write.
+        """
+        forced = self._prefix(prefix)
+        encoded = [self.source.encode(text) for text in texts]
+        numbers = np.arange(len(texts)) if rows is None else np.asarray(rows, np.int64)
+        order = np.argsort([len(ids) for ids in encoded], kind="stable")
+        found: list[list[Hypothesis]] = [[] for _ in texts]
+        size = max(1, self.batch_size // search.width)
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            ids, lengths = pad([encoded[row] for row in chosen])
+            outputs = self._search(search, ids, lengths, numbers[chosen], forced)
+            for row, hypotheses in zip(chosen, outputs, strict=True):
+                found[row] = hypotheses
+        return [self._prediction(text, hypotheses) for text, hypotheses in zip(texts, found, strict=True)]
+
+    def predict_stream(self, texts: Iterable[str], search: Search = Beam(), prefix: str = "") -> Iterator[Prediction]:
+        """The same for any number of texts, in constant memory."""
+        for window in windows(enumerate(texts)):
+            yield from self.predict_batch([text for _, text in window], search, prefix, [row for row, _ in window])
+
+    def score_stream(self, pairs: Iterable[_Pair]) -> Iterator[Scored]:
+        """The log-probability of each given target, in constant memory; an unknown target token counts as UNK."""
+        for window in windows(pairs):
+            yield from self._scored(window)
+
+    def _search(
+        self, search: Search, ids: Ids, lengths: Ids, rows: Ids, forced: Sequence[int]
+    ) -> list[list[Hypothesis]]:
+        bounds = self.bound.of(lengths)
+        prefix = [forced] * len(lengths) if forced else None
+        if isinstance(search, Beam):
+            return beam_search(
+                self.stepper,
+                ids,
+                lengths,
+                max_lengths=bounds,
+                beam_size=search.beam_size,
+                length_penalty=search.length_penalty,
+                num_hypotheses=search.num_hypotheses,
+                prefix=prefix,
+            )
+        return sample(
+            self.stepper,
+            ids,
+            lengths,
+            max_lengths=bounds,
+            temperature=search.temperature,
+            top_k=search.top_k,
+            top_p=search.top_p,
+            num_hypotheses=search.num_hypotheses,
+            seed=search.seed,
+            rows=rows,
+            prefix=prefix,
+        )
+
+    def _prediction(self, text: str, hypotheses: Sequence[Hypothesis]) -> Prediction:
+        return Prediction(text, tuple(map(self._readable, hypotheses)), tuple(self.source.unknown(text)))
+
+    def _readable(self, hypothesis: Hypothesis) -> PredictedHypothesis:
+        tokens = self.target.decode(hypothesis.ids)
+        return PredictedHypothesis(
+            self.target.text(tokens),
+            tuple(tokens),
+            hypothesis.score,
+            hypothesis.rank_score,
+            hypothesis.token_scores,
+            hypothesis.truncated,
+        )
+
+    def _prefix(self, prefix: str) -> list[int]:
+        tokens = self.target.tokens(prefix)
+        unknown = [token for token in tokens if token not in self.target.vocabulary]
+        if unknown:
+            raise DataError(
+                f"prefix {prefix!r}",
+                "the model has no target token " + ", ".join(map(repr, unknown)),
+                "Expected target tokens that occur in the training data",
+                "Leave these tokens out",
+            )
+        ids = self.target.encode_tokens(tokens)
+        return ids[: ids.index(EOS)]
+
+    def _scored(self, pairs: Sequence[_Pair]) -> list[Scored]:
+        encoded = [(self.source.encode(pair.source), self.target.encode(pair.target)) for pair in pairs]
+        order = sorted(range(len(pairs)), key=lambda row: (len(encoded[row][0]), len(encoded[row][1])))
+        scores: list[tuple[float, ...]] = [()] * len(pairs)
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            ids, lengths = pad([encoded[row][0] for row in rows])
+            forced = score_targets(self.stepper, ids, lengths, [encoded[row][1] for row in rows])
+            for row, log_probs in zip(rows, forced.log_probs, strict=True):
+                scores[row] = tuple(log_probs.tolist())
+        return [Scored(p.source, p.target, float(sum(s)), s) for p, s in zip(pairs, scores, strict=True)]
+
+
+def windows(items: Iterable[T]) -> Iterator[list[T]]:
+    """A stream in lists of ``WINDOW`` items."""
+    iterator = iter(items)
+    while window := list(islice(iterator, WINDOW)):
+        yield window

@@ -1,0 +1,148 @@
+"""One update: batches, losses, gradients, step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from freerun.data.batching import Batch
+from freerun.forcing.batch import TrainingBatch, Update
+from freerun.forcing.loss import Losses
+from freerun.forcing.strategy import Strategy
+from freerun.models.seq2seq import Seq2Seq
+from freerun.training.optimisers import load_optimiser_state, optimiser_tensors
+from freerun.training.precision import autocast
+from freerun.training.schedules import Schedule
+
+__all__ = ["Learner", "NotFinite", "Step"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an update did: the loss, the norm of all gradients before clipping, and the parts' figures."""
+
+    loss: float
+    gradient_norm: float
+    figures: Sequence[Mapping[str, tuple[float, float]]]
+
+
+class NotFinite(Exception):
+    """The loss or the norm of the gradients is not a finite number, so the weights were left as they were."""
+
+    def __init__(self, loss: float, gradient_norm: float) -> None:
+        super().__init__(f"loss {loss}, norm of the gradients {gradient_norm}")
+        self.loss = loss
+        self.gradient_norm = gradient_norm
+
+
+class Learner:
+    """A model that learns: the only place where weights change.
+
+    Args:
+        model: what learns.
+        strategy: gives the loss terms of a batch.
+        optimizer: of all the model's parameters, with the learning rate that ``schedule`` scales.
+        schedule: factor of the learning rate at each update.
+        seed: of the strategy's randomness.
+        clip_norm: the gradients' norm is brought down to this (Pascanu et al. 2013); 0: it is left as it is.
+        precision: "fp32" or "bf16".
+    """
+
+    def __init__(
+        self,
+        model: Seq2Seq,
+        strategy: Strategy,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        seed: int,
+        clip_norm: float = 1.0,
+        precision: str = "fp32",
+    ) -> None:
+        self.model = model
+        self.strategy = strategy
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.seed = seed
+        self.clip_norm = clip_norm
+        self.precision = precision
+        self._base_rate = float(optimizer.param_groups[0]["lr"])
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the last update."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def update(self, number: int, batches: Sequence[Batch]) -> Step:
+        """One optimiser step over all ``batches`` together; ``number`` counts from 1.
+
+        Raises:
+            NotFinite: before the step, which is not made.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, parts = self._backward(number, batches)
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm or math.inf))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NotFinite(loss, norm)
+        self._set_rate(number)
+        self.optimizer.step()
+        return Step(loss, norm, [losses.figures for losses in parts])
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Weights, and the optimiser's state, by name."""
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
+        return self.model.state_dict(), optimiser_tensors(self.optimizer, names)
+
+    def load(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], update: int) -> None:
+        """Put back what ``state`` gave after ``update``. Raises RuntimeError or KeyError if it is of another model."""
+        self.model.load_state_dict(dict(model))
+        load_optimiser_state(self.optimizer, optimizer, dict(self.model.named_parameters()))
+        self._set_rate(max(1, update))
+
+    def _set_rate(self, number: int) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._base_rate * self.schedule(number)
+
+    def _backward(self, number: int, batches: Sequence[Batch]) -> tuple[float, list[Losses]]:
+        """Gradients of the sum over terms of weight * sum / count, each count taken over all the batches.
+
+        A single term can be gone back through batch by batch and divided once at the end. Several terms have counts of
+        their own, so their graphs are kept until all counts are known.
+        """
+        parts: list[Losses] = []
+        streams = len(batches) > 1
+        for part, batch in enumerate(batches):
+            losses = self._losses(Update(number, self.seed, part), batch)
+            streams = streams and len(losses.terms) == 1
+            if streams:
+                (term,) = losses.terms.values()
+                (term.weight * term.sum).backward()  # type: ignore[no-untyped-call]
+            parts.append(losses)
+        counts = _counts(parts)
+        total = sum((term.weight / counts[name]) * term.sum for losses in parts for name, term in losses.terms.items())
+        assert isinstance(total, Tensor), "a strategy has at least one term"
+        if streams:
+            self._divide_gradients(*counts.values())
+        else:
+            total.backward()  # type: ignore[no-untyped-call]
+        return total.item(), parts
+
+    def _losses(self, update: Update, batch: Batch) -> Losses:
+        device = self.model.decoder.output_bias.device
+        with autocast(self.precision, device.type):
+            return self.strategy.losses(self.model, TrainingBatch.of(batch, device), update)
+
+    def _divide_gradients(self, count: float) -> None:
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.div_(count)
+
+
+def _counts(parts: Sequence[Losses]) -> dict[str, float]:
+    """The count of each term over all parts; 1 where there was nothing to count, for the sum is 0 then."""
+    names = parts[0].terms.keys()
+    assert all(losses.terms.keys() == names for losses in parts), "every part of an update has the same terms"
+    return {name: sum(losses.terms[name].count for losses in parts) or 1 for name in names}

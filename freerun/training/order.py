@@ -1,0 +1,39 @@
+"""In which order the pairs are learnt from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from freerun.data.batching import Batch, make_batch, plan_epoch
+from freerun.data.corpus import Corpus
+from freerun.training.progress import Progress
+
+__all__ = ["BatchOrder"]
+
+
+class BatchOrder:
+    """The batches of every epoch: a pure function of (seed, epoch), so that any place in it can be gone back to."""
+
+    def __init__(self, corpus: Corpus, seed: int, batch_size: int | None, batch_tokens: int | None) -> None:
+        self.corpus = corpus
+        self._options = (batch_size, batch_tokens, seed)
+        self._epoch = -1
+        self._plan: list[Any] = []
+        self.batches_per_epoch = len(self._of(0))
+
+    def take(self, progress: Progress) -> Batch:
+        """The next batch; moves ``progress`` past it."""
+        plan = self._of(progress.epoch)
+        batch = make_batch(self.corpus, plan[progress.batch])
+        progress.batch += 1
+        if progress.batch == len(plan):
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+        return batch
+
+    def _of(self, epoch: int) -> list[Any]:
+        if epoch != self._epoch:
+            batch_size, batch_tokens, seed = self._options
+            lengths = self.corpus.sources.lengths, self.corpus.targets.lengths
+            self._plan = plan_epoch(*lengths, batch_size=batch_size, batch_tokens=batch_tokens, seed=seed, epoch=epoch)
+            self._epoch = epoch
+        return self._plan

@@ -1,0 +1,82 @@
+"""A tiny trained run, shared by the tests of the commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from freerun.cli import main
+
+WORDS = ["".join(chr(97 + (i * j) % 7) for j in range(1, 3 + i % 4)) for i in range(1, 120)]
+CONFIG = """
+[data]
+train = "train.tsv"
+dev = "dev.tsv"
+source_tokens = "char"
+target_tokens = "whitespace"
+[model]
+embedding_size = 16
+hidden_size = 24
+num_layers = 1
+dropout = 0.1
+[training]
+updates = 60
+batch_size = 16
+learning_rate = 1e-2
+precision = "fp32"
+checkpoint_every = 20
+threads = 1
+[evaluation]
+every = 30
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left."""
+
+    code: int
+    out: str
+    err: str
+
+
+Freerun = Callable[..., Result]
+
+
+@pytest.fixture
+def freerun(capfd: pytest.CaptureFixture[str]) -> Freerun:
+    """Run a command in this process."""
+
+    def run(*arguments: object) -> Result:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        return Result(code, *capfd.readouterr())
+
+    return run
+
+
+def write_pairs(folder: Path) -> None:
+    """Letters and the same letters spelt out, in upper case."""
+    lines = [f"{word}\t{' '.join(word.upper())}\n" for word in WORDS]
+    (folder / "train.tsv").write_text("".join(lines[20:]))
+    (folder / "dev.tsv").write_text("".join(lines[:20]))
+    (folder / "config.toml").write_text(CONFIG)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.tsv, dev.tsv, config.toml and the finished run ``run``. Read only."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_pairs(folder)
+    assert main(["train", str(folder / "config.toml"), "--out", str(folder / "run")]) == 0
+    return folder
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """A folder of one's own with train.tsv, dev.tsv and config.toml."""
+    write_pairs(tmp_path)
+    return tmp_path

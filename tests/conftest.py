@@ -1,0 +1,28 @@
+"""What all tests share: hypothesis without a clock, torch on one thread, and data that may not be there."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+SHARED = Path(os.environ.get("FREERUN_SHARED", Path(__file__).parents[2] / "shared"))
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("freerun", deadline=None)
+hypothesis.settings.load_profile("freerun")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Small models are no faster with more; tests that need no torch do not load it for this."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("shared_data") and not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is missing: set FREERUN_SHARED to the folder with the data sets")

@@ -1,0 +1,63 @@
+"""Luong attention against its formulas, written out a vector at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from freerun.models.attention import LuongAttention
+from tests.networks import close, draw, gradients, gradients_of, naive_attention, randomise, some_of
+
+each_score = pytest.mark.parametrize("score", ["dot", "general", "concat"])
+LENGTHS = [5, 2, 1]
+MASK = torch.arange(5) < torch.tensor(LENGTHS).unsqueeze(1)
+
+
+def attention(score):
+    """Over a memory of other size than the decoder where that is possible."""
+    size = 4 if score == "dot" else 6
+    return randomise(LuongAttention(score, 4, size)), draw(3, 5, size, seed=1), draw(3, 2, 4, seed=2)
+
+
+@each_score
+def test_attention_is_its_formulas(score):
+    module, values, outputs = attention(score)
+    found, weights = module(outputs, module.prepare(values, MASK))
+    by_the_book = [
+        [naive_attention(module, outputs[row, t], values[row, :length]) for t in range(2)]
+        for row, length in enumerate(LENGTHS)
+    ]
+    expected = torch.stack([torch.stack([one for one, _ in row]) for row in by_the_book])
+    close(found, expected)
+    for row, length in enumerate(LENGTHS):
+        close(weights[row, :, :length], torch.stack([torch.stack(each) for _, each in by_the_book[row]]))
+    close(gradients(some_of(found), values, outputs), gradients(some_of(expected), values, outputs))
+    close(gradients_of(some_of(found), module), gradients_of(some_of(expected), module))
+
+
+@each_score
+def test_padding_gets_no_weight_and_no_gradient(score):
+    module, values, outputs = attention(score)
+    found, weights = module(outputs, module.prepare(values, MASK))
+    assert weights.masked_select(~MASK.unsqueeze(1)).eq(0).all()
+    close(weights.sum(2), torch.ones(3, 2, dtype=torch.float64))
+    assert gradients(some_of(found), values)[0][~MASK].eq(0).all()
+    wild = values.masked_fill(~MASK.unsqueeze(2), 1e6)
+    assert module(outputs, module.prepare(wild, MASK))[0].equal(found)
+
+
+@each_score
+def test_without_a_mask_all_is_real(score):
+    module, values, outputs = attention(score)
+    everything = torch.ones_like(MASK)
+    close(module(outputs, module.prepare(values, None)), module(outputs, module.prepare(values, everything)))
+
+
+@each_score
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_rows_of_a_memory_can_be_selected(score, mask):
+    module, values, outputs = attention(score)
+    origins = torch.tensor([2, 0, 0, 1])
+    whole = module(outputs, module.prepare(values, mask))
+    some = module(outputs[origins], module.prepare(values, mask).select(origins))
+    close(some, tuple(value[origins] for value in whole))

@@ -1,0 +1,183 @@
+"""Recurrent layers: the cell equations, both backends and torch.nn are one thing, in value and gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from freerun.models.recurrence import BACKENDS
+from tests.networks import BACKENDS as BACKEND_NAMES
+from tests.networks import CELLS, TORCH, close, draw, gradients, layer, naive_run, some_of
+
+each_cell = pytest.mark.parametrize("cell", CELLS)
+each_backend = pytest.mark.parametrize("backend", BACKEND_NAMES)
+# torch's kernels for the two types are different code: in float32 they are oneDNN's
+each_type = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+LENGTHS = torch.tensor([5, 1, 6, 3])
+
+
+def initial(cell, rows=4, size=4, dtype=torch.float64):
+    h, c = draw(rows, size, seed=1, dtype=dtype), draw(rows, size, seed=2, dtype=dtype)
+    return (h, c) if cell == "lstm" else (h,)
+
+
+def torch_module(cell, of):
+    module = TORCH[cell](of.input_size, of.hidden_size, dtype=torch.float64)
+    module.load_state_dict({f"{name}_l0": value for name, value in of.state_dict().items()})
+    return module
+
+
+def run(of, inputs, state=(), lengths=None, real_only=False):
+    """Values and gradients of everything that comes out, for everything that goes in."""
+    outputs, *last = of.sequence(inputs, *state, **({} if lengths is None else {"lengths_B": lengths}))
+    last = [value for value in last if value is not None]
+    if real_only:
+        outputs = outputs[torch.arange(len(inputs)).unsqueeze(1) < lengths]
+    results = [outputs, *last]
+    return results, gradients(some_of(*results), inputs, *state, *of.parameters())
+
+
+@each_backend
+@each_cell
+def test_a_layer_is_that_of_torch(cell, backend):
+    ours, inputs, state = layer(cell, backend=backend), draw(6, 4, 3), initial(cell)
+    theirs = torch_module(cell, ours)
+    given = tuple(value.unsqueeze(0) for value in state)
+    outputs, last = theirs(inputs, given if cell == "lstm" else given[0])
+    results = [outputs, *(value.squeeze(0) for value in (last if cell == "lstm" else [last]))]
+    expected = results, gradients(some_of(*results), inputs, *state, *theirs.parameters())
+    close(run(ours, inputs, state), expected)
+
+
+@each_backend
+@each_cell
+def test_the_state_before_the_first_step_is_zero_unless_given(cell, backend):
+    of, inputs = layer(cell, backend=backend), draw(3, 4, 3)
+    zeros = [torch.zeros_like(value) for value in initial(cell)]
+    close(
+        list(filter(torch.is_tensor, of.sequence(inputs))), list(filter(torch.is_tensor, of.sequence(inputs, *zeros)))
+    )
+
+
+@pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+@each_type
+@each_cell
+def test_the_reference_loop_is_the_fused_backend(cell, dtype, tolerance, lengths, with_state):
+    inputs = draw(6, 4, 3, dtype=dtype)
+    state = initial(cell, dtype=dtype) if with_state else ()
+    loop, fused = (
+        run(layer(cell, backend=backend, dtype=dtype), inputs, state, lengths, lengths is not None)
+        for backend in BACKEND_NAMES
+    )
+    close(fused, loop, tolerance)
+
+
+@each_backend
+@each_type
+@each_cell
+def test_padding_changes_nothing(cell, dtype, tolerance, backend):
+    of, inputs, state = (
+        layer(cell, backend=backend, dtype=dtype),
+        draw(6, 4, 3, dtype=dtype),
+        initial(cell, dtype=dtype),
+    )
+    outputs, *last = of.sequence(inputs, *state, lengths_B=LENGTHS)
+    for row, length in enumerate(LENGTHS.tolist()):
+        alone = of.sequence(inputs[:length, [row]], *(value[[row]] for value in state))
+        close(outputs[:length, [row]], alone[0], tolerance)
+        close([value[[row]] for value in last if value is not None], [v for v in alone[1:] if v is not None], tolerance)
+
+
+@each_backend
+@each_type
+@each_cell
+def test_what_stands_on_padding_is_without_effect(cell, dtype, tolerance, backend):
+    of, state = layer(cell, backend=backend, dtype=dtype), initial(cell, dtype=dtype)
+    inputs = draw(6, 4, 3, dtype=dtype).detach()
+    padding = torch.arange(6).unsqueeze(1) >= LENGTHS
+    wild = inputs.masked_fill(padding.unsqueeze(2), -50.0)
+    tame = run(of, inputs.requires_grad_(), state, LENGTHS, real_only=True)
+    disturbed = run(of, wild.requires_grad_(), state, LENGTHS, real_only=True)
+    close(disturbed, tame, tolerance)
+    assert disturbed[1][0][padding].eq(0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@each_backend
+@each_cell
+def test_a_long_padding_carries_the_very_state(cell, backend, dtype):
+    of, inputs = layer(cell, backend=backend, dtype=dtype), 20 * draw(200, 2, 3, dtype=dtype).detach()
+    lengths = torch.tensor([2, 200])
+    outputs, h, c = of.sequence(inputs, lengths_B=lengths)
+    short = of.sequence(inputs[:3], lengths_B=torch.tensor([2, 3]))
+    assert outputs.isfinite().all()
+    assert h[0].equal(short[1][0])
+    assert cell != "lstm" or c[0].equal(short[2][0])
+
+
+@each_backend
+@each_cell
+def test_steps_are_the_sequence(cell, backend):
+    of, inputs, state = layer(cell, backend=backend), draw(6, 4, 3), initial(cell)
+    (outputs, *last), expected = run(of, inputs, state)
+    h, c = state[0], state[1] if cell == "lstm" else None
+    hs = []
+    for values in inputs:
+        h, c = of.step(of.input_gates(values), h, c)
+        hs.append(h)
+    results = [torch.stack(hs), h, *([] if c is None else [c])]
+    close(results, [outputs, *last])
+    close(gradients(some_of(*results), inputs, *state, *of.parameters()), expected)
+
+
+@each_cell
+def test_a_step_is_the_equations(cell):
+    of, inputs, state = layer(cell), draw(3, 1, 3), [value[:1] for value in initial("lstm")]
+    outputs, h, c = of.sequence(inputs, *state)
+    expected, last_h, last_c = naive_run(cell, of, inputs[:, 0], *(value[0] for value in state))
+    close(outputs[:, 0], torch.stack(expected))
+    close([h[0], c if c is None else c[0]], [last_h, last_c])
+
+
+@each_cell
+def test_the_reference_loop_calls_no_recurrent_kernel_of_torch(cell, monkeypatch):
+    for name in ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"):
+        monkeypatch.delattr(torch, name)
+    run(layer(cell), draw(6, 4, 3), initial(cell), LENGTHS)
+    with pytest.raises(AttributeError):
+        run(layer(cell, backend="fused"), draw(6, 4, 3), initial(cell), LENGTHS)
+
+
+# ------------------------------------------------------------------------------------------- modes of the fused kernels
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+@each_type
+@each_cell
+def test_gradients_flow_in_both_modes_of_a_module(cell, dtype, tolerance, lengths):
+    of, inputs, state = (
+        layer(cell, backend="fused", dtype=dtype),
+        draw(6, 4, 3, dtype=dtype),
+        initial(cell, dtype=dtype),
+    )
+    expected = run(layer(cell, dtype=dtype), inputs, state, lengths, lengths is not None)
+    for mode in (True, False):
+        close(run(of.train(mode), inputs, state, lengths, lengths is not None), expected, tolerance)
+
+
+@each_type
+@each_cell
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_values_do_not_depend_on_whether_gradients_are_wanted(cell, dtype, tolerance, training, context):
+    of, inputs = layer(cell, backend="fused", dtype=dtype).train(training), draw(6, 4, 3, dtype=dtype)
+    wanted = [value for value in of.sequence(inputs, lengths_B=LENGTHS) if value is not None]
+    with context():
+        unwanted = [value for value in of.sequence(inputs, lengths_B=LENGTHS) if value is not None]
+    assert not any(value.requires_grad for value in unwanted)
+    close([value.clone() for value in unwanted], [value.detach() for value in wanted], tolerance)
+
+
+def test_every_backend_is_tested():
+    assert set(BACKENDS) == set(BACKEND_NAMES)

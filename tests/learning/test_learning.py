@@ -1,0 +1,87 @@
+"""A model learns: a threshold on held-out sources, free running, within seconds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from freerun.data.batching import make_batch, plan_epoch
+from freerun.forcing.batch import TrainingBatch, Update
+from freerun.forcing.strategy import Objective, StrategySettings
+from freerun.forcing.teacher import Teacher
+from freerun.models.initialise import initialise
+from freerun.models.seq2seq import Seq2Seq, Sizes
+from freerun.models.stepper import TorchStepper
+from freerun.search.beam import beam_search
+from freerun.symbols import EOS
+from tests.networks import corpus
+from tests.steppers import batch, bounds
+
+SYMBOLS = 6
+TASKS = {"copy": lambda row: row, "reverse": lambda row: row[::-1]}
+MODELS = {
+    "lstm": {},
+    "gru_every_step": {"cell": "gru", "context": "every_step"},
+    "rnn_attention": {"cell": "rnn", "bidirectional": True, "attention": "general"},
+}
+
+
+def sources():
+    """Distinct sequences of 1 to 4 symbols, in random order."""
+    random = np.random.default_rng(0)
+    rows = {tuple(random.integers(4, 4 + SYMBOLS, random.integers(1, 5)).tolist()) for _ in range(3000)}
+    return [list(row) for row in sorted(rows, key=lambda _: random.random())]
+
+
+def train(model, pairs, updates, batch_size=64, learning_rate=0.01):
+    """Losses of all updates."""
+    teacher, parameters = Teacher(StrategySettings(), Objective()), list(model.parameters())
+    optimizer, losses, epoch = torch.optim.Adam(parameters, learning_rate), [], 0
+    lengths = pairs.sources.lengths, pairs.targets.lengths
+    while len(losses) < updates:
+        for rows in plan_epoch(*lengths, batch_size=batch_size, batch_tokens=None, seed=1, epoch=epoch):
+            batch = TrainingBatch.of(make_batch(pairs, rows))
+            term = teacher.losses(model, batch, Update(len(losses) + 1, 1)).terms["nll"]
+            optimizer.param_groups[0]["lr"] = learning_rate * max(0.0, 1 - len(losses) / updates)
+            optimizer.zero_grad()
+            (term.sum / term.count).backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            losses.append(term.sum.item() / term.count)
+        epoch += 1
+    return losses[:updates]
+
+
+def share_right(model, rows, solve):
+    ids, lengths = batch([[*row, EOS] for row in rows])
+    found = beam_search(TorchStepper(model), ids, lengths, max_lengths=bounds(*[15] * len(rows)))
+    return np.mean([list(best.ids) == solve(row) for row, (best,) in zip(rows, found, strict=True)])
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("lstm", "copy"), ("lstm", "reverse"), ("gru_every_step", "reverse"), ("rnn_attention", "copy")],
+)
+def test_a_small_model_learns(name, task):
+    solve, rows = TASKS[task], sources()
+    train_rows, held_out = rows[150:], rows[:150]
+    pairs = corpus([[*row, EOS] for row in train_rows], [[*solve(row), EOS] for row in train_rows])
+    size = 4 + SYMBOLS
+    model = Seq2Seq(Sizes(size, size, 16, 64, 1, **MODELS[name]), dropout=0.1)
+    initialise(model, 1)
+    assert share_right(model, held_out, solve) < 0.05
+    losses = train(model, pairs, 250)
+    assert np.mean(losses[-20:]) < 0.1 < 1.5 < losses[0]
+    assert share_right(model, held_out, solve) >= 0.9
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+def test_the_first_losses_are_those_they_have_always_been(backend):
+    """A change of structure does not move them. One that moves them on purpose changes what a seed means."""
+    rows = [[4 + (3 * row + place) % SYMBOLS for place in range(1 + row % 3)] for row in range(24)]
+    pairs = corpus([[*row, EOS] for row in rows], [[*row[::-1], EOS] for row in rows])
+    sizes = Sizes(4 + SYMBOLS, 4 + SYMBOLS, 5, 6, 2, bidirectional=True, attention="general")
+    model = Seq2Seq(sizes, backend=backend).double()
+    initialise(model, 1)
+    assert train(model, pairs, 3, batch_size=10) == pytest.approx([2.3062950, 2.2953717, 2.2941503], abs=1e-6)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from freerun.data.batching import make_batch, pad, plan_epoch
+from freerun.data.codec import Codec
+from freerun.data.corpus import encode_corpus
+from freerun.data.readers import Pair
+from freerun.data.tokenizers import CharTokenizer
+from freerun.data.vocabulary import Vocabulary
+from freerun.symbols import BOS, PAD
+
+lengths = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=60)
+budgets = st.one_of(
+    st.fixed_dictionaries({"batch_size": st.integers(1, 9), "batch_tokens": st.none()}),
+    st.fixed_dictionaries({"batch_size": st.none(), "batch_tokens": st.integers(1, 90)}),
+)
+CHARS = Codec(CharTokenizer(), Vocabulary("abc"), reverse=True)
+pairs = st.lists(st.tuples(st.text("abcd", max_size=5), st.text("abcd", max_size=5)), min_size=1, max_size=20)
+
+
+def columns(rows):
+    array = np.array(rows, dtype=np.int64).reshape(-1, 2)
+    return array[:, 0], array[:, 1]
+
+
+@given(lengths, budgets, st.integers(0, 5))
+def test_each_pair_is_in_one_batch_within_the_budget(rows, budget, epoch):
+    sources, targets = columns(rows)
+    batches = plan_epoch(sources, targets, **budget, seed=1, epoch=epoch)
+    assert sorted(number for batch in batches for number in batch) == list(range(len(rows)))
+    for batch in batches:
+        if budget["batch_size"] is not None:
+            assert 1 <= len(batch) <= budget["batch_size"]
+        else:
+            cost = len(batch) * (sources[batch].max() + targets[batch].max())
+            assert len(batch) == 1 or cost <= budget["batch_tokens"]
+
+
+@given(lengths, st.integers(1, 9))
+def test_there_are_no_more_batches_than_needed(rows, size):
+    sources, targets = columns(rows)
+    batches = plan_epoch(sources, targets, batch_size=size, batch_tokens=None, seed=0, epoch=0)
+    assert len(batches) == -(-len(rows) // size)
+    full = [batch for batch in batches if len(batch) == size and len(set(sources[batch])) == 1]
+    assert len(full) >= sum(count // size for count in Counter(sources.tolist()).values())
+    assert sum(len(batch) < size for batch in batches) <= 1
+
+
+@given(pairs, st.randoms(use_true_random=False))
+def test_a_batch_holds_its_pairs(rows, draw):
+    corpus, _ = encode_corpus((Pair(*row, 0) for row in rows), CHARS, CHARS)
+    chosen = draw.sample(range(len(rows)), k=draw.randint(1, len(rows)))
+    batch = make_batch(corpus, np.array(chosen))
+    for row, number in enumerate(chosen):
+        target = CHARS.encode(rows[number][1])
+        source = CHARS.encode(rows[number][0])
+        blank = [PAD] * (batch.target_out.shape[1] - len(target))
+        assert batch.source[row].tolist() == source + [PAD] * (batch.source.shape[1] - len(source))
+        assert batch.target_out[row].tolist() == target + blank
+        assert batch.target_in[row].tolist() == [BOS, *target[:-1], *blank]
+        assert (batch.source_lengths[row], batch.target_lengths[row]) == (len(source), len(target))
+
+
+@given(pairs)
+def test_references_are_all_targets_of_equal_sources(rows):
+    corpus, _ = encode_corpus((Pair(*row, 0) for row in rows), CHARS, CHARS)
+    sources = [CHARS.encode(source) for source, _ in rows]
+    assert corpus.num_sources == len({tuple(source) for source in sources})
+    for number, source in enumerate(sources):
+        expected = [tuple(CHARS.encode(t)) for (_, t), other in zip(rows, sources, strict=True) if other == source]
+        assert [tuple(row.tolist()) for row in corpus.references(number)] == list(dict.fromkeys(expected))
+
+
+@given(st.lists(st.lists(st.integers(1, 9), max_size=5), max_size=6))
+def test_padding_keeps_the_rows(rows):
+    ids, lengths = pad(rows)
+    assert [row[:length].tolist() for row, length in zip(ids, lengths, strict=True)] == rows
+    assert all((row[length:] == PAD).all() for row, length in zip(ids, lengths, strict=True))

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from freerun.data import choose
+from freerun.data.choose import choose_tokenisation, measure
+from freerun.data.readers import Pair, read_pairs
+from freerun.data.tokenizers import train_sentencepiece
+from freerun.errors import DataError
+
+SHARED = Path(os.environ.get("FREERUN_SHARED", Path(__file__).parents[3] / "shared")) / "data"
+TABLE = {
+    "g2p-cmudict": ("char", "whitespace"),
+    **{f"g2p-2020/{name}": ("char", "whitespace") for name in ("bul", "fre", "hun", "kor", "vie")},
+    **{
+        f"inflection-2016/{name}": ("whitespace", "whitespace")
+        for name in ("finnish", "german", "hungarian", "spanish", "turkish")
+    },
+    "translit-katakana": ("char", "whitespace"),
+    **{f"scan/{name}": ("whitespace", "whitespace") for name in ("simple", "length", "addprim_jump")},
+    "mt-enja": ("whitespace", "whitespace"),
+    "mt-engfra": ("sentencepiece", "sentencepiece"),
+}
+
+
+def choice(pairs: list[tuple[str, str]]) -> choose.Choice:
+    return choose_tokenisation(lambda: (Pair(*pair, line) for line, pair in enumerate(pairs, 1)))
+
+
+def word(draw: random.Random, length: int = 7) -> str:
+    return "".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=length))
+
+
+def test_rates_of_a_small_example():
+    rates = measure(["a b", "a c c", "c a d d"], [0, 1, 2])
+    assert rates.unknown_words == 3 / 9  # b and twice d; c is met in two folds
+    assert rates.unknown_characters == pytest.approx(3 / 15)
+    assert (rates.texts, rates.words, rates.characters) == (3, 3.0, 5.0)
+    assert (rates.distinct_words, rates.alphabet) == (4, 5)
+
+
+def test_tokens_of_one_fold_are_unknown_however_often_they_occur():
+    assert measure(["a", "a", "b"], [0, 0, 1]).unknown_words == 1.0
+    assert measure(["a", "a", "b"], [0, 1, 1]).unknown_words == pytest.approx(1 / 3)
+    assert measure(["", ""], [0, 1]).unknown_words == 0.0
+
+
+def test_words_that_do_not_recur_become_characters():
+    draw = random.Random(0)
+    found = choice([(w, " ".join(w)) for w in (word(draw) for _ in range(500))])
+    assert (found.source_tokens, found.target_tokens) == ("char", "whitespace")
+
+
+def test_running_text_becomes_pieces():
+    draw = random.Random(0)
+    frequencies = {word(draw, 5): 1 / rank for rank in range(1, 9000)}  # Zipf's law
+    texts = [" ".join(draw.choices(list(frequencies), list(frequencies.values()), k=8)) for _ in range(10_000)]
+    found = choice([(text, "yes" if line % 2 else "no") for line, text in enumerate(texts)])
+    assert (found.source_tokens, found.target_tokens) == ("sentencepiece:500", "whitespace")
+    assert "texts are running text (8.0 words" in found.reasons[0]
+    assert train_sentencepiece(iter(texts), 500, "x")
+
+
+def test_too_little_running_text_becomes_characters():
+    draw = random.Random(0)
+    found = choice([(" ".join(word(draw, 5) for _ in range(8)), "yes") for _ in range(20)])
+    assert found.source_tokens == "char"
+    assert "texts are too few for pieces (8.0 words" in found.reasons[0]
+
+
+def test_short_phrases_of_rare_words_become_characters():
+    draw = random.Random(0)
+    found = choice([(f"{word(draw, 3)} {word(draw, 3)}", word(draw, 40)) for _ in range(500)])
+    assert (found.source_tokens, found.target_tokens) == ("char", "char")
+
+
+def test_the_number_of_pieces_grows_with_the_text():
+    def pieces(total: int, distinct_words: int = 10**6, alphabet: int = 80) -> int:
+        return choose._pieces(choose.SideRates(1, 6.0, 30.0, 0.03, 0.0, distinct_words, alphabet), total)
+
+    assert [pieces(total) for total in (12_499, 12_500, 140_000, 10**8)] == [0, 500, 4000, 16000]
+    assert pieces(10**8, distinct_words=2999) == 500
+    assert (pieces(25_000, alphabet=500), pieces(25_000, alphabet=501)) == (1000, 0)
+
+
+def test_a_command_repeated_often_counts_once():
+    walk = [(f"walk {' and walk' * n}", "W") for n in range(300)]
+    found = choice([*walk, *[("jump", "J")] * 300])
+    assert found.source_rates.unknown_words == pytest.approx(1 / found.source_rates.words / 301, rel=0.01)
+    assert (found.source_tokens, found.target_tokens) == ("whitespace", "whitespace")
+
+
+def test_reasons_give_the_rates():
+    draw = random.Random(0)
+    found = choice([(word(draw), "y n") for _ in range(50)])
+    source, target = found.reasons
+    assert source == (
+        "source: char, for 100.00 % of its words are unknown on held-out sources (limit 1.50 %), 0.00 % of its "
+        "characters, and the texts are short (1.0 words, 7.0 characters)."
+    )
+    assert target == "target: whitespace, for 0.00 % of its words are unknown on held-out sources (limit 1.50 %)."
+
+
+def test_the_choice_does_not_depend_on_order(monkeypatch):
+    monkeypatch.setattr(choose, "SAMPLE_PAIRS", 100)
+    draw = random.Random(0)
+    pairs = [(" ".join(draw.choices("abcdefgh", k=3)), word(draw)) for _ in range(700)]
+    assert choice(pairs) == choice(pairs[::-1])
+    assert choice(pairs).target_rates.texts == 100
+
+
+def test_no_pairs():
+    with pytest.raises(DataError, match="pairs: there are no pairs"):
+        choice([])
+    assert choice([("a", "b")]).source_tokens == "char"
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", TABLE)
+def test_choices_on_real_data(name):
+    path = SHARED / name / "train.tsv"
+    if not path.exists():
+        pytest.skip(f"{path} is missing: set FREERUN_SHARED")
+    found = choose_tokenisation(lambda: read_pairs(path))
+    assert (found.source_tokens.partition(":")[0], found.target_tokens.partition(":")[0]) == TABLE[name]
+    for rates in (found.source_rates, found.target_rates):  # no set is near the limit
+        assert not choose.MAX_UNKNOWN_WORDS / 1.8 < rates.unknown_words < choose.MAX_UNKNOWN_WORDS * 1.8

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from freerun.data.codec import Codec
+from freerun.data.corpus import Corpus, FilterReport, Ragged, encode_corpus
+from freerun.data.readers import Pair
+from freerun.data.tokenizers import CharTokenizer, WhitespaceTokenizer
+from freerun.data.vocabulary import Vocabulary
+from freerun.errors import DataError
+from freerun.symbols import EOS
+
+CHARS = Codec(CharTokenizer(), Vocabulary("abc"))
+
+
+def encode(*pairs: tuple[str, str], source=CHARS, **limits) -> tuple[Corpus, FilterReport]:
+    return encode_corpus((Pair(*pair, line) for line, pair in enumerate(pairs, 1)), source, CHARS, **limits)
+
+
+def test_rows_are_encoded():
+    corpus, _ = encode(("ab", "c"), ("", "abc"), source=Codec(CharTokenizer(), Vocabulary("abc"), reverse=True))
+    assert [row.tolist() for row in corpus.sources] == [[5, 4, EOS], [EOS]]
+    assert [row.tolist() for row in corpus.targets] == [[6, EOS], [4, 5, 6, EOS]]
+    assert corpus.targets.lengths.tolist() == [2, 4]
+    assert len(corpus) == 2
+    assert corpus.sources.tokens.dtype == np.uint16
+
+
+def test_a_large_vocabulary_has_wider_ids():
+    words = Vocabulary(str(number) for number in range(65_533))
+    source = Codec(WhitespaceTokenizer(), words)
+    corpus, _ = encode(("65532 0", "a"), source=source)
+    assert corpus.sources.tokens.dtype == np.int32
+    assert corpus.sources[0].tolist() == [65_536, 4, EOS]
+    narrower, _ = encode(
+        ("65531", "a"), source=Codec(WhitespaceTokenizer(), Vocabulary(words.tokens(range(4, 65_536))))
+    )
+    assert narrower.sources.tokens.dtype == np.uint16
+    assert narrower.sources[0].tolist() == [65_535, EOS]
+
+
+def test_padded_rows():
+    rows = Ragged(np.array([4, 2, 5, 6, 2, 2], np.uint16), np.array([0, 2, 5, 6]))
+    assert rows.padded(np.array([2, 1]), 9).tolist() == [[2, 9, 9], [5, 6, 2]]
+
+
+def test_a_row_out_of_range():
+    rows = Ragged(np.array([4, 2], np.uint16), np.array([0, 2]))
+    for row in (1, -1):
+        with pytest.raises(IndexError, match=f"row {row} of 1 rows"):
+            rows[row]
+
+
+def test_sources_are_numbered_in_order():
+    corpus, _ = encode(("b", "a"), ("a", "a"), ("b", "c"), ("", "a"), ("a", "a"))
+    assert corpus.group.tolist() == [0, 1, 0, 2, 1]
+    assert corpus.num_sources == 3
+
+
+def test_references_are_distinct_and_in_order():
+    corpus, _ = encode(("a", "c"), ("b", "b"), ("a", "ab"), ("a", "c"), ("a", ""))
+    assert [target.tolist() for target in corpus.references(2)] == [[6, EOS], [4, 5, EOS], [EOS]]
+    assert [target.tolist() for target in corpus.references(1)] == [[5, EOS]]
+
+
+def test_length_filter_counts():
+    corpus, report = encode(
+        ("ab", "a"),
+        ("abc", "a"),
+        ("ab", "abcc"),
+        ("abc", "abcc"),
+        ("", "abc"),
+        max_source_length=2,
+        max_target_length=3,
+    )
+    assert report == FilterReport(5, 2, 2, 1, 2, 3)
+    assert len(corpus) == 2
+    assert str(report) == "2 of 5 pairs kept; dropped: 2 with a long source, 1 with a long target"
+
+
+def test_without_limits_all_are_kept():
+    _, report = encode(("abcabc", "a"), ("a", "abcabcabc"))
+    assert report == FilterReport(2, 2, 0, 0, 6, 9)
+
+
+def test_largest_ratio():
+    assert encode(("ab", "abcabc"), ("", "ab"), ("c", "c"))[0].largest_ratio == 3.0
+    assert encode(("ab", "a"), ("", "ab"))[0].largest_ratio == 2.0
+
+
+def test_nothing_left():
+    with pytest.raises(DataError) as caught:
+        encode(("abc", "a"), ("a", "abc"), max_source_length=2, max_target_length=1)
+    assert str(caught.value).startswith(
+        "pairs: all 2 pairs are too long (1 sources, 1 targets). Expected at most 2 source tokens and 1 target tokens."
+    )
+    with pytest.raises(DataError, match="pairs: there are no pairs"):
+        encode()

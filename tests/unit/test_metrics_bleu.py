@@ -1,0 +1,89 @@
+"""BLEU and chrF: known values, references in differing numbers, resampling, choice of tokenizer."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+
+import numpy as np
+import pytest
+
+from freerun.metrics.bleu import bleu, bleu_tokenizer, chrf
+
+HYPOTHESES = ["the cat sat on the mat", "a dog"]
+REFERENCES = [["the cat sat on a mat", "a cat was on the mat"], ["a dog barks"]]
+
+
+def test_bleu_by_hand():
+    # 1- to 4-grams that match: 5 of 6, 3 of 5, 2 of 4, 1 of 3; the output is as long as the reference.
+    score = bleu(HYPOTHESES[:1], [REFERENCES[0][:1]], "none")
+    assert score.value == pytest.approx(100 * math.exp(np.log([5 / 6, 3 / 5, 2 / 4, 1 / 3]).mean()))
+
+
+def test_a_short_output_pays_the_brevity_penalty():
+    long, short = "a b c d e f g h", "a b c d e f"
+    assert bleu([short], [[long]], "none").value == pytest.approx(100 * math.exp(1 - 8 / 6))
+
+
+@pytest.mark.parametrize("score", [lambda *each: bleu(*each, tokenize="none"), chrf])
+def test_what_equals_one_of_its_references_is_perfect(score):
+    outputs = ["p q r s t", "q q r s p"]
+    assert score(outputs, [["x y", outputs[0]], [outputs[1]]]).value == pytest.approx(100)
+
+
+def test_what_shares_nothing_is_worth_0():
+    assert bleu(["a b"], [["c d"]], "none").value == 0
+    assert chrf(["a b"], [["c d"]]).value == 0
+
+
+@pytest.mark.parametrize("score", [lambda *each: bleu(*each, tokenize="none"), chrf])
+def test_empty_outputs_and_references_are_allowed(score):
+    assert score(["", "a b c d e"], [[""], ["a b c d e"]]).value == pytest.approx(100)
+    assert score(["", "x"], [["a b"], [""]]).value == 0
+
+
+def test_signatures_say_how_the_score_was_computed():
+    assert "nrefs:var" in bleu(HYPOTHESES, REFERENCES, "none").signature
+    assert "tok:13a" in bleu(HYPOTHESES, REFERENCES, "13a").signature
+    assert chrf(HYPOTHESES, REFERENCES).signature.startswith("nrefs:var|case:mixed|eff:yes|nc:6|nw:0|space:no")
+
+
+def test_the_interval_lies_around_the_value_and_repeats():
+    score = chrf(HYPOTHESES * 20, REFERENCES * 20)
+    interval = score.interval()
+    assert interval.low < interval.value < interval.high
+    assert interval.value == score.value
+    assert interval == score.interval(seed=0)
+    assert (score.resampled() != score.resampled(seed=1)).mean() > 0.5
+    assert len(score.resampled()) == 1000
+
+
+@pytest.mark.parametrize("references", [[["a"]], [["a"], []], []])
+def test_every_output_needs_a_reference(references):
+    with pytest.raises(ValueError, match="2 hypotheses, and references for "):
+        bleu(HYPOTHESES, references, "none")
+    with pytest.raises(ValueError, match="0 hypotheses"):
+        chrf([], [])
+
+
+JAPANESE, ENGLISH = ["これは本です", "漢字だけ", "東京へ行く"], ["this is a book", "kanji", "to 東京"]
+
+
+@pytest.mark.parametrize("spec", ["char", "whitespace"])
+def test_tokens_are_compared_as_they_are(spec):
+    assert bleu_tokenizer(spec, JAPANESE) == "none"
+
+
+@pytest.mark.parametrize(
+    ("references", "mecab", "expected"),
+    [
+        (JAPANESE, True, "ja-mecab"),
+        (JAPANESE, False, "13a"),
+        (ENGLISH, True, "13a"),
+        ([*JAPANESE, *ENGLISH], True, "13a"),
+        ([*JAPANESE, *ENGLISH[1:]], True, "ja-mecab"),
+    ],
+)
+def test_pieces_are_compared_as_text(monkeypatch, references, mecab, expected):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: mecab or None)
+    assert bleu_tokenizer("sentencepiece:800", references) == expected

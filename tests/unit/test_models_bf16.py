@@ -1,0 +1,56 @@
+"""Training passes in bf16, and the guard before them."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from freerun.errors import ConfigError
+from freerun.forcing.batch import Update
+from freerun.forcing.strategy import Objective, StrategySettings
+from freerun.forcing.teacher import Teacher
+from freerun.training import precision
+from tests.networks import BACKENDS, CELLS, network, random_rows, training_batch
+
+needs_bf16 = pytest.mark.skipif(not precision.bf16_is_fast(), reason="this processor does not multiply bf16")
+BATCH = training_batch(random_rows([4, 9, 6, 1]), random_rows([3, 5, 1, 7], size=9, seed=1))
+
+
+def loss_and_gradients(model, kind):
+    with precision.autocast(kind):
+        losses = Teacher(StrategySettings(), Objective(label_smoothing=0.1)).losses(model, BATCH, Update(1, 1))
+    term = losses.terms["nll"]
+    model.zero_grad()
+    term.sum.backward()
+    return term.sum.detach(), torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+@needs_bf16
+@pytest.mark.parametrize(
+    ("cell", "backend", "attention"), [*itertools.product(CELLS, BACKENDS, ["none", "dot", "general", "concat"])]
+)
+def test_bf16_stays_near_fp32(cell, backend, attention):
+    context, bidirectional = ("every_step", False) if attention == "dot" else ("init", True)
+    sizes = {"cell": cell, "attention": attention, "context": context, "bidirectional": bidirectional}
+    model = network(dtype=torch.float32, backend=backend, dropout=0.3, embedding_dropout=0.2, **sizes)
+    (loss, gradient), (exact, wanted) = (loss_and_gradients(model, kind) for kind in ("bf16", "fp32"))
+    assert loss.dtype == gradient.dtype == torch.float32
+    assert loss.item() != exact.item()  # it is bf16
+    assert loss.item() == pytest.approx(exact.item(), rel=0.01)
+    assert (gradient - wanted).norm() < 0.03 * wanted.norm()
+
+
+@pytest.mark.parametrize(
+    ("asked", "able", "chosen"), [("auto", True, "bf16"), ("auto", False, "fp32"), ("fp32", True, "fp32")]
+)
+def test_bf16_is_chosen_only_where_it_is_there(asked, able, chosen, monkeypatch):
+    monkeypatch.setattr(precision, "bf16_is_fast", lambda device: able)
+    assert precision.choose_precision(asked) == chosen
+
+
+def test_bf16_is_refused_where_it_is_not_there(monkeypatch):
+    monkeypatch.setattr(precision, "bf16_is_fast", lambda device: False)
+    with pytest.raises(ConfigError, match=r"^training\.precision: bf16 .*processor.*\. Expected \"fp32\".*auto"):
+        precision.choose_precision("bf16")

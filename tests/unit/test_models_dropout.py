@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from freerun.models.dropout import DropoutMasks, apply_mask, draw_mask
+from tests.networks import CELLS, close, naive_logits, network, padded, random_rows
+
+SOURCES, LENGTHS = padded(random_rows([3, 5]))
+FED = torch.tensor([[1, 4, 5, 6], [1, 7, 8, 0]])
+
+
+def masks_of(model, seed=1, rows=2):
+    return model.draw_masks(5, 4, rows, torch.Generator().manual_seed(seed))
+
+
+def logits(model, masks):
+    return model.decoder.logits(model(SOURCES, LENGTHS, FED, masks))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
+def test_a_mask_keeps_its_share_scaled_up(rate):
+    mask = draw_mask((50, 40, 30), rate, torch.Generator().manual_seed(0), torch.zeros(1, dtype=torch.float64))
+    assert mask.shape == (50, 40, 30)
+    assert mask.dtype == torch.float64
+    assert set(mask.unique().tolist()) == {0.0, 1 / (1 - rate)}
+    assert mask.eq(0).double().mean().item() == pytest.approx(rate, abs=0.01)
+    assert mask.mean().item() == pytest.approx(1, abs=0.02)
+
+
+def test_at_rate_0_nothing_is_drawn():
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    assert draw_mask((5, 5), 0.0, generator, torch.zeros(1)) is None
+    assert generator.get_state().equal(before)
+
+
+def test_a_missing_mask_changes_nothing():
+    values = torch.rand(3)
+    assert apply_mask(values, None) is values
+
+
+def test_masks_are_a_pure_function_of_the_generator():
+    model = network(dropout=0.5, embedding_dropout=0.5)
+    first, second, other = (dataclasses.asdict(masks_of(model, seed)) for seed in (1, 1, 2))
+    for name, mask in first.items():
+        close(mask, second[name], 0)
+    assert not first["output_TBF"].equal(other["output_TBF"])
+
+
+def test_two_passes_under_the_same_masks_are_the_same():
+    model = network(dropout=0.5, embedding_dropout=0.3, attention="general")
+    masks = masks_of(model)
+    assert logits(model, masks).equal(logits(model, masks))
+    assert not logits(model, masks).equal(logits(model, masks_of(model, 2)))
+
+
+def test_without_masks_nothing_is_dropped_whatever_the_mode():
+    model, plain = network(dropout=0.5, embedding_dropout=0.5), network()
+    assert logits(model.train(), None).equal(logits(plain.eval(), None))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_masks_stand_between_layers_and_before_the_output_layer(bidirectional):
+    model = network(dropout=0.5, embedding_dropout=0.5, num_layers=3, bidirectional=bidirectional, context="every_step")
+    masks = masks_of(model, rows=7)
+    assert [mask.shape for mask in masks.encoder_layers] == [(5, 7, 8 if bidirectional else 4)] * 2
+    assert [mask.shape for mask in masks.decoder_layers] == [(4, 7, 4)] * 2
+    assert masks.source_tokens_SB1.shape == (5, 7, 1)
+    assert masks.target_tokens_TB1.shape == (4, 7, 1)
+    assert masks.output_TBF.shape == (4, 7, 8)  # the context beside the state
+
+
+def test_only_what_has_a_rate_is_drawn():
+    assert masks_of(network()) is None
+    tokens_only = masks_of(network(embedding_dropout=0.5))
+    assert tokens_only.source_tokens_SB1 is not None is not tokens_only.target_tokens_TB1
+    assert (tokens_only.output_TBF, *tokens_only.encoder_layers, *tokens_only.decoder_layers) == (None, None, None)
+    between_only = masks_of(network(dropout=0.5))
+    assert between_only.source_tokens_SB1 is between_only.target_tokens_TB1 is None
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_embedding_dropout_drops_whole_tokens(side):
+    """A dropped token is one whose embedding is 0, the others are scaled up."""
+    model = network()
+    ids, name = (SOURCES, "source_tokens_SB1") if side == "source" else (FED, "target_tokens_TB1")
+    mask = torch.full((ids.shape[1], 2, 1), 1.0, dtype=torch.float64)
+    mask[1, 0] = 0.0
+    token = int(ids[0, 1])
+    dropped = logits(model, DropoutMasks(**{name: mask}, encoder_layers=(None,), decoder_layers=(None,)))[:, 0]
+    with torch.no_grad():
+        (model.encoder if side == "source" else model.decoder).embedding.weight[token] = 0
+    assert ids[0].tolist().count(token) == 1
+    close(dropped, logits(model, None)[:, 0])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_dropout_acts_where_the_masks_say(cell):
+    model = network(cell=cell, dropout=0.5, embedding_dropout=0.5, num_layers=3, bidirectional=True)
+    masks = masks_of(model)
+    found = logits(model, masks)
+    for row in range(2):
+        close(found[:, row], naive_logits(model, SOURCES[row, : LENGTHS[row]], FED[row], masks, row))
