@@ -18,7 +18,7 @@ from freerun.config import (
     TrainingConfig,
 )
 from freerun.data.corpus import Corpus
-from freerun.errors import BundleError
+from freerun.errors import BundleError, ConfigError
 from freerun.forcing.registry import STRATEGIES
 from freerun.forcing.strategy import Objective, Strategy
 from freerun.models.initialise import initialise
@@ -77,8 +77,17 @@ def model_sizes(config: ModelConfig, source_vocabulary: int, target_vocabulary: 
 
 def new_model(config: Config, sizes: Sizes) -> Seq2Seq:
     """A model with its first weights."""
-    model = Seq2Seq(sizes, config.model.dropout, config.model.embedding_dropout, config.training.backend)
     options = config.model
+    try:
+        model = Seq2Seq(sizes, options.dropout, options.embedding_dropout, config.training.backend)
+    except (RuntimeError, MemoryError) as error:
+        raise ConfigError.single(
+            "model",
+            f"a network with hidden_size = {options.hidden_size}, embedding_size = {options.embedding_size} and "
+            f"num_layers = {options.num_layers} does not fit in memory ({str(error).splitlines()[0]})",
+            "Expected sizes that this machine can hold",
+            "Choose smaller ones",
+        ) from error
     forget_bias = None if options.forget_bias == "drawn" else options.forget_bias
     initialise(model, config.training.seed, options.initialisation, options.initial_range, forget_bias)
     return model
@@ -126,7 +135,7 @@ def load_weights(model: Seq2Seq, bundle: Bundle) -> None:
     except RuntimeError as error:
         raise BundleError(
             bundle.folder / "model.safetensors",
-            f"the weights do not fit the sizes in config.json ({' '.join(str(error).split())})",
+            f"the weights do not fit the sizes in config.json ({' '.join(str(error).split())[:300]})",
             "Expected the weights of this bundle",
             "Copy the whole bundle again",
         ) from None

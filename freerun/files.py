@@ -12,6 +12,7 @@ from pathlib import Path
 
 __all__ = [
     "file_hash",
+    "mend_leftovers",
     "new_folder_beside",
     "present_folder",
     "replace_folder",
@@ -87,9 +88,19 @@ def restore_folder(final: Path) -> None:
 
 
 def present_folder(final: Path) -> Path:
-    """Where the content of ``final`` is now, for readers, who must not rename: the writer may be at work this moment."""
-    # a writer may have finished between two looks, so a folder that is not aside either is looked for in its place again
+    """Where the content of ``final`` is, for readers, who must not rename: the writer may be at work this moment."""
     return final if final.exists() or not _aside(final).exists() else _aside(final)
+
+
+def mend_leftovers(parent: Path, name: str) -> None:
+    """After a crash: in ``parent``, what stepped aside goes back, what is unfinished goes away. ``name`` is a glob."""
+    for old in parent.glob(f".{name}.old"):
+        restore_folder(parent / old.name.removeprefix(".").removesuffix(".old"))
+    for leftover in parent.glob(f".{name}.*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,13 +1,13 @@
 """The configuration: TOML, checked as a whole before anything starts.
 
-Every key has its one default, in ``sections``. All faults are reported at once, each with its key path and, for an unknown
-key, the nearest valid name. Settings of a forcing strategy are checked together with the rest: the caller hands in
-``forcing``, a function from a strategy's name to the pydantic model of its settings.
+Every key has its one default, in ``sections``. All faults are reported at once, each with its key path and, for an
+unknown key, the nearest valid name. Settings of a forcing strategy are checked together with the rest: the caller hands
+in ``forcing``, a function from a strategy's name to the pydantic model of its settings.
 """
 
 from __future__ import annotations
 
-from freerun.config.check import ForcingSettings, parse_config
+from freerun.config.check import ForcingSettings, check_values, parse_config
 from freerun.config.raw import (
     absolute_paths,
     apply_overrides,
@@ -19,6 +19,7 @@ from freerun.config.raw import (
     to_toml,
 )
 from freerun.config.sections import (
+    ALTERNATIVES,
     HIGHER_IS_BETTER,
     Config,
     ConstantSchedule,
@@ -35,6 +36,7 @@ from freerun.config.sections import (
 from freerun.config.values import shown
 
 __all__ = [
+    "ALTERNATIVES",
     "HIGHER_IS_BETTER",
     "Config",
     "ConstantSchedule",
@@ -51,6 +53,7 @@ __all__ = [
     "absolute_paths",
     "apply_overrides",
     "changed_keys",
+    "check_values",
     "flatten",
     "merge",
     "override",

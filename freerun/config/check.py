@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -15,8 +15,9 @@ from freerun.config.sections import ALTERNATIVES, Config, DataConfig, ForcingCon
 from freerun.config.values import shown
 from freerun.errors import ConfigError, UserError
 
-__all__ = ["ForcingSettings", "parse_config"]
+__all__ = ["ForcingSettings", "check_values", "parse_config"]
 
+M = TypeVar("M", bound=BaseModel)
 ForcingSettings = Callable[[str], type[BaseModel]]
 """From a strategy's name to its settings; raises ConfigError for an unknown one."""
 
@@ -36,13 +37,26 @@ def parse_config(
         ConfigError: every fault at once.
     """
     check = _Check(raw, str(where), origins or {})
-    config = check.sections()
+    config = check.validated(Config, raw)
     settings = check.strategy(forcing)
     check.contradictions()
     if check.problems or config is None or settings is None:
         raise ConfigError(list(check.problems.values()))
     full = {"strategy": config.forcing.strategy, **settings.model_dump(exclude_none=True)}
     return config.model_copy(update={"forcing": ForcingConfig.model_validate(full)})
+
+
+def check_values(model: type[M], raw: Any, where: object) -> M:
+    """Check values that did not come from a configuration file as if they had.
+
+    Raises:
+        ConfigError: every fault at once.
+    """
+    check = _Check(raw, str(where), {})
+    found = check.validated(model, raw)
+    if found is None:
+        raise ConfigError(list(check.problems.values()))
+    return found
 
 
 @dataclass
@@ -54,13 +68,13 @@ class _Check:
     origins: Mapping[str, str]
     problems: dict[str, UserError] = field(default_factory=dict)
 
-    def sections(self) -> Config | None:
-        """Types and ranges of every key."""
+    def validated(self, model: type[M], raw: Any, prefix: tuple[str, ...] = ()) -> M | None:
+        """``raw``, found at the key path ``prefix``, as ``model``: types and ranges of every key."""
         try:
-            return Config.model_validate(self.raw)
+            return model.model_validate(raw)
         except ValidationError as error:
             for fault in error.errors():
-                self._add_fault(fault, Config, ())
+                self._add_fault(fault, model, prefix)
         return None
 
     def strategy(self, forcing: ForcingSettings) -> BaseModel | None:
@@ -75,12 +89,8 @@ class _Check:
             for problem in error.problems:
                 self._add("forcing.strategy", problem.what, problem.expected, problem.fix)
             return None
-        try:
-            return settings.model_validate({key: value for key, value in section.items() if key != "strategy"})
-        except ValidationError as error:
-            for fault in error.errors():
-                self._add_fault(fault, settings, ("forcing",))
-        return None
+        own = {key: value for key, value in section.items() if key != "strategy"}
+        return self.validated(settings, own, ("forcing",))
 
     def contradictions(self) -> None:
         """Keys that are right by themselves but not together."""
@@ -133,33 +143,31 @@ class _Check:
     def _add_fault(self, fault: Any, model: type[BaseModel], prefix: tuple[str, ...]) -> None:
         """One fault that pydantic found, in our words."""
         place = _resolve(model, fault["loc"])
-        key = ".".join((*prefix, *place.keys))
-        kinds, expected = place.kinds(), place.expectation()
+        keys = (*prefix, *place.keys)
+        key, expected = ".".join(keys), f"Expected {place.expectation()}"
+        kinds = place.kinds()
         match fault["type"]:
             case "extra_forbidden":
                 self._add(key, *_unknown_key(key, place))
-            case "missing":
-                self._add(key, "this key is missing", f"Expected {expected}", "Set it")
             case "union_tag_not_found":
                 self._add(f"{key}.kind", "this key is missing", f"Expected {_one_of(kinds)}", "Set it")
             case "union_tag_invalid":
                 value = fault["input"].get("kind")
-                self._add(
-                    f"{key}.kind", f"the value is {shown(value)}", f"Expected {_one_of(kinds)}", _near(value, kinds)
-                )
+                what = f"the value is {shown(value)}"
+                self._add(f"{key}.kind", what, f"Expected {_one_of(kinds)}", _near(value, kinds))
             case "value_error":
                 # a strategy's own check; it may tell what, expected and fix, parted by bars
                 what, _, rest = str(fault["ctx"]["error"]).partition("|")
                 wanted, _, fix = rest.partition("|")
-                self._add(key, what, wanted or (expected and f"Expected {expected}"), fix)
+                self._add(key, what, wanted or expected, fix)
+            case "missing" if self._value(keys, None) is None:
+                self._add(key, "this key is missing", expected, f"Set {place.needed()}")
+            case "finite_number":
+                what = f"the value is {shown(fault['input'])}"
+                self._add(key, what, expected.replace("a number", "a finite number"), "")
             case _:
-                value = self._value((*prefix, *place.keys), fault["input"])
-                fix = (
-                    f'Write {place.keys[-1]} = {{ kind = "{value}" }}'
-                    if value in kinds
-                    else _near(value, place.words())
-                )
-                self._add(key, f"the value is {shown(value)}", f"Expected {expected}", fix)
+                value = self._value(keys, fault["input"])
+                self._add(key, f"the value is {shown(value)}", expected, _fix(value, place))
 
     def _value(self, keys: Sequence[str], found: object) -> object:
         """The whole value that was set at a key path, of which pydantic may have named a part."""
@@ -169,6 +177,12 @@ class _Check:
                 return found
             value = value[key]
         return value
+
+
+def _fix(value: object, place: _Place) -> str:
+    if isinstance(value, str) and value in place.kinds():
+        return f'Write {place.keys[-1]} = {{ kind = "{value}" }}'
+    return _near(value, place.words())
 
 
 def _unknown_key(key: str, place: _Place) -> tuple[str, str, str]:
@@ -195,10 +209,10 @@ def _near(value: object, names: Iterable[str]) -> str:
 
 
 def _one_of(names: Sequence[str]) -> str:
-    return "one of " + ", ".join(shown(name) for name in names)
+    return ("one of " if len(names) > 1 else "") + ", ".join(shown(name) for name in names)
 
 
-# -- from pydantic's places and types to ours -----------------------------------------------------------------------------
+# -- from pydantic's places and types to ours -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -213,9 +227,18 @@ class _Place:
         """What the field takes."""
         if self.info is None:
             return ""
-        if len(self.keys) == 1 and _models(self.info.annotation):
+        if self._is_section():
             return f"a section, [{self.keys[0]}]"
         return _expectation(self.info.annotation, [self.info])
+
+    def needed(self) -> str:
+        """The keys without which this one will not do."""
+        models = _models(self.info.annotation) if self.info and self._is_section() else []
+        inner = [name for model in models for name, info in model.model_fields.items() if info.is_required()]
+        return ", ".join(f"{self.keys[0]}.{name}" for name in inner) or "it"
+
+    def _is_section(self) -> bool:
+        return len(self.keys) == 1 and self.info is not None and bool(_models(self.info.annotation))
 
     def kinds(self) -> list[str]:
         """The values of ``kind`` where the field is a table of one of several kinds."""
@@ -228,13 +251,13 @@ class _Place:
 
 
 def _resolve(model: type[BaseModel], location: Sequence[int | str]) -> _Place:
-    """Follow a location: where a field has several kinds, pydantic puts the kind's tag after it; indices come last."""
+    """Follow a location: after a table of several kinds comes its kind, after a value an index or a type."""
     keys: list[str] = []
     info: FieldInfo | None = None
     owners = models = [model]
     tagged = False
     for part in location:
-        if isinstance(part, int):
+        if isinstance(part, int) or not models:
             break
         if tagged:
             models = [m for m in models if part in (_kinds(m) or ["pair"])]

@@ -81,7 +81,7 @@ def apply_overrides(raw: Mapping[str, Any], settings: Sequence[str], folder: Pat
 def override(
     raw: Mapping[str, Any], keys: Sequence[str], value: Any, where: str, folder: Path | None = None
 ) -> dict[str, Any]:
-    """``raw`` with ``value`` at the key path ``keys``, as ``apply_overrides`` puts it there; ``where`` names who asked."""
+    """``raw`` with ``value`` at the key path ``keys``, as ``apply_overrides`` does it; ``where`` names who asked."""
     result = _copy(raw)
     place = result
     for depth, key in enumerate(keys[:-1], start=1):
@@ -147,16 +147,14 @@ def absolute_paths(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _absolute(path: Any, folder: Path) -> Any:
-    """The folder is resolved, the file is not: where it is a link, its own name tells what is in it, not the target's."""
+    """Only the folder is resolved: where the file is a link, its own name tells what is in it, not the target's."""
     if not isinstance(path, str) or not path or "\0" in path:
         return path
     try:
         place = folder / Path(path).expanduser()
         return str(place.parent.resolve() / place.name)
-    except (
-        OSError,
-        RuntimeError,
-    ):  # no such user, or links in a circle: the reader will say that there is no such file
+    except (OSError, RuntimeError):
+        # no such user, or links in a circle: whoever reads the file will say that it is not there
         return str(folder / path)
 
 

@@ -47,7 +47,7 @@ TokensSpec = Annotated[
     str,
     Field(
         pattern=r"\A(auto|char|whitespace|sentencepiece:0*[1-9][0-9]*)\z",
-        description='"auto", "char", "whitespace", or "sentencepiece:N" with N pieces, for example "sentencepiece:8000"',
+        description='"auto", "char", "whitespace" or "sentencepiece:N" with N pieces, for example "sentencepiece:8000"',
     ),
 ]
 
@@ -81,6 +81,8 @@ class DataConfig(_Section):
 
     train: Files
     dev: Files | None = None
+    held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    """Share of the sources held out for evaluation (2,000 at most) where ``dev`` is not given."""
     columns: Columns = None
     source_tokens: TokensSpec = "auto"
     target_tokens: TokensSpec = "auto"
@@ -109,7 +111,7 @@ class ModelConfig(_Section):
     tied_output: bool = False
     initialisation: Literal["default", "uniform"] = "default"
     initial_range: Annotated[float, Field(gt=0.0)] = 0.08
-    forget_bias: float = 1.0
+    forget_bias: float | Literal["drawn"] = 1.0
 
 
 class _Schedule(_Section):

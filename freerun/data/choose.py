@@ -81,6 +81,7 @@ def choose_tokenisation(pairs: Callable[[], Iterator[Pair]], held_out: float = 0
     running text, with a piece for every 150 words, if there are enough; else characters. ``held_out`` is the share of
     the sources that is held out at a time. Raises ``DataError`` at ``where`` when there are no pairs.
     """
+    # Sampled by the whole pair, so that one source with very many targets does not fill the sample.
     sample, total = hash_sample(pairs(), lambda pair: f"{pair.source}\t{pair.target}", SAMPLE_PAIRS, "choose")
     if not sample:
         raise DataError(where, "there are no pairs", "Expected at least one pair", "Check the file")
@@ -96,7 +97,7 @@ def measure(texts: Sequence[str], folds: Sequence[int]) -> SideRates:
     """Measure texts by cross-validation: text i is held out together with all others of fold ``folds[i]``."""
     words, characters = _Tally(), _Tally()
     for text, fold in zip(texts, folds, strict=True):
-        normal = normalise(text)
+        normal = normalise(text)  # as the default configuration would
         words.add(normal.split(), fold)
         characters.add(list(normal), fold)
     return SideRates(
@@ -134,6 +135,7 @@ class _Tally:
 
 def _folds(sources: set[str], folds: int) -> dict[str, int]:
     """The fold of each source, dealt out evenly in the order of the sources' hashes."""
+    # Dealt out rather than drawn, so that even a handful of sources spreads over the folds.
     ordered = sorted(sources, key=lambda source: (hash_of(source, "folds"), source))
     return {source: number % folds for number, source in enumerate(ordered)}
 

@@ -55,6 +55,7 @@ class Codec:
     def decode(self, ids: Sequence[int]) -> list[str]:
         """The tokens in reading order: up to the first EOS, without PAD and BOS, UNK as ``<unk>``."""
         numbers = [int(number) for number in ids]
+        # What stands after EOS is padding, or what a model wrote past the end.
         if EOS in numbers:
             del numbers[numbers.index(EOS) :]
         tokens = self.vocabulary.tokens(number for number in numbers if number not in (PAD, BOS))
@@ -90,6 +91,7 @@ def build_codecs(
         ConfigError: a bad tokenizer specification or size; a shared vocabulary of differing tokenizers.
         DataError: no target token is frequent enough to be in the vocabulary.
     """
+    # Before the first pass: large data take a while to read.
     _check_specs(source_tokens, target_tokens, shared_vocabulary)
     sides = (
         _Side(
@@ -97,10 +99,12 @@ def build_codecs(
         ),
         _Side(lambda: (normalise(pair.target, normalisation, "keep") for pair in pairs()), target_tokens, "target"),
     )
+    # Each side takes a pass of its own, so that only one side's counts are in memory at a time.
     if shared_vocabulary:
         source = target = _learn(_Side(lambda: _chain(sides), target_tokens, "target"), minimum_count)
     else:
         source, target = (_learn(side, minimum_count) for side in sides)
+    # An empty source vocabulary is allowed (all sources empty); without target tokens there is nothing to learn.
     if len(target[1]) == len(Vocabulary(())):
         raise _no_target_token(minimum_count)
     return (

@@ -37,6 +37,7 @@ __all__ = [
 MAX_LINE_BYTES = 1_000_000
 """A longer line is refused before it is read whole."""
 
+# Some editors put it before the first line to say "UTF-8"; it is no part of the text.
 _BOM = b"\xef\xbb\xbf"
 _JSON_SUFFIXES = (".jsonl", ".json")
 # What a field of a TSV file cannot hold: pairs that are held out or predicted must survive being written as TSV.
@@ -80,6 +81,7 @@ def read_pairs(location: PairsLocation, columns: tuple[int, int] | None = None) 
         DataError: for anything that is not as described; also when there is no pair at all.
     """
     pairs = _pairs_of(location, columns)
+    # Told here for all formats: a pass over no pairs would look like one that went well.
     first = next(pairs, None)
     if first is None:
         raise DataError(
@@ -101,7 +103,7 @@ def read_texts(path: Path | BinaryIO, name: str) -> Iterator[str]:
     if isinstance(path, Path):
         with _open(path, name) as stream:
             yield from _texts(stream, name, "input")
-    else:
+    else:  # a stream is its owner's to close
         yield from _texts(path, name, "input")
 
 
@@ -132,6 +134,7 @@ def _pairs_of(location: PairsLocation, columns: tuple[int, int] | None) -> Itera
 def _kind(location: PairsLocation) -> str:
     if isinstance(location, ParallelFiles):
         return "parallel files"
+    # The name decides, not the content: a TSV line may well begin with a brace.
     suffixes = [suffix.lower() for suffix in location.suffixes]
     if suffixes and suffixes[-1] in (".gz", ".xz"):
         suffixes.pop()
@@ -160,8 +163,10 @@ def _tsv_pairs(path: Path, columns: tuple[int, int] | None) -> Iterator[Pair]:
     with _open(path, name) as stream:
         for number, text in _lines(stream, name):
             fields = text.split("\t")
+            # The usual case comes first: this loop is what reading costs.
             if columns is None and len(fields) == 2:
                 yield Pair(fields[0], fields[1], number)
+            # Tabs stay: a line of tabs alone is not blank, it has columns, all of them empty.
             elif not text.strip(" \r"):
                 raise _blank_line(name, number, "a source, a tab and a target")
             elif columns is None:
@@ -206,7 +211,7 @@ def _json_pairs(path: Path) -> Iterator[Pair]:
 def _json_fields(text: str, where: str) -> tuple[str, list[str]]:
     try:
         content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: thousands of nested brackets
         raise _bad_json(where, f"the line is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise _bad_json(where, f"the line is {_json_type(content)}")
@@ -237,6 +242,7 @@ def _json_targets(value: object, where: str) -> list[str]:
 
 
 def _json_type(value: object) -> str:
+    # By exact type, for true is an int to Python. What is left is an int or a float.
     names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
@@ -260,6 +266,7 @@ def _check_field(text: str, where: str, key: str) -> None:
                 "Expected text that can stand in one field of a TSV line",
                 "Remove it, or put a space in its place",
             )
+    # "\ud83d" is valid JSON and a valid str, but cannot be written as UTF-8.
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -276,6 +283,7 @@ def _parallel_pairs(files: ParallelFiles) -> Iterator[Pair]:
         sources, targets = (_texts(left, str(files.source), "source"), _texts(right, str(files.target), "target"))
         for number, (source, target) in enumerate(zip_longest(sources, targets), start=1):
             if source is None or target is None:
+                # Both lengths are told, so that one sees whether a line or a half is missing.
                 rest = sum(1 for _ in (targets if source is None else sources))
                 raise _unequal_lengths(files, number - 1, number + rest, source is None)
             yield Pair(source, target, number)
@@ -312,6 +320,7 @@ def _lines(stream: BinaryIO, name: str) -> Iterator[_Line]:
             raw = stream.readline(MAX_LINE_BYTES + 2)
         if not raw or (number == 1 and raw == _BOM):
             return
+        # One "\r" at most belongs to the line end; others are text. The last line may have no end.
         content = raw[:-1].removesuffix(b"\r") if raw.endswith(b"\n") else raw
         if len(content) > MAX_LINE_BYTES:
             raise _too_long(name, number)
@@ -330,6 +339,7 @@ def _too_long(name: str, number: int) -> DataError:
 
 
 def _decode(content: bytes, name: str, number: int, start: int) -> str:
+    # NUL is valid UTF-8, but in a text file it is a sign of UTF-16 or of binary content.
     if b"\0" in content:
         raise DataError(
             f"{name}:{number}",
@@ -362,6 +372,7 @@ def _open(path: Path, name: str) -> BinaryIO:
 @contextlib.contextmanager
 def _as_data_error(name: str) -> Iterator[None]:
     """Tell the faults of the file system and of decompression as ``DataError``s."""
+    # From the particular to the general: most of these are OSErrors, BadGzipFile too.
     try:
         yield
     except FileNotFoundError as error:
@@ -380,6 +391,7 @@ def _as_data_error(name: str) -> Iterator[None]:
 
 
 def _damaged(name: str, what: str) -> DataError:
+    # Without a line number: decompression runs ahead of the lines, so it would name one that is whole.
     return DataError(
         name, f"the compressed file {what}", "Expected a whole .gz or .xz file", "Copy or compress it again"
     )

@@ -31,6 +31,7 @@ def hash_sample(items: Iterable[T], key: Callable[[T], str], size: int, purpose:
         if place < limit:
             kept.setdefault(place, (count, item))
         count += 1
+        # Cutting back only at twice the size makes the sorting cheap: once for every ``size`` items that are let in.
         if len(kept) >= 2 * size:
             kept = _smallest(kept, size)
             limit = max(kept)  # what hashes to more would be dropped at the next cut

@@ -49,6 +49,7 @@ def held_out_sources(
     ``sources`` may repeat. Memory: 8 bytes an item. Raises ``DataError`` at ``where`` when there are not two distinct
     sources, for then one side would be empty.
     """
+    # The share is exact (the lowest hashes, not all below a bound), for 5 % of 40 sources by chance may be none.
     hashes = np.unique(np.frombuffer(array("Q", (hash_of(s, _PURPOSE, seed) for s in sources)), dtype=np.uint64))
     if len(hashes) < 2:
         raise DataError(

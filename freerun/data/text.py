@@ -22,4 +22,5 @@ def normalise(text: str, form: Form = "NFC", case: Case = "keep") -> str:
 
 
 def _in_form(text: str, form: Form) -> str:
+    # ASCII is the same in every form; asking first makes plain text cheap.
     return text if form == "none" or text.isascii() else unicodedata.normalize(form, text)

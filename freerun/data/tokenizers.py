@@ -120,6 +120,7 @@ def parse_tokens_spec(spec: str, where: object) -> tuple[str, int | None]:
         if colon:
             raise ConfigError.single(where, repr(spec), _EXPECTED, f"{kind} takes no number: write {kind!r}")
         return kind, None
+    # isascii: "²" is a digit to str.isdigit, but no number to int.
     if not (size.isascii() and size.isdigit() and int(size) > 0):
         raise ConfigError.single(where, repr(spec), _EXPECTED, "Give the number of pieces after the colon")
     return kind, int(size)
@@ -132,6 +133,7 @@ def train_sentencepiece(texts: Iterator[str], size: int, where: object) -> bytes
     most ``MAX_TRAINING_TEXTS`` of them, chosen by hash. Raises ``ConfigError`` at ``where``, saying what is possible,
     when ``size`` does not suit the texts.
     """
+    # SentencePiece could sample by itself, but seeds that from the system. A text that is repeated counts once.
     sample, _ = hash_sample(texts, lambda text: text, MAX_TRAINING_TEXTS, "sentencepiece")
     if not any(text.strip() for text in sample):
         raise ConfigError.single(where, f"sentencepiece:{size} of texts that are all empty", _EXPECTED, "Choose char")
@@ -146,12 +148,12 @@ def train_sentencepiece(texts: Iterator[str], size: int, where: object) -> bytes
             normalization_rule_name="identity",
             byte_fallback=False,
             unk_id=0,
-            bos_id=-1,
+            bos_id=-1,  # no pieces for these: freerun has ids of its own
             eos_id=-1,
             pad_id=-1,
             num_threads=1,  # with more, sums are added in another order
-            max_sentence_length=1 << 24,
-            minloglevel=2,
+            max_sentence_length=1 << 24,  # by default texts over 4,192 bytes are left out without a word
+            minloglevel=2,  # its progress would go to standard error
         )
     except RuntimeError as error:
         raise _size_error(size, str(error), where) from error
@@ -160,6 +162,7 @@ def train_sentencepiece(texts: Iterator[str], size: int, where: object) -> bytes
 
 def load_sentencepiece(model: bytes, where: object) -> Any:
     """A SentencePiece processor; ``BundleError`` naming ``where`` when ``model`` is not one."""
+    # Not through the constructor, which takes empty bytes for "no model" and fails at the first use.
     processor = _package().SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(model)
@@ -171,6 +174,7 @@ def load_sentencepiece(model: bytes, where: object) -> Any:
 
 
 def _package() -> ModuleType:
+    # Imported when needed, so that models of characters or words run without it.
     try:
         import sentencepiece
     except ModuleNotFoundError as error:

@@ -31,6 +31,7 @@ class Vocabulary:
     @classmethod
     def from_counts(cls, counts: Mapping[str, int], minimum_count: int = 1) -> Vocabulary:
         """The tokens counted at least ``minimum_count`` times, the most frequent first, equal counts by code point."""
+        # Ties are broken by the token, for the order of a count depends on the order of the data.
         frequent = [token for token, count in counts.items() if count >= minimum_count]
         return cls(sorted(frequent, key=lambda token: (-counts[token], token)))
 
@@ -56,6 +57,7 @@ class Vocabulary:
 
     def to_json(self) -> str:
         """The vocabulary as JSON, one token a line: the same text for the same vocabulary."""
+        # Tokens are written as they are: someone will want to read this file.
         content = {"version": _VERSION, "tokens": list(self._tokens)}
         return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
@@ -78,6 +80,7 @@ class Vocabulary:
     @cached_property
     def hash(self) -> str:
         """SHA-256 (hex) of the tokens in their order: equal exactly when every id means the same token."""
+        # JSON quotes the tokens, so that ["a b"] and ["a", "b"] differ.
         return hashlib.sha256(json.dumps(self._tokens).encode()).hexdigest()
 
     def ids(self, tokens: Iterable[str]) -> list[int]:
@@ -106,6 +109,7 @@ def _damaged(where: object, what: str) -> BundleError:
 
 
 def _check_version(version: object, where: object) -> None:
+    # Not isinstance: true is an int to Python.
     if type(version) is not int or version < 1:
         raise _damaged(where, f"its version is {json.dumps(version)}")
     if version > _VERSION:
@@ -123,6 +127,7 @@ def _checked_tokens(tokens: object, where: object) -> list[str]:
     for position, token in enumerate(tokens):
         if not isinstance(token, str):
             raise _damaged(where, f"token {position} is {json.dumps(token)}, not a string")
+    # The second of two equal tokens would have an id that no text is encoded to.
     if len(set(tokens)) != len(tokens):
         raise _damaged(where, f"the token {_repeated(tokens)!r} stands in it twice")
     return tokens

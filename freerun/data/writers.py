@@ -14,6 +14,7 @@ def tsv(pairs: Iterable[tuple[str, str]]) -> str:
     """One ``source<TAB>target`` line a pair. Raises ``ValueError`` for a field with a tab or a line end in it."""
     lines = []
     for source, target in pairs:
+        # An invariant of what readers give; a field with a tab would come back as two.
         if any(character in source or character in target for character in "\t\n"):
             raise ValueError(f"a TSV field cannot hold a tab or line end: {source!r}, {target!r}")
         lines.append(f"{source}\t{target}\n")

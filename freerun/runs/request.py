@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from freerun.config import (
+    ALTERNATIVES,
     Config,
     absolute_paths,
     apply_overrides,
     changed_keys,
     flatten,
-    merge,
+    override,
     parse_config,
     read_toml,
+    shown,
 )
 from freerun.errors import ConfigError, RunError
-from freerun.files import restore_folder
+from freerun.files import mend_leftovers
 from freerun.forcing.registry import settings_of
+from freerun.training.journal import read_journal
 
 __all__ = ["RunPlan", "TrainRequest", "plan_run"]
 
+_OF_A_BUNDLE = ("data.normalisation", "data.source_case", "data.source_tokens", "data.target_tokens")
 _DATA_SUFFIXES = (".gz", ".xz", ".tsv", ".txt", ".jsonl", ".json", ".toml", ".csv")
 
 
@@ -43,15 +46,19 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What to do: ``raw`` holds the keys that were set, ``config`` all of them (sizes still to be chosen if ``automatic``)."""
+    """What to do: ``raw`` holds the keys that were set, ``config`` all of them.
+
+    ``automatic``: sizes and length are still to be chosen from the data. ``resumes``: the folder holds the run already.
+    ``where`` and ``origins`` name in messages who set a key.
+    """
 
     folder: Path
     config: Config
     raw: Mapping[str, Any]
     automatic: bool
     resumes: bool
-    """Whether the folder already holds this run."""
     where: str
+    origins: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan_run(request: TrainRequest) -> RunPlan:
@@ -73,8 +80,14 @@ def plan_run(request: TrainRequest) -> RunPlan:
             "Name one of them",
         )
     _refuse_occupied(folder, is_run)
-    raw, where, automatic = _raw(request)
-    return RunPlan(folder, parse_config(raw, where, settings_of), raw, automatic, False, where)
+    raw, where = _from_subject(request.subject)
+    raw = _with_typed(raw, request)
+    origins = _origins(request)
+    config = parse_config(raw, where, settings_of, origins)
+    return RunPlan(folder, config, raw, _is_pairs(request.subject), False, where, origins)
+
+
+# -- the run folder ----------------------------------------------------------------------------------------------------
 
 
 def _folder(request: TrainRequest) -> Path:
@@ -82,7 +95,10 @@ def _folder(request: TrainRequest) -> Path:
         return request.out
     if request.subject is None:
         raise ConfigError.single(
-            "freerun train", "neither a configuration, nor pairs, nor --out", "Expected one of them to find the run by"
+            "freerun train",
+            "neither a configuration, nor pairs, nor --out",
+            "Expected freerun train CONFIG.toml, freerun train PAIRS.tsv, or --resume with the --out of a run",
+            "Name one of them",
         )
     name = request.subject.name
     while Path(name).suffix in _DATA_SUFFIXES:
@@ -98,57 +114,83 @@ def _refuse_occupied(folder: Path, is_run: bool) -> None:
             "Expected a new or empty folder",
             "Add --resume to go on with that run, or choose another folder with --out",
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise RunError(folder, "this is a file", "Expected a new or empty folder", "Choose another with --out")
+    found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    # a run that was killed as it began may have left an unfinished config.toml
+    found = [name for name in found if not name.startswith(".config.toml.")]
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise RunError(
             folder,
-            "this is not an empty folder" if folder.is_dir() else "this is a file",
+            f"this folder is not empty: it holds {', '.join(found[:3])}{more}",
             "Expected a new or empty folder",
             "Choose another with --out",
         )
 
 
-def _raw(request: TrainRequest) -> tuple[dict[str, Any], str, bool]:
-    """The keys that were set, by file, options and --set in rising order; and whether the rest may be chosen from the data."""
-    subject = request.subject
-    assert subject is not None
-    automatic = subject.suffix != ".toml"
-    if automatic:
-        raw: dict[str, Any] = {"data": {"train": str(subject)}}
-        raw = absolute_paths(raw, Path.cwd())
-    else:
-        raw = absolute_paths(read_toml(subject), subject.parent.resolve())
-    typed = absolute_paths(apply_overrides(_options(request), request.settings), Path.cwd())
-    _refuse_values_for_sections(raw, typed, str(subject))
-    return merge(raw, typed), "freerun train" if automatic else str(subject), automatic
+def _mend_folder(folder: Path) -> None:
+    """Clear away what a killed process left half done."""
+    for name in ("best", "last", "config.toml", "dev.tsv"):
+        mend_leftovers(folder, name)
+    mend_leftovers(folder / "checkpoints", "update-*")
 
 
-def _refuse_values_for_sections(raw: Mapping[str, Any], typed: Mapping[str, Any], where: str) -> None:
-    for key, value in {**raw, **typed}.items():
-        if key in Config.model_fields and not isinstance(value, dict):
-            raise ConfigError.single(f"{where}: {key}", f"the value is {value!r}", f"Expected a section, [{key}]")
+# -- the configuration -------------------------------------------------------------------------------------------------
 
 
-def _options(request: TrainRequest) -> dict[str, Any]:
-    data: dict[str, Any] = {}
-    training: dict[str, Any] = {}
+def _is_pairs(subject: Path) -> bool:
+    return subject.suffix != ".toml"
+
+
+def _from_subject(subject: Path) -> tuple[dict[str, Any], str]:
+    """The keys that a configuration file sets, or the one that pairs set; and what to call that in messages."""
+    if _is_pairs(subject):
+        return absolute_paths({"data": {"train": str(subject)}}, Path.cwd()), "freerun train"
+    return absolute_paths(read_toml(subject), subject.parent.resolve()), str(subject)
+
+
+def _with_typed(raw: Mapping[str, Any], request: TrainRequest) -> dict[str, Any]:
+    """``raw`` under what was typed: the options, and over them --set."""
+    result = dict(raw)
+    for option, path, value in _options(request):
+        result = override(result, path.split("."), value, option, Path.cwd())
+    return apply_overrides(result, request.settings, Path.cwd())
+
+
+def _options(request: TrainRequest) -> list[tuple[str, str, Any]]:
+    """Option as typed, key path, value."""
+    options: list[tuple[str, str, Any]] = []
     if request.dev is not None:
-        data["dev"] = str(request.dev)
+        options.append((f"--dev {request.dev}", "data.dev", str(request.dev)))
     if request.columns is not None:
-        data["columns"] = _columns(request.columns)
+        options.append((f"--columns {request.columns}", "data.columns", _columns(request.columns)))
     if request.seed is not None:
-        training["seed"] = request.seed
+        options.append((f"--seed {request.seed}", "training.seed", request.seed))
     if request.init is not None:
-        training["init"] = str(request.init)
-    return {key: section for key, section in (("data", data), ("training", training)) if section}
+        options.append((f"--init {request.init}", "training.init", str(request.init)))
+    return options
+
+
+def _origins(request: TrainRequest) -> dict[str, str]:
+    """Key path -> what was typed to set it."""
+    settings = {setting.partition("=")[0].strip(): f"--set {setting}" for setting in request.settings}
+    return {**{path: option for option, path, _ in _options(request)}, **settings}
 
 
 def _columns(text: str) -> list[int]:
-    parts = text.split(",")
-    if len(parts) != 2 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
         raise ConfigError.single(
-            "--columns", f"{text!r} does not name two columns", "Expected two numbers from 1, for example --columns 1,3"
+            f"--columns {text}",
+            "this does not name two columns",
+            "Expected the numbers of the source's and of the target's column, counted from 1",
+            "Write for example --columns 1,3",
         )
     return [int(part) for part in parts]
+
+
+# -- going on ----------------------------------------------------------------------------------------------------------
 
 
 def _resumed(request: TrainRequest, folder: Path) -> RunPlan:
@@ -156,35 +198,58 @@ def _resumed(request: TrainRequest, folder: Path) -> RunPlan:
     path = folder / "config.toml"
     saved = read_toml(path)
     config = parse_config(saved, path, settings_of)
-    for name in ("best", "last"):
-        restore_folder(folder / name)
-    for leftover in (*folder.glob(".*.*"), *folder.glob("checkpoints/.*")):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-    changes = _changes(request, saved)
-    if changes:
-        shown = "; ".join(f"{key} was {_value(old)}, now {_value(new)}" for key, old, new in changes)
-        raise RunError(
-            folder,
-            f"the configuration has changed: {shown}",
-            "Expected the configuration that this run was started with",
-            "Undo the change to go on, or train into another folder with --out",
-        )
+    _refuse_changes(request, folder, config)
+    _mend_folder(folder)
     return RunPlan(folder, config, saved, False, True, str(path))
 
 
-def _value(value: Any) -> str:
-    return "not set" if value is None else repr(value)
+def _refuse_changes(request: TrainRequest, folder: Path, config: Config) -> None:
+    events = read_journal(folder / "journal.jsonl")
+    started = dict(events[0].get("config", {})) if events else {}
+    before = _complete(parse_config(started, folder / "journal.jsonl", settings_of)) if started else _complete(config)
+    asked, open_keys = _asked(request, config)
+    changes = [change for change in changed_keys(before, asked) if change[0] not in open_keys]
+    if changes:
+        told = "; ".join(f"{key} was {shown(old)}, now {shown(new)}" for key, old, new in changes)
+        raise RunError(
+            folder,
+            f"the configuration has changed: {told}",
+            "Expected the configuration that this run was started with",
+            "Undo the change to go on, or train into another folder with --out",
+        )
 
 
-def _changes(request: TrainRequest, saved: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    if request.subject is None:
-        typed = absolute_paths(apply_overrides(_options(request), request.settings), Path.cwd())
-        asked: Mapping[str, Any] = merge(saved, typed)
-        return changed_keys(saved, asked)
-    raw, where, automatic = _raw(request)
-    if automatic:
-        return [change for change in changed_keys(saved, merge(saved, raw)) if change[0] in flatten(raw)]
-    asked = parse_config(raw, where, settings_of).model_dump(exclude_none=True, mode="json")
-    # what "auto" was turned into at the start of the run is no change
-    return [change for change in changed_keys(saved, asked) if change[2] != "auto"]
+def _asked(request: TrainRequest, config: Config) -> tuple[dict[str, Any], set[str]]:
+    """The complete configuration that is asked for now, and the keys that were left open, so that any value will do."""
+    subject = request.subject
+    if subject is not None and not _is_pairs(subject):
+        raw, where = _from_subject(subject)
+        typed = _with_typed(raw, request)
+        asked = _complete(parse_config(typed, where, settings_of, _origins(request)))
+        return asked, _open_keys(typed, asked)
+    base = _complete(config)
+    typed_alone = flatten(_with_typed({}, request))
+    for pair in ALTERNATIVES:
+        if any(f"training.{key}" in typed_alone for key in pair):
+            base["training"] = {key: value for key, value in base["training"].items() if key not in pair}
+    if subject is not None:
+        base = override(base, ["data", "train"], _from_subject(subject)[0]["data"]["train"], str(subject))
+    asked = _complete(parse_config(_with_typed(base, request), "freerun train", settings_of, _origins(request)))
+    return asked, _automatic_keys(asked)
+
+
+def _open_keys(typed: Mapping[str, Any], asked: Mapping[str, Any]) -> set[str]:
+    """What "auto" was turned into at the start of the run, and what a bundle to start from decided, is no change."""
+    open_keys = _automatic_keys(asked)
+    if asked["training"]["init"]:
+        unset = flatten(asked).keys() - flatten(typed).keys()
+        open_keys |= {key for key in unset if key.startswith("model.") or key in _OF_A_BUNDLE}
+    return open_keys
+
+
+def _automatic_keys(asked: Mapping[str, Any]) -> set[str]:
+    return {f"data.{key}" for key in ("source_tokens", "target_tokens") if asked["data"][key] == "auto"}
+
+
+def _complete(config: Config) -> dict[str, Any]:
+    return config.model_dump(exclude_none=True, mode="json")

@@ -23,7 +23,7 @@ from freerun.build import (
     sizes_of,
     trainer_settings,
 )
-from freerun.config import Config, ModelConfig, merge, parse_config, read_toml, to_toml
+from freerun.config import Config, ModelConfig, merge, parse_config, read_toml, shown, to_toml
 from freerun.data.batching import Batch
 from freerun.errors import ConfigError, Interrupted, RunError
 from freerun.evaluation.baseline import baselines, most_frequent_target
@@ -104,16 +104,14 @@ def train(request: TrainRequest) -> TrainResult:
 
 
 def _settle(plan: RunPlan, pairs: DataSource, start: Bundle | None) -> tuple[Config, TrainingData]:
-    """Fill in what was left open: tokenisations always, sizes and length where there is no configuration file."""
-    if start is not None:
-        return plan.config, load_data(plan.config, pairs, say, (start.source, start.target))
-    tokens = choose_tokens(plan.config.data, pairs, say)
-    raw = merge(plan.raw, {"data": tokens})
+    """Fill in what was left open: tokens always, sizes and length where there is no configuration file."""
+    known = _nested(_settings_of_bundle(start)) if start else {"data": choose_tokens(plan.config.data, pairs, say)}
+    raw = merge(plan.raw, known)
     automatic = {"model": {"bidirectional": True, "reverse_source": False}} if plan.automatic else {}
-    config = parse_config(merge(automatic, raw), plan.where, settings_of)
-    data = load_data(config, pairs, say)
+    config = _parsed(plan, merge(automatic, raw))
+    data = load_data(config, pairs, say, (start.source, start.target) if start else None)
     if plan.automatic:
-        raw, config = _take(plan, raw, choose_sizes(data, plan.raw))
+        raw, config = _take(plan, raw, choose_sizes(data, raw))
         raw, config = _take(plan, raw, choose_length(config, data, plan.raw))
     return config, data
 
@@ -122,16 +120,21 @@ def _take(plan: RunPlan, raw: Mapping[str, Any], choice: Choice) -> tuple[dict[s
     """Put what was chosen under what was set, and tell why."""
     for reason in choice.reasons:
         say(reason)
-    complete = _with(raw, choice.values)
-    return complete, parse_config(complete, plan.where, settings_of)
+    complete = merge(_nested(choice.values), raw)
+    return complete, _parsed(plan, complete)
 
 
-def _with(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def _parsed(plan: RunPlan, raw: Mapping[str, Any]) -> Config:
+    return parse_config(raw, plan.where, settings_of, plan.origins)
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by key path as sections."""
     nested: dict[str, Any] = {}
     for path, value in values.items():
         section, _, key = path.partition(".")
         nested.setdefault(section, {})[key] = value
-    return merge(nested, raw)
+    return nested
 
 
 def _initial_bundle(plan: RunPlan) -> Bundle | None:
@@ -153,10 +156,10 @@ def _refuse_other_sizes(plan: RunPlan, bundle: Bundle) -> None:
             if name in has and value not in (has[name], "auto"):
                 problems.append((name, value, has[name]))
     if problems:
-        shown = "; ".join(f"{name} is {value!r} here and {other!r} there" for name, value, other in problems)
+        told = "; ".join(f"{name} is {shown(value)} here, {shown(other)} there" for name, value, other in problems)
         raise ConfigError.single(
             plan.where,
-            f"the configuration contradicts the bundle {bundle.folder} that training starts from: {shown}",
+            f"the configuration contradicts the bundle {bundle.folder} that training starts from: {told}",
             "Expected the bundle's own values",
             "Leave these keys out, or start without --init",
         )
@@ -210,10 +213,10 @@ def _refuse_changed_data(folder: Path, hashes: Mapping[str, str]) -> None:
     names = {"train_sha256": "training pairs", "dev_sha256": "development pairs", "init_sha256": "initial model"}
     changed = [(names[key], before[key], value) for key, value in hashes.items() if before.get(key, value) != value]
     if changed:
-        shown = "; ".join(f"the {name} (SHA-256 was {old[:12]}..., is now {new[:12]}...)" for name, old, new in changed)
+        told = "; ".join(f"the {name} (SHA-256 was {old[:12]}..., is now {new[:12]}...)" for name, old, new in changed)
         raise RunError(
             folder,
-            f"the data of this run has changed since it was started: {shown}",
+            f"the data of this run has changed since it was started: {told}",
             "Expected the very same files",
             "Put them back to go on, or train into another folder with --out",
         )
@@ -358,9 +361,10 @@ def _go_on_or_start(trainer: Trainer, plan: RunPlan, hashes: Mapping[str, str], 
         **hashes,
     }
     trainer.journal.write("start", 0, **figures)
+    threads = f"{run.threads} thread{'s' if run.threads > 1 else ''}"
     say(
         f"Model: {parameters:,} parameters. {trainer.settings.updates:,} updates, "
-        f"{trainer.order.batches_per_epoch:,} batches an epoch; {precision} on {run.threads} threads; run folder "
+        f"{trainer.order.batches_per_epoch:,} batches an epoch; {precision} on {threads}; run folder "
         f"{plan.folder}."
     )
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from freerun.config import flatten, shown
+
 __all__ = ["model_card"]
 
 _TEMPLATE = """\
@@ -25,16 +27,16 @@ Trained on {{ "{:,}".format(training.pairs) }} pairs of {{ "{:,}".format(trainin
 
 | side | tokens | normalisation | case | ids |
 |---|---|---|---|---|
-| source | {{ config.source.tokens }} | {{ config.source.normalisation }} | {{ config.source.case }} | {{ model.source_vocabulary }} |
-| target | {{ config.target.tokens }} | {{ config.target.normalisation }} | {{ config.target.case }} | {{ model.target_vocabulary }} |
-
+{% for side, codec, ids in sides -%}
+| {{ side }} | {{ codec.tokens }} | {{ codec.normalisation }} | {{ codec.case }} | {{ ids }} |
+{% endfor %}
 A source is read {{ "from its end" if config.source.reverse else "from its beginning" }}. Longest training target: \
 {{ config.length_bound.longest_target }} tokens.
 
 ## Figures on the development pairs
 
-`.teacher`: the decoder was fed the right tokens; `.free`: its own. Intervals: 95 %, bootstrap over sources. The model was \
-selected on these pairs ({{ training.evaluation.select_on }}), so figures on new data may be a little worse.
+`.teacher`: the decoder was fed the right tokens; `.free`: its own. Intervals: 95 %, bootstrap over sources. The model \
+was selected on these pairs ({{ training.evaluation.select_on }}), so figures on new data may be a little worse.
 
 | figure | value | 95 % interval |
 |---|---|---|
@@ -57,10 +59,12 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, float | None]) -
     """The card of a bundle from its config.json and metrics.json."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     training = config["training"]
-    sections = ("model", "training", "evaluation")
-    settings = [(f"{section}.{key}", value) for section in sections for key, value in training[section].items()]
+    values = flatten({section: training[section] for section in ("model", "training", "evaluation")})
+    settings = [(key, value if isinstance(value, str) else shown(value)) for key, value in values.items()]
+    model = config["model"]
+    sides = [(side, config[side], model[f"{side}_vocabulary"]) for side in ("source", "target")]
     text: str = environment.from_string(_TEMPLATE).render(
-        config=config, model=config["model"], training=training, figures=_figures(metrics), settings=settings
+        config=config, model=model, training=training, sides=sides, figures=_figures(metrics), settings=settings
     )
     return text
 
@@ -72,5 +76,11 @@ def _figures(metrics: Mapping[str, float | None]) -> list[tuple[str, str, str]]:
             continue
         low, high = metrics.get(f"{name}.low"), metrics.get(f"{name}.high")
         interval = "" if low is None or high is None else f"{low:.4g} to {high:.4g}"
-        rows.append((name, "undefined" if value is None else f"{value:.4g}", interval))
+        rows.append((name, _shown(value), interval))
     return rows
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

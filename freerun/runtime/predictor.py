@@ -127,7 +127,9 @@ class _Pair(Protocol):
 class Predictor:
     """A model with its codecs, ready for texts. Made by ``freerun.load``."""
 
-    def __init__(self, stepper: Stepper, source: Codec, target: Codec, bound: LengthBound, batch_size: int = 128) -> None:
+    def __init__(
+        self, stepper: Stepper, source: Codec, target: Codec, bound: LengthBound, batch_size: int = 128
+    ) -> None:
         self.stepper = stepper
         self.source = source
         self.target = target

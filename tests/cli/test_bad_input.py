@@ -34,7 +34,7 @@ def train(freerun: Freerun, folder: Path, *arguments: object) -> str:
         (b"abc\n", "train.tsv:1: 1 tab-separated column. Expected 2: source and target."),
         (f"{ROW}a\tA\tB\n".encode(), "train.tsv:2: 3 tab-separated columns. Expected 2: source and target. Remove the extra tab"),
         (f"{ROW}\n{ROW}".encode(), "train.tsv:2: "),
-        (ROW.encode() + b"ab\xffc\tA\n", "train.tsv:2: byte 0xff at offset 12"),
+        (ROW.encode() + b"ab\xffc\tA\n", "train.tsv:2: not UTF-8: byte 0xff at byte offset 12"),
         (ROW.encode() + b"a\0b\tA\n", "train.tsv:2: "),
         (ROW.encode() + b"a" * 10_000_000 + b"\tA\n", "train.tsv:2: "),
     ],
@@ -71,14 +71,14 @@ def test_a_configuration_that_does_not_exist(freerun: Freerun, pairs: Path) -> N
 
 def test_a_configuration_that_is_not_toml(freerun: Freerun, pairs: Path) -> None:
     (pairs / "config.toml").write_text("[data\n")
-    assert "config.toml: not valid TOML" in train(freerun, pairs)
+    assert "config.toml: this is not TOML: Expected ']' at the end of a table declaration (at line 1, column 6)" in train(freerun, pairs)
 
 
 def test_a_truncated_gzip_file(freerun: Freerun, pairs: Path) -> None:
     whole = gzip.compress((pairs / "train.tsv").read_bytes())
     (pairs / "train.tsv.gz").write_bytes(whole[: len(whole) // 2])
     err = train(freerun, pairs, "--set", f"data.train={pairs / 'train.tsv.gz'}")
-    assert "train.tsv.gz" in err and "damaged" in err
+    assert "train.tsv.gz: the compressed file ends too early: it is truncated" in err
 
 
 def test_parallel_files_of_different_lengths(freerun: Freerun, pairs: Path) -> None:
@@ -92,11 +92,11 @@ def test_parallel_files_of_different_lengths(freerun: Freerun, pairs: Path) -> N
 def test_all_mistakes_in_a_configuration_at_once(freerun: Freerun, pairs: Path) -> None:
     settings = ["model.hiden_size=8", "model.num_layers=0", "training.batch_size=-1", "model.cell=lsmt", "training.seed=x"]
     err = train(freerun, pairs, *(part for setting in settings for part in ("--set", setting)))
-    assert "model.hiden_size: unknown key" in err and "'hidden_size'" in err
-    assert "model.num_layers: the value is 0" in err
-    assert "training.batch_size: the value is -1" in err
-    assert "model.cell: the value is 'lsmt'" in err
-    assert "training.seed: the value is 'x'" in err
+    assert "model.hiden_size" in err and "'hidden_size'" in err
+    assert "model.num_layers=0: the value is 0. Expected a whole number, 1 or more" in err
+    assert "training.batch_size=-1: the value is -1. Expected a whole number, 1 or more" in err
+    assert "model.cell=lsmt: the value is \"lsmt\". Expected one of \"lstm\", \"gru\", \"rnn\"" in err
+    assert "training.seed=x: the value is \"x\". Expected a whole number" in err
     assert err.count("\n") == 5
 
 
@@ -119,9 +119,12 @@ def test_a_run_folder_in_use(freerun: Freerun, trained: Path) -> None:
 
 
 def test_a_folder_with_other_files(freerun: Freerun, pairs: Path) -> None:
-    result = freerun("train", pairs / "config.toml", "--out", pairs)
+    (pairs / "other").mkdir()
+    (pairs / "other" / "letter.txt").write_text("dear")
+    result = freerun("train", pairs / "config.toml", "--out", pairs / "other")
     assert result.code == 2
-    assert "not an empty folder" in result.err
+    assert "other: " in result.err and "Expected a new or empty folder" in result.err
+    assert [path.name for path in (pairs / "other").iterdir()] == ["letter.txt"]
 
 
 def test_resuming_with_a_changed_configuration_names_the_keys(freerun: Freerun, trained: Path) -> None:
@@ -141,7 +144,7 @@ def test_resuming_with_changed_data(freerun: Freerun, pairs: Path) -> None:
         file.write(ROW)
     result = freerun(*command, "--set", "training.updates=2")
     assert result.code == 2
-    assert "the train pairs have changed" in result.err
+    assert "the data of this run has changed" in result.err
 
 
 Damage = Callable[[Path], object]

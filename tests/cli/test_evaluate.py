@@ -34,7 +34,7 @@ def test_the_table_has_baselines_and_examples_where_asked(freerun: Freerun, trai
     out = freerun("evaluate", trained / "run", "--examples", 4, "--worst", 2).out
     assert "copy" in out and "majority" in out
     assert out.index("Random examples") < out.index("Worst examples")
-    assert len(out[out.index("Random examples") :].strip().splitlines()) == 2 + 4 + 1 + 2 + 1
+    assert len(out[out.index("Random examples") :].strip().splitlines()) == 2 + 4 + 1 + 2 + 2
 
 
 def test_comparing_a_model_with_itself_finds_nothing(freerun: Freerun, trained: Path) -> None:

@@ -92,7 +92,7 @@ def test_shared_vocabulary_needs_one_tokenisation():
 def test_sentencepiece_codecs_share_a_model_when_asked():
     words = [f"{a}{b}" for a in ("wal", "jum", "tal", "loo") for b in ("king", "ped", "ks")]
     pairs = [Pair(f"the {word} house", f"la maison {word} tombe", 1) for word in words]
-    changes = {"source_tokens": "sentencepiece:28", "target_tokens": "sentencepiece:30"}
+    changes = {"source_tokens": "sentencepiece:28", "target_tokens": "sentencepiece:28"}
     source, target = build(pairs, **changes)
     assert source.vocabulary != target.vocabulary
     assert target.text(target.decode(target.encode("la maison tombe"))) == "la maison tombe"
