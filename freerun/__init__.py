@@ -13,7 +13,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from freerun.version import VERSION as __version__
+from freerun import version
+
+__version__ = version.VERSION
 
 if TYPE_CHECKING:
     from freerun.api import evaluate, load, train

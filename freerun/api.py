@@ -37,11 +37,15 @@ def train(
     Raises:
         UserError: anything that can be mended; the message says how.
     """
-    paths = [None if path is None else Path(path) for path in (config, dev, out)]
-    return run_training(TrainRequest(*paths, settings=tuple(settings), resume=resume))
+    request = TrainRequest(Path(config), _path(dev), _path(out), tuple(settings), resume=resume)
+    return run_training(request)
 
 
 def evaluate(model: str | Path, pairs: str | Path | None = None, beam_size: int = 1) -> Evaluation:
     """Measure a model on pairs (default: its run's development pairs); ``Evaluation.metrics()`` has the figures."""
     place = PairsToRead(Path(pairs)) if pairs is not None else dev_pairs_of(Path(model))
     return evaluate_predictor(load(model), place, beam_size)
+
+
+def _path(value: str | Path | None) -> Path | None:
+    return None if value is None else Path(value)

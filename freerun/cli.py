@@ -1,12 +1,12 @@
-"""The commands: each parses, calls one module of ``runs/`` (imported inside it) and prints. The one place of exit codes."""
+"""The commands: each parses and calls one module of ``runs/``, imported inside it. The one place of exit codes."""
 
 from __future__ import annotations
 
 import os
 import sys
-from enum import Enum
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -28,14 +28,10 @@ data_app = typer.Typer(help="The built-in data sets.", no_args_is_help=True, ric
 app.add_typer(data_app, name="data")
 
 
-class Mean(str, Enum):
-    """How the members of an ensemble are averaged."""
-
-    arithmetic = "arithmetic"
-    geometric = "geometric"
-
-
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A bundle folder, or a run folder (then its best bundle).")]
+Mean = Literal["arithmetic", "geometric"]
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A bundle folder, or a run folder (then its best bundle).")
+]
 Threads = Annotated[int, typer.Option(min=0, help="Threads for torch; 0: every core.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 BeamSize = Annotated[int, typer.Option(min=1, help="Hypotheses kept at each step; 1 is greedy search.")]
@@ -55,17 +51,21 @@ EnsembleMean = Annotated[Mean, typer.Option(help="The mean of the ensemble's dis
 def train(
     subject: Annotated[
         Path | None,
-        typer.Argument(metavar="CONFIG.toml|PAIRS.tsv", help="A configuration, or pairs, one 'source<TAB>target' a line."),
+        typer.Argument(metavar="CONFIG.toml|PAIRS.tsv", help="A configuration, or pairs: source<TAB>target lines."),
     ] = None,
-    dev: Annotated[Path | None, typer.Option(help="Development pairs; otherwise 5 % of the sources are held out.")] = None,
+    dev: Annotated[
+        Path | None, typer.Option(help="Development pairs; otherwise 5 % of the sources are held out.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; otherwise runs/<name of the config or pairs>.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set a key, for example training.updates=5000; may be repeated."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a key, such as training.updates=5000; may be repeated."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The same as --set training.seed=N.")] = None,
     init: Annotated[Path | None, typer.Option(metavar="MODEL", help="Start from this model's weights.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the run folder, if there is one.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the run folder, if there is one.")
+    ] = False,
     columns: Annotated[
         str | None, typer.Option(metavar="A,B", help="Columns of source and target in a TSV file, counted from 1.")
     ] = None,
@@ -92,7 +92,9 @@ def predict(
     length_penalty: LengthPenalty = 0.0,
     max_length: MaxLength = None,
     prefix: Annotated[str, typer.Option(help="Text that every output is made to begin with.")] = "",
-    sample: Annotated[bool, typer.Option("--sample", help="Draw from the model instead of searching for the best.")] = False,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Draw from the model instead of searching for the best.")
+    ] = False,
     temperature: Annotated[float | None, typer.Option(min=0.0, help="With --sample: below 1 bolder, 0 greedy.")] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="With --sample: only among the N best tokens.")] = None,
     top_p: Annotated[
@@ -100,18 +102,21 @@ def predict(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="With --sample: another seed, other draws.")] = None,
     ensemble: Ensemble = None,
-    ensemble_mean: EnsembleMean = Mean.arithmetic,
+    ensemble_mean: EnsembleMean = "arithmetic",
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
     """Predict: one line out for each text in, in their order."""
-    from freerun.runs.predict import PredictRequest, predict as run
+    from freerun.runs.predict import PredictRequest
+    from freerun.runs.predict import predict as run
     from freerun.runtime.predictor import Beam, Sampling, Search
 
     drawing = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p, "--seed": seed}
     _refuse_without("--sample", sample, drawing)
     if sample and (beam_size > 1 or length_penalty):
-        raise UserError("predict", "--sample does not search", "Expected no --beam-size and no --length-penalty beside it")
+        raise UserError(
+            "predict", "--sample does not search", "Expected no --beam-size and no --length-penalty beside it"
+        )
     search: Search
     if sample:
         warm = 1.0 if temperature is None else temperature
@@ -128,7 +133,7 @@ def predict(
             prefix,
             max_length,
             ensemble or [],
-            ensemble_mean.value,
+            ensemble_mean,
             threads,
             num_hypotheses is not None,
             as_json,
@@ -153,7 +158,7 @@ def score(
 def evaluate(
     model: Model,
     pairs: Annotated[
-        Path | None, typer.Argument(metavar="PAIRS.tsv", help="Otherwise the development pairs of the run MODEL.")
+        Path | None, typer.Argument(metavar="PAIRS.tsv", help="Default: the run's development pairs.")
     ] = None,
     beam_size: BeamSize = 1,
     length_penalty: LengthPenalty = 0.0,
@@ -161,20 +166,21 @@ def evaluate(
     examples: Annotated[int, typer.Option(min=0, help="Print so many random outputs beside their references.")] = 0,
     worst: Annotated[int, typer.Option(min=0, help="Print so many of the worst outputs.")] = 0,
     ensemble: Ensemble = None,
-    ensemble_mean: EnsembleMean = Mean.arithmetic,
+    ensemble_mean: EnsembleMean = "arithmetic",
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
     """Measure a model on pairs: fed with the right tokens and with its own, trivial baselines beside."""
-    from freerun.runs.evaluate import EvaluateRequest, evaluate as run
+    from freerun.runs.evaluate import EvaluateRequest
+    from freerun.runs.evaluate import evaluate as run
 
     if as_json and (examples or worst):
         raise UserError("evaluate", "--json prints figures only", "Expected no --examples and no --worst beside it")
-    mean = ensemble_mean.value
+    bound = max_length
     models = ensemble or []
     run(
         EvaluateRequest(
-            model, pairs, beam_size, length_penalty, max_length, models, mean, threads, examples, worst, as_json
+            model, pairs, beam_size, length_penalty, bound, models, ensemble_mean, threads, examples, worst, as_json
         )
     )
 
@@ -238,15 +244,16 @@ def common(
     """Turn a file of sequence pairs into a small, fast sequence-to-sequence model."""
 
 
-def _refuse_without(option: str, given: bool, others: dict[str, object]) -> None:
+def _refuse_without(option: str, given: bool, others: Mapping[str, object]) -> None:
     """An option that would be ignored is a mistake."""
     useless = [name for name, value in others.items() if value is not None]
     if useless and not given:
-        raise UserError("predict", f"{', '.join(useless)} without {option}", f"Expected {option} beside it", f"Add {option}")
+        what = f"{', '.join(useless)} without {option}"
+        raise UserError("predict", what, f"Expected {option} beside it", f"Add {option}")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 2 the user can mend it, 130 and 143 after signals, 1 anything else."""
+    """Run a command and return its exit code: 0, 2 for what the user can mend, 130 and 143 after signals, else 1."""
     try:
         code = app(args=arguments, standalone_mode=False, prog_name="freerun")
         sys.stdout.flush()

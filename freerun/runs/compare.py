@@ -48,7 +48,8 @@ def _as_table(comparison: Comparison, a: Path, b: Path) -> str:
     for name, found in comparison.differences.items():
         change = found.difference
         interval = f"{change.low:+.4f} to {change.high:+.4f}"
-        rows.append((name, f"{found.a:.4f}", f"{found.b:.4f}", f"{change.value:+.4f}", interval, f"{found.p_value:.3f}"))
+        figures = [f"{found.a:.4f}", f"{found.b:.4f}", f"{change.value:+.4f}"]
+        rows.append((name, *figures, interval, f"{found.p_value:.3f}"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     test = comparison.mcnemar
@@ -57,8 +58,8 @@ def _as_table(comparison: Comparison, a: Path, b: Path) -> str:
             f"A: {a}",
             f"B: {b}",
             *lines,
-            f"{comparison.sources:,} sources. Right only in A: {test.only_a:,}, only in B: {test.only_b:,} "
-            f"(exact McNemar test: p = {test.p_value:.3f}).",
+            f"{comparison.sources:,} sources. Right only in A: {test.only_a:,}, only in B: {test.only_b:,}.",
+            f"Exact McNemar test of sequence accuracy: p = {test.p_value:.3f}.",
             "Paired bootstrap over sources, p two-sided and not corrected for looking at several figures.",
         ]
     )

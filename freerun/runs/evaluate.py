@@ -106,7 +106,9 @@ def dev_pairs_of(model: Path) -> PairsToRead:
         return PairsToRead(model / "dev.tsv")
     data = parse_config(read_toml(path), path, settings_of).data
     if data.dev is None:
-        raise UserError(model / "dev.tsv", "no such file", "Expected the pairs held out by this run", "Name a file of pairs")
+        raise UserError(
+            model / "dev.tsv", "no such file", "Expected the pairs held out by this run", "Name a file of pairs"
+        )
     return PairsToRead(location_of(data.dev), data.columns)
 
 

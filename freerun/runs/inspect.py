@@ -21,7 +21,8 @@ def inspect(model: Path, as_json: bool = False) -> dict[str, Any]:
         print(json.dumps(values, ensure_ascii=False))
         return values
     print(f"{bundle.folder}: {bundle.config['format']}, version {bundle.config['version']}\n")
-    for name, value in flatten({key: bundle.config[key] for key in ("source", "target", "model", "length_bound")}).items():
+    sections = ("source", "target", "model", "length_bound")
+    for name, value in flatten({key: bundle.config[key] for key in sections}).items():
         print(f"  {name:30s} {value}")
     print()
     for name, value in flatten(bundle.config["training"]).items():

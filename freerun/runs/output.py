@@ -17,7 +17,7 @@ __all__ = ["open_output"]
 
 @contextmanager
 def open_output(path: Path | None) -> Iterator[TextIO]:
-    """Standard output for None. A file takes the place of an older one when everything was written, else nothing changes.
+    """Standard output for None. A file replaces an older one when everything was written, else nothing changes.
 
     Raises:
         DataError: the file cannot be written.

@@ -84,9 +84,8 @@ def _texts(request: PredictRequest) -> Iterable[str]:
 def _check_argument(text: str, number: int) -> None:
     for character, name in (("\t", "a tab"), ("\n", "a line feed"), ("\r", "a carriage return")):
         if character in text:
-            raise DataError(
-                f"text {number}", f"{text!r} has {name} in it", "Expected one line of plain text", "Replace it by a space"
-            )
+            what = f"{text!r} has {name} in it"
+            raise DataError(f"text {number}", what, "Expected one line of plain text", "Replace it by a space")
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -148,8 +147,8 @@ class _Watch:
             say(self._about_unknown())
         if self._truncated:
             say(
-                f"warning: {self._truncated:,} of {self._texts:,} inputs have an output that hit the length bound and was cut "
-                "off: the model went into a loop there. --max-length sets another bound."
+                f"warning: {self._truncated:,} of {self._texts:,} inputs have an output that hit the length bound and "
+                "was cut off: the model went into a loop there. --max-length sets another bound."
             )
 
     def _about_unknown(self) -> str:

@@ -1,7 +1,7 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped, as safetensors and JSON.
 
-A checkpoint is a folder ``update-00000500`` with ``model.safetensors``, ``optimizer.safetensors``, ``state.json``. It is
-filled under another name and renamed when complete, so a folder with that name is always whole.
+A checkpoint is a folder ``update-00000500`` with ``model.safetensors``, ``optimizer.safetensors``, ``state.json``. It
+is filled under another name and renamed when complete, so a folder with that name is always whole.
 """
 
 from __future__ import annotations

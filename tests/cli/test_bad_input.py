@@ -32,7 +32,10 @@ def train(freerun: Freerun, folder: Path, *arguments: object) -> str:
     [
         (b"", "train.tsv: it holds no pairs: the file is empty."),
         (b"abc\n", "train.tsv:1: 1 tab-separated column. Expected 2: source and target."),
-        (f"{ROW}a\tA\tB\n".encode(), "train.tsv:2: 3 tab-separated columns. Expected 2: source and target. Remove the extra tab"),
+        (
+            f"{ROW}a\tA\tB\n".encode(),
+            "train.tsv:2: 3 tab-separated columns. Expected 2: source and target. Remove the extra tab",
+        ),
         (f"{ROW}\n{ROW}".encode(), "train.tsv:2: "),
         (ROW.encode() + b"ab\xffc\tA\n", "train.tsv:2: not UTF-8: byte 0xff at byte offset 12"),
         (ROW.encode() + b"a\0b\tA\n", "train.tsv:2: "),
@@ -71,7 +74,10 @@ def test_a_configuration_that_does_not_exist(freerun: Freerun, pairs: Path) -> N
 
 def test_a_configuration_that_is_not_toml(freerun: Freerun, pairs: Path) -> None:
     (pairs / "config.toml").write_text("[data\n")
-    assert "config.toml: this is not TOML: Expected ']' at the end of a table declaration (at line 1, column 6)" in train(freerun, pairs)
+    assert (
+        "config.toml: this is not TOML: Expected ']' at the end of a table declaration (at line 1, column 6)"
+        in train(freerun, pairs)
+    )
 
 
 def test_a_truncated_gzip_file(freerun: Freerun, pairs: Path) -> None:
@@ -90,13 +96,19 @@ def test_parallel_files_of_different_lengths(freerun: Freerun, pairs: Path) -> N
 
 
 def test_all_mistakes_in_a_configuration_at_once(freerun: Freerun, pairs: Path) -> None:
-    settings = ["model.hiden_size=8", "model.num_layers=0", "training.batch_size=-1", "model.cell=lsmt", "training.seed=x"]
+    settings = [
+        "model.hiden_size=8",
+        "model.num_layers=0",
+        "training.batch_size=-1",
+        "model.cell=lsmt",
+        "training.seed=x",
+    ]
     err = train(freerun, pairs, *(part for setting in settings for part in ("--set", setting)))
     assert "model.hiden_size" in err and "'hidden_size'" in err
     assert "model.num_layers=0: the value is 0. Expected a whole number, 1 or more" in err
     assert "training.batch_size=-1: the value is -1. Expected a whole number, 1 or more" in err
-    assert "model.cell=lsmt: the value is \"lsmt\". Expected one of \"lstm\", \"gru\", \"rnn\"" in err
-    assert "training.seed=x: the value is \"x\". Expected a whole number" in err
+    assert 'model.cell=lsmt: the value is "lsmt". Expected one of "lstm", "gru", "rnn"' in err
+    assert 'training.seed=x: the value is "x". Expected a whole number' in err
     assert err.count("\n") == 5
 
 
@@ -167,13 +179,27 @@ def _edit(name: str, change: Callable[[dict[str, object]], object]) -> Damage:
         (lambda b: (b / "config.json").unlink(), "no config.json"),
         (lambda b: os.truncate(b / "model.safetensors", 1000), "model.safetensors: its SHA-256"),
         (lambda b: os.truncate(b / "config.json", 100), "config.json: damaged: not JSON"),
-        (lambda b: (b / "source_vocabulary.json").write_text('{"version": 1, "tokens": ["a"]}'), "source_vocabulary.json: its SHA-256"),
+        (
+            lambda b: (b / "source_vocabulary.json").write_text('{"version": 1, "tokens": ["a"]}'),
+            "source_vocabulary.json: its SHA-256",
+        ),
         (_edit("config.json", lambda c: c.update(version=99)), "has version 99. Expected 1"),
         (_edit("config.json", lambda c: c.update(format="other")), "not the config.json of a freerun bundle"),
         (_edit("config.json", lambda c: c.pop("length_bound")), "config.json: damaged"),
-        (lambda b: shutil.rmtree(b), "no such folder"),
+        (shutil.rmtree, "no such folder"),
     ],
-    ids=["weights gone", "vocabulary gone", "config gone", "weights cut", "config cut", "foreign", "newer", "other", "hole", "none"],
+    ids=[
+        "weights gone",
+        "vocabulary gone",
+        "config gone",
+        "weights cut",
+        "config cut",
+        "foreign",
+        "newer",
+        "other",
+        "hole",
+        "none",
+    ],
 )
 def test_a_damaged_bundle(freerun: Freerun, trained: Path, tmp_path: Path, damage: Damage, message: str) -> None:
     bundle = tmp_path / "bundle"

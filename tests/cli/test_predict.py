@@ -54,7 +54,9 @@ def test_json_has_the_keys_of_the_contract(freerun: Freerun, trained: Path) -> N
 
 def test_score_gives_the_score_that_predict_printed(freerun: Freerun, trained: Path, tmp_path: Path) -> None:
     texts = ["abc", "ba", "gfedcb", "c"]
-    found = [json.loads(x) for x in freerun("predict", trained / "run", *texts, "--beam-size", 4, "--json").out.splitlines()]
+    found = [
+        json.loads(x) for x in freerun("predict", trained / "run", *texts, "--beam-size", 4, "--json").out.splitlines()
+    ]
     pairs = "".join(f"{x['source']}\t{x['hypotheses'][0]['text']}\n" for x in found)
     (tmp_path / "pairs.tsv").write_text(pairs)
     lines = freerun("score", trained / "run", tmp_path / "pairs.tsv", "--json").out.splitlines()

@@ -104,8 +104,10 @@ def test_nothing_to_resume_starts_from_the_beginning(freerun: Freerun, pairs: Pa
 def test_fine_tuning_starts_from_the_weights_of_a_bundle(freerun: Freerun, trained: Path, pairs: Path) -> None:
     arguments = ("--out", pairs / "run", "--init", trained / "run", "--set", "training.updates=1")
     assert freerun("train", pairs / "config.toml", *arguments, "--set", "training.learning_rate=1e-9").code == 0
-    before, after = (json.loads(freerun("evaluate", run, trained / "dev.tsv", "--json").out) for run in
-                     (trained / "run", pairs / "run"))
+    before, after = (
+        json.loads(freerun("evaluate", run, trained / "dev.tsv", "--json").out)
+        for run in (trained / "run", pairs / "run")
+    )
     assert after["nll.teacher"] == pytest.approx(before["nll.teacher"], abs=1e-4)
 
 
