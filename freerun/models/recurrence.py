@@ -176,8 +176,9 @@ class Fused:
         if layer.cell == "lstm" and lengths_B is not None:
             inputs_TBI, weight_ih = _carry_past_padding(inputs_TBI, weight_ih, lengths_B)
         weights: list[Tensor] = [weight_ih, layer.weight_hh, layer.bias_ih, layer.bias_hh]
-        # arguments after the weights: biases, layers, dropout, training, bidirectional, batch first
-        options = (True, 1, 0.0, self._training(layer), False, False)
+        # The kernels keep what backward needs only when told that they train, whatever mode the module is in.
+        # Arguments after the weights: biases, layers, dropout, training, bidirectional, batch first.
+        options = (True, 1, 0.0, torch.is_grad_enabled(), False, False)
         if layer.cell == "lstm":
             assert c_BH is not None
             state = [h_BH.unsqueeze(0), c_BH.unsqueeze(0)]
@@ -190,11 +191,6 @@ class Fused:
             return outputs_TBH, last_h[0], c_BH
         rows = torch.arange(inputs_TBI.shape[1], device=inputs_TBI.device)
         return outputs_TBH, outputs_TBH[lengths_B - 1, rows], c_BH
-
-    @staticmethod
-    def _training(layer: RecurrentLayer) -> bool:
-        # the fused kernels save what backward needs only when told that they train
-        return layer.training or torch.is_grad_enabled()
 
 
 BACKENDS: Final[dict[str, Backend]] = {"reference": ReferenceLoop(), "fused": Fused()}

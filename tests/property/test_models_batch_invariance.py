@@ -30,8 +30,8 @@ each_model = pytest.mark.parametrize("name", MODELS)
 
 
 @functools.cache
-def stepper(name, seed, backend="fused"):
-    return TorchStepper(network(seed, backend=backend, scale=1.5, **MODELS[name]))
+def stepper(name, seed, backend="fused", dtype=torch.float64):
+    return TorchStepper(network(seed, dtype, backend=backend, scale=1.5, **MODELS[name]))
 
 
 def found(model, sources, beam_size, extra_padding=0):
@@ -72,6 +72,19 @@ def test_the_score_of_a_prediction_is_that_of_forcing_it(name, seed, sources):
         steps = len(hypothesis.token_scores)
         np.testing.assert_allclose(scores[:steps], hypothesis.token_scores, rtol=0, atol=1e-10)
         assert correct[:steps].all()
+
+
+@each_model
+@settings(max_examples=10)
+@given(seed=st.integers(0, 3), sources=SOURCES, padding=st.integers(0, 3))
+def test_scores_in_float32_agree_to_1e_5(name, seed, sources, padding):
+    model = stepper(name, seed, dtype=torch.float32)
+    rows = [[*source, EOS] for source in sources]
+    targets = [[4 + token % 5 for token in row] + [EOS] for row in rows]
+    together = score_targets(model, *batch(rows, padding), targets)
+    for row, target, scores in zip(rows, targets, together.log_probs, strict=True):
+        alone = score_targets(model, *batch([row]), [target]).log_probs[0]
+        np.testing.assert_allclose(scores.sum(), alone.sum(), rtol=0, atol=1e-5)
 
 
 @each_model

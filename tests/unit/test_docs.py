@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from freerun.config import Config, parse_config
+from freerun.config.raw import read_toml
+from freerun.forcing.registry import settings_of
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "configuration.md").read_text()
+
+
+def _sections() -> dict[str, dict[str, str]]:
+    parts = re.split(r"^## \[(\w+)\]$", PAGE, flags=re.MULTILINE)[1:]
+    rows = re.compile(r"^\| `(\w+)` \| (.*?) \| ", re.MULTILINE)
+    return {name: dict(rows.findall(text)) for name, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def test_every_key_is_documented_with_its_default() -> None:
+    config = parse_config({"data": {"train": "x"}}, "test", settings_of)
+    documented = _sections()
+    assert documented.keys() == Config.model_fields.keys()
+    for section, rows in documented.items():
+        values = getattr(config, section)
+        assert rows.keys() == type(values).model_fields.keys()
+        for key, shown in rows.items():
+            value = getattr(values, key)
+            if shown not in ("none", "required") and key != "schedule":
+                assert shown.strip("`") == (f'"{value}"' if isinstance(value, str) else str(value).lower())
+            if shown == "none":
+                assert value is None
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_configurations_that_come_with_the_project_are_valid(path: Path) -> None:
+    parse_config(read_toml(path), path, settings_of)
+
+
+def test_the_preset_is_sutskever_et_al_in_full() -> None:
+    config = parse_config(read_toml(ROOT / "configs/sutskever2014.toml"), "preset", settings_of)
+    model, training = config.model, config.training
+    assert (model.num_layers, model.hidden_size, model.embedding_size, model.reverse_source) == (4, 1000, 1000, True)
+    assert (model.initialisation, model.initial_range, model.forget_bias) == ("uniform", 0.08, "drawn")
+    assert (training.optimizer, training.learning_rate, training.epochs) == ("sgd", 0.7, 7.5)
+    assert training.schedule.model_dump() == {"kind": "halving", "start_epoch": 5.0, "every_epochs": 0.5, "warmup": 0}
+    assert (training.batch_size, training.normalise, training.clip_norm) == (128, "sequences", 5.0)
+    assert (model.attention, model.bidirectional, model.cell, model.dropout) == ("none", False, "lstm", 0.0)

@@ -1,0 +1,120 @@
+"""The journal: an event a line, cut back to a checkpoint, read in spite of a crash."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+import pytest
+
+from freerun.errors import RunError
+from freerun.training.journal import Journal, read_journal
+
+
+def journal(tmp_path, *events):
+    written = Journal(tmp_path / "journal.jsonl")
+    for number, event in enumerate(events):
+        written.write(event, number)
+    return written
+
+
+def test_an_event_is_a_line_of_json_with_its_keys_in_order(tmp_path):
+    journal(tmp_path).write("update", 50, loss=0.25, name="über")
+    assert (tmp_path / "journal.jsonl").read_text() == (
+        '{"event": "update", "update": 50, "loss": 0.25, "name": "über"}\n'
+    )
+
+
+def test_an_event_is_in_the_file_as_soon_as_it_is_written(tmp_path):
+    written = journal(tmp_path, "start", "update")
+    assert [event["event"] for event in read_journal(written.path)] == ["start", "update"]
+
+
+def test_a_journal_that_is_opened_again_is_continued(tmp_path):
+    journal(tmp_path, "start").close()
+    journal(tmp_path, "resume")
+    assert [event["event"] for event in read_journal(tmp_path / "journal.jsonl")] == ["start", "resume"]
+
+
+def test_numbers_come_back_as_the_very_same_floats(tmp_path):
+    value = 0.1 + 0.2
+    journal(tmp_path).write("update", 1, loss=value)
+    assert read_journal(tmp_path / "journal.jsonl")[0]["loss"] == value
+
+
+def test_a_figure_that_json_cannot_hold_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        journal(tmp_path).write("update", 1, loss=float("nan"))
+    assert read_journal(tmp_path / "journal.jsonl") == []
+
+
+def test_cutting_back_forgets_what_came_after_and_writing_goes_on_there(tmp_path):
+    written = journal(tmp_path, "start", "update")
+    size = written.size()
+    written.write("update", 2)
+    written.cut_back(size)
+    written.write("resume", 1)
+    assert [event["event"] for event in read_journal(written.path)] == ["start", "update", "resume"]
+    assert size == len(b"".join((tmp_path / "journal.jsonl").read_bytes().splitlines(keepends=True)[:2]))
+
+
+def test_cutting_back_beyond_the_end_names_both_sizes(tmp_path):
+    written = journal(tmp_path, "start")
+    with pytest.raises(RunError, match=rf"has {written.size()} bytes, the checkpoint was written after 1000\."):
+        written.cut_back(1000)
+    assert len(read_journal(written.path)) == 1
+
+
+@pytest.mark.parametrize("torn", ['{"event": "upd', '{"event": "update", "update": 2', '"', "7", "null"])
+def test_a_torn_last_line_is_left_out(tmp_path, torn):
+    path = journal(tmp_path, "start").path
+    path.write_text(path.read_text() + torn)
+    assert [event["event"] for event in read_journal(path)] == ["start"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfe\n"])
+def test_a_journal_without_a_whole_event_is_empty(tmp_path, content):
+    (tmp_path / "journal.jsonl").write_bytes(content)
+    assert read_journal(tmp_path / "journal.jsonl") == []
+    assert read_journal(tmp_path / "missing.jsonl") == []
+
+
+def test_a_full_disk_is_told_and_closing_is_quiet(tmp_path, monkeypatch):
+    written = journal(tmp_path, "start")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError) as error:
+        written.size()
+    assert str(error.value) == (
+        f"{written.path}: the journal could not be written (No space left on device). "
+        "Expected room and permission to write. Make room, then go on with --resume."
+    )
+    written.close()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")  # noqa: PTH110
+def test_a_line_that_does_not_fit_on_the_disk_is_told(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    path.symlink_to("/dev/full")
+    written = Journal(path)
+    with pytest.raises(RunError, match="No space left on device"):
+        written.write("update", 1)
+    written.close()
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(RunError, match=r"No such file or directory"):
+        Journal(tmp_path / "missing" / "journal.jsonl")
+
+
+def test_size_is_what_reached_the_disk(tmp_path, monkeypatch):
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_size) or fsync(handle))
+    written = journal(tmp_path, "start")
+    assert written.size() == len(json.dumps({"event": "start", "update": 0})) + 1
+    assert synced == [written.path.stat().st_size]

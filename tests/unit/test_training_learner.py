@@ -1,0 +1,208 @@
+"""One update: what the gradients are divided by, clipping, accumulation, and that a bad loss changes nothing."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from freerun.data.batching import make_batch
+from freerun.forcing.loss import Losses, Term
+from freerun.forcing.strategy import Objective, Strategy, StrategySettings
+from freerun.forcing.teacher import Teacher
+from freerun.training.learner import Learner, NotFinite
+from tests.networks import close, corpus, network, random_rows
+
+LENGTHS = [3, 5, 2, 4, 6, 1, 2, 5]
+PAIRS = corpus(random_rows(LENGTHS), random_rows(LENGTHS[::-1], size=9, seed=1))
+
+
+def batches(parts=1, pairs=PAIRS):
+    return [make_batch(pairs, rows) for rows in np.array_split(np.arange(len(pairs)), parts)]
+
+
+def learner(strategy=None, rate=1.0, clip_norm=0.0, schedule=lambda update: 1.0, normalise="tokens", **options):
+    model = network(**options)
+    strategy = strategy or Teacher(StrategySettings(), Objective(0.1, normalise))
+    return Learner(model, strategy, torch.optim.SGD(model.parameters(), lr=rate), schedule, 7, clip_norm)
+
+
+def step_of(a_learner, parts=1, number=1):
+    """The change of each weight, with plain SGD at rate 1: minus the gradient."""
+    before = {name: value.detach().clone() for name, value in a_learner.model.named_parameters()}
+    step = a_learner.update(number, batches(parts))
+    return {name: before[name] - value.detach() for name, value in a_learner.model.named_parameters()}, step
+
+
+class TwoTerms(Strategy):
+    """Token NLL, and squared logits of the last position counted by something else: each term has its own count."""
+
+    def losses(self, model, batch, update):
+        features = model(batch.source_BS, batch.source_lengths_B, batch.target_in_BT)
+        logits = model.decoder.logits(batch.at_real_positions(features))
+        nll = torch.nn.functional.cross_entropy(logits, batch.right_N, reduction="sum")
+        terms = {"nll": Term(nll, batch.num_tokens), "size": Term(logits.square().sum(), 3 * batch.num_pairs, 0.25)}
+        return Losses(terms, {"tokens": (batch.num_tokens, batch.num_pairs)})
+
+
+class Scaled(Strategy):
+    """A loss that is ``number`` times a sum of weights."""
+
+    def __init__(self, number):
+        super().__init__(StrategySettings(), Objective())
+        self.number = number
+
+    def losses(self, model, batch, update):
+        return Losses({"sum": Term(self.number * model.decoder.output_bias.sum(), 1)})
+
+
+@pytest.mark.parametrize("strategy", [None, TwoTerms(StrategySettings(), Objective())], ids=["one term", "two terms"])
+@pytest.mark.parametrize("parts", [2, 3, 8])
+def test_accumulated_batches_make_the_update_of_one_big_batch(strategy, parts):
+    whole, one = step_of(learner(strategy))
+    pieces, several = step_of(learner(strategy), parts)
+    close(pieces, whole, 1e-12)
+    assert several.loss == pytest.approx(one.loss, abs=1e-12)
+    assert several.gradient_norm == pytest.approx(one.gradient_norm, abs=1e-12)
+    assert len(several.figures) == parts
+
+
+@pytest.mark.parametrize(("normalise", "count"), [("tokens", sum(LENGTHS)), ("sequences", len(LENGTHS))])
+@pytest.mark.parametrize("parts", [1, 4])
+def test_the_loss_is_divided_once_by_tokens_or_by_sequences(normalise, count, parts):
+    _, step = step_of(learner(normalise=normalise), parts)
+    by_tokens, _ = step_of(learner(), 1)
+    nll = sum(figures["nll.teacher"][0] for figures in step.figures)
+    assert sum(figures["nll.teacher"][1] for figures in step.figures) == sum(LENGTHS)
+    change, _ = step_of(learner(normalise=normalise), parts)
+    close(change, {name: value * sum(LENGTHS) / count for name, value in by_tokens.items()}, 1e-12)
+    assert step.loss * count == pytest.approx(nll, rel=0.2)  # apart from label smoothing
+
+
+def test_terms_are_weighted():
+    weights, _ = step_of(learner(TwoTerms(StrategySettings(), Objective())))
+    model = network()
+    batch = batches()[0]
+    features = model(torch.tensor(batch.source), torch.tensor(batch.source_lengths), torch.tensor(batch.target_in))
+    real = torch.arange(features.shape[0])[:, None] < torch.tensor(batch.target_lengths)
+    logits = model.decoder.logits(features)[real]
+    right = torch.tensor(batch.target_out).t()[real]
+    loss = torch.nn.functional.cross_entropy(logits, right) + 0.25 * logits.square().sum() / (3 * len(LENGTHS))
+    close(weights["decoder.output_bias"], torch.autograd.grad(loss, model.decoder.output_bias)[0], 1e-12)
+
+
+def test_a_norm_above_the_limit_is_brought_down_to_it():
+    free, step = step_of(learner())
+    clipped, told = step_of(learner(clip_norm=step.gradient_norm / 4))
+    assert told.gradient_norm == step.gradient_norm  # as it was before clipping
+    close(clipped, {name: value / 4 for name, value in free.items()}, 1e-6)
+
+
+def test_a_norm_below_the_limit_is_left_alone():
+    free, step = step_of(learner())
+    unclipped, _ = step_of(learner(clip_norm=step.gradient_norm * 1.01))
+    close(unclipped, free, 0.0)
+
+
+def test_the_norm_is_that_of_all_gradients_together():
+    free, step = step_of(learner())
+    assert step.gradient_norm == pytest.approx(math.sqrt(sum(value.square().sum() for value in free.values())), 1e-12)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_stops_before_the_update(number):
+    bad = learner(Scaled(number), clip_norm=1.0)
+    before = {name: value.detach().clone() for name, value in bad.model.named_parameters()}
+    with pytest.raises(NotFinite) as error:
+        bad.update(1, batches())
+    assert str(error.value.loss) in ("nan", "inf", "-inf")
+    assert not math.isfinite(error.value.loss)
+    close(dict(bad.model.named_parameters()), before, 0.0)
+
+
+def test_a_gradient_that_is_not_finite_stops_too():
+    class Root(Strategy):
+        def losses(self, model, batch, update):
+            bias = model.decoder.output_bias
+            return Losses({"root": Term((bias - bias.detach()).abs().sqrt().sum(), 1)})
+
+    bad = learner(Root(StrategySettings(), Objective()))
+    before = bad.model.decoder.output_bias.detach().clone()
+    with pytest.raises(NotFinite) as error:
+        bad.update(1, batches())
+    assert error.value.loss == 0.0
+    assert math.isnan(error.value.gradient_norm)
+    close(bad.model.decoder.output_bias.detach(), before, 0.0)
+
+
+def test_the_schedule_scales_the_rate_of_its_own_update():
+    halved = learner(Scaled(1.0), rate=0.5, schedule=lambda update: 1 / update)
+    for number in (1, 2, 4):
+        change, _ = step_of(halved, number=number)
+        close(change["decoder.output_bias"], torch.full((9,), 0.5 / number, dtype=torch.float64), 1e-12)
+        assert halved.learning_rate == 0.5 / number
+
+
+def test_gradients_of_an_earlier_update_do_not_come_in():
+    twice = learner(Scaled(1.0))
+    step_of(twice)
+    change, _ = step_of(twice, number=2)
+    close(change["decoder.output_bias"], torch.ones(9, dtype=torch.float64), 1e-12)
+
+
+def test_dropout_masks_belong_to_seed_update_and_part():
+    def losses(number, parts=1):
+        return learner(dropout=0.5).update(number, batches(parts))
+
+    assert losses(1).loss == losses(1).loss
+    assert losses(1).loss != losses(2).loss
+    same = [batches()[0]] * 2
+    first, second = learner(dropout=0.5).update(1, same).figures
+    assert first["nll.teacher"] != second["nll.teacher"]
+
+
+def test_a_learner_goes_on_from_its_state_bit_by_bit():
+    one, other = learner(dropout=0.3), learner(dropout=0.3, seed=5)
+    for each in (one, other):
+        each.optimizer = torch.optim.Adam(each.model.parameters(), lr=0.01)
+    one.update(1, batches(2))
+    model, optimizer = one.state()
+    other.load(
+        {name: value.clone() for name, value in model.items()}, {n: v.clone() for n, v in optimizer.items()}, update=1
+    )
+    close(step_of(other, 2, 2)[0], step_of(one, 2, 2)[0], 0.0)
+
+
+def test_the_learning_rate_is_that_of_the_update_gone_on_from():
+    early = learner(rate=0.5, schedule=lambda update: 1 / update)
+    early.load(early.state()[0], {}, update=5)
+    assert early.learning_rate == 0.1
+    early.load(early.state()[0], {}, update=0)
+    assert early.learning_rate == 0.5
+
+
+def test_a_state_of_another_model_is_refused():
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        learner().load(network(hidden_size=5).state_dict(), {}, 1)
+
+
+def test_parts_with_different_terms_are_a_mistake_of_the_strategy():
+    class Moody(Strategy):
+        def losses(self, model, batch, update):
+            return Losses({f"term {update.part}": Term(model.decoder.output_bias.sum(), 1)})
+
+    with pytest.raises(AssertionError, match="the same terms"):
+        learner(Moody(StrategySettings(), Objective())).update(1, batches(2))
+
+
+def test_a_term_without_anything_to_count_adds_nothing():
+    class Empty(Strategy):
+        def losses(self, model, batch, update):
+            total = model.decoder.output_bias.sum()
+            return Losses({"some": Term(total, 2), "none": Term(0.0 * total, 0)})
+
+    change, step = step_of(learner(Empty(StrategySettings(), Objective())))
+    close(change["decoder.output_bias"], torch.full((9,), 0.5, dtype=torch.float64), 1e-12)
+    assert math.isfinite(step.loss)
