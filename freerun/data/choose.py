@@ -26,7 +26,7 @@ SAMPLE_PAIRS = 50_000
 MAX_UNKNOWN_WORDS = 0.015
 """Share of unknown whitespace tokens up to which these are the tokens."""
 
-# Words and short phrases stay well under these (2.0 words and 7.7 characters a text at most), sentences well over them
+# Words and short phrases stay well under these (1.8 words and 7.5 characters a text at most), sentences well over them
 # (6.2 words and 30 characters at least). Beyond them a sequence of characters is long enough to slow a model down.
 RUNNING_WORDS, RUNNING_CHARACTERS = 3.5, 16.0
 

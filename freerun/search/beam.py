@@ -80,7 +80,6 @@ class BeamChooser:
         self.width = min(beam_size + 1, writable(vocabulary_size))
         self._beam_size, self._length_penalty = beam_size, length_penalty
         self._ended = np.full((num_sources, beam_size), -np.inf)  # rank scores of the K best endings, ascending
-        self._num_ended = np.zeros(num_sources, np.int64)
 
     def choose(self, step: int, rows: Rows, ids: Ids, log_probs: LogProbs) -> Choice:
         """See ``Chooser``."""
@@ -123,6 +122,6 @@ class BeamChooser:
         ranks = penalised(ended, length, self._length_penalty)
         best = np.sort(np.concatenate((self._ended[sources], ranks), axis=1), axis=1)[:, -self._beam_size :]
         self._ended[sources] = best
-        self._num_ended[sources] += np.count_nonzero(ends, axis=1)
         reachable = penalised(np.where(lives, scores, -np.inf).max(axis=1), length, self._length_penalty)
-        return np.asarray((self._num_ended[sources] >= self._beam_size) & (reachable <= best[:, 0]))
+        # While fewer than K have ended, the K-th is -inf, and everything beats it but what has no probability.
+        return np.asarray(reachable <= best[:, 0])

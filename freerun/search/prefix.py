@@ -16,6 +16,10 @@ NO_TOKEN = -1
 """In place of an id: a row has fewer candidates than were asked for."""
 
 
+# In place of -inf (no trained model gives it), which could not be drawn or ranked; small enough to be added up.
+_LEAST = -1e30
+
+
 class PrefixStepper:
     """While the prefix of a row's source lasts, its next token is that row's only candidate.
 
@@ -58,8 +62,7 @@ class PrefixStepper:
         """Overwrite the candidates of forced rows in place."""
         forced = np.flatnonzero(self._lengths[self._sources] > self._written)
         tokens = self._tokens[self._sources, self._written]
-        # The floor keeps an impossible prefix (-inf, no trained model gives it) a candidate, and drawable.
-        given = np.maximum(self.log_prob_of(tokens)[forced], np.finfo(log_probs.dtype).min)
+        given = np.maximum(self.log_prob_of(tokens)[forced], _LEAST)
         tokens = tokens[forced]
         columns = tokens if whole else np.zeros(len(forced), np.int64)
         ids[forced] = NO_TOKEN

@@ -155,7 +155,6 @@ class Trainer:
         except _StopNow:
             self._stop(stop.signal)
         finally:
-            self.journal.close()
             for reporter in self.reporters:
                 reporter.close()
         return self.progress

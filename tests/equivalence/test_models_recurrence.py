@@ -166,6 +166,19 @@ def test_gradients_flow_in_both_modes_of_a_module(cell, dtype, tolerance, length
         close(run(of.train(mode), inputs, state, lengths, lengths is not None), expected, tolerance)
 
 
+@each_cell
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_kernel_is_told_to_train_when_gradients_are_wanted(cell, training, wanted, monkeypatch):
+    """On a CPU it does not matter, but a GPU's kernel has no backward pass otherwise."""
+    name, told = {"lstm": "lstm", "gru": "gru", "rnn": "rnn_tanh"}[cell], []
+    kernel = getattr(torch, name)
+    monkeypatch.setattr(torch, name, lambda *given: told.append(given[6]) or kernel(*given))
+    with torch.set_grad_enabled(wanted):
+        layer(cell, backend="fused").train(training).sequence(draw(6, 4, 3))
+    assert told == [wanted]
+
+
 @each_type
 @each_cell
 @pytest.mark.parametrize("training", [True, False])

@@ -58,11 +58,21 @@ def test_words_that_do_not_recur_become_characters():
 def test_running_text_becomes_pieces():
     draw = random.Random(0)
     frequencies = {word(draw, 5): 1 / rank for rank in range(1, 9000)}  # Zipf's law
-    texts = [" ".join(draw.choices(list(frequencies), list(frequencies.values()), k=8)) for _ in range(10_000)]
+    words = draw.choices(list(frequencies), list(frequencies.values()), k=80_000)
+    texts = [" ".join(words[start : start + 8]) for start in range(0, len(words), 8)]
     found = choice([(text, "yes" if line % 2 else "no") for line, text in enumerate(texts)])
     assert (found.source_tokens, found.target_tokens) == ("sentencepiece:500", "whitespace")
     assert "texts are running text (8.0 words" in found.reasons[0]
     assert train_sentencepiece(iter(texts), 500, "x")
+
+
+@pytest.mark.parametrize(
+    ("words", "characters", "running"), [(3.5, 16.0, True), (3.4, 40.0, False), (9.0, 15.9, False)]
+)
+def test_what_running_text_is(words, characters, running):
+    rates = choose.SideRates(1, words, characters, 0.03, 0.0, distinct_words=10**6, alphabet=80)
+    assert rates.running_text == running
+    assert choose._tokens(rates, 10**6) == ("sentencepiece:16000" if running else "char")
 
 
 def test_too_little_running_text_becomes_characters():
@@ -92,6 +102,12 @@ def test_a_command_repeated_often_counts_once():
     found = choice([*walk, *[("jump", "J")] * 300])
     assert found.source_rates.unknown_words == pytest.approx(1 / found.source_rates.words / 301, rel=0.01)
     assert (found.source_tokens, found.target_tokens) == ("whitespace", "whitespace")
+
+
+def test_all_targets_of_a_source_are_held_out_together():
+    found = choice([(f"s{n}", target) for n in range(50) for target in (f"t{n}", f"t{n} t{n}")])
+    assert found.target_rates.unknown_words == 1.0
+    assert (found.source_rates.texts, found.target_rates.texts) == (50, 100)
 
 
 def test_reasons_give_the_rates():

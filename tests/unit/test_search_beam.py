@@ -104,6 +104,30 @@ def test_eos_ends_only_among_the_best_k():
     assert choice.tokens.tolist() == [5, 6]
 
 
+def test_probability_0_comes_after_all_else_but_is_still_a_candidate():
+    chooser = BeamChooser(3, 0.0, num_sources=1, vocabulary_size=6)
+    ids, log_probs = np.array([[5, EOS, 4]]), np.array([[-1.0, -np.inf, -np.inf]])
+    choice = chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
+    assert choice.tokens.tolist() == [5, EOS, 4]
+
+
+def test_a_live_hypothesis_that_could_only_draw_level_ends_the_search():
+    chooser = BeamChooser(1, 0.0, num_sources=1, vocabulary_size=9)
+    ids, log_probs = np.array([[EOS, 5]]), np.array([[-1.0, -1.0]])
+    assert chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs).tokens.tolist() == [EOS]
+
+
+@pytest.mark.parametrize(("log_prob", "done"), [(-0.66, False), (-0.67, True)])
+def test_a_live_hypothesis_is_held_against_the_kth_ending_at_its_length(log_prob, done):
+    chooser = BeamChooser(2, 1.0, num_sources=1, vocabulary_size=9)
+    ids, log_probs = np.array([[5, EOS, 6]]), np.array([[-0.5, -1.0, -1.1]])
+    chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)  # an ending of rank score -1
+    ids, log_probs = np.array([[EOS, 5, 6], [7, 8, EOS]]), np.array([[-0.2, log_prob, -9.0], [-9.0, -9.0, -9.0]])
+    choice = chooser.choose(1, Rows(np.array([0, 0]), np.array([-0.5, -1.1])), ids, log_probs)
+    # -1.16 / (7 / 6) is above -1, -1.17 / (7 / 6) is below it.
+    assert choice.tokens.tolist() == ([EOS] if done else [EOS, 5, 6])
+
+
 def test_a_finished_source_costs_no_more_rows():
     stepper = TableStepper(bias={EOS: 30.0})
     search(stepper, beam_size=1)
@@ -127,6 +151,11 @@ def test_hypotheses_are_ordered_by_rank_score(penalty):
 def test_the_length_penalty_is_the_papers():
     assert penalised(-3.0, 7, 0.5) == pytest.approx(-3 / 2**0.5)
     assert penalised(-3.0, 7, 0.0) == -3.0
+
+
+def test_the_length_of_a_truncated_hypothesis_counts_no_eos():
+    (cut,) = search(TableStepper(bias={EOS: -30.0}), [[4]], max_length=3, length_penalty=1.0)[0]
+    assert cut.rank_score == pytest.approx(cut.score / (8 / 6))
 
 
 def test_the_length_penalty_only_ranks():
@@ -183,8 +212,9 @@ def test_forcing_the_output_itself_changes_nothing():
     assert search(stepper, prefix=[hypotheses[0].ids for hypotheses in plain]) == plain
 
 
-def test_an_impossible_prefix_is_written_all_the_same():
-    stepper = TableStepper(bias={5: -np.inf})
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_impossible_prefix_is_written_all_the_same(dtype):
+    stepper = TableStepper(bias={5: -np.inf}, dtype=dtype)
     for beam_size in (1, 3):
         found = search(stepper, [[4]], prefix=[[5, 5]], beam_size=beam_size, max_length=4)
         assert found[0][0].ids[:2] == (5, 5)

@@ -65,6 +65,7 @@ def test_banned_ids_are_left_out_after_normalisation():
     _, log_probs = first_step(ensemble, banned=(0, 4))
     assert (log_probs[:, [0, 4]] == -np.inf).all()
     assert (log_probs[:, [1, 2, 3, 5]] == whole[:, [1, 2, 3, 5]]).all()
+    assert ensemble.log_prob_of(np.array([0, 4])) == pytest.approx([whole[0, 0], whole[1, 4]])
     ids, best = first_step(ensemble, k=4, banned=(0, 4))
     assert [sorted(row) for row in ids.tolist()] == [[1, 2, 3, 5]] * 2
     assert (best == np.take_along_axis(whole, ids, 1)).all()

@@ -141,6 +141,13 @@ def test_a_prefix_is_written_before_anything_is_drawn():
         assert draw(prefix=[[7], [8, 8]], **settings)[1][0].ids[:2] == (8, 8)
 
 
+@pytest.mark.parametrize("settings", [{}, {"top_k": 2}, {"top_p": 0.5}])
+def test_an_impossible_prefix_is_written_all_the_same(settings):
+    stepper = TableStepper(bias={5: -np.inf})
+    (drawn,) = sample(stepper, *batch([SOURCE]), max_lengths=bounds(4), prefix=[[5, 5]], **settings)[0]
+    assert drawn.ids[:2] == (5, 5)
+
+
 def test_temperature_0_is_greedy_search():
     stepper = TableStepper(vocabulary_size=9, seed=2)
     source, lengths = batch([SOURCE, [5, 2]]), bounds(9, 9)

@@ -1,0 +1,293 @@
+"""A run that was stopped or killed and went on ends with the very bytes of one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from freerun.errors import Interrupted
+from freerun.runs import train as runs
+from freerun.runs.request import TrainRequest
+from freerun.training.checkpoint import Checkpoints
+from freerun.training.journal import read_journal
+
+COMMON = (
+    'data.source_tokens="char"',
+    'data.target_tokens="char"',
+    "data.held_out=0.2",
+    "model.embedding_size=5",
+    "model.hidden_size=6",
+    "model.dropout=0.3",
+    "training.threads=1",
+    "training.keep=3",
+    "training.journal_every=5",
+    "training.checkpoint_every=4",
+    "training.label_smoothing=0.1",
+    "evaluation.every=6",
+    "evaluation.max_sources=6",
+)
+# Between them: both ways to bound a batch, accumulation over the end of an epoch, averaging, patience, all optimisers.
+RUNS = {
+    "gru with attention": (
+        'model.cell="gru"',
+        "model.bidirectional=true",
+        'model.attention="luong"',
+        "model.num_layers=2",
+        "model.embedding_dropout=0.2",
+        "training.updates=18",
+        "training.batch_size=8",
+        "training.accumulate=3",
+        "training.average=3",
+        "training.learning_rate=0.02",
+        'training.schedule={kind="cosine", warmup=4}',
+    ),
+    "lstm": (
+        "model.num_layers=2",
+        "training.updates=60",
+        "training.batch_tokens=60",
+        'training.optimizer="adamw"',
+        "training.weight_decay=0.1",
+        "training.learning_rate=1e-6",  # never a better model, so that patience ends it
+        "evaluation.patience=2",
+        "evaluation.beam_size=2",
+    ),
+    "rnn": (
+        'model.cell="rnn"',
+        "model.num_layers=1",
+        "model.tied_output=true",
+        'model.context="every_step"',
+        "training.epochs=2.5",
+        "training.batch_size=8",
+        'training.optimizer="sgd"',
+        'training.schedule={kind="halving", start_epoch=0.5}',
+        'training.normalise="sequences"',
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Sixty strings to be copied."""
+    words = random.Random(0)
+    path = tmp_path_factory.mktemp("data") / "pairs.tsv"
+    texts = {"".join(words.choices("abcd", k=words.randint(1, 6))) for _ in range(70)}
+    path.write_text("".join(f"{text}\t{text}\n" for text in sorted(texts)))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(runs, "tensorboard_is_installed", lambda: False)
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+def train(pairs, folder, name, resume=False):
+    """Through a configuration file, so that nothing is chosen from the speed of this machine."""
+    config = pairs.with_suffix(".toml")
+    config.write_text(f'[data]\ntrain = "{pairs.name}"\n')
+    settings = (*COMMON, *RUNS[name])
+    return runs.train(TrainRequest(subject=config, out=folder, settings=settings, resume=resume))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pairs, tmp_path_factory):
+    """The folder of the run that was left alone, made when first asked for."""
+    made = {}
+
+    def folder(name):
+        if name not in made:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(runs, "tensorboard_is_installed", lambda: False)
+                made[name] = tmp_path_factory.mktemp("whole") / "run"
+                train(pairs, made[name], name)
+        return made[name]
+
+    return folder
+
+
+def ask_to_stop(number=signal.SIGINT):
+    os.kill(os.getpid(), number)
+
+
+def stop_after(patch, update):
+    """A signal while this update is made."""
+    ticked = runs.ConsoleReporter.ticked
+
+    def told(self, done):
+        if done == update:
+            ask_to_stop()
+        ticked(self, done)
+
+    patch.setattr(runs.ConsoleReporter, "ticked", told)
+
+
+def stop_in_evaluation(patch, number):
+    """A signal in the middle of the evaluation of this number."""
+    evaluate, calls = runs.evaluate, []
+
+    def told(*arguments, progress, **options):
+        calls.append("evaluation")
+
+        def tell(done, total):
+            if len(calls) == number and done > total // 2:
+                ask_to_stop(signal.SIGTERM)
+            progress(done, total)
+
+        return evaluate(*arguments, progress=tell, **options)
+
+    patch.setattr(runs, "evaluate", told)
+
+
+def journal(folder):
+    """The events, but for the time they took and for where the run went on."""
+    times = ("seconds", "_per_second")
+    events = [event for event in read_journal(folder / "journal.jsonl") if event["event"] != "resume"]
+    return [json.dumps({key: value for key, value in event.items() if not key.endswith(times)}) for event in events]
+
+
+def result(folder):
+    """Everything that has to be the same to the last byte."""
+    names = ["best/model.safetensors", "last/model.safetensors", "best/metrics.json", "last/metrics.json"]
+    names += ["best/config.json", "config.toml"]
+    for update in Checkpoints(folder / "checkpoints", 3).updates():
+        names += [f"checkpoints/update-{update:08d}/{part}.safetensors" for part in ("model", "optimizer")]
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def assert_same(folder, whole):
+    assert journal(folder) == journal(whole)
+    found, expected = result(folder), result(whole)
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
+
+
+def interrupted(pairs, folder, name, arrange, when):
+    """Train until the signal that ``arrange`` sends; returns its number."""
+    with pytest.MonkeyPatch.context() as patch:
+        arrange(patch, when)
+        with pytest.raises(Interrupted) as error:
+            train(pairs, folder, name, resume=True)
+    return error.value.signal
+
+
+@pytest.mark.parametrize(("name", "update"), [("gru with attention", 7), ("lstm", 1), ("lstm", 9)])
+def test_a_run_that_was_stopped_between_updates(pairs, undisturbed, tmp_path, name, update):
+    assert interrupted(pairs, tmp_path / "run", name, stop_after, update) == signal.SIGINT
+    train(pairs, tmp_path / "run", name, resume=True)
+    assert_same(tmp_path / "run", undisturbed(name))
+
+
+@pytest.mark.parametrize(("name", "evaluation"), [("gru with attention", 4), ("lstm", 2), ("lstm", 4)])
+def test_a_run_that_was_stopped_during_an_evaluation(pairs, undisturbed, tmp_path, name, evaluation):
+    """The fourth evaluation of the one is that of the average, of the other the last, on all development pairs."""
+    assert interrupted(pairs, tmp_path / "run", name, stop_in_evaluation, evaluation) == signal.SIGTERM
+    train(pairs, tmp_path / "run", name, resume=True)
+    assert_same(tmp_path / "run", undisturbed(name))
+
+
+def test_a_run_that_was_stopped_again_and_again(pairs, undisturbed, tmp_path):
+    for update in (2, 3, 7):
+        interrupted(pairs, tmp_path / "run", "rnn", stop_after, update)
+    train(pairs, tmp_path / "run", "rnn", resume=True)
+    assert_same(tmp_path / "run", undisturbed("rnn"))
+
+
+def test_an_old_checkpoint_is_as_good_as_a_new_one(pairs, undisturbed, tmp_path):
+    """What a SIGKILL may leave: bundles and events of later updates, of which the checkpoint knows nothing."""
+    name = "gru with attention"
+    shutil.copytree(undisturbed(name), tmp_path / "run")
+    for path in sorted((tmp_path / "run" / "checkpoints").iterdir())[1:]:
+        path.rename(tmp_path / path.name)
+    path = tmp_path / "run" / "journal.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])  # in the middle of the last event, which says that the run is complete
+    train(pairs, tmp_path / "run", name, resume=True)
+    assert_same(tmp_path / "run", undisturbed(name))
+
+
+KILLER = """
+import os, random, signal, sys, time
+from pathlib import Path
+from freerun.runs import train as runs
+from freerun.runs.request import TrainRequest
+from freerun.training.checkpoint import Checkpoints
+
+config, folder, seed, kills, longest, *settings = sys.argv[1:]
+runs.tensorboard_is_installed = lambda: False
+request = TrainRequest(subject=Path(config), out=Path(folder), settings=tuple(settings), resume=True)
+moments, waited = random.Random(int(seed)), float(longest)
+
+def attempt():
+    child = os.fork()
+    if child == 0:
+        runs.train(request)
+        os._exit(0)
+    return child
+
+for _ in range(int(kills)):
+    newest = (Checkpoints(Path(folder) / "checkpoints", 9).updates() or [0])[-1]
+    child = attempt()
+    started = time.monotonic()
+    # some way into it: until it got further than the last one, and then a random while
+    while os.waitpid(child, os.WNOHANG)[0] == 0:
+        later = (Checkpoints(Path(folder) / "checkpoints", 9).updates() or [0])[-1]
+        if later > newest or time.monotonic() - started > 60:
+            time.sleep(moments.uniform(0, waited))
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            print("killed at", newest, later, flush=True)
+            break
+        time.sleep(0.002)
+    else:
+        break
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(attempt(), 0)[1]))
+"""
+
+
+def killed(pairs, folder, settings, kills, seed, longest):
+    """Train in a process of its own that is killed and started again; returns from where it went on each time."""
+    config = pairs.with_suffix(".toml")
+    config.write_text(f'[data]\ntrain = "{pairs.name}"\n')
+    arguments = [config, folder, seed, kills, longest, *COMMON, *settings]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, *map(str, arguments)],
+        cwd=root,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [int(line.split()[3]) for line in done.stdout.splitlines() if line.startswith("killed at")]
+
+
+def test_a_run_that_was_killed(pairs, undisturbed, tmp_path):
+    name = "gru with attention"
+    reached = killed(pairs, tmp_path / "run", RUNS[name], kills=2, seed=0, longest=0.1)
+    assert reached
+    assert all(update > 0 for update in reached)
+    assert_same(tmp_path / "run", undisturbed(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_that_was_killed_ten_times(pairs, tmp_path, name):
+    longer = {
+        "gru with attention": ("training.updates=120",),
+        "lstm": ("evaluation.patience=0",),
+        "rnn": ("training.epochs=9",),
+    }
+    settings = (*RUNS[name], *longer[name])
+    assert killed(pairs, tmp_path / "whole", settings, kills=0, seed=0, longest=0) == []
+    reached = killed(pairs, tmp_path / "run", settings, kills=10, seed=1, longest=0.3)
+    assert len(reached) == 10
+    assert all(update > 0 for update in reached)
+    assert_same(tmp_path / "run", tmp_path / "whole")

@@ -1,0 +1,432 @@
+"""The loop, with a learner whose weights tell how many updates it made and a host that answers from a script."""
+
+from __future__ import annotations
+
+import json
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from freerun.errors import Interrupted, RunError, TrainingError
+from freerun.training.checkpoint import Checkpoints
+from freerun.training.journal import read_journal
+from freerun.training.learner import NotFinite, Step
+from freerun.training.selection import Selection
+from freerun.training.signals import StopRequest
+from freerun.training.trainer import Measured, Trainer, TrainerSettings, average
+
+BATCH = SimpleNamespace(num_pairs=8, num_tokens=30)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+class Counter(torch.nn.Module):
+    """One weight: the number of updates made."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+
+class CountingLearner:
+    """Each update adds 1 to the weight; its loss is the update's number."""
+
+    def __init__(self, bad_update=None):
+        self.model = Counter()
+        self.learning_rate = 0.5
+        self.bad_update = bad_update
+
+    def update(self, number, batches):
+        if number == self.bad_update:
+            raise NotFinite(float("nan"), float("inf"))
+        self.model.weight.data += 1
+        return Step(float(number), 2.0, [{"nll.teacher": (3.0 * len(batches), 30)}] * len(batches))
+
+    def state(self):
+        return self.model.state_dict(), {"weight/step": self.model.weight.detach().clone()}
+
+    def load(self, model, optimizer, update):
+        assert optimizer["weight/step"] == update
+        self.model.load_state_dict(model)
+
+
+class Order:
+    batches_per_epoch = 4
+
+    def take(self, progress):
+        progress.batch += 1
+        progress.epoch, progress.batch = (progress.epoch + progress.batch // 4, progress.batch % 4)
+        return BATCH
+
+
+class ScriptedHost:
+    """Tells the error rates of a script, keyed by the weight that is measured; 1.0 for the rest."""
+
+    def __init__(self, folder, rates=None, stop_at=None):
+        self.folder, self.rates, self.stop_at = folder, rates or {}, stop_at
+        self.stop = StopRequest()
+        self.measured, self.bundles = [], []
+
+    def evaluate(self, model, everything, check):
+        weight = model.weight.item()
+        self.measured.append((weight, everything))
+        if self.stop_at == (weight, everything):
+            self.stop.signal = 2
+        check()
+        rate = self.rates.get(weight, 1.0)
+        metrics = {"symbol_error_rate.free": rate, "nll.teacher": 2.0, "everything": int(everything)}
+        return Measured(metrics, () if everything else [("a", "b", "c")])
+
+    def write_bundle(self, name, weights, metrics, update):
+        (self.folder / name).mkdir(exist_ok=True)
+        save_file(dict(weights), self.folder / name / "model.safetensors")
+        self.bundles.append((name, float(weights["weight"]), update, dict(metrics)))
+
+    def describe(self, batch):
+        return [{"source": "abc", "target": "def"}]
+
+
+class Recorder:
+    """A reporter that keeps what it was told; may ask to stop at an update."""
+
+    def __init__(self, stop=None, stop_at=None):
+        self.stop, self.stop_at = stop, stop_at
+        self.told = []
+
+    def updated(self, update, figures):
+        self.told.append(("updated", update))
+
+    def ticked(self, update):
+        if update == self.stop_at:
+            self.stop.signal = 15
+
+    def evaluated(self, update, measured, is_best):
+        self.told.append(("evaluated", update, is_best))
+
+    def said(self, text):
+        self.told.append(("said", text))
+
+    def close(self):
+        self.told.append(("closed",))
+
+
+def trainer(folder, host=None, stop_at=None, learner=None, keep=3, resume=False, **settings):
+    options = {"updates": 12, "journal_every": 2, "checkpoint_every": 2, "evaluate_every": 4, "patience": 0}
+    host = host or ScriptedHost(folder)
+    made = Trainer(
+        learner or CountingLearner(),
+        Order(),
+        TrainerSettings(**{**options, **settings}),
+        Selection("symbol_error_rate.free"),
+        host,
+        folder,
+        Checkpoints(folder / "checkpoints", keep),
+        [Recorder(host.stop, stop_at)],
+    )
+    if resume:
+        made.go_on_from(made.checkpoints.newest(made.checkpoints.updates()))
+    return made
+
+
+def run(made):
+    return made.run(made.host.stop)
+
+
+def events(folder, kind=None):
+    return [event for event in read_journal(folder / "journal.jsonl") if kind in (None, event["event"])]
+
+
+def weight(folder, name):
+    return float(load_file(folder / name / "model.safetensors")["weight"])
+
+
+# -------------------------------------------------------------------------------------------------------- the whole run
+
+
+def test_a_run_has_its_events_at_their_updates(tmp_path):
+    run(trainer(tmp_path))
+    assert [(event["event"], event["update"]) for event in events(tmp_path)] == [
+        ("update", 2),
+        ("checkpoint", 2),
+        ("update", 4),
+        ("evaluation", 4),
+        ("checkpoint", 4),
+        ("update", 6),
+        ("checkpoint", 6),
+        ("update", 8),
+        ("evaluation", 8),
+        ("checkpoint", 8),
+        ("update", 10),
+        ("checkpoint", 10),
+        ("update", 12),
+        ("evaluation", 12),
+        ("checkpoint", 12),
+        ("evaluation", 12),
+        ("stop", 12),
+    ]
+
+
+def test_the_last_update_is_evaluated_whatever_the_interval(tmp_path):
+    run(trainer(tmp_path, updates=5, evaluate_every=0, checkpoint_every=0, journal_every=99))
+    assert [(event["event"], event["update"]) for event in events(tmp_path)] == [
+        ("evaluation", 5),
+        ("checkpoint", 5),
+        ("evaluation", 5),
+        ("stop", 5),
+    ]
+
+
+def test_figures_of_an_interval_are_means_of_its_own_updates(tmp_path):
+    run(trainer(tmp_path, accumulate=3))
+    first, second, *_ = events(tmp_path, "update")
+    times = {"seconds", "pairs_per_second"}
+    assert first.keys() == second.keys()
+    assert {key: value for key, value in second.items() if key not in times} == {
+        "event": "update",
+        "update": 4,
+        "loss": 3.5,
+        "gradient_norm": 2.0,
+        "pairs": 2 * 3 * 8,
+        "target_tokens": 2 * 3 * 30,
+        "nll.teacher": 0.3,
+        "learning_rate": 0.5,
+        "epoch": 3.0,
+    }
+    assert first["pairs_per_second"] > 0
+    assert second["seconds"] >= first["seconds"] >= 0
+
+
+def test_an_evaluation_event_has_figures_examples_and_whether_it_is_the_best(tmp_path):
+    run(trainer(tmp_path, ScriptedHost(tmp_path, {4.0: 0.5, 8.0: 0.25})))
+    found = [dict(event) for event in events(tmp_path, "evaluation")]
+    assert all(event.pop("seconds") >= 0 for event in found)
+    sample = {"nll.teacher": 2.0, "everything": 0, "examples": [{"source": "a", "reference": "b", "free_run": "c"}]}
+    assert found[:3] == [
+        {"event": "evaluation", "update": 4, "symbol_error_rate.free": 0.5, "best": True, **sample},
+        {"event": "evaluation", "update": 8, "symbol_error_rate.free": 0.25, "best": True, **sample},
+        {"event": "evaluation", "update": 12, "symbol_error_rate.free": 1.0, "best": False, **sample},
+    ]
+    assert (found[3]["final"], found[3]["best_update"], found[3]["everything"]) == (True, 8, 1)
+
+
+def test_reporters_hear_of_intervals_and_evaluations_and_the_end(tmp_path):
+    made = trainer(tmp_path, updates=4)
+    run(made)
+    assert made.reporters[0].told == [("updated", 2), ("updated", 4), ("evaluated", 4, True), ("closed",)]
+
+
+# ----------------------------------------------------------------------------------------- the best model, and patience
+
+
+def test_best_holds_the_best_weights_measured_on_everything_and_last_the_last(tmp_path):
+    made = trainer(tmp_path, ScriptedHost(tmp_path, {4.0: 0.5, 8.0: 0.25, 12.0: 0.3}))
+    progress = run(made)
+    assert (weight(tmp_path, "best"), weight(tmp_path, "last"), progress.best_update) == (8.0, 12.0, 8)
+    assert made.host.measured[-1] == (8.0, True)
+    name, _, update, metrics = made.host.bundles[-1]
+    assert (name, update, metrics["everything"]) == ("best", 8, 1)
+
+
+def test_of_equal_models_the_earlier_is_best(tmp_path):
+    assert run(trainer(tmp_path, ScriptedHost(tmp_path, {4.0: 0.5, 8.0: 0.5, 12.0: 0.5}))).best_update == 4
+
+
+def test_patience_ends_a_run_after_so_many_evaluations_without_a_better_one(tmp_path):
+    rates = {4.0: 0.5, 8.0: 0.6, 12.0: 0.4, 16.0: 0.4, 20.0: 0.5}
+    progress = run(trainer(tmp_path, ScriptedHost(tmp_path, rates), updates=100, patience=2))
+    assert (progress.update, progress.best_update) == (20, 12)
+    assert (events(tmp_path)[-1]["reason"], weight(tmp_path, "best")) == ("patience", 12.0)
+
+
+def test_without_patience_a_run_goes_to_its_end(tmp_path):
+    assert run(trainer(tmp_path, updates=40, patience=0)).update == 40
+    assert events(tmp_path)[-1]["reason"] == "complete"
+
+
+def test_undefined_figures_are_null_and_never_the_best(tmp_path):
+    host = ScriptedHost(tmp_path, {4.0: None, 8.0: 0.9, 12.0: None})
+    assert run(trainer(tmp_path, host)).best_update == 8
+    assert events(tmp_path, "evaluation")[0]["symbol_error_rate.free"] is None
+
+
+# ------------------------------------------------------------------------------------------------------------ averaging
+
+
+def test_the_mean_of_the_last_checkpoints_is_best_where_it_is_better(tmp_path):
+    made = trainer(tmp_path, ScriptedHost(tmp_path, {8.0: 0.5, 10.0: 0.25}), average=3)
+    progress = run(made)
+    assert (weight(tmp_path, "best"), progress.best_update) == (10.0, 12)  # the mean of 8, 10 and 12
+    told = events(tmp_path, "evaluation")[-2]
+    assert (told["averaged"], told["best"]) == ([8, 10, 12], True)
+    assert made.reporters[0].told[-2][1] == (
+        "The mean of the checkpoints of updates 8, 10, 12: symbol_error_rate.free 0.2500, better than the best model, "
+        "and taken."
+    )
+
+
+def test_a_mean_that_is_no_better_is_left(tmp_path):
+    made = trainer(tmp_path, ScriptedHost(tmp_path, {8.0: 0.5, 10.0: 0.5}), average=3)
+    assert run(made).best_update == 8
+    assert weight(tmp_path, "best") == 8.0
+    assert events(tmp_path, "evaluation")[-2]["best"] is False
+    assert "0.5000, no better than the best model" in made.reporters[0].told[-2][1]
+
+
+@pytest.mark.parametrize("settings", [{"average": 0}, {"average": 3, "checkpoint_every": 0, "evaluate_every": 0}])
+def test_without_several_checkpoints_there_is_no_mean(tmp_path, settings):
+    run(trainer(tmp_path, **settings))
+    assert not any("averaged" in event for event in events(tmp_path))
+
+
+def test_average_is_the_mean_summed_in_fp64():
+    models = [{"w": torch.tensor([value, 1.0]), "n": torch.tensor(value)} for value in (1e8, 1.0, -1e8)]
+    found = average(models)
+    assert found["w"].tolist() == [pytest.approx(1 / 3), 1.0]  # in fp32 the 1 would be lost
+    assert (found["w"].dtype, found["n"].shape) == (torch.float32, ())
+
+
+# ------------------------------------------------------------------------------------------------ stopping and going on
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 6, 7])
+def test_a_signal_writes_a_checkpoint_and_the_last_bundle(tmp_path, stop_at):
+    made = trainer(tmp_path, stop_at=stop_at)
+    with pytest.raises(Interrupted) as error:
+        run(made)
+    assert error.value.signal == 15
+    checkpoints = Checkpoints(tmp_path / "checkpoints", 3)
+    assert checkpoints.updates()[-1] == stop_at
+    assert (stop_at in checkpoints.scheduled()) == (stop_at == 6)  # at 4 the evaluation comes first, and is left
+    assert weight(tmp_path, "last") == stop_at
+    stop = events(tmp_path)[-1]
+    assert (stop["event"], stop["reason"], stop["signal"]) == ("stop", "signal", 15)
+    assert made.reporters[0].told[-1] == ("closed",)
+
+
+def test_the_last_bundle_of_a_stopped_run_has_only_figures_of_its_own_weights(tmp_path):
+    early, late = tmp_path / "early", tmp_path / "late"
+    for folder in (early, late):
+        folder.mkdir()
+    stopped = trainer(early, stop_at=5), trainer(late, ScriptedHost(late, {12.0: 0.5}, (12.0, True)))
+    for made in stopped:
+        with pytest.raises(Interrupted):
+            run(made)
+    assert stopped[0].host.bundles[-1] == ("last", 5.0, 5, {})
+    assert stopped[1].host.bundles[-1][:3] == ("last", 12.0, 12)
+    assert stopped[1].host.bundles[-1][3]["symbol_error_rate.free"] == 0.5
+
+
+def without_times(folder):
+    return [
+        {key: value for key, value in event.items() if "seconds" not in key and "_per_second" not in key}
+        for event in events(folder)
+        if event["event"] != "resume"
+    ]
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 4, 7, 11])
+@pytest.mark.parametrize("settings", [{}, {"average": 3}, {"patience": 1}, {"accumulate": 3, "journal_every": 5}])
+def test_a_resumed_run_has_the_journal_of_an_undisturbed_one(tmp_path, stop_at, settings):
+    rates = {4.0: 0.5, 8.0: 0.25, 10.0: 0.1}
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    run(trainer(tmp_path / "whole", ScriptedHost(tmp_path / "whole", rates), **settings))
+    with pytest.raises(Interrupted):
+        run(trainer(tmp_path / "stopped", ScriptedHost(tmp_path / "stopped", rates), stop_at, **settings))
+    run(trainer(tmp_path / "stopped", ScriptedHost(tmp_path / "stopped", rates), resume=True, **settings))
+    whole, stopped = without_times(tmp_path / "whole"), without_times(tmp_path / "stopped")
+    assert [json.dumps(event) for event in stopped] == [json.dumps(event) for event in whole]
+    assert weight(tmp_path / "stopped", "best") == weight(tmp_path / "whole", "best")
+    found = [Checkpoints(tmp_path / name / "checkpoints", 3).updates() for name in ("whole", "stopped")]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("stop_at", [(4.0, False), (10.0, False), (8.0, True)], ids=["sample", "average", "final"])
+def test_a_signal_during_any_evaluation_changes_nothing_in_the_end(tmp_path, stop_at):
+    rates = {8.0: 0.25}
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    run(trainer(tmp_path / "whole", ScriptedHost(tmp_path / "whole", rates), average=3))
+    stopped = tmp_path / "stopped"
+    with pytest.raises(Interrupted):
+        run(trainer(stopped, ScriptedHost(stopped, rates, stop_at), average=3))
+    update = 4 if stop_at == (4.0, False) else 12
+    assert weight(stopped, "last") == update  # and not the weights that were being measured
+    run(trainer(stopped, ScriptedHost(stopped, rates), average=3, resume=True))
+    assert without_times(stopped) == without_times(tmp_path / "whole")
+    assert [weight(stopped, name) for name in ("best", "last")] == [8.0, 12.0]
+
+
+def test_going_on_cuts_the_journal_back_and_says_where(tmp_path):
+    run(trainer(tmp_path))
+    trainer(tmp_path, resume=True)
+    assert [(event["event"], event["update"]) for event in events(tmp_path)[-3:]] == [
+        ("evaluation", 12),
+        ("checkpoint", 12),
+        ("resume", 12),
+    ]
+
+
+def test_a_checkpoint_is_not_written_twice_at_one_update(tmp_path):
+    with pytest.raises(Interrupted):
+        run(trainer(tmp_path, stop_at=6))
+    with pytest.raises(Interrupted):
+        run(trainer(tmp_path, stop_at=7, resume=True))
+    assert [event["update"] for event in events(tmp_path, "checkpoint")] == [2, 4, 6]
+
+
+@pytest.mark.parametrize("state", [{"update": 2, "strange": 1}, {"update": 3}])
+def test_a_checkpoint_of_something_else_is_told(tmp_path, state):
+    made = trainer(tmp_path)
+    made.save_checkpoint()
+    path = tmp_path / "checkpoints" / "update-00000000"
+    if "strange" in state:
+        (path / "state.json").write_text(json.dumps({**json.loads((path / "state.json").read_text()), **state}))
+    else:
+        save_file({"other": torch.zeros(())}, path / "model.safetensors")
+    with pytest.raises(RunError, match=r"newest checkpoint does not fit this run .*(strange|other)"):
+        trainer(tmp_path, resume=True)
+
+
+def test_a_missing_best_model_is_told_at_the_end(tmp_path):
+    made = trainer(tmp_path, updates=4)
+    made.host.write_bundle = lambda *_: None
+    with pytest.raises(RunError, match=r"best/model\.safetensors: the weights of the best model, that of update 4,"):
+        run(made)
+
+
+# ------------------------------------------------------------------------------------------------ what cannot be learnt
+
+
+def test_a_loss_that_is_not_finite_saves_the_batch_and_the_weights_stay(tmp_path):
+    made = trainer(tmp_path, learner=CountingLearner(bad_update=4), accumulate=2)
+    with pytest.raises(TrainingError) as error:
+        run(made)
+    path = tmp_path / "not-finite-update-4.json"
+    assert str(error.value) == (
+        "update 4: the loss is nan and the norm of the gradients inf; the update was not made. Expected finite "
+        f"numbers. Look at the batch in {path}, and train again with a lower training.learning_rate, a longer warm-up "
+        "or a smaller training.clip_norm."
+    )
+    assert json.loads(path.read_text()) == {
+        "update": 4,
+        "loss": "nan",
+        "gradient_norm": "inf",
+        "pairs": [{"source": "abc", "target": "def"}] * 2,
+    }
+    assert made.learner.model.weight.item() == 3.0
+    assert made.checkpoints.updates() == [2]
+    assert made.reporters[0].told[-1] == ("closed",)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_the_reason(tmp_path, monkeypatch):
+    made = trainer(tmp_path)
+    (tmp_path / "checkpoints").write_text("a file")
+    with pytest.raises(RunError, match="this checkpoint could not be written"):
+        run(made)
