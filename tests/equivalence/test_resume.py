@@ -244,7 +244,7 @@ for _ in range(int(kills)):
             os.waitpid(child, 0)
             print("killed at", newest, later, flush=True)
             break
-        time.sleep(0.002)
+        time.sleep(0.01)
     else:
         break
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(attempt(), 0)[1]))
