@@ -136,7 +136,7 @@ class _Check:
         for path, origin in self.origins.items():
             if key == path:
                 return origin
-            if key.startswith(f"{path}."):
+            if key.startswith(f"{path}.") or path.startswith(f"{key}."):
                 return f"{origin}: {key}"
         return f"{self.where}: {key}" if key else self.where
 
@@ -308,6 +308,8 @@ def _expectation(annotation: Any, metadata: Sequence[Any]) -> str:
         return _expectation(inner, [*metadata, *more])
     if get_origin(annotation) is Literal:
         return _one_of(get_args(annotation))
+    if get_origin(annotation) is dict:
+        return "a table"
     if annotation in _NAMES:
         return ", ".join([_NAMES[annotation], *_bounds(metadata)])
     members = [argument for argument in get_args(annotation) if argument is not NoneType]

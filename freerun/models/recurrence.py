@@ -176,7 +176,7 @@ class Fused:
         if layer.cell == "lstm" and lengths_B is not None:
             inputs_TBI, weight_ih = _carry_past_padding(inputs_TBI, weight_ih, lengths_B)
         weights: list[Tensor] = [weight_ih, layer.weight_hh, layer.bias_ih, layer.bias_hh]
-        # Told that it trains whenever gradients are wanted, whatever the module's mode: cuDNN has no backward otherwise.
+        # It trains whenever gradients are wanted, whatever the module's mode: cuDNN has no backward pass otherwise.
         # Arguments after the weights: biases, layers, dropout, training, bidirectional, batch first.
         options = (True, 1, 0.0, torch.is_grad_enabled(), False, False)
         if layer.cell == "lstm":

@@ -208,7 +208,9 @@ def _refuse_changes(request: TrainRequest, folder: Path, config: Config) -> None
     started = dict(events[0].get("config", {})) if events else {}
     before = _complete(parse_config(started, folder / "journal.jsonl", settings_of)) if started else _complete(config)
     asked, open_keys = _asked(request, config)
-    changes = [change for change in changed_keys(before, asked) if change[0] not in open_keys]
+    edited = changed_keys(before, _complete(config))  # config.toml itself was changed by hand
+    typed = [change for change in changed_keys(before, asked) if change[0] not in open_keys]
+    changes = edited + [change for change in typed if change not in edited]
     if changes:
         told = "; ".join(f"{key} was {shown(old)}, now {shown(new)}" for key, old, new in changes)
         raise RunError(

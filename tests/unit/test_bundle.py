@@ -222,7 +222,8 @@ HASHED = ["model.safetensors", "source_vocabulary.json", "target_vocabulary.json
 def test_a_missing_file_is_told(bundle, name):
     (bundle / name).unlink()
     assert message(bundle) == (
-        f"{bundle}: {name} is missing. Expected a complete bundle. Copy the whole folder again, or train the model again."
+        f"{bundle}: {name} is missing. Expected a complete bundle. "
+        "Copy the whole folder again, or train the model again."
     )
 
 
@@ -333,8 +334,8 @@ def test_a_version_that_never_was_is_told(bundle, version, told):
         ),
         ("length_bound/fixed", 1.5, "length_bound.fixed: the value is 1.5. Expected a whole number, 0 or more."),
         ("most_frequent_target", 3, "most_frequent_target: the value is 3. Expected a string."),
-        ("training", "x", 'training: the value is "x". Expected'),
-        ("files", [], "files: the value is []. Expected"),
+        ("training", "x", 'training: the value is "x". Expected a table.'),
+        ("files", [], "files: the value is []. Expected a table."),
         ("files/model.safetensors", 3, "files: the value is { "),
         ("files/model.safetensors", None, "damaged: it names no hash of model.safetensors."),
         ("files/source_vocabulary.json", None, "damaged: it names no hash of source_vocabulary.json."),
@@ -413,7 +414,8 @@ def test_a_sentencepiece_model_that_is_none_is_told(bundle):
 def test_figures_that_are_none_are_told(bundle, content, expected):
     (bundle / "metrics.json").write_text(content)
     assert message(bundle) == (
-        f"{bundle / 'metrics.json'}: damaged: {expected}. Expected a file as freerun wrote it. Copy the whole bundle again."
+        f"{bundle / 'metrics.json'}: damaged: {expected}. "
+        "Expected a file as freerun wrote it. Copy the whole bundle again."
     )
 
 

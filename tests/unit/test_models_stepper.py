@@ -61,6 +61,14 @@ def test_rows_are_reordered_copied_and_leave_by_origins(sizes):
     close(torch.tensor(found), torch.tensor(expected[2][[2]]))
 
 
+def test_rows_may_change_places_without_any_leaving():
+    model, places = network(), [2, 0, 1]
+    stepper, expected = started(model), forward(model)
+    stepper.step(FED[:, 0].numpy(), ALL)
+    _, found = stepper.step(FED[places, 1].numpy(), np.array(places))
+    close(torch.tensor(found), torch.tensor(expected[1][places]))
+
+
 def test_the_k_best_come_first():
     _, _, everything = first_step()
     for k in (1, 2, 5, 9):
@@ -100,12 +108,21 @@ def test_ties_go_to_the_lowest_id(k):
     assert ids.tolist() == [[4, 6, 8, 0, 2, 3][:k]] * 3
 
 
-@pytest.mark.parametrize("size", [5, 70, 3000])
-@pytest.mark.parametrize("k", [1, 2, 5])
+@pytest.mark.parametrize("size", [6, 70, 3000])
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
 def test_the_best_of_many_ties_are_those_of_search(size, k):
     generator = torch.Generator().manual_seed(size)
     values = torch.randint(4, (50, size), generator=generator).float()
     for found, expected in zip(best(values, k), top(values.numpy(), k), strict=True):
+        assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("size", [6, 70, 3000])
+def test_a_tie_for_the_last_place_goes_to_the_lowest_id(size):
+    """Among the k best themselves nothing is equal, only the k-th and those that are left out."""
+    generator = np.random.default_rng(size)
+    values = generator.permuted(np.tile([5.0, 4.0, *[3.0] * (size - 2)], (50, 1)), axis=1)
+    for found, expected in zip(best(torch.tensor(values), 3), top(values, 3), strict=True):
         assert found.tolist() == expected.tolist()
 
 
