@@ -156,7 +156,7 @@ def _refuse_other_sizes(plan: RunPlan, bundle: Bundle) -> None:
             if name in has and value not in (has[name], "auto"):
                 problems.append((name, value, has[name]))
     if problems:
-        told = "; ".join(f"{name} is {shown(value)} here, {shown(other)} there" for name, value, other in problems)
+        told = "; ".join(f"{name} is {shown(value)} here and {shown(other)} there" for name, value, other in problems)
         raise ConfigError.single(
             plan.where,
             f"the configuration contradicts the bundle {bundle.folder} that training starts from: {told}",

@@ -266,7 +266,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         check_values(_Config, config, path)
     except ConfigError as error:
-        raise BundleError(error.where, error.what, error.expected, "Copy the whole bundle again") from None
+        key = error.where.removeprefix(f"{path}: ")
+        what = f"damaged: {key}: {error.what}"
+        raise BundleError(path, what, error.expected, "Copy the whole bundle again") from None
     return config
 
 

@@ -17,10 +17,10 @@ from freerun.runs.request import TrainRequest, plan_run
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     """Everything happens in an empty working directory with a configuration in a folder beside it."""
-    (tmp_path / "work").mkdir()
+    (tmp_path / "typed").mkdir()
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "c.toml").write_text('[data]\ntrain = "t.tsv"\ndev = "../d.tsv"\n[training]\nupdates = 5\n')
-    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "typed")
 
 
 CONFIG = Path("../configs/c.toml")
@@ -58,7 +58,7 @@ def test_paths_in_a_configuration_count_from_its_file(tmp_path):
 
 
 def test_typed_paths_count_from_the_working_directory(tmp_path):
-    work = tmp_path / "work"
+    work = tmp_path / "typed"
     data = plan(settings=["data.train=a.tsv"], dev=Path("b.tsv")).config.data
     assert (data.train, data.dev) == (str(work / "a.tsv"), str(work / "b.tsv"))
     data = plan(settings=['data.train={source="s", target="../t"}']).config.data
@@ -71,7 +71,7 @@ def test_typed_paths_count_from_the_working_directory(tmp_path):
 def test_one_typed_side_of_parallel_files_leaves_the_other(tmp_path):
     (tmp_path / "configs" / "p.toml").write_text('[data]\ntrain = { source = "s", target = "t" }')
     train = plan("../configs/p.toml", ["data.train.target=x"]).config.data.train
-    assert (train.source, train.target) == (str(tmp_path / "configs" / "s"), str(tmp_path / "work" / "x"))
+    assert (train.source, train.target) == (str(tmp_path / "configs" / "s"), str(tmp_path / "typed" / "x"))
 
 
 def test_only_toml_is_a_configuration():
@@ -84,7 +84,7 @@ def test_what_is_typed_wins_over_the_file_and_set_over_options():
     training = plan(seed=3).config.training
     assert (training.seed, training.updates) == (3, 5)
     assert plan(seed=3, settings=["training.seed=4", "training.updates=6"]).config.training.seed == 4
-    assert plan(dev=Path("a"), settings=["data.dev=b"]).config.data.dev.endswith("/work/b")
+    assert plan(dev=Path("a"), settings=["data.dev=b"]).config.data.dev.endswith("/typed/b")
 
 
 def test_a_schedule_can_be_changed_in_one_key(tmp_path):
@@ -241,7 +241,7 @@ def test_pairs_typed_again_are_the_same_run():
     again = {"out": Path("run"), "resume": True}
     assert plan("pairs.tsv", ["training.updates=9"], dev=Path("d.tsv"), **again).resumes
     assert plan("pairs.tsv", **again).resumes
-    assert plan("../work/pairs.tsv", **again).resumes
+    assert plan("../typed/pairs.tsv", **again).resumes
     assert "data.train was" in refusal(subject="other.tsv", **again)
 
 

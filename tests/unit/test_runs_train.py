@@ -1,0 +1,167 @@
+"""The train command around the loop: data that changed, bundles to start from, folders that fill up."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from freerun.errors import RunError, TrainingError
+from freerun.runs import train as runs
+from freerun.runs.request import TrainRequest
+from freerun.runtime.bundle import read_bundle
+from freerun.training.journal import read_journal
+
+PAIRS = "".join(f"{a}{b}\t{b}{a}\n" for a in "abc" for b in "abcd")
+CONFIG = """
+[data]
+train = "train.tsv"
+source_tokens = "char"
+target_tokens = "char"
+[model]
+embedding_size = 4
+hidden_size = 5
+num_layers = 1
+dropout = 0.2
+[training]
+updates = 4
+batch_size = 4
+threads = 1
+precision = "fp32"
+checkpoint_every = 2
+[evaluation]
+every = 2
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "tensorboard_is_installed", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    Path("train.tsv").write_text(PAIRS)
+    Path("dev.tsv").write_text("ab\tba\nca\tac\n")
+    Path("c.toml").write_text(CONFIG)
+
+
+def train(*settings, out="run", **options):
+    return runs.train(TrainRequest(Path("c.toml"), out=Path(out), settings=settings, **options))
+
+
+def test_a_run_has_the_held_out_pairs_only_where_none_were_given(tmp_path):
+    train()
+    held_out = Path("run/dev.tsv").read_text()
+    assert held_out in {f"{line}\n" for line in PAIRS.splitlines()}
+    assert tomllib.loads(Path("run/config.toml").read_text())["data"]["train"] == str(tmp_path / "train.tsv")
+    train(out="other", dev=Path("dev.tsv"))
+    assert not Path("other/dev.tsv").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [(["train"], "the training pairs (SHA-256 was "), (["dev"], "the development pairs (SHA-256 was ")],
+)
+def test_changed_data_is_refused(changed, told):
+    train(dev=Path("dev.tsv"))
+    before = read_journal(Path("run/journal.jsonl"))
+    assert before[0].keys() >= {"train_sha256", "dev_sha256", "config", "pairs", "updates", "parameters", "precision"}
+    Path("run/journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in before[:-1]))
+    for name in changed:
+        with Path(f"{name}.tsv").open("a") as file:
+            file.write("dd\tdd\n")
+    with pytest.raises(RunError) as error:
+        train(dev=Path("dev.tsv"), resume=True)
+    assert str(error.value).startswith(f"run: the data of this run has changed since it was started: {told}")
+    assert before[0][f"{changed[0]}_sha256"][:12] in str(error.value)
+    assert str(error.value).endswith("Put them back to go on, or train into another folder with --out.")
+    assert read_journal(Path("run/journal.jsonl")) == before[:-1]
+
+
+def test_a_complete_run_is_left_as_it_is(capsys):
+    first = train()
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    again = train(resume=True)
+    assert again == first
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+    assert "run: this run is complete (update 4, all updates made)" in capsys.readouterr().err
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(capsys):
+    train()
+    journal = read_journal(Path("run/journal.jsonl"))
+    weights = Path("run/best/model.safetensors").read_bytes()
+    for path in Path("run/checkpoints").iterdir():
+        path.rename(path.name)
+    Path("run/dev.tsv").unlink()
+    Path("run/journal.jsonl").write_text(json.dumps(journal[0]) + '\n{"event": "upd')
+    train(resume=True)
+    assert "run: no checkpoint yet; starting from the beginning." in capsys.readouterr().err
+    assert [event["event"] for event in read_journal(Path("run/journal.jsonl"))] == [
+        event["event"] for event in journal
+    ]
+    assert Path("run/best/model.safetensors").read_bytes() == weights
+    assert Path("run/dev.tsv").exists()
+
+
+def test_a_run_from_a_bundle_has_its_sizes_and_can_be_gone_on_with():
+    train()
+    Path("c.toml").write_text('[data]\ntrain = "train.tsv"\n[training]\nupdates = 2\nbatch_size = 4\nthreads = 1\n')
+    train(out="tuned", init=Path("run"))
+    config = tomllib.loads(Path("tuned/config.toml").read_text())
+    assert (config["model"]["hidden_size"], config["data"]["target_tokens"]) == (5, "char")
+    assert read_bundle(Path("tuned")).config["training"]["model"]["hidden_size"] == 5
+    events = Path("tuned/journal.jsonl")
+    events.write_text("".join(events.read_text().splitlines(keepends=True)[:-1]))
+    train(out="tuned", init=Path("run"), resume=True)
+
+    Path("run/best").rename("gone")
+    Path("c2.toml").write_text(CONFIG)
+    runs.train(TrainRequest(Path("c2.toml"), out=Path("run2"), seed=5))
+    Path("run2/best").rename("run/best")
+    events.write_text("".join(events.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(RunError, match=r"since it was started: the initial model \(SHA-256 was "):
+        train(out="tuned", init=Path("run"), resume=True)
+
+
+def test_a_bundle_that_does_not_fit_on_the_disk_leaves_the_one_before(monkeypatch):
+    write_bundle, calls = runs.write_bundle, []
+
+    def full(folder, parts):
+        calls.append(folder.name)
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_bundle(folder, parts)
+
+    monkeypatch.setattr(runs, "write_bundle", full)
+    with pytest.raises(RunError) as error:
+        train("training.learning_rate=0.1")
+    assert str(error.value) == (
+        f"{Path('run') / calls[-1]}: this bundle could not be written (No space left on device); the one before it and "
+        "all checkpoints are untouched. Expected room and permission to write. Make room, then go on with --resume."
+    )
+    assert read_bundle(Path("run")).config["training"]["update"] == 2
+    monkeypatch.undo()
+    monkeypatch.setattr(runs, "tensorboard_is_installed", lambda: False)
+
+
+def test_a_loss_that_is_not_finite_shows_its_pairs():
+    with pytest.raises(TrainingError, match=r"^update \d+: the loss is (nan|inf)"):
+        train("training.learning_rate=1e38", 'training.optimizer="sgd"', "training.clip_norm=0", "training.updates=9")
+    (path,) = Path("run").glob("not-finite-update-*.json")
+    saved = json.loads(path.read_text())
+    assert 1 <= len(saved["pairs"]) <= 4
+    for pair in saved["pairs"]:
+        assert f"{pair['source']}\t{pair['target']}\n" in PAIRS
+
+
+def test_a_folder_that_cannot_be_made_is_told():
+    Path("file").touch()
+    with pytest.raises(RunError) as error:
+        train(out="file/run")
+    assert str(error.value) == (
+        "file/run: this folder cannot be written (Not a directory). Expected a place for the run. "
+        "Choose another with --out."
+    )
