@@ -46,8 +46,9 @@ def figures_table(metrics: Figures, baselines: Mapping[str, Figures]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     sources = metrics.get("sources")
-    lines.append(f"{sources:,} sources, beam size {metrics.get('beam_size', 1)}" if sources is not None else "")
-    return "\n".join(lines).rstrip()
+    if sources is not None:
+        lines.append(f"{sources:,} source{'' if sources == 1 else 's'}, beam size {metrics.get('beam_size', 1)}")
+    return "\n".join(lines)
 
 
 def _shown(value: float | None) -> str:

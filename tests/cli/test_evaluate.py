@@ -33,6 +33,7 @@ def test_the_bundle_tells_the_figures_that_evaluate_finds(freerun: Freerun, trai
 def test_the_table_has_baselines_and_examples_where_asked(freerun: Freerun, trained: Path) -> None:
     out = freerun("evaluate", trained / "run", "--examples", 4, "--worst", 2).out
     assert "copy" in out and "majority" in out
+    assert "20 sources, beam size 1" in out
     assert out.index("Random examples") < out.index("Worst examples")
     assert len(out[out.index("Random examples") :].strip().splitlines()) == 2 + 4 + 1 + 2 + 2
 

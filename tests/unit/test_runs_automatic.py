@@ -63,8 +63,8 @@ def test_sizes_suit_the_data(pairs, length, vocabulary, expected):
     assert choice.values["model.embedding_size"] == 256
     assert choice.reasons == [
         (
-            f"{pairs:,} pairs of {length:.1f} source and {length:.1f} target tokens: a two-directional LSTM encoder and a "
-            f"decoder with attention, {expected}"
+            f"{pairs:,} pairs of {length:.1f} source and {length:.1f} target tokens: a two-directional LSTM encoder "
+            f"and a decoder with attention, {expected}"
         )
     ]
 
