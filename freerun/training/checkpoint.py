@@ -121,7 +121,7 @@ class Checkpoints:
                 shutil.rmtree(self._path(update), ignore_errors=True)
 
     def _cannot_write(self, final: Path, error: OSError) -> RunError:
-        updates = [update for update in self.updates() if self._path(update) != final]
+        updates = self.updates()
         safe = f"the one of update {updates[-1]} is untouched" if updates else "there is none before it"
         return RunError(
             final,

@@ -177,7 +177,7 @@ class Trainer:
 
     def _checkpoint_is_due(self) -> bool:
         update, every = self.progress.update, self.settings.checkpoint_every
-        due = every > 0 and update > 0 and update % every == 0 and update != self.progress.evaluated
+        due = every > 0 and update > 0 and update % every == 0
         return due and update not in self.checkpoints.scheduled()[-1:]
 
     def _out_of_patience(self) -> bool:

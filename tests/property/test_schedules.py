@@ -91,10 +91,10 @@ def test_halving_halves_after_every_interval(updates_per_epoch, start, every, nu
 
 @given(st.integers(1, 500), st.integers(1, 7), st.integers(0, 12), st.integers(1, 8), st.integers(1, 10**5))
 def test_halving_is_exact_where_an_epoch_is_no_whole_number_of_updates(batches, accumulate, start, every, update):
-    """Against fractions: ``accumulate`` batches make an update, places are in quarters of an epoch."""
+    """Against fractions: ``accumulate`` batches make an update, places are tenths of an epoch, which floats are not."""
     epochs_done = Fraction((update - 1) * accumulate, batches)
-    halvings = max(0, (epochs_done - Fraction(start, 4)) // Fraction(every, 4))
-    schedule = halving(batches / accumulate, start / 4, every / 4)
+    halvings = max(0, (epochs_done - Fraction(start, 10)) // Fraction(every, 10))
+    schedule = halving(batches / accumulate, start / 10, every / 10)
     assert schedule(update) == 0.5 ** min(halvings, 1000)
 
 

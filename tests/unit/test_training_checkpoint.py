@@ -127,7 +127,7 @@ def test_a_checkpoint_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(
         os, "replace", lambda a, b: full() if (b == whole and not str(a).endswith(".old")) else replace(a, b)
     )
-    with pytest.raises(RunError):
+    with pytest.raises(RunError, match="the one of update 10 is untouched"):
         checkpoints.save(10, checkpoint(99.0))
     assert checkpoints.load(10).model["a"] == 10.0
 

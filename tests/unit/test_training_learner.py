@@ -47,26 +47,41 @@ class TwoTerms(Strategy):
         return Losses(terms, {"tokens": (batch.num_tokens, batch.num_pairs)})
 
 
-class Scaled(Strategy):
-    """A loss that is ``number`` times a sum of weights."""
-
-    def __init__(self, number):
-        super().__init__(StrategySettings(), Objective())
-        self.number = number
+class OneTerm(TwoTerms):
+    """One term with a weight; notes whether there were gradients already when each part came."""
 
     def losses(self, model, batch, update):
-        return Losses({"sum": Term(self.number * model.decoder.output_bias.sum(), 1)})
+        self.found = [*getattr(self, "found", []), model.decoder.output_bias.grad is not None]
+        return Losses({"size": super().losses(model, batch, update).terms["size"]})
 
 
-@pytest.mark.parametrize("strategy", [None, TwoTerms(StrategySettings(), Objective())], ids=["one term", "two terms"])
+class Scaled(Strategy):
+    """A loss that is ``number`` times a sum of weights, plus a constant."""
+
+    def __init__(self, number, plus=0.0):
+        super().__init__(StrategySettings(), Objective())
+        self.number, self.plus = number, plus
+
+    def losses(self, model, batch, update):
+        return Losses({"sum": Term(self.number * model.decoder.output_bias.sum() + self.plus, 1)})
+
+
+@pytest.mark.parametrize("kind", [None, OneTerm, TwoTerms])
 @pytest.mark.parametrize("parts", [2, 3, 8])
-def test_accumulated_batches_make_the_update_of_one_big_batch(strategy, parts):
+def test_accumulated_batches_make_the_update_of_one_big_batch(kind, parts):
+    strategy = kind and kind(StrategySettings(), Objective())
     whole, one = step_of(learner(strategy))
     pieces, several = step_of(learner(strategy), parts)
     close(pieces, whole, 1e-12)
     assert several.loss == pytest.approx(one.loss, abs=1e-12)
     assert several.gradient_norm == pytest.approx(one.gradient_norm, abs=1e-12)
     assert len(several.figures) == parts
+
+
+def test_the_graphs_of_a_single_term_are_not_kept_until_the_end():
+    strategy = OneTerm(StrategySettings(), Objective())
+    step_of(learner(strategy), 3)
+    assert strategy.found == [False, True, True]
 
 
 @pytest.mark.parametrize(("normalise", "count"), [("tokens", sum(LENGTHS)), ("sequences", len(LENGTHS))])
@@ -111,9 +126,9 @@ def test_the_norm_is_that_of_all_gradients_together():
     assert step.gradient_norm == pytest.approx(math.sqrt(sum(value.square().sum() for value in free.values())), 1e-12)
 
 
-@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_not_finite_stops_before_the_update(number):
-    bad = learner(Scaled(number), clip_norm=1.0)
+@pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf, 1.0])
+def test_a_loss_that_is_not_finite_stops_before_the_update(scale):
+    bad = learner(Scaled(scale, plus=math.inf), clip_norm=1.0)  # at scale 1 the gradients are finite
     before = {name: value.detach().clone() for name, value in bad.model.named_parameters()}
     with pytest.raises(NotFinite) as error:
         bad.update(1, batches())

@@ -259,7 +259,7 @@ def test_undefined_figures_are_null_and_never_the_best(tmp_path):
 
 
 def test_the_mean_of_the_last_checkpoints_is_best_where_it_is_better(tmp_path):
-    made = trainer(tmp_path, ScriptedHost(tmp_path, {8.0: 0.5, 10.0: 0.25}), average=3)
+    made = trainer(tmp_path, ScriptedHost(tmp_path, {8.0: 0.5, 10.0: 0.25}), keep=5, average=3)
     progress = run(made)
     assert (weight(tmp_path, "best"), progress.best_update) == (10.0, 12)  # the mean of 8, 10 and 12
     told = events(tmp_path, "evaluation")[-2]
