@@ -221,6 +221,8 @@ HASHED = ["model.safetensors", "source_vocabulary.json", "target_vocabulary.json
 @pytest.mark.parametrize("name", [*HASHED, "metrics.json"])
 def test_a_missing_file_is_told(bundle, name):
     (bundle / name).unlink()
+    with pytest.raises(BundleError, match=f"{name} is missing"):
+        read_bundle(bundle)  # before anybody asks for the weights
     assert message(bundle) == (
         f"{bundle}: {name} is missing. Expected a complete bundle. "
         "Copy the whole folder again, or train the model again."

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import tomllib
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from freerun.config import (
+    HIGHER_IS_BETTER,
     Config,
     CosineSchedule,
     DataConfig,
@@ -221,6 +223,7 @@ def test_a_key_before_the_first_section_is_sent_to_its_own():
         ("training", "seed = 1.0", "1.0. Expected a whole number."),
         ("training", "threads = 99999999999", "99999999999. Expected a whole number, 0 or more, 4096 or less."),
         ("training", "checkpoint_every = -1", "-1. Expected a whole number, 0 or more."),
+        ("training", 'average = "9"', '"9". Expected a whole number, 0 or more.'),
         ("training", "init = 3", "3. Expected the path of a bundle or run folder."),
         ("evaluation", "beam_size = 0", "0. Expected a whole number, 1 or more."),
         ("data", "columns = [0, 1]", "[0, 1]. Expected two columns, counted from 1, for example [1, 2]."),
@@ -252,6 +255,17 @@ def test_a_wrong_tokenizer_is_told_with_the_right_ones(spec):
 def test_a_metric_without_its_ending_is_told_the_nearest():
     found = problem("evaluation", 'select_on = "symbol_error_rate"')
     assert found.endswith("The nearest is 'symbol_error_rate.free'.")
+
+
+def test_of_two_faults_at_a_key_the_first_is_told():
+    assert problem("training", 'updates = 5\nepochs = "x"') == (
+        'training.epochs: the value is "x". Expected a number, above 0.'
+    )
+
+
+def test_figures_of_which_more_is_better_are_known():
+    metrics = get_args(Config.model_fields["evaluation"].annotation.model_fields["select_on"].annotation)
+    assert set(HIGHER_IS_BETTER) == {name for name in metrics if not name.startswith(("nll", "symbol_error_rate"))}
 
 
 def test_missing_keys_are_told():
