@@ -27,7 +27,7 @@ def main(run: Path, note: str) -> None:
     speeds = sorted(event["pairs_per_second"] for event in events if event["event"] == "update")
     result = {
         "note": note,
-        "start": events[0],
+        "start": {key: value for key, value in events[0].items() if key != "config"},
         "stop": events[-1],
         "median_pairs_per_second": speeds[len(speeds) // 2] if speeds else None,
         "config": config,

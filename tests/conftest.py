@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,11 @@ SHARED = Path(os.environ.get("FREERUN_SHARED", Path(__file__).parents[2] / "shar
 # A busy machine is no failure.
 hypothesis.settings.register_profile("freerun", deadline=None)
 hypothesis.settings.load_profile("freerun")
+
+
+# A shell starts its background jobs with SIGINT ignored, and whatever they start inherits that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
