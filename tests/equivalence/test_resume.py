@@ -281,11 +281,11 @@ def test_a_run_that_was_killed(pairs, undisturbed, tmp_path):
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_that_was_killed_ten_times(pairs, tmp_path, name):
     longer = {
-        "gru with attention": ("training.updates=120",),
-        "lstm": ("evaluation.patience=0",),
-        "rnn": ("training.epochs=9",),
+        "gru with attention": ("training.updates=150",),
+        "lstm": ("training.updates=400", "evaluation.patience=0"),
+        "rnn": ("training.epochs=240",),
     }
-    settings = (*RUNS[name], *longer[name])
+    settings = (*RUNS[name], *longer[name], "evaluation.every=30")
     assert killed(pairs, tmp_path / "whole", settings, kills=0, seed=0, longest=0) == []
     reached = killed(pairs, tmp_path / "run", settings, kills=10, seed=1, longest=0.3)
     assert len(reached) == 10
