@@ -210,13 +210,16 @@ class Trainer:
         pairs = [pair for batch in batches for pair in self.host.describe(batch)]
         loss, norm = str(found.loss), str(found.gradient_norm)
         content = {"update": number, "loss": loss, "gradient_norm": norm, "pairs": pairs}
-        write_atomic(path, json.dumps(content, ensure_ascii=False, indent=1))
+        try:
+            write_atomic(path, json.dumps(content, ensure_ascii=False, indent=1))
+            where = f"Look at the batch in {path}"
+        except OSError as error:
+            where = f"The batch could not be saved in {path} ({error.strerror or error})"
         return TrainingError(
             f"update {number}",
             f"the loss is {loss} and the norm of the gradients {norm}; the update was not made",
             "Expected finite numbers",
-            f"Look at the batch in {path}, and train again with a lower training.learning_rate, a longer warm-up or a "
-            "smaller training.clip_norm",
+            f"{where}; train again with a lower training.learning_rate, a longer warm-up or a smaller training.clip_norm",
         )
 
     def _write_interval(self) -> None:

@@ -215,6 +215,18 @@ def test_an_evaluation_event_has_figures_examples_and_whether_it_is_the_best(tmp
     assert (found[3]["final"], found[3]["best_update"], found[3]["everything"]) == (True, 8, 1)
 
 
+def test_the_other_events_have_no_other_keys(tmp_path):
+    with pytest.raises(Interrupted):
+        run(trainer(tmp_path, stop_at=3))
+    run(trainer(tmp_path, resume=True))
+    found = {event["event"]: event.keys() for event in events(tmp_path)}
+    assert found["checkpoint"] == found["resume"] == {"event", "update"}
+    assert found["stop"] == {"event", "update", "reason", "seconds"}
+    with pytest.raises(Interrupted):
+        run(trainer(tmp_path, updates=20, stop_at=14, resume=True))
+    assert events(tmp_path)[-1].keys() == {"event", "update", "reason", "signal", "seconds"}
+
+
 def test_reporters_hear_of_intervals_and_evaluations_and_the_end(tmp_path):
     made = trainer(tmp_path, updates=4)
     run(made)
@@ -411,8 +423,8 @@ def test_a_loss_that_is_not_finite_saves_the_batch_and_the_weights_stay(tmp_path
     path = tmp_path / "not-finite-update-4.json"
     assert str(error.value) == (
         "update 4: the loss is nan and the norm of the gradients inf; the update was not made. Expected finite "
-        f"numbers. Look at the batch in {path}, and train again with a lower training.learning_rate, a longer warm-up "
-        "or a smaller training.clip_norm."
+        f"numbers. Look at the batch in {path}; train again with a lower training.learning_rate, a longer warm-up or a "
+        "smaller training.clip_norm."
     )
     assert json.loads(path.read_text()) == {
         "update": 4,
@@ -423,6 +435,13 @@ def test_a_loss_that_is_not_finite_saves_the_batch_and_the_weights_stay(tmp_path
     assert made.learner.model.weight.item() == 3.0
     assert made.checkpoints.updates() == [2]
     assert made.reporters[0].told[-1] == ("closed",)
+
+
+def test_a_batch_that_cannot_be_saved_hides_nothing(tmp_path):
+    made = trainer(tmp_path, learner=CountingLearner(bad_update=1))
+    made.folder = tmp_path / "missing"
+    with pytest.raises(TrainingError, match=r"the loss is nan .* could not be saved .* \(No such file or directory\)"):
+        run(made)
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_the_reason(tmp_path, monkeypatch):
