@@ -219,7 +219,8 @@ class Trainer:
             f"update {number}",
             f"the loss is {loss} and the norm of the gradients {norm}; the update was not made",
             "Expected finite numbers",
-            f"{where}; train again with a lower training.learning_rate, a longer warm-up or a smaller training.clip_norm",
+            f"{where}; train again with a lower training.learning_rate, a longer warm-up or a smaller "
+            "training.clip_norm",
         )
 
     def _write_interval(self) -> None:

@@ -55,7 +55,7 @@ RUNS = {
         "training.batch_tokens=60",
         'training.optimizer="adamw"',
         "training.weight_decay=0.1",
-        "training.learning_rate=1e-6",  # never a better model, so that patience ends it
+        "training.learning_rate=2.0",  # much too high, so that patience ends it
         "evaluation.patience=2",
         "evaluation.beam_size=2",
     ),
