@@ -51,13 +51,18 @@ RUNS = {
     ),
     "lstm": (
         "model.num_layers=2",
-        "training.updates=60",
+        "training.updates=20",
         "training.batch_tokens=60",
         'training.optimizer="adamw"',
         "training.weight_decay=0.1",
-        "training.learning_rate=2.0",  # much too high, so that patience ends it
-        "evaluation.patience=2",
+        "training.learning_rate=0.02",
         "evaluation.beam_size=2",
+    ),
+    "no progress": (
+        "model.num_layers=1",
+        "training.updates=60",
+        "training.learning_rate=1e-30",  # no evaluation finds anything new, so that patience ends it after the third
+        "evaluation.patience=2",
     ),
     "rnn": (
         'model.cell="rnn"',
@@ -178,19 +183,31 @@ def interrupted(pairs, folder, name, arrange, when):
     return error.value.signal
 
 
-@pytest.mark.parametrize(("name", "update"), [("gru with attention", 7), ("lstm", 1), ("lstm", 9)])
+@pytest.mark.parametrize(("name", "update"), [("gru with attention", 7), ("lstm", 9), ("no progress", 14)])
 def test_a_run_that_was_stopped_between_updates(pairs, undisturbed, tmp_path, name, update):
     assert interrupted(pairs, tmp_path / "run", name, stop_after, update) == signal.SIGINT
     train(pairs, tmp_path / "run", name, resume=True)
     assert_same(tmp_path / "run", undisturbed(name))
 
 
-@pytest.mark.parametrize(("name", "evaluation"), [("gru with attention", 4), ("lstm", 2), ("lstm", 4)])
+@pytest.mark.parametrize(("name", "evaluation"), [("gru with attention", 4), ("lstm", 2), ("lstm", 5)])
 def test_a_run_that_was_stopped_during_an_evaluation(pairs, undisturbed, tmp_path, name, evaluation):
-    """The fourth evaluation of the one is that of the average, of the other the last, on all development pairs."""
+    """The fourth evaluation of the one is that of the average, the fifth of the other the last, on all pairs."""
     assert interrupted(pairs, tmp_path / "run", name, stop_in_evaluation, evaluation) == signal.SIGTERM
     train(pairs, tmp_path / "run", name, resume=True)
     assert_same(tmp_path / "run", undisturbed(name))
+
+
+def test_the_runs_are_what_they_are_meant_to_be(undisturbed):
+    ends = {name: read_journal(undisturbed(name) / "journal.jsonl")[-1] for name in RUNS}
+    assert {name: (end["update"], end["reason"]) for name, end in ends.items()} == {
+        "gru with attention": (18, "complete"),
+        "lstm": (20, "complete"),
+        "no progress": (18, "patience"),
+        "rnn": (15, "complete"),
+    }
+    events = read_journal(undisturbed("gru with attention") / "journal.jsonl")
+    assert [event["averaged"] for event in events if "averaged" in event] == [[12, 16, 18]]
 
 
 def test_a_run_that_was_stopped_again_and_again(pairs, undisturbed, tmp_path):
@@ -282,7 +299,8 @@ def test_a_run_that_was_killed(pairs, undisturbed, tmp_path):
 def test_a_run_that_was_killed_ten_times(pairs, tmp_path, name):
     longer = {
         "gru with attention": ("training.updates=150",),
-        "lstm": ("training.updates=400", "evaluation.patience=0"),
+        "lstm": ("training.updates=400",),
+        "no progress": ("training.updates=400", "evaluation.patience=12"),
         "rnn": ("training.epochs=240",),
     }
     settings = (*RUNS[name], *longer[name], "evaluation.every=30")
