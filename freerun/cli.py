@@ -273,6 +273,11 @@ def main(arguments: list[str] | None = None) -> int:
         # whoever read our output has left; Python would complain once more when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # what no layer below told better: a name that is too long, a folder that may not be entered
+        return _fail(f"error: {error.filename}: {error.strerror}. Expected a path that can be used. Check it.", 2)
     return code if isinstance(code, int) else 0
 
 

@@ -25,6 +25,6 @@ def settings_of(name: str) -> type[StrategySettings]:
             "forcing.strategy",
             f"unknown strategy {name!r}",
             "Expected one of: " + ", ".join(STRATEGIES),
-            f"Did you mean {near[0]!r}" if near else "Choose one of them",
+            f"The nearest is {near[0]!r}" if near else "Choose one of them",
         )
     return STRATEGIES[name].Settings

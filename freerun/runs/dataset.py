@@ -13,6 +13,7 @@ from freerun.data.corpus import Corpus, FilterReport, encode_corpus
 from freerun.data.readers import Pair, PairsLocation, ParallelFiles, content_hash, describe, read_pairs
 from freerun.data.sampling import hash_sample
 from freerun.data.split import held_out_sources
+from freerun.data.text import normalise
 from freerun.data.writers import write_pairs
 from freerun.evaluation.items import EvaluationSet, group_pairs
 
@@ -50,16 +51,21 @@ class DataSource:
             hashes["dev_sha256"] = content_hash(dev)
             next(read_pairs(dev, config.columns))  # a bad development file is better found now than after an hour
             return DataSource(everything, lambda: read_pairs(dev, config.columns), hashes, describe(location))
+
+        def read_as(pair: Pair) -> str:
+            # what the model will read: "Foo" and "foo" may not stand on two sides where case is folded
+            return normalise(pair.source, config.normalisation, config.source_case)
+
         held_out = held_out_sources(
-            (pair.source for pair in everything()), share=config.held_out, most=HELD_OUT_MOST, where=describe(location)
+            map(read_as, everything()), share=config.held_out, most=HELD_OUT_MOST, where=describe(location)
         )
         say(
             f"No development pairs given: {held_out.count:,} of {held_out.total:,} sources are held out for evaluation "
             "(chosen by a hash, the same at every run)."
         )
         return DataSource(
-            lambda: (pair for pair in everything() if pair.source not in held_out),
-            lambda: (pair for pair in everything() if pair.source in held_out),
+            lambda: (pair for pair in everything() if read_as(pair) not in held_out),
+            lambda: (pair for pair in everything() if read_as(pair) in held_out),
             hashes,
             describe(location),
         )

@@ -234,6 +234,16 @@ def test_a_full_disk_while_writing_a_checkpoint_keeps_the_last_good_one(
     assert "Going on from update 20" in resumed.err
 
 
+@pytest.mark.parametrize("command", [("train", "config.toml", "--out"), ("inspect",)], ids=lambda command: command[0])
+def test_a_name_that_is_too_long(
+    freerun: Freerun, pairs: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(pairs)
+    result = freerun(*command, "x" * 300)
+    assert result.code == 2
+    assert result.err.startswith(f"error: {'x' * 300}") and "File name too long" in result.err
+
+
 def test_evaluating_on_pairs_with_three_columns(freerun: Freerun, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "x.tsv").write_text("a\tA\tB\n")
     result = freerun("evaluate", trained / "run", tmp_path / "x.tsv")

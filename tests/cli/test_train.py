@@ -78,6 +78,17 @@ def test_pairs_alone_are_enough(freerun: Freerun, pairs: Path) -> None:
     assert json.loads((pairs / "run" / "journal.jsonl").read_text().splitlines()[0])["pairs"] == 99 - len(held_out)
 
 
+def test_spellings_that_the_model_reads_alike_are_held_out_together(freerun: Freerun, pairs: Path) -> None:
+    lines = (pairs / "train.tsv").read_text().splitlines(keepends=True)
+    (pairs / "train.tsv").write_text("".join(lines + [line[0].upper() + line[1:] for line in lines]))
+    settings = ("--set", "training.updates=2", "--set", "data.source_case=lower", "--set", "data.held_out=0.3")
+    assert freerun("train", pairs / "train.tsv", "--out", pairs / "run", *settings).code == 0
+    held_out = {line.split("\t")[0] for line in (pairs / "run" / "dev.tsv").read_text().splitlines()}
+    assert {source.lower() for source in held_out} == {source for source in held_out if source.islower()}
+    assert any(source[0].isupper() for source in held_out)
+    assert {source.capitalize() for source in held_out if source.islower()} <= held_out
+
+
 def test_without_a_configuration_the_length_is_chosen_and_announced(freerun: Freerun, pairs: Path) -> None:
     settings = ("--set", "model.hidden_size=8", "--set", "model.embedding_size=8")
     result = freerun("train", pairs / "train.tsv", "--dev", pairs / "dev.tsv", "--out", pairs / "run", *settings)
