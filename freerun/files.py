@@ -13,6 +13,7 @@ from pathlib import Path
 __all__ = [
     "file_hash",
     "mend_leftovers",
+    "new_file_beside",
     "new_folder_beside",
     "present_folder",
     "replace_folder",
@@ -26,18 +27,28 @@ __all__ = [
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write ``data`` to ``path`` whole or not at all: a temporary file beside it, synced, then renamed over it."""
     raw = data.encode() if isinstance(data, str) else data
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    new = new_file_beside(path)
     try:
-        with os.fdopen(handle, "wb") as out:
+        with new.open("wb") as out:
             out.write(raw)
             out.flush()
             os.fsync(out.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes the file private; give it the usual mode
-        os.replace(name, path)
+        os.replace(new, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        new.unlink(missing_ok=True)
         raise
+
+
+def new_file_beside(final: Path) -> Path:
+    """A new empty file on the same file system as ``final``, to be filled and then moved there."""
+    handle, name = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.")
+    os.close(handle)
+    try:
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes the file private; give it the usual mode
+    except BaseException:
+        os.unlink(name)
+        raise
+    return Path(name)
 
 
 def new_folder_beside(final: Path) -> Path:

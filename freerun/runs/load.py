@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,6 @@ from freerun.data.codec import Codec
 from freerun.errors import BundleError
 from freerun.runtime.bundle import Bundle, read_bundle
 from freerun.runtime.predictor import Predictor
-from freerun.search.bound import LengthBound
 from freerun.search.ensemble import EnsembleStepper
 
 __all__ = ["load", "load_bundles"]
@@ -51,9 +51,7 @@ def load_bundles(
     set_threads(threads)
     steppers = [load_stepper(bundle) for bundle in bundles]
     first = bundles[0]
-    bound = LengthBound(first.bound.longest_target, first.bound.largest_ratio, first.bound.fixed)
-    if max_length is not None:
-        bound = LengthBound(bound.longest_target, bound.largest_ratio, max_length)
+    bound = first.bound if max_length is None else replace(first.bound, fixed=max_length)
     stepper = steppers[0] if len(steppers) == 1 else EnsembleStepper(steppers, mean)
     return Predictor(stepper, first.source, first.target, bound), first
 

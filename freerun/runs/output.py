@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from freerun.errors import DataError
+from freerun.files import new_file_beside
 
 __all__ = ["open_output"]
 
@@ -37,19 +36,13 @@ def open_output(path: Path | None) -> Iterator[TextIO]:
             yield out
         temporary.replace(path)
     finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 def _temporary(path: Path) -> Path:
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        return new_file_beside(path)
     except OSError as error:
         raise DataError(
             path, f"cannot be written ({error.strerror})", "Expected a folder that exists and can be written"
         ) from None
-    os.close(handle)
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(name, 0o666 & ~umask)
-    return Path(name)
