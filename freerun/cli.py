@@ -165,6 +165,7 @@ def evaluate(
     max_length: MaxLength = None,
     examples: Annotated[int, typer.Option(min=0, help="Print so many random outputs beside their references.")] = 0,
     worst: Annotated[int, typer.Option(min=0, help="Print so many of the worst outputs.")] = 0,
+    by_length: Annotated[bool, typer.Option("--by-length", help="Give the figures by source length too.")] = False,
     ensemble: Ensemble = None,
     ensemble_mean: EnsembleMean = "arithmetic",
     threads: Threads = 0,
@@ -176,11 +177,20 @@ def evaluate(
 
     if as_json and (examples or worst):
         raise UserError("evaluate", "--json prints figures only", "Expected no --examples and no --worst beside it")
-    bound = max_length
-    models = ensemble or []
     run(
         EvaluateRequest(
-            model, pairs, beam_size, length_penalty, bound, models, ensemble_mean, threads, examples, worst, as_json
+            model=model,
+            pairs=pairs,
+            beam_size=beam_size,
+            length_penalty=length_penalty,
+            max_length=max_length,
+            ensemble=ensemble or [],
+            mean=ensemble_mean,
+            threads=threads,
+            random=examples,
+            worst=worst,
+            by_length=by_length,
+            json=as_json,
         )
     )
 
@@ -254,6 +264,9 @@ def _refuse_without(option: str, given: bool, others: Mapping[str, object]) -> N
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 2 for what the user can mend, 130 and 143 after signals, else 1."""
+    # read once, when torch is imported; threads that wait by spinning take the time of those they wait for where a
+    # machine is shared (docs/decisions/0007)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = app(args=arguments, standalone_mode=False, prog_name="freerun")
         sys.stdout.flush()

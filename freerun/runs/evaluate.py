@@ -12,13 +12,15 @@ from freerun.config import parse_config, read_toml
 from freerun.data.readers import PairsLocation, read_pairs
 from freerun.errors import UserError
 from freerun.evaluation.baseline import baselines
+from freerun.evaluation.by_length import Band, by_source_length
 from freerun.evaluation.evaluate import Evaluation
 from freerun.evaluation.evaluate import evaluate as evaluate_stepper
 from freerun.evaluation.examples import Example, random_examples, worst_examples
+from freerun.evaluation.free_running import flat
 from freerun.evaluation.items import group_pairs
 from freerun.forcing.registry import settings_of
 from freerun.runs.dataset import location_of
-from freerun.runs.figures import defined, figures_table
+from freerun.runs.figures import bands_table, defined, figures_table
 from freerun.runs.load import Mean, load_bundles
 from freerun.runtime.predictor import Predictor
 from freerun.text import printable
@@ -48,6 +50,7 @@ class EvaluateRequest:
     threads: int = 0
     random: int = 0
     worst: int = 0
+    by_length: bool = False
     json: bool = False
 
 
@@ -57,7 +60,8 @@ def evaluate(request: EvaluateRequest) -> dict[str, float | None]:
     models = [request.model, *request.ensemble]
     predictor, bundle = load_bundles(models, request.mean, request.threads, request.max_length)
     evaluation = evaluate_predictor(predictor, pairs, request.beam_size, request.length_penalty)
-    figures = defined(evaluation.metrics())
+    bands = _bands(evaluation, predictor) if request.by_length else []
+    figures = defined(evaluation.metrics() | _flat(bands))
     if request.json:
         print(json.dumps(figures))
         return figures
@@ -65,6 +69,8 @@ def evaluate(request: EvaluateRequest) -> dict[str, float | None]:
     trivial = baselines(evaluation.items, predictor.target, majority)
     print(figures_table(figures, {name: defined(outputs.metrics()) for name, outputs in trivial.items()}))
     print(f"BLEU: {evaluation.free.bleu.signature}; chrF: {evaluation.free.chrf.signature}")
+    if bands:
+        print("\n" + bands_table(bands))
     _print_examples("Random examples", random_examples(evaluation.free, request.random))
     _print_examples("Worst examples", worst_examples(evaluation.free, request.worst))
     return figures
@@ -110,6 +116,20 @@ def dev_pairs_of(model: Path) -> PairsToRead:
             model / "dev.tsv", "no such file", "Expected the pairs held out by this run", "Name a file of pairs"
         )
     return PairsToRead(location_of(data.dev), data.columns)
+
+
+def _bands(evaluation: Evaluation, predictor: Predictor) -> list[Band]:
+    return by_source_length(evaluation, [len(predictor.source.tokens(text)) for text in evaluation.items.sources])
+
+
+def _flat(bands: Sequence[Band]) -> dict[str, float]:
+    """``<figure>.length_<shortest>_<longest>``, its interval, and the number of sources of each band."""
+    figures: dict[str, float] = {}
+    for band in bands:
+        suffix = f"length_{band.shortest}_{band.longest}"
+        figures |= flat({f"{name}.{suffix}": interval for name, interval in band.figures.items()})
+        figures[f"sources.{suffix}"] = band.sources
+    return figures
 
 
 def _print_examples(title: str, examples: Sequence[Example]) -> None:

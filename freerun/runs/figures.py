@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-__all__ = ["defined", "figures_table"]
+from freerun.evaluation.by_length import Band
+
+__all__ = ["bands_table", "defined", "figures_table"]
 
 Figures = Mapping[str, float | None]
 
@@ -42,13 +44,32 @@ def figures_table(metrics: Figures, baselines: Mapping[str, Figures]) -> str:
         interval = "" if low is None or high is None else f"{_shown(low)} to {_shown(high)}"
         others = [_shown(figures[name]) if name in figures else "" for figures in baselines.values()]
         rows.append([label, fed, _shown(metrics[name]), interval, *others])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("-" * width for width in widths))
+    lines = _aligned(rows)
     sources = metrics.get("sources")
     if sources is not None:
         lines.append(f"{sources:,} source{'' if sources == 1 else 's'}, beam size {metrics.get('beam_size', 1)}")
     return "\n".join(lines)
+
+
+def bands_table(bands: Sequence[Band]) -> str:
+    """Figures by source length, with the 95 % interval of the last."""
+    names = ("nll.teacher", "sequence_accuracy.free", "symbol_error_rate.free", "bleu.free")
+    rows = [["source tokens", "sources", *(_ROWS[name] for name in names), "its 95 % interval"]]
+    for band in bands:
+        ends = f"{band.shortest}" if band.shortest == band.longest else f"{band.shortest} to {band.longest}"
+        last = band.figures[names[-1]]
+        figures = defined({name: band.figures[name].value for name in names} | {"low": last.low, "high": last.high})
+        interval = f"{_shown(figures['low'])} to {_shown(figures['high'])}"
+        rows.append([ends, f"{band.sources:,}", *(_shown(figures[name]) for name in names), interval])
+    return "\n".join(_aligned(rows))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines of equal columns, with a rule under the first."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return lines
 
 
 def _shown(value: float | None) -> str:

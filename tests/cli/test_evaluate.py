@@ -38,6 +38,19 @@ def test_the_table_has_baselines_and_examples_where_asked(freerun: Freerun, trai
     assert len(out[out.index("Random examples") :].strip().splitlines()) == 2 + 4 + 1 + 2 + 2
 
 
+def test_figures_by_source_length_add_up(freerun: Freerun, trained: Path) -> None:
+    figures = json.loads(freerun("evaluate", trained / "run", "--by-length", "--json").out)
+    bands = [name.removeprefix("sources.") for name in figures if name.startswith("sources.length_")]
+    sizes = [figures[f"sources.{band}"] for band in bands]
+    rights = [figures[f"sequence_accuracy.free.{band}"] * size for band, size in zip(bands, sizes, strict=True)]
+    assert len(bands) > 1 and sum(sizes) == figures["sources"] == 20
+    assert sum(rights) == pytest.approx(20 * figures["sequence_accuracy.free"])
+    out = freerun("evaluate", trained / "run", "--by-length").out
+    table = out[out.index("source tokens") :].strip().splitlines()
+    assert len(table) == 2 + len(bands)
+    assert [int(row.replace(" to ", "-").split()[1]) for row in table[2:]] == sizes
+
+
 def test_comparing_a_model_with_itself_finds_nothing(freerun: Freerun, trained: Path) -> None:
     run = trained / "run"
     values = json.loads(freerun("compare", run, run, trained / "dev.tsv", "--json").out)
