@@ -23,13 +23,14 @@ class Update:
     """Which optimiser step this is, and the randomness that belongs to it.
 
     ``number`` counts from 1; ``part`` is the place of the batch within the update when gradients are accumulated;
-    ``rank`` is the process's number.
+    ``rank`` is the process's number; ``epoch`` is how many passes over the data were made before this update.
     """
 
     number: int
     seed: int
     part: int = 0
     rank: int = 0
+    epoch: float = 0.0
 
     def generator(self, purpose: str) -> torch.Generator:
         """A generator on the CPU whose numbers are a pure function of (seed, purpose, update, part, rank)."""
@@ -58,6 +59,12 @@ class TrainingBatch:
     def references(self) -> list[list[NDArray[np.integer]]]:
         """All references of each row's source, as ids with EOS."""
         return self.origin.references
+
+    @property
+    def drawable_BT(self) -> Tensor:
+        """True where the decoder could be fed another token than the right one: real positions after BOS."""
+        steps_T = torch.arange(self.target_in_BT.shape[1], device=self.target_in_BT.device)
+        return (steps_T > 0) & (steps_T < self.target_lengths_B.unsqueeze(1))
 
     @property
     def right_N(self) -> Tensor:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import difflib
 
 from freerun.errors import ConfigError
+from freerun.forcing.free_running import FreeRunning
+from freerun.forcing.scheduled_sampling import ScheduledSampling
 from freerun.forcing.strategy import Strategy, StrategySettings
 from freerun.forcing.teacher import Teacher
 
 __all__ = ["STRATEGIES", "settings_of"]
 
-STRATEGIES: dict[str, type[Strategy]] = {"teacher": Teacher}
+STRATEGIES: dict[str, type[Strategy]] = {
+    "teacher": Teacher,
+    "scheduled_sampling": ScheduledSampling,
+    "free_running": FreeRunning,
+}
 
 
 def settings_of(name: str) -> type[StrategySettings]:

@@ -1,22 +1,32 @@
-"""Replay: one whole-sequence pass, with gradients, over tokens that were decided beforehand."""
+"""Replay: one whole-sequence pass, with gradients, over tokens that were decided beforehand.
+
+The fed tokens are constants: no gradient flows through the choice of a token. So this pass has the loss and the
+gradients of a step-by-step loop that feeds the same tokens under the same dropout masks.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from freerun.forcing.batch import TrainingBatch
+from freerun.forcing.batch import TrainingBatch, Update
+from freerun.models.decoder import Encoded
 from freerun.models.dropout import DropoutMasks
 from freerun.models.seq2seq import Seq2Seq
 
-__all__ = ["replay"]
+__all__ = ["encode", "replay"]
 
 
-def replay(model: Seq2Seq, batch: TrainingBatch, fed_BT: Tensor, masks: DropoutMasks | None) -> Tensor:
-    """Logits [N, V] at the real target positions when the decoder is fed ``fed_BT`` (BOS first).
+def encode(model: Seq2Seq, batch: TrainingBatch, update: Update) -> tuple[Encoded, DropoutMasks | None]:
+    """Read the sources, with gradients, under the update's dropout masks; rollout and replay both go on from there."""
+    steps = batch.target_in_BT.shape[1]
+    masks = model.draw_masks(batch.source_BS.shape[1], steps, batch.num_pairs, update.generator("dropout"))
+    return model.encode(batch.source_BS, batch.source_lengths_B, masks), masks
 
-    The fed tokens are constants: no gradient flows through the choice of a token, so this pass has the loss and the
-    gradients of a step-by-step loop that feeds the same tokens under the same dropout masks.
-    """
-    features_TBF = model(batch.source_BS, batch.source_lengths_B, fed_BT, masks)
-    logits: Tensor = model.decoder.logits(batch.at_real_positions(features_TBF))
-    return logits
+
+def replay(
+    model: Seq2Seq, batch: TrainingBatch, encoded: Encoded, fed_BT: Tensor, masks: DropoutMasks | None
+) -> Tensor:
+    """Logits [N, V] at the real target positions when the decoder is fed ``fed_BT`` (BOS first)."""
+    features_TBF, _ = model.decoder.sequence(fed_BT, encoded, masks)
+    logits_NV: Tensor = model.decoder.logits(batch.at_real_positions(features_TBF))
+    return logits_NV

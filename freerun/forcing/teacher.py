@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.loss import Losses, Term, smoothed_nll
-from freerun.forcing.replay import replay
+from freerun.forcing.replay import encode, replay
 from freerun.forcing.strategy import Strategy
 from freerun.models.seq2seq import Seq2Seq
 
@@ -24,9 +24,8 @@ class Teacher(Strategy):
 
     def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
         """One term, the NLL of the right tokens; the journal gets the NLL a token, never smoothed."""
-        steps = batch.target_in_BT.shape[1]
-        masks = model.draw_masks(batch.source_BS.shape[1], steps, batch.num_pairs, update.generator("dropout"))
-        logits_NV = replay(model, batch, batch.target_in_BT, masks)
+        encoded, masks = encode(model, batch, update)
+        logits_NV = replay(model, batch, encoded, batch.target_in_BT, masks)
         loss, nll = smoothed_nll(logits_NV, batch.right_N, self.objective.label_smoothing)
         terms = {"nll": Term(loss, self.objective.count(batch))}
         return Losses(terms, {"nll.teacher": (nll.item(), batch.num_tokens)})

@@ -32,6 +32,10 @@ class Memory:
         mask = None if self.mask_BS is None else self.mask_BS.index_select(0, origins_N)
         return Memory(self.values_BSM.index_select(0, origins_N), self.keys_BSH.index_select(0, origins_N), mask)
 
+    def detach(self) -> Memory:
+        """The same values, cut off from the graph."""
+        return Memory(self.values_BSM.detach(), self.keys_BSH.detach(), self.mask_BS)
+
 
 class LuongAttention(nn.Module):
     """Global attention with the score functions of section 3.1, equations 5 to 8.

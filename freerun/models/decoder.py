@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from freerun.models.attention import LuongAttention, Memory
-from freerun.models.dropout import DropoutMasks, apply_mask
+from freerun.models.dropout import DropoutMasks, StepMasks, apply_mask
 from freerun.models.recurrence import LayerStack, RecurrentLayer
 from freerun.models.state import State
 
@@ -33,6 +33,14 @@ class Encoded:
     state: State
     context_BH: Tensor | None = None
     memory: Memory | None = None
+
+    def detach(self) -> Encoded:
+        """The same values, cut off from the graph."""
+        return Encoded(
+            self.state.detach(),
+            None if self.context_BH is None else self.context_BH.detach(),
+            None if self.memory is None else self.memory.detach(),
+        )
 
     def select(self, origins_N: Tensor) -> Encoded:
         """The rows ``origins_N``."""
@@ -130,28 +138,36 @@ class Decoder(nn.Module):
             return None
         return functional.linear(encoded.context_BH, self.layers[0].weight_ih[:, self.embedding_size :])
 
-    def step(self, tokens_B: Tensor, encoded: Encoded, tables: Tables) -> tuple[Tensor, Encoded]:
+    def step(
+        self, tokens_B: Tensor, encoded: Encoded, tables: Tables, masks: StepMasks | None = None
+    ) -> tuple[Tensor, Encoded]:
         """Feed one token a row.
 
         Args:
             tokens_B: the tokens fed.
             encoded: the state before, with what stays the same.
             tables: from ``tables`` under the present weights.
+            masks: dropout of this step, None for none.
 
         Returns:
             Features [B, F] for ``logits``, and ``encoded`` with the state after.
         """
         gates = tables.token_gates_VG.index_select(0, tokens_B)
+        if masks and masks.token_B1 is not None:
+            # the table's rows hold the bias too, and dropout leaves that alone
+            bias_G = self.layers[0].bias_ih.to(gates.dtype)
+            gates = bias_G + masks.token_B1 * (gates - bias_G)
         context_BG = self.context_gates(encoded)
         if context_BG is not None:
             gates = gates + context_BG
         layers: list[tuple[Tensor, Tensor | None]] = []
         for index, layer in enumerate(self.layers):
             if index:
-                gates = layer.input_gates(layers[-1][0])
+                below = apply_mask(layers[-1][0], masks.layers[index - 1] if masks else None)
+                gates = layer.input_gates(below)
             layers.append(layer.step(gates, *encoded.state.layer(index)))
         features = self._features(layers[-1][0].unsqueeze(0), encoded).squeeze(0)
-        return features, replace(encoded, state=State.stack(layers))
+        return apply_mask(features, masks.output_BF if masks else None), replace(encoded, state=State.stack(layers))
 
     def logits(self, features: Tensor) -> Tensor:
         """Unnormalised log-probabilities: [..., F] -> [..., V]."""

@@ -14,7 +14,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["DropoutMasks", "apply_mask", "draw_mask"]
+__all__ = ["DropoutMasks", "StepMasks", "apply_mask", "draw_mask"]
+
+
+@dataclass(frozen=True)
+class StepMasks:
+    """The decoder's masks of one step; None where nothing is dropped."""
+
+    token_B1: Tensor | None
+    layers: tuple[Tensor | None, ...]
+    """One [B, H] for each gap between decoder layers."""
+    output_BF: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,15 @@ class DropoutMasks:
     decoder_layers: tuple[Tensor | None, ...] = ()
     """One [T, B, H] for each gap between decoder layers."""
     output_TBF: Tensor | None = None
+
+    def target_step(self, t: int) -> StepMasks:
+        """The decoder's masks of step ``t``."""
+        layers = tuple(None if mask is None else mask[t] for mask in self.decoder_layers)
+        return StepMasks(_at(self.target_tokens_TB1, t), layers, _at(self.output_TBF, t))
+
+
+def _at(mask: Tensor | None, t: int) -> Tensor | None:
+    return None if mask is None else mask[t]
 
 
 def draw_mask(shape: Sequence[int], rate: float, generator: torch.Generator, like: Tensor) -> Tensor | None:

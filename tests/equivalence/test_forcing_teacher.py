@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from freerun.forcing.batch import Update
-from freerun.forcing.replay import replay
+from freerun.forcing.replay import encode, replay
 from freerun.forcing.strategy import Objective, StrategySettings
 from freerun.forcing.teacher import Teacher
 from tests.networks import BACKENDS, CELLS, close, gradients_of, naive_logits, network, random_rows, training_batch
@@ -55,7 +55,7 @@ def test_losses_and_gradients_are_those_of_a_loop(cell, bidirectional, context, 
 
 def test_replay_gives_the_logits_of_real_positions_only():
     model = network(attention="dot", scale=1.5)
-    logits = replay(model, BATCH, BATCH.target_in_BT, None)
+    logits = replay(model, BATCH, encode(model, BATCH, UPDATE)[0], BATCH.target_in_BT, None)
     rows = zip(
         BATCH.source_BS, BATCH.origin.source_lengths, BATCH.target_in_BT, BATCH.origin.target_lengths, strict=True
     )

@@ -1,0 +1,39 @@
+"""Free running: the decoder is fed its own draws only, never a right token ("student forcing").
+
+Scheduled sampling at ``teacher_prob`` 0 from the first update on. The loss is the NLL of the right token at each
+position. Bengio et al. 2015 report that it fails badly as a way to learn from nothing ("always sampling", table 1):
+here as a control, and to go on from a model that teacher forcing has trained.
+"""
+
+from __future__ import annotations
+
+from freerun.forcing.batch import TrainingBatch, Update
+from freerun.forcing.loss import Losses, Term, smoothed_nll
+from freerun.forcing.replay import encode, replay
+from freerun.forcing.rollout import aligned_rollout, uniforms
+from freerun.forcing.scheduled_sampling import AlignedSettings, aligned_draw, changed_share
+from freerun.forcing.strategy import Strategy
+from freerun.models.seq2seq import Seq2Seq
+
+__all__ = ["FreeRunning"]
+
+
+class FreeRunning(Strategy):
+    """Feeds the model's own tokens."""
+
+    Settings = AlignedSettings
+    settings: AlignedSettings
+
+    def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
+        """One term, the NLL of the right tokens after what was fed; ``effective_rate`` as in scheduled sampling."""
+        encoded, masks = encode(model, batch, update)
+        numbers_BT = uniforms(update, "draws", *batch.target_in_BT.shape).to(batch.target_in_BT.device)
+        draw = aligned_draw(self.settings)
+        fed_BT = aligned_rollout(model.decoder, encoded, batch.target_in_BT, batch.drawable_BT, numbers_BT, draw, masks)
+        logits_NV = replay(model, batch, encoded, fed_BT, masks)
+        loss, nll = smoothed_nll(logits_NV, batch.right_N, self.objective.label_smoothing)
+        figures = {
+            "nll.free_running": (nll.item(), batch.num_tokens),
+            "effective_rate": changed_share(batch, fed_BT),
+        }
+        return Losses({"nll": Term(loss, self.objective.count(batch))}, figures)

@@ -1,0 +1,106 @@
+"""Scheduled sampling (Bengio, Vinyals, Jaitly & Shazeer 2015).
+
+At update i, for each target position independently, the decoder is fed the right token with probability eps_i
+(``teacher_prob``), otherwise a token drawn from its own distribution at the position before. The loss is the NLL of the
+right token at each position,
+
+    - sum_t log p(y_t | fed_1 ... fed_(t-1), x),
+
+and no gradient flows through a draw. The positions stay those of the target: after an inserted or dropped token the
+right token is no right continuation any more (optimal completion mends that), and the objective is improper: its
+optimum is not the distribution of the data (Huszar 2015).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from freerun.forcing.batch import TrainingBatch, Update
+from freerun.forcing.draw import Draw
+from freerun.forcing.loss import Losses, Term, smoothed_nll
+from freerun.forcing.replay import encode, replay
+from freerun.forcing.rollout import aligned_in_passes, aligned_rollout, uniforms
+from freerun.forcing.schedules import InverseSigmoid, PositionSchedule, Schedule, at_position, at_update
+from freerun.forcing.strategy import Strategy, StrategySettings
+from freerun.models.seq2seq import Seq2Seq
+from freerun.symbols import EOS, NEVER_WRITTEN
+
+__all__ = ["AlignedSettings", "ScheduledSampling", "ScheduledSamplingSettings", "aligned_draw", "changed_share"]
+
+
+class AlignedSettings(StrategySettings):
+    """How a token is drawn at a position of the target."""
+
+    draw: Literal["sample", "argmax"] = "sample"
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    draw_eos: bool = False
+    """Let EOS be drawn before the target's end, as in the paper; no such prefix exists in use."""
+
+
+class ScheduledSamplingSettings(AlignedSettings):
+    """The keys of ``strategy = "scheduled_sampling"``."""
+
+    schedule: Schedule = InverseSigmoid(kind="inverse_sigmoid")
+    position: PositionSchedule | None = None
+    """Makes ``teacher_prob`` depend on the target position too."""
+    coin: Literal["token", "sequence", "batch"] = "token"
+    passes: Annotated[int, Field(ge=0)] = 0
+    """0: token after token. K: in K whole-sequence passes, which is exact where it says so."""
+
+
+class ScheduledSampling(Strategy):
+    """Feeds a mixture of right tokens and the model's own."""
+
+    Settings = ScheduledSamplingSettings
+    settings: ScheduledSamplingSettings
+
+    def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
+        """One term, the NLL of the right tokens after what was fed.
+
+        The journal gets ``teacher_prob``; ``effective_rate``, the share of the positions after BOS where another token
+        than the right one was fed; with ``passes`` also ``certified``, the share of sequences drawn exactly.
+        """
+        settings = self.settings
+        teacher_prob = at_update(settings.schedule, update)
+        encoded, masks = encode(model, batch, update)
+        draws_BT = self._draws(batch, update, teacher_prob)
+        numbers_BT = uniforms(update, "draws", *draws_BT.shape).to(draws_BT.device)
+        rollout = (model.decoder, encoded, batch.target_in_BT, draws_BT, numbers_BT, aligned_draw(settings))
+        figures: dict[str, tuple[float, float]] = {"teacher_prob": (teacher_prob, 1)}
+        if settings.passes:
+            fed_BT, exact_B = aligned_in_passes(*rollout, settings.passes, masks)
+            figures["certified"] = (exact_B.sum().item(), batch.num_pairs)
+        else:
+            fed_BT = aligned_rollout(*rollout, masks)
+        figures["effective_rate"] = changed_share(batch, fed_BT)
+        logits_NV = replay(model, batch, encoded, fed_BT, masks)
+        loss, nll = smoothed_nll(logits_NV, batch.right_N, self.objective.label_smoothing)
+        figures["nll.scheduled"] = (nll.item(), batch.num_tokens)
+        return Losses({"nll": Term(loss, self.objective.count(batch))}, figures)
+
+    def _draws(self, batch: TrainingBatch, update: Update, teacher_prob: float) -> Tensor:
+        """The coins: True [B, T] where the model's own token is fed."""
+        size, steps = batch.target_in_BT.shape
+        shape = {"token": (size, steps), "sequence": (size, 1), "batch": (1, 1)}[self.settings.coin]
+        right_T = torch.full((steps,), teacher_prob, dtype=torch.float64)
+        if self.settings.position is not None:
+            each = [at_position(self.settings.position, t, teacher_prob) for t in range(steps)]
+            right_T = torch.tensor(each, dtype=torch.float64)
+        draws_BT = uniforms(update, "coins", *shape).expand(size, steps) >= right_T
+        return draws_BT.to(batch.target_in_BT.device) & batch.drawable_BT
+
+
+def aligned_draw(settings: AlignedSettings) -> Draw:
+    """The draw that the settings ask for."""
+    banned = NEVER_WRITTEN if settings.draw_eos else (*NEVER_WRITTEN, EOS)
+    return Draw(settings.draw, settings.temperature, banned)
+
+
+def changed_share(batch: TrainingBatch, fed_BT: Tensor) -> tuple[float, float]:
+    """At how many of the real positions after BOS another token than the right one was fed, and their number."""
+    changed_BT = (fed_BT != batch.target_in_BT) & batch.drawable_BT
+    return changed_BT.sum().item(), batch.num_tokens - batch.num_pairs
