@@ -206,6 +206,8 @@ def learner_of(config: Config, model: Seq2Seq, order: BatchOrder) -> Learner:
         training.seed,
         training.clip_norm,
         choose_precision(training.precision),
+        updates_per_epoch(training, order),
+        training.journal_every,
     )
 
 

@@ -179,11 +179,17 @@ def naive_attention(attention, output, memory):
 
 def naive_logits(model, source, fed, masks=None, row=0):
     """Logits [T, V] of one pair: the decoder is fed ``fed``, a token at a time."""
+    return naive_decode(model, source, fed, masks, row)[0]
+
+
+def naive_decode(model, source, fed, masks=None, row=0):
+    """Logits [T, V] of one pair, the outputs of each layer at each step, and the state that the decoder starts from."""
     decoder, cell = model.decoder, model.sizes.cell
     memory, states = naive_encode(model, source, masks, row)
     states = naive_bridge(model.bridge, states)
+    start = list(states)
     context = [states[-1][0]] if model.sizes.context == "every_step" else []
-    logits = []
+    logits, outputs = [], []
     for t, token in enumerate(fed):
         value = decoder.embedding.weight[token]
         value = torch.cat([times(value, masks.target_tokens_TB1, t, row) if masks else value, *context])
@@ -192,6 +198,7 @@ def naive_logits(model, source, fed, masks=None, row=0):
                 value = times(value, masks.decoder_layers[number - 1], t, row)
             states[number] = naive_step(cell, weights, value, *states[number])
             value = states[number][0]
+        outputs.append([h for h, _ in states])
         if decoder.attention is not None:
             value, _ = naive_attention(decoder.attention, value, memory)
         features = torch.cat([value, *context])
@@ -200,4 +207,4 @@ def naive_logits(model, source, fed, masks=None, row=0):
             features = decoder.projection.weight @ features
         weight = decoder.embedding.weight if model.sizes.tied_output else decoder.output_weight
         logits.append(weight @ features + decoder.output_bias)
-    return torch.stack(logits)
+    return torch.stack(logits), outputs, start

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from freerun.forcing.loss import in_full
+
 __all__ = ["Draw"]
 
 
@@ -29,7 +31,7 @@ class Draw:
 
     def tokens(self, logits_NV: Tensor, uniforms_N: Tensor) -> Tensor:
         """A token [N] of each row; ties of the argmax go to the lowest id."""
-        scores_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
+        scores_NV = in_full(logits_NV)
         if self.banned:
             scores_NV = scores_NV.clone()
             scores_NV[:, list(self.banned)] = float("-inf")

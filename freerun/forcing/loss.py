@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["Losses", "Term", "smoothed_nll"]
+__all__ = ["Losses", "Term", "in_full", "smoothed_nll"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,10 @@ def smoothed_nll(logits_NV: Tensor, right_N: Tensor, smoothing: float = 0.0) -> 
         right_N: the right tokens.
         smoothing: s, in [0, 1).
     """
-    logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
-    loss, nll = _SmoothedNLL.apply(logits_NV, right_N, smoothing)  # type: ignore[no-untyped-call]
+    loss, nll = _SmoothedNLL.apply(in_full(logits_NV), right_N, smoothing)  # type: ignore[no-untyped-call]
     return loss, nll
+
+
+def in_full(values: Tensor) -> Tensor:
+    """The same values in fp32, or in fp64 where they are: what is normalised is not left in bf16."""
+    return values if values.dtype == torch.float64 else values.float()

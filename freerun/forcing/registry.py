@@ -6,6 +6,7 @@ import difflib
 
 from freerun.errors import ConfigError
 from freerun.forcing.free_running import FreeRunning
+from freerun.forcing.professor import Professor
 from freerun.forcing.scheduled_sampling import ScheduledSampling
 from freerun.forcing.strategy import Strategy, StrategySettings
 from freerun.forcing.teacher import Teacher
@@ -16,6 +17,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "teacher": Teacher,
     "scheduled_sampling": ScheduledSampling,
     "free_running": FreeRunning,
+    "professor": Professor,
 }
 
 

@@ -108,7 +108,7 @@ def aligned_in_passes(
     exact_B = torch.zeros(len(fed_BT), dtype=torch.bool, device=fed_BT.device)
     rows_N, steps_N = draws_BT.nonzero(as_tuple=True)
     for _ in range(passes):
-        features_TBF, _ = decoder.sequence(fed_BT, encoded, masks)
+        features_TBF = decoder.sequence(fed_BT, encoded, masks).features_TBF
         new_BT = target_in_BT.clone()
         logits_NV = decoder.logits(features_TBF[steps_N - 1, rows_N])
         new_BT[rows_N, steps_N] = draw.tokens(logits_NV, uniforms_BT[rows_N, steps_N])

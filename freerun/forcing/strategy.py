@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.loss import Losses
@@ -18,7 +20,7 @@ __all__ = ["Objective", "Strategy", "StrategySettings"]
 class StrategySettings(BaseModel):
     """A strategy's keys under ``[forcing]``; subclassed by each, unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class Objective:
 class Strategy(ABC):
     """Decides which tokens the decoder is fed, and what is learnt from that.
 
-    A strategy is one file with its settings, its documentation and this one method; it is made with its settings and
-    the shared objective.
+    A strategy is one file with its settings, its documentation and the method ``losses``; it is made with its settings
+    and the shared objective. One that learns something of its own, such as a discriminator, has ``prepare``, ``step``,
+    ``state`` and ``load`` too.
     """
 
     Settings: ClassVar[type[StrategySettings]] = StrategySettings
@@ -46,9 +49,29 @@ class Strategy(ABC):
         self.settings = settings
         self.objective = objective
 
+    def prepare(self, model: Seq2Seq, seed: int) -> None:  # noqa: B027 - most have nothing of their own
+        """Make what the strategy itself learns with; called once, before the first update or a checkpoint."""
+
     @abstractmethod
     def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
         """The loss terms of one batch, with gradients.
 
         All randomness comes from ``update``, so that a run can be resumed and two strategies under one seed share it.
         """
+
+    def step(self, update: Update) -> Mapping[str, tuple[float, float]]:
+        """The strategy's own learning, after the gradients of all parts of an update and before the model's step.
+
+        Returns figures for the journal. One that is not finite stops the training, so weights must not have been
+        changed by it.
+        """
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        """All that it has learnt or counted, by name, for a checkpoint."""
+        return {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what ``state`` gave. Raises KeyError or RuntimeError if it is another strategy's."""
+        if state:
+            raise KeyError(f"{type(self).__name__} has no state, the checkpoint has {', '.join(sorted(state)[:3])}")

@@ -20,7 +20,7 @@ from freerun.models.dropout import DropoutMasks, StepMasks, apply_mask
 from freerun.models.recurrence import LayerStack, RecurrentLayer
 from freerun.models.state import State
 
-__all__ = ["Decoder", "Encoded", "Tables"]
+__all__ = ["Decoded", "Decoder", "Encoded", "Tables"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,19 @@ class Encoded:
             None if self.context_BH is None else self.context_BH.index_select(0, origins_N),
             None if self.memory is None else self.memory.select(origins_N),
         )
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a whole-sequence pass gives; of no meaning on padding.
+
+    ``features_TBF`` are for ``logits``, ``layers_TBH`` the outputs of each recurrent layer before dropout, ``state`` is
+    the one after the last step.
+    """
+
+    features_TBF: Tensor
+    layers_TBH: list[Tensor]
+    state: State
 
 
 @dataclass(frozen=True)
@@ -101,30 +114,27 @@ class Decoder(nn.Module):
         if not tied_output:
             self.output_weight = nn.Parameter(torch.empty(vocabulary_size, self.feature_size))
 
-    def sequence(
-        self, target_in_BT: Tensor, encoded: Encoded, masks: DropoutMasks | None = None
-    ) -> tuple[Tensor, State]:
+    def sequence(self, target_in_BT: Tensor, encoded: Encoded, masks: DropoutMasks | None = None) -> Decoded:
         """Run over whole targets.
 
         Args:
             target_in_BT: the tokens fed, BOS first, right-padded.
             encoded: where to start from.
             masks: dropout, None for none.
-
-        Returns:
-            Features [T, B, F] for ``logits`` (of no meaning on padding) and the state after the last step.
         """
         values = apply_mask(self.embedding(target_in_BT.t()), masks.target_tokens_TB1 if masks else None)
         if encoded.context_BH is not None:
             values = torch.cat([values, encoded.context_BH.expand(len(values), -1, -1)], 2)
         final: list[tuple[Tensor, Tensor | None]] = []
+        outputs: list[Tensor] = []
         for index, layer in enumerate(self.layers):
             if index and masks:
                 values = apply_mask(values, masks.decoder_layers[index - 1])
             values, h, c = layer.sequence(values, *encoded.state.layer(index))
+            outputs.append(values)
             final.append((h, c))
-        features = self._features(values, encoded)
-        return apply_mask(features, masks.output_TBF if masks else None), State.stack(final)
+        features = apply_mask(self._features(values, encoded), masks.output_TBF if masks else None)
+        return Decoded(features, outputs, State.stack(final))
 
     def tables(self) -> Tables:
         """Prepare what ``step`` looks up; once an update, or once a model that no longer changes."""

@@ -9,7 +9,7 @@ Shape suffixes: S source time, T target time, B batch, H layer output, F feature
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,10 +39,23 @@ class DropoutMasks:
     """One [T, B, H] for each gap between decoder layers."""
     output_TBF: Tensor | None = None
 
+    def first_steps(self, steps: int) -> DropoutMasks:
+        """The same masks for a pass that ends after ``steps`` target positions."""
+        return replace(
+            self,
+            target_tokens_TB1=_until(self.target_tokens_TB1, steps),
+            decoder_layers=tuple(_until(mask, steps) for mask in self.decoder_layers),
+            output_TBF=_until(self.output_TBF, steps),
+        )
+
     def target_step(self, t: int) -> StepMasks:
         """The decoder's masks of step ``t``."""
         layers = tuple(None if mask is None else mask[t] for mask in self.decoder_layers)
         return StepMasks(_at(self.target_tokens_TB1, t), layers, _at(self.output_TBF, t))
+
+
+def _until(mask: Tensor | None, steps: int) -> Tensor | None:
+    return None if mask is None else mask[:steps]
 
 
 def _at(mask: Tensor | None, t: int) -> Tensor | None:

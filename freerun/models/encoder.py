@@ -12,7 +12,7 @@ from freerun.models.dropout import DropoutMasks, apply_mask
 from freerun.models.recurrence import LayerStack, RecurrentLayer
 from freerun.models.state import State
 
-__all__ = ["Encoder"]
+__all__ = ["Encoder", "reversal_within", "turn"]
 
 
 class Encoder(nn.Module):
@@ -73,9 +73,9 @@ class Encoder(nn.Module):
         outputs, h, c = self.forward_layers[index].sequence(inputs_SBI, lengths_B=lengths_B)
         if self.num_directions == 1:
             return outputs, (h, c)
-        turned = _turn(inputs_SBI, turned_SB)
+        turned = turn(inputs_SBI, turned_SB)
         back_outputs, back_h, back_c = self.backward_layers[index].sequence(turned, lengths_B=lengths_B)
-        both = torch.cat([outputs, _turn(back_outputs, turned_SB)], 2)
+        both = torch.cat([outputs, turn(back_outputs, turned_SB)], 2)
         cell = None if c is None or back_c is None else torch.cat([c, back_c], 1)
         return both, (torch.cat([h, back_h], 1), cell)
 
@@ -86,7 +86,8 @@ def reversal_within(lengths_B: Tensor, size: int) -> Tensor:
     return torch.where(steps_S1 < lengths_B, lengths_B - 1 - steps_S1, steps_S1)
 
 
-def _turn(values_SBI: Tensor, turned_SB: Tensor | None) -> Tensor:
+def turn(values_SBI: Tensor, turned_SB: Tensor | None) -> Tensor:
+    """Each row backwards, its padding where it was; ``turned_SB`` is from ``reversal_within``, None without padding."""
     if turned_SB is None:
         return values_SBI.flip(0)
     return values_SBI.gather(0, turned_SB.unsqueeze(2).expand_as(values_SBI))

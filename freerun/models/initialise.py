@@ -12,7 +12,7 @@ from freerun.models.recurrence import RecurrentLayer
 from freerun.models.seq2seq import Seq2Seq
 from freerun.randomness import seed_of
 
-__all__ = ["initialise"]
+__all__ = ["initialise", "initialise_network"]
 
 
 def initialise(
@@ -43,6 +43,29 @@ def initialise(
         for module in model.modules():
             if forget_bias is not None and isinstance(module, RecurrentLayer) and module.cell == "lstm":
                 _set_forget_bias(module, forget_bias)
+
+
+def initialise_network(network: nn.Module, seed: int, purpose: str) -> None:
+    """Give another network its first values: matrices from U(-1/sqrt(fan in), 1/sqrt(fan in)), biases 0.
+
+    Layer normalisation keeps the values it is made with.
+    """
+    norms = {
+        id(parameter)
+        for module in network.modules()
+        if isinstance(module, nn.LayerNorm)
+        for parameter in module.parameters()
+    }
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if id(parameter) in norms:
+                continue
+            generator = torch.Generator().manual_seed(seed_of(seed, purpose, name))
+            values = torch.zeros(parameter.shape, dtype=torch.float32)
+            if values.dim() > 1:
+                bound = values.shape[1] ** -0.5
+                nn.init.uniform_(values, -bound, bound, generator=generator)
+            parameter.copy_(values)
 
 
 def _default(values: Tensor, name: str, hidden_size: int, tied: bool, generator: torch.Generator) -> None:

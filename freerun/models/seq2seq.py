@@ -77,8 +77,7 @@ class Seq2Seq(nn.Module):
         self, source_BS: Tensor, lengths_B: Tensor | None, fed_BT: Tensor, masks: DropoutMasks | None = None
     ) -> Tensor:
         """Features [T, B, F] of the decoder fed with ``fed_BT`` (BOS first): one whole-sequence pass."""
-        features_TBF, _ = self.decoder.sequence(fed_BT, self.encode(source_BS, lengths_B, masks), masks)
-        return features_TBF
+        return self.decoder.sequence(fed_BT, self.encode(source_BS, lengths_B, masks), masks).features_TBF
 
     def draw_masks(
         self, source_length: int, target_length: int, rows: int, generator: torch.Generator

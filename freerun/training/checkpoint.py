@@ -1,7 +1,8 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped, as safetensors and JSON.
 
-A checkpoint is a folder ``update-00000500`` with ``model.safetensors``, ``optimizer.safetensors``, ``state.json``. It
-is filled under another name and renamed when complete, so a folder with that name is always whole.
+A checkpoint is a folder ``update-00000500`` with ``model.safetensors``, ``optimizer.safetensors``,
+``strategy.safetensors`` and ``state.json``. It is filled under another name and renamed when complete, so a folder with
+that name is always whole.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ from freerun.files import replacing_folder, write_atomic
 __all__ = ["Checkpoint", "Checkpoints", "serialised"]
 
 _NAME = re.compile(r"update-(\d{8,})")
-_PARTS = ("model.safetensors", "optimizer.safetensors", "state.json")
+_PARTS = ("model.safetensors", "optimizer.safetensors", "strategy.safetensors", "state.json")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights and optimiser state by name, and the rest of the state as JSON values."""
+    """Weights, optimiser state and the strategy's own by name, and the rest of the state as JSON values."""
 
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
+    strategy: Mapping[str, Tensor]
     state: Mapping[str, Any]
 
 
@@ -67,6 +69,7 @@ class Checkpoints:
             with replacing_folder(final) as new:
                 write_atomic(new / "model.safetensors", serialised(checkpoint.model))
                 write_atomic(new / "optimizer.safetensors", serialised(checkpoint.optimizer))
+                write_atomic(new / "strategy.safetensors", serialised(checkpoint.strategy))
                 write_atomic(new / "state.json", state)
         except OSError as error:
             raise self._cannot_write(final, error) from error
@@ -80,8 +83,8 @@ class Checkpoints:
         """
         folder = self._path(update)
         try:
-            model, optimizer = (load_tensors((folder / name).read_bytes()) for name in _PARTS[:2])
-            return Checkpoint(model, optimizer, self._state(update))
+            model, optimizer, strategy = (load_tensors((folder / name).read_bytes()) for name in _PARTS[:3])
+            return Checkpoint(model, optimizer, strategy, self._state(update))
         except (OSError, SafetensorError, ValueError) as error:
             raise RunError(
                 folder,

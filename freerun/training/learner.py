@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -27,16 +28,24 @@ class Step:
 
     loss: float
     gradient_norm: float
-    figures: Sequence[Mapping[str, tuple[float, float]]]
+    figures: Sequence[Figures]
+
+
+Figures = Mapping[str, tuple[float, float]]
+"""Name -> sum and count."""
 
 
 class NotFinite(Exception):
-    """The loss or the norm of the gradients is not a finite number, so the weights were left as they were."""
+    """A number is not finite, so the model's weights were left as they were.
 
-    def __init__(self, loss: float, gradient_norm: float) -> None:
-        super().__init__(f"loss {loss}, norm of the gradients {gradient_norm}")
+    ``others`` are such figures of the strategy beside the loss and the norm of the gradients.
+    """
+
+    def __init__(self, loss: float, gradient_norm: float, others: Mapping[str, float] | None = None) -> None:
+        super().__init__(f"loss {loss}, norm of the gradients {gradient_norm}, others {others or {}}")
         self.loss = loss
         self.gradient_norm = gradient_norm
+        self.others = others or {}
 
 
 class Learner:
@@ -50,6 +59,8 @@ class Learner:
         seed: of the strategy's randomness.
         clip_norm: the gradients' norm is brought down to this (Pascanu et al. 2013); 0: it is left as it is.
         precision: "fp32" or "bf16".
+        updates_per_epoch: for strategies that count in epochs.
+        cosine_every: updates after which the gradients of several loss terms are compared.
     """
 
     def __init__(
@@ -61,6 +72,8 @@ class Learner:
         seed: int,
         clip_norm: float = 1.0,
         precision: str = "fp32",
+        updates_per_epoch: float = math.inf,
+        cosine_every: int = 50,
     ) -> None:
         self.model = model
         self.strategy = strategy
@@ -69,6 +82,9 @@ class Learner:
         self.seed = seed
         self.clip_norm = clip_norm
         self.precision = precision
+        self.updates_per_epoch = updates_per_epoch
+        self.cosine_every = cosine_every
+        strategy.prepare(model, seed)
         self._base_rate = float(optimizer.param_groups[0]["lr"])
 
     @property
@@ -83,30 +99,37 @@ class Learner:
             NotFinite: before the step, which is not made.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        loss, parts = self._backward(number, batches)
+        loss, figures = self._backward(number, batches)
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm or math.inf))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise NotFinite(loss, norm)
+        _check(loss, norm, figures)
+        own = self.strategy.step(self._moment(number))
+        _check(loss, norm, [own])
         self._set_rate(number)
         self.optimizer.step()
-        return Step(loss, norm, [losses.figures for losses in parts])
+        return Step(loss, norm, [*figures, own] if own else figures)
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Weights, and the optimiser's state, by name."""
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Weights, the optimiser's state, and the strategy's, by name."""
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
-        return self.model.state_dict(), optimiser_tensors(self.optimizer, names)
+        return self.model.state_dict(), optimiser_tensors(self.optimizer, names), self.strategy.state()
 
-    def load(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], update: int) -> None:
+    def load(
+        self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], strategy: Mapping[str, Tensor], update: int
+    ) -> None:
         """Put back what ``state`` gave after ``update``. Raises RuntimeError or KeyError if it is of another model."""
         self.model.load_state_dict(dict(model))
         load_optimiser_state(self.optimizer, optimizer, dict(self.model.named_parameters()))
+        self.strategy.load(strategy)
         self._set_rate(max(1, update))
+
+    def _moment(self, number: int, part: int = 0) -> Update:
+        return Update(number, self.seed, part, epoch=(number - 1) / self.updates_per_epoch)
 
     def _set_rate(self, number: int) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self._base_rate * self.schedule(number)
 
-    def _backward(self, number: int, batches: Sequence[Batch]) -> tuple[float, list[Losses]]:
+    def _backward(self, number: int, batches: Sequence[Batch]) -> tuple[float, list[Figures]]:
         """Gradients of the sum over terms of weight * sum / count, each count taken over all the batches.
 
         A single term can be gone back through batch by batch and divided once at the end. Several terms have counts of
@@ -115,20 +138,37 @@ class Learner:
         parts: list[Losses] = []
         streams = len(batches) > 1
         for part, batch in enumerate(batches):
-            losses = self._losses(Update(number, self.seed, part), batch)
+            losses = self._losses(self._moment(number, part), batch)
             streams = streams and len(losses.terms) == 1
             if streams:
                 (term,) = losses.terms.values()
                 (term.weight * term.sum).backward()  # type: ignore[no-untyped-call]
             parts.append(losses)
         counts = _counts(parts)
-        total = sum((term.weight / counts[name]) * term.sum for losses in parts for name, term in losses.terms.items())
-        assert isinstance(total, Tensor), "a strategy has at least one term"
+        values = [
+            sum((losses.terms[name].sum * (losses.terms[name].weight / count) for losses in parts), torch.zeros(()))
+            for name, count in counts.items()
+        ]
+        figures: list[Figures] = [losses.figures for losses in parts]
         if streams:
             self._divide_gradients(*counts.values())
+        elif len(values) > 1 and number % self.cosine_every == 0:
+            figures.append({"gradient_cosine": (self._backward_apart(values[0], torch.stack(values[1:]).sum()), 1)})
         else:
-            total.backward()  # type: ignore[no-untyped-call]
-        return total.item(), parts
+            torch.stack(values).sum().backward()  # type: ignore[no-untyped-call]
+        return sum(value.item() for value in values), figures
+
+    def _backward_apart(self, first: Tensor, others: Tensor) -> float:
+        """The gradient of ``first + others``, and the cosine between the two; 0 where one of them is 0."""
+        parameters = list(self.model.parameters())
+        apart = [
+            torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True) for loss in (first, others)
+        ]
+        for parameter, one, other in zip(parameters, *apart, strict=True):
+            parameter.grad = one + other
+        flat = [torch.cat([gradient.flatten() for gradient in gradients]).double() for gradients in apart]
+        norms = float(flat[0].norm() * flat[1].norm())
+        return float(flat[0] @ flat[1]) / norms if norms else 0.0
 
     def _losses(self, update: Update, batch: Batch) -> Losses:
         device = self.model.decoder.output_bias.device
@@ -139,6 +179,13 @@ class Learner:
         for parameter in self.model.parameters():
             if parameter.grad is not None:
                 parameter.grad.div_(count)
+
+
+def _check(loss: float, gradient_norm: float, figures: Sequence[Figures]) -> None:
+    """Raise NotFinite unless all is finite; what a strategy itself learns by is among its figures."""
+    others = {name: total for each in figures for name, (total, _) in each.items() if not math.isfinite(total)}
+    if others or not (math.isfinite(loss) and math.isfinite(gradient_norm)):
+        raise NotFinite(loss, gradient_norm, others)
 
 
 def _counts(parts: Sequence[Losses]) -> dict[str, float]:

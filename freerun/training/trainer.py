@@ -209,7 +209,9 @@ class Trainer:
         path = self.folder / f"not-finite-update-{number}.json"
         pairs = [pair for batch in batches for pair in self.host.describe(batch)]
         loss, norm = str(found.loss), str(found.gradient_norm)
-        content = {"update": number, "loss": loss, "gradient_norm": norm, "pairs": pairs}
+        others = {name: str(value) for name, value in found.others.items()}
+        told = "".join(f", {name} is {value}" for name, value in others.items() if not name.startswith("nll"))
+        content = {"update": number, "loss": loss, "gradient_norm": norm, **others, "pairs": pairs}
         try:
             write_atomic(path, json.dumps(content, ensure_ascii=False, indent=1))
             where = f"Look at the batch in {path}"
@@ -217,7 +219,7 @@ class Trainer:
             where = f"The batch could not be saved in {path} ({error.strerror or error})"
         return TrainingError(
             f"update {number}",
-            f"the loss is {loss} and the norm of the gradients {norm}; the update was not made",
+            f"the loss is {loss} and the norm of the gradients {norm}{told}; the update was not made",
             "Expected finite numbers",
             f"{where}; train again with a lower training.learning_rate, a longer warm-up or a smaller "
             "training.clip_norm",
@@ -339,7 +341,7 @@ class Trainer:
         state = {key: value for key, value in checkpoint.state.items() if key != "scheduled"}
         try:
             self.progress = Progress(**state)
-            self.learner.load(checkpoint.model, checkpoint.optimizer, self.progress.update)
+            self.learner.load(checkpoint.model, checkpoint.optimizer, checkpoint.strategy, self.progress.update)
         except (TypeError, KeyError, RuntimeError) as error:
             raise RunError(
                 self.checkpoints.folder,

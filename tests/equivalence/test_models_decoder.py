@@ -44,7 +44,8 @@ def test_a_decoder_is_a_stack_of_torch(cell, backend):
     given = [value for value in (state.h_LBH, state.c_LBH) if value is not None]
     outputs, last = theirs(ours.embedding(FED.t()), tuple(given) if cell == "lstm" else given[0])
     expected = [outputs, *(last if cell == "lstm" else [last])]
-    features, after = ours.sequence(FED, Encoded(state))
+    decoded = ours.sequence(FED, Encoded(state))
+    features, after = decoded.features_TBF, decoded.state
     found = [features, *(value for value in (after.h_LBH, after.c_LBH) if value is not None)]
     close(found, expected)
     close(gradients(some_of(*found), *given), gradients(some_of(*expected), *given))
@@ -66,7 +67,8 @@ def stepped(model, encoded):
 def test_steps_are_the_sequence(cell, num_layers, context, attention, tied_output, lengths):
     model = network(cell=cell, num_layers=num_layers, context=context, attention=attention, tied_output=tied_output)
     encoded = model.encode(SOURCES, lengths)
-    (features, after), (expected, last) = stepped(model, encoded), model.decoder.sequence(FED, encoded)
+    (features, after), whole = stepped(model, encoded), model.decoder.sequence(FED, encoded)
+    expected, last = whole.features_TBF, whole.state
     close(features, expected)
     close([after.h_LBH, after.c_LBH], [last.h_LBH, last.c_LBH])
     logits = model.decoder.logits(features), model.decoder.logits(expected)
@@ -104,5 +106,5 @@ def test_a_tied_output_is_the_embedding_behind_a_projection_where_sizes_differ(e
 def test_encoded_rows_can_be_selected():
     model = network(context="every_step", attention="general")
     encoded, origins = model.encode(SOURCES, SOURCE_LENGTHS), torch.tensor([2, 2, 0])
-    some = model.decoder.sequence(FED[origins], encoded.select(origins))[0]
-    close(some, model.decoder.sequence(FED, encoded)[0][:, origins])
+    some = model.decoder.sequence(FED[origins], encoded.select(origins)).features_TBF
+    close(some, model.decoder.sequence(FED, encoded).features_TBF[:, origins])

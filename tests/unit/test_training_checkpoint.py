@@ -14,7 +14,8 @@ from freerun.training.checkpoint import Checkpoint, Checkpoints, serialised
 
 def checkpoint(value=0.0, **state):
     tensors = {"b": torch.full((2, 3), value), "a": torch.tensor(value)}
-    return Checkpoint(tensors, {"b/step": torch.tensor(value)}, {"update": 1, **state})
+    own = {"accuracy": torch.tensor(value, dtype=torch.float64)}
+    return Checkpoint(tensors, {"b/step": torch.tensor(value)}, own, {"update": 1, **state})
 
 
 def saved(tmp_path, *updates, keep=3, unscheduled=()):
@@ -32,6 +33,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path):
     assert torch.equal(found.model["b"], torch.full((2, 3), 1 / 3))
     assert found.model["a"].shape == ()
     assert torch.equal(found.optimizer["b/step"], torch.tensor(1 / 3))
+    assert found.strategy["accuracy"].item() == 1 / 3
     assert found.state == {"update": 1, **state, "scheduled": True}
     assert list(found.state["figures"]) == ["z", "a"]  # the journal writes them in this order
 
@@ -132,7 +134,7 @@ def test_a_checkpoint_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
     assert checkpoints.load(10).model["a"] == 10.0
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "strategy.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
 def test_a_damaged_checkpoint_is_told(tmp_path, name, damage):
     checkpoints = saved(tmp_path, 10)

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from freerun.data.batching import make_batch
+from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.loss import Losses, Term
 from freerun.forcing.strategy import Objective, Strategy, StrategySettings
 from freerun.forcing.teacher import Teacher
 from freerun.training.learner import Learner, NotFinite
-from tests.networks import close, corpus, network, random_rows
+from tests.networks import close, corpus, gradients_of, network, random_rows
 
 LENGTHS = [3, 5, 2, 4, 6, 1, 2, 5]
 PAIRS = corpus(random_rows(LENGTHS), random_rows(LENGTHS[::-1], size=9, seed=1))
@@ -183,24 +184,84 @@ def test_a_learner_goes_on_from_its_state_bit_by_bit():
     for each in (one, other):
         each.optimizer = torch.optim.Adam(each.model.parameters(), lr=0.01)
     one.update(1, batches(2))
-    model, optimizer = one.state()
-    other.load(
-        {name: value.clone() for name, value in model.items()}, {n: v.clone() for n, v in optimizer.items()}, update=1
-    )
+    other.load(*({name: value.clone() for name, value in each.items()} for each in one.state()), update=1)
     close(step_of(other, 2, 2)[0], step_of(one, 2, 2)[0], 0.0)
 
 
 def test_the_learning_rate_is_that_of_the_update_gone_on_from():
     early = learner(rate=0.5, schedule=lambda update: 1 / update)
-    early.load(early.state()[0], {}, update=5)
+    early.load(early.state()[0], {}, {}, update=5)
     assert early.learning_rate == 0.1
-    early.load(early.state()[0], {}, update=0)
+    early.load(early.state()[0], {}, {}, update=0)
     assert early.learning_rate == 0.5
 
 
 def test_a_state_of_another_model_is_refused():
     with pytest.raises(RuntimeError, match="size mismatch"):
-        learner().load(network(hidden_size=5).state_dict(), {}, 1)
+        learner().load(network(hidden_size=5).state_dict(), {}, {}, 1)
+
+
+class Counting(Teacher):
+    """Counts its own steps, and may tell a figure that is not finite."""
+
+    told = 2.0
+
+    def prepare(self, model, seed):
+        self.steps = 0
+        self.seed = seed
+
+    def step(self, update):
+        self.steps += 1
+        return {"own": (self.told, 1)}
+
+    def state(self):
+        return {"steps": torch.tensor(self.steps)}
+
+    def load(self, state):
+        self.steps = state["steps"].item()
+
+
+def test_a_strategy_learns_once_an_update_and_is_kept():
+    one = learner(Counting(StrategySettings(), Objective()))
+    assert one.strategy.seed == 7
+    assert one.update(1, batches(3)).figures[-1] == {"own": (2.0, 1)}
+    one.update(2, batches(2))
+    assert one.state()[2] == {"steps": 2}
+    other = learner(Counting(StrategySettings(), Objective()))
+    other.load(*one.state(), update=2)
+    assert other.strategy.steps == 2
+
+
+def test_a_strategy_without_a_state_refuses_one():
+    with pytest.raises(KeyError, match=r"Teacher has no state, the checkpoint has steps"):
+        learner().load(*learner().state()[:2], {"steps": torch.tensor(1)}, 1)
+
+
+def test_what_a_strategy_learns_by_must_be_finite_too():
+    one = learner(Counting(StrategySettings(), Objective()))
+    one.strategy.told = math.inf
+    before = {name: value.clone() for name, value in one.model.state_dict().items()}
+    with pytest.raises(NotFinite) as error:
+        one.update(1, batches())
+    assert error.value.others == {"own": math.inf}
+    close(one.model.state_dict(), before, 0.0)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_gradients_of_several_terms_are_compared_now_and_then(parts):
+    strategy = TwoTerms(StrategySettings(), Objective())
+    plain, _ = step_of(learner(strategy), parts, number=49)
+    compared, step = step_of(learner(strategy), parts, number=50)
+    close(compared, plain, 1e-12)
+    model, batch = network(), TrainingBatch.of(make_batch(PAIRS, np.arange(len(PAIRS))))
+    terms = strategy.losses(model, batch, Update(1, 1)).terms
+    one, other = (
+        torch.cat([value.flatten() for value in gradients_of(terms[name].sum, model).values()])
+        for name in ("nll", "size")
+    )
+    expected = torch.cosine_similarity(one, other, dim=0).item()
+    assert step.figures[-1] == {"gradient_cosine": (pytest.approx(expected, abs=1e-12), 1)}
+    assert "gradient_cosine" not in learner(strategy).update(49, batches(parts)).figures[-1]
 
 
 def test_parts_with_different_terms_are_a_mistake_of_the_strategy():

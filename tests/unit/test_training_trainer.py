@@ -49,10 +49,11 @@ class CountingLearner:
         return Step(float(number), 2.0, [{"nll.teacher": (3.0 * len(batches), 30)}] * len(batches))
 
     def state(self):
-        return self.model.state_dict(), {"weight/step": self.model.weight.detach().clone()}
+        step = self.model.weight.detach().clone()
+        return self.model.state_dict(), {"weight/step": step}, {"own": step}
 
-    def load(self, model, optimizer, update):
-        assert optimizer["weight/step"] == update
+    def load(self, model, optimizer, strategy, update):
+        assert optimizer["weight/step"] == strategy["own"] == update
         self.model.load_state_dict(model)
 
 

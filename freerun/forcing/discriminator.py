@@ -1,0 +1,123 @@
+"""The discriminator of professor forcing: was this behaviour teacher-forced or free-running?
+
+A two-directional GRU over the decoder's states (and outputs), then an MLP (Lamb, Goyal et al. 2016, section 3). Three
+things keep it from judging what it should not: layer normalisation of the states, so that they cannot hide by
+shrinking; the context of the source beside them, so that a difficult source is no sign of free running; a narrow
+projection of the output distribution, or none, so that it cannot read which tokens were written.
+
+Shape suffixes: T time, B batch, H decoder layer, V vocabulary, D discriminator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from freerun.models.encoder import reversal_within, turn
+from freerun.models.recurrence import RecurrentLayer
+from freerun.randomness import seed_of
+
+__all__ = ["Behaviour", "Discriminator"]
+
+PROJECTED = 32
+"""Features that the output distribution is projected to."""
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What a decoder did, ``lengths_B`` steps of it a row (0: the row is left out).
+
+    ``layers_TBH``: outputs of each recurrent layer; ``probs_TBV``: its distributions, None when they are not looked at;
+    ``context_BC``: of the source, always without a gradient.
+    """
+
+    layers_TBH: list[Tensor]
+    probs_TBV: Tensor | None
+    context_BC: Tensor
+    lengths_B: Tensor
+
+    def detach(self) -> Behaviour:
+        """The same values, cut off from the graph."""
+        probs_TBV = None if self.probs_TBV is None else self.probs_TBV.detach()
+        return Behaviour([layer.detach() for layer in self.layers_TBH], probs_TBV, self.context_BC, self.lengths_B)
+
+    def watched(self) -> Behaviour:
+        """The same values, cut off from the graph, as the beginning of another one."""
+        found = self.detach()
+        for tensor in found.tensors():
+            tensor.requires_grad_()
+        return found
+
+    def tensors(self) -> list[Tensor]:
+        """All that has or could have a gradient."""
+        return [*self.layers_TBH, *([] if self.probs_TBV is None else [self.probs_TBV])]
+
+
+class Discriminator(nn.Module):
+    """Scores behaviours: above 0 for teacher-forced, below for free-running.
+
+    Args:
+        layers: number of the decoder's recurrent layers, each of ``layer_size``.
+        layer_size: H.
+        context_size: C.
+        vocabulary_size: V when output distributions are looked at, else None.
+        hidden_size: units of the GRU in each direction, and of the MLP.
+        backend: of the GRU; "reference" where the gradient itself is differentiated.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        layer_size: int,
+        context_size: int,
+        vocabulary_size: int | None,
+        hidden_size: int = 128,
+        backend: str = "fused",
+    ) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(layer_size) for _ in range(layers))
+        self.context_norm = nn.LayerNorm(context_size)
+        self.context = nn.Linear(context_size, hidden_size)
+        self.outputs = None if vocabulary_size is None else nn.Linear(vocabulary_size, PROJECTED)
+        seen = layers * layer_size + (0 if self.outputs is None else PROJECTED)
+        self.behaviour = nn.Linear(seen, hidden_size)
+        self.forward_gru = RecurrentLayer("gru", hidden_size, hidden_size, backend)
+        self.backward_gru = RecurrentLayer("gru", hidden_size, hidden_size, backend)
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * hidden_size, hidden_size),
+            nn.LeakyReLU(0.2),
+            nn.Linear(hidden_size, hidden_size),
+            nn.LeakyReLU(0.2),
+            nn.Linear(hidden_size, 1),
+        )
+
+    def forward(self, behaviour: Behaviour) -> Tensor:
+        """Scores [B]; those of rows without a step have no meaning."""
+        lengths_B = behaviour.lengths_B.clamp(min=1)
+        steps = int(lengths_B.max())
+        dtype = self.context.weight.dtype
+        seen = [norm(layer[:steps].to(dtype)) for norm, layer in zip(self.norms, behaviour.layers_TBH, strict=True)]
+        if self.outputs is not None:
+            assert behaviour.probs_TBV is not None, "this discriminator looks at output distributions"
+            seen.append(self.outputs(behaviour.probs_TBV[:steps].to(dtype)))
+        context_BD = self.context(self.context_norm(behaviour.context_BC.to(dtype)))
+        inputs_TBD = self.behaviour(torch.cat(seen, 2)) + context_BD
+        padded = bool((lengths_B < steps).any())
+        turned_TB = reversal_within(lengths_B, steps) if padded else None
+        given_B = lengths_B if padded else None
+        _, forward_BD, _ = self.forward_gru.sequence(inputs_TBD, lengths_B=given_B)
+        _, backward_BD, _ = self.backward_gru.sequence(turn(inputs_TBD, turned_TB), lengths_B=given_B)
+        scores_B1: Tensor = self.mlp(torch.cat([forward_BD, backward_BD], 1))
+        return scores_B1.squeeze(1)
+
+    def bound_spectra(self, seed: int) -> None:
+        """Bound the spectral norm of the linear layers (Miyato et al. 2018); called once, after initialisation."""
+        # the first estimate of a singular vector is drawn from torch's global generator
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(seed, "spectral norm"))
+            for module in list(self.modules()):
+                if isinstance(module, nn.Linear):
+                    spectral_norm(module)
