@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from typing import Any
 
 import torch
 
@@ -19,7 +20,8 @@ from freerun.config import (
 )
 from freerun.data.corpus import Corpus
 from freerun.errors import BundleError, ConfigError
-from freerun.forcing.registry import STRATEGIES
+from freerun.forcing.phases import Phases
+from freerun.forcing.registry import strategy_named
 from freerun.forcing.strategy import Objective, Strategy
 from freerun.models.initialise import initialise
 from freerun.models.seq2seq import Seq2Seq, Sizes
@@ -147,10 +149,19 @@ def load_stepper(bundle: Bundle) -> TorchStepper:
 
 
 def strategy_of(config: Config) -> Strategy:
-    """The forcing strategy with its settings."""
-    settings = config.forcing.model_dump()
-    kind = STRATEGIES[settings.pop("strategy")]
+    """The forcing strategy with its settings, or the phases of several."""
     objective = Objective(config.training.label_smoothing, config.training.normalise)
+    section = config.forcing.model_dump(exclude_none=True)
+    if config.forcing.phases is None:
+        return _strategy(section, objective)
+    phases = [dict(phase) for phase in config.forcing.phases]
+    ends = [phase.pop("until", None) for phase in phases]
+    names = [phase["strategy"] for phase in phases]
+    return Phases([_strategy(phase, objective) for phase in phases], names, ends, objective)
+
+
+def _strategy(settings: dict[str, Any], objective: Objective) -> Strategy:
+    kind = strategy_named(settings.pop("strategy"))
     return kind(kind.Settings.model_validate(settings), objective)
 
 

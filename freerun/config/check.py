@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from freerun.config.sections import ALTERNATIVES, Config, DataConfig, ForcingConfig, ModelConfig, TrainingConfig
+from freerun.config.sections import (
+    ALTERNATIVES,
+    Config,
+    DataConfig,
+    ForcingConfig,
+    ModelConfig,
+    PhaseConfig,
+    TrainingConfig,
+)
 from freerun.config.values import shown
 from freerun.errors import ConfigError, UserError
 
@@ -38,12 +46,11 @@ def parse_config(
     """
     check = _Check(raw, str(where), origins or {})
     config = check.validated(Config, raw)
-    settings = check.strategy(forcing)
+    complete = check.forcing(forcing)
     check.contradictions()
-    if check.problems or config is None or settings is None:
+    if check.problems or config is None or complete is None:
         raise ConfigError(list(check.problems.values()))
-    full = {"strategy": config.forcing.strategy, **settings.model_dump(exclude_none=True)}
-    return config.model_copy(update={"forcing": ForcingConfig.model_validate(full)})
+    return config.model_copy(update={"forcing": ForcingConfig.model_validate(complete)})
 
 
 def check_values(model: type[M], raw: Any, where: object) -> M:
@@ -77,20 +84,67 @@ class _Check:
                 self._add_fault(fault, model, prefix)
         return None
 
-    def strategy(self, forcing: ForcingSettings) -> BaseModel | None:
-        """The keys of [forcing] that belong to the strategy."""
+    def forcing(self, settings_of: ForcingSettings) -> dict[str, Any] | None:
+        """[forcing] with every default of its strategy, or of the strategies of its phases."""
         section = self.raw.get("forcing", {})
-        name = section.get("strategy", "teacher") if isinstance(section, Mapping) else None
+        if not isinstance(section, Mapping):
+            return None  # told by the check of the section
+        if "phases" not in section:
+            return self._strategy({"strategy": "teacher", **section}, settings_of, ("forcing",))
+        phases = section["phases"]
+        if not isinstance(phases, list) or not all(isinstance(phase, Mapping) for phase in phases) or not phases:
+            self._add("forcing.phases", f"the value is {shown(phases)}", "Expected tables [[forcing.phases]]", "")
+            return None
+        for key in section.keys() - {"phases"}:
+            what = "this key stands beside phases"
+            self._add(f"forcing.{key}", what, "Expected phases alone", "Put it into one of [[forcing.phases]]")
+        found = [self._phase(number, phase, settings_of) for number, phase in enumerate(phases, start=1)]
+        self._check_ends(phases)
+        return {"strategy": None, "phases": found} if None not in found else None
+
+    def _phase(self, number: int, phase: Mapping[str, Any], settings_of: ForcingSettings) -> dict[str, Any] | None:
+        place = ("forcing", f"phases[{number}]")
+        known = self.validated(PhaseConfig, phase, place)
+        if known is None:
+            return None
+        own = {key: value for key, value in phase.items() if key != "until"}
+        complete = self._strategy(own, settings_of, place)
+        if complete is None or known.until is None:
+            return complete
+        return {**complete, "until": known.until}
+
+    def _check_ends(self, phases: Sequence[Mapping[str, Any]]) -> None:
+        """Every phase but the last ends, each after the one before it."""
+        before = 0
+        for number, phase in enumerate(phases, start=1):
+            until, key = phase.get("until"), f"forcing.phases[{number}].until"
+            if number == len(phases):
+                if until is not None:
+                    self._add(key, f"the value is {shown(until)}", "Expected no end of the last phase", "Remove it")
+            elif until is None:
+                self._add(key, "this key is missing", "Expected the last update of this phase", "Set it")
+            elif type(until) is int:
+                if until <= before:
+                    what = f"the value is {until}, and the phase before it ends at {before}"
+                    self._add(key, what, f"Expected more than {before}", "Raise it")
+                before = until
+
+    def _strategy(
+        self, section: Mapping[str, Any], settings_of: ForcingSettings, place: tuple[str, ...]
+    ) -> dict[str, Any] | None:
+        """A strategy's name and its keys, every default among them."""
+        name = section["strategy"]
         if not isinstance(name, str):
             return None  # told by the check of the section
         try:
-            settings = forcing(name)
+            settings = settings_of(name)
         except ConfigError as error:
             for problem in error.problems:
-                self._add("forcing.strategy", problem.what, problem.expected, problem.fix)
+                self._add(".".join((*place, "strategy")), problem.what, problem.expected, problem.fix)
             return None
         own = {key: value for key, value in section.items() if key != "strategy"}
-        return self.validated(settings, own, ("forcing",))
+        found = self.validated(settings, own, place)
+        return None if found is None else {"strategy": name, **found.model_dump(exclude_none=True)}
 
     def contradictions(self) -> None:
         """Keys that are right by themselves but not together."""
@@ -189,7 +243,7 @@ def _unknown_key(key: str, place: _Place) -> tuple[str, str, str]:
     """What, expected and fix for a key that does not exist."""
     name, valid = place.keys[-1], sorted({name for model in place.models for name in model.model_fields})
     if key.startswith("forcing."):
-        valid = ["strategy", *valid]
+        valid = [*(["strategy"] if "phases[" not in key else ["strategy", "until"]), *valid]
     kinds = _kinds(place.models[0]) if len(place.models) == 1 else ()
     what = f"unknown key for kind = {shown(kinds[0])}" if kinds else "unknown key"
     homes = [section for section, inner in _sections() if name in inner.model_fields and section not in key.split(".")]

@@ -19,6 +19,7 @@ __all__ = [
     "HalvingSchedule",
     "InverseSqrtSchedule",
     "ModelConfig",
+    "PhaseConfig",
     "TrainingConfig",
 ]
 
@@ -199,10 +200,23 @@ class EvaluationConfig(_Section):
 
 
 class ForcingConfig(BaseModel):
-    """Which tokens the decoder is fed in training; every other key belongs to the strategy."""
+    """Which tokens the decoder is fed in training; every other key belongs to the strategy.
+
+    With ``phases`` (tables like this section, each with ``until``) there is nothing else in it.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-    strategy: str = "teacher"
+    strategy: str | None = "teacher"
+    phases: list[dict[str, Any]] | None = None
+
+
+class PhaseConfig(BaseModel):
+    """One of several phases: a strategy up to an update; every other key belongs to the strategy."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    strategy: str
+    until: Positive | None = None
+    """The last update of the phase; none for the last phase, which goes on to the end."""
 
 
 class Config(_Section):

@@ -67,6 +67,10 @@ class Strategy(ABC):
         """
         return {}
 
+    def phase(self, number: int) -> str:
+        """The name of the phase that an update belongs to; nothing where there is one only."""
+        return ""
+
     def state(self) -> dict[str, Tensor]:
         """All that it has learnt or counted, by name, for a checkpoint."""
         return {}

@@ -45,7 +45,7 @@ was selected on these pairs ({{ training.evaluation.select_on }}), so figures on
 {% endfor %}
 ## Training
 
-Forcing strategy: {{ training.forcing.strategy }}. Weights after update {{ "{:,}".format(training["update"]) }}.
+Forcing strategy: {{ strategies }}. Weights after update {{ "{:,}".format(training["update"]) }}.
 
 | key | value |
 |---|---|
@@ -60,11 +60,25 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, float | None]) -
     environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     training = config["training"]
     values = flatten({section: training[section] for section in ("model", "training", "evaluation")})
+    phases = training["forcing"].get("phases") or [training["forcing"]]
+    strategies = ", then ".join(phase["strategy"] for phase in phases)
+    values |= {
+        f"forcing.{prefix}{key}": value
+        for number, phase in enumerate(phases, start=1)
+        for prefix in ([f"phases[{number}]."] if len(phases) > 1 else [""])
+        for key, value in phase.items()
+    }
     settings = [(key, value if isinstance(value, str) else shown(value)) for key, value in values.items()]
     model = config["model"]
     sides = [(side, config[side], model[f"{side}_vocabulary"]) for side in ("source", "target")]
     text: str = environment.from_string(_TEMPLATE).render(
-        config=config, model=model, training=training, sides=sides, figures=_figures(metrics), settings=settings
+        config=config,
+        model=model,
+        training=training,
+        sides=sides,
+        figures=_figures(metrics),
+        settings=settings,
+        strategies=strategies,
     )
     return text
 

@@ -122,6 +122,10 @@ class Learner:
         self.strategy.load(strategy)
         self._set_rate(max(1, update))
 
+    def phase(self, number: int) -> str:
+        """The phase of training that an update belongs to; nothing where there is one only."""
+        return self.strategy.phase(number)
+
     def _moment(self, number: int, part: int = 0) -> Update:
         return Update(number, self.seed, part, epoch=(number - 1) / self.updates_per_epoch)
 

@@ -187,6 +187,10 @@ class Trainer:
 
     def _update(self) -> None:
         number = self.progress.update + 1
+        if (phase := self.learner.phase(number)) != self.learner.phase(self.progress.update):
+            self.journal.write("phase", self.progress.update, strategy=phase)
+            for reporter in self.reporters:
+                reporter.said(f"From update {number:,} on: {phase}.")
         batches = [self.order.take(self.progress) for _ in range(self.settings.accumulate)]
         try:
             step = self.learner.update(number, batches)

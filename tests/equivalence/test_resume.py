@@ -35,6 +35,11 @@ COMMON = (
     "evaluation.max_sources=6",
 )
 # Between them: both ways to bound a batch, accumulation over the end of an epoch, averaging, patience, all optimisers.
+PHASES = (
+    '{strategy="teacher", until=5}',
+    '{strategy="professor", until=11, hidden_size=5, warmup=0, model_gate=0.0, r1=0.5}',
+    '{strategy="free_running", draw="argmax"}',
+)
 RUNS = {
     "gru with attention": (
         'model.cell="gru"',
@@ -75,7 +80,28 @@ RUNS = {
         'training.schedule={kind="halving", start_epoch=0.5}',
         'training.normalise="sequences"',
     ),
+    "scheduled sampling": (
+        "model.num_layers=1",
+        'forcing={strategy="scheduled_sampling", schedule={kind="linear", c=0.3, unit="epochs"}, passes=2}',
+        "training.updates=18",
+        "training.batch_size=8",
+    ),
+    "professor": (
+        "model.num_layers=2",
+        'forcing={strategy="professor", hidden_size=5, warmup=4, model_gate=0.4, teacher_too=true, spectral_norm=true}',
+        "training.updates=18",
+        "training.batch_size=8",
+        "training.accumulate=2",
+    ),
+    "phases": (
+        'model.cell="gru"',
+        "model.num_layers=1",
+        f"forcing.phases=[{', '.join(PHASES)}]",
+        "training.updates=18",
+        "training.batch_size=8",
+    ),
 }
+STRATEGIES = ("scheduled sampling", "professor", "phases")
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +189,7 @@ def result(folder):
     names = ["best/model.safetensors", "last/model.safetensors", "best/metrics.json", "last/metrics.json"]
     names += ["best/config.json", "config.toml"]
     for update in Checkpoints(folder / "checkpoints", 3).updates():
-        names += [f"checkpoints/update-{update:08d}/{part}.safetensors" for part in ("model", "optimizer")]
+        names += [f"checkpoints/update-{update:08d}/{part}.safetensors" for part in ("model", "optimizer", "strategy")]
     return {name: (folder / name).read_bytes() for name in names}
 
 
@@ -183,7 +209,10 @@ def interrupted(pairs, folder, name, arrange, when):
     return error.value.signal
 
 
-@pytest.mark.parametrize(("name", "update"), [("gru with attention", 7), ("lstm", 9), ("no progress", 14)])
+@pytest.mark.parametrize(
+    ("name", "update"),
+    [("gru with attention", 7), ("lstm", 9), ("no progress", 14), *((name, 8) for name in STRATEGIES)],
+)
 def test_a_run_that_was_stopped_between_updates(pairs, undisturbed, tmp_path, name, update):
     assert interrupted(pairs, tmp_path / "run", name, stop_after, update) == signal.SIGINT
     train(pairs, tmp_path / "run", name, resume=True)
@@ -205,9 +234,15 @@ def test_the_runs_are_what_they_are_meant_to_be(undisturbed):
         "lstm": (20, "complete"),
         "no progress": (18, "patience"),
         "rnn": (15, "complete"),
+        **dict.fromkeys(STRATEGIES, (18, "complete")),
     }
     events = read_journal(undisturbed("gru with attention") / "journal.jsonl")
     assert [event["averaged"] for event in events if "averaged" in event] == [[12, 16, 18]]
+    events = read_journal(undisturbed("phases") / "journal.jsonl")
+    phases = [(event["update"], event["strategy"]) for event in events if event["event"] == "phase"]
+    assert phases == [(5, "phase 2, professor"), (11, "phase 3, free_running")]
+    professor = [e for e in read_journal(undisturbed("professor") / "journal.jsonl") if e["event"] == "update"]
+    assert all("gradient_cosine" in event for event in professor[1:])
 
 
 def test_a_run_that_was_stopped_again_and_again(pairs, undisturbed, tmp_path):
@@ -302,6 +337,7 @@ def test_a_run_that_was_killed_ten_times(pairs, tmp_path, name):
         "lstm": ("training.updates=400",),
         "no progress": ("training.updates=400", "evaluation.patience=12"),
         "rnn": ("training.epochs=240",),
+        **dict.fromkeys(STRATEGIES, ("training.updates=200",)),
     }
     settings = (*RUNS[name], *longer[name], "evaluation.every=30")
     assert killed(pairs, tmp_path / "whole", settings, kills=0, seed=0, longest=0) == []

@@ -19,6 +19,7 @@ from freerun.errors import BundleError
 from freerun.models.initialise import initialise
 from freerun.models.seq2seq import Seq2Seq, Sizes
 from freerun.runtime.bundle import BundleParts, find_bundle, read_bundle, write_bundle
+from freerun.runtime.card import model_card
 from freerun.search.bound import LengthBound
 from freerun.training.checkpoint import serialised
 
@@ -159,6 +160,14 @@ def test_the_model_card_tells_data_sizes_and_figures(bundle):
     ):
         assert line in card.splitlines()
     assert "&#" not in card
+
+
+def test_the_model_card_tells_the_phases_of_forcing(bundle):
+    config = json.loads((bundle / "config.json").read_text())
+    config["training"]["forcing"] = {"phases": [{"strategy": "teacher", "until": 9}, {"strategy": "professor"}]}
+    card = model_card(config, METRICS)
+    assert "Forcing strategy: teacher, then professor. Weights after update 1,200." in card
+    assert "| forcing.phases[1].until | 9 |" in card
 
 
 # ------------------------------------------------------------------------------------------------------ where it stands

@@ -48,6 +48,9 @@ class CountingLearner:
         self.model.weight.data += 1
         return Step(float(number), 2.0, [{"nll.teacher": (3.0 * len(batches), 30)}] * len(batches))
 
+    def phase(self, number):
+        return ""
+
     def state(self):
         step = self.model.weight.detach().clone()
         return self.model.state_dict(), {"weight/step": step}, {"own": step}

@@ -1,0 +1,67 @@
+"""Every strategy learns to reverse from nothing, and does so by what it is named for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from freerun.data.batching import make_batch, plan_epoch
+from freerun.forcing.registry import STRATEGIES
+from freerun.forcing.strategy import Objective
+from freerun.models.initialise import initialise
+from freerun.models.seq2seq import Seq2Seq, Sizes
+from freerun.symbols import EOS
+from freerun.training.learner import Learner
+from freerun.training.schedules import cosine
+from tests.learning.test_learning import SYMBOLS, share_right, sources
+from tests.networks import corpus
+
+UPDATES = 400
+WARMUP = 50
+SETTINGS = {
+    "teacher": {},
+    "scheduled_sampling": {"schedule": {"kind": "linear", "k": 1.0, "c": 1 / UPDATES}},
+    "free_running": {},
+    "professor": {"hidden_size": 16, "warmup": WARMUP, "model_gate": 0.6},
+}
+
+
+def train(strategy):
+    """A model after ``UPDATES`` updates, and the sums and counts of all figures."""
+    rows = sources()
+    pairs = corpus([[*row, EOS] for row in rows[150:]], [[*row[::-1], EOS] for row in rows[150:]])
+    size = 4 + SYMBOLS
+    model = Seq2Seq(Sizes(size, size, 16, 64, 1), dropout=0.1)
+    initialise(model, 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    learner = Learner(model, strategy, optimizer, cosine(UPDATES), seed=1)
+    lengths = pairs.sources.lengths, pairs.targets.lengths
+    figures, number, epoch = [], 0, 0
+    while number < UPDATES:
+        plan = plan_epoch(*lengths, batch_size=64, batch_tokens=None, seed=1, epoch=epoch)
+        for batch in plan[: UPDATES - number]:
+            number += 1
+            figures.append(
+                {k: v for each in learner.update(number, [make_batch(pairs, batch)]).figures for k, v in each.items()}
+            )
+        epoch += 1
+    return model, figures, rows[:150]
+
+
+def mean(figures, name):
+    found = [each[name] for each in figures if name in each]
+    return sum(total for total, _ in found) / sum(count for _, count in found)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_learns_to_reverse(name):
+    kind = STRATEGIES[name]
+    model, figures, held_out = train(kind(kind.Settings(**SETTINGS[name]), Objective()))
+    assert share_right(model, held_out, lambda row: row[::-1]) >= 0.95
+    if name in ("scheduled_sampling", "free_running"):
+        assert mean(figures, "effective_rate") > 0.01
+    if name == "professor":
+        acted = [each["model_gate_closed"][0] == 0.0 for each in figures[WARMUP:]]
+        assert np.mean(acted) >= 0.2
+        assert -1.0 <= mean(figures, "gradient_cosine") <= 1.0
