@@ -72,8 +72,9 @@ def model_sizes(config: ModelConfig, source_vocabulary: int, target_vocabulary: 
         config.cell,
         config.bidirectional,
         config.context,
-        config.attention_score if config.attention == "luong" else "none",
+        config.attention_score if config.attention == "luong" else config.attention,
         config.tied_output,
+        config.input_feeding,
     )
 
 

@@ -177,6 +177,20 @@ def naive_attention(attention, output, memory):
     return torch.tanh(attention.combine.weight @ torch.cat([context, output])), weights
 
 
+def naive_bahdanau(attention, state, memory):
+    """The context of Bahdanau et al. 2015, equations 5 and 6, alignment of appendix A.1.2."""
+    joined = [attention.query.weight @ state + attention.keys.weight @ vector for vector in memory]
+    shares = [(attention.vector.weight[0] @ torch.tanh(each)).exp() for each in joined]
+    return sum(share / sum(shares) * vector for share, vector in zip(shares, memory, strict=True))
+
+
+def naive_maxout(attention, state, embedded, context):
+    """The deep output of appendix A.2.2: the larger of each pair."""
+    pairs = attention.state_output.weight @ state + attention.state_output.bias
+    pairs = pairs + attention.token_output.weight @ embedded + attention.context_output.weight @ context
+    return torch.stack([torch.maximum(pairs[n], pairs[n + 1]) for n in range(0, len(pairs), 2)])
+
+
 def naive_logits(model, source, fed, masks=None, row=0):
     """Logits [T, V] of one pair: the decoder is fed ``fed``, a token at a time."""
     return naive_decode(model, source, fed, masks, row)[0]
@@ -189,18 +203,25 @@ def naive_decode(model, source, fed, masks=None, row=0):
     states = naive_bridge(model.bridge, states)
     start = list(states)
     context = [states[-1][0]] if model.sizes.context == "every_step" else []
+    attended = [states[0][0].new_zeros(model.sizes.hidden_size)] if model.sizes.input_feeding else []
     logits, outputs = [], []
     for t, token in enumerate(fed):
         value = decoder.embedding.weight[token]
-        value = torch.cat([times(value, masks.target_tokens_TB1, t, row) if masks else value, *context])
+        embedded = times(value, masks.target_tokens_TB1, t, row) if masks else value
+        if model.sizes.attention == "bahdanau":
+            attended = [naive_bahdanau(decoder.attention, states[-1][0], memory)]
+        value = torch.cat([embedded, *context, *attended])
         for number, weights in enumerate(decoder.layers):
             if number and masks:
                 value = times(value, masks.decoder_layers[number - 1], t, row)
             states[number] = naive_step(cell, weights, value, *states[number])
             value = states[number][0]
         outputs.append([h for h, _ in states])
-        if decoder.attention is not None:
+        if model.sizes.attention == "bahdanau":
+            value = naive_maxout(decoder.attention, value, embedded, attended[0])
+        elif decoder.attention is not None:
             value, _ = naive_attention(decoder.attention, value, memory)
+            attended = [value] if model.sizes.input_feeding else []
         features = torch.cat([value, *context])
         features = times(features, masks.output_TBF, t, row) if masks else features
         if decoder.projection is not None:

@@ -142,6 +142,15 @@ class _Check:
             for problem in error.problems:
                 self._add(".".join((*place, "strategy")), problem.what, problem.expected, problem.fix)
             return None
+        model = self._section("model", ModelConfig)
+        if getattr(settings, "needs_replay", False) and (model["attention"] == "bahdanau" or model["input_feeding"]):
+            stepwise = 'attention = "bahdanau"' if model["attention"] == "bahdanau" else "input_feeding = true"
+            self._add(
+                ".".join((*place, "strategy")),
+                f"{name!r} replays whole sequences, which [model] {stepwise} makes impossible",
+                'Expected attention = "none", or "luong" without input feeding, beside it',
+                "Change one of the two",
+            )
         own = {key: value for key, value in section.items() if key != "strategy"}
         found = self.validated(settings, own, place)
         return None if found is None else {"strategy": name, **found.model_dump(exclude_none=True)}
@@ -165,6 +174,10 @@ class _Check:
                 'Expected "general" or "concat", or bidirectional = false',
                 "Change one of the two",
             )
+
+        if model["input_feeding"] is True and model["attention"] != "luong":
+            what = f"input feeding with attention = {shown(model['attention'])}"
+            self._add("model.input_feeding", what, 'Expected attention = "luong" beside it', "Change one of the two")
 
         data = self._section("data", DataConfig)
         tokens = data["source_tokens"], data["target_tokens"]

@@ -105,8 +105,9 @@ class ModelConfig(_Section):
     bidirectional: bool = False
     reverse_source: bool = True
     context: Literal["init", "every_step"] = "init"
-    attention: Literal["none", "luong"] = "none"
+    attention: Literal["none", "luong", "bahdanau"] = "none"
     attention_score: Literal["dot", "general", "concat"] = "general"
+    input_feeding: bool = False
     dropout: Share = 0.2
     embedding_dropout: Share = 0.0
     tied_output: bool = False

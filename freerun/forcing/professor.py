@@ -52,6 +52,8 @@ Accuracy = Annotated[float, Field(ge=0.0, le=1.0)]
 class ProfessorSettings(StrategySettings):
     """The keys of ``strategy = "professor"``."""
 
+    needs_replay = True
+
     weight: Annotated[float, Field(ge=0.0)] = 0.1
     warmup: Annotated[int, Field(ge=0)] = 1000
     """Updates over which the weight rises from 0."""

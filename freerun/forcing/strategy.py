@@ -20,6 +20,8 @@ __all__ = ["Objective", "Strategy", "StrategySettings"]
 class StrategySettings(BaseModel):
     """A strategy's keys under ``[forcing]``; subclassed by each, unknown keys are refused."""
 
+    needs_replay: ClassVar[bool] = False
+    """Whether the strategy is refused for a decoder that is trained step by step."""
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 

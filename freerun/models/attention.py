@@ -1,9 +1,10 @@
-"""Attention after the recurrence (Luong, Pham & Manning 2015), without input feeding.
+"""Attention: after the recurrence (Luong, Pham & Manning 2015), or in it (Bahdanau, Cho & Bengio 2015).
 
-It looks at the decoder's outputs only, so all target positions are attended in one product, and a whole-sequence replay
-equals the step loop.
+Luong's looks at the decoder's outputs only, so all target positions are attended in one product, and a whole-sequence
+replay equals the step loop. Bahdanau's is an input of the recurrence, as Luong's is with input feeding: then each step
+needs the one before it, and a replay is a loop over steps.
 
-Shape suffixes: B batch, T target, S source, H decoder, M memory.
+Shape suffixes: B batch, T target, S source, H decoder, M memory, O twice H.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LuongAttention", "Memory"]
+__all__ = ["BahdanauAttention", "LuongAttention", "Memory"]
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,7 @@ class LuongAttention(nn.Module):
 
     def forward(self, outputs_BTH: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """The attentional outputs h~ [B, T, H] and the weights [B, T, S]; weights are 0 on padding."""
-        scores_BTS = self._scores(outputs_BTH, memory.keys_BSH)
-        if memory.mask_BS is not None:
-            scores_BTS = scores_BTS.masked_fill(~memory.mask_BS.unsqueeze(1), float("-inf"))
-        weights_BTS = torch.softmax(scores_BTS, dim=2)
-        context_BTM = torch.bmm(weights_BTS.to(memory.values_BSM.dtype), memory.values_BSM)
+        context_BTM, weights_BTS = _read(self._scores(outputs_BTH, memory.keys_BSH), memory)
         return torch.tanh(self.combine(torch.cat([context_BTM, outputs_BTH], 2))), weights_BTS
 
     def _scores(self, outputs_BTH: Tensor, keys_BSH: Tensor) -> Tensor:
@@ -77,3 +74,46 @@ class LuongAttention(nn.Module):
         joined_BTSH = torch.tanh(self.query(outputs_BTH).unsqueeze(2) + keys_BSH.unsqueeze(1))
         scores_BTS: Tensor = self.vector(joined_BTSH).squeeze(3)
         return scores_BTS
+
+
+class BahdanauAttention(nn.Module):
+    """Additive attention that the recurrence reads, and the output layer beside it (Bahdanau et al. 2015, appendix A).
+
+    e_j = v . tanh(W s + U m_j) with s the top layer's output of the step before; the memory averaged with the softmax
+    of the e_j is the context c, an input of the first layer. The features are a maxout layer (Goodfellow et al. 2013),
+    max of each pair of  U_o s' + V_o E y + C_o c + b,  s' the top layer's output of this step (equation 4; the appendix
+    has s there), E y the embedding of the token fed.
+    """
+
+    def __init__(self, hidden_size: int, memory_size: int, embedding_size: int) -> None:
+        super().__init__()
+        self.keys = nn.Linear(memory_size, hidden_size, bias=False)
+        self.query = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.vector = nn.Linear(hidden_size, 1, bias=False)
+        self.state_output = nn.Linear(hidden_size, 2 * hidden_size)
+        self.token_output = nn.Linear(embedding_size, 2 * hidden_size, bias=False)
+        self.context_output = nn.Linear(memory_size, 2 * hidden_size, bias=False)
+
+    def prepare(self, values_BSM: Tensor, mask_BS: Tensor | None) -> Memory:
+        """The encoder's memory with what each step would otherwise compute again."""
+        return Memory(values_BSM, self.keys(values_BSM), mask_BS)
+
+    def context(self, state_BH: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """The context c [B, M] that a step with the state s before it reads, and the weights [B, S]."""
+        joined_BSH = torch.tanh(self.query(state_BH).unsqueeze(1) + memory.keys_BSH)
+        context_B1M, weights_B1S = _read(self.vector(joined_BSH).transpose(1, 2), memory)
+        return context_B1M.squeeze(1), weights_B1S.squeeze(1)
+
+    def output(self, state_BH: Tensor, token_BO: Tensor, context_BM: Tensor) -> Tensor:
+        """Features [B, H]; ``token_BO`` is ``token_output`` of the embedding."""
+        pairs_BO = self.state_output(state_BH) + token_BO + self.context_output(context_BM)
+        features_BH: Tensor = pairs_BO.unflatten(1, (-1, 2)).amax(2)
+        return features_BH
+
+
+def _read(scores_BTS: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+    """The memory averaged with the softmax of the scores, [B, T, M], and the weights [B, T, S], 0 on padding."""
+    if memory.mask_BS is not None:
+        scores_BTS = scores_BTS.masked_fill(~memory.mask_BS.unsqueeze(1), float("-inf"))
+    weights_BTS = torch.softmax(scores_BTS, dim=2)
+    return torch.bmm(weights_BTS.to(memory.values_BSM.dtype), memory.values_BSM), weights_BTS

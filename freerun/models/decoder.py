@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from freerun.models.attention import LuongAttention, Memory
+from freerun.models.attention import BahdanauAttention, LuongAttention, Memory
 from freerun.models.dropout import DropoutMasks, StepMasks, apply_mask
 from freerun.models.recurrence import LayerStack, RecurrentLayer
 from freerun.models.state import State
@@ -27,12 +27,14 @@ __all__ = ["Decoded", "Decoder", "Encoded", "Tables"]
 class Encoded:
     """What the decoder starts from: its initial ``state``, and what stays the same at every step.
 
-    ``context_BH``: the encoder's summary for a decoder that reads it at every step; ``memory``: for attention.
+    ``context_BH``: the encoder's summary for a decoder that reads it at every step; ``memory``: for attention;
+    ``attended_BH``: what attention gave in the step before, where it is fed in again.
     """
 
     state: State
     context_BH: Tensor | None = None
     memory: Memory | None = None
+    attended_BH: Tensor | None = None
 
     def detach(self) -> Encoded:
         """The same values, cut off from the graph."""
@@ -40,6 +42,7 @@ class Encoded:
             self.state.detach(),
             None if self.context_BH is None else self.context_BH.detach(),
             None if self.memory is None else self.memory.detach(),
+            None if self.attended_BH is None else self.attended_BH.detach(),
         )
 
     def select(self, origins_N: Tensor) -> Encoded:
@@ -48,6 +51,7 @@ class Encoded:
             self.state.select(origins_N),
             None if self.context_BH is None else self.context_BH.index_select(0, origins_N),
             None if self.memory is None else self.memory.select(origins_N),
+            None if self.attended_BH is None else self.attended_BH.index_select(0, origins_N),
         )
 
 
@@ -70,15 +74,18 @@ class Tables:
 
     token_gates_VG: Tensor
     """The embedding multiplied into the first layer's gates, its bias included."""
+    token_outputs_VO: Tensor | None = None
+    """The embedding's part of Bahdanau's output layer."""
 
 
 class Decoder(nn.Module):
-    """Embedding, recurrent layers, optional Luong attention, output layer.
+    """Embedding, recurrent layers, optional attention, output layer.
 
     Args:
         context: "init", the encoder's state starts the decoder (Sutskever et al. 2014), or "every_step", its summary
             is also an input of the first layer and of the output layer at each step (Cho et al. 2014).
-        attention: "none" or a score function of ``LuongAttention``.
+        attention: "none", a score function of ``LuongAttention``, or "bahdanau".
+        input_feeding: the attentional output is also an input of the next step (Luong et al. 2015, section 3.3).
         tied_output: the output layer's weight is the target embedding (Press & Wolf 2017), behind a projection where
             the sizes differ.
     """
@@ -94,6 +101,7 @@ class Decoder(nn.Module):
         attention: str = "none",
         memory_size: int = 0,
         tied_output: bool = False,
+        input_feeding: bool = False,
         backend: str = "fused",
     ) -> None:
         super().__init__()
@@ -101,10 +109,17 @@ class Decoder(nn.Module):
         self.embedding_size = embedding_size
         self.vocabulary_size = vocabulary_size
         self.embedding = nn.Embedding(vocabulary_size, embedding_size)
+        self.input_feeding = input_feeding
         context_size = hidden_size if self.every_step else 0
-        sizes = [embedding_size + context_size] + [hidden_size] * (num_layers - 1)
+        attended_size = memory_size if attention == "bahdanau" else hidden_size if input_feeding else 0
+        self.known_size = embedding_size + context_size
+        sizes = [self.known_size + attended_size] + [hidden_size] * (num_layers - 1)
         self.layers = LayerStack(RecurrentLayer(cell, size, hidden_size, backend) for size in sizes)
-        self.attention = None if attention == "none" else LuongAttention(attention, hidden_size, memory_size)
+        self.attention: LuongAttention | BahdanauAttention | None = None
+        if attention == "bahdanau":
+            self.attention = BahdanauAttention(hidden_size, memory_size, embedding_size)
+        elif attention != "none":
+            self.attention = LuongAttention(attention, hidden_size, memory_size)
         self.feature_size = hidden_size + context_size
         self.projection: nn.Linear | None = None
         if tied_output and self.feature_size != embedding_size:
@@ -114,6 +129,11 @@ class Decoder(nn.Module):
         if not tied_output:
             self.output_weight = nn.Parameter(torch.empty(vocabulary_size, self.feature_size))
 
+    @property
+    def replays(self) -> bool:
+        """Whether ``sequence`` is one pass over all steps: each needs only tokens and the state of the one before."""
+        return not (self.input_feeding or isinstance(self.attention, BahdanauAttention))
+
     def sequence(self, target_in_BT: Tensor, encoded: Encoded, masks: DropoutMasks | None = None) -> Decoded:
         """Run over whole targets.
 
@@ -122,6 +142,8 @@ class Decoder(nn.Module):
             encoded: where to start from.
             masks: dropout, None for none.
         """
+        if not self.replays:
+            return self._loop(target_in_BT, encoded, masks)
         values = apply_mask(self.embedding(target_in_BT.t()), masks.target_tokens_TB1 if masks else None)
         if encoded.context_BH is not None:
             values = torch.cat([values, encoded.context_BH.expand(len(values), -1, -1)], 2)
@@ -133,20 +155,33 @@ class Decoder(nn.Module):
             values, h, c = layer.sequence(values, *encoded.state.layer(index))
             outputs.append(values)
             final.append((h, c))
-        features = apply_mask(self._features(values, encoded), masks.output_TBF if masks else None)
+        features = self._with_context(self._attentional(values, encoded), encoded)
+        features = apply_mask(features, masks.output_TBF if masks else None)
         return Decoded(features, outputs, State.stack(final))
+
+    def _loop(self, target_in_BT: Tensor, encoded: Encoded, masks: DropoutMasks | None) -> Decoded:
+        """The slow path: a step after the other, with gradients where they are wanted."""
+        tables, features, outputs = self.tables(), [], []
+        for t, tokens_B in enumerate(target_in_BT.t()):
+            each_BF, encoded = self.step(tokens_B, encoded, tables, masks.target_step(t) if masks else None)
+            features.append(each_BF)
+            outputs.append(encoded.state.h_LBH)
+        return Decoded(torch.stack(features), list(torch.stack(outputs, 1)), encoded.state)
 
     def tables(self) -> Tables:
         """Prepare what ``step`` looks up; once an update, or once a model that no longer changes."""
         first = self.layers[0]
         weight_GE = first.weight_ih[:, : self.embedding_size]
-        return Tables(functional.linear(self.embedding.weight, weight_GE, first.bias_ih))
+        token_outputs_VO = None
+        if isinstance(self.attention, BahdanauAttention):
+            token_outputs_VO = self.attention.token_output(self.embedding.weight)
+        return Tables(functional.linear(self.embedding.weight, weight_GE, first.bias_ih), token_outputs_VO)
 
     def context_gates(self, encoded: Encoded) -> Tensor | None:
         """What the context adds to the first layer's gates at every step, [B, G]; None where it is no input of them."""
         if encoded.context_BH is None:
             return None
-        return functional.linear(encoded.context_BH, self.layers[0].weight_ih[:, self.embedding_size :])
+        return functional.linear(encoded.context_BH, self.layers[0].weight_ih[:, self.embedding_size : self.known_size])
 
     def step(
         self, tokens_B: Tensor, encoded: Encoded, tables: Tables, masks: StepMasks | None = None
@@ -170,14 +205,35 @@ class Decoder(nn.Module):
         context_BG = self.context_gates(encoded)
         if context_BG is not None:
             gates = gates + context_BG
+        attended_BM = self._attended(encoded)
+        if attended_BM is not None:
+            gates = gates + functional.linear(attended_BM, self.layers[0].weight_ih[:, self.known_size :])
         layers: list[tuple[Tensor, Tensor | None]] = []
         for index, layer in enumerate(self.layers):
             if index:
                 below = apply_mask(layers[-1][0], masks.layers[index - 1] if masks else None)
                 gates = layer.input_gates(below)
             layers.append(layer.step(gates, *encoded.state.layer(index)))
-        features = self._features(layers[-1][0].unsqueeze(0), encoded).squeeze(0)
-        return apply_mask(features, masks.output_BF if masks else None), replace(encoded, state=State.stack(layers))
+        if isinstance(self.attention, BahdanauAttention):
+            assert attended_BM is not None and tables.token_outputs_VO is not None
+            token_BO = tables.token_outputs_VO.index_select(0, tokens_B)
+            token_BO = apply_mask(token_BO, masks.token_B1 if masks else None)
+            top_BH = self.attention.output(layers[-1][0], token_BO, attended_BM)
+        else:
+            top_BH = self._attentional(layers[-1][0].unsqueeze(0), encoded).squeeze(0)
+        features = self._with_context(top_BH.unsqueeze(0), encoded).squeeze(0)
+        after = replace(encoded, state=State.stack(layers), attended_BH=top_BH if self.input_feeding else None)
+        return apply_mask(features, masks.output_BF if masks else None), after
+
+    def _attended(self, encoded: Encoded) -> Tensor | None:
+        """What the first layer reads of the memory: Bahdanau's context, or the last step's attentional output."""
+        if isinstance(self.attention, BahdanauAttention):
+            assert encoded.memory is not None
+            return self.attention.context(encoded.state.h_LBH[-1], encoded.memory)[0]
+        if not self.input_feeding:
+            return None
+        top_BH = encoded.state.h_LBH[-1]
+        return torch.zeros_like(top_BH) if encoded.attended_BH is None else encoded.attended_BH
 
     def logits(self, features: Tensor) -> Tensor:
         """Unnormalised log-probabilities: [..., F] -> [..., V]."""
@@ -186,11 +242,16 @@ class Decoder(nn.Module):
         weight = self.embedding.weight if self.output_weight is None else self.output_weight
         return functional.linear(features, weight, self.output_bias)
 
-    def _features(self, outputs_TBH: Tensor, encoded: Encoded) -> Tensor:
-        """What the output layer reads: the top layer's outputs, attended, and the context beside them."""
-        if self.attention is not None:
-            assert encoded.memory is not None
-            outputs_TBH = self.attention(outputs_TBH.transpose(0, 1), encoded.memory)[0].transpose(0, 1)
+    def _attentional(self, outputs_TBH: Tensor, encoded: Encoded) -> Tensor:
+        """The top layer's outputs after Luong's attention, or as they are without."""
+        if self.attention is None:
+            return outputs_TBH
+        assert isinstance(self.attention, LuongAttention) and encoded.memory is not None
+        attended: Tensor = self.attention(outputs_TBH.transpose(0, 1), encoded.memory)[0]
+        return attended.transpose(0, 1)
+
+    def _with_context(self, outputs_TBH: Tensor, encoded: Encoded) -> Tensor:
+        """What the output layer reads: the context beside the outputs, where it is read at every step."""
         if encoded.context_BH is not None:
             context_TBH = encoded.context_BH.expand(len(outputs_TBH), -1, -1)
             return torch.cat([outputs_TBH, context_TBH.to(outputs_TBH.dtype)], 2)

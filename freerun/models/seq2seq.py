@@ -23,7 +23,7 @@ class Sizes:
     """Everything that decides which parameters a model has.
 
     ``hidden_size`` is that of the decoder and of each direction of the encoder. ``attention`` is "none" or a score
-    function of Luong et al. 2015: "dot", "general" or "concat".
+    function of Luong et al. 2015: "dot", "general" or "concat"; or "bahdanau".
     """
 
     source_vocabulary: int
@@ -36,6 +36,7 @@ class Sizes:
     context: str = "init"
     attention: str = "none"
     tied_output: bool = False
+    input_feeding: bool = False
 
 
 class Seq2Seq(nn.Module):
@@ -56,7 +57,14 @@ class Seq2Seq(nn.Module):
         memory_size = self.encoder.memory_size
         self.bridge = Bridge(memory_size, sizes.hidden_size, sizes.num_layers, sizes.cell == "lstm")
         self.decoder = Decoder(
-            sizes.target_vocabulary, *common, sizes.context, sizes.attention, memory_size, sizes.tied_output, backend
+            sizes.target_vocabulary,
+            *common,
+            sizes.context,
+            sizes.attention,
+            memory_size,
+            sizes.tied_output,
+            sizes.input_feeding,
+            backend,
         )
 
     def encode(self, source_BS: Tensor, lengths_B: Tensor | None, masks: DropoutMasks | None = None) -> Encoded:

@@ -171,8 +171,8 @@ def _settings_of_bundle(bundle: Bundle) -> dict[str, Any]:
     kept = {
         f"model.{key}": value for key, value in model.items() if key in ModelConfig.model_fields and key != "attention"
     }
-    attention = {"model.attention": "none"}
-    if model["attention"] != "none":
+    attention = {"model.attention": model["attention"]}
+    if model["attention"] not in ("none", "bahdanau"):
         attention = {"model.attention": "luong", "model.attention_score": model["attention"]}
     return {
         **kept,

@@ -70,8 +70,9 @@ class _Sizes(_Checked):
     cell: Literal["lstm", "gru", "rnn"]
     bidirectional: bool
     context: Literal["init", "every_step"]
-    attention: Literal["none", "dot", "general", "concat"]
+    attention: Literal["none", "dot", "general", "concat", "bahdanau"]
     tied_output: bool
+    input_feeding: bool = False
 
 
 class _Bound(_Checked):

@@ -16,7 +16,7 @@ _TEMPLATE = """\
 
 {{ model.cell | upper }} encoder-decoder, {{ model.num_layers }} x {{ model.hidden_size }} units, \
 {{ "two-directional" if model.bidirectional else "one-directional" }} encoder, \
-{{ "no attention (fixed context)" if model.attention == "none" else "Luong attention (" ~ model.attention ~ ")" }}, \
+{{ attention }}, \
 {{ "{:,}".format(training.parameters) }} parameters.
 
     freerun predict FOLDER "some text"
@@ -79,8 +79,19 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, float | None]) -
         figures=_figures(metrics),
         settings=settings,
         strategies=strategies,
+        attention=_attention(model),
     )
     return text
+
+
+def _attention(model: Mapping[str, Any]) -> str:
+    match model["attention"]:
+        case "none":
+            return "no attention (fixed context)"
+        case "bahdanau":
+            return "Bahdanau attention"
+        case score:
+            return f"Luong attention ({score}{', input feeding' if model.get('input_feeding') else ''})"
 
 
 def _figures(metrics: Mapping[str, float | None]) -> list[tuple[str, str, str]]:

@@ -23,12 +23,18 @@ UPDATE = Update(number=7, seed=3)
 HALF = {"kind": "constant", "teacher_prob": 0.5}
 each_architecture = pytest.mark.parametrize(
     ("cell", "context", "attention"),
-    [*itertools.product(CELLS, ["init", "every_step"], ["none"]), *itertools.product(CELLS, ["init"], ["general"])],
+    [
+        *itertools.product(CELLS, ["init", "every_step"], ["none"]),
+        *itertools.product(CELLS, ["init"], ["general", "bahdanau", "input feeding"]),
+    ],
 )
 each_draw = pytest.mark.parametrize("draw", ["sample", "argmax"])
 
 
-def a_network(backend="fused", scale=1.5, **sizes):
+def a_network(backend="fused", scale=1.5, attention="none", **sizes):
+    if attention == "input feeding":
+        attention, sizes["input_feeding"] = "general", True
+    sizes["attention"] = attention
     return network(dropout=0.4, embedding_dropout=0.3, scale=scale, backend=backend, bidirectional=True, **sizes)
 
 

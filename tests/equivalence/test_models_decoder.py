@@ -17,6 +17,7 @@ from tests.networks import (
     draw,
     gradients,
     gradients_of,
+    naive_decode,
     naive_logits,
     network,
     padded,
@@ -91,6 +92,41 @@ def test_a_two_directional_model_is_the_equations(cell, attention):
     logits = model.decoder.logits(model(SOURCES, SOURCE_LENGTHS, FED))
     for row, length in enumerate(SOURCE_LENGTHS):
         close(logits[:, row], naive_logits(model, SOURCES[row, :length], FED[row]))
+
+
+STEPWISE = [{"attention": "bahdanau"}, *({"attention": s, "input_feeding": True} for s in ("general", "concat"))]
+
+
+@pytest.mark.parametrize("sizes", STEPWISE)
+@pytest.mark.parametrize("context", ["init", "every_step"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_attention_within_the_recurrence_is_the_equations(cell, context, sizes):
+    model = network(cell=cell, bidirectional=True, context=context, **sizes)
+    encoded = model.encode(SOURCES, SOURCE_LENGTHS)
+    whole, (features, after) = model.decoder.sequence(FED, encoded), stepped(model, encoded)
+    assert not model.decoder.replays
+    close(features, whole.features_TBF, 0.0)
+    close(after.h_LBH, whole.state.h_LBH, 0.0)
+    logits = model.decoder.logits(whole.features_TBF)
+    expected = [naive_decode(model, SOURCES[row, :length], FED[row]) for row, length in enumerate(SOURCE_LENGTHS)]
+    close(logits, torch.stack([each for each, _, _ in expected], 1))
+    for row, (_, outputs, _) in enumerate(expected):
+        for number, found in enumerate(whole.layers_TBH):
+            close(found[:, row], torch.stack([layers[number] for layers in outputs]))
+    loss = some_of(torch.stack([each for each, _, _ in expected], 1))
+    close(gradients_of(some_of(logits), model), gradients_of(loss, model))
+
+
+@pytest.mark.parametrize("sizes", STEPWISE)
+def test_rows_can_be_selected_between_steps(sizes):
+    model, origins = network(**sizes), torch.tensor([2, 2, 0])
+    tables, encoded = model.decoder.tables(), model.encode(SOURCES, SOURCE_LENGTHS)
+    _, one = model.decoder.step(FED[:, 0], encoded, tables)
+    both, _ = model.decoder.step(FED[:, 1], one, tables)
+    some, _ = model.decoder.step(FED[origins, 1], one.select(origins), tables)
+    close(some, both[origins])
+    parts = [one.detach().state.h_LBH, one.detach().attended_BH]
+    assert not any(part.requires_grad for part in parts if part is not None)
 
 
 @pytest.mark.parametrize("embedding_size", [3, 4])

@@ -330,7 +330,7 @@ def test_a_version_that_never_was_is_told(bundle, version, told):
         ("model/hidden_size", "4", 'model.hidden_size: the value is "4". Expected a whole number, 1 or more.'),
         ("model/hidden_size", 0, "model.hidden_size: the value is 0. Expected a whole number, 1 or more."),
         ("model/num_layers", None, "model.num_layers: this key is missing. Expected a whole number, 1 or more."),
-        ("model/attention", "bahdanau", 'model.attention: the value is "bahdanau". Expected one of "none", "dot",'),
+        ("model/attention", "location", 'model.attention: the value is "location". Expected one of "none", "dot",'),
         ("model/bidirectional", 1, "model.bidirectional: the value is 1. Expected true or false."),
         ("length_bound", None, "length_bound: this key is missing."),
         (

@@ -370,6 +370,14 @@ def test_a_wrong_schedule_is_told(value, key, expected):
             ),
         ),
         (
+            "model",
+            "input_feeding = true",
+            (
+                'model.input_feeding: input feeding with attention = "none". Expected attention = "luong" beside it. '
+                "Change one of the two."
+            ),
+        ),
+        (
             "data",
             'shared_vocabulary = true\nsource_tokens = "char"\ntarget_tokens = "whitespace"',
             (
@@ -389,6 +397,7 @@ def test_values_that_contradict_each_other_are_told(name, lines, expected):
         ("training", "average = 5\nkeep = 5"),
         ("model", 'attention = "luong"\nattention_score = "dot"'),
         ("model", 'attention_score = "dot"\nbidirectional = true'),
+        ("model", 'attention = "luong"\ninput_feeding = true'),
         ("data", 'shared_vocabulary = true\nsource_tokens = "char"'),
         ("data", 'shared_vocabulary = true\nsource_tokens = "char"\ntarget_tokens = "char"'),
     ],

@@ -9,6 +9,7 @@ import torch
 
 from freerun.errors import ConfigError
 from freerun.forcing.batch import Update
+from freerun.forcing.registry import STRATEGIES
 from freerun.forcing.strategy import Objective, StrategySettings
 from freerun.forcing.teacher import Teacher
 from freerun.training import precision
@@ -16,6 +17,14 @@ from tests.networks import BACKENDS, CELLS, network, random_rows, training_batch
 
 needs_bf16 = pytest.mark.skipif(not precision.bf16_is_fast(), reason="this processor does not multiply bf16")
 BATCH = training_batch(random_rows([4, 9, 6, 1]), random_rows([3, 5, 1, 7], size=9, seed=1))
+
+
+# argmaxes, so that rounding seldom changes what is fed
+SETTINGS = {
+    "scheduled_sampling": {"schedule": {"kind": "constant", "teacher_prob": 0.5}, "draw": "argmax"},
+    "free_running": {"draw": "argmax"},
+    "professor": {"draw": "argmax", "model_gate": 0.0, "warmup": 0, "hidden_size": 8},
+}
 
 
 def loss_and_gradients(model, kind):
@@ -29,7 +38,8 @@ def loss_and_gradients(model, kind):
 
 @needs_bf16
 @pytest.mark.parametrize(
-    ("cell", "backend", "attention"), [*itertools.product(CELLS, BACKENDS, ["none", "dot", "general", "concat"])]
+    ("cell", "backend", "attention"),
+    [*itertools.product(CELLS, BACKENDS, ["none", "dot", "general", "concat", "bahdanau"])],
 )
 def test_bf16_stays_near_fp32(cell, backend, attention):
     context, bidirectional = ("every_step", False) if attention == "dot" else ("init", True)
@@ -40,6 +50,24 @@ def test_bf16_stays_near_fp32(cell, backend, attention):
     assert loss.item() != exact.item()  # it is bf16
     assert loss.item() == pytest.approx(exact.item(), rel=0.01)
     assert (gradient - wanted).norm() < 0.03 * wanted.norm()
+
+
+@needs_bf16
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_works_in_bf16(name, cell):
+    kind, model = STRATEGIES[name], network(dtype=torch.float32, cell=cell, dropout=0.3, embedding_dropout=0.2)
+    found = {}
+    for precise in ("bf16", "fp32"):
+        strategy = kind(kind.Settings(**SETTINGS.get(name, {})), Objective())
+        strategy.prepare(model, 1)
+        with precision.autocast(precise):
+            losses = strategy.losses(model, BATCH, Update(9, 1))
+        assert all(term.sum.dtype == torch.float32 for term in losses.terms.values())
+        strategy.step(Update(9, 1))
+        found[precise] = {term: value.sum.item() for term, value in losses.terms.items()}
+    assert found["bf16"] == pytest.approx(found["fp32"], rel=0.05)
+    assert len(found["bf16"]) == (2 if name == "professor" else 1)
 
 
 @pytest.mark.parametrize(
