@@ -45,7 +45,8 @@ class ConsoleReporter:
         parts = [f"update {update:,}/{self.updates:,}"]
         if self._figures:
             parts += [f"epoch {self._figures['epoch']:.2f}", f"loss {self._figures['loss']:.4f}"]
-            parts += [f"{name} {self._figures[name]:.4f}" for name in ("nll.teacher",) if name in self._figures]
+            told = [name for name in self._figures if name.startswith("nll.") or name == "effective_rate"]
+            parts += [f"{name} {self._figures[name]:.4f}" for name in told]
             parts += [f"{self._figures['pairs_per_second']:,.0f} pairs/s"]
         self._line("  ".join([*parts, f"{duration(left)} left"]))
 

@@ -362,10 +362,12 @@ def _go_on_or_start(trainer: Trainer, plan: RunPlan, hashes: Mapping[str, str], 
     }
     trainer.journal.write("start", 0, **figures)
     threads = f"{run.threads} thread{'s' if run.threads > 1 else ''}"
+    forcing = run.config.forcing
+    strategies = ", then ".join(str(phase["strategy"]) for phase in forcing.phases or [forcing.model_dump()])
     say(
         f"Model: {parameters:,} parameters. {trainer.settings.updates:,} updates, "
-        f"{trainer.order.batches_per_epoch:,} batches an epoch; {precision} on {threads}; run folder "
-        f"{plan.folder}."
+        f"{trainer.order.batches_per_epoch:,} batches an epoch; {precision} on {threads}; "
+        f"forcing: {strategies}; run folder {plan.folder}."
     )
 
 

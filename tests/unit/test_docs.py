@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from freerun.config import Config, parse_config
 from freerun.config.raw import read_toml
-from freerun.forcing.registry import settings_of
+from freerun.forcing.registry import STRATEGIES, settings_of
+from freerun.forcing.schedules import Schedule
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "configuration.md").read_text()
@@ -32,6 +35,34 @@ def test_every_key_is_documented_with_its_default() -> None:
                 assert shown.strip("`") == (f'"{value}"' if isinstance(value, str) else str(value).lower())
             if shown == "none":
                 assert value is None
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_has_a_page_with_its_keys_and_defaults(name: str) -> None:
+    page = (ROOT / "docs" / "forcing" / f"{name}.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \| ", page.split("\nSchedules, ")[0], re.MULTILINE))
+    settings = STRATEGIES[name].Settings()
+    assert rows.keys() == type(settings).model_fields.keys()
+    for key, shown in rows.items():
+        value = getattr(settings, key)
+        if key == "schedule":
+            assert shown == f"inverse sigmoid, k = {value.k:.0f}"
+        elif shown != "none":
+            assert shown.strip("`") == (f'"{value}"' if isinstance(value, str) else str(value).lower())
+        else:
+            assert value is None
+    index = (ROOT / "docs" / "forcing" / "README.md").read_text()
+    assert f"[`{name}`]({name}.md)" in index
+
+
+def test_every_schedule_is_documented_with_its_defaults() -> None:
+    page = (ROOT / "docs" / "forcing" / "scheduled_sampling.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (`.*`) \|$", page.split("\nSchedules, ")[1], re.MULTILINE)
+    assert [kind for kind, _ in rows] == ["constant", "linear", "exponential", "inverse_sigmoid", "increasing"]
+    for kind, shown in rows:
+        value = TypeAdapter(Schedule).validate_python({"kind": kind}).model_dump()
+        given = tomllib.loads("\n".join(re.findall(r"`(.*?)`", shown)))
+        assert given == {key: each for key, each in value.items() if key not in ("kind", "unit", "warmup")}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)

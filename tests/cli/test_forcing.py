@@ -1,0 +1,95 @@
+"""Strategies as a user meets them: by their names, by a page of the documentation, and by messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from freerun.config import read_toml
+from freerun.runs import train as runs
+from tests.cli.conftest import Freerun
+
+PAGE = Path(__file__).parents[2] / "docs" / "forcing" / "your-own.md"
+STRATEGIES = {
+    "scheduled_sampling": ('forcing.schedule={kind="linear", c=0.1}', ["teacher_prob", "effective_rate"]),
+    "free_running": ('forcing.draw="argmax"', ["nll.free_running", "effective_rate"]),
+    "professor": ("forcing.model_gate=0.0", ["nll.teacher", "discriminator_accuracy.free", "gradient_cosine"]),
+}
+
+
+def updates_of(run: Path) -> list[dict[str, float]]:
+    events = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    return [event for event in events if event["event"] == "update"]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_is_one_setting_away(freerun: Freerun, pairs: Path, name: str) -> None:
+    setting, figures = STRATEGIES[name]
+    sets = [f"forcing.strategy={name}", setting, "training.updates=6", "training.journal_every=3"]
+    result = freerun("train", pairs / "config.toml", "--out", pairs / "run", *(f"--set={text}" for text in sets))
+    assert result.code == 0
+    assert f"forcing: {name}" in result.err
+    assert read_toml(pairs / "run" / "config.toml")["forcing"]["strategy"] == name
+    assert all(figure in updates_of(pairs / "run")[-1] for figure in figures)
+    assert f"Forcing strategy: {name}." in (pairs / "run" / "best" / "README.md").read_text()
+    assert freerun("predict", pairs / "run", "abc").code == 0
+
+
+def test_a_bundle_is_gone_on_from_under_another_strategy(freerun: Freerun, trained: Path, tmp_path: Path) -> None:
+    config = tmp_path / "more.toml"
+    data = f'[data]\ntrain = "{trained / "train.tsv"}"\ndev = "{trained / "dev.tsv"}"\n'
+    config.write_text(data + '[training]\nupdates = 2\n[forcing]\nstrategy = "free_running"\n')
+    result = freerun("train", config, "--init", trained / "run", "--out", tmp_path / "run")
+    assert result.code == 0
+    assert (
+        json.loads((tmp_path / "run/best/config.json").read_text())["training"]["forcing"]["strategy"] == "free_running"
+    )
+
+
+def test_bad_settings_are_told_before_anything_is_read(freerun: Freerun, pairs: Path) -> None:
+    sets = ["forcing.strategy=professor", "forcing.weight=-1", "model.attention=bahdanau"]
+    result = freerun("train", pairs / "config.toml", "--out", pairs / "run", *(f"--set={text}" for text in sets))
+    assert result.code == 2 and "Traceback" not in result.err
+    assert "--set forcing.weight=-1: the value is -1. Expected a number, 0 or more." in result.err
+    assert "'professor' replays whole sequences" in result.err
+    assert not (pairs / "run").exists()
+
+
+@pytest.fixture
+def own(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the module and the configuration of the page."""
+    blocks = dict(re.findall(r"^```(\w+)\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL))
+    (pairs / "my_forcing.py").write_text(blocks["python"])
+    (pairs / "own.toml").write_text(blocks["toml"].replace("pairs.tsv", "train.tsv"))
+    monkeypatch.chdir(pairs)
+    monkeypatch.delitem(sys.modules, "my_forcing", raising=False)
+    return pairs
+
+
+def test_the_page_on_your_own_strategy(freerun: Freerun, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert freerun("train", "own.toml", "--out", "whole", "--set", "training.threads=1").code == 0
+    ticked = runs.ConsoleReporter.ticked
+
+    def stop_at_25(self: runs.ConsoleReporter, update: int) -> None:
+        if update == 25:
+            os.kill(os.getpid(), signal.SIGINT)
+        ticked(self, update)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.ConsoleReporter, "ticked", stop_at_25)
+        assert freerun("train", "own.toml", "--out", "run", "--set", "training.threads=1").code == 130
+    assert freerun("train", "own.toml", "--resume", "--out", "run", "--set", "training.threads=1").code == 0
+    weights = [(own / run / "best" / "model.safetensors").read_bytes() for run in ("whole", "run")]
+    assert weights[0] == weights[1]
+
+
+def test_a_strategy_that_is_not_there(freerun: Freerun, own: Path) -> None:
+    result = freerun("train", "own.toml", "--set", "forcing.strategy=my_forcing:Wurd")
+    assert result.code == 2
+    assert "'my_forcing:Wurd' cannot be imported (AttributeError" in result.err
