@@ -1,0 +1,127 @@
+"""What each forcing strategy costs beside teacher forcing, in one run: time of an update, medians, one thread.
+
+LSTM 256 x 2, batches of 64 pairs, no dropout, CMUdict (the built-in data, or --pairs FILE). The strategies take turns
+over the same batches, so a slow spell of the machine hits all. An update is the trainer's: batch, losses, gradients,
+clipping, step.
+
+    python benchmarks/forcing_cost.py [--pairs FILE] [--rounds 5] [--updates 20] [--dropout 0.0] [--json]
+
+``*_loop`` are not strategies of freerun but what replay replaces: the decoder is stepped under autograd.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from freerun.build import learner_of, model_sizes, new_model, order_of
+from freerun.config import Config, parse_config
+from freerun.data.builtin import make_data_set
+from freerun.forcing.batch import TrainingBatch, Update
+from freerun.forcing.loss import Losses, Term, smoothed_nll
+from freerun.forcing.registry import settings_of
+from freerun.forcing.replay import encode
+from freerun.forcing.rollout import uniforms
+from freerun.forcing.scheduled_sampling import ScheduledSampling, aligned_draw
+from freerun.models.seq2seq import Seq2Seq
+from freerun.runs.dataset import DataSource, TrainingData, load_data
+from freerun.training.learner import Learner
+from freerun.training.order import BatchOrder
+from freerun.training.progress import Progress
+
+HALF = {"kind": "constant", "teacher_prob": 0.5}
+FORCING = {
+    "teacher": {},
+    "scheduled_sampling": {"schedule": HALF},
+    "scheduled_sampling_passes": {"strategy": "scheduled_sampling", "schedule": HALF, "passes": 2},
+    "free_running": {},
+    # both gates open from the first update on
+    "professor": {"warmup": 0, "model_gate": 0.0, "discriminator_gate": 1.0, "hidden_size": 128},
+    "professor_mmd": {"strategy": "professor", "warmup": 0, "adversary": "mmd"},
+    "teacher_loop": {"strategy": "scheduled_sampling", "schedule": {"kind": "constant", "teacher_prob": 1.0}},
+    "scheduled_sampling_loop": {"strategy": "scheduled_sampling", "schedule": HALF},
+}
+
+
+class Loop(ScheduledSampling):
+    """Scheduled sampling as it is usually written: each step draws the next one's token, all under autograd."""
+
+    def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
+        """The same loss as ``ScheduledSampling``."""
+        encoded, masks = encode(model, batch, update)
+        tables, draw, fed_B = model.decoder.tables(), aligned_draw(self.settings), batch.target_in_BT[:, 0]
+        draws_BT = self._draws(batch, update, self.settings.schedule.value(0.0))
+        numbers_BT = uniforms(update, "draws", *draws_BT.shape)
+        logits = []
+        for t in range(draws_BT.shape[1]):
+            features_BF, encoded = model.decoder.step(fed_B, encoded, tables, masks.target_step(t) if masks else None)
+            logits.append(model.decoder.logits(features_BF))
+            if t + 1 < draws_BT.shape[1]:
+                drawn_B = draw.tokens(logits[-1].detach(), numbers_BT[:, t + 1])
+                fed_B = torch.where(draws_BT[:, t + 1], drawn_B, batch.target_in_BT[:, t + 1])
+        loss, nll = smoothed_nll(batch.at_real_positions(torch.stack(logits)), batch.right_N)
+        return Losses({"nll": Term(loss, batch.num_tokens)}, {"nll": (nll.item(), batch.num_tokens)})
+
+
+def config_of(pairs: Path, name: str, dropout: float, precision: str) -> Config:
+    """The configuration of one strategy."""
+    raw = {
+        "data": {"train": str(pairs), "source_tokens": "char", "target_tokens": "whitespace"},
+        "model": {"embedding_size": 256, "hidden_size": 256, "num_layers": 2, "dropout": dropout},
+        "training": {"batch_size": 64, "threads": 1, "precision": precision},
+        "forcing": {"strategy": name, **FORCING[name]},
+    }
+    return parse_config(raw, "forcing_cost", settings_of)
+
+
+def learner(config: Config, data: TrainingData, order: BatchOrder, loop: bool) -> Learner:
+    """A new model that learns by the strategy."""
+    model = new_model(config, model_sizes(config.model, len(data.source.vocabulary), len(data.target.vocabulary)))
+    made = learner_of(config, model, order)
+    if loop:
+        made.strategy = Loop(made.strategy.settings, made.strategy.objective)
+    return made
+
+
+def main() -> None:
+    """Measure, and print a line a strategy."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--updates", type=int, default=20)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "auto"])
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = args.pairs or make_data_set("cmudict", Path(folder))["train"]
+        configs = {name: config_of(pairs, name, args.dropout, args.precision) for name in FORCING}
+        data = load_data(
+            configs["teacher"], DataSource.open(configs["teacher"].data, lambda text: None), lambda text: None
+        )
+    order = order_of(configs["teacher"].training, data.corpus)
+    learners = {name: learner(config, data, order, name.endswith("_loop")) for name, config in configs.items()}
+    times: dict[str, list[float]] = {name: [] for name in FORCING}
+    for round_ in range(args.rounds + 1):  # the first warms up
+        for name, each in learners.items():
+            progress, start = Progress(), time.perf_counter()
+            for number in range(1, args.updates + 1):
+                each.update(1 + number + round_ * args.updates, [order.take(progress)])
+            times[name].append((time.perf_counter() - start) / args.updates * 1000)
+    medians = {name: statistics.median(found[1:]) for name, found in times.items()}
+    if args.json:
+        print(json.dumps({"ms_per_update": medians, "rounds": {name: found[1:] for name, found in times.items()}}))
+        return
+    for name, median in medians.items():
+        print(f"{name} {median:.1f} ms/update {median / medians['teacher']:.2f}x")
+
+
+if __name__ == "__main__":
+    main()
