@@ -44,6 +44,7 @@ FORCING = {
     # both gates open from the first update on
     "professor": {"warmup": 0, "model_gate": 0.0, "discriminator_gate": 1.0, "hidden_size": 128},
     "professor_mmd": {"strategy": "professor", "warmup": 0, "adversary": "mmd"},
+    "optimal_completion": {},
     "teacher_loop": {"strategy": "scheduled_sampling", "schedule": {"kind": "constant", "teacher_prob": 1.0}},
     "scheduled_sampling_loop": {"strategy": "scheduled_sampling", "schedule": HALF},
 }

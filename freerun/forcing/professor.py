@@ -218,7 +218,7 @@ class Professor(Strategy):
             loss = self._told_apart(taught_N) + self._told_apart(-free_N)
             if learns:
                 penalty = self._penalty(taught_N, taught) if self.settings.r1 else 0.0
-                _backward_into(self.discriminator, loss + penalty)
+                (loss + penalty).backward()  # type: ignore[no-untyped-call]
         rows = len(taught_N)
         right_taught, right_free = (taught_N > 0).sum().item(), (free_N <= 0).sum().item()
         self._rows += rows
@@ -300,11 +300,6 @@ def _frozen(network: nn.Module) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-
-
-def _backward_into(network: nn.Module, loss: Tensor) -> None:
-    """Add the gradient of a loss to the network's parameters, and to nothing else."""
-    loss.backward(inputs=list(network.parameters()))  # type: ignore[no-untyped-call]
 
 
 def _joined(first: Behaviour, second: Behaviour) -> Behaviour:

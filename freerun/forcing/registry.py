@@ -8,6 +8,7 @@ import sys
 
 from freerun.errors import ConfigError
 from freerun.forcing.free_running import FreeRunning
+from freerun.forcing.optimal_completion import OptimalCompletion
 from freerun.forcing.professor import Professor
 from freerun.forcing.scheduled_sampling import ScheduledSampling
 from freerun.forcing.strategy import Strategy, StrategySettings
@@ -20,6 +21,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "scheduled_sampling": ScheduledSampling,
     "free_running": FreeRunning,
     "professor": Professor,
+    "optimal_completion": OptimalCompletion,
 }
 
 

@@ -8,6 +8,7 @@ Shape suffixes: B batch, T target, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -127,10 +128,18 @@ def free_rollout(
     uniforms_BT: Tensor,
     draw: Draw,
     masks: DropoutMasks | None = None,
+    choose: Callable[[int, Tensor], Tensor] | None = None,
 ) -> FreeRun:
     """Feed the model its own tokens until each row wrote EOS or as many tokens as its bound.
 
-    ``uniforms_BT`` and ``masks`` reach as far as the largest of ``bounds_B``.
+    Args:
+        decoder: what is stepped.
+        encoded: where it starts from.
+        bounds_B: most tokens that each row may write, EOS included.
+        uniforms_BT: decide the draws; as many steps as the largest bound.
+        draw: how a token is drawn.
+        masks: dropout, for as many steps.
+        choose: given the step and the tokens drawn [B], returns those that are written.
     """
     size = len(bounds_B)
     encoded, tables = _prepared(encoded), decoder.tables()
@@ -141,6 +150,8 @@ def free_rollout(
     for t in range(int(bounds_B.max())):
         features_BF, encoded = decoder.step(tokens_B, encoded, tables, masks.target_step(t) if masks else None)
         drawn_B = draw.tokens(decoder.logits(features_BF), uniforms_BT[:, t])
+        if choose is not None:
+            drawn_B = choose(t, drawn_B)
         fed.append(torch.where(running_B, tokens_B, PAD))
         written.append(torch.where(running_B, drawn_B, PAD))
         lengths_B += running_B

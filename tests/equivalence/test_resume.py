@@ -38,7 +38,8 @@ COMMON = (
 PHASES = (
     '{strategy="teacher", until=5}',
     '{strategy="professor", until=11, hidden_size=5, warmup=0, model_gate=0.0, r1=0.5}',
-    '{strategy="free_running", draw="argmax"}',
+    '{strategy="free_running", draw="argmax", until=14}',
+    '{strategy="optimal_completion", teacher_prob=0.3}',
 )
 RUNS = {
     "gru with attention": (
@@ -240,7 +241,7 @@ def test_the_runs_are_what_they_are_meant_to_be(undisturbed):
     assert [event["averaged"] for event in events if "averaged" in event] == [[12, 16, 18]]
     events = read_journal(undisturbed("phases") / "journal.jsonl")
     phases = [(event["update"], event["strategy"]) for event in events if event["event"] == "phase"]
-    assert phases == [(5, "phase 2, professor"), (11, "phase 3, free_running")]
+    assert phases == [(5, "phase 2, professor"), (11, "phase 3, free_running"), (14, "phase 4, optimal_completion")]
     professor = [e for e in read_journal(undisturbed("professor") / "journal.jsonl") if e["event"] == "update"]
     assert all("gradient_cosine" in event for event in professor[1:])
 

@@ -251,6 +251,31 @@ def test_a_discriminator_whose_gradient_is_no_number_is_left_as_it_was():
     close(strategy.discriminator.state_dict(), before, 0.0)
 
 
+def test_the_discriminators_gradient_is_a_mean_over_sequences():
+    strategy, losses, _ = run()
+    norm = torch.cat([gradient.flatten() for gradient in grads(strategy.discriminator) if gradient is not None]).norm()
+    rows = losses.figures["discriminator_loss"][1]
+    assert rows > 1
+    assert strategy.step(Update(3, 1))["discriminator_gradient_norm"] == (pytest.approx(norm.item() / rows), 1)
+
+
+@pytest.mark.parametrize("teacher_too", [False, True])
+def test_moments_move_the_teacher_forced_pass_only_where_that_is_asked_for(monkeypatch, teacher_too):
+    model, passes = network(scale=1.2), []
+    sequence = model.decoder.sequence
+
+    def spy(*given):
+        passes.append(sequence(*given))
+        return passes[-1]
+
+    monkeypatch.setattr(model.decoder, "sequence", spy)
+    losses = professor(model, adversary="mmd", teacher_too=teacher_too).losses(model, BATCH, Update(3, 1))
+    taught, free = passes
+    for each, moved in ((free, True), (taught, teacher_too)):
+        found = torch.autograd.grad(losses.terms["free"].sum, each.layers_TBH, retain_graph=True, allow_unused=True)
+        assert all((gradient is not None) == moved for gradient in found)
+
+
 def test_a_batch_with_one_row_to_compare_has_no_moments():
     _, losses, _ = run(adversary="mmd", batch=training_batch(SOURCES[:1], TARGETS[:1]))
     assert losses.terms["free"].sum.item() == 0.0

@@ -23,6 +23,7 @@ BATCH = training_batch(random_rows([4, 9, 6, 1]), random_rows([3, 5, 1, 7], size
 SETTINGS = {
     "scheduled_sampling": {"schedule": {"kind": "constant", "teacher_prob": 0.5}, "draw": "argmax"},
     "free_running": {"draw": "argmax"},
+    "optimal_completion": {"teacher_prob": 1.0},
     "professor": {"draw": "argmax", "model_gate": 0.0, "warmup": 0, "hidden_size": 8},
 }
 

@@ -1,0 +1,124 @@
+"""Optimal completion (Sabour, Chan & Norouzi 2019): learn the best continuation of what the model itself wrote.
+
+The model runs freely until its own EOS or a bound. After each of its prefixes the target is the uniform distribution
+over the tokens S_t with which the best total edit distance can still be reached,
+
+    sum_t KL(uniform(S_t) || p(. | fed_1 ... fed_t, x)),
+
+up to and including the step that writes EOS. Where scheduled sampling asks for the token at the same position, which is
+wrong once something was inserted or left out, this target is right after every prefix.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from freerun.forcing.batch import TrainingBatch, Update
+from freerun.forcing.draw import Draw
+from freerun.forcing.loss import Losses, Term, in_full
+from freerun.forcing.oracle import Oracle
+from freerun.forcing.rollout import free_rollout, uniforms
+from freerun.forcing.strategy import Strategy, StrategySettings
+from freerun.models.seq2seq import Seq2Seq
+from freerun.symbols import EOS, NEVER_WRITTEN
+
+__all__ = ["OptimalCompletion", "OptimalCompletionSettings", "kl_to_optimal"]
+
+
+class OptimalCompletionSettings(StrategySettings):
+    """The keys of ``strategy = "optimal_completion"``."""
+
+    teacher_prob: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """How often a correct continuation is fed instead of the model's own draw."""
+    draw: Literal["sample", "argmax"] = "sample"
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    longest_ratio: Annotated[float, Field(ge=1.0)] = 2.0
+    """A rollout ends after this many times the target's length, and ten tokens."""
+
+
+class OptimalCompletion(Strategy):
+    """Feeds the model's own tokens, and now and then one that is right after them."""
+
+    Settings = OptimalCompletionSettings
+    settings: OptimalCompletionSettings
+
+    def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
+        """One term, the KL summed over all steps; the journal gets it a step.
+
+        Beside it ``rollout_edits``, the mean edit distance of the rollouts that came to EOS, and ``rollout_cut_off``,
+        the share of those that did not.
+        """
+        bounds_B = (batch.target_lengths_B * self.settings.longest_ratio).long() + 10
+        steps = int(bounds_B.max())
+        masks = model.draw_masks(batch.source_BS.shape[1], steps, batch.num_pairs, update.generator("dropout"))
+        encoded = model.encode(batch.source_BS, batch.source_lengths_B, masks)
+        guide = _Guide(batch, update, steps, self.settings.teacher_prob, model.sizes.target_vocabulary)
+        draw = Draw(self.settings.draw, self.settings.temperature, NEVER_WRITTEN)
+        numbers_BT = uniforms(update, "draws", batch.num_pairs, steps).to(bounds_B.device)
+        run = free_rollout(model.decoder, encoded, bounds_B, numbers_BT, draw, masks, guide)
+        length = run.fed_BT.shape[1]
+        decoded = model.decoder.sequence(run.fed_BT, encoded, masks and masks.first_steps(length))
+        real_TB = torch.arange(length, device=bounds_B.device).unsqueeze(1) < run.lengths_B
+        logits_NV = model.decoder.logits(decoded.features_TBF[real_TB])
+        optimal_NV = torch.from_numpy(np.stack(guide.optimal_TBV))[real_TB.cpu()].to(logits_NV.device)
+        kl, loss = kl_to_optimal(logits_NV, optimal_NV, self.objective.label_smoothing)
+        count = len(logits_NV) if self.objective.normalise == "tokens" else batch.num_pairs
+        figures: dict[str, tuple[float, float]] = {
+            "kl.optimal_completion": (kl.item(), len(logits_NV)),
+            "rollout_edits": (guide.edits_B.sum().item(), guide.ended_B.sum().item()),
+            "rollout_cut_off": ((~guide.ended_B).sum().item(), batch.num_pairs),
+        }
+        return Losses({"kl": Term(loss, count)}, figures)
+
+
+class _Guide:
+    """Follows a rollout: keeps what is optimal at each step, and feeds such a token where a coin says so."""
+
+    def __init__(self, batch: TrainingBatch, update: Update, steps: int, teacher_prob: float, vocabulary: int) -> None:
+        self._oracle = Oracle(batch.references, vocabulary)
+        self._coins_BT = uniforms(update, "coins", batch.num_pairs, steps) < teacher_prob
+        self._numbers_BT = uniforms(update, "right draws", batch.num_pairs, steps).numpy()
+        self.optimal_TBV: list[np.ndarray] = []
+        self.ended_B = np.zeros(batch.num_pairs, np.bool_)
+        self.edits_B = np.zeros(batch.num_pairs, np.int64)
+
+    def __call__(self, t: int, drawn_B: Tensor) -> Tensor:
+        """What is written at step ``t`` in place of the tokens drawn."""
+        optimal_BV = self._oracle.optimal_BV()
+        self.optimal_TBV.append(optimal_BV)
+        right_B = torch.from_numpy(_one_of(optimal_BV, self._numbers_BT[:, t])).to(drawn_B.device)
+        written_B = torch.where(self._coins_BT[:, t].to(drawn_B.device), right_B, drawn_B)
+        tokens_B = written_B.cpu().numpy()
+        ends_B = (tokens_B == EOS) & ~self.ended_B
+        self.edits_B[ends_B] = self._oracle.distances_B[ends_B]
+        self.ended_B |= ends_B
+        self._oracle.advance(tokens_B)
+        return written_B
+
+
+def _one_of(allowed_BV: np.ndarray, uniforms_B: np.ndarray) -> np.ndarray:
+    """One of each row's allowed tokens, all equally probable."""
+    counts_B = allowed_BV.sum(1)
+    chosen_B = np.minimum((uniforms_B * counts_B).astype(np.int64), counts_B - 1)
+    ranks_BV = allowed_BV.cumsum(1) - 1
+    found: np.ndarray = (allowed_BV & (ranks_BV == chosen_B[:, None])).argmax(1)
+    return found
+
+
+def kl_to_optimal(logits_NV: Tensor, optimal_NV: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Sum over positions of KL(uniform over the optimal tokens || model), and the loss with label smoothing.
+
+    Smoothing mixes the optimal tokens' distribution with the uniform one over the whole vocabulary, as for token NLL.
+    """
+    log_probs_NV = torch.log_softmax(in_full(logits_NV), 1)
+    counts_N = optimal_NV.sum(1)
+    mean_N = log_probs_NV.masked_fill(~optimal_NV, 0.0).sum(1) / counts_N
+    kl = (-counts_N.to(mean_N.dtype).log() - mean_N).sum()
+    if not smoothing:
+        return kl.detach(), kl
+    return kl.detach(), (1.0 - smoothing) * kl - smoothing * log_probs_NV.mean(1).sum()

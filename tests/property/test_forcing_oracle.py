@@ -1,0 +1,82 @@
+"""The oracle of edit distance against brute force over all endings, on tiny strings."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
+
+from freerun.forcing.oracle import Oracle
+from freerun.symbols import EOS
+
+TOKENS = (4, 5)
+WORDS = st.lists(st.sampled_from(TOKENS), max_size=3)
+REFERENCES = st.lists(WORDS, min_size=1, max_size=3)
+
+
+def oracle(*references):
+    rows = [[np.array([*reference, EOS]) for reference in each] for each in references]
+    return Oracle(rows, 6)
+
+
+def distance(output, references):
+    return min(Levenshtein.distance(output, reference) for reference in references)
+
+
+def endings(longest):
+    for length in range(longest + 1):
+        yield from (list(each) for each in itertools.product(TOKENS, repeat=length))
+
+
+def best(prefix, references):
+    """The least distance that any ending of the prefix comes to."""
+    return min(distance([*prefix, *ending], references) for ending in endings(3))
+
+
+@settings(max_examples=60, deadline=None)
+@given(REFERENCES, st.lists(st.sampled_from(TOKENS), max_size=4))
+def test_optimal_tokens_are_those_of_brute_force(references, prefix):
+    made = oracle(references)
+    for token in prefix:
+        made.advance(np.array([token]))
+    reachable = best(prefix, references)
+    assert made.reachable_B[0] == reachable
+    assert made.distances_B[0] == distance(prefix, references)
+    expected = {token for token in TOKENS if best([*prefix, token], references) == reachable}
+    expected |= {EOS} if distance(prefix, references) == reachable else set()
+    assert set(np.flatnonzero(made.optimal_BV()[0])) == expected
+
+
+@given(REFERENCES, st.lists(st.sampled_from(TOKENS), max_size=6))
+def test_regrets_add_up_to_the_edit_distance(references, output):
+    made = oracle(references)
+    reachable, regrets = [made.reachable_B[0]], []
+    for token in output:
+        optimal = made.optimal_BV()[0, token]
+        made.advance(np.array([token]))
+        reachable.append(made.reachable_B[0])
+        regrets.append(reachable[-1] - reachable[-2])
+        assert regrets[-1] == (0 if optimal else 1)
+    assert reachable[0] == 0
+    ending = made.distances_B[0] - reachable[-1]
+    assert made.optimal_BV()[0, EOS] == (ending == 0)
+    assert sum(regrets) + ending == distance(output, references)
+
+
+@given(
+    st.lists(REFERENCES, min_size=2, max_size=4),
+    st.lists(st.lists(st.sampled_from(TOKENS), min_size=4, max_size=4), min_size=4, max_size=4),
+)
+def test_rows_do_not_disturb_each_other(references, outputs):
+    together, alone = oracle(*references), [oracle(each) for each in references]
+    for t in range(4):
+        tokens = [output[t] for output in outputs[: len(references)]]
+        together.advance(np.array(tokens))
+        for row, (one, token) in enumerate(zip(alone, tokens, strict=True)):
+            one.advance(np.array([token]))
+            assert (together.optimal_BV()[row] == one.optimal_BV()[0]).all()
+            assert together.distances_B[row] == one.distances_B[0]
+            assert together.reachable_B[row] == one.reachable_B[0]
