@@ -8,6 +8,7 @@ import sys
 
 from freerun.errors import ConfigError
 from freerun.forcing.free_running import FreeRunning
+from freerun.forcing.input_corruption import InputCorruption
 from freerun.forcing.optimal_completion import OptimalCompletion
 from freerun.forcing.professor import Professor
 from freerun.forcing.scheduled_sampling import ScheduledSampling
@@ -22,6 +23,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "free_running": FreeRunning,
     "professor": Professor,
     "optimal_completion": OptimalCompletion,
+    "input_corruption": InputCorruption,
 }
 
 

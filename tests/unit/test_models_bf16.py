@@ -24,6 +24,7 @@ SETTINGS = {
     "scheduled_sampling": {"schedule": {"kind": "constant", "teacher_prob": 0.5}, "draw": "argmax"},
     "free_running": {"draw": "argmax"},
     "optimal_completion": {"teacher_prob": 1.0},
+    "input_corruption": {"kind": "raml"},
     "professor": {"draw": "argmax", "model_gate": 0.0, "warmup": 0, "hidden_size": 8},
 }
 
