@@ -9,9 +9,11 @@ import sys
 from freerun.errors import ConfigError
 from freerun.forcing.free_running import FreeRunning
 from freerun.forcing.input_corruption import InputCorruption
+from freerun.forcing.minimum_risk import MinimumRisk
 from freerun.forcing.optimal_completion import OptimalCompletion
 from freerun.forcing.professor import Professor
 from freerun.forcing.scheduled_sampling import ScheduledSampling
+from freerun.forcing.self_critical import SelfCritical
 from freerun.forcing.strategy import Strategy, StrategySettings
 from freerun.forcing.teacher import Teacher
 
@@ -23,6 +25,8 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "free_running": FreeRunning,
     "professor": Professor,
     "optimal_completion": OptimalCompletion,
+    "minimum_risk": MinimumRisk,
+    "self_critical": SelfCritical,
     "input_corruption": InputCorruption,
 }
 

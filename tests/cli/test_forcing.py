@@ -20,6 +20,8 @@ STRATEGIES = {
     "scheduled_sampling": ('forcing.schedule={kind="linear", c=0.1}', ["teacher_prob", "effective_rate"]),
     "free_running": ('forcing.draw="argmax"', ["nll.free_running", "effective_rate"]),
     "optimal_completion": ("forcing.teacher_prob=0.2", ["kl.optimal_completion", "rollout_edits"]),
+    "minimum_risk": ('forcing.cost="bleu"', ["nll.teacher", "risk", "distinct", "gradient_cosine"]),
+    "self_critical": ('forcing.cost="sequence_error"', ["nll.teacher", "cost.sample", "cost.greedy"]),
     "input_corruption": ("forcing.rate=0.3", ["nll.corrupted", "effective_rate"]),
     "professor": ("forcing.model_gate=0.0", ["nll.teacher", "discriminator_accuracy.free", "gradient_cosine"]),
 }

@@ -24,6 +24,8 @@ SETTINGS = {
     "scheduled_sampling": {"schedule": {"kind": "linear", "k": 1.0, "c": 1 / UPDATES}},
     "free_running": {},
     "optimal_completion": {},
+    "minimum_risk": {"samples": 4},
+    "self_critical": {},
     "input_corruption": {"kind": "replacement"},
     # the model learns faster here than the discriminator does, so it is not spared until that one is ahead
     "professor": {"hidden_size": 32, "learning_rate": 0.01, "warmup": WARMUP, "model_gate": 0.5},

@@ -68,8 +68,9 @@ def test_every_strategy_works_in_bf16(name, cell):
         assert all(term.sum.dtype == torch.float32 for term in losses.terms.values())
         strategy.step(Update(9, 1))
         found[precise] = {term: value.sum.item() for term, value in losses.terms.items()}
-    assert found["bf16"] == pytest.approx(found["fp32"], rel=0.05)
-    assert len(found["bf16"]) == (2 if name == "professor" else 1)
+    if "nll" in found["fp32"]:  # that of samples may be of another sample
+        assert found["bf16"]["nll"] == pytest.approx(found["fp32"]["nll"], rel=0.05)
+    assert len(found["bf16"]) == (2 if name in ("professor", "minimum_risk", "self_critical") else 1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,48 @@
+"""What an output costs, for strategies that learn from whole outputs: 0 when it is right.
+
+Outputs and references are ids without EOS; with several references the best one counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, Literal
+
+from sacrebleu.metrics.bleu import BLEU
+
+from freerun.metrics.accuracy import edit_distances
+
+__all__ = ["COSTS", "Cost", "CostName"]
+
+Ids = Sequence[int]
+Cost = Callable[[Ids, Sequence[Ids]], float]
+CostName = Literal["symbol_error_rate", "sequence_error", "bleu"]
+
+
+def _symbol_error_rate(output: Ids, references: Sequence[Ids]) -> float:
+    """Edit distance to the closest reference by its length; by 1 where that is empty."""
+    distances, lengths = edit_distances([output], [references])
+    return float(distances[0]) / max(1, int(lengths[0]))
+
+
+def _sequence_error(output: Ids, references: Sequence[Ids]) -> float:
+    """0 for a reference, 1 for everything else."""
+    return float(not any(list(output) == list(reference) for reference in references))
+
+
+def _bleu(output: Ids, references: Sequence[Ids]) -> float:
+    """1 - sentence BLEU (0-1), its order limited to what the output has, smoothed."""
+    # "force" only silences a remark about tokenised input, which ids are on purpose
+    metric = BLEU(tokenize="none", effective_order=True, force=True)
+    return 1.0 - metric.sentence_score(_text(output), [_text(reference) for reference in references]).score / 100.0
+
+
+def _text(ids: Ids) -> str:
+    return " ".join(map(str, ids))
+
+
+COSTS: Final[dict[str, Cost]] = {
+    "symbol_error_rate": _symbol_error_rate,
+    "sequence_error": _sequence_error,
+    "bleu": _bleu,
+}

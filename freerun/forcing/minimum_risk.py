@@ -1,0 +1,125 @@
+"""Minimum risk (Shen et al. 2016): lower the expected cost of whole outputs.
+
+    sum_y Q(y) cost(y, references),   Q(y) = p(y | x)^alpha / sum_y' p(y' | x)^alpha
+
+over a set of distinct outputs: samples of the model, and one reference. The gradient flows through Q, whose log p adds
+up all tokens and EOS and is not divided by the length. The mean is over sources, and the token NLL of the reference
+stands beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from freerun.forcing.batch import TrainingBatch, Update
+from freerun.forcing.costs import COSTS, CostName
+from freerun.forcing.draw import Draw
+from freerun.forcing.loss import Losses, Term, smoothed_nll
+from freerun.forcing.outputs import bounds_of, costs_of, log_probs_of, written_tokens
+from freerun.forcing.replay import encode, replay
+from freerun.forcing.rollout import free_rollout, uniforms
+from freerun.forcing.strategy import Strategy, StrategySettings
+from freerun.models.decoder import Encoded
+from freerun.models.seq2seq import Seq2Seq
+from freerun.symbols import BOS, EOS, NEVER_WRITTEN, PAD
+
+__all__ = ["MinimumRisk", "MinimumRiskSettings"]
+
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+
+class MinimumRiskSettings(StrategySettings):
+    """The keys of ``strategy = "minimum_risk"``."""
+
+    cost: CostName = "symbol_error_rate"
+    samples: Annotated[int, Field(ge=1)] = 8
+    alpha: Annotated[float, Field(gt=0.0)] = 1.0
+    """Sharpness of Q; the gradient scales with it (0.005 in the paper, for long outputs)."""
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    weight: NonNegative = 1.0
+    """Of the risk."""
+    nll_weight: NonNegative = 1.0
+    """Of the token NLL beside it."""
+
+
+class MinimumRisk(Strategy):
+    """Feeds right tokens for the NLL, and samples of the model for the risk."""
+
+    Settings = MinimumRiskSettings
+    settings: MinimumRiskSettings
+
+    def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
+        """The NLL, and the risk summed over sources.
+
+        The journal gets the risk, and ``distinct``, the share of samples that are complete and not there yet.
+        """
+        settings = self.settings
+        encoded, masks = encode(model, batch, update)
+        logits_NV = replay(model, batch, encoded, batch.target_in_BT, masks)
+        loss, nll = smoothed_nll(logits_NV, batch.right_N, self.objective.label_smoothing)
+        outputs, owners = self._candidates(model, batch, update)
+        owners_N = torch.tensor(owners, device=batch.source_BS.device)
+        scores_N = self._scores(model, encoded.select(owners_N), update, outputs)
+        costs_N = scores_N.new_tensor(costs_of(COSTS[settings.cost], outputs, batch, owners))
+        risk = expected_cost(settings.alpha * scores_N, costs_N, owners_N, batch.num_pairs).sum()
+        terms = {
+            "nll": Term(loss, self.objective.count(batch), settings.nll_weight),
+            "risk": Term(risk, batch.num_pairs, settings.weight),
+        }
+        drawn = settings.samples * batch.num_pairs
+        figures: dict[str, tuple[float, float]] = {
+            "nll.teacher": (nll.item(), batch.num_tokens),
+            "risk": (risk.item(), batch.num_pairs),
+            "distinct": (len(outputs) - batch.num_pairs, drawn),
+        }
+        return Losses(terms, figures)
+
+    def _candidates(
+        self, model: Seq2Seq, batch: TrainingBatch, update: Update
+    ) -> tuple[list[tuple[int, ...]], list[int]]:
+        """Distinct complete outputs, the reference of each row first, and the rows that they belong to.
+
+        Samples are drawn without dropout, as in use; one that did not come to EOS is no output, and left out.
+        """
+        samples, size = self.settings.samples, batch.num_pairs
+        with torch.no_grad():
+            encoded = model.encode(batch.source_BS, batch.source_lengths_B)
+        rows_N = torch.arange(size, device=batch.source_BS.device).repeat_interleave(samples)
+        bounds_N = bounds_of(batch)[rows_N]
+        numbers_NT = uniforms(update, "samples", len(rows_N), int(bounds_N.max())).to(rows_N.device)
+        draw = Draw("sample", self.settings.temperature, NEVER_WRITTEN)
+        run = free_rollout(model.decoder, encoded.select(rows_N), bounds_N, numbers_NT, draw)
+        found: dict[tuple[int, tuple[int, ...]], None] = {}
+        for row, (target, length) in enumerate(
+            zip(batch.target_out_BT.tolist(), batch.target_lengths_B.tolist(), strict=True)
+        ):
+            found[row, tuple(target[:length])] = None
+        for row, output in zip(rows_N.tolist(), written_tokens(run), strict=True):
+            if output[-1] == EOS:
+                found.setdefault((row, output))
+        return [output for _, output in found], [row for row, _ in found]
+
+    def _scores(self, model: Seq2Seq, encoded: Encoded, update: Update, outputs: list[tuple[int, ...]]) -> Tensor:
+        """The log-probabilities [N] of the candidates, with gradients; each has dropout of its own in the decoder."""
+        device = encoded.state.h_LBH.device
+        written = [torch.tensor(output, device=device) for output in outputs]
+        lengths_N = torch.tensor([len(output) for output in outputs], device=device)
+        written_NT = pad_sequence(written, batch_first=True, padding_value=PAD)
+        fed_NT = torch.cat([torch.full_like(written_NT[:, :1], BOS), written_NT[:, :-1]], 1)
+        steps = written_NT.shape[1]
+        masks = model.draw_masks(1, steps, len(outputs), update.generator("candidates"))
+        return log_probs_of(model, encoded, fed_NT, written_NT, lengths_N, masks)
+
+
+def expected_cost(scores_N: Tensor, costs_N: Tensor, owners_N: Tensor, size: int) -> Tensor:
+    """sum_y Q(y) cost(y) of each source [B], Q the softmax of the scores among the candidates of one source."""
+    highest_B = torch.full((size,), float("-inf"), dtype=scores_N.dtype, device=scores_N.device)
+    highest_B = highest_B.scatter_reduce(0, owners_N, scores_N.detach(), "amax")
+    weights_N = (scores_N - highest_B[owners_N]).exp()
+    empty_B = torch.zeros_like(highest_B)
+    return empty_B.index_add(0, owners_N, weights_N * costs_N) / empty_B.index_add(0, owners_N, weights_N)

@@ -1,0 +1,78 @@
+"""Self-critical sequence training (Rennie et al. 2017): a sample is worth what it gains over the greedy output.
+
+    - (reward(sample) - reward(greedy)) log p(sample | x),   reward = 1 - cost
+
+The greedy output is the baseline: samples that beat what the model would write in use become more probable, others
+less. The mean is over sources, and the token NLL stands beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from freerun.forcing.batch import TrainingBatch, Update
+from freerun.forcing.costs import COSTS, CostName
+from freerun.forcing.draw import Draw
+from freerun.forcing.loss import Losses, Term, smoothed_nll
+from freerun.forcing.outputs import bounds_of, costs_of, log_probs_of, written_tokens
+from freerun.forcing.replay import replay
+from freerun.forcing.rollout import free_rollout, uniforms
+from freerun.forcing.strategy import Strategy, StrategySettings
+from freerun.models.seq2seq import Seq2Seq
+from freerun.symbols import NEVER_WRITTEN
+
+__all__ = ["SelfCritical", "SelfCriticalSettings"]
+
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+
+class SelfCriticalSettings(StrategySettings):
+    """The keys of ``strategy = "self_critical"``."""
+
+    cost: CostName = "symbol_error_rate"
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    weight: NonNegative = 1.0
+    """Of the self-critical term."""
+    nll_weight: NonNegative = 1.0
+    """Of the token NLL beside it."""
+
+
+class SelfCritical(Strategy):
+    """Feeds right tokens for the NLL, and a sample of the model for the reward."""
+
+    Settings = SelfCriticalSettings
+    settings: SelfCriticalSettings
+
+    def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
+        """The NLL, and the self-critical term summed over sources; the journal gets the mean costs of both outputs."""
+        settings = self.settings
+        bounds_B = bounds_of(batch)
+        steps, target_steps = int(bounds_B.max()), batch.target_in_BT.shape[1]
+        masks = model.draw_masks(batch.source_BS.shape[1], steps, batch.num_pairs, update.generator("dropout"))
+        encoded = model.encode(batch.source_BS, batch.source_lengths_B, masks)
+        logits_NV = replay(model, batch, encoded, batch.target_in_BT, masks and masks.first_steps(target_steps))
+        loss, nll = smoothed_nll(logits_NV, batch.right_N, self.objective.label_smoothing)
+        with torch.no_grad():
+            in_use = model.encode(batch.source_BS, batch.source_lengths_B)  # no dropout in use
+        numbers_BT = uniforms(update, "samples", batch.num_pairs, steps).to(bounds_B.device)
+        greedy = free_rollout(model.decoder, in_use, bounds_B, numbers_BT, Draw("argmax", banned=NEVER_WRITTEN))
+        draw = Draw("sample", settings.temperature, NEVER_WRITTEN)
+        sample = free_rollout(model.decoder, encoded, bounds_B, numbers_BT, draw, masks)
+        owners = range(batch.num_pairs)
+        costs = [costs_of(COSTS[settings.cost], written_tokens(run), batch, owners) for run in (sample, greedy)]
+        sample_masks = masks and masks.first_steps(sample.fed_BT.shape[1])
+        scores_B = log_probs_of(model, encoded, sample.fed_BT, sample.written_BT, sample.lengths_B, sample_masks)
+        excess_B = scores_B.new_tensor([one - other for one, other in zip(*costs, strict=True)])
+        terms = {
+            "nll": Term(loss, self.objective.count(batch), settings.nll_weight),
+            "self_critical": Term((excess_B * scores_B).sum(), batch.num_pairs, settings.weight),
+        }
+        figures: dict[str, tuple[float, float]] = {
+            "nll.teacher": (nll.item(), batch.num_tokens),
+            "cost.sample": (sum(costs[0]), batch.num_pairs),
+            "cost.greedy": (sum(costs[1]), batch.num_pairs),
+        }
+        return Losses(terms, figures)

@@ -1,0 +1,183 @@
+"""Minimum risk and self-critical training against their sums, written as loops over rows, outputs and tokens."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from freerun.config import parse_config
+from freerun.errors import ConfigError
+from freerun.forcing.batch import Update
+from freerun.forcing.costs import COSTS
+from freerun.forcing.minimum_risk import MinimumRisk, expected_cost
+from freerun.forcing.registry import settings_of
+from freerun.forcing.rollout import uniforms
+from freerun.forcing.self_critical import SelfCritical
+from freerun.forcing.strategy import Objective
+from freerun.forcing.teacher import Teacher
+from freerun.symbols import BOS, EOS, NEVER_WRITTEN
+from tests.equivalence.test_forcing_rollout import drawn_by_hand
+from tests.networks import CELLS, close, gradients_of, naive_logits, network, random_rows, training_batch
+
+# the first source stands on two lines: two references
+SOURCES = random_rows([4, 1, 6])
+BATCH = training_batch([SOURCES[0], *SOURCES], random_rows([3, 2, 3, 4], size=9, seed=1))
+UPDATE = Update(number=7, seed=3)
+BOUNDS = [2 * int(length) + 10 for length in BATCH.origin.target_lengths]
+each_model = pytest.mark.parametrize(
+    ("cell", "attention"), [*((cell, "none") for cell in CELLS), ("lstm", "general"), ("gru", "bahdanau")]
+)
+
+
+def a_model(**sizes):
+    model = network(scale=1.2, dropout=0.3, embedding_dropout=0.2, **sizes)
+    with torch.no_grad():
+        model.decoder.output_bias[EOS] += 1.0  # short outputs, some of them equal
+    return model
+
+
+def source(row):
+    return BATCH.source_BS[row, : BATCH.origin.source_lengths[row]]
+
+
+def references(row):
+    return [reference[:-1].tolist() for reference in BATCH.references[row]]
+
+
+def output_of(model, row, numbers, kind, masks=None):
+    """A free run of one row, with EOS if it came to it."""
+    written = []
+    while len(written) < BOUNDS[row] and EOS not in written:
+        logits = naive_logits(model, source(row), [BOS, *written], masks, row)[-1]
+        number = 0.0 if numbers is None else numbers[len(written)].item()
+        written.append(drawn_by_hand(logits, number, kind, 1.0, NEVER_WRITTEN))
+    return tuple(written)
+
+
+def log_prob(model, row, output, masks, mask_row):
+    logits = naive_logits(model, source(row), [BOS, *output[:-1]], masks, mask_row)
+    return sum(each[token] - each.exp().sum().log() for each, token in zip(logits, output, strict=True))
+
+
+def cost_of(name, output, row):
+    return COSTS[name]([token for token in output if token != EOS], references(row))
+
+
+@pytest.mark.parametrize("cost", COSTS)
+@each_model
+def test_minimum_risk_is_the_sum_over_candidates(cell, attention, cost):
+    model = a_model(cell=cell, attention=attention)
+    settings = MinimumRisk.Settings(samples=5, alpha=0.7, cost=cost, weight=0.3, nll_weight=0.4)
+    losses = MinimumRisk(settings, Objective(label_smoothing=0.1)).losses(model, BATCH, UPDATE)
+    numbers = uniforms(UPDATE, "samples", 4 * 5, max(BOUNDS))
+    candidates = [
+        (row, tuple(t[: BATCH.origin.target_lengths[row]].tolist())) for row, t in enumerate(BATCH.target_out_BT)
+    ]
+    for row in range(4):
+        for number in range(5):
+            output = output_of(model, row, numbers[5 * row + number], "sample")
+            if output[-1] == EOS and (row, output) not in candidates:
+                candidates.append((row, output))
+    assert 4 < len(candidates) < 24
+    shared = model.draw_masks(BATCH.source_BS.shape[1], 4, 4, UPDATE.generator("dropout"))
+    longest = max(len(output) for _, output in candidates)
+    own = model.draw_masks(1, longest, len(candidates), UPDATE.generator("candidates"))
+    owners = [row for row, _ in candidates]
+    masks = replace(
+        own,
+        source_tokens_SB1=shared.source_tokens_SB1[:, owners],
+        encoder_layers=tuple(mask[:, owners] for mask in shared.encoder_layers),
+    )
+    risk = 0
+    for row in range(4):
+        mine = [(n, output) for n, (owner, output) in enumerate(candidates) if owner == row]
+        shares = [(0.7 * log_prob(model, row, output, masks, n)).exp() for n, output in mine]
+        risk = risk + sum(s * cost_of(cost, output, row) for s, (_, output) in zip(shares, mine, strict=True)) / sum(
+            shares
+        )
+    term = losses.terms["risk"]
+    assert (term.count, term.weight) == (4, 0.3)
+    close(term.sum, risk)
+    close(gradients_of(term.sum, model), gradients_of(risk, model))
+    assert losses.figures["risk"] == (pytest.approx(risk.item()), 4)
+    assert losses.figures["distinct"] == (len(candidates) - 4, 20)
+
+
+@pytest.mark.parametrize("cost", COSTS)
+@each_model
+def test_self_critical_is_the_excess_over_greedy(cell, attention, cost):
+    model = a_model(cell=cell, attention=attention)
+    settings = SelfCritical.Settings(cost=cost, weight=0.3, nll_weight=0.4)
+    losses = SelfCritical(settings, Objective(label_smoothing=0.1)).losses(model, BATCH, UPDATE)
+    numbers = uniforms(UPDATE, "samples", 4, max(BOUNDS))
+    masks = model.draw_masks(BATCH.source_BS.shape[1], max(BOUNDS), 4, UPDATE.generator("dropout"))
+    expected, costs = 0, [0.0, 0.0]
+    for row in range(4):
+        sample = output_of(model, row, numbers[row], "sample", masks)
+        greedy = output_of(model, row, None, "argmax")
+        found = [cost_of(cost, output, row) for output in (sample, greedy)]
+        costs = [total + one for total, one in zip(costs, found, strict=True)]
+        expected = expected + (found[0] - found[1]) * log_prob(model, row, sample, masks, row)
+    term = losses.terms["self_critical"]
+    assert (term.count, term.weight) == (4, 0.3)
+    close(term.sum, expected)
+    close(gradients_of(term.sum, model), gradients_of(expected, model))
+    assert losses.figures["cost.sample"] == (pytest.approx(costs[0]), 4)
+    assert losses.figures["cost.greedy"] == (pytest.approx(costs[1]), 4)
+
+
+@pytest.mark.parametrize("kind", [MinimumRisk, SelfCritical])
+def test_the_token_loss_stands_beside_it(kind):
+    model = network()
+    losses = kind(kind.Settings(nll_weight=0.4), Objective(label_smoothing=0.1)).losses(model, BATCH, UPDATE)
+    teacher = Teacher(Teacher.Settings(), Objective(label_smoothing=0.1)).losses(model, BATCH, UPDATE)
+    close(losses.terms["nll"].sum, teacher.terms["nll"].sum)
+    assert (losses.terms["nll"].count, losses.terms["nll"].weight) == (12, 0.4)
+    assert losses.figures["nll.teacher"] == (pytest.approx(teacher.figures["nll.teacher"][0]), 12)
+
+
+def test_very_improbable_candidates_do_not_underflow():
+    scores = torch.tensor([-5000.0, -5001.0, -9000.0, -1e4], dtype=torch.float64)
+    owners, costs = torch.tensor([0, 0, 1, 1]), torch.tensor([0.0, 1.0, 0.5, 0.25], dtype=torch.float64)
+    close(expected_cost(scores, costs, owners, 2), torch.tensor([1 / (1 + math.e), 0.5], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "cost"),
+    [
+        ("symbol_error_rate", [4, 5], 0.0),
+        ("symbol_error_rate", [4, 5, 6, 7], 0.25),  # the closer of the two references, of length 4
+        ("symbol_error_rate", [], 1.0),
+        ("sequence_error", [4, 5, 6, 8], 0.0),
+        ("sequence_error", [4], 1.0),
+        ("bleu", [4, 5, 6, 8], 0.0),
+        ("bleu", [7, 7], 1.0),
+    ],
+)
+def test_costs_by_hand(name, output, cost):
+    assert COSTS[name](output, [[4, 5], [4, 5, 6, 8]]) == pytest.approx(cost, abs=1e-12)
+
+
+def test_what_costs_nothing_to_begin_with_stays_so():
+    assert COSTS["symbol_error_rate"]([], [[]]) == 0.0
+    assert COSTS["symbol_error_rate"]([4, 5], [[]]) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("strategy", "key", "value"),
+    [
+        ("minimum_risk", "cost", "wer"),
+        ("minimum_risk", "samples", 0),
+        ("minimum_risk", "alpha", 0.0),
+        ("minimum_risk", "weight", -1.0),
+        ("self_critical", "nll_weight", -0.5),
+        ("self_critical", "temperature", 0.0),
+    ],
+)
+def test_bad_settings_are_told(strategy, key, value):
+    raw = {"data": {"train": "x"}, "forcing": {"strategy": strategy, key: value}}
+    with pytest.raises(ConfigError, match=f"forcing.{key}: the value is"):
+        parse_config(raw, "c", settings_of)
