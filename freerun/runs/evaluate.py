@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from freerun.config import parse_config, read_toml
+from freerun.config import DataConfig, check_values, read_toml
 from freerun.data.readers import PairsLocation, read_pairs
 from freerun.errors import UserError
 from freerun.evaluation.baseline import baselines
@@ -18,7 +18,6 @@ from freerun.evaluation.evaluate import evaluate as evaluate_stepper
 from freerun.evaluation.examples import Example, random_examples, worst_examples
 from freerun.evaluation.free_running import flat
 from freerun.evaluation.items import group_pairs
-from freerun.forcing.registry import settings_of
 from freerun.runs.dataset import location_of
 from freerun.runs.figures import bands_table, defined, figures_table
 from freerun.runs.load import Mean, load_bundles
@@ -110,7 +109,8 @@ def dev_pairs_of(model: Path) -> PairsToRead:
         )
     if (model / "dev.tsv").exists():
         return PairsToRead(model / "dev.tsv")
-    data = parse_config(read_toml(path), path, settings_of).data
+    # the rest of the configuration is training's, and may name a strategy of one's own that is not in reach here
+    data = check_values(DataConfig, read_toml(path).get("data", {}), path)
     if data.dev is None:
         raise UserError(
             model / "dev.tsv", "no such file", "Expected the pairs held out by this run", "Name a file of pairs"

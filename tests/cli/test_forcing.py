@@ -77,7 +77,8 @@ def own(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_page_on_your_own_strategy(freerun: Freerun, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert freerun("train", "own.toml", "--out", "whole", "--set", "training.threads=1").code == 0
+    sets = ("--set", "training.threads=1", "--dev", "dev.tsv")
+    assert freerun("train", "own.toml", "--out", "whole", *sets).code == 0
     ticked = runs.ConsoleReporter.ticked
 
     def stop_at_25(self: runs.ConsoleReporter, update: int) -> None:
@@ -87,10 +88,16 @@ def test_the_page_on_your_own_strategy(freerun: Freerun, own: Path, monkeypatch:
 
     with monkeypatch.context() as patch:
         patch.setattr(runs.ConsoleReporter, "ticked", stop_at_25)
-        assert freerun("train", "own.toml", "--out", "run", "--set", "training.threads=1").code == 130
-    assert freerun("train", "own.toml", "--resume", "--out", "run", "--set", "training.threads=1").code == 0
+        assert freerun("train", "own.toml", "--out", "run", *sets).code == 130
+    assert freerun("train", "own.toml", "--resume", "--out", "run", *sets).code == 0
     weights = [(own / run / "best" / "model.safetensors").read_bytes() for run in ("whole", "run")]
     assert weights[0] == weights[1]
+    # to use the model, its strategy is not needed any more
+    monkeypatch.chdir(own.parent)
+    monkeypatch.delitem(sys.modules, "my_forcing")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert freerun("evaluate", own / "run").code == 0
+    assert freerun("inspect", own / "run").code == 0
 
 
 def test_a_strategy_that_is_not_there(freerun: Freerun, own: Path) -> None:
