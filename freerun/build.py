@@ -207,9 +207,10 @@ def learner_of(config: Config, model: Seq2Seq, order: BatchOrder) -> Learner:
     """The model with all that its updates need.
 
     Raises:
-        ConfigError: bf16 is asked for and the processor does not have it.
+        ConfigError: bf16 is asked for and the processor does not have it, or a phase of forcing would never begin.
     """
     training = config.training
+    _check_phases(config, updates_of(training, order))
     return Learner(
         model,
         strategy_of(config),
@@ -221,6 +222,19 @@ def learner_of(config: Config, model: Seq2Seq, order: BatchOrder) -> Learner:
         updates_per_epoch(training, order),
         training.journal_every,
     )
+
+
+def _check_phases(config: Config, updates: int) -> None:
+    """Every phase but the last ends before training does."""
+    for number, phase in enumerate(config.forcing.phases or [], start=1):
+        if phase.get("until", 0) >= updates:
+            raise ConfigError.single(
+                f"forcing.phases[{number}].until",
+                f"the value is {phase['until']:,}, and training ends at update {updates:,}, so the next phase never "
+                "begins",
+                f"Expected less than {updates:,}",
+                "Lower it, or train longer",
+            )
 
 
 def trainer_settings(config: Config, order: BatchOrder) -> TrainerSettings:

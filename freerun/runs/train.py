@@ -251,18 +251,28 @@ class _Run:
         if start:
             load_weights(self.model, start)
         self.bound = LengthBound(data.report.longest_target, data.corpus.largest_ratio)
+        # made before the folder is: what is wrong with the configuration is told without leaving one behind
+        self.order = order_of(config.training, data.corpus)
+        self.learner = learner_of(config, self.model, self.order)
 
     def _new_sizes(self) -> Sizes:
         return model_sizes(self.config.model, len(self.data.source.vocabulary), len(self.data.target.vocabulary))
 
     def trainer(self) -> Trainer:
         """The loop with everything it needs."""
-        order = order_of(self.config.training, self.data.corpus)
-        settings = trainer_settings(self.config, order)
+        settings = trainer_settings(self.config, self.order)
         checkpoints = Checkpoints(self.folder / "checkpoints", self.config.training.keep)
-        learner = learner_of(self.config, self.model, order)
         reporters = self._reporters(settings.updates, (checkpoints.updates() or [0])[-1])
-        return Trainer(learner, order, settings, selection_of(self.config), self, self.folder, checkpoints, reporters)
+        return Trainer(
+            self.learner,
+            self.order,
+            settings,
+            selection_of(self.config),
+            self,
+            self.folder,
+            checkpoints,
+            reporters,
+        )
 
     def evaluate(self, model: Seq2Seq, everything: bool, check: Callable[[], None]) -> Measured:
         """Figures on the development pairs, and the three fixed examples."""

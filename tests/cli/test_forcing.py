@@ -65,6 +65,21 @@ def test_bad_settings_are_told_before_anything_is_read(freerun: Freerun, pairs: 
     assert not (pairs / "run").exists()
 
 
+def test_a_phase_that_would_never_begin_is_told(freerun: Freerun, pairs: Path) -> None:
+    phases = '[{strategy="teacher", until=6}, {strategy="free_running"}]'
+    sets = [f"forcing.phases={phases}", "training.updates=6"]
+    result = freerun("train", pairs / "config.toml", "--out", pairs / "run", *(f"--set={text}" for text in sets))
+    assert result.code == 2
+    message = "forcing.phases[1].until: the value is 6, and training ends at update 6, so the next phase never begins"
+    assert message in result.err
+    assert not (pairs / "run").exists()
+    sets[1] = "training.updates=7"
+    result = freerun("train", pairs / "config.toml", "--out", pairs / "again", *(f"--set={text}" for text in sets))
+    assert result.code == 0
+    assert "From update 7 on: phase 2, free_running." in result.err
+    assert "forcing: teacher, then free_running;" in result.err
+
+
 @pytest.fixture
 def own(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the module and the configuration of the page."""
