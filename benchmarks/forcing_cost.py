@@ -4,7 +4,7 @@ LSTM 256 x 2, batches of 64 pairs, no dropout, CMUdict (the built-in data, or --
 over the same batches, so a slow spell of the machine hits all. An update is the trainer's: batch, losses, gradients,
 clipping, step.
 
-    python benchmarks/forcing_cost.py [--pairs FILE] [--rounds 5] [--updates 20] [--dropout 0.0] [--json]
+    python benchmarks/forcing_cost.py [--pairs FILE] [--rounds 5] [--updates 20] [--hidden 256] [--dropout 0.0] [--json]
 
 ``*_loop`` are not strategies of freerun but what replay replaces: the decoder is stepped under autograd.
 """
@@ -45,6 +45,9 @@ FORCING = {
     "professor": {"warmup": 0, "model_gate": 0.0, "discriminator_gate": 1.0, "hidden_size": 128},
     "professor_mmd": {"strategy": "professor", "warmup": 0, "adversary": "mmd"},
     "optimal_completion": {},
+    "minimum_risk": {"samples": 8},
+    "self_critical": {},
+    "input_corruption": {"kind": "raml"},
     "teacher_loop": {"strategy": "scheduled_sampling", "schedule": {"kind": "constant", "teacher_prob": 1.0}},
     "scheduled_sampling_loop": {"strategy": "scheduled_sampling", "schedule": HALF},
 }
@@ -70,11 +73,11 @@ class Loop(ScheduledSampling):
         return Losses({"nll": Term(loss, batch.num_tokens)}, {"nll": (nll.item(), batch.num_tokens)})
 
 
-def config_of(pairs: Path, name: str, dropout: float, precision: str) -> Config:
+def config_of(pairs: Path, name: str, hidden: int, dropout: float, precision: str) -> Config:
     """The configuration of one strategy."""
     raw = {
         "data": {"train": str(pairs), "source_tokens": "char", "target_tokens": "whitespace"},
-        "model": {"embedding_size": 256, "hidden_size": 256, "num_layers": 2, "dropout": dropout},
+        "model": {"embedding_size": hidden, "hidden_size": hidden, "num_layers": 2, "dropout": dropout},
         "training": {"batch_size": 64, "threads": 1, "precision": precision},
         "forcing": {"strategy": name, **FORCING[name]},
     }
@@ -96,6 +99,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--updates", type=int, default=20)
+    parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "auto"])
     parser.add_argument("--json", action="store_true")
@@ -103,7 +107,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         pairs = args.pairs or make_data_set("cmudict", Path(folder))["train"]
-        configs = {name: config_of(pairs, name, args.dropout, args.precision) for name in FORCING}
+        configs = {name: config_of(pairs, name, args.hidden, args.dropout, args.precision) for name in FORCING}
         data = load_data(
             configs["teacher"], DataSource.open(configs["teacher"].data, lambda text: None), lambda text: None
         )
