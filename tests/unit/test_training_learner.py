@@ -232,6 +232,19 @@ def test_a_strategy_learns_once_an_update_and_is_kept():
     assert other.strategy.steps == 2
 
 
+def test_a_strategy_is_told_how_much_of_the_data_was_seen():
+    class Watching(Teacher):
+        def losses(self, model, batch, update):
+            seen.append((update.number, update.part, update.epoch))
+            return super().losses(model, batch, update)
+
+    seen, one = [], learner(Watching(StrategySettings(), Objective()))
+    one.update(1, batches())
+    one.updates_per_epoch = 2.5
+    one.update(6, batches(2))
+    assert seen == [(1, 0, 0.0), (6, 0, 2.0), (6, 1, 2.0)]
+
+
 def test_a_strategy_without_a_state_refuses_one():
     with pytest.raises(KeyError, match=r"Teacher has no state, the checkpoint has steps"):
         learner().load(*learner().state()[:2], {"steps": torch.tensor(1)}, 1)
