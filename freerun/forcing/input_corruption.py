@@ -89,8 +89,8 @@ class InputCorruption(Strategy):
         is drawn first, then e of the m places, all equally probable.
         """
         numbers_B = uniforms(update, "distances", batch.num_pairs)
-        # an unknown token stays: nothing is known of its neighbours
-        places_BT = batch.drawable_BT & (batch.target_in_BT >= NUM_SPECIAL)
+        # an unknown token stays, and so do BOS and padding
+        places_BT = batch.target_in_BT >= NUM_SPECIAL
         temperature, sizes = self.settings.temperature, places_BT.sum(1).tolist()
         drawn = [_distance(m, tokens, temperature, n) for m, n in zip(sizes, numbers_B.tolist(), strict=True)]
         # the places with the smallest numbers; those that are none come last
