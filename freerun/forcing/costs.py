@@ -15,6 +15,8 @@ from freerun.metrics.accuracy import edit_distances
 __all__ = ["COSTS", "Cost", "CostName"]
 
 Ids = Sequence[int]
+# "force" only silences a remark about tokenised input, which ids are on purpose
+_SENTENCE_BLEU: Final = BLEU(tokenize="none", effective_order=True, force=True)
 Cost = Callable[[Ids, Sequence[Ids]], float]
 CostName = Literal["symbol_error_rate", "sequence_error", "bleu"]
 
@@ -32,9 +34,9 @@ def _sequence_error(output: Ids, references: Sequence[Ids]) -> float:
 
 def _bleu(output: Ids, references: Sequence[Ids]) -> float:
     """1 - sentence BLEU (0-1), its order limited to what the output has, smoothed."""
-    # "force" only silences a remark about tokenised input, which ids are on purpose
-    metric = BLEU(tokenize="none", effective_order=True, force=True)
-    return 1.0 - metric.sentence_score(_text(output), [_text(reference) for reference in references]).score / 100.0
+    return (
+        1.0 - _SENTENCE_BLEU.sentence_score(_text(output), [_text(reference) for reference in references]).score / 100.0
+    )
 
 
 def _text(ids: Ids) -> str:

@@ -17,34 +17,26 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from freerun.forcing.batch import TrainingBatch, Update
-from freerun.forcing.costs import COSTS, CostName
+from freerun.forcing.costs import COSTS
 from freerun.forcing.draw import Draw
 from freerun.forcing.loss import Losses, Term, smoothed_nll
-from freerun.forcing.outputs import bounds_of, costs_of, log_probs_of, written_tokens
+from freerun.forcing.outputs import SequenceSettings, bounds_of, costs_of, log_probs_of, written_tokens
 from freerun.forcing.replay import encode, replay
 from freerun.forcing.rollout import free_rollout, uniforms
-from freerun.forcing.strategy import Strategy, StrategySettings
+from freerun.forcing.strategy import Strategy
 from freerun.models.decoder import Encoded
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import BOS, EOS, NEVER_WRITTEN, PAD
 
 __all__ = ["MinimumRisk", "MinimumRiskSettings"]
 
-NonNegative = Annotated[float, Field(ge=0.0)]
 
-
-class MinimumRiskSettings(StrategySettings):
+class MinimumRiskSettings(SequenceSettings):
     """The keys of ``strategy = "minimum_risk"``."""
 
-    cost: CostName = "symbol_error_rate"
     samples: Annotated[int, Field(ge=1)] = 8
     alpha: Annotated[float, Field(gt=0.0)] = 1.0
     """Sharpness of Q; the gradient scales with it (0.005 in the paper, for long outputs)."""
-    temperature: Annotated[float, Field(gt=0.0)] = 1.0
-    weight: NonNegative = 1.0
-    """Of the risk."""
-    nll_weight: NonNegative = 1.0
-    """Of the token NLL beside it."""
 
 
 class MinimumRisk(Strategy):

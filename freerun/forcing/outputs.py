@@ -6,20 +6,35 @@ Shape suffixes: B sources, N outputs, T longest output, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from freerun.forcing.batch import TrainingBatch
-from freerun.forcing.costs import Cost
+from freerun.forcing.costs import Cost, CostName
 from freerun.forcing.loss import in_full
 from freerun.forcing.rollout import FreeRun
+from freerun.forcing.strategy import StrategySettings
 from freerun.models.decoder import Encoded
 from freerun.models.dropout import DropoutMasks
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import EOS
 
-__all__ = ["bounds_of", "costs_of", "log_probs_of", "written_tokens"]
+__all__ = ["SequenceSettings", "bounds_of", "costs_of", "log_probs_of", "written_tokens"]
+
+
+class SequenceSettings(StrategySettings):
+    """The keys that strategies on whole outputs share."""
+
+    cost: CostName = "symbol_error_rate"
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    """Of the samples."""
+    weight: Annotated[float, Field(ge=0.0)] = 1.0
+    """Of the term on whole outputs."""
+    nll_weight: Annotated[float, Field(ge=0.0)] = 1.0
+    """Of the token NLL beside it."""
 
 
 def bounds_of(batch: TrainingBatch) -> Tensor:

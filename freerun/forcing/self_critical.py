@@ -8,43 +8,27 @@ less. The mean is over sources, and the token NLL stands beside it.
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 
 from freerun.forcing.batch import TrainingBatch, Update
-from freerun.forcing.costs import COSTS, CostName
+from freerun.forcing.costs import COSTS
 from freerun.forcing.draw import Draw
 from freerun.forcing.loss import Losses, Term, smoothed_nll
-from freerun.forcing.outputs import bounds_of, costs_of, log_probs_of, written_tokens
+from freerun.forcing.outputs import SequenceSettings, bounds_of, costs_of, log_probs_of, written_tokens
 from freerun.forcing.replay import replay
 from freerun.forcing.rollout import free_rollout, uniforms
-from freerun.forcing.strategy import Strategy, StrategySettings
+from freerun.forcing.strategy import Strategy
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import NEVER_WRITTEN
 
-__all__ = ["SelfCritical", "SelfCriticalSettings"]
-
-NonNegative = Annotated[float, Field(ge=0.0)]
-
-
-class SelfCriticalSettings(StrategySettings):
-    """The keys of ``strategy = "self_critical"``."""
-
-    cost: CostName = "symbol_error_rate"
-    temperature: Annotated[float, Field(gt=0.0)] = 1.0
-    weight: NonNegative = 1.0
-    """Of the self-critical term."""
-    nll_weight: NonNegative = 1.0
-    """Of the token NLL beside it."""
+__all__ = ["SelfCritical"]
 
 
 class SelfCritical(Strategy):
     """Feeds right tokens for the NLL, and a sample of the model for the reward."""
 
-    Settings = SelfCriticalSettings
-    settings: SelfCriticalSettings
+    Settings = SequenceSettings
+    settings: SequenceSettings
 
     def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
         """The NLL, and the self-critical term summed over sources; the journal gets the mean costs of both outputs."""

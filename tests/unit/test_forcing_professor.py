@@ -36,6 +36,18 @@ def grads(module):
     return [None if parameter.grad is None else parameter.grad.clone() for parameter in module.parameters()]
 
 
+def passes_of(model, monkeypatch):
+    """What the decoder's whole-sequence passes give from now on, one after the other."""
+    passes, sequence = [], model.decoder.sequence
+
+    def spy(*given):
+        passes.append(sequence(*given))
+        return passes[-1]
+
+    monkeypatch.setattr(model.decoder, "sequence", spy)
+    return passes
+
+
 def test_the_discriminators_loss_gives_the_model_no_gradient():
     strategy, _, model = run()
     assert all(gradient is None for gradient in grads(model))
@@ -52,14 +64,8 @@ def test_the_models_losses_give_the_discriminator_no_gradient():
 
 
 def test_the_free_loss_leaves_the_teacher_forced_pass_alone(monkeypatch):
-    model, passes = network(scale=1.2), []
-    sequence = model.decoder.sequence
-
-    def spy(*given):
-        passes.append(sequence(*given))
-        return passes[-1]
-
-    monkeypatch.setattr(model.decoder, "sequence", spy)
+    model = network(scale=1.2)
+    passes = passes_of(model, monkeypatch)
     losses = professor(model, teacher_too=True).losses(model, BATCH, Update(3, 1))
     (taught, free) = [each.layers_TBH for each in passes]
     for name, own, other in (("free", free, taught), ("teacher", taught, free)):
@@ -261,14 +267,8 @@ def test_the_discriminators_gradient_is_a_mean_over_sequences():
 
 @pytest.mark.parametrize("teacher_too", [False, True])
 def test_moments_move_the_teacher_forced_pass_only_where_that_is_asked_for(monkeypatch, teacher_too):
-    model, passes = network(scale=1.2), []
-    sequence = model.decoder.sequence
-
-    def spy(*given):
-        passes.append(sequence(*given))
-        return passes[-1]
-
-    monkeypatch.setattr(model.decoder, "sequence", spy)
+    model = network(scale=1.2)
+    passes = passes_of(model, monkeypatch)
     losses = professor(model, adversary="mmd", teacher_too=teacher_too).losses(model, BATCH, Update(3, 1))
     taught, free = passes
     for each, moved in ((free, True), (taught, teacher_too)):
