@@ -37,8 +37,8 @@ class OptimalCompletionSettings(StrategySettings):
     """How often a correct continuation is fed instead of the model's own draw."""
     draw: Literal["sample", "argmax"] = "sample"
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
-    longest_ratio: Annotated[float, Field(ge=1.0)] = 2.0
-    """A rollout ends after this many times the target's length, and ten tokens."""
+    longest_ratio: Annotated[float, Field(ge=1.0)] = 1.5
+    """A rollout ends after this many times the target's length, and three tokens: untrained models write on and on."""
 
 
 class OptimalCompletion(Strategy):
@@ -53,11 +53,11 @@ class OptimalCompletion(Strategy):
         Beside it ``rollout_edits``, the mean edit distance of the rollouts that came to EOS, and ``rollout_cut_off``,
         the share of those that did not.
         """
-        bounds_B = (batch.target_lengths_B * self.settings.longest_ratio).long() + 10
+        bounds_B = (batch.target_lengths_B * self.settings.longest_ratio).long() + 3
         steps = int(bounds_B.max())
         masks = model.draw_masks(batch.source_BS.shape[1], steps, batch.num_pairs, update.generator("dropout"))
         encoded = model.encode(batch.source_BS, batch.source_lengths_B, masks)
-        guide = _Guide(batch, update, steps, self.settings.teacher_prob, model.sizes.target_vocabulary)
+        guide = _Guide(batch, update, bounds_B, self.settings.teacher_prob, model.sizes.target_vocabulary)
         draw = Draw(self.settings.draw, self.settings.temperature, NEVER_WRITTEN)
         numbers_BT = uniforms(update, "draws", batch.num_pairs, steps).to(bounds_B.device)
         run = free_rollout(model.decoder, encoded, bounds_B, numbers_BT, draw, masks, guide)
@@ -79,7 +79,10 @@ class OptimalCompletion(Strategy):
 class _Guide:
     """Follows a rollout: keeps what is optimal at each step, and feeds such a token where a coin says so."""
 
-    def __init__(self, batch: TrainingBatch, update: Update, steps: int, teacher_prob: float, vocabulary: int) -> None:
+    def __init__(
+        self, batch: TrainingBatch, update: Update, bounds_B: Tensor, teacher_prob: float, vocabulary: int
+    ) -> None:
+        self._bounds_B, steps = bounds_B.cpu().numpy(), int(bounds_B.max())
         self._oracle = Oracle(batch.references, vocabulary)
         self._coins_BT = uniforms(update, "coins", batch.num_pairs, steps) < teacher_prob
         self._numbers_BT = uniforms(update, "right draws", batch.num_pairs, steps).numpy()
@@ -94,7 +97,8 @@ class _Guide:
         right_B = torch.from_numpy(_one_of(optimal_BV, self._numbers_BT[:, t])).to(drawn_B.device)
         written_B = torch.where(self._coins_BT[:, t].to(drawn_B.device), right_B, drawn_B)
         tokens_B = written_B.cpu().numpy()
-        ends_B = (tokens_B == EOS) & ~self.ended_B
+        # a row at its bound is stepped on beside the others, but what it writes then is not part of its output
+        ends_B = (tokens_B == EOS) & ~self.ended_B & (t < self._bounds_B)
         self.edits_B[ends_B] = self._oracle.distances_B[ends_B]
         self.ended_B |= ends_B
         self._oracle.advance(tokens_B)

@@ -39,7 +39,7 @@ def optimal(prefix, references, size=9):
 
 def looped(model, teacher_prob, draw, smoothing):
     """(loss, KL, steps, edits, rollouts that came to EOS)."""
-    bounds = [int(length) * 2 + 10 for length in BATCH.origin.target_lengths]
+    bounds = [int(length) * 3 // 2 + 3 for length in BATCH.origin.target_lengths]
     shape = len(bounds), max(bounds)
     masks = model.draw_masks(BATCH.source_BS.shape[1], max(bounds), len(bounds), UPDATE.generator("dropout"))
     numbers, coins, right = (uniforms(UPDATE, name, *shape) for name in ("draws", "coins", "right draws"))
