@@ -211,6 +211,22 @@ def compare(
 
 
 @app.command()
+def diagnose(
+    model: Model,
+    pairs: Annotated[
+        Path | None, typer.Argument(metavar="PAIRS.tsv", help="Default: the run's development pairs.")
+    ] = None,
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Show exposure bias: how a model does on right prefixes and on its own, where it derails, whether it recovers."""
+    from freerun.runs.diagnose import DiagnoseRequest
+    from freerun.runs.diagnose import diagnose as run
+
+    run(DiagnoseRequest(model, pairs, threads, as_json))
+
+
+@app.command()
 def inspect(model: Model, as_json: Json = False) -> None:
     """Show what a model is: tokens, sizes, training and figures."""
     from freerun.runs.inspect import inspect as run

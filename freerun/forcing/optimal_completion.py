@@ -21,9 +21,9 @@ from torch import Tensor
 from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.draw import Draw
 from freerun.forcing.loss import Losses, Term, in_full
-from freerun.forcing.oracle import Oracle
 from freerun.forcing.rollout import free_rollout, uniforms
 from freerun.forcing.strategy import Strategy, StrategySettings
+from freerun.metrics.oracle import Oracle
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import EOS, NEVER_WRITTEN
 

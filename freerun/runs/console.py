@@ -11,12 +11,33 @@ from typing import TextIO
 from freerun.text import duration, printable
 from freerun.training.trainer import Measured
 
-__all__ = ["ConsoleReporter", "say"]
+__all__ = ["ConsoleReporter", "CountLine", "say"]
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
     """One line of news on standard error."""
     print(text, file=stream or sys.stderr, flush=True)
+
+
+class CountLine:
+    """A line on a terminal that says how much is done, and goes away in the end; nothing where there is no terminal."""
+
+    def __init__(self, doing: str, things: str) -> None:
+        self._doing, self._things = doing, things
+        self._shows = sys.stderr.isatty()
+
+    def __enter__(self) -> CountLine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shows:
+            sys.stderr.write("\r\x1b[2K")
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show it."""
+        if self._shows:
+            sys.stderr.write(f"\r\x1b[2K{self._doing}: {done:,} of {total:,} {self._things}")
+            sys.stderr.flush()
 
 
 class ConsoleReporter:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from freerun.evaluation.evaluate import evaluate as evaluate_stepper
 from freerun.evaluation.examples import Example, random_examples, worst_examples
 from freerun.evaluation.free_running import flat
 from freerun.evaluation.items import group_pairs
+from freerun.runs.console import CountLine
 from freerun.runs.dataset import location_of
 from freerun.runs.figures import bands_table, defined, figures_table
 from freerun.runs.load import Mean, load_bundles
@@ -80,7 +80,7 @@ def evaluate_predictor(
 ) -> Evaluation:
     """Evaluate on pairs, with a progress line on a terminal."""
     items = group_pairs(read_pairs(pairs.location, pairs.columns), predictor.source, predictor.target)
-    with _Progress() as progress:
+    with CountLine("evaluating", "sequences") as progress:
         return evaluate_stepper(
             predictor.stepper,
             items,
@@ -145,22 +145,3 @@ def _print_examples(title: str, examples: Sequence[Example]) -> None:
     print(f"\n{title}")
     for row in table:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]))
-
-
-class _Progress:
-    """A line on a terminal that says how much is done."""
-
-    def __init__(self) -> None:
-        self._shows = sys.stderr.isatty()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._shows:
-            sys.stderr.write("\r\x1b[2K")
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._shows:
-            sys.stderr.write(f"\r\x1b[2Kevaluating: {done:,} of {total:,} sequences")
-            sys.stderr.flush()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from freerun.evaluation.by_length import Band
 
-__all__ = ["bands_table", "defined", "figures_table"]
+__all__ = ["aligned", "bands_table", "defined", "figures_table"]
 
 Figures = Mapping[str, float | None]
 
@@ -44,7 +44,7 @@ def figures_table(metrics: Figures, baselines: Mapping[str, Figures]) -> str:
         interval = "" if low is None or high is None else f"{_shown(low)} to {_shown(high)}"
         others = [_shown(figures[name]) if name in figures else "" for figures in baselines.values()]
         rows.append([label, fed, _shown(metrics[name]), interval, *others])
-    lines = _aligned(rows)
+    lines = aligned(rows)
     sources = metrics.get("sources")
     if sources is not None:
         lines.append(f"{sources:,} source{'' if sources == 1 else 's'}, beam size {metrics.get('beam_size', 1)}")
@@ -61,10 +61,10 @@ def bands_table(bands: Sequence[Band]) -> str:
         figures = defined({name: band.figures[name].value for name in names} | {"low": last.low, "high": last.high})
         interval = f"{_shown(figures['low'])} to {_shown(figures['high'])}"
         rows.append([ends, f"{band.sources:,}", *(_shown(figures[name]) for name in names), interval])
-    return "\n".join(_aligned(rows))
+    return "\n".join(aligned(rows))
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as lines of equal columns, with a rule under the first."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -19,10 +19,12 @@ class Forced(NamedTuple):
 
     log_probs: natural log-probability of each token after the right ones before it.
     correct: whether greedy search would have written that token there (so never for an unknown one).
+    argmax: the token that it would have written.
     """
 
     log_probs: list[npt.NDArray[np.float64]]
     correct: list[npt.NDArray[np.bool_]]
+    argmax: list[Ids]
 
 
 def score_targets(stepper: Stepper, source_ids: Ids, lengths: Ids, targets: Sequence[Sequence[int] | Ids]) -> Forced:
@@ -35,29 +37,28 @@ def score_targets(stepper: Stepper, source_ids: Ids, lengths: Ids, targets: Sequ
         raise ValueError(f"{len(targets)} targets for {len(lengths)} sources")
     sizes = np.array([len(target) for target in targets], np.int64)
     shape = len(targets), int(sizes.max(initial=0))
-    fed, log_probs, correct = np.full(shape, PAD, np.int64), np.zeros(shape), np.zeros(shape, np.bool_)
+    fed, log_probs, argmax = np.full(shape, PAD, np.int64), np.zeros(shape), np.full(shape, PAD, np.int64)
     for row, target in enumerate(targets):
         fed[row, : len(target)] = target
     if fed.size:
         stepper.start(source_ids, lengths)
-        _force(stepper, fed, sizes, log_probs, correct)
-    counts = sizes.tolist()
+        _force(stepper, fed, sizes, log_probs, argmax)
+    correct, counts = argmax == fed, sizes.tolist()
     return Forced(
         [scores[:size] for scores, size in zip(log_probs, counts, strict=True)],
         [right[:size] for right, size in zip(correct, counts, strict=True)],
+        [tokens[:size] for tokens, size in zip(argmax, counts, strict=True)],
     )
 
 
-def _force(
-    stepper: Stepper, fed: Ids, sizes: Ids, log_probs: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]
-) -> None:
-    """Fill ``log_probs`` and ``correct`` [B, T] in place, a step at a time; rows leave with their EOS."""
+def _force(stepper: Stepper, fed: Ids, sizes: Ids, log_probs: npt.NDArray[np.float64], argmax: Ids) -> None:
+    """Fill ``log_probs`` and ``argmax`` [B, T] in place, a step at a time; rows leave with their EOS."""
     alive = np.arange(len(sizes))
     for step in range(fed.shape[1]):
         origins = np.flatnonzero(sizes[alive] > step)
         alive = alive[origins]
         before = fed[alive, step - 1] if step else np.full(len(alive), BOS, np.int64)
-        # What is banned in search is banned here: "correct" then means that greedy search writes the token.
+        # What is banned in search is banned here: the best token is then the one that greedy search writes.
         best, _ = stepper.step(before, origins, 1, NEVER_WRITTEN)
         log_probs[alive, step] = stepper.log_prob_of(fed[alive, step])
-        correct[alive, step] = best[:, 0] == fed[alive, step]
+        argmax[alive, step] = best[:, 0]

@@ -37,8 +37,9 @@ def test_the_output_of_greedy_search_is_correct_everywhere():
 
 def test_a_token_that_greedy_search_would_not_write_is_not_correct():
     stepper = TableStepper(bias={UNK: 30.0, 4: 10.0})
-    correct = score_targets(stepper, *batch([[5]]), [[4, 5, UNK, EOS]]).correct[0]
-    assert correct.tolist() == [True, False, False, False]
+    forced = score_targets(stepper, *batch([[5]]), [[4, 5, UNK, EOS]])
+    assert forced.correct[0].tolist() == [True, False, False, False]
+    assert forced.argmax[0].tolist() == [4, 4, 4, 4]
 
 
 def test_targets_may_be_arrays():
@@ -48,7 +49,7 @@ def test_targets_may_be_arrays():
 
 
 def test_no_targets_give_no_scores():
-    assert score_targets(TableStepper(), *batch([]), []) == ([], [])
+    assert score_targets(TableStepper(), *batch([]), []) == ([], [], [])
 
 
 def test_sources_and_targets_are_equally_many():

@@ -69,6 +69,14 @@ class Oracle:
         found_BV[self._owners_R[references_N], self._next_RJ[references_N, columns_N]] = True
         return found_BV
 
+    def allows_B(self, tokens_B: Ids) -> NDArray[np.bool_]:
+        """Whether each of these tokens is of zero regret; the same as looking it up in ``optimal_BV``, without V."""
+        optimal_RJ = self._distances_RJ == self.reachable_B[self._owners_R, None]
+        here_R = (optimal_RJ & (self._next_RJ == tokens_B[self._owners_R, None])).any(1)
+        found_B = np.zeros(self._rows, np.bool_)
+        found_B[self._owners_R[here_R]] = True
+        return found_B
+
     def advance(self, tokens_B: Ids) -> None:
         """Append a token to each row (of no meaning for rows that have ended)."""
         before_RJ = self._distances_RJ

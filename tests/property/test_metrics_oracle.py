@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
-from freerun.forcing.oracle import Oracle
+from freerun.metrics.oracle import Oracle
 from freerun.symbols import EOS
 
 TOKENS = (4, 5)
@@ -48,6 +48,7 @@ def test_optimal_tokens_are_those_of_brute_force(references, prefix):
     expected = {token for token in TOKENS if best([*prefix, token], references) == reachable}
     expected |= {EOS} if distance(prefix, references) == reachable else set()
     assert set(np.flatnonzero(made.optimal_BV()[0])) == expected
+    assert {token for token in (EOS, *TOKENS) if made.allows_B(np.array([token]))[0]} == expected
 
 
 @given(REFERENCES, st.lists(st.sampled_from(TOKENS), max_size=6))
@@ -78,5 +79,6 @@ def test_rows_do_not_disturb_each_other(references, outputs):
         for row, (one, token) in enumerate(zip(alone, tokens, strict=True)):
             one.advance(np.array([token]))
             assert (together.optimal_BV()[row] == one.optimal_BV()[0]).all()
+            assert together.allows_B(np.full(len(alone), token))[row] == one.allows_B(np.array([token]))[0]
             assert together.distances_B[row] == one.distances_B[0]
             assert together.reachable_B[row] == one.reachable_B[0]

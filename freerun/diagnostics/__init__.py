@@ -1,0 +1,1 @@
+"""Exposure bias, measured: NumPy functions of what a model did on right prefixes and on its own."""

@@ -1,0 +1,88 @@
+"""Figures by position in the target, and by length of the source, fed in both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from freerun.diagnostics.estimate import Columns, Estimate, Resampled
+from freerun.diagnostics.excess_error import forced_columns
+from freerun.diagnostics.record import Recorded
+from freerun.evaluation.by_length import length_bands
+
+__all__ = ["AtPosition", "InBand", "by_position", "by_source_length"]
+
+MOST_POSITIONS = 60
+
+
+class AtPosition(NamedTuple):
+    """At ``position`` (from 1): NLL of the right token in nats, and errors a step fed with right and with own tokens.
+
+    ``surprise_free`` is the NLL of what the model wrote itself: how sure it is of it.
+    """
+
+    position: int
+    nll_teacher: Estimate
+    error_teacher: Estimate
+    error_free: Estimate
+    surprise_free: Estimate
+
+
+class InBand(NamedTuple):
+    """Sources of ``shortest`` to ``longest`` tokens: the same figures a step, and whole outputs that are right."""
+
+    shortest: int
+    longest: int
+    nll_teacher: Estimate
+    error_teacher: Estimate
+    error_free: Estimate
+    sequence_accuracy_free: Estimate
+
+
+def by_position(recorded: Recorded) -> list[AtPosition]:
+    """From the first position to the last that 1 % of the references have, at most ``MOST_POSITIONS``."""
+    lengths = recorded.forced.errors.lengths
+    last = min(MOST_POSITIONS, int(np.quantile(lengths, 0.99)) if len(lengths) else 0)
+    ratios: dict[str, Columns] = {}
+    for t in range(last):
+        ratios |= {f"{name} {t}": columns for name, columns in _columns(recorded, t, t + 1).items()}
+    if not ratios:
+        return []
+    resampled = Resampled(ratios)
+    return [
+        AtPosition(t + 1, *(resampled.ratio(f"{name} {t}") for name in AtPosition._fields[1:])) for t in range(last)
+    ]
+
+
+def by_source_length(recorded: Recorded, lengths: Sequence[int]) -> list[InBand]:
+    """In bands with about as many sources each; ``lengths`` [N] are the sources' tokens without EOS."""
+    sizes = np.asarray(lengths)
+    columns = _columns(recorded, 0, None)
+    columns["sequence_accuracy_free"] = _right(recorded), np.ones(len(sizes))
+    found = []
+    for shortest, longest in length_bands(sizes):
+        inside = np.flatnonzero((sizes >= shortest) & (sizes <= longest))
+        resampled = Resampled({name: (above[inside], below[inside]) for name, (above, below) in columns.items()})
+        found.append(InBand(shortest, longest, *(resampled.ratio(name) for name in InBand._fields[2:])))
+    return found
+
+
+def _columns(recorded: Recorded, first: int, last: int | None) -> dict[str, Columns]:
+    log_probs, right = recorded.free.log_probs.window(first, last), recorded.forced.log_probs
+    nll, tokens = forced_columns(recorded, right, first, last)
+    return {
+        "nll_teacher": (-nll, tokens),
+        "error_teacher": forced_columns(recorded, recorded.forced.errors, first, last),
+        "error_free": recorded.free.errors.window(first, last),
+        "surprise_free": (-log_probs[0], log_probs[1]),
+    }
+
+
+def _right(recorded: Recorded) -> npt.NDArray[np.bool_]:
+    """Whether an output [N] equals a reference: no step of it errs, and it came to EOS."""
+    errors, _ = recorded.free.errors.window(0)
+    right: npt.NDArray[np.bool_] = (errors == 0) & recorded.free.ended
+    return right
