@@ -104,7 +104,7 @@ def dev_pairs_of(model: Path) -> PairsToRead:
         raise UserError(
             model,
             "no pairs were named, and this is not a run folder, which would know its development pairs",
-            "Expected freerun evaluate MODEL PAIRS.tsv",
+            "Expected MODEL and PAIRS.tsv",
             "Name a file of pairs",
         )
     if (model / "dev.tsv").exists():

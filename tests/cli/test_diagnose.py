@@ -1,0 +1,59 @@
+"""``freerun diagnose`` as it is used."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+
+def test_the_runs_own_pairs_are_the_default(freerun, trained):
+    result = freerun("diagnose", trained / "run")
+    assert result.code == 0
+    assert re.search(r"outputs? equal a reference|Free running makes", result.out)
+    named = freerun("diagnose", trained / "run", trained / "dev.tsv")
+    assert named.out == result.out
+
+
+def test_json_is_one_object_and_nothing_else(freerun, trained):
+    result = freerun("diagnose", trained / "run", "--json")
+    values = json.loads(result.out)
+    assert result.err == ""
+    assert values["sources"] == len((trained / "dev.tsv").read_text().splitlines())
+    evaluated = json.loads(freerun("evaluate", trained / "run", "--json").out)
+    right = values["identity"]["right_free"] / values["sources"]
+    assert right == pytest.approx(evaluated["sequence_accuracy.free"])
+    assert values["identity"]["agree"] == values["sources"]
+    nll = sum(each["nll_teacher"]["value"] * each["nll_teacher"]["n"] for each in values["by_position"])
+    tokens = sum(each["nll_teacher"]["n"] for each in values["by_position"])
+    assert nll / tokens == pytest.approx(evaluated["nll.teacher"], rel=1e-3)
+
+
+@pytest.mark.parametrize(("line", "side", "count"), [("1234\tA B\n", "source", 4), ("ab\t1 2\nba\t3\n", "target", 3)])
+def test_pairs_that_share_nothing_with_the_vocabulary_are_refused(freerun, trained, tmp_path, line, side, count):
+    (tmp_path / "foreign.tsv").write_text(line)
+    result = freerun("diagnose", trained / "run", tmp_path / "foreign.tsv")
+    assert (result.code, result.out) == (2, "")
+    assert f"foreign.tsv: the model knows none of the {count} {side} tokens" in result.err
+
+
+def test_an_empty_reference_and_an_empty_source_are_pairs(freerun, trained, tmp_path):
+    (tmp_path / "few.tsv").write_text("ab\tA B\nba\t\n\tA\n")
+    result = freerun("diagnose", trained / "run", tmp_path / "few.tsv", "--json")
+    assert result.code == 0
+    assert json.loads(result.out)["sources"] == 3
+
+
+@pytest.mark.parametrize("text", ["", "no tab\n"])
+def test_pairs_that_cannot_be_read_are_refused(freerun, trained, tmp_path, text):
+    (tmp_path / "bad.tsv").write_text(text)
+    result = freerun("diagnose", trained / "run", tmp_path / "bad.tsv")
+    assert (result.code, result.out) == (2, "")
+    assert "bad.tsv" in result.err
+
+
+def test_a_bundle_without_pairs_asks_for_them(freerun, trained):
+    result = freerun("diagnose", trained / "run" / "best")
+    assert result.code == 2
+    assert "no pairs were named" in result.err and "diagnose" not in result.out
