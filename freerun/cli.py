@@ -216,6 +216,9 @@ def diagnose(
     pairs: Annotated[
         Path | None, typer.Argument(metavar="PAIRS.tsv", help="Default: the run's development pairs.")
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with pictures and single examples, too.")
+    ] = None,
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
@@ -223,7 +226,7 @@ def diagnose(
     from freerun.runs.diagnose import DiagnoseRequest
     from freerun.runs.diagnose import diagnose as run
 
-    run(DiagnoseRequest(model, pairs, threads, as_json))
+    run(DiagnoseRequest(model, pairs, html, threads, as_json))
 
 
 @app.command()

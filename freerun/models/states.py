@@ -1,30 +1,71 @@
-"""What the decoder's states are along given tokens: read, not trained."""
+"""What a model is like inside along given tokens: read, not trained.
+
+Shape suffixes: B batch, S source, T target, H hidden.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from freerun.models.attention import BahdanauAttention
+from freerun.models.decoder import Decoded, Encoded
 from freerun.models.seq2seq import Seq2Seq
 
 __all__ = ["StateReader"]
 
 Ids = NDArray[np.int64]
+Floats = NDArray[np.float32]
 
 
 class StateReader:
-    """Feeds tokens and gives the top layer's outputs after each: [B, S], [B], [B, T] to [B, T, H]."""
+    """Reads one model; sources are ids [B, S], right-padded, with their lengths [B]."""
 
     def __init__(self, model: Seq2Seq) -> None:
         self._model = model
 
+    @property
+    def attends(self) -> bool:
+        """Whether there is attention to be read."""
+        return self._model.decoder.attention is not None
+
     @torch.inference_mode()
-    def __call__(self, source_ids: Ids, lengths: Ids, fed: Ids) -> NDArray[np.float32]:
-        """Source ids, right-padded, their lengths, and the tokens fed, BOS first; of no meaning on padding."""
-        device = self._model.decoder.output_bias.device
-        source, sizes, tokens = (torch.as_tensor(each, device=device) for each in (source_ids, lengths, fed))
+    def states(self, source_ids: Ids, lengths: Ids, fed: Ids) -> Floats:
+        """The decoder's top layer [B, T, H] after each token of ``fed`` [B, T], BOS first; of no meaning on padding."""
+        decoded, _ = self._run(source_ids, lengths, fed)
+        return _numbers(decoded.layers_TBH[-1].transpose(0, 1))
+
+    @torch.inference_mode()
+    def contexts(self, source_ids: Ids, lengths: Ids) -> Floats:
+        """What the encoder hands over: the decoder's top layer [B, H] before the first token."""
+        return _numbers(self._encoded(source_ids, lengths).state.h_LBH[-1])
+
+    @torch.inference_mode()
+    def attention(self, source_ids: Ids, lengths: Ids, fed: Ids) -> Floats:
+        """Attention weights [B, T, S] with which the token after each token of ``fed`` is predicted."""
+        decoded, encoded = self._run(source_ids, lengths, fed)
+        attention, memory = self._model.decoder.attention, encoded.memory
+        assert attention is not None and memory is not None, "the caller has asked whether it attends"
+        outputs_TBH = decoded.layers_TBH[-1]
+        if isinstance(attention, BahdanauAttention):
+            before_TBH = torch.cat([encoded.state.h_LBH[-1:], outputs_TBH[:-1]])
+            return _numbers(torch.stack([attention.context(state_BH, memory)[1] for state_BH in before_TBH], 1))
+        return _numbers(attention(outputs_TBH.transpose(0, 1), memory)[1])
+
+    def _run(self, source_ids: Ids, lengths: Ids, fed: Ids) -> tuple[Decoded, Encoded]:
+        encoded = self._encoded(source_ids, lengths)
+        return self._model.decoder.sequence(self._tensor(fed), encoded), encoded
+
+    def _encoded(self, source_ids: Ids, lengths: Ids) -> Encoded:
         padded = bool((lengths < source_ids.shape[1]).any())
-        decoded = self._model.decoder.sequence(tokens, self._model.encode(source, sizes if padded else None))
-        states: NDArray[np.float32] = decoded.layers_TBH[-1].transpose(0, 1).float().cpu().numpy()
-        return states
+        return self._model.encode(self._tensor(source_ids), self._tensor(lengths) if padded else None)
+
+    def _tensor(self, values: Ids) -> Tensor:
+        return torch.as_tensor(values, device=self._model.decoder.output_bias.device)
+
+
+def _numbers(values: Tensor) -> Floats:
+    found: Floats = values.float().cpu().numpy()
+    return found

@@ -6,24 +6,33 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from freerun.build import load_model, set_threads
+from freerun.data.batching import pad
 from freerun.data.codec import Codec
 from freerun.data.readers import read_pairs
 from freerun.diagnostics.diagnosis import Diagnosis
 from freerun.diagnostics.diagnosis import diagnose as diagnose_stepper
 from freerun.diagnostics.estimate import Estimate
 from freerun.diagnostics.measures import Measures
+from freerun.diagnostics.projection import project
 from freerun.diagnostics.summary import summary
 from freerun.errors import DataError
 from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.models.states import StateReader
 from freerun.models.stepper import TorchStepper
-from freerun.runs.console import CountLine
+from freerun.randomness import numpy_generator
+from freerun.runs.console import CountLine, say
 from freerun.runs.evaluate import PairsToRead, dev_pairs_of
 from freerun.runs.figures import aligned
+from freerun.runs.output import open_output
 from freerun.runtime.bundle import Bundle, read_bundle
 
-__all__ = ["DiagnoseRequest", "diagnose"]
+__all__ = ["DiagnoseRequest", "diagnose", "diagnose_bundle"]
+
+_CONTEXTS = 40
+"""Sources whose contexts are drawn with their texts: more could not be read."""
 
 
 @dataclass(frozen=True)
@@ -32,45 +41,57 @@ class DiagnoseRequest:
 
     model: Path
     pairs: Path | None = None
+    html: Path | None = None
     threads: int = 0
     json: bool = False
 
 
 def diagnose(request: DiagnoseRequest) -> Diagnosis:
-    """Measure, and print the summary with tables, or the measures as JSON.
+    """Measure, and print the summary with tables, or the measures as JSON; with ``html``, write the page too.
 
     Raises:
         UserError: bad pairs, pairs of which the model knows no symbol, a bundle that cannot be used.
     """
+    if request.html is not None:
+        import freerun.report.diagnose  # noqa: F401 (a missing extra is told before the work, not after it)
     pairs = PairsToRead(request.pairs) if request.pairs else dev_pairs_of(request.model)
     bundle = read_bundle(request.model)
     items = group_pairs(read_pairs(pairs.location, pairs.columns), bundle.source, bundle.target)
-    for side, codec, texts in (
-        ("source", bundle.source, items.sources),
-        ("target", bundle.target, [text for each in items.reference_texts for text in each]),
-    ):
-        _check_known(pairs, side, codec, texts)
     set_threads(request.threads)
-    found = _measured(bundle, items)
+    with open_output(request.html) as page:
+        found, reader = diagnose_bundle(bundle, items, str(pairs.location))
+        if request.html is not None:
+            page.write(_page(found, reader, bundle, items, request.model.name, Path(str(pairs.location)).name))
     print(json.dumps(found.as_json()) if request.json else _as_text(found.measures))
+    if request.html is not None:
+        say(f"Wrote {request.html}: open it in a browser.")
     return found
 
 
-def _measured(bundle: Bundle, items: EvaluationSet) -> Diagnosis:
+def diagnose_bundle(bundle: Bundle, items: EvaluationSet, where: str) -> tuple[Diagnosis, StateReader]:
+    """Run and measure; ``where`` the pairs stand, for a message.
+
+    Raises:
+        DataError: the model knows no symbol of the pairs.
+    """
+    _check_known(where, "source", bundle.source, items.sources)
+    _check_known(where, "target", bundle.target, [text for each in items.reference_texts for text in each])
     model = load_model(bundle)
+    reader = StateReader(model)
     with CountLine("diagnosing", "runs") as progress:
-        return diagnose_stepper(
+        found = diagnose_stepper(
             TorchStepper(model),
             items,
             bundle.source,
             bundle.target,
             bound=bundle.bound,
-            states_of=StateReader(model),
+            states_of=reader.states,
             progress=progress,
         )
+    return found, reader
 
 
-def _check_known(pairs: PairsToRead, side: str, codec: Codec, texts: list[str]) -> None:
+def _check_known(where: str, side: str, codec: Codec, texts: list[str]) -> None:
     """A model that knows nothing of the pairs has errors everywhere, and they would say nothing about it."""
     tokens = 0
     for text in texts:
@@ -80,11 +101,32 @@ def _check_known(pairs: PairsToRead, side: str, codec: Codec, texts: list[str]) 
         tokens += every
     if tokens:
         raise DataError(
-            str(pairs.location),
+            where,
             f"the model knows none of the {tokens:,} {side} tokens",
             "Expected pairs of the kind that it was trained on",
-            f"Check that source and target are not swapped (--columns), and the {side}'s script and spelling",
+            f"Check that source and target are not swapped, and the {side}'s script and spelling",
         )
+
+
+def _page(found: Diagnosis, reader: StateReader, bundle: Bundle, items: EvaluationSet, title: str, pairs: str) -> str:
+    """The page, with pictures of states and contexts and some examples."""
+    from freerun.report.diagnose import Clouds, diagnose_page
+    from freerun.report.examples import chosen_examples, examples
+
+    subjects, states = found.recorded.subjects, found.states
+    rows = numpy_generator(0, "contexts").permutation(len(subjects))[:_CONTEXTS]
+    contexts = reader.contexts(*pad([subjects.sources[row] for row in rows]))
+    drifts = found.measures.state_divergence is not None and states is not None
+    clouds = Clouds(
+        project(np.concatenate([states.teacher_MH, states.free_MH])) if drifts and states else None,
+        len(states.rows) if states else 0,
+        project(contexts),
+        [items.items[row].source for row in rows],
+    )
+    chosen = chosen_examples(found.recorded)
+    attention_of = reader.attention if reader.attends else None
+    shown = examples(found.recorded, items, bundle.source, bundle.target, chosen, attention_of)
+    return diagnose_page(title, pairs, found.measures, clouds, shown)
 
 
 def _as_text(measures: Measures) -> str:
@@ -93,16 +135,8 @@ def _as_text(measures: Measures) -> str:
     rows = [["errors a step", "", "95 % interval", "sources"]]
     rows += [_row(*each) for each in (("free running", excess.free), ("right tokens", excess.teacher))]
     paragraphs.append("\n".join(aligned(rows)))
-    rows = [
-        [
-            "steps after the first error",
-            "recovered",
-            "95 % interval",
-            "sources",
-            "errors / after right tokens",
-            "95 % interval",
-        ]
-    ]
+    head = ["steps after the first error", "recovered", "95 % interval", "sources"]
+    rows = [[*head, "errors / after right tokens", "95 % interval"]]
     for each in measures.recovery.curve:
         if each.free.n:
             rows.append([*_row(str(each.k), each.recovered)[:3], f"{each.free.n:,}", *_row("", each.ratio)[1:3]])

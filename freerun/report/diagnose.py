@@ -1,0 +1,100 @@
+"""The page of ``freerun diagnose``: one file that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from freerun.diagnostics.estimate import Estimate
+from freerun.diagnostics.measures import Measures
+from freerun.diagnostics.projection import Projection
+from freerun.diagnostics.summary import summary
+from freerun.report.pictures import (
+    contexts_picture,
+    excess_picture,
+    length_picture,
+    nll_picture,
+    position_picture,
+    recovered_picture,
+    recovery_picture,
+    road_picture,
+    states_picture,
+    switch_picture,
+)
+from freerun.version import VERSION
+
+__all__ = ["Clouds", "diagnose_page", "embedded_json"]
+
+
+class Clouds(NamedTuple):
+    """Points in two dimensions: states (``num_teacher`` after right tokens, then the others), contexts with labels."""
+
+    states: Projection | None
+    num_teacher: int
+    contexts: Projection | None
+    labels: Sequence[str]
+
+
+def diagnose_page(
+    title: str, pairs: str, measures: Measures, clouds: Clouds, examples: Sequence[dict[str, Any]]
+) -> str:
+    """The page as HTML. Everything that comes from the data is escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = environment.from_string(_file("diagnose.html"))
+    return template.render(
+        title=title,
+        pairs=pairs,
+        version=VERSION,
+        measures=measures,
+        summary=summary(measures),
+        pictures={name: Markup(svg) for name, svg in _pictures(measures, clouds).items()},
+        shown=_shown,
+        examples=embedded_json(examples),
+        examples_count=len(examples),
+        more=len(examples) < measures.sources,
+        css=Markup(_file("page.css")),
+        script=Markup(_file("diagnose.js")),
+    )
+
+
+def embedded_json(value: object) -> Markup:
+    """JSON that may stand in a ``<script>`` element: no character of it can end the element or begin another."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _pictures(measures: Measures, clouds: Clouds) -> dict[str, str]:
+    """Those that can be drawn; an empty text for the others."""
+    curve, states, contexts = measures.recovery.curve, clouds.states, clouds.contexts
+    recovers = bool(curve[0].free.n)
+    return {
+        "excess": excess_picture(measures.excess_error.curve),
+        "position": position_picture(measures.by_position),
+        "nll": nll_picture(measures.by_position),
+        "recovery": recovery_picture(curve) if recovers else "",
+        "recovered": recovered_picture(curve) if recovers else "",
+        "switch": switch_picture(measures.prefix_switch) if measures.prefix_switch else "",
+        "road": road_picture(measures.road_exam) if measures.road_exam else "",
+        "length": length_picture(measures.by_source_length),
+        "states": states_picture(states, clouds.num_teacher) if states else "",
+        "contexts": contexts_picture(contexts, clouds.labels) if contexts else "",
+    }
+
+
+def _shown(estimate: Estimate) -> str:
+    """``0.123 (0.110 to 0.140)``."""
+    if estimate.value is None:
+        return "undefined"
+    interval = "" if estimate.low is None else f" ({estimate.low:.3f} to {estimate.high:.3f})"
+    return f"{estimate.value:.3f}{interval}"
+
+
+def _file(name: str) -> str:
+    return (resources.files("freerun.report") / name).read_text(encoding="utf-8")

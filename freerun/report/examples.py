@@ -1,0 +1,133 @@
+"""Single outputs beside their references, aligned token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rapidfuzz.distance import Levenshtein
+
+from freerun.data.batching import pad
+from freerun.data.codec import Codec
+from freerun.diagnostics.record import Recorded
+from freerun.evaluation.items import EvaluationSet
+from freerun.randomness import numpy_generator
+from freerun.symbols import BOS, EOS
+
+__all__ = ["MOST_EXAMPLES", "AttentionOf", "chosen_examples", "examples"]
+
+Ids = npt.NDArray[np.int64]
+AttentionOf = Callable[[Ids, Ids, Ids], npt.NDArray[np.float32]]
+"""Source ids [B, S], their lengths [B] and the tokens fed [B, T] to attention weights [B, T, S]."""
+MOST_EXAMPLES = 500
+_MOST_STEPS = 200
+"""Of an endless output, so many steps are shown."""
+_BATCH = 64
+END = "⏎"
+
+
+def chosen_examples(recorded: Recorded, most: int = MOST_EXAMPLES) -> Ids:
+    """The worst half by edit distance, and as many of the others at random."""
+    edits = edit_distances_of(recorded)
+    worst = np.argsort(-edits, kind="stable")[: most // 2]
+    worst = worst[edits[worst] > 0]
+    others = np.setdiff1d(np.arange(len(edits)), worst)
+    return np.concatenate([worst, np.sort(numpy_generator(0, "examples").permutation(others)[: most - len(worst)])])
+
+
+def edit_distances_of(recorded: Recorded) -> Ids:
+    """[N]: regrets of the steps and of the ending add up to the edit distance; EOS is not a token of the output."""
+    free = recorded.free
+    steps, _ = free.errors.window(0, free.errors.lengths - free.ended)
+    distances: Ids = steps.astype(np.int64) + free.ending_regret
+    return distances
+
+
+def examples(
+    recorded: Recorded,
+    items: EvaluationSet,
+    source: Codec,
+    target: Codec,
+    rows: Ids,
+    attention_of: AttentionOf | None = None,
+) -> list[dict[str, Any]]:
+    """JSON values for the page, one example a row of ``rows``."""
+    edits = edit_distances_of(recorded)
+    found = [_example(recorded, items, source, target, int(row), int(edits[row])) for row in rows]
+    if attention_of is not None:
+        for example, weights in zip(found, _attention(recorded, rows, attention_of), strict=True):
+            example["attention"] = _in_reading_order(weights, source.reverse)
+    return found
+
+
+def _example(
+    recorded: Recorded, items: EvaluationSet, source: Codec, target: Codec, row: int, edits: int
+) -> dict[str, Any]:
+    item, free, forced = items.items[row], recorded.free, recorded.forced
+    followed = int(recorded.followed[row])
+    reference, written = recorded.subjects.targets[followed], free.tokens[row][:_MOST_STEPS]
+    first = int(recorded.first_errors[row])
+    tokens = [token for token in written.tolist() if token != EOS]
+    return {
+        "source": item.source,
+        "sourceTokens": [*source.tokens(item.source), END],
+        "references": item.texts,
+        "output": target.text(target.decode(tokens)),
+        "edits": edits,
+        "firstError": first + 1 if first < free.errors.lengths[row] else None,
+        "nll": round(-float(free.log_probs[row].sum()), 3),
+        "truncated": not bool(free.ended[row]),
+        "columns": _columns(reference.tolist(), written.tolist()),
+        "reference": _named(reference, target),
+        "forced": _named(forced.tokens[followed], target),
+        "forcedProbability": _percent(forced.log_probs[followed]),
+        "forcedError": forced.errors[followed].astype(int).tolist(),
+        "free": _named(written, target),
+        "freeProbability": _percent(free.log_probs[row][:_MOST_STEPS]),
+        "freeError": free.errors[row][:_MOST_STEPS].astype(int).tolist(),
+    }
+
+
+def _columns(reference: Sequence[int], written: Sequence[int]) -> list[list[int]]:
+    """Pairs of places in the reference and in what was written, -1 for none: an alignment of least edits."""
+    pairs: list[list[int]] = []
+    for code in Levenshtein.opcodes(reference, written):
+        left = [*range(code.src_start, code.src_end)]
+        right = [*range(code.dest_start, code.dest_end)]
+        size = max(len(left), len(right))
+        left += [-1] * (size - len(left))
+        right += [-1] * (size - len(right))
+        pairs += [list(pair) for pair in zip(left, right, strict=True)]
+    return pairs
+
+
+def _named(ids: npt.NDArray[np.integer], target: Codec) -> list[str]:
+    return [END if token == EOS else target.vocabulary.token(int(token)) for token in ids]
+
+
+def _percent(log_probs: npt.NDArray[np.float32]) -> list[int]:
+    values: list[int] = np.rint(100 * np.exp(log_probs.astype(np.float64))).astype(int).tolist()
+    return values
+
+
+def _attention(recorded: Recorded, rows: Ids, attention_of: AttentionOf) -> list[npt.NDArray[np.float32]]:
+    """Weights [T, S] along each free run."""
+    found: list[npt.NDArray[np.float32]] = []
+    for start in range(0, len(rows), _BATCH):
+        part = rows[start : start + _BATCH]
+        ids, lengths = pad([recorded.subjects.sources[row] for row in part])
+        written = [recorded.free.tokens[row][:_MOST_STEPS].tolist() for row in part]
+        fed, steps = pad([[BOS, *each[:-1]] if each else [] for each in written])
+        weights = attention_of(ids, lengths, fed)
+        found += [each[:n, :s] for each, n, s in zip(weights, steps, lengths, strict=True)]
+    return found
+
+
+def _in_reading_order(weights: npt.NDArray[np.float32], reverse: bool) -> list[list[int]]:
+    """Per cent, in the order in which people read the source; EOS stays last."""
+    if reverse:
+        weights = np.concatenate([weights[:, -2::-1], weights[:, -1:]], 1)
+    values: list[list[int]] = np.rint(100 * weights.astype(np.float64)).astype(int).tolist()
+    return values
