@@ -18,7 +18,7 @@ from freerun import version
 __version__ = version.VERSION
 
 if TYPE_CHECKING:
-    from freerun.api import evaluate, load, train
+    from freerun.api import diagnose, evaluate, load, train
     from freerun.errors import FreerunError, UserError
     from freerun.runtime.predictor import Beam, Prediction, Predictor, Sampling
 
@@ -30,6 +30,7 @@ __all__ = [
     "Sampling",
     "UserError",
     "__version__",
+    "diagnose",
     "evaluate",
     "load",
     "train",
@@ -39,6 +40,7 @@ _PLACES = {
     "load": "freerun.api",
     "train": "freerun.api",
     "evaluate": "freerun.api",
+    "diagnose": "freerun.api",
     "Beam": "freerun.runtime.predictor",
     "Sampling": "freerun.runtime.predictor",
     "Prediction": "freerun.runtime.predictor",

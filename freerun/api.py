@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from freerun.diagnostics.diagnosis import Diagnosis
 from freerun.evaluation.evaluate import Evaluation
+from freerun.runs.diagnose import diagnose_bundle, items_of
 from freerun.runs.evaluate import PairsToRead, dev_pairs_of, evaluate_predictor
 from freerun.runs.load import load
 from freerun.runs.request import TrainRequest
 from freerun.runs.train import TrainResult
 from freerun.runs.train import train as run_training
+from freerun.runtime.bundle import read_bundle
 
-__all__ = ["evaluate", "load", "train"]
+__all__ = ["diagnose", "evaluate", "load", "train"]
 
 
 def train(
@@ -45,6 +48,20 @@ def evaluate(model: str | Path, pairs: str | Path | None = None, beam_size: int 
     """Measure a model on pairs (default: its run's development pairs); ``Evaluation.metrics()`` has the figures."""
     place = PairsToRead(Path(pairs)) if pairs is not None else dev_pairs_of(Path(model))
     return evaluate_predictor(load(model), place, beam_size)
+
+
+def diagnose(model: str | Path, pairs: str | Path | None = None) -> Diagnosis:
+    """Compare a model on right prefixes and on its own (default: on its run's development pairs).
+
+    Returns:
+        The measures (``.measures``, as JSON values ``.as_json()``), and the runs that they were made of.
+
+    Raises:
+        UserError: bad pairs, pairs of which the model knows no symbol, a bundle that cannot be used.
+    """
+    place = PairsToRead(Path(pairs)) if pairs is not None else dev_pairs_of(Path(model))
+    bundle = read_bundle(Path(model))
+    return diagnose_bundle(bundle, items_of(bundle, place), str(place.location))[0]
 
 
 def _path(value: str | Path | None) -> Path | None:

@@ -215,7 +215,7 @@ def _label(axes: Axes, x: str, y: str, legend: bool = True) -> None:
 
 def _plain(text: str) -> str:
     """Text as matplotlib is to show it: ``$`` would begin a formula."""
-    short = text if len(text) <= 30 else text[:29] + "…"
+    short = text if len(text) <= 24 else text[:23] + "…"
     return "".join(character if character.isprintable() else " " for character in short).replace("$", r"\$")
 
 

@@ -29,10 +29,10 @@ from freerun.runs.figures import aligned
 from freerun.runs.output import open_output
 from freerun.runtime.bundle import Bundle, read_bundle
 
-__all__ = ["DiagnoseRequest", "diagnose", "diagnose_bundle"]
+__all__ = ["DiagnoseRequest", "diagnose", "diagnose_bundle", "items_of"]
 
-_CONTEXTS = 40
-"""Sources whose contexts are drawn with their texts: more could not be read."""
+_CONTEXT_CHARACTERS = 320
+"""How much text is drawn beside contexts: more could not be read."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def diagnose(request: DiagnoseRequest) -> Diagnosis:
         import freerun.report.diagnose  # noqa: F401 (a missing extra is told before the work, not after it)
     pairs = PairsToRead(request.pairs) if request.pairs else dev_pairs_of(request.model)
     bundle = read_bundle(request.model)
-    items = group_pairs(read_pairs(pairs.location, pairs.columns), bundle.source, bundle.target)
+    items = items_of(bundle, pairs)
     set_threads(request.threads)
     with open_output(request.html) as page:
         found, reader = diagnose_bundle(bundle, items, str(pairs.location))
@@ -66,6 +66,11 @@ def diagnose(request: DiagnoseRequest) -> Diagnosis:
     if request.html is not None:
         say(f"Wrote {request.html}: open it in a browser.")
     return found
+
+
+def items_of(bundle: Bundle, pairs: PairsToRead) -> EvaluationSet:
+    """The pairs as the model's tokens."""
+    return group_pairs(read_pairs(pairs.location, pairs.columns), bundle.source, bundle.target)
 
 
 def diagnose_bundle(bundle: Bundle, items: EvaluationSet, where: str) -> tuple[Diagnosis, StateReader]:
@@ -114,7 +119,10 @@ def _page(found: Diagnosis, reader: StateReader, bundle: Bundle, items: Evaluati
     from freerun.report.examples import chosen_examples, examples
 
     subjects, states = found.recorded.subjects, found.states
-    rows = numpy_generator(0, "contexts").permutation(len(subjects))[:_CONTEXTS]
+    drawn = numpy_generator(0, "contexts").permutation(len(subjects))
+    # a label is cut at 24 characters
+    written = np.cumsum([min(24, len(items.items[row].source)) for row in drawn[:_CONTEXT_CHARACTERS]])
+    rows = drawn[: max(1, int((written <= _CONTEXT_CHARACTERS).sum()))]
     contexts = reader.contexts(*pad([subjects.sources[row] for row in rows]))
     drifts = found.measures.state_divergence is not None and states is not None
     clouds = Clouds(

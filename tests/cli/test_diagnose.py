@@ -16,6 +16,28 @@ def test_the_runs_own_pairs_are_the_default(freerun, trained):
     assert named.out == result.out
 
 
+def test_python_gives_the_same(freerun, trained):
+    import freerun as package
+
+    values = json.loads(freerun("diagnose", trained / "run", "--json").out)
+    assert json.loads(json.dumps(package.diagnose(trained / "run").as_json())) == values
+
+
+def test_the_page_is_written_beside_the_figures(freerun, trained, tmp_path):
+    result = freerun("diagnose", trained / "run", "--html", tmp_path / "page.html", "--json")
+    text = (tmp_path / "page.html").read_text()
+    assert json.loads(result.out)["summary"][0].split(":")[0] in text
+    assert text.startswith("<!doctype html>") and text.rstrip().endswith("</html>")
+    assert "page.html: open it in a browser" in result.err
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_page_that_cannot_be_written_is_told_before_the_work(freerun, trained, tmp_path):
+    result = freerun("diagnose", trained / "run", "--html", tmp_path / "none" / "page.html")
+    assert (result.code, result.out) == (2, "")
+    assert "page.html: cannot be written (No such file or directory)" in result.err
+
+
 def test_json_is_one_object_and_nothing_else(freerun, trained):
     result = freerun("diagnose", trained / "run", "--json")
     values = json.loads(result.out)
