@@ -230,6 +230,22 @@ def diagnose(
 
 
 @app.command()
+def study(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Arms, seeds, control: see docs/study.md.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Default: runs/<stem of the config>."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare strategies over seeds, and say which differences are real; the same command goes on after a stop."""
+    from freerun.runs.study import StudyRequest
+    from freerun.runs.study import study as run
+
+    run(StudyRequest(config, out, as_json))
+
+
+@app.command()
 def inspect(model: Model, as_json: Json = False) -> None:
     """Show what a model is: tokens, sizes, training and figures."""
     from freerun.runs.inspect import inspect as run

@@ -33,6 +33,7 @@ from freerun.config.sections import (
     ModelConfig,
     TrainingConfig,
 )
+from freerun.config.study import StudyConfig
 from freerun.config.values import shown
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "HalvingSchedule",
     "InverseSqrtSchedule",
     "ModelConfig",
+    "StudyConfig",
     "TrainingConfig",
     "absolute_paths",
     "apply_overrides",

@@ -19,7 +19,9 @@ __all__ = [
     "HalvingSchedule",
     "InverseSqrtSchedule",
     "ModelConfig",
+    "PathText",
     "PhaseConfig",
+    "Section",
     "TrainingConfig",
 ]
 
@@ -53,11 +55,13 @@ TokensSpec = Annotated[
 ]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A table of keys that are all known, with values that are what they are said to be."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
 
 
-class FilePair(_Section):
+class FilePair(Section):
     """Two parallel text files."""
 
     source: PathText
@@ -77,7 +81,7 @@ Files = Annotated[
 ]
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """What is read, and how text becomes tokens."""
 
     train: Files
@@ -95,7 +99,7 @@ class DataConfig(_Section):
     max_target_length: Positive = 1000
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The network."""
 
     cell: Literal["lstm", "gru", "rnn"] = "lstm"
@@ -116,7 +120,7 @@ class ModelConfig(_Section):
     forget_bias: float | Literal["drawn"] = 1.0
 
 
-class _Schedule(_Section):
+class _Schedule(Section):
     warmup: NonNegative = 0
 
 
@@ -154,7 +158,7 @@ Schedule = Annotated[
 ]
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """How long, how fast and with what the model learns. Of each pair of ``ALTERNATIVES`` one is not None."""
 
     updates: Positive | None = None
@@ -189,7 +193,7 @@ class TrainingConfig(_Section):
         return values
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(Section):
     """When and how the model is measured on the development pairs."""
 
     every: NonNegative = 1000
@@ -220,7 +224,7 @@ class PhaseConfig(BaseModel):
     """The last update of the phase; none for the last phase, which goes on to the end."""
 
 
-class Config(_Section):
+class Config(Section):
     """A whole configuration."""
 
     data: DataConfig

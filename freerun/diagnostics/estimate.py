@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from freerun.metrics.intervals import percentile_interval, resampled_sums
+from freerun.randomness import numpy_generator
 
 __all__ = ["Columns", "Estimate", "Resampled"]
 
@@ -56,6 +57,16 @@ class Resampled:
         interval = percentile_interval(float(found[0]), found[1:])
         count = int(self._counts[self._place(names[0])])
         return Estimate(_defined(interval.value), _defined(interval.low), _defined(interval.high), count)
+
+    def mean_over_draws(self, names: Sequence[str]) -> Estimate:
+        """The mean of ratios of which each is one draw (a seed), drawn again in every resample; all sources count."""
+        drawn = numpy_generator(0, "seeds of a study").integers(len(names), size=(len(self._sums) - 1, len(names)))
+
+        def mean(*ratios: Floats) -> Floats:
+            values = np.stack(ratios, 1)
+            return np.concatenate([values[:1].mean(1), np.take_along_axis(values[1:], drawn, 1).mean(1)])
+
+        return self.of(mean, *names)
 
     def _place(self, name: str) -> int:
         return self._places[name]

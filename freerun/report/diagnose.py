@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from freerun.diagnostics.estimate import Estimate
 from freerun.diagnostics.measures import Measures
 from freerun.diagnostics.projection import Projection
 from freerun.diagnostics.summary import summary
+from freerun.report.page import own_file, shown, template
 from freerun.report.pictures import (
     contexts_picture,
     excess_picture,
@@ -44,21 +42,19 @@ def diagnose_page(
     title: str, pairs: str, measures: Measures, clouds: Clouds, examples: Sequence[dict[str, Any]]
 ) -> str:
     """The page as HTML. Everything that comes from the data is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = environment.from_string(_file("diagnose.html"))
-    return template.render(
+    return template("diagnose.html").render(
         title=title,
         pairs=pairs,
         version=VERSION,
         measures=measures,
         summary=summary(measures),
         pictures={name: Markup(svg) for name, svg in _pictures(measures, clouds).items()},
-        shown=_shown,
+        shown=shown,
         examples=embedded_json(examples),
         examples_count=len(examples),
         more=len(examples) < measures.sources,
-        css=Markup(_file("page.css")),
-        script=Markup(_file("diagnose.js")),
+        css=own_file("page.css"),
+        script=own_file("diagnose.js"),
     )
 
 
@@ -86,15 +82,3 @@ def _pictures(measures: Measures, clouds: Clouds) -> dict[str, str]:
         "states": states_picture(states, clouds.num_teacher) if states else "",
         "contexts": contexts_picture(contexts, clouds.labels) if contexts else "",
     }
-
-
-def _shown(estimate: Estimate) -> str:
-    """``0.123 (0.110 to 0.140)``."""
-    if estimate.value is None:
-        return "undefined"
-    interval = "" if estimate.low is None else f" ({estimate.low:.3f} to {estimate.high:.3f})"
-    return f"{estimate.value:.3f}{interval}"
-
-
-def _file(name: str) -> str:
-    return (resources.files("freerun.report") / name).read_text(encoding="utf-8")

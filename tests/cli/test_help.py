@@ -24,7 +24,7 @@ def test_help_teaches_every_command(freerun: Freerun, command: str) -> None:
 
 def test_what_is_not_built_is_not_offered(freerun: Freerun) -> None:
     out = freerun("--help").out
-    assert not any(f"  {name} " in out for name in ("study", "export", "serve"))
+    assert not any(f"  {name} " in out for name in ("export", "serve"))
     assert "--runtime" not in freerun("predict", "--help").out
 
 

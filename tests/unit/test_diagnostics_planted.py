@@ -94,7 +94,7 @@ def test_a_model_that_recovers_after_two_tokens_is_seen_to():
 
 
 def test_errors_that_come_at_random_have_no_excess():
-    found, _ = recorded(errs_at_random(0.2), *words(3000, seed=1))
+    found, _ = recorded(errs_at_random(0.2), *words(1500, seed=1))
     excess = excess_error(found)
     assert excess.free.value == pytest.approx(0.2, abs=0.02)
     assert excess.teacher.value == pytest.approx(0.2, abs=0.02)
@@ -103,7 +103,7 @@ def test_errors_that_come_at_random_have_no_excess():
 
 
 def test_errors_at_random_over_two_difficulties_read_one():
-    found, _ = recorded(errs_at_random(lambda source: 0.05 if source[-2] % 2 else 0.35), *words(3000, seed=2))
+    found, _ = recorded(errs_at_random(lambda source: 0.05 if source[-2] % 2 else 0.35), *words(2000, seed=2))
     for each in recovery(found).curve[:3]:
         assert each.ratio.low < 1 < each.ratio.high
         assert each.ratio.high - each.ratio.low < 0.5

@@ -1,0 +1,38 @@
+"""The configuration of a study: strategies, or whole configurations, over seeds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from freerun.config.sections import PathText, Section
+
+__all__ = ["StudyConfig", "StudyMetric"]
+
+StudyMetric = Literal[
+    "symbol_error_rate.free", "sequence_accuracy.free", "nll.teacher", "token_accuracy.teacher", "hit_length_bound.free"
+]
+Arm = dict[str, Any]
+
+
+class StudyConfig(Section):
+    """The keys of a study."""
+
+    base: PathText
+    """The configuration that all runs share."""
+    control: str
+    """The arm that the others are compared with."""
+    seeds: Annotated[list[int], Field(min_length=1, description="seeds, for example [1, 2, 3, 4, 5]")] = [1, 2, 3, 4, 5]  # noqa: RUF012 (pydantic copies it)
+    metric: StudyMetric = "symbol_error_rate.free"
+    """The figure of the primary test."""
+    pairs: PathText | None = None
+    """Pairs that no run was selected on; without them the development pairs are reported on."""
+    reach: Annotated[float | None, Field(gt=0.0, lt=1.0)] = None
+    """A symbol error rate: how many updates does each arm need to come to it on the development pairs?"""
+    processes: Annotated[int, Field(ge=1)] = 1
+    """Runs that are trained at the same time."""
+    strategies: dict[str, Arm] = Field(default_factory=dict)
+    """Name of an arm to its [forcing] section."""
+    variants: dict[str, Arm] = Field(default_factory=dict)
+    """Name of an arm to what it changes in the whole base configuration."""

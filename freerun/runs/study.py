@@ -1,0 +1,417 @@
+"""``freerun study``: strategies, or whole configurations, over seeds, and which differences are real."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+
+from freerun.config import (
+    Config,
+    StudyConfig,
+    absolute_paths,
+    changed_keys,
+    check_values,
+    merge,
+    parse_config,
+    read_toml,
+    shown,
+)
+from freerun.errors import ConfigError, Interrupted, RunError, UserError
+from freerun.files import write_atomic
+from freerun.forcing.registry import settings_of
+from freerun.runs.console import say
+from freerun.runs.evaluate import PairsToRead, dev_pairs_of, evaluate_predictor
+from freerun.runs.figures import aligned
+from freerun.runs.load import load
+from freerun.studies.analysis import Analysis, ArmFigures, Comparison, analyse
+from freerun.studies.results import Result, read_result, write_result
+from freerun.training.journal import read_journal
+from freerun.training.signals import stop_on_signals
+
+__all__ = ["StudyRequest", "study"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class StudyRequest:
+    """The arguments of ``freerun study``."""
+
+    config: Path
+    out: Path | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One arm under one seed: where its configuration, run folder, log and result stand."""
+
+    arm: str
+    seed: int
+    config: Config
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}-{self.seed}"
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "runs" / self.name
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "logs" / f"{self.name}.log"
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "results" / f"{self.name}.json"
+
+    @property
+    def config_hash(self) -> str:
+        """Of what decides the figures: not of where the data lie, nor of the number of threads."""
+        values = self.config.model_dump(exclude_none=True, mode="json")
+        values["training"] = {key: value for key, value in values["training"].items() if key not in ("threads", "init")}
+        values["data"] = {key: value for key, value in values["data"].items() if key not in ("train", "dev")}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def study(request: StudyRequest) -> Analysis:
+    """Train what is not yet there, evaluate it, compare, and print (or write as JSON) what came out.
+
+    Everything finished is kept in ``results/`` and not run again; a run that was stopped goes on where it was.
+
+    Raises:
+        UserError: a fault in the study or in any arm, a folder of another study.
+        Interrupted: a signal stopped it; the same command goes on.
+    """
+    settings, arms = _settled(request.config)
+    folder = request.out or Path("runs") / request.config.stem
+    runs = [
+        _Run(name, seed, _with_seed(config, seed), folder) for name, config in arms.items() for seed in settings.seeds
+    ]
+    _begin_folder(folder, settings, arms)
+    _write_configs(folder, arms, settings)
+    waiting = [run for run in runs if read_result(run.result, run.config_hash) is None]
+    say(f"{len(runs)} runs, {len(runs) - len(waiting)} of them finished before; in {folder}.")
+    pairs = PairsToRead(Path(settings.pairs)) if settings.pairs else None
+    _train_all(waiting, settings.processes, pairs)
+    results = [found for run in runs if (found := read_result(run.result, run.config_hash)) is not None]
+    analysis = analyse(results, list(arms), settings.control, settings.metric, settings.reach)
+    _write_report(folder, analysis, results, settings)
+    print(json.dumps(_plain(analysis)) if request.json else as_text(analysis, settings))
+    return analysis
+
+
+# -- configuration -----------------------------------------------------------------------------------------------------
+
+
+def _settled(path: Path) -> tuple[StudyConfig, dict[str, Config]]:
+    """The study, its paths absolute, and the whole configuration of every arm; all faults at once."""
+    settings = check_values(StudyConfig, read_toml(path), path)
+    folder = path.parent.resolve()
+    settings = settings.model_copy(
+        update={
+            "base": str(folder / settings.base),
+            "pairs": None if settings.pairs is None else str(folder / settings.pairs),
+        }
+    )
+    _check_study(path, settings)
+    base_path = Path(settings.base)
+    base = absolute_paths(read_toml(base_path), base_path.parent.resolve())
+    arms: dict[str, Config] = {}
+    problems: list[UserError] = []
+    for name, raw in _raw_arms(base, settings, folder).items():
+        try:
+            arms[name] = parse_config(raw, f"{path}, arm {name}", settings_of)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return settings, arms
+
+
+def _raw_arms(base: Mapping[str, Any], settings: StudyConfig, folder: Path) -> dict[str, dict[str, Any]]:
+    under = {key: value for key, value in base.items() if key != "forcing"}
+    strategies = {name: {**under, "forcing": section} for name, section in settings.strategies.items()}
+    variants = {name: merge(base, absolute_paths(raw, folder)) for name, raw in settings.variants.items()}
+    return {**strategies, **variants}
+
+
+def _check_study(path: Path, settings: StudyConfig) -> None:
+    names = [*settings.strategies, *settings.variants]
+    problems = [
+        UserError(
+            f"{path}: {name!r}", "this cannot be a file's name", "Expected letters, digits, _ . and -", "Rename it"
+        )
+        for name in names
+        if not _NAME.fullmatch(name)
+    ]
+    problems += [
+        UserError(f"{path}: {name}", "a strategy and a variant have this name", "Expected two names", "Rename one")
+        for name in sorted(settings.strategies.keys() & settings.variants.keys())
+    ]
+    if len(names) < 2:
+        what = f"{'one arm' if names else 'no arm'} in [strategies] and [variants]"
+        problems.append(UserError(path, what, "Expected two at least, one of them the control", "Add another"))
+    if settings.control not in names:
+        problems.append(
+            UserError(
+                f"{path}: control",
+                f"the value is {shown(settings.control)}",
+                f"Expected the name of an arm: {', '.join(names)}",
+                "Name one of them",
+            )
+        )
+    if len(set(settings.seeds)) < len(settings.seeds):
+        problems.append(UserError(f"{path}: seeds", f"{settings.seeds} holds a seed twice", "Expected different seeds"))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _with_seed(config: Config, seed: int) -> Config:
+    return config.model_copy(update={"training": config.training.model_copy(update={"seed": seed})})
+
+
+def _begin_folder(folder: Path, settings: StudyConfig, arms: Mapping[str, Config]) -> None:
+    """Keep what the study is; refuse a folder of another one. More seeds, arms and processes may come later."""
+    path = folder / "study.json"
+    asked = {"settings": settings.model_dump(mode="json"), "arms": {name: _complete(arms[name]) for name in arms}}
+    if path.exists():
+        _refuse_changes(folder, json.loads(path.read_text(encoding="utf-8")), asked)
+    elif folder.exists() and any(folder.iterdir()):
+        raise RunError(
+            folder, "this folder is not empty, and holds no study", "Expected a new or empty folder", "Choose another"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(asked, indent=1) + "\n")
+
+
+def _refuse_changes(folder: Path, before: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    shared = before["arms"].keys() & asked["arms"].keys()
+    old = {name: before["arms"][name] for name in shared}
+    new = {name: asked["arms"][name] for name in shared}
+    changes = changed_keys(old, new)
+    if before["settings"]["pairs"] != asked["settings"]["pairs"]:
+        changes.append(("pairs", before["settings"]["pairs"], asked["settings"]["pairs"]))
+    if changes:
+        told = "; ".join(f"{key} was {shown(one)}, now {shown(other)}" for key, one, other in changes)
+        raise RunError(
+            folder,
+            f"this folder holds a study of another configuration: {told}",
+            "Expected the configuration that it was begun with; seeds and arms may be added",
+            "Undo the change to go on, or study into another folder with --out",
+        )
+
+
+def _complete(config: Config) -> dict[str, Any]:
+    return config.model_dump(exclude_none=True, mode="json")
+
+
+def _write_configs(folder: Path, arms: Mapping[str, Config], settings: StudyConfig) -> None:
+    """A file for each arm, as ``freerun train`` takes it; cores are shared out among processes."""
+    (folder / "configs").mkdir(exist_ok=True)
+    for name, config in arms.items():
+        raw = _complete(config)
+        if settings.processes > 1 and not raw["training"]["threads"]:
+            raw["training"]["threads"] = max(1, (os.cpu_count() or 1) // settings.processes)
+        write_atomic(folder / "configs" / f"{name}.toml", tomli_w.dumps(raw))
+
+
+# -- running -----------------------------------------------------------------------------------------------------------
+
+
+def _train_all(waiting: Sequence[_Run], processes: int, pairs: PairsToRead | None) -> None:
+    """Train runs, ``processes`` of them at a time, each in a process of its own, and keep their results."""
+    todo = list(waiting)
+    running: dict[_Run, tuple[subprocess.Popen[bytes], float]] = {}
+    finished = 0
+    with stop_on_signals() as stop:
+        while todo or running:
+            while todo and len(running) < processes and not stop:
+                run = todo.pop(0)
+                running[run] = (_started(run), time.perf_counter())
+            if stop:
+                _stop(process for process, _ in running.values())
+                raise Interrupted(stop.signal)
+            for run, (process, began) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[run]
+                finished += 1
+                _keep(run, process.returncode, time.perf_counter() - began, pairs)
+                say(f"{run.name}: done ({finished} of {len(waiting)})")
+            time.sleep(_POLL_SECONDS)
+
+
+def _started(run: _Run) -> subprocess.Popen[bytes]:
+    run.log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "freerun", "train", str(run.folder / "configs" / f"{run.arm}.toml")]
+    command += ["--seed", str(run.seed), "--out", str(run.run), "--resume"]
+    say(f"{run.name}: training, see {run.log}")
+    with run.log.open("ab") as log:
+        # a group of its own: a Ctrl-C is for us, and we pass it on once
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+
+def _stop(processes: Any) -> None:
+    """Ask for a checkpoint and an end, and wait for both."""
+    asked = list(processes)
+    for process in asked:
+        process.send_signal(signal.SIGTERM)
+    for process in asked:
+        process.wait()
+
+
+def _keep(run: _Run, code: int, seconds: float, pairs: PairsToRead | None) -> None:
+    """Evaluate the run's best model and write its result, or why there is none."""
+    diverged = any(run.run.glob("not-finite-update-*.json"))
+    if code and not diverged:
+        raise UserError(
+            run.log,
+            f"{run.name} could not be trained (exit code {code}): {_last_line(run.log)}",
+            "Expected every arm to be trained to its end",
+            "Mend what the log names, and give the same command again: finished runs are kept",
+        )
+    if code:
+        # a result like any other: that a strategy fails under some seeds is what a study is to find out
+        failed = Result(run.arm, run.seed, run.config_hash, _last_line(run.log), {}, {}, [], 0, seconds, {})
+        write_result(run.result, failed)
+        return
+    evaluation = evaluate_predictor(load(run.run), pairs or dev_pairs_of(run.run))
+    ratios = {
+        name: (np.asarray(above, np.float64).tolist(), np.asarray(below, np.float64).tolist())
+        for name, (above, below) in evaluation.ratios.items()
+    }
+    events = read_journal(run.run / "journal.jsonl")
+    curve = [(event["update"], _figures(event)) for event in events if event["event"] == "evaluation"]
+    scores = {name: score.value for name, score in evaluation.free.scores.items()}
+    updates = max((event["update"] for event in events if "update" in event), default=0)
+    told = sum(event.get("seconds", 0.0) for event in events if event["event"] == "stop")
+    kept = Result(
+        run.arm,
+        run.seed,
+        run.config_hash,
+        None,
+        ratios,
+        scores,
+        curve,
+        updates,
+        told or seconds,
+        _noted(events, updates),
+    )
+    write_result(run.result, kept)
+
+
+def _figures(event: Mapping[str, Any]) -> dict[str, float]:
+    """An evaluation's figures without their intervals."""
+    return {
+        key: value
+        for key, value in event.items()
+        if key.endswith((".free", ".teacher")) and isinstance(value, int | float)
+    }
+
+
+def _noted(events: Sequence[Mapping[str, Any]], updates: int) -> dict[str, float]:
+    """Means over the last quarter of what an update's event has (losses, rates, accuracies of a discriminator)."""
+    late = [event for event in events if event["event"] == "update" and event["update"] > 0.75 * updates]
+    names = set().union(*(event.keys() for event in late)) - {"event", "update", "epoch"}
+    found: dict[str, float] = {}
+    for name in sorted(names):
+        values = [event[name] for event in late if isinstance(event.get(name), int | float)]
+        if values and not name.endswith(("seconds", "_per_second")):
+            found[name] = float(np.mean(values))
+    return found
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it wrote nothing"
+
+
+# -- what came out -----------------------------------------------------------------------------------------------------
+
+
+def _write_report(folder: Path, analysis: Analysis, results: Sequence[Result], settings: StudyConfig) -> None:
+    write_atomic(folder / "analysis.json", json.dumps(_plain(analysis), indent=1) + "\n")
+    try:
+        from freerun.report.study import study_page
+    except UserError as error:  # a study is no worse for having no pictures
+        say(f"No report.html: {error}")
+        return
+    write_atomic(folder / "report.html", study_page(folder.name, analysis, results, _reported_on(settings)))
+    say(f"Wrote {folder / 'report.html'}: open it in a browser.")
+
+
+def _reported_on(settings: StudyConfig) -> str:
+    if settings.pairs:
+        return f"{Path(settings.pairs).name}, which no run was selected on"
+    return "the development pairs, which also chose each run's best model: give `pairs` for a stricter figure"
+
+
+def as_text(analysis: Analysis, settings: StudyConfig) -> str:
+    """Statements, arms and comparisons as tables."""
+    parts = ["\n".join(analysis.statements), f"Figures on {_reported_on(settings)} ({analysis.sources:,} sources)."]
+    rows = [["", "seeds", "symbol error rate", "95 %, seeds and sources", "sequence accuracy", "NLL", "minutes"]]
+    rows += [_arm_row(arm) for arm in analysis.arms if arm.figures]
+    if len(rows) > 1:
+        if settings.reach is not None:
+            rows[0].append(f"updates to {settings.reach:g}")
+            for row, arm in zip(rows[1:], (arm for arm in analysis.arms if arm.figures), strict=True):
+                updates, came = arm.to_reach
+                row.append("never" if updates is None else f"{updates:,.0f} ({came} of {len(arm.seeds)} seeds)")
+        parts.append("\n".join(aligned(rows)))
+    if analysis.comparisons:
+        head = [f"{analysis.metric}, minus {analysis.control}", "95 %, seeds and sources", "p (Holm)"]
+        rows = [[*head, "95 %, t over seeds", "p", "cost", "verdict"]]
+        rows += [_comparison_row(each) for each in analysis.comparisons]
+        parts.append("\n".join(aligned(rows)))
+    return "\n\n".join(parts)
+
+
+def _arm_row(arm: ArmFigures) -> list[str]:
+    error = arm.figures["symbol_error_rate.free"]
+    others = [_number(arm.figures[name].value) for name in ("sequence_accuracy.free", "nll.teacher")]
+    interval = "" if error.low is None else f"{error.low:.4f} to {error.high:.4f}"
+    minutes = f"{arm.seconds / 60:.1f}"
+    return [arm.name, str(len(arm.seeds)), _number(error.value), interval, *others, minutes]
+
+
+def _comparison_row(each: Comparison) -> list[str]:
+    def ends(interval: Any) -> str:
+        return "" if np.isnan(interval.low) else f"{interval.low:+.4f} to {interval.high:+.4f}"
+
+    p_over_seeds = "" if np.isnan(each.p_over_seeds) else f"{each.p_over_seeds:.3f}"
+    start = [f"{each.name} {each.difference.value:+.4f}", ends(each.difference), f"{each.p_value:.3f}"]
+    return [*start, ends(each.over_seeds), p_over_seeds, f"{each.cost:.2f} x", each.verdict]
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def _plain(value: Any) -> Any:
+    """JSON values; undefined figures are null."""
+    if hasattr(value, "_asdict"):
+        return {name: _plain(each) for name, each in value._asdict().items()}
+    if hasattr(value, "low") and hasattr(value, "value"):
+        return {name: _plain(getattr(value, name)) for name in ("value", "low", "high")}
+    if isinstance(value, dict):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""Several strategies over several seeds: finished runs, and what can be said of their differences."""

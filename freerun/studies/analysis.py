@@ -1,0 +1,187 @@
+"""From finished runs to a table and a verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from freerun.config import HIGHER_IS_BETTER
+from freerun.diagnostics.estimate import Estimate, Resampled
+from freerun.metrics.intervals import Interval
+from freerun.studies.differences import FEWEST_SEEDS, hierarchical_bootstrap, holm, paired_t, smallest_detectable
+from freerun.studies.results import FALLING, Result
+
+__all__ = ["Analysis", "ArmFigures", "Comparison", "analyse"]
+
+FIGURES = (
+    "symbol_error_rate.free",
+    "sequence_accuracy.free",
+    "nll.teacher",
+    "token_accuracy.teacher",
+    "hit_length_bound.free",
+)
+
+
+class ArmFigures(NamedTuple):
+    """An arm over its seeds.
+
+    ``figures``: name to the mean over seeds, its interval over seeds and sources; ``by_seed``: the primary figure of
+    each seed. ``failed`` and ``falling`` name seeds. ``to_reach``: mean updates to the asked symbol error rate over the
+    seeds that came to it, and how many did.
+    """
+
+    name: str
+    seeds: list[int]
+    figures: dict[str, Estimate]
+    by_seed: dict[int, float]
+    scores: dict[str, float]
+    failed: dict[int, str]
+    falling: list[int]
+    seconds: float
+    updates: float
+    to_reach: tuple[float | None, int]
+    journal: dict[str, float]
+
+
+class Comparison(NamedTuple):
+    """An arm against the control over the seeds that both finished; ``p_value`` is Holm's, over all arms."""
+
+    name: str
+    seeds: list[int]
+    difference: Interval
+    p_value: float
+    over_seeds: Interval
+    p_over_seeds: float
+    detectable: float
+    cost: float
+    verdict: str
+
+
+class Analysis(NamedTuple):
+    """All arms, all comparisons, and what can be said in a few sentences."""
+
+    metric: str
+    control: str
+    sources: int
+    arms: list[ArmFigures]
+    comparisons: list[Comparison]
+    statements: list[str]
+
+
+def analyse(
+    results: Sequence[Result], arms: Sequence[str], control: str, metric: str, reach: float | None = None
+) -> Analysis:
+    """Compare every arm with the control by ``metric``; ``reach`` is a symbol error rate to come to."""
+    by_arm = {name: {each.seed: each for each in results if each.arm == name} for name in arms}
+    figures = [_figures(name, found, metric, reach) for name, found in by_arm.items() if found]
+    good = {name: {seed: each for seed, each in found.items() if each.failed is None} for name, found in by_arm.items()}
+    others = [name for name in arms if name != control and set(good[name]) & set(good[control])]
+    raw = [_compare(name, good[name], good[control], metric) for name in others]
+    corrected = holm([each.p_value for each in raw])
+    found = [
+        each._replace(p_value=p, verdict=_verdict(each._replace(p_value=p), metric))
+        for each, p in zip(raw, corrected, strict=True)
+    ]
+    finished = [each for each in results if each.failed is None]
+    sources = len(finished[0].ratios[metric][0]) if finished else 0
+    statements = _statements(figures, found, good[control], control, metric)
+    return Analysis(metric, control, sources, figures, found, statements)
+
+
+def _figures(name: str, found: Mapping[int, Result], metric: str, reach: float | None) -> ArmFigures:
+    good = [each for each in found.values() if each.failed is None]
+    reached = [each.reached(reach) for each in good] if reach is not None else []
+    came = [update for update in reached if update is not None]
+    return ArmFigures(
+        name,
+        [each.seed for each in good],
+        {figure: _over_seeds(good, figure) for figure in FIGURES} if good else {},
+        {each.seed: each.value(metric) for each in good},
+        _means([each.scores for each in good]),
+        {each.seed: each.failed for each in found.values() if each.failed is not None},
+        [each.seed for each in good if each.is_falling],
+        float(np.mean([each.seconds for each in good])) if good else math.nan,
+        float(np.mean([each.updates for each in good])) if good else math.nan,
+        (float(np.mean(came)) if came else None, len(came)),
+        _means([each.journal for each in good]),
+    )
+
+
+def _over_seeds(good: Sequence[Result], figure: str) -> Estimate:
+    """The mean over seeds; seeds and sources are resampled."""
+    made = Resampled({str(each.seed): each.columns(figure) for each in good})
+    return made.mean_over_draws([str(each.seed) for each in good])
+
+
+def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = set.intersection(*(set(each) for each in values)) if values else set()
+    return {name: float(np.mean([each[name] for each in values])) for name in sorted(names)}
+
+
+def _compare(name: str, arm: Mapping[int, Result], control: Mapping[int, Result], metric: str) -> Comparison:
+    seeds = sorted(arm.keys() & control.keys())
+    tested = hierarchical_bootstrap(
+        [arm[seed].columns(metric) for seed in seeds], [control[seed].columns(metric) for seed in seeds]
+    )
+    differences = [arm[seed].value(metric) - control[seed].value(metric) for seed in seeds]
+    over_seeds = paired_t(differences)
+    cost = np.mean([arm[seed].seconds for seed in seeds]) / np.mean([control[seed].seconds for seed in seeds])
+    return Comparison(
+        name,
+        seeds,
+        tested.difference,
+        tested.p_value,
+        over_seeds.difference,
+        over_seeds.p_value,
+        smallest_detectable(differences),
+        float(cost),
+        "",
+    )
+
+
+def _verdict(found: Comparison, metric: str) -> str:
+    """What may be claimed: a difference needs enough seeds, and both tests."""
+    if len(found.seeds) < 2:
+        return "one seed: no test is possible"
+    clear = found.p_value < 0.05 and found.p_over_seeds < 0.05
+    if not clear:
+        return "no difference that this study can see"
+    better = (found.difference.value > 0) == (metric in HIGHER_IS_BETTER)
+    word = "better" if better else "worse"
+    return word if len(found.seeds) >= FEWEST_SEEDS else f"{word} (exploratory: {len(found.seeds)} seeds)"
+
+
+def _statements(
+    arms: Sequence[ArmFigures],
+    comparisons: Sequence[Comparison],
+    control: Mapping[int, Result],
+    name: str,
+    metric: str,
+) -> list[str]:
+    told: list[str] = []
+    if not control:
+        return [f"No run of the control {name!r} has finished, so nothing can be compared."]
+    detectable = [each.detectable for each in comparisons if not math.isnan(each.detectable)]
+    if detectable:
+        told.append(
+            f"The smallest true difference in {metric} that this study would find in 80 % of cases is "
+            f"{min(detectable):.4f} to {max(detectable):.4f}, by the spread over seeds."
+        )
+    fewest = min((len(each.seeds) for each in comparisons), default=len(control))
+    if fewest < 2:
+        told.append("There is one seed only for some arms: a difference between their runs may be the seed's.")
+    elif fewest < FEWEST_SEEDS:
+        told.append(f"Fewer than {FEWEST_SEEDS} seeds: everything here is exploratory, and no claim.")
+    told += [f"{each.name}: {each.verdict}." for each in comparisons]
+    for arm in arms:
+        told += [f"{arm.name}, seed {seed}: failed ({why})." for seed, why in arm.failed.items()]
+        if arm.falling:
+            seeds = ", ".join(map(str, arm.falling))
+            told.append(
+                f"{arm.name}, seed {seeds}: undertrained. Its error fell by more than {100 * FALLING:.0f} % in the "
+                "last quarter, so its figures are no evidence of what it comes to."
+            )
+    return told

@@ -1,0 +1,106 @@
+"""What is kept of a finished run of a study: figures a source, the learning curve, and what it cost. JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from freerun.diagnostics.estimate import Columns
+from freerun.errors import RunError
+from freerun.files import write_atomic
+
+__all__ = ["FALLING", "Result", "read_result", "write_result"]
+
+Floats = npt.NDArray[np.float64]
+FALLING = 0.05
+"""A run whose symbol error rate fell by more than this share of itself in the last quarter was stopped too early."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One arm under one seed.
+
+    Attributes:
+        arm: name of the arm; ``seed`` its seed.
+        config_hash: of the complete configuration, so that a result is never taken for another's.
+        failed: why there are no figures, None where there are.
+        ratios: name of a figure to numerators and denominators, one of each a source, in the order of the pairs.
+        scores: figures of the whole set without such parts: BLEU and chrF.
+        curve: (update, figures on the development pairs) of every evaluation.
+        updates: optimiser steps taken; ``seconds`` of training, evaluations among them.
+        journal: means of what the strategy noted over the last quarter, by name.
+    """
+
+    arm: str
+    seed: int
+    config_hash: str
+    failed: str | None
+    ratios: dict[str, tuple[list[float], list[float]]]
+    scores: dict[str, float]
+    curve: list[tuple[int, dict[str, float]]]
+    updates: int
+    seconds: float
+    journal: dict[str, float]
+
+    def columns(self, name: str) -> Columns:
+        """Numerators and denominators [N] of a figure."""
+        above, below = self.ratios[name]
+        return np.asarray(above), np.asarray(below)
+
+    def value(self, name: str) -> float:
+        """A figure over all sources; NaN where it is undefined."""
+        above, below = self.columns(name)
+        return float(above.sum() / below.sum()) if below.sum() else float("nan")
+
+    @property
+    def is_falling(self) -> bool:
+        """Whether the run was stopped while its symbol error rate was still falling steeply."""
+        points = [(update, figures["symbol_error_rate.free"]) for update, figures in self.curve]
+        earlier = [error for update, error in points if update <= 0.75 * self.updates]
+        return bool(earlier) and points[-1][1] < (1 - FALLING) * min(earlier)
+
+    def reached(self, error: float) -> int | None:
+        """The first update at which the symbol error rate on the development pairs was this low."""
+        found = [update for update, figures in self.curve if figures["symbol_error_rate.free"] <= error]
+        return min(found) if found else None
+
+
+def write_result(path: Path, result: Result) -> None:
+    """Write it whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(asdict(result), separators=(",", ":")) + "\n")
+
+
+def read_result(path: Path, config_hash: str) -> Result | None:
+    """What was kept at ``path``; None where nothing was.
+
+    Raises:
+        RunError: it is damaged, or that of another configuration.
+    """
+    try:
+        raw: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        result = Result(**{**raw, "ratios": _pairs(raw["ratios"]), "curve": [tuple(point) for point in raw["curve"]]})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            path, f"this result cannot be read ({error})", "Expected what a study wrote", "Remove it to run it again"
+        ) from None
+    if result.config_hash != config_hash:
+        raise RunError(
+            path,
+            "this result is that of another configuration",
+            "Expected the configuration that the study was begun with",
+            "Undo the change, or give the study another folder with --out",
+        )
+    return result
+
+
+def _pairs(ratios: Mapping[str, Sequence[list[float]]]) -> dict[str, tuple[list[float], list[float]]]:
+    return {name: (above, below) for name, (above, below) in ratios.items()}

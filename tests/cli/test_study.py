@@ -1,0 +1,156 @@
+"""``freerun study`` as it is used: begun, gone on with, changed, stopped."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+BASE = """
+[data]
+train = "train.tsv"
+dev = "dev.tsv"
+source_tokens = "char"
+target_tokens = "whitespace"
+[model]
+hidden_size = 8
+embedding_size = 8
+num_layers = 1
+[training]
+updates = {updates}
+batch_size = 8
+threads = 1
+[evaluation]
+every = 2
+"""
+STUDY = """
+base = "base.toml"
+control = "teacher"
+seeds = [1, 2]
+reach = 0.99
+[strategies.teacher]
+strategy = "teacher"
+[strategies.free]
+strategy = "free_running"
+"""
+
+
+@pytest.fixture
+def folder(pairs):
+    (pairs / "base.toml").write_text(BASE.format(updates=4))
+    (pairs / "study.toml").write_text(STUDY)
+    return pairs
+
+
+def test_a_study_is_begun_gone_on_with_and_kept(freerun, folder):
+    out = folder / "out"
+    first = freerun("study", folder / "study.toml", "--out", out)
+    assert first.code == 0
+    assert first.err.count(": training, see") == 4
+    assert "Fewer than 5 seeds" in first.out and "updates to 0.99" in first.out
+    assert "also chose each run's best model" in first.out
+    assert {path.stem for path in (out / "results").iterdir()} == {"teacher-1", "teacher-2", "free-1", "free-2"}
+    assert (out / "report.html").read_text().startswith("<!doctype html>")
+
+    # what is finished is not run again, even when the runs are gone; seeds and arms may be added
+    kept = (out / "results" / "free-1.json").read_bytes()
+    (out / "results" / "free-2.json").unlink()
+    more = STUDY.replace("[1, 2]", "[2, 1]").replace("seeds", "processes = 2\nseeds")
+    (folder / "study.toml").write_text(more + "[variants.wide]\nmodel = { hidden_size = 12 }\n")
+    again = freerun("study", folder / "study.toml", "--out", out, "--json")
+    assert again.code == 0
+    assert again.err.count(": training, see") == 1 + 2
+    assert (out / "results" / "free-1.json").read_bytes() == kept
+    values = json.loads(again.out)
+    assert {arm["name"]: len(arm["seeds"]) for arm in values["arms"]} == {"teacher": 2, "free": 2, "wide": 2}
+    assert [each["name"] for each in values["comparisons"]] == ["free", "wide"]
+    assert values == json.loads((out / "analysis.json").read_text())
+
+    # the same command once more only reads
+    third = freerun("study", folder / "study.toml", "--out", out, "--json")
+    assert third.err.count("training, see") == 0 and third.out == again.out
+
+    # figures are those of evaluate
+    evaluated = json.loads(freerun("evaluate", out / "runs" / "free-1", "--json").out)
+    errors, lengths = json.loads(kept)["ratios"]["symbol_error_rate.free"]
+    assert sum(errors) / sum(lengths) == pytest.approx(evaluated["symbol_error_rate.free"])
+
+    # another configuration is refused, by name
+    (folder / "base.toml").write_text(BASE.format(updates=5))
+    other = freerun("study", folder / "study.toml", "--out", out)
+    assert other.code == 2
+    assert "free.training.updates was 4, now 5" in other.err and "seeds and arms may be added" in other.err
+
+
+def test_a_run_that_diverges_is_a_result(freerun, folder):
+    text = (
+        STUDY.replace("[1, 2]", "[1]")
+        + '[variants.wild]\ntraining = { optimizer = "sgd", learning_rate = 1e38, clip_norm = 0.0 }\n'
+    )
+    (folder / "study.toml").write_text(text)
+    result = freerun("study", folder / "study.toml", "--out", folder / "out")
+    assert result.code == 0
+    assert "wild, seed 1: failed (error: update" in result.out
+    assert "free: one seed: no test is possible." in result.out
+
+
+def test_all_faults_are_told_before_anything_starts(freerun, folder):
+    (folder / "study.toml").write_text(
+        'base = "base.toml"\ncontrol = "none"\nseeds = [1, 1]\n[strategies.a]\nstrategy = "teacher"\n'
+        '[strategies."b/c"]\nstrategy = "teacher"\n'
+    )
+    result = freerun("study", folder / "study.toml", "--out", folder / "out")
+    assert result.code == 2 and not (folder / "out").exists()
+    for part in ('control: the value is "none"', "holds a seed twice", "'b/c': this cannot be a file's name"):
+        assert part in result.err
+    (folder / "study.toml").write_text(STUDY + '[strategies.x]\nstrategy = "profesor"\n[variants.y]\nmodle = {}\n')
+    result = freerun("study", folder / "study.toml", "--out", folder / "out")
+    assert result.code == 2
+    assert "arm x" in result.err and "'professor'" in result.err.replace('"', "'")
+    assert "arm y" in result.err and "modle" in result.err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('control = "a"\n', "base: this key is missing"),
+        ('base = "base.toml"\ncontrol = "a"\n[strategies.a]\nstrategy = "teacher"\n', "one arm"),
+        ('base = "none.toml"\ncontrol = "a"\n[strategies.a]\n[strategies.b]\n', "none.toml: no such file"),
+        (STUDY.replace("[1, 2]", "[]"), "seeds"),
+        (STUDY.replace("seeds", "seed"), "seed"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused(freerun, folder, text, message):
+    (folder / "study.toml").write_text(text)
+    result = freerun("study", folder / "study.toml", "--out", folder / "out")
+    assert (result.code, result.out) == (2, "")
+    assert message in result.err
+
+
+def test_a_folder_of_something_else_is_left_alone(freerun, folder):
+    result = freerun("study", folder / "study.toml", "--out", folder)
+    assert result.code == 2
+    assert "this folder is not empty, and holds no study" in result.err
+
+
+def test_a_stopped_study_goes_on_where_it_was(freerun, folder):
+    (folder / "base.toml").write_text(BASE.format(updates=400).replace("every = 2", "every = 0"))
+    (folder / "study.toml").write_text(STUDY.replace("[1, 2]", "[1]"))
+    out = folder / "out"
+    command = [sys.executable, "-m", "freerun", "study", str(folder / "study.toml"), "--out", str(out)]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    journal = out / "runs" / "teacher-1" / "journal.jsonl"
+    while not (journal.exists() and '"update"' in journal.read_text()):
+        assert started.poll() is None
+        time.sleep(0.05)
+    started.send_signal(signal.SIGTERM)
+    started.communicate()
+    assert started.returncode == 143
+    assert '"reason": "signal"' in journal.read_text().splitlines()[-1]
+    result = freerun("study", folder / "study.toml", "--out", out)
+    assert result.code == 0
+    assert '"event": "resume"' in journal.read_text()

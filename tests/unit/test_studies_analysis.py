@@ -1,0 +1,158 @@
+"""Verdicts, and results that are kept."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from freerun.errors import RunError
+from freerun.report.study import study_page
+from freerun.studies.analysis import FIGURES, analyse
+from freerun.studies.results import Result, read_result, write_result
+
+SOURCES = 400
+
+
+def result(arm, seed, rate, falling=False, **changes):
+    """A run whose steps err at about ``rate``; the sources are the same for all."""
+    generator = np.random.default_rng(seed)
+    lengths = np.full(SOURCES, 10.0)
+    errors = np.minimum(generator.poisson(rate * 10, SOURCES), 10).astype(float)
+    each = np.ones(SOURCES)
+    ratios = {name: (errors.tolist(), lengths.tolist()) for name in FIGURES}
+    ratios["sequence_accuracy.free"] = ((errors == 0).astype(float).tolist(), each.tolist())
+    ends = [(100, 0.5), (200, rate * 1.5 if falling else rate), (300, rate)]
+    curve = [(update, {"symbol_error_rate.free": error, "nll.teacher": error}) for update, error in ends]
+    made = Result(arm, seed, "hash", None, ratios, {"bleu.free": 50.0}, curve, 300, 60.0, {"effective_rate": 0.1})
+    return replace(made, **changes)
+
+
+def study(rates, seeds=5, **changes):
+    results = [result(arm, seed, rate) for arm, rate in rates.items() for seed in range(seeds)]
+    return analyse(results, list(rates), "teacher", **{"metric": "symbol_error_rate.free", **changes})
+
+
+def verdicts(analysis):
+    return {each.name: each.verdict for each in analysis.comparisons}
+
+
+def test_a_clear_difference_is_told_with_its_direction():
+    found = study({"teacher": 0.3, "good": 0.1, "bad": 0.6})
+    assert verdicts(found) == {"good": "better", "bad": "worse"}
+    assert found.statements[0].startswith("The smallest true difference in symbol_error_rate.free")
+    assert found.sources == SOURCES
+
+
+def test_higher_may_be_better():
+    found = study({"teacher": 0.3, "good": 0.1}, metric="sequence_accuracy.free")
+    assert verdicts(found) == {"good": "better"}
+    assert found.comparisons[0].difference.value > 0
+
+
+def test_no_difference_is_said_to_be_none_that_can_be_seen():
+    generator = np.random.default_rng(0)
+    results = [result(arm, seed, generator.normal(0.3, 0.02)) for arm in ("teacher", "same") for seed in range(5)]
+    found = analyse(results, ["teacher", "same"], "teacher", "symbol_error_rate.free")
+    assert verdicts(found) == {"same": "no difference that this study can see"}
+
+
+def test_a_few_seeds_are_exploratory():
+    found = study({"teacher": 0.3, "good": 0.1}, seeds=3)
+    assert verdicts(found) == {"good": "better (exploratory: 3 seeds)"}
+    assert "Fewer than 5 seeds: everything here is exploratory, and no claim." in found.statements
+
+
+def test_one_seed_allows_no_test():
+    found = study({"teacher": 0.3, "good": 0.1}, seeds=1)
+    assert verdicts(found) == {"good": "one seed: no test is possible"}
+    assert math.isnan(found.comparisons[0].p_over_seeds)
+    assert any("one seed only" in statement for statement in found.statements)
+
+
+def test_both_tests_must_agree():
+    # the arm is far better under one seed and the same under the others: t over seeds sees no difference
+    rates = [0.02, 0.3, 0.3, 0.3, 0.3]
+    results = [result("teacher", seed, 0.3) for seed in range(5)]
+    results += [result("odd", seed, rate) for seed, rate in enumerate(rates)]
+    found = analyse(results, ["teacher", "odd"], "teacher", "symbol_error_rate.free")
+    assert found.comparisons[0].p_over_seeds > 0.05
+    assert verdicts(found) == {"odd": "no difference that this study can see"}
+
+
+def test_p_values_are_corrected_for_the_number_of_arms():
+    alone = study({"teacher": 0.30, "arm": 0.315}).comparisons[0]
+    among = study({"teacher": 0.30, "arm": 0.315, "a": 0.9, "b": 0.9, "c": 0.9}).comparisons[0]
+    assert among.p_value >= alone.p_value
+    assert study({"teacher": 0.3, "a": 0.9, "b": 0.9, "c": 0.9}).comparisons[0].p_value == pytest.approx(3 * 2 / 1001)
+
+
+def test_seeds_that_only_one_arm_finished_are_not_compared():
+    results = [result("teacher", seed, 0.3) for seed in range(4)]
+    results += [result("arm", seed, 0.1) for seed in (2, 3, 4)]
+    found = analyse(results, ["teacher", "arm"], "teacher", "symbol_error_rate.free")
+    assert found.comparisons[0].seeds == [2, 3]
+
+
+def test_failed_and_undertrained_runs_are_told():
+    results = [result("teacher", seed, 0.3) for seed in range(2)]
+    results += [result("arm", 0, 0.3, falling=True), result("arm", 1, 0.3, failed="the loss is nan", ratios={})]
+    found = analyse(results, ["teacher", "arm"], "teacher", "symbol_error_rate.free")
+    assert "arm, seed 1: failed (the loss is nan)." in found.statements
+    assert any(told.startswith("arm, seed 0: undertrained.") for told in found.statements)
+    assert found.arms[1].falling == [0] and found.arms[1].seeds == [0]
+
+
+@pytest.mark.parametrize(("last", "falling"), [(0.284, True), (0.286, False)])
+def test_falling_is_more_than_five_per_cent_in_the_last_quarter(last, falling):
+    curve = [(100, {"symbol_error_rate.free": 0.4}), (225, {"symbol_error_rate.free": 0.3})]
+    curve.append((300, {"symbol_error_rate.free": last}))
+    assert result("arm", 0, 0.3, curve=curve).is_falling is falling
+
+
+def test_updates_to_an_error_count_the_seeds_that_came_to_it():
+    results = [result("teacher", 0, 0.1), result("teacher", 1, 0.4), result("arm", 0, 0.1, falling=True)]
+    found = analyse(results, ["teacher", "arm"], "teacher", "symbol_error_rate.free", reach=0.1)
+    assert [arm.to_reach for arm in found.arms] == [(200.0, 1), (300.0, 1)]
+
+
+def test_without_the_control_nothing_is_compared():
+    found = analyse([result("arm", 0, 0.1)], ["teacher", "arm"], "teacher", "symbol_error_rate.free")
+    assert found.comparisons == []
+    assert found.statements == ["No run of the control 'teacher' has finished, so nothing can be compared."]
+
+
+def test_results_come_back_as_they_were(tmp_path):
+    path = tmp_path / "results" / "arm-0.json"
+    assert read_result(path, "hash") is None
+    for kept in (result("arm", 0, 0.1), result("arm", 0, 0.1, failed="the loss is nan", ratios={}, curve=[])):
+        write_result(path, kept)
+        assert read_result(path, "hash") == kept
+
+
+def test_damaged_and_foreign_results_are_refused(tmp_path):
+    path = tmp_path / "arm-0.json"
+    write_result(path, result("arm", 0, 0.1))
+    with pytest.raises(RunError, match="that of another configuration"):
+        read_result(path, "other")
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(RunError, match=r"arm-0.json: this result cannot be read .* Remove it to run it again"):
+        read_result(path, "hash")
+    path.write_text(json.dumps({"arm": "arm"}))
+    with pytest.raises(RunError, match="cannot be read"):
+        read_result(path, "hash")
+
+
+def test_the_page_shows_every_arm_and_escapes_its_name():
+    rates = {"teacher": 0.3, "<b>": 0.1}
+    results = [result(arm, seed, rate) for arm, rate in rates.items() for seed in range(2)]
+    results.append(result("gone", 0, 0.1, failed="<i>", ratios={}))
+    found = analyse(results, [*rates, "gone"], "teacher", "symbol_error_rate.free")
+    text = study_page("a <study>", found, results, "test.tsv")
+    assert "<b>" not in text and "<i>" not in text and "a <study>" not in text
+    assert text.count("&lt;b&gt;") >= 3 and "gone, seed 0: failed (&lt;i&gt;)." in text
+    assert text.count("<svg") == 4 and "effective_rate" in text and "50.00" in text
+    assert study_page("a", analyse([], ["teacher"], "teacher", "nll.teacher"), [], "x").count("<svg") == 0
