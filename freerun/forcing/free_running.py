@@ -8,7 +8,7 @@ here as a control, and to go on from a model that teacher forcing has trained.
 from __future__ import annotations
 
 from freerun.forcing.batch import TrainingBatch, Update
-from freerun.forcing.loss import Losses, Term, smoothed_nll
+from freerun.forcing.loss import Losses
 from freerun.forcing.replay import encode, replay
 from freerun.forcing.rollout import aligned_rollout, uniforms
 from freerun.forcing.scheduled_sampling import AlignedSettings, aligned_draw, changed_share
@@ -31,9 +31,5 @@ class FreeRunning(Strategy):
         draw = aligned_draw(self.settings)
         fed_BT = aligned_rollout(model.decoder, encoded, batch.target_in_BT, batch.drawable_BT, numbers_BT, draw, masks)
         logits_NV = replay(model, batch, encoded, fed_BT, masks)
-        loss, nll = smoothed_nll(logits_NV, batch.right_N, self.objective.label_smoothing)
-        figures = {
-            "nll.free_running": (nll.item(), batch.num_tokens),
-            "effective_rate": changed_share(batch, fed_BT),
-        }
-        return Losses({"nll": Term(loss, self.objective.count(batch))}, figures)
+        nll, figure = self.objective.token_nll(logits_NV, batch)
+        return Losses({"nll": nll}, {"nll.free_running": figure, "effective_rate": changed_share(batch, fed_BT)})

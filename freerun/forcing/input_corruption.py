@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from freerun.forcing.batch import TrainingBatch, Update
-from freerun.forcing.loss import Losses, Term, smoothed_nll
+from freerun.forcing.loss import Losses
 from freerun.forcing.replay import encode, replay
 from freerun.forcing.rollout import uniforms
 from freerun.forcing.strategy import Strategy, StrategySettings
@@ -61,13 +61,13 @@ class InputCorruption(Strategy):
             sampled_BT[:, :-1] = torch.where(batch.drawable_BT[:, 1:], next_BT, sampled_BT[:, :-1])
             right_N = batch.at_real_positions(sampled_BT.t())
         logits_NV = replay(model, batch, encoded, corrupted_BT, masks)
-        loss, nll = smoothed_nll(logits_NV, right_N, self.objective.label_smoothing)
+        nll, figure = self.objective.token_nll(logits_NV, batch, right_N)
         changed = (corrupted_BT != batch.target_in_BT).sum().item()
         figures: dict[str, tuple[float, float]] = {
-            "nll.corrupted": (nll.item(), batch.num_tokens),
+            "nll.corrupted": figure,
             "effective_rate": (changed, batch.num_tokens - batch.num_pairs),
         }
-        return Losses({"nll": Term(loss, self.objective.count(batch))}, figures)
+        return Losses({"nll": nll}, figures)
 
     def _corrupted(self, batch: TrainingBatch, update: Update, vocabulary_size: int) -> Tensor:
         """What is fed, [B, T]."""

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.costs import COSTS
 from freerun.forcing.draw import Draw
-from freerun.forcing.loss import Losses, Term, smoothed_nll
+from freerun.forcing.loss import Losses, Term
 from freerun.forcing.outputs import SequenceSettings, bounds_of, costs_of, log_probs_of, written_tokens
 from freerun.forcing.replay import encode, replay
 from freerun.forcing.rollout import free_rollout, uniforms
@@ -53,19 +53,19 @@ class MinimumRisk(Strategy):
         settings = self.settings
         encoded, masks = encode(model, batch, update)
         logits_NV = replay(model, batch, encoded, batch.target_in_BT, masks)
-        loss, nll = smoothed_nll(logits_NV, batch.right_N, self.objective.label_smoothing)
+        nll, figure = self.objective.token_nll(logits_NV, batch, weight=settings.nll_weight)
         outputs, owners = self._candidates(model, batch, update)
         owners_N = torch.tensor(owners, device=batch.source_BS.device)
         scores_N = self._scores(model, encoded.select(owners_N), update, outputs)
         costs_N = scores_N.new_tensor(costs_of(COSTS[settings.cost], outputs, batch, owners))
         risk = expected_cost(settings.alpha * scores_N, costs_N, owners_N, batch.num_pairs).sum()
         terms = {
-            "nll": Term(loss, self.objective.count(batch), settings.nll_weight),
+            "nll": nll,
             "risk": Term(risk, batch.num_pairs, settings.weight),
         }
         drawn = settings.samples * batch.num_pairs
         figures: dict[str, tuple[float, float]] = {
-            "nll.teacher": (nll.item(), batch.num_tokens),
+            "nll.teacher": figure,
             "risk": (risk.item(), batch.num_pairs),
             "distinct": (len(outputs) - batch.num_pairs, drawn),
         }

@@ -29,7 +29,7 @@ from torch.nn.functional import relu, softplus
 from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.discriminator import Behaviour, Discriminator
 from freerun.forcing.draw import Draw
-from freerun.forcing.loss import Losses, Term, in_full, smoothed_nll
+from freerun.forcing.loss import Losses, Term, in_full
 from freerun.forcing.moments import mmd
 from freerun.forcing.replay import encode
 from freerun.forcing.rollout import free_rollout, uniforms
@@ -117,9 +117,8 @@ class Professor(Strategy):
         encoded, masks = encode(model, batch, update)
         taught = model.decoder.sequence(batch.target_in_BT, encoded, masks)
         logits_NV = model.decoder.logits(batch.at_real_positions(taught.features_TBF))
-        loss, nll = smoothed_nll(logits_NV, batch.right_N, self.objective.label_smoothing)
-        terms = {"nll": Term(loss, self.objective.count(batch))}
-        figures: dict[str, tuple[float, float]] = {"nll.teacher": (nll.item(), batch.num_tokens)}
+        nll, figure = self.objective.token_nll(logits_NV, batch)
+        terms, figures = {"nll": nll}, {"nll.teacher": figure}
         acts = self.acts(update)
         free, lengths_B = self._run_freely(model, batch, update, encoded, masks, acts)
         taught_behaviour = self._behaviour(model, taught, encoded, lengths_B)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.draw import Draw
-from freerun.forcing.loss import Losses, Term, smoothed_nll
+from freerun.forcing.loss import Losses
 from freerun.forcing.replay import encode, replay
 from freerun.forcing.rollout import aligned_in_passes, aligned_rollout, uniforms
 from freerun.forcing.schedules import InverseSigmoid, PositionSchedule, Schedule, at_position, at_update
@@ -78,9 +78,8 @@ class ScheduledSampling(Strategy):
             fed_BT = aligned_rollout(*rollout, masks)
         figures["effective_rate"] = changed_share(batch, fed_BT)
         logits_NV = replay(model, batch, encoded, fed_BT, masks)
-        loss, nll = smoothed_nll(logits_NV, batch.right_N, self.objective.label_smoothing)
-        figures["nll.scheduled"] = (nll.item(), batch.num_tokens)
-        return Losses({"nll": Term(loss, self.objective.count(batch))}, figures)
+        nll, figures["nll.scheduled"] = self.objective.token_nll(logits_NV, batch)
+        return Losses({"nll": nll}, figures)
 
     def _draws(self, batch: TrainingBatch, update: Update, teacher_prob: float) -> Tensor:
         """The coins: True [B, T] where the model's own token is fed."""

@@ -13,7 +13,7 @@ import torch
 from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.costs import COSTS
 from freerun.forcing.draw import Draw
-from freerun.forcing.loss import Losses, Term, smoothed_nll
+from freerun.forcing.loss import Losses, Term
 from freerun.forcing.outputs import SequenceSettings, bounds_of, costs_of, log_probs_of, written_tokens
 from freerun.forcing.replay import replay
 from freerun.forcing.rollout import free_rollout, uniforms
@@ -38,7 +38,7 @@ class SelfCritical(Strategy):
         masks = model.draw_masks(batch.source_BS.shape[1], steps, batch.num_pairs, update.generator("dropout"))
         encoded = model.encode(batch.source_BS, batch.source_lengths_B, masks)
         logits_NV = replay(model, batch, encoded, batch.target_in_BT, masks and masks.first_steps(target_steps))
-        loss, nll = smoothed_nll(logits_NV, batch.right_N, self.objective.label_smoothing)
+        nll, figure = self.objective.token_nll(logits_NV, batch, weight=settings.nll_weight)
         with torch.no_grad():
             in_use = model.encode(batch.source_BS, batch.source_lengths_B)  # no dropout in use
         numbers_BT = uniforms(update, "samples", batch.num_pairs, steps).to(bounds_B.device)
@@ -51,11 +51,11 @@ class SelfCritical(Strategy):
         scores_B = log_probs_of(model, encoded, sample.fed_BT, sample.written_BT, sample.lengths_B, sample_masks)
         excess_B = scores_B.new_tensor([one - other for one, other in zip(*costs, strict=True)])
         terms = {
-            "nll": Term(loss, self.objective.count(batch), settings.nll_weight),
+            "nll": nll,
             "self_critical": Term((excess_B * scores_B).sum(), batch.num_pairs, settings.weight),
         }
         figures: dict[str, tuple[float, float]] = {
-            "nll.teacher": (nll.item(), batch.num_tokens),
+            "nll.teacher": figure,
             "cost.sample": (sum(costs[0]), batch.num_pairs),
             "cost.greedy": (sum(costs[1]), batch.num_pairs),
         }

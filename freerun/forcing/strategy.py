@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from freerun.forcing.batch import TrainingBatch, Update
-from freerun.forcing.loss import Losses
+from freerun.forcing.loss import Losses, Term, smoothed_nll
 from freerun.models.seq2seq import Seq2Seq
 
 __all__ = ["Objective", "Strategy", "StrategySettings"]
@@ -27,7 +27,7 @@ class StrategySettings(BaseModel):
 
 @dataclass(frozen=True)
 class Objective:
-    """What all strategies share: label smoothing, and whether the token loss is divided by tokens or by sequences."""
+    """The token loss that strategies share: how it is smoothed, and whether it is divided by tokens or sequences."""
 
     label_smoothing: float = 0.0
     normalise: str = "tokens"
@@ -35,6 +35,20 @@ class Objective:
     def count(self, batch: TrainingBatch) -> int:
         """What the summed token loss of ``batch`` is divided by."""
         return batch.num_tokens if self.normalise == "tokens" else batch.num_pairs
+
+    def token_nll(
+        self, logits_NV: Tensor, batch: TrainingBatch, right_N: Tensor | None = None, weight: float = 1.0
+    ) -> tuple[Term, tuple[float, float]]:
+        """The token loss as a term, and the plain NLL for the journal.
+
+        Args:
+            logits_NV: at the real target positions.
+            batch: says what the term is divided by.
+            right_N: the tokens asked for, the batch's own unless given.
+            weight: of the term.
+        """
+        loss, nll = smoothed_nll(logits_NV, batch.right_N if right_N is None else right_N, self.label_smoothing)
+        return Term(loss, self.count(batch), weight), (nll.item(), batch.num_tokens)
 
 
 class Strategy(ABC):

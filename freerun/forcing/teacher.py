@@ -11,7 +11,7 @@ bias).
 from __future__ import annotations
 
 from freerun.forcing.batch import TrainingBatch, Update
-from freerun.forcing.loss import Losses, Term, smoothed_nll
+from freerun.forcing.loss import Losses
 from freerun.forcing.replay import encode, replay
 from freerun.forcing.strategy import Strategy
 from freerun.models.seq2seq import Seq2Seq
@@ -26,6 +26,5 @@ class Teacher(Strategy):
         """One term, the NLL of the right tokens; the journal gets the NLL a token, never smoothed."""
         encoded, masks = encode(model, batch, update)
         logits_NV = replay(model, batch, encoded, batch.target_in_BT, masks)
-        loss, nll = smoothed_nll(logits_NV, batch.right_N, self.objective.label_smoothing)
-        terms = {"nll": Term(loss, self.objective.count(batch))}
-        return Losses(terms, {"nll.teacher": (nll.item(), batch.num_tokens)})
+        nll, figure = self.objective.token_nll(logits_NV, batch)
+        return Losses({"nll": nll}, {"nll.teacher": figure})
