@@ -29,13 +29,16 @@ from freerun.config import (
     read_toml,
     shown,
 )
+from freerun.data.readers import content_hash
 from freerun.errors import ConfigError, Interrupted, RunError, UserError
 from freerun.files import write_atomic
 from freerun.forcing.registry import settings_of
 from freerun.runs.console import say
+from freerun.runs.dataset import location_of
 from freerun.runs.evaluate import PairsToRead, dev_pairs_of, evaluate_predictor
 from freerun.runs.figures import aligned
 from freerun.runs.load import load
+from freerun.runtime.bundle import read_bundle
 from freerun.studies.analysis import Analysis, ArmFigures, Comparison, analyse
 from freerun.studies.results import Result, read_result, write_result
 from freerun.training.journal import read_journal
@@ -190,7 +193,10 @@ def _with_seed(config: Config, seed: int) -> Config:
 def _begin_folder(folder: Path, settings: StudyConfig, arms: Mapping[str, Config]) -> None:
     """Keep what the study is; refuse a folder of another one. More seeds, arms and processes may come later."""
     path = folder / "study.json"
-    asked = {"settings": settings.model_dump(mode="json"), "arms": {name: _complete(arms[name]) for name in arms}}
+    kept = settings.model_dump(mode="json", exclude={"base", "pairs", "strategies", "variants"})
+    asked: dict[str, Any] = {"settings": kept, "arms": {name: _elsewhere_too(config) for name, config in arms.items()}}
+    if settings.pairs:
+        asked["pairs_sha256"] = content_hash(Path(settings.pairs))
     if path.exists():
         _refuse_changes(folder, json.loads(path.read_text(encoding="utf-8")), asked)
     elif folder.exists() and any(folder.iterdir()):
@@ -206,8 +212,9 @@ def _refuse_changes(folder: Path, before: Mapping[str, Any], asked: Mapping[str,
     old = {name: before["arms"][name] for name in shared}
     new = {name: asked["arms"][name] for name in shared}
     changes = changed_keys(old, new)
-    if before["settings"]["pairs"] != asked["settings"]["pairs"]:
-        changes.append(("pairs", before["settings"]["pairs"], asked["settings"]["pairs"]))
+    pairs = before.get("pairs_sha256"), asked.get("pairs_sha256")
+    if pairs[0] != pairs[1]:
+        changes.append(("the content of pairs", *pairs))
     if changes:
         told = "; ".join(f"{key} was {shown(one)}, now {shown(other)}" for key, one, other in changes)
         raise RunError(
@@ -216,6 +223,19 @@ def _refuse_changes(folder: Path, before: Mapping[str, Any], asked: Mapping[str,
             "Expected the configuration that it was begun with; seeds and arms may be added",
             "Undo the change to go on, or study into another folder with --out",
         )
+
+
+def _elsewhere_too(config: Config) -> dict[str, Any]:
+    """A configuration with what its data are in place of where they lie: a study can go on on another machine."""
+    raw = _complete(config)
+    data = {key: value for key, value in raw["data"].items() if key not in ("train", "dev")}
+    data["train_sha256"] = content_hash(location_of(config.data.train))
+    if config.data.dev is not None:
+        data["dev_sha256"] = content_hash(location_of(config.data.dev))
+    training = {key: value for key, value in raw["training"].items() if key != "init"}
+    if config.training.init:
+        training["init_sha256"] = read_bundle(Path(config.training.init)).config["files"]["model.safetensors"]
+    return {**raw, "data": data, "training": training}
 
 
 def _complete(config: Config) -> dict[str, Any]:

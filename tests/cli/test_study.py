@@ -79,7 +79,16 @@ def test_a_study_is_begun_gone_on_with_and_kept(freerun, folder):
     errors, lengths = json.loads(kept)["ratios"]["symbol_error_rate.free"]
     assert sum(errors) / sum(lengths) == pytest.approx(evaluated["symbol_error_rate.free"])
 
-    # another configuration is refused, by name
+    # what is kept names no place of this machine
+    for kept_file in ("study.json", "analysis.json", "results/free-1.json"):
+        assert str(folder) not in (out / kept_file).read_text()
+
+    # other data and another configuration are refused, by name
+    train = (folder / "train.tsv").read_text()
+    (folder / "train.tsv").write_text(train + "ab\tA A\n")
+    other = freerun("study", folder / "study.toml", "--out", out)
+    assert other.code == 2 and "free.data.train_sha256 was" in other.err
+    (folder / "train.tsv").write_text(train)
     (folder / "base.toml").write_text(BASE.format(updates=5))
     other = freerun("study", folder / "study.toml", "--out", out)
     assert other.code == 2

@@ -29,6 +29,7 @@ from tests.planted import (
     fault_at,
     items_of,
     never_errs,
+    optimal,
     recorded,
     recovers_after_two,
     share,
@@ -122,6 +123,21 @@ def test_regrets_add_up_to_the_edit_distance():
         assert steps + found.free.ending_regret[row] == distance
         if found.free.ended[row]:
             assert found.free.errors[row][-1] == (found.free.ending_regret[row] > 0)
+
+
+def test_steps_are_judged_after_what_was_fed():
+    # junk that is taken for right after itself would show: two runs that differ in what is fed, and brute force
+    texts = [[*pair] for pair in zip(words(60, seed=7), words(60, seed=8), strict=True)]
+    found, _ = recorded(lambda source, prefix, optimal: 5 + len(prefix) % 8 if len(prefix) < 9 else EOS, *texts)
+    for row, (owner, target) in enumerate(zip(found.subjects.owners_P, found.subjects.targets, strict=True)):
+        references = [each.tolist() for each in found.subjects.references[owner]]
+        written = found.forced.tokens[row].tolist()
+        expected = [token not in optimal(target[:t].tolist(), references) for t, token in enumerate(written)]
+        assert found.forced.errors[row].tolist() == expected
+    for row, several in enumerate(found.subjects.references):
+        references, written = [each.tolist() for each in several], found.free.tokens[row].tolist()
+        expected = [token not in optimal(written[:t], references) for t, token in enumerate(written)]
+        assert found.free.errors[row].tolist() == expected
 
 
 def test_several_references_count_as_much_as_one():

@@ -3,11 +3,12 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import TypeAdapter
 
-from freerun.config import Config, parse_config
+from freerun.config import Config, StudyConfig, parse_config
 from freerun.config.raw import read_toml
 from freerun.forcing.registry import STRATEGIES, settings_of
 from freerun.forcing.schedules import Schedule
@@ -53,6 +54,14 @@ def test_every_strategy_has_a_page_with_its_keys_and_defaults(name: str) -> None
             assert value is None
     index = (ROOT / "docs" / "forcing" / "README.md").read_text()
     assert f"[`{name}`]({name}.md)" in index
+
+
+def test_every_key_of_a_study_is_documented() -> None:
+    page = (ROOT / "docs" / "study.md").read_text()
+    for key in StudyConfig.model_fields:
+        assert re.search(rf"^({key} =|\[{key}\.)", page, re.MULTILINE), key
+    values = re.search(r"^metric = (.*)$", page, re.MULTILINE).group(1)
+    assert all(name in values for name in get_args(StudyConfig.model_fields["metric"].annotation))
 
 
 def test_every_schedule_is_documented_with_its_defaults() -> None:
