@@ -18,6 +18,7 @@ from freerun.diagnostics.record import Recorder
 from freerun.diagnostics.recovery import recovery
 from freerun.diagnostics.road_exam import RATES, road_exam
 from freerun.search.bound import LengthBound
+from freerun.symbols import EOS
 from tests.planted import (
     BOUND,
     JUNK,
