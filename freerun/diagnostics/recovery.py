@@ -48,11 +48,12 @@ def recovery(recorded: Recorded, distances: int = DISTANCES) -> Recovery:
     erring = tau < steps
     teacher = recorded.on_followed(recorded.forced.errors)
     ratios: dict[str, Columns] = {}
-    recovered = ~erring
+    recovered = np.zeros(len(tau), np.bool_)
     for k in range(1, distances + 1):
         free_errors, free_runs = recorded.free.errors.window(tau + k, tau + k + 1)
         teacher_errors, teacher_runs = teacher.window(tau + k, tau + k + 1)
-        both = erring & (free_runs > 0) & (teacher_runs > 0)
+        # a run that never errs has no steps behind its first error
+        both = (free_runs > 0) & (teacher_runs > 0)
         ratios[f"free {k}"] = free_errors * both, both
         ratios[f"teacher {k}"] = teacher_errors * both, both
         at_risk = ~recovered & (free_runs > 0)

@@ -59,10 +59,13 @@ def test_a_model_that_never_errs_has_nothing_to_compare():
 def test_a_model_that_derails_never_recovers():
     found, recorder = recorded(derails, *WORDS)
     assert recovery(found).with_error == 60
-    for each in recovery(found).curve[:3]:
+    for each in recovery(found).curve:
         # junk for good on its own; on right tokens the fault is over after its step
         assert (each.free.value, each.teacher.value, each.recovered.value) == (1.0, 0.0, 0.0)
         assert each.ratio.value is None
+        # free runs go on to their bound, but are compared as long as the reference lasts
+        faults = [fault_at(tuple(source)) for source in found.subjects.sources]
+        assert each.free.n == sum(fault + each.k <= len(word) for fault, word in zip(faults, WORDS, strict=True))
     for switch in prefix_switch(found, recorder):
         behind = [row for row in range(60) if fault_at(tuple(found.subjects.sources[row])) < switch.length]
         # their faults lie in the prefix, which is right now
