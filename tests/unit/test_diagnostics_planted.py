@@ -172,6 +172,44 @@ def test_recovery_times_are_those_of_kaplan_and_meier():
         assert each.recovered.value == pytest.approx(float(expected.evaluate(each.k)))
 
 
+def errors_by_hand(rule, source, prefix, references):
+    """The steps after ``prefix`` of a run of the rule, True where they err."""
+    written, errors = list(prefix), []
+    while EOS not in written and len(written) < BOUND.of(np.array([4]))[0]:
+        allowed = optimal(written, references)
+        token = rule(source, tuple(written), allowed)
+        errors.append(token not in allowed)
+        written.append(token)
+    return errors
+
+
+def test_prefixes_are_switched_as_by_hand():
+    rule = errs_at_random(0.25)
+    found, recorder = recorded(rule, *WORDS)
+    for switch in prefix_switch(found, recorder):
+        own, right = [], []
+        for row, references in enumerate(found.subjects.references):
+            target, written = references[0].tolist(), found.free.tokens[row].tolist()
+            length = switch.length
+            if min(len(target), len(written)) > length and target[:length] != written[:length]:
+                source = tuple(found.subjects.sources[row])
+                own += errors_by_hand(rule, source, written[:length], [target])
+                right += errors_by_hand(rule, source, target[:length], [target])
+        assert switch.own.value == pytest.approx(np.mean(own))
+        assert switch.right.value == pytest.approx(np.mean(right))
+        assert switch.ratio.value == pytest.approx(np.mean(own) / np.mean(right))
+
+
+def test_the_road_exam_counts_errors_after_half_a_reference():
+    rule = errs_at_random(0.25)
+    found, recorder = recorded(rule, *WORDS)
+    errors = []
+    for row, references in enumerate(found.subjects.references):
+        target = references[0].tolist()
+        errors += errors_by_hand(rule, tuple(found.subjects.sources[row]), target[: len(target) // 2], [target])
+    assert road_exam(found, recorder)[0].errors.value == pytest.approx(np.mean(errors))
+
+
 def test_corrupted_prefixes_are_held_against_the_model_only_by_what_follows():
     def shy(source, prefix, optimal):
         """Right as long as all of the prefix is, junk for good after anything else."""
