@@ -16,7 +16,7 @@ from freerun.diagnostics.identity import identity
 from freerun.diagnostics.prefix_switch import prefix_switch, switch_lengths
 from freerun.diagnostics.record import Recorder
 from freerun.diagnostics.recovery import recovery
-from freerun.diagnostics.road_exam import RATES, road_exam
+from freerun.diagnostics.road_exam import RATES, _corrupted, road_exam
 from freerun.search.bound import LengthBound
 from freerun.symbols import EOS
 from tests.planted import (
@@ -208,6 +208,41 @@ def test_the_road_exam_counts_errors_after_half_a_reference():
         target = references[0].tolist()
         errors += errors_by_hand(rule, tuple(found.subjects.sources[row]), target[: len(target) // 2], [target])
     assert road_exam(found, recorder)[0].errors.value == pytest.approx(np.mean(errors))
+
+
+def test_outputs_that_err_in_their_last_step_are_counted():
+    def stops_early(source, prefix, optimal):
+        return EOS if source[2] % 2 and len(prefix) == 2 else optimal[0]
+
+    found, _ = recorded(stops_early, *WORDS)
+    odd = sum(source[2] % 2 for source in found.subjects.sources)
+    assert (recovery(found).with_error, recovery(found).at_their_end) == (odd, odd)
+    assert recovery(found).curve[0].free.n == 0
+    found, _ = recorded(recovers_after_two, *WORDS)
+    assert (recovery(found).with_error, recovery(found).at_their_end) == (60, 0)
+
+
+def test_an_output_that_was_cut_off_is_not_right():
+    found, _ = recorded(never_errs, *WORDS)
+    short = Recorder(Planted(found.subjects, never_errs), LengthBound(0, 0.0, fixed=2)).record(found.subjects)
+    lengths = [1] * len(WORDS)
+    assert by_source_length(short, lengths)[0].sequence_accuracy_free.value == 0.0
+    assert by_source_length(short, lengths)[0].error_free.value == 0.0
+    assert by_source_length(found, lengths)[0].sequence_accuracy_free.value == 1.0
+
+
+def test_what_is_corrupted_becomes_another_token_any_of_them():
+    others, prefix = np.arange(4, 9), np.array([4, 6, 8])
+    drawn = np.array([_corrupted(prefix, 1.0, others, row) for row in range(400)])
+    assert (drawn != prefix).all()
+    for place, right in enumerate(prefix):
+        found, counts = np.unique(drawn[:, place], return_counts=True)
+        assert found.tolist() == [token for token in others if token != right]
+        assert counts.min() > 60
+    assert _corrupted(prefix, 0.0, others, 0).tolist() == prefix.tolist()
+    low, high = (np.array([_corrupted(prefix, rate, others, row) for row in range(400)]) for rate in (0.2, 0.4))
+    assert (low != prefix).mean() == pytest.approx(0.2, abs=0.04)
+    assert (high[low != prefix] == low[low != prefix]).all()
 
 
 def test_corrupted_prefixes_are_held_against_the_model_only_by_what_follows():

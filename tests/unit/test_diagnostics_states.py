@@ -86,6 +86,14 @@ def test_states_are_read_after_the_first_error_at_the_same_place_of_both_runs():
     assert len(set(free[:, 1] - tau)) > 3
 
 
+def test_sources_whose_reference_ends_with_the_error_are_left_out():
+    found, _ = recorded(derails, *words(60, longest=2, shortest=1))
+    lengths = found.forced.errors.lengths[found.followed]
+    states = states_after_errors(found, history)
+    assert states.rows.tolist() == np.flatnonzero(found.first_errors + 1 < lengths).tolist()
+    assert 0 < len(states.rows) < 60
+
+
 def test_at_most_so_many_sources_are_read():
     found, _ = recorded(errs_at_random(0.4), *words(80))
     assert len(states_after_errors(found, history, most=10).rows) == 10
