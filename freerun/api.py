@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from freerun.data.readers import describe
 from freerun.diagnostics.diagnosis import Diagnosis
 from freerun.evaluation.evaluate import Evaluation
 from freerun.runs.diagnose import diagnose_bundle, items_of
@@ -61,7 +62,7 @@ def diagnose(model: str | Path, pairs: str | Path | None = None) -> Diagnosis:
     """
     place = PairsToRead(Path(pairs)) if pairs is not None else dev_pairs_of(Path(model))
     bundle = read_bundle(Path(model))
-    return diagnose_bundle(bundle, items_of(bundle, place), str(place.location))[0]
+    return diagnose_bundle(bundle, items_of(bundle, place), describe(place.location))[0]
 
 
 def _path(value: str | Path | None) -> Path | None:

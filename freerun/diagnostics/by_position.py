@@ -16,6 +16,8 @@ from freerun.evaluation.by_length import length_bands
 __all__ = ["AtPosition", "InBand", "by_position", "by_source_length"]
 
 MOST_POSITIONS = 60
+_TOGETHER = 5
+"""Positions that are resampled together: more would take more memory a source, fewer more draws."""
 
 
 class AtPosition(NamedTuple):
@@ -46,15 +48,15 @@ def by_position(recorded: Recorded) -> list[AtPosition]:
     """From the first position to the last that 1 % of the references have, at most ``MOST_POSITIONS``."""
     lengths = recorded.forced.errors.lengths
     last = min(MOST_POSITIONS, int(np.quantile(lengths, 0.99)) if len(lengths) else 0)
-    ratios: dict[str, Columns] = {}
-    for t in range(last):
-        ratios |= {f"{name} {t}": columns for name, columns in _columns(recorded, t, t + 1).items()}
-    if not ratios:
-        return []
-    resampled = Resampled(ratios)
-    return [
-        AtPosition(t + 1, *(resampled.ratio(f"{name} {t}") for name in AtPosition._fields[1:])) for t in range(last)
-    ]
+    found = []
+    for start in range(0, last, _TOGETHER):
+        part = range(start, min(last, start + _TOGETHER))
+        resampled = Resampled(
+            {f"{name} {t}": columns for t in part for name, columns in _columns(recorded, t, t + 1).items()}
+        )
+        names = AtPosition._fields[1:]
+        found += [AtPosition(t + 1, *(resampled.ratio(f"{name} {t}") for name in names)) for t in part]
+    return found
 
 
 def by_source_length(recorded: Recorded, lengths: Sequence[int]) -> list[InBand]:

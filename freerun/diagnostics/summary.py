@@ -75,7 +75,7 @@ def _switch(found: list[Switch]) -> str:
 
 def _road(found: list[AtRate]) -> str:
     if not found:
-        return "The references are too short to corrupt their first halves."
+        return "There was nothing to corrupt: references have no first half, or the vocabulary no second token."
     base, worst = found[0], found[-1]
     told = f"After the first half of a reference {_percent(base.errors)} of the steps err"
     if worst.ratio.value is None:

@@ -44,7 +44,7 @@ class Interval:
 def resampled_sums(figures: Figures, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
     """Sums [R, C] of ``figures`` [N, C] over N sources drawn with replacement, R times."""
     sources = len(figures)
-    columns = figures.astype(np.float64)
+    columns = figures.astype(np.float64, copy=False)
     generator = numpy_generator(seed, "bootstrap")
     sums = np.empty((resamples, columns.shape[1]))
     for first in range(0, resamples, _BLOCK):

@@ -107,6 +107,7 @@
     if (example.references.length > 1) {
       detail.append(element("p", "All references: " + example.references.join(" | "), "soft"));
     }
+    if (example.shown) detail.append(element("p", `Only the first ${example.shown} tokens are shown.`, "soft"));
     if (example.truncated) detail.append(element("p", "The length bound cut this output off.", "soft"));
     if (example.attention) detail.append(element("h3", "Attention"), scrolling(attention(example)));
     list();

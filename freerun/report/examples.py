@@ -24,6 +24,8 @@ AttentionOf = Callable[[Ids, Ids, Ids], npt.NDArray[np.float32]]
 MOST_EXAMPLES = 500
 _MOST_STEPS = 200
 """Of an endless output, so many steps are shown."""
+_MOST_WEIGHTS = 10_000
+"""Larger attention matrices are left out of the page."""
 _BATCH = 64
 END = "⏎"
 
@@ -58,7 +60,8 @@ def examples(
     found = [_example(recorded, items, source, target, int(row), int(edits[row])) for row in rows]
     if attention_of is not None:
         for example, weights in zip(found, _attention(recorded, rows, attention_of), strict=True):
-            example["attention"] = _in_reading_order(weights, source.reverse)
+            if weights.size <= _MOST_WEIGHTS:
+                example["attention"] = _in_reading_order(weights, source.reverse)
     return found
 
 
@@ -69,7 +72,7 @@ def _example(
     followed = int(recorded.followed[row])
     reference, written = recorded.subjects.targets[followed], free.tokens[row][:_MOST_STEPS]
     first = int(recorded.first_errors[row])
-    tokens = [token for token in written.tolist() if token != EOS]
+    tokens = [token for token in free.tokens[row].tolist() if token != EOS]
     return {
         "source": item.source,
         "sourceTokens": [*source.tokens(item.source), END],
@@ -79,6 +82,7 @@ def _example(
         "firstError": first + 1 if first < free.errors.lengths[row] else None,
         "nll": round(-float(free.log_probs[row].sum()), 3),
         "truncated": not bool(free.ended[row]),
+        "shown": len(written) if len(written) < free.tokens.lengths[row] else None,
         "columns": _columns(reference.tolist(), written.tolist()),
         "reference": _named(reference, target),
         "forced": _named(forced.tokens[followed], target),

@@ -29,7 +29,9 @@ CAPTIONS = [
 _ALWAYS = {"loss", "pairs", "target_tokens", "learning_rate", "gradient_norm"}
 
 
-def study_page(title: str, analysis: Analysis, results: Sequence[Result], reported_on: str) -> str:
+def study_page(
+    title: str, analysis: Analysis, results: Sequence[Result], reported_on: str, reach: float | None = None
+) -> str:
     """The page as HTML; names of arms and all else that a user chose are escaped."""
     arms = [arm for arm in analysis.arms if arm.figures]
     return template("study.html").render(
@@ -41,7 +43,7 @@ def study_page(title: str, analysis: Analysis, results: Sequence[Result], report
         names=FIGURES,
         score_names=sorted(set().union(*(arm.scores for arm in arms))) if arms else [],
         journal_names=sorted(set().union(*(arm.journal for arm in arms)) - _ALWAYS) if arms else [],
-        reach=any(arm.to_reach[1] for arm in arms),
+        reach=reach is not None,
         shown=shown,
         number=number,
         ends=_ends,
@@ -79,7 +81,8 @@ def _curves(results: Sequence[Result], styles: dict[str, Style], figure: str, na
             if shared:
                 means = [float(np.mean([run[update] for run in runs])) for update in shared]
                 axes.plot(shared, means, markersize=3, linewidth=1.4, label=arm, **style)
-        axes.set_yscale("log")
+        if any(f.get(figure, 0) > 0 for each in results for _, f in each.curve):
+            axes.set_yscale("log")
         label(axes, "update", name)
 
     return as_svg(f"curve-{figure.split('.')[0]}", draw, f"{name} by update, a line an arm", height=3.6)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -71,18 +72,28 @@ def plain(text: str) -> str:
 
 def as_svg(name: str, draw: Callable[[Axes], None], title: str, height: float = 3.0) -> str:
     """The drawing as an ``<svg>`` element that scales with the page; the same bytes every time."""
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 9}):
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        "font.family": "sans-serif",
+        "font.size": 9,
+    }
+    with rc_context(settings), warnings.catch_warnings():
+        # the page's reader has fonts for what matplotlib's lacks; it only measures with it
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=(5.2, height), layout="constrained")
         draw(figure.subplots())
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = out.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # the page's own colour in place of black, and its own size
-    text = text.replace("#000000", "currentColor")
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r"<[^>]+>", lambda tag: _own_tag(tag[0], name), text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    # ids are for the whole page: another picture's must not be meant
-    text = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", text)
     return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+
+
+def _own_tag(tag: str, name: str) -> str:
+    """The page's own colour in place of black; and ids, which are for the whole page, made this picture's."""
+    tag = tag.replace("#000000", "currentColor")
+    return re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", tag)

@@ -11,7 +11,7 @@ import numpy as np
 from freerun.build import load_model, set_threads
 from freerun.data.batching import pad
 from freerun.data.codec import Codec
-from freerun.data.readers import read_pairs
+from freerun.data.readers import describe, read_pairs
 from freerun.diagnostics.diagnosis import Diagnosis
 from freerun.diagnostics.diagnosis import diagnose as diagnose_stepper
 from freerun.diagnostics.estimate import Estimate
@@ -59,9 +59,9 @@ def diagnose(request: DiagnoseRequest) -> Diagnosis:
     items = items_of(bundle, pairs)
     set_threads(request.threads)
     with open_output(request.html) as page:
-        found, reader = diagnose_bundle(bundle, items, str(pairs.location))
+        found, reader = diagnose_bundle(bundle, items, describe(pairs.location))
         if request.html is not None:
-            page.write(_page(found, reader, bundle, items, request.model.name, Path(str(pairs.location)).name))
+            page.write(_page(found, reader, bundle, items, request.model.name, _name(pairs)))
     print(json.dumps(found.as_json()) if request.json else _as_text(found.measures))
     if request.html is not None:
         say(f"Wrote {request.html}: open it in a browser.")
@@ -135,6 +135,12 @@ def _page(found: Diagnosis, reader: StateReader, bundle: Bundle, items: Evaluati
     attention_of = reader.attention if reader.attends else None
     shown = examples(found.recorded, items, bundle.source, bundle.target, chosen, attention_of)
     return diagnose_page(title, pairs, found.measures, clouds, shown)
+
+
+def _name(pairs: PairsToRead) -> str:
+    """The pairs' file, or files, without their folders."""
+    place = pairs.location
+    return place.name if isinstance(place, Path) else f"{place.source.name} and {place.target.name}"
 
 
 def _as_text(measures: Measures) -> str:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from freerun.config import (
     read_toml,
     shown,
 )
-from freerun.data.readers import content_hash
+from freerun.data.readers import content_hash, read_pairs
 from freerun.errors import ConfigError, Interrupted, RunError, UserError
 from freerun.files import write_atomic
 from freerun.forcing.registry import settings_of
@@ -46,7 +46,7 @@ from freerun.training.signals import stop_on_signals
 
 __all__ = ["StudyRequest", "study"]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 _POLL_SECONDS = 0.2
 
 
@@ -102,17 +102,21 @@ def study(request: StudyRequest) -> Analysis:
         UserError: a fault in the study or in any arm, a folder of another study.
         Interrupted: a signal stopped it; the same command goes on.
     """
-    settings, arms = _settled(request.config)
+    settings, raws = _settled(request.config)
+    arms = {name: config for name, (_, config) in raws.items()}
     folder = request.out or Path("runs") / request.config.stem
     runs = [
         _Run(name, seed, _with_seed(config, seed), folder) for name, config in arms.items() for seed in settings.seeds
     ]
+    if settings.pairs:  # bad pairs are better found now than after the first training
+        for _ in read_pairs(Path(settings.pairs), next(iter(arms.values())).data.columns):
+            pass
     _begin_folder(folder, settings, arms)
-    _write_configs(folder, arms, settings)
+    for name, (raw, _) in raws.items():
+        write_atomic(folder / "configs" / f"{name}.toml", tomli_w.dumps(raw))
     waiting = [run for run in runs if read_result(run.result, run.config_hash) is None]
     say(f"{len(runs)} runs, {len(runs) - len(waiting)} of them finished before; in {folder}.")
-    pairs = PairsToRead(Path(settings.pairs)) if settings.pairs else None
-    _train_all(waiting, settings.processes, pairs)
+    _train_all(waiting, settings)
     results = [found for run in runs if (found := read_result(run.result, run.config_hash)) is not None]
     analysis = analyse(results, list(arms), settings.control, settings.metric, settings.reach)
     _write_report(folder, analysis, results, settings)
@@ -123,8 +127,8 @@ def study(request: StudyRequest) -> Analysis:
 # -- configuration -----------------------------------------------------------------------------------------------------
 
 
-def _settled(path: Path) -> tuple[StudyConfig, dict[str, Config]]:
-    """The study, its paths absolute, and the whole configuration of every arm; all faults at once."""
+def _settled(path: Path) -> tuple[StudyConfig, dict[str, tuple[dict[str, Any], Config]]]:
+    """The study, its paths absolute, and each arm's configuration, as it was set and whole; all faults at once."""
     settings = check_values(StudyConfig, read_toml(path), path)
     folder = path.parent.resolve()
     settings = settings.model_copy(
@@ -136,11 +140,11 @@ def _settled(path: Path) -> tuple[StudyConfig, dict[str, Config]]:
     _check_study(path, settings)
     base_path = Path(settings.base)
     base = absolute_paths(read_toml(base_path), base_path.parent.resolve())
-    arms: dict[str, Config] = {}
+    arms: dict[str, tuple[dict[str, Any], Config]] = {}
     problems: list[UserError] = []
     for name, raw in _raw_arms(base, settings, folder).items():
         try:
-            arms[name] = parse_config(raw, f"{path}, arm {name}", settings_of)
+            arms[name] = raw, parse_config(raw, f"{path}, arm {name}", settings_of)
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -198,13 +202,28 @@ def _begin_folder(folder: Path, settings: StudyConfig, arms: Mapping[str, Config
     if settings.pairs:
         asked["pairs_sha256"] = content_hash(Path(settings.pairs))
     if path.exists():
-        _refuse_changes(folder, json.loads(path.read_text(encoding="utf-8")), asked)
-    elif folder.exists() and any(folder.iterdir()):
+        _refuse_changes(folder, _read_study(path), asked)
+    elif folder.exists() and {each.name for each in folder.iterdir()} - {"results"}:
         raise RunError(
-            folder, "this folder is not empty, and holds no study", "Expected a new or empty folder", "Choose another"
+            folder,
+            "this folder is not empty, and holds no study",
+            "Expected a new or empty folder, or one with the results of a study",
+            "Choose another with --out",
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "configs").mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(asked, indent=1) + "\n")
+
+
+def _read_study(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found["arms"], dict) and isinstance(found["settings"], dict):
+            return dict(found)
+        raise ValueError("it holds no arms")
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise RunError(
+            path, f"this cannot be read ({error!r})", "Expected what a study wrote", "Remove it to begin it anew"
+        ) from None
 
 
 def _refuse_changes(folder: Path, before: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
@@ -232,7 +251,7 @@ def _elsewhere_too(config: Config) -> dict[str, Any]:
     data["train_sha256"] = content_hash(location_of(config.data.train))
     if config.data.dev is not None:
         data["dev_sha256"] = content_hash(location_of(config.data.dev))
-    training = {key: value for key, value in raw["training"].items() if key != "init"}
+    training = {key: value for key, value in raw["training"].items() if key not in ("init", "threads")}
     if config.training.init:
         training["init_sha256"] = read_bundle(Path(config.training.init)).config["files"]["model.safetensors"]
     return {**raw, "data": data, "training": training}
@@ -242,46 +261,43 @@ def _complete(config: Config) -> dict[str, Any]:
     return config.model_dump(exclude_none=True, mode="json")
 
 
-def _write_configs(folder: Path, arms: Mapping[str, Config], settings: StudyConfig) -> None:
-    """A file for each arm, as ``freerun train`` takes it; cores are shared out among processes."""
-    (folder / "configs").mkdir(exist_ok=True)
-    for name, config in arms.items():
-        raw = _complete(config)
-        if settings.processes > 1 and not raw["training"]["threads"]:
-            raw["training"]["threads"] = max(1, (os.cpu_count() or 1) // settings.processes)
-        write_atomic(folder / "configs" / f"{name}.toml", tomli_w.dumps(raw))
-
-
 # -- running -----------------------------------------------------------------------------------------------------------
 
 
-def _train_all(waiting: Sequence[_Run], processes: int, pairs: PairsToRead | None) -> None:
-    """Train runs, ``processes`` of them at a time, each in a process of its own, and keep their results."""
+def _train_all(waiting: Sequence[_Run], settings: StudyConfig) -> None:
+    """Train runs, some at a time, each in a process of its own, and keep their results."""
     todo = list(waiting)
-    running: dict[_Run, tuple[subprocess.Popen[bytes], float]] = {}
+    running: dict[str, tuple[_Run, subprocess.Popen[bytes], float]] = {}
     finished = 0
     with stop_on_signals() as stop:
-        while todo or running:
-            while todo and len(running) < processes and not stop:
-                run = todo.pop(0)
-                running[run] = (_started(run), time.perf_counter())
-            if stop:
-                _stop(process for process, _ in running.values())
-                raise Interrupted(stop.signal)
-            for run, (process, began) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[run]
-                finished += 1
-                _keep(run, process.returncode, time.perf_counter() - began, pairs)
-                say(f"{run.name}: done ({finished} of {len(waiting)})")
-            time.sleep(_POLL_SECONDS)
+        try:
+            while todo or running:
+                while todo and len(running) < settings.processes and not stop:
+                    run = todo.pop(0)
+                    running[run.name] = run, _started(run, settings.processes), time.time()
+                if stop:
+                    raise Interrupted(stop.signal)
+                for run, process, began in list(running.values()):
+                    if process.poll() is None:
+                        continue
+                    del running[run.name]
+                    finished += 1
+                    failed = _keep(run, process.returncode, began, settings)
+                    say(f"{run.name}: {f'failed: {failed}' if failed else 'done'} ({finished} of {len(waiting)})")
+                time.sleep(_POLL_SECONDS)
+        finally:
+            # whatever ends this, no training goes on unseen
+            _stop([process for _, process, _ in running.values()])
 
 
-def _started(run: _Run) -> subprocess.Popen[bytes]:
+def _started(run: _Run, processes: int) -> subprocess.Popen[bytes]:
     run.log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "freerun", "train", str(run.folder / "configs" / f"{run.arm}.toml")]
     command += ["--seed", str(run.seed), "--out", str(run.run), "--resume"]
+    environment = dict(os.environ)
+    if processes > 1 and not run.config.training.threads:
+        # cores are shared out; not as a key of the configuration, which would be another one with other processes
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     say(f"{run.name}: training, see {run.log}")
     with run.log.open("ab") as log:
         # a group of its own: a Ctrl-C is for us, and we pass it on once
@@ -297,44 +313,58 @@ def _stop(processes: Any) -> None:
         process.wait()
 
 
-def _keep(run: _Run, code: int, seconds: float, pairs: PairsToRead | None) -> None:
-    """Evaluate the run's best model and write its result, or why there is none."""
-    diverged = any(run.run.glob("not-finite-update-*.json"))
-    if code and not diverged:
+def _keep(run: _Run, code: int, began: float, settings: StudyConfig) -> str | None:
+    """Evaluate the run's best model and write its result; returns why there is no model, where there is none."""
+    failed = _divergence(run, began) if code == 2 else None
+    if code and failed is None:
         raise UserError(
             run.log,
             f"{run.name} could not be trained (exit code {code}): {_last_line(run.log)}",
             "Expected every arm to be trained to its end",
             "Mend what the log names, and give the same command again: finished runs are kept",
         )
-    if code:
+    events = read_journal(run.run / "journal.jsonl")
+    updates = max((event["update"] for event in events), default=0)
+    about = Result(run.arm, run.seed, run.config_hash, failed, "", {}, {}, [], updates, _seconds(events), {})
+    if failed is not None:
         # a result like any other: that a strategy fails under some seeds is what a study is to find out
-        failed = Result(run.arm, run.seed, run.config_hash, _last_line(run.log), {}, {}, [], 0, seconds, {})
-        write_result(run.result, failed)
-        return
-    evaluation = evaluate_predictor(load(run.run), pairs or dev_pairs_of(run.run))
+        write_result(run.result, about)
+        return failed
+    pairs = PairsToRead(Path(settings.pairs), run.config.data.columns) if settings.pairs else dev_pairs_of(run.run)
+    search = run.config.evaluation
+    evaluation = evaluate_predictor(load(run.run), pairs, search.beam_size, search.length_penalty)
     ratios = {
         name: (np.asarray(above, np.float64).tolist(), np.asarray(below, np.float64).tolist())
         for name, (above, below) in evaluation.ratios.items()
     }
-    events = read_journal(run.run / "journal.jsonl")
-    curve = [(event["update"], _figures(event)) for event in events if event["event"] == "evaluation"]
+    # the last event of a run is of its best model on all development pairs, and no point of its curve
+    points = [event for event in events if event["event"] == "evaluation" and not event.get("final")]
+    curve = [(event["update"], _figures(event)) for event in points if "averaged" not in event]
     scores = {name: score.value for name, score in evaluation.free.scores.items()}
-    updates = max((event["update"] for event in events if "update" in event), default=0)
-    told = sum(event.get("seconds", 0.0) for event in events if event["event"] == "stop")
-    kept = Result(
-        run.arm,
-        run.seed,
-        run.config_hash,
-        None,
-        ratios,
-        scores,
-        curve,
-        updates,
-        told or seconds,
-        _noted(events, updates),
-    )
+    sources = hashlib.sha256("\n".join(evaluation.items.sources).encode()).hexdigest()
+    noted = _noted(events, updates)
+    kept = replace(about, sources_hash=sources, ratios=ratios, scores=scores, curve=curve, journal=noted)
     write_result(run.result, kept)
+    return None
+
+
+def _divergence(run: _Run, began: float) -> str | None:
+    """What was not finite in this process's training, None where that is not why it ended."""
+    for path in run.run.glob("not-finite-update-*.json"):
+        if path.stat().st_mtime >= began:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return f"update {found['update']:,}: loss {found['loss']}, norm of the gradients {found['gradient_norm']}"
+    return None
+
+
+def _seconds(events: Sequence[Mapping[str, Any]]) -> float:
+    """Time spent on what the journal tells of, over all the times that the run was gone on with."""
+    total = last = 0.0
+    for event in events:
+        if event["event"] == "resume":
+            total, last = total + last, 0.0
+        last = event.get("seconds", last)
+    return total + last
 
 
 def _figures(event: Mapping[str, Any]) -> dict[str, float]:
@@ -373,7 +403,9 @@ def _write_report(folder: Path, analysis: Analysis, results: Sequence[Result], s
     except UserError as error:  # a study is no worse for having no pictures
         say(f"No report.html: {error}")
         return
-    write_atomic(folder / "report.html", study_page(folder.name, analysis, results, _reported_on(settings)))
+    write_atomic(
+        folder / "report.html", study_page(folder.name, analysis, results, _reported_on(settings), settings.reach)
+    )
     say(f"Wrote {folder / 'report.html'}: open it in a browser.")
 
 

@@ -78,8 +78,8 @@ def analyse(
     by_arm = {name: {each.seed: each for each in results if each.arm == name} for name in arms}
     figures = [_figures(name, found, metric, reach) for name, found in by_arm.items() if found]
     good = {name: {seed: each for seed, each in found.items() if each.failed is None} for name, found in by_arm.items()}
-    others = [name for name in arms if name != control and set(good[name]) & set(good[control])]
-    raw = [_compare(name, good[name], good[control], metric) for name in others]
+    shared = {name: _shared_seeds(good[name], good[control]) for name in arms if name != control}
+    raw = [_compare(name, seeds, good[name], good[control], metric) for name, seeds in shared.items() if seeds]
     corrected = holm([each.p_value for each in raw])
     found = [
         each._replace(p_value=p, verdict=_verdict(each._replace(p_value=p), metric))
@@ -88,6 +88,11 @@ def analyse(
     finished = [each for each in results if each.failed is None]
     sources = len(finished[0].ratios[metric][0]) if finished else 0
     statements = _statements(figures, found, good[control], control, metric)
+    statements += [
+        f"{name}: not compared. Its runs read other sources apart than those of {control}, so they are of other pairs."
+        for name, seeds in shared.items()
+        if not seeds and good[name].keys() & good[control].keys()
+    ]
     return Analysis(metric, control, sources, figures, found, statements)
 
 
@@ -121,8 +126,15 @@ def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([each[name] for each in values])) for name in sorted(names)}
 
 
-def _compare(name: str, arm: Mapping[int, Result], control: Mapping[int, Result], metric: str) -> Comparison:
-    seeds = sorted(arm.keys() & control.keys())
+def _shared_seeds(arm: Mapping[int, Result], control: Mapping[int, Result]) -> list[int]:
+    """The seeds under which both finished, with figures of the same sources."""
+    both = sorted(arm.keys() & control.keys())
+    return [seed for seed in both if arm[seed].sources_hash == control[seed].sources_hash]
+
+
+def _compare(
+    name: str, seeds: Sequence[int], arm: Mapping[int, Result], control: Mapping[int, Result], metric: str
+) -> Comparison:
     tested = hierarchical_bootstrap(
         [arm[seed].columns(metric) for seed in seeds], [control[seed].columns(metric) for seed in seeds]
     )
@@ -131,7 +143,7 @@ def _compare(name: str, arm: Mapping[int, Result], control: Mapping[int, Result]
     cost = np.mean([arm[seed].seconds for seed in seeds]) / np.mean([control[seed].seconds for seed in seeds])
     return Comparison(
         name,
-        seeds,
+        list(seeds),
         tested.difference,
         tested.p_value,
         over_seeds.difference,
@@ -163,17 +175,17 @@ def _statements(
 ) -> list[str]:
     told: list[str] = []
     if not control:
-        return [f"No run of the control {name!r} has finished, so nothing can be compared."]
+        told.append(f"No run of the control {name!r} has finished, so nothing can be compared.")
     detectable = [each.detectable for each in comparisons if not math.isnan(each.detectable)]
     if detectable:
         told.append(
             f"The smallest true difference in {metric} that this study would find in 80 % of cases is "
             f"{min(detectable):.4f} to {max(detectable):.4f}, by the spread over seeds."
         )
-    fewest = min((len(each.seeds) for each in comparisons), default=len(control))
-    if fewest < 2:
-        told.append("There is one seed only for some arms: a difference between their runs may be the seed's.")
-    elif fewest < FEWEST_SEEDS:
+    most = max((len(each.seeds) for each in comparisons), default=FEWEST_SEEDS)
+    if most < 2:
+        told.append("One seed only: a difference between two runs may be the seed's, and no test is possible.")
+    elif most < FEWEST_SEEDS:
         told.append(f"Fewer than {FEWEST_SEEDS} seeds: everything here is exploratory, and no claim.")
     told += [f"{each.name}: {each.verdict}." for each in comparisons]
     for arm in arms:

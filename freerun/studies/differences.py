@@ -59,6 +59,9 @@ def hierarchical_bootstrap(
     drawn = numpy_generator(seed, "seeds of a study").integers(len(arm), size=(resamples, len(arm)))
     means = np.take_along_axis(differences_RS, drawn, 1).mean(1)
     value = float(_difference(stacked.sum(0).reshape(1, len(arm), 2, 2)).mean())
+    if np.isnan(value):
+        return Tested(percentile_interval(value, means), np.nan)
+    means = means[~np.isnan(means)]
     rarer = int(min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0)))
     return Tested(percentile_interval(value, means), min(1.0, 2 * (rarer + 1) / (len(means) + 1)))
 
@@ -99,6 +102,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = np.argsort(p_values, kind="stable")
     adjusted, worst = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(order):
-        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = worst
+        # the undefined ones come last, and stay what they are
+        worst = max(min(1.0, (len(p_values) - rank) * p_values[place]), worst)
+        adjusted[place] = np.nan if np.isnan(p_values[place]) else worst
     return adjusted

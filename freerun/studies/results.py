@@ -30,6 +30,7 @@ class Result:
         arm: name of the arm; ``seed`` its seed.
         config_hash: of the complete configuration, so that a result is never taken for another's.
         failed: why there are no figures, None where there are.
+        sources_hash: of the sources that the figures are of; only equal ones are compared.
         ratios: name of a figure to numerators and denominators, one of each a source, in the order of the pairs.
         scores: figures of the whole set without such parts: BLEU and chrF.
         curve: (update, figures on the development pairs) of every evaluation.
@@ -41,6 +42,7 @@ class Result:
     seed: int
     config_hash: str
     failed: str | None
+    sources_hash: str
     ratios: dict[str, tuple[list[float], list[float]]]
     scores: dict[str, float]
     curve: list[tuple[int, dict[str, float]]]
@@ -61,14 +63,20 @@ class Result:
     @property
     def is_falling(self) -> bool:
         """Whether the run was stopped while its symbol error rate was still falling steeply."""
-        points = [(update, figures["symbol_error_rate.free"]) for update, figures in self.curve]
+        points = self._errors
         earlier = [error for update, error in points if update <= 0.75 * self.updates]
         return bool(earlier) and points[-1][1] < (1 - FALLING) * min(earlier)
 
     def reached(self, error: float) -> int | None:
         """The first update at which the symbol error rate on the development pairs was this low."""
-        found = [update for update, figures in self.curve if figures["symbol_error_rate.free"] <= error]
+        found = [update for update, reached in self._errors if reached <= error]
         return min(found) if found else None
+
+    @property
+    def _errors(self) -> list[tuple[int, float]]:
+        """The curve of the symbol error rate, where that is defined."""
+        name = "symbol_error_rate.free"
+        return [(update, figures[name]) for update, figures in self.curve if name in figures]
 
 
 def write_result(path: Path, result: Result) -> None:
@@ -88,7 +96,7 @@ def read_result(path: Path, config_hash: str) -> Result | None:
         result = Result(**{**raw, "ratios": _pairs(raw["ratios"]), "curve": [tuple(point) for point in raw["curve"]]})
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
             path, f"this result cannot be read ({error})", "Expected what a study wrote", "Remove it to run it again"
         ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -103,8 +104,57 @@ def test_a_run_that_diverges_is_a_result(freerun, folder):
     (folder / "study.toml").write_text(text)
     result = freerun("study", folder / "study.toml", "--out", folder / "out")
     assert result.code == 0
-    assert "wild, seed 1: failed (error: update" in result.out
+    assert re.search(r"wild, seed 1: failed \(update \d+: loss \S+, norm of the gradients \S+\)\.", result.out)
+    assert "wild-1: failed: update" in result.err
     assert "free: one seed: no test is possible." in result.out
+
+
+def test_phases_a_bundle_to_start_from_and_columns_are_taken_over(freerun, folder, trained):
+    lines = [line.split("\t") for line in (folder / "train.tsv").read_text().splitlines()]
+    (folder / "train.tsv").write_text("".join(f"{target}\tx\t{source}\n" for source, target in lines))
+    (folder / "dev.tsv").write_text("".join(f"{target}\tx\t{source}\n" for source, target in lines[:9]))
+    (folder / "base.toml").write_text(
+        f'[data]\ntrain = "train.tsv"\ndev = "dev.tsv"\ncolumns = [3, 1]\n[training]\nupdates = 4\nthreads = 1\n'
+        f'init = "{trained / "run"}"\n[evaluation]\nbeam_size = 2\n'
+    )
+    phases = '[[strategies.chain.phases]]\nstrategy = "teacher"\nuntil = 2\n[[strategies.chain.phases]]\n'
+    text = STUDY.replace("[1, 2]", '[1]\npairs = "dev.tsv"').replace("[strategies.free]\n", "")
+    text = text.replace('strategy = "free_running"\n', "") + phases + 'strategy = "free_running"\n'
+    (folder / "study.toml").write_text(text)
+    result = freerun("study", folder / "study.toml", "--out", folder / "out", "--json")
+    assert result.code == 0, result.err
+    (arm,) = [each for each in json.loads(result.out)["arms"] if each["name"] == "chain"]
+    evaluated = freerun("evaluate", folder / "out" / "runs" / "chain-1", "--beam-size", 2, "--json")
+    expected = json.loads(evaluated.out)["symbol_error_rate.free"]
+    assert arm["figures"]["symbol_error_rate.free"]["value"] == pytest.approx(expected)
+
+
+def test_a_failure_leaves_no_training_behind(freerun, folder):
+    (folder / "base.toml").write_text(BASE.format(updates=100000).replace("every = 2", "every = 0"))
+    broken = '[variants.broken]\ntraining = { precision = "bf16", updates = 1 }\ndata = { minimum_count = 10000 }\n'
+    text = STUDY.replace("[1, 2]", "[1]\nprocesses = 3") + broken
+    (folder / "study.toml").write_text(text)
+    out = folder / "out"
+    result = freerun("study", folder / "study.toml", "--out", out)
+    assert result.code == 2
+    assert "broken-1 could not be trained (exit code 2)" in result.err and "broken-1.log" in result.err
+    running = subprocess.run(["pgrep", "-f", str(out)], capture_output=True, text=True).stdout
+    assert running == ""
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"arms": [], "settings": {}}'])
+def test_a_damaged_study_is_told(freerun, folder, content):
+    (folder / "out").mkdir()
+    (folder / "out" / "study.json").write_text(content)
+    result = freerun("study", folder / "study.toml", "--out", folder / "out")
+    assert result.code == 2 and "study.json: this cannot be read" in result.err
+
+
+def test_bad_pairs_are_told_before_anything_is_trained(freerun, folder):
+    (folder / "bad.tsv").write_text("a\tb\nno tab\n")
+    (folder / "study.toml").write_text(STUDY.replace("reach", 'pairs = "bad.tsv"\nreach'))
+    result = freerun("study", folder / "study.toml", "--out", folder / "out")
+    assert result.code == 2 and "bad.tsv:2" in result.err and not (folder / "out").exists()
 
 
 def test_all_faults_are_told_before_anything_starts(freerun, folder):

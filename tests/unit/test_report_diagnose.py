@@ -117,6 +117,11 @@ def test_pictures_take_the_colour_of_the_page():
     assert svg.startswith("<svg role=") and svg.rstrip().endswith("</svg>")
 
 
+def test_scripts_that_matplotlib_has_no_font_for_are_drawn():
+    svg = contexts_picture(project(np.eye(3)), ["日本語", 'id="q"', "#000000"])
+    assert all(text in svg for text in ("日本語", 'id="q"', "#000000"))
+
+
 def test_examples_are_the_worst_and_others():
     found, _ = recorded(errs_at_random(0.2), *words(80))
     edits = edit_distances_of(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -27,7 +27,9 @@ def result(arm, seed, rate, falling=False, **changes):
     ratios["sequence_accuracy.free"] = ((errors == 0).astype(float).tolist(), each.tolist())
     ends = [(100, 0.5), (200, rate * 1.5 if falling else rate), (300, rate)]
     curve = [(update, {"symbol_error_rate.free": error, "nll.teacher": error}) for update, error in ends]
-    made = Result(arm, seed, "hash", None, ratios, {"bleu.free": 50.0}, curve, 300, 60.0, {"effective_rate": 0.1})
+    made = Result(
+        arm, seed, "hash", None, "sources", ratios, {"bleu.free": 50.0}, curve, 300, 60.0, {"effective_rate": 0.1}
+    )
     return replace(made, **changes)
 
 
@@ -70,7 +72,7 @@ def test_one_seed_allows_no_test():
     found = study({"teacher": 0.3, "good": 0.1}, seeds=1)
     assert verdicts(found) == {"good": "one seed: no test is possible"}
     assert math.isnan(found.comparisons[0].p_over_seeds)
-    assert any("one seed only" in statement for statement in found.statements)
+    assert any(statement.startswith("One seed only") for statement in found.statements)
 
 
 def test_both_tests_must_agree():
@@ -123,6 +125,38 @@ def test_without_the_control_nothing_is_compared():
     found = analyse([result("arm", 0, 0.1)], ["teacher", "arm"], "teacher", "symbol_error_rate.free")
     assert found.comparisons == []
     assert found.statements == ["No run of the control 'teacher' has finished, so nothing can be compared."]
+    results = [result("teacher", 0, 0.3, failed="why", ratios={}), result("arm", 0, 0.3, falling=True)]
+    told = analyse(results, ["teacher", "arm"], "teacher", "symbol_error_rate.free").statements
+    assert told[1:] == ["teacher, seed 0: failed (why).", told[2]] and told[2].startswith("arm, seed 0: undertrained.")
+
+
+def test_arms_on_other_sources_are_not_compared():
+    results = [result("teacher", 0, 0.3), result("arm", 0, 0.3, sources_hash="others"), result("same", 0, 0.3)]
+    found = analyse(results, ["teacher", "arm", "same"], "teacher", "symbol_error_rate.free")
+    assert [each.name for each in found.comparisons] == ["same"]
+    assert any(told.startswith("arm: not compared.") for told in found.statements)
+
+
+def test_an_arm_with_too_few_seeds_does_not_speak_for_the_others():
+    results = [result(arm, seed, rate) for arm, rate in (("teacher", 0.3), ("good", 0.1)) for seed in range(5)]
+    results += [result("few", seed, 0.1) for seed in range(3)]
+    found = analyse(results, ["teacher", "good", "few"], "teacher", "symbol_error_rate.free")
+    assert verdicts(found) == {"good": "better", "few": "better (exploratory: 3 seeds)"}
+    assert not any("everything here" in told for told in found.statements)
+
+
+def test_figures_that_are_not_defined_have_no_p_value():
+    nothing = {"symbol_error_rate.free": ([0.0] * 5, [0.0] * 5), **result("x", 0, 0.1).ratios}
+    nothing["nll.teacher"] = ([0.0] * SOURCES, [0.0] * SOURCES)
+    results = [result(arm, seed, 0.3, ratios=nothing) for arm in ("teacher", "arm") for seed in range(5)]
+    found = analyse(results, ["teacher", "arm"], "teacher", "nll.teacher")
+    assert math.isnan(found.comparisons[0].p_value)
+    assert verdicts(found) == {"arm": "no difference that this study can see"}
+
+
+def test_points_without_a_figure_are_left_out_of_the_curve():
+    made = result("arm", 0, 0.3, curve=[(100, {}), (225, {"symbol_error_rate.free": 0.3}), (300, {})])
+    assert made.reached(0.3) == 225 and not made.is_falling
 
 
 def test_results_come_back_as_they_were(tmp_path):
@@ -141,9 +175,10 @@ def test_damaged_and_foreign_results_are_refused(tmp_path):
     path.write_text(path.read_text()[:100])
     with pytest.raises(RunError, match=r"arm-0.json: this result cannot be read .* Remove it to run it again"):
         read_result(path, "hash")
-    path.write_text(json.dumps({"arm": "arm"}))
-    with pytest.raises(RunError, match="cannot be read"):
-        read_result(path, "hash")
+    for content in ({"arm": "arm"}, {**asdict(result("arm", 0, 0.1)), "ratios": []}):
+        path.write_text(json.dumps(content))
+        with pytest.raises(RunError, match="cannot be read"):
+            read_result(path, "hash")
 
 
 def test_the_page_shows_every_arm_and_escapes_its_name():
