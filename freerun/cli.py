@@ -232,10 +232,7 @@ def diagnose(
 @app.command()
 def study(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Arms, seeds, control: see docs/study.md.")],
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Default: runs/<stem of the config>."),
-    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: runs/<stem of the config>.")] = None,
     as_json: Json = False,
 ) -> None:
     """Compare strategies over seeds, and say which differences are real; the same command goes on after a stop."""

@@ -18,7 +18,7 @@ from freerun.data.corpus import Corpus, IntArray
 from freerun.randomness import numpy_generator
 from freerun.symbols import BOS, EOS, PAD
 
-__all__ = ["Batch", "make_batch", "pad", "plan_epoch"]
+__all__ = ["Batch", "make_batch", "pad", "plan_epoch", "similar_lengths"]
 
 Ids = npt.NDArray[np.int64]
 
@@ -91,6 +91,13 @@ def pad(rows: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
     inside = np.arange(out.shape[1]) < lengths[:, None]
     out[inside] = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
     return out, lengths
+
+
+def similar_lengths(first: Sequence[int], second: Sequence[int], size: int) -> list[Ids]:
+    """Rows in batches of ``size``, ordered by their lengths on both sides so that little is padded."""
+    # Sources of one length need no padding in the encoder, and targets of one length end together.
+    order = np.lexsort((second, first))
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def plan_epoch(

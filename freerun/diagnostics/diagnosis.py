@@ -10,6 +10,7 @@ from freerun.diagnostics.by_position import by_position, by_source_length
 from freerun.diagnostics.excess_error import excess_error
 from freerun.diagnostics.identity import identity
 from freerun.diagnostics.measures import Measures
+from freerun.diagnostics.plain import as_values
 from freerun.diagnostics.prefix_switch import prefix_switch, switch_lengths
 from freerun.diagnostics.record import Recorded, Recorder, Subjects
 from freerun.diagnostics.recovery import recovery
@@ -39,7 +40,7 @@ class Diagnosis(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """The measures as JSON values, the summary first; undefined figures are null."""
-        return {"summary": summary(self.measures), **_plain(self.measures)}
+        return {"summary": summary(self.measures), **as_values(self.measures)}
 
 
 def diagnose(
@@ -88,10 +89,3 @@ def diagnose(
         len(subjects),
     )
     return Diagnosis(measures, recorded, states)
-
-
-def _plain(value: Any) -> Any:
-    """Named tuples as objects, lists as lists."""
-    if hasattr(value, "_asdict"):
-        return {name: _plain(each) for name, each in value._asdict().items()}
-    return [_plain(each) for each in value] if isinstance(value, list) else value

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from freerun.data.batching import pad
+from freerun.data.batching import pad, similar_lengths
 from freerun.data.codec import Codec
 from freerun.diagnostics.steps import Steps
 from freerun.evaluation.items import EvaluationSet
@@ -128,7 +128,8 @@ class Recorder:
         """Feed each reference, and note what the model would have written after each of its prefixes."""
         sources = [subjects.sources[owner] for owner in subjects.owners_P]
         made = _Made(len(sources))
-        for rows in _batches(sources, subjects.targets, self._batch_size):
+        sizes, steps = list(map(len, sources)), list(map(len, subjects.targets))
+        for rows in similar_lengths(sizes, steps, self._batch_size):
             right = [subjects.targets[row] for row in rows]
             found = score_targets(self._stepper, *pad([sources[row] for row in rows]), right)
             references = [subjects.references[subjects.owners_P[row]] for row in rows]
@@ -139,7 +140,8 @@ class Recorder:
     def free(self, subjects: Subjects, prefixes: Sequence[Ids] | None = None, tick: Tick = lambda count: None) -> Runs:
         """Let the model write from each source (greedy), after ``prefixes`` [N] that it is made to begin with."""
         made = _Made(len(subjects))
-        for rows in _batches(subjects.sources, subjects.sources, self._batch_size):
+        sizes = list(map(len, subjects.sources))
+        for rows in similar_lengths(sizes, sizes, self._batch_size):
             ids, lengths = pad([subjects.sources[row] for row in rows])
             bounds = self._bound.of(lengths)
             prefix = None
@@ -213,12 +215,6 @@ def _common(output: npt.NDArray[np.int32], reference: Ids) -> int:
     """How many tokens both begin with."""
     size = min(len(output), len(reference))
     return _first(output[:size] != reference[:size])
-
-
-def _batches(sources: Sequence[Sequence[int]], others: Sequence[Sequence[int] | Ids], size: int) -> list[Ids]:
-    """Rows in batches of ``size``, ordered by length so that little is padded."""
-    order = np.lexsort((list(map(len, others)), list(map(len, sources))))
-    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def sampled(rows: Ids, most: int, purpose: str) -> Ids:

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from freerun.data.batching import pad
+from freerun.data.batching import pad, similar_lengths
 from freerun.data.codec import Codec
 from freerun.evaluation.free_running import FreeRunning, flat
 from freerun.evaluation.items import EvaluationSet
@@ -132,7 +132,9 @@ def _forced(
 ) -> TeacherForced:
     """Score all ``targets`` [P], target p being a reference of source ``owners[p]``."""
     nll, correct = np.zeros(len(targets)), np.zeros(len(targets))
-    for batch in _batches([len(sources[owner]) for owner in owners], [len(target) for target in targets], batch_size):
+    for batch in similar_lengths(
+        [len(sources[owner]) for owner in owners], [len(target) for target in targets], batch_size
+    ):
         forced = score_targets(stepper, *pad([sources[owners[p]] for p in batch]), [targets[p] for p in batch])
         nll[batch] = [-scores.sum() for scores in forced.log_probs]
         correct[batch] = [right.sum() for right in forced.correct]
@@ -157,16 +159,9 @@ def _free(
     """The best hypothesis of each source [N]."""
     best: dict[int, Hypothesis] = {}
     lengths = [len(source) for source in sources]
-    for batch in _batches(lengths, lengths, batch_size):
+    for batch in similar_lengths(lengths, lengths, batch_size):
         ids, sizes = pad([sources[n] for n in batch])
         found = search(source_ids=ids, lengths=sizes, max_lengths=bound.of(sizes))
         best.update((int(n), hypotheses[0]) for n, hypotheses in zip(batch, found, strict=True))
         tick(len(batch))
     return [best[n] for n in range(len(sources))]
-
-
-def _batches(first: Sequence[int], second: Sequence[int], size: int) -> list[Ids]:
-    """Indices in batches of ``size``, ordered by length so that little is padded."""
-    # Sources of one length need no padding in the encoder, and targets of one length end together.
-    order = np.lexsort((second, first))
-    return [order[start : start + size] for start in range(0, len(order), size)]

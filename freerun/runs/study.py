@@ -30,6 +30,7 @@ from freerun.config import (
     shown,
 )
 from freerun.data.readers import content_hash, read_pairs
+from freerun.diagnostics.plain import as_values
 from freerun.errors import ConfigError, Interrupted, RunError, UserError
 from freerun.files import write_atomic
 from freerun.forcing.registry import settings_of
@@ -87,9 +88,7 @@ class _Run:
     @property
     def config_hash(self) -> str:
         """Of what decides the figures: not of where the data lie, nor of the number of threads."""
-        values = self.config.model_dump(exclude_none=True, mode="json")
-        values["training"] = {key: value for key, value in values["training"].items() if key not in ("threads", "init")}
-        values["data"] = {key: value for key, value in values["data"].items() if key not in ("train", "dev")}
+        values = _placeless(self.config)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -120,7 +119,7 @@ def study(request: StudyRequest) -> Analysis:
     results = [found for run in runs if (found := read_result(run.result, run.config_hash)) is not None]
     analysis = analyse(results, list(arms), settings.control, settings.metric, settings.reach)
     _write_report(folder, analysis, results, settings)
-    print(json.dumps(_plain(analysis)) if request.json else as_text(analysis, settings))
+    print(json.dumps(as_values(analysis)) if request.json else as_text(analysis, settings))
     return analysis
 
 
@@ -246,19 +245,21 @@ def _refuse_changes(folder: Path, before: Mapping[str, Any], asked: Mapping[str,
 
 def _elsewhere_too(config: Config) -> dict[str, Any]:
     """A configuration with what its data are in place of where they lie: a study can go on on another machine."""
-    raw = _complete(config)
-    data = {key: value for key, value in raw["data"].items() if key not in ("train", "dev")}
-    data["train_sha256"] = content_hash(location_of(config.data.train))
+    raw = _placeless(config)
+    raw["data"]["train_sha256"] = content_hash(location_of(config.data.train))
     if config.data.dev is not None:
-        data["dev_sha256"] = content_hash(location_of(config.data.dev))
-    training = {key: value for key, value in raw["training"].items() if key not in ("init", "threads")}
+        raw["data"]["dev_sha256"] = content_hash(location_of(config.data.dev))
     if config.training.init:
-        training["init_sha256"] = read_bundle(Path(config.training.init)).config["files"]["model.safetensors"]
-    return {**raw, "data": data, "training": training}
+        raw["training"]["init_sha256"] = read_bundle(Path(config.training.init)).config["files"]["model.safetensors"]
+    return raw
 
 
-def _complete(config: Config) -> dict[str, Any]:
-    return config.model_dump(exclude_none=True, mode="json")
+def _placeless(config: Config) -> dict[str, Any]:
+    """All that decides the figures: not where data and bundle lie, nor the number of threads."""
+    raw = config.model_dump(exclude_none=True, mode="json")
+    for section, key in (("data", "train"), ("data", "dev"), ("training", "init"), ("training", "threads")):
+        raw[section].pop(key, None)
+    return raw
 
 
 # -- running -----------------------------------------------------------------------------------------------------------
@@ -397,7 +398,7 @@ def _last_line(log: Path) -> str:
 
 
 def _write_report(folder: Path, analysis: Analysis, results: Sequence[Result], settings: StudyConfig) -> None:
-    write_atomic(folder / "analysis.json", json.dumps(_plain(analysis), indent=1) + "\n")
+    write_atomic(folder / "analysis.json", json.dumps(as_values(analysis), indent=1) + "\n")
     try:
         from freerun.report.study import study_page
     except UserError as error:  # a study is no worse for having no pictures
@@ -454,16 +455,3 @@ def _comparison_row(each: Comparison) -> list[str]:
 
 def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4f}"
-
-
-def _plain(value: Any) -> Any:
-    """JSON values; undefined figures are null."""
-    if hasattr(value, "_asdict"):
-        return {name: _plain(each) for name, each in value._asdict().items()}
-    if hasattr(value, "low") and hasattr(value, "value"):
-        return {name: _plain(getattr(value, name)) for name in ("value", "low", "high")}
-    if isinstance(value, dict):
-        return {str(name): _plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

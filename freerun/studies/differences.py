@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from freerun.diagnostics.estimate import Columns
 from freerun.errors import MissingExtraError
-from freerun.metrics.intervals import RESAMPLES, Interval, percentile_interval, resampled_sums
+from freerun.metrics.intervals import RESAMPLES, Interval, resampled_sums
+from freerun.metrics.paired import paired_bootstrap
 from freerun.randomness import numpy_generator
 
 try:
@@ -22,9 +22,8 @@ try:
 except ModuleNotFoundError as missing:
     raise MissingExtraError("scipy", "report", "comparing runs over seeds") from missing
 
-__all__ = ["FEWEST_SEEDS", "PairedT", "Tested", "hierarchical_bootstrap", "holm", "paired_t", "smallest_detectable"]
+__all__ = ["FEWEST_SEEDS", "Tested", "hierarchical_bootstrap", "holm", "paired_t", "smallest_detectable"]
 
-Floats = npt.NDArray[np.float64]
 FEWEST_SEEDS = 5
 """With fewer nothing is claimed: even a sign-flip test over n seeds cannot go below p = 2 ** (1 - n)."""
 POWER = 0.8
@@ -33,13 +32,6 @@ LEVEL = 0.05
 
 class Tested(NamedTuple):
     """A mean difference with its 95 % interval and two-sided p-value."""
-
-    difference: Interval
-    p_value: float
-
-
-class PairedT(NamedTuple):
-    """The same over seeds alone; NaN with one seed."""
 
     difference: Interval
     p_value: float
@@ -54,35 +46,25 @@ def hierarchical_bootstrap(
     chance in the sources would average out over seeds, as if more seeds meant more test data.
     """
     stacked = np.stack([column for pair in zip(arm, control, strict=True) for columns in pair for column in columns], 1)
-    sums = resampled_sums(stacked, resamples, seed).reshape(resamples, len(arm), 2, 2)
-    differences_RS = _difference(sums)
+    sums = np.concatenate([stacked.sum(0, keepdims=True), resampled_sums(stacked, resamples, seed)])
+    sums = sums.reshape(-1, len(arm), 2, 2)  # arm or control, numerator or denominator
+    ratios_RS2 = sums[..., 0] / np.where(sums[..., 1] == 0, np.nan, sums[..., 1])
     drawn = numpy_generator(seed, "seeds of a study").integers(len(arm), size=(resamples, len(arm)))
-    means = np.take_along_axis(differences_RS, drawn, 1).mean(1)
-    value = float(_difference(stacked.sum(0).reshape(1, len(arm), 2, 2)).mean())
-    if np.isnan(value):
-        return Tested(percentile_interval(value, means), np.nan)
-    means = means[~np.isnan(means)]
-    rarer = int(min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0)))
-    return Tested(percentile_interval(value, means), min(1.0, 2 * (rarer + 1) / (len(means) + 1)))
+    means_R2 = np.take_along_axis(ratios_RS2[1:], drawn[..., None], 1).mean(1)
+    of_arm, of_control = ratios_RS2[0].mean(0).tolist()
+    found = paired_bootstrap(of_control, of_arm, means_R2[:, 1], means_R2[:, 0])
+    return Tested(found.difference, found.p_value)
 
 
-def _difference(sums: Floats) -> Floats:
-    """Arm minus control: [..., S, 2, 2] (arm or control, numerator or denominator) to [..., S]."""
-    below = np.where(sums[..., 1] == 0, np.nan, sums[..., 1])
-    ratios = sums[..., 0] / below
-    found: Floats = ratios[..., 0] - ratios[..., 1]
-    return found
-
-
-def paired_t(differences: Sequence[float]) -> PairedT:
-    """Student's t over seeds: mean of ``differences`` [S], its 95 % interval, two-sided p."""
+def paired_t(differences: Sequence[float]) -> Tested:
+    """Student's t over seeds: mean of ``differences`` [S], its 95 % interval, two-sided p; NaN with one seed."""
     size, mean = len(differences), float(np.mean(differences))
     if size < 2:
-        return PairedT(Interval(mean, np.nan, np.nan), np.nan)
+        return Tested(Interval(mean, np.nan, np.nan), np.nan)
     error = float(np.std(differences, ddof=1)) / size**0.5
     reach = float(student.ppf(1 - LEVEL / 2, size - 1)) * error
     p_value = float(2 * student.sf(abs(mean) / error, size - 1)) if error else (0.0 if mean else 1.0)
-    return PairedT(Interval(mean, mean - reach, mean + reach), p_value)
+    return Tested(Interval(mean, mean - reach, mean + reach), p_value)
 
 
 def smallest_detectable(differences: Sequence[float]) -> float:

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from freerun.diagnostics.estimate import Columns
 from freerun.errors import RunError
 from freerun.files import write_atomic
+from freerun.metrics.accuracy import ratio
 
 __all__ = ["FALLING", "Result", "read_result", "write_result"]
 
-Floats = npt.NDArray[np.float64]
 FALLING = 0.05
 """A run whose symbol error rate fell by more than this share of itself in the last quarter was stopped too early."""
 
@@ -57,8 +56,7 @@ class Result:
 
     def value(self, name: str) -> float:
         """A figure over all sources; NaN where it is undefined."""
-        above, below = self.columns(name)
-        return float(above.sum() / below.sum()) if below.sum() else float("nan")
+        return ratio(*self.columns(name))
 
     @property
     def is_falling(self) -> bool:
