@@ -1,12 +1,8 @@
-"""From configuration and bundle to objects: the one place where config and classes meet."""
+"""From configuration to what trains: the one place where config and classes meet."""
 
 from __future__ import annotations
 
-import dataclasses
-import os
 from typing import Any
-
-import torch
 
 from freerun.config import (
     HIGHER_IS_BETTER,
@@ -19,14 +15,12 @@ from freerun.config import (
     TrainingConfig,
 )
 from freerun.data.corpus import Corpus
-from freerun.errors import BundleError, ConfigError
+from freerun.errors import ConfigError
 from freerun.forcing.phases import Phases
 from freerun.forcing.registry import strategy_named
 from freerun.forcing.strategy import Objective, Strategy
 from freerun.models.initialise import initialise
 from freerun.models.seq2seq import Seq2Seq, Sizes
-from freerun.models.stepper import TorchStepper
-from freerun.runtime.bundle import Bundle
 from freerun.training import schedules
 from freerun.training.learner import Learner
 from freerun.training.optimisers import make_optimiser
@@ -37,28 +31,15 @@ from freerun.training.trainer import TrainerSettings
 
 __all__ = [
     "learner_of",
-    "load_model",
-    "load_stepper",
-    "load_weights",
     "model_sizes",
     "new_model",
     "order_of",
     "schedule_of",
     "selection_of",
-    "set_threads",
-    "sizes_as_dict",
-    "sizes_of",
     "strategy_of",
     "trainer_settings",
     "updates_of",
 ]
-
-
-def set_threads(threads: int) -> int:
-    """Let torch use so many threads (0: one a core that this process may run on); returns their number."""
-    number = threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
-    torch.set_num_threads(number)
-    return number
 
 
 def model_sizes(config: ModelConfig, source_vocabulary: int, target_vocabulary: int) -> Sizes:
@@ -94,59 +75,6 @@ def new_model(config: Config, sizes: Sizes) -> Seq2Seq:
     forget_bias = None if options.forget_bias == "drawn" else options.forget_bias
     initialise(model, config.training.seed, options.initialisation, options.initial_range, forget_bias)
     return model
-
-
-def load_model(bundle: Bundle) -> Seq2Seq:
-    """The model of a bundle, for use (no dropout).
-
-    Raises:
-        BundleError: sizes and weights do not fit each other.
-    """
-    model = Seq2Seq(sizes_of(bundle))
-    load_weights(model, bundle)
-    return model.eval()
-
-
-def sizes_of(bundle: Bundle) -> Sizes:
-    """The sizes that a bundle names, checked against its vocabularies."""
-    path = bundle.folder / "config.json"
-    try:
-        sizes = Sizes(**bundle.model)
-    except TypeError as error:
-        raise BundleError(path, f"its model section does not fit: {error}", fix="Copy the bundle again") from None
-    found = len(bundle.source.vocabulary), len(bundle.target.vocabulary)
-    if (sizes.source_vocabulary, sizes.target_vocabulary) != found:
-        raise BundleError(
-            path,
-            f"the model has {sizes.source_vocabulary} source and {sizes.target_vocabulary} target ids, its "
-            f"vocabularies {found[0]} and {found[1]}",
-            "Expected vocabularies of the same bundle",
-            "Copy the whole bundle again",
-        )
-    return sizes
-
-
-def load_weights(model: Seq2Seq, bundle: Bundle) -> None:
-    """Fill ``model`` with a bundle's weights.
-
-    Raises:
-        BundleError: names or shapes differ.
-    """
-    weights = {name: torch.from_numpy(array.copy()) for name, array in bundle.weights().items()}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise BundleError(
-            bundle.folder / "model.safetensors",
-            f"the weights do not fit the sizes in config.json ({' '.join(str(error).split())[:300]})",
-            "Expected the weights of this bundle",
-            "Copy the whole bundle again",
-        ) from None
-
-
-def load_stepper(bundle: Bundle) -> TorchStepper:
-    """A bundle's model, ready to be searched."""
-    return TorchStepper(load_model(bundle))
 
 
 def strategy_of(config: Config) -> Strategy:
@@ -249,8 +177,3 @@ def trainer_settings(config: Config, order: BatchOrder) -> TrainerSettings:
         patience=evaluation.patience,
         average=training.average,
     )
-
-
-def sizes_as_dict(sizes: Sizes) -> dict[str, object]:
-    """Sizes as JSON values, for a bundle."""
-    return dataclasses.asdict(sizes)

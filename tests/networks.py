@@ -13,7 +13,7 @@ from freerun.models.seq2seq import Seq2Seq, Sizes
 from freerun.symbols import EOS
 
 CELLS = ("lstm", "gru", "rnn")
-BACKENDS = ("reference", "fused")
+BACKENDS = ("reference", "fused", "auto")
 TORCH = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
 
 
@@ -38,7 +38,7 @@ def layer(cell, input_size=3, hidden_size=4, backend="reference", seed=0, dtype=
     return randomise(RecurrentLayer(cell, input_size, hidden_size, backend), seed, dtype=dtype)
 
 
-def network(seed=0, dtype=torch.float64, dropout=0.0, embedding_dropout=0.0, backend="fused", scale=0.6, **sizes):
+def network(seed=0, dtype=torch.float64, dropout=0.0, embedding_dropout=0.0, backend="auto", scale=0.6, **sizes):
     """A model of 11 source and 9 target ids, two layers of 4 unless told otherwise."""
     options = {"embedding_size": 3, "hidden_size": 4, "num_layers": 2, **sizes}
     model = Seq2Seq(Sizes(11, 9, **options), dropout, embedding_dropout, backend)

@@ -174,7 +174,7 @@ class TrainingConfig(Section):
     clip_norm: Annotated[float, Field(ge=0.0)] = 1.0
     normalise: Literal["tokens", "sequences"] = "tokens"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    backend: Literal["fused", "reference"] = "fused"
+    backend: Literal["auto", "fused", "reference"] = "auto"
     seed: int = 1
     threads: Annotated[int, Field(ge=0, le=4096)] = 0
     journal_every: Positive = 50

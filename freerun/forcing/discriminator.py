@@ -75,7 +75,7 @@ class Discriminator(nn.Module):
         context_size: int,
         vocabulary_size: int | None,
         hidden_size: int = 128,
-        backend: str = "fused",
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(layer_size) for _ in range(layers))

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from freerun.models.attention import BahdanauAttention, LuongAttention, Memory
+from freerun.models.cpu_core import StepWeights
 from freerun.models.dropout import DropoutMasks, StepMasks, apply_mask
-from freerun.models.recurrence import LayerStack, RecurrentLayer
+from freerun.models.recurrence import Inputs, LayerStack, RecurrentLayer, Tokens
 from freerun.models.state import State
 
 __all__ = ["Decoded", "Decoder", "Encoded", "Tables"]
@@ -76,6 +77,8 @@ class Tables:
     """The embedding multiplied into the first layer's gates, its bias included."""
     token_outputs_VO: Tensor | None = None
     """The embedding's part of Bahdanau's output layer."""
+    step_weights: tuple[StepWeights | None, ...] = ()
+    """What each layer's steps share where no gradients are wanted."""
 
 
 class Decoder(nn.Module):
@@ -102,7 +105,7 @@ class Decoder(nn.Module):
         memory_size: int = 0,
         tied_output: bool = False,
         input_feeding: bool = False,
-        backend: str = "fused",
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         self.every_step = context == "every_step"
@@ -144,18 +147,17 @@ class Decoder(nn.Module):
         """
         if not self.replays:
             return self._loop(target_in_BT, encoded, masks)
-        values = apply_mask(self.embedding(target_in_BT.t()), masks.target_tokens_TB1 if masks else None)
-        if encoded.context_BH is not None:
-            values = torch.cat([values, encoded.context_BH.expand(len(values), -1, -1)], 2)
+        token_mask_TB1 = masks.target_tokens_TB1 if masks else None
+        inputs: Inputs = Tokens(target_in_BT.t(), self.embedding.weight, token_mask_TB1, encoded.context_BH)
         final: list[tuple[Tensor, Tensor | None]] = []
         outputs: list[Tensor] = []
         for index, layer in enumerate(self.layers):
-            if index and masks:
-                values = apply_mask(values, masks.decoder_layers[index - 1])
-            values, h, c = layer.sequence(values, *encoded.state.layer(index))
+            if index:
+                inputs = apply_mask(outputs[-1], masks.decoder_layers[index - 1] if masks else None)
+            values, h, c = layer.sequence(inputs, *encoded.state.layer(index))
             outputs.append(values)
             final.append((h, c))
-        features = self._with_context(self._attentional(values, encoded), encoded)
+        features = self._with_context(self._attentional(outputs[-1], encoded), encoded)
         features = apply_mask(features, masks.output_TBF if masks else None)
         return Decoded(features, outputs, State.stack(final))
 
@@ -175,7 +177,8 @@ class Decoder(nn.Module):
         token_outputs_VO = None
         if isinstance(self.attention, BahdanauAttention):
             token_outputs_VO = self.attention.token_output(self.embedding.weight)
-        return Tables(functional.linear(self.embedding.weight, weight_GE, first.bias_ih), token_outputs_VO)
+        token_gates_VG = functional.linear(self.embedding.weight, weight_GE, first.bias())
+        return Tables(token_gates_VG, token_outputs_VO, tuple(layer.step_weights() for layer in self.layers))
 
     def context_gates(self, encoded: Encoded) -> Tensor | None:
         """What the context adds to the first layer's gates at every step, [B, G]; None where it is no input of them."""
@@ -200,7 +203,7 @@ class Decoder(nn.Module):
         gates = tables.token_gates_VG.index_select(0, tokens_B)
         if masks and masks.token_B1 is not None:
             # the table's rows hold the bias too, and dropout leaves that alone
-            bias_G = self.layers[0].bias_ih.to(gates.dtype)
+            bias_G = self.layers[0].bias().to(gates.dtype)
             gates = bias_G + masks.token_B1 * (gates - bias_G)
         context_BG = self.context_gates(encoded)
         if context_BG is not None:
@@ -213,7 +216,7 @@ class Decoder(nn.Module):
             if index:
                 below = apply_mask(layers[-1][0], masks.layers[index - 1] if masks else None)
                 gates = layer.input_gates(below)
-            layers.append(layer.step(gates, *encoded.state.layer(index)))
+            layers.append(layer.step(gates, *encoded.state.layer(index), tables.step_weights[index]))
         if isinstance(self.attention, BahdanauAttention):
             assert attended_BM is not None and tables.token_outputs_VO is not None
             token_BO = tables.token_outputs_VO.index_select(0, tokens_B)

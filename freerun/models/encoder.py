@@ -5,11 +5,13 @@ Shape suffixes: B batch, S source, E embedding, H hidden (a direction), M memory
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from freerun.models.dropout import DropoutMasks, apply_mask
-from freerun.models.recurrence import LayerStack, RecurrentLayer
+from freerun.models.recurrence import Inputs, LayerStack, RecurrentLayer, Tokens
 from freerun.models.state import State
 
 __all__ = ["Encoder", "reversal_within", "turn"]
@@ -30,7 +32,7 @@ class Encoder(nn.Module):
         num_layers: int,
         cell: str = "lstm",
         bidirectional: bool = False,
-        backend: str = "fused",
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         self.num_directions = 2 if bidirectional else 1
@@ -56,24 +58,24 @@ class Encoder(nn.Module):
             Memory [S, B, M] (of no meaning on padding) and the state [L, B, M] after each row's last token (for the
             backward direction: after its first).
         """
-        values = apply_mask(self.embedding(source_BS.t()), masks.source_tokens_SB1 if masks else None)
         turned_SB = None if lengths_B is None else reversal_within(lengths_B, source_BS.shape[1])
-        final = []
-        for index in range(len(self.forward_layers)):
-            if index and masks:
-                values = apply_mask(values, masks.encoder_layers[index - 1])
-            values, state = self._layer(index, values, lengths_B, turned_SB)
+        tokens = Tokens(source_BS.t(), self.embedding.weight, masks.source_tokens_SB1 if masks else None)
+        values, state = self._layer(0, tokens, lengths_B, turned_SB)
+        final = [state]
+        for index in range(1, len(self.forward_layers)):
+            inputs = apply_mask(values, masks.encoder_layers[index - 1] if masks else None)
+            values, state = self._layer(index, inputs, lengths_B, turned_SB)
             final.append(state)
         return values, State.stack(final)
 
     def _layer(
-        self, index: int, inputs_SBI: Tensor, lengths_B: Tensor | None, turned_SB: Tensor | None
+        self, index: int, inputs: Inputs, lengths_B: Tensor | None, turned_SB: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
         """One layer in its one or two directions."""
-        outputs, h, c = self.forward_layers[index].sequence(inputs_SBI, lengths_B=lengths_B)
+        outputs, h, c = self.forward_layers[index].sequence(inputs, lengths_B=lengths_B)
         if self.num_directions == 1:
             return outputs, (h, c)
-        turned = turn(inputs_SBI, turned_SB)
+        turned = _turned(inputs, turned_SB)
         back_outputs, back_h, back_c = self.backward_layers[index].sequence(turned, lengths_B=lengths_B)
         both = torch.cat([outputs, turn(back_outputs, turned_SB)], 2)
         cell = None if c is None or back_c is None else torch.cat([c, back_c], 1)
@@ -91,3 +93,12 @@ def turn(values_SBI: Tensor, turned_SB: Tensor | None) -> Tensor:
     if turned_SB is None:
         return values_SBI.flip(0)
     return values_SBI.gather(0, turned_SB.unsqueeze(2).expand_as(values_SBI))
+
+
+def _turned(inputs: Inputs, turned_SB: Tensor | None) -> Inputs:
+    if not isinstance(inputs, Tokens):
+        return turn(inputs, turned_SB)
+    ids_SB = turn(inputs.ids_TB.unsqueeze(2), turned_SB).squeeze(2)
+    return replace(
+        inputs, ids_TB=ids_SB, mask_TB1=None if inputs.mask_TB1 is None else turn(inputs.mask_TB1, turned_SB)
+    )

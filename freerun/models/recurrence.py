@@ -4,32 +4,39 @@
 decides how ``sequence`` is computed:
 
 - ``ReferenceLoop``: the cell equations, a step at a time, under autograd. Slow, and the oracle in the tests;
-- ``Fused``: torch's kernels (oneDNN on a CPU, cuDNN on a GPU), forward and backward.
+- ``Fused``: torch's kernels (oneDNN on a CPU, cuDNN on a GPU), forward and backward;
+- ``CpuCore``: our own, see ``cpu_core``: what is taken unless another is asked for.
 
 Right padding is exact: with ``lengths`` a row's final state is the one after its last real token. torch's fused LSTM
 returns the cell state only at the padded end, so padding steps are made to carry it there: an extra input, 1 on
 padding, drives the forget gate to exactly 1 and the input gate to exactly 0.
 
-Shape suffixes: T time, B batch, I input, H hidden, G gates x hidden.
+Shape suffixes: T time, B batch, I input, H hidden, G gates x hidden, V vocabulary, E embedding, C context.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from freerun.models.cpu_core import StepWeights, core_sequence, core_step, step_weights
+from freerun.models.dropout import apply_mask
+
 __all__ = [
     "BACKENDS",
     "NUM_GATES",
     "Backend",
+    "CpuCore",
     "Fused",
     "LayerStack",
     "RecurrentLayer",
     "ReferenceLoop",
+    "Tokens",
     "gru_cell",
     "lstm_cell",
     "rnn_cell",
@@ -68,11 +75,38 @@ def rnn_cell(input_BG: Tensor, recurrent_BG: Tensor) -> Tensor:
     return torch.tanh(input_BG + recurrent_BG)
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """Inputs that are embedded tokens, not yet written out.
+
+    Attributes:
+        ids_TB: the tokens.
+        embedding_VE: the embedding of each.
+        mask_TB1: dropout of whole tokens, None for none.
+        context_BC: an input beside each of them, the same at every step; None for none.
+    """
+
+    ids_TB: Tensor
+    embedding_VE: Tensor
+    mask_TB1: Tensor | None = None
+    context_BC: Tensor | None = None
+
+    def written_out(self) -> Tensor:
+        """The inputs [T, B, E + C]."""
+        values = apply_mask(functional.embedding(self.ids_TB, self.embedding_VE), self.mask_TB1)
+        if self.context_BC is None:
+            return values
+        return torch.cat([values, self.context_BC.expand(len(values), -1, -1)], 2)
+
+
+Inputs = Tensor | Tokens
+
+
 class Backend(Protocol):
     """How a layer is run over a whole sequence."""
 
     def sequence(
-        self, layer: RecurrentLayer, inputs_TBI: Tensor, h_BH: Tensor, c_BH: Tensor | None, lengths_B: Tensor | None
+        self, layer: RecurrentLayer, inputs: Inputs, h_BH: Tensor, c_BH: Tensor | None, lengths_B: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Outputs [T, B, H] and the final (h, c); see ``RecurrentLayer.sequence``."""
         ...
@@ -84,7 +118,7 @@ class RecurrentLayer(nn.Module):
     ``cell`` is "lstm", "gru" or "rnn".
     """
 
-    def __init__(self, cell: str, input_size: int, hidden_size: int, backend: str = "fused") -> None:
+    def __init__(self, cell: str, input_size: int, hidden_size: int, backend: str = "auto") -> None:
         super().__init__()
         gates = NUM_GATES[cell] * hidden_size
         self.cell = cell
@@ -98,7 +132,7 @@ class RecurrentLayer(nn.Module):
 
     def sequence(
         self,
-        inputs_TBI: Tensor,
+        inputs: Inputs,
         h_BH: Tensor | None = None,
         c_BH: Tensor | None = None,
         lengths_B: Tensor | None = None,
@@ -106,7 +140,7 @@ class RecurrentLayer(nn.Module):
         """Run over a sequence from the state (h, c), zeros when not given.
 
         Args:
-            inputs_TBI: inputs, right-padded when rows differ in length.
+            inputs: values [T, B, I], or tokens, right-padded when rows differ in length.
             h_BH: initial output.
             c_BH: initial cell state (LSTM).
             lengths_B: real steps a row, each >= 1; None when every row fills T.
@@ -115,22 +149,49 @@ class RecurrentLayer(nn.Module):
             Outputs [T, B, H] (of no meaning, but finite, on padding) and (h, c) after each row's last real step.
         """
         if h_BH is None:
-            h_BH = inputs_TBI.new_zeros(inputs_TBI.shape[1], self.hidden_size)
+            rows = inputs.ids_TB.shape[1] if isinstance(inputs, Tokens) else inputs.shape[1]
+            h_BH = self.weight_hh.new_zeros(rows, self.hidden_size)
         if c_BH is None and self.cell == "lstm":
             c_BH = torch.zeros_like(h_BH)
-        return self.backend.sequence(self, inputs_TBI, h_BH, c_BH, lengths_B)
+        return self.backend.sequence(self, inputs, h_BH, c_BH, lengths_B)
 
     def input_gates(self, inputs: Tensor) -> Tensor:
-        """What the input adds to the gates: [..., I] -> [..., G]."""
-        return functional.linear(inputs, self.weight_ih, self.bias_ih)
+        """What the input adds to the gates, and ``bias``: [..., I] -> [..., G]."""
+        return functional.linear(inputs, self.weight_ih, self.bias())
 
-    def step(self, input_gates_BG: Tensor, h_BH: Tensor, c_BH: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """One step from the gates' input half (``input_gates``, or a row of a table of it); returns (h', c')."""
-        recurrent_BG = functional.linear(h_BH, self.weight_hh, self.bias_hh)
+    def bias(self) -> Tensor:
+        """[G]: both biases, but for ``bias_n``."""
+        if self.cell != "gru":
+            return self.bias_ih + self.bias_hh
+        return self.bias_ih + functional.pad(self.bias_hh[: 2 * self.hidden_size], (0, self.hidden_size))
+
+    def bias_n(self) -> Tensor | None:
+        """[H]: the recurrent bias of a GRU's candidate. It is within the reset gate, so it cannot be added before."""
+        return self.bias_hh[2 * self.hidden_size :] if self.cell == "gru" else None
+
+    def step_weights(self) -> StepWeights | None:
+        """What steps without gradients share, valid until the weights change; None where gradients are wanted."""
+        if torch.is_grad_enabled() or not isinstance(self.backend, CpuCore) or self.weight_hh.device.type != "cpu":
+            return None
+        return step_weights(self.cell, self.weight_hh, self.bias_n())
+
+    def step(
+        self, input_gates_BG: Tensor, h_BH: Tensor, c_BH: Tensor | None, weights: StepWeights | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """One step from the gates' input half (``input_gates``, or a row of a table of it); returns (h', c').
+
+        With ``weights``, from ``step_weights``, it has no gradients, and is faster.
+        """
+        if weights is not None:
+            return core_step(self.cell, input_gates_BG, weights, h_BH, c_BH)
+        recurrent_BG = functional.linear(h_BH, self.weight_hh)
         if self.cell == "lstm":
             assert c_BH is not None
             return lstm_cell(input_gates_BG, recurrent_BG, c_BH)
         if self.cell == "gru":
+            bias_n = self.bias_n()
+            assert bias_n is not None
+            recurrent_BG = recurrent_BG + functional.pad(bias_n, (2 * self.hidden_size, 0))
             return gru_cell(input_gates_BG, recurrent_BG, h_BH), None
         return rnn_cell(input_gates_BG, recurrent_BG), None
 
@@ -148,9 +209,10 @@ class ReferenceLoop:
     """The cell equations in a plain loop over time. Calls no recurrent module of torch."""
 
     def sequence(
-        self, layer: RecurrentLayer, inputs_TBI: Tensor, h_BH: Tensor, c_BH: Tensor | None, lengths_B: Tensor | None
+        self, layer: RecurrentLayer, inputs: Inputs, h_BH: Tensor, c_BH: Tensor | None, lengths_B: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Step by step; a row that has ended keeps its state."""
+        inputs_TBI = _written_out(inputs)
         gates_TBG = layer.input_gates(inputs_TBI)
         outputs = []
         for t in range(inputs_TBI.shape[0]):
@@ -169,9 +231,10 @@ class Fused:
     """torch's whole-sequence kernels."""
 
     def sequence(
-        self, layer: RecurrentLayer, inputs_TBI: Tensor, h_BH: Tensor, c_BH: Tensor | None, lengths_B: Tensor | None
+        self, layer: RecurrentLayer, inputs: Inputs, h_BH: Tensor, c_BH: Tensor | None, lengths_B: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """One kernel call; see the head of this file for how the LSTM's cell state survives padding."""
+        inputs_TBI = _written_out(inputs)
         weight_ih: Tensor = layer.weight_ih
         if layer.cell == "lstm" and lengths_B is not None:
             inputs_TBI, weight_ih = _carry_past_padding(inputs_TBI, weight_ih, lengths_B)
@@ -193,7 +256,44 @@ class Fused:
         return outputs_TBH, outputs_TBH[lengths_B - 1, rows], c_BH
 
 
-BACKENDS: Final[dict[str, Backend]] = {"reference": ReferenceLoop(), "fused": Fused()}
+class CpuCore:
+    """Our own whole-sequence functions; what is not on a CPU is left to torch's kernels."""
+
+    def sequence(
+        self, layer: RecurrentLayer, inputs: Inputs, h_BH: Tensor, c_BH: Tensor | None, lengths_B: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The inputs' share of all gates, and the core."""
+        if h_BH.device.type != "cpu":
+            return BACKENDS["fused"].sequence(layer, inputs, h_BH, c_BH, lengths_B)
+        # a table has to be multiplied whole: it pays while the vocabulary has no more tokens than the batch
+        if isinstance(inputs, Tokens) and len(inputs.embedding_VE) <= inputs.ids_TB.numel():
+            gates_TBG = _from_table(layer, inputs)
+        else:
+            gates_TBG = layer.input_gates(_written_out(inputs))
+        return core_sequence(layer.cell, gates_TBG, layer.weight_hh, layer.bias_n(), h_BH, c_BH, lengths_B)
+
+
+BACKENDS: Final[dict[str, Backend]] = {"auto": CpuCore(), "fused": Fused(), "reference": ReferenceLoop()}
+
+
+def _written_out(inputs: Inputs) -> Tensor:
+    return inputs.written_out() if isinstance(inputs, Tokens) else inputs
+
+
+def _from_table(layer: RecurrentLayer, tokens: Tokens) -> Tensor:
+    """What tokens add to the gates, [T, B, G], a token's share being a row of ``embedding @ weight_ih'``."""
+    size = tokens.embedding_VE.shape[1]
+    bias_G = layer.bias() if tokens.mask_TB1 is None else None
+    table_VG = functional.linear(tokens.embedding_VE, layer.weight_ih[:, :size], bias_G)
+    if table_VG.dtype == torch.bfloat16:
+        # products may be rounded, but a row's gradient is a sum over all places where its token stands
+        table_VG = table_VG.float()
+    gates_TBG = functional.embedding(tokens.ids_TB, table_VG)
+    if tokens.mask_TB1 is not None:
+        gates_TBG = torch.addcmul(layer.bias(), gates_TBG, tokens.mask_TB1)
+    if tokens.context_BC is not None:
+        gates_TBG = gates_TBG + functional.linear(tokens.context_BC, layer.weight_ih[:, size:])
+    return gates_TBG
 
 
 def _carry_past_padding(inputs_TBI: Tensor, weight_GI: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,7 +46,7 @@ class Seq2Seq(nn.Module):
     """
 
     def __init__(
-        self, sizes: Sizes, dropout: float = 0.0, embedding_dropout: float = 0.0, backend: str = "fused"
+        self, sizes: Sizes, dropout: float = 0.0, embedding_dropout: float = 0.0, backend: str = "auto"
     ) -> None:
         super().__init__()
         self.sizes = sizes

@@ -6,10 +6,12 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from freerun.text import duration, printable
-from freerun.training.trainer import Measured
+
+if TYPE_CHECKING:  # a command that does not train need not wait for the trainer
+    from freerun.training.trainer import Measured
 
 __all__ = ["ConsoleReporter", "CountLine", "say"]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from freerun.build import load_model, set_threads
 from freerun.data.batching import pad
 from freerun.data.codec import Codec
 from freerun.data.readers import describe, read_pairs
@@ -23,6 +22,7 @@ from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.models.states import StateReader
 from freerun.models.stepper import TorchStepper
 from freerun.randomness import numpy_generator
+from freerun.restore import load_model, set_threads
 from freerun.runs.console import CountLine, say
 from freerun.runs.evaluate import PairsToRead, dev_pairs_of
 from freerun.runs.figures import aligned

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from freerun.build import load_stepper, set_threads
 from freerun.data.codec import Codec
 from freerun.errors import BundleError
+from freerun.restore import load_stepper, set_threads
 from freerun.runtime.bundle import Bundle, read_bundle
 from freerun.runtime.predictor import Predictor
 from freerun.search.ensemble import EnsembleStepper

@@ -13,14 +13,10 @@ from torch import Tensor
 
 from freerun.build import (
     learner_of,
-    load_weights,
     model_sizes,
     new_model,
     order_of,
     selection_of,
-    set_threads,
-    sizes_as_dict,
-    sizes_of,
     trainer_settings,
 )
 from freerun.config import Config, ModelConfig, merge, parse_config, read_toml, shown, to_toml
@@ -32,6 +28,7 @@ from freerun.files import write_atomic
 from freerun.forcing.registry import settings_of
 from freerun.models.seq2seq import Seq2Seq, Sizes
 from freerun.models.stepper import TorchStepper
+from freerun.restore import load_weights, set_threads, sizes_as_dict, sizes_of
 from freerun.runs.automatic import Choice, choose_length, choose_sizes
 from freerun.runs.console import ConsoleReporter, say
 from freerun.runs.dataset import DataSource, TrainingData, choose_tokens, load_data, write_held_out

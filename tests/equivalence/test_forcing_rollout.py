@@ -31,7 +31,7 @@ each_architecture = pytest.mark.parametrize(
 each_draw = pytest.mark.parametrize("draw", ["sample", "argmax"])
 
 
-def a_network(backend="fused", scale=1.5, attention="none", **sizes):
+def a_network(backend="auto", scale=1.5, attention="none", **sizes):
     if attention == "input feeding":
         attention, sizes["input_feeding"] = "general", True
     sizes["attention"] = attention

@@ -32,7 +32,7 @@ SOURCES, SOURCE_LENGTHS = padded(random_rows(LENGTHS))
 PADDING = torch.arange(7).unsqueeze(1) >= SOURCE_LENGTHS
 
 
-def encoder(cell, bidirectional, backend="fused", num_layers=3, dtype=torch.float64):
+def encoder(cell, bidirectional, backend="auto", num_layers=3, dtype=torch.float64):
     return randomise(Encoder(11, 3, 4, num_layers, cell, bidirectional, backend), dtype=dtype)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from freerun.build import load_model, sizes_as_dict
 from freerun.data.codec import Codec, build_codecs
 from freerun.data.readers import Pair
 from freerun.data.tokenizers import WhitespaceTokenizer
@@ -18,6 +17,7 @@ from freerun.data.vocabulary import Vocabulary
 from freerun.errors import BundleError
 from freerun.models.initialise import initialise
 from freerun.models.seq2seq import Seq2Seq, Sizes
+from freerun.restore import load_model, sizes_as_dict
 from freerun.runtime.bundle import BundleParts, find_bundle, read_bundle, write_bundle
 from freerun.runtime.card import model_card
 from freerun.search.bound import LengthBound
