@@ -83,6 +83,11 @@ class Vocabulary:
         # JSON quotes the tokens, so that ["a b"] and ["a", "b"] differ.
         return hashlib.sha256(json.dumps(self._tokens).encode()).hexdigest()
 
+    @cached_property
+    def _names(self) -> list[str]:
+        """What ``token`` gives, for all ids."""
+        return [*SPECIAL_NAMES, *self._tokens]
+
     def ids(self, tokens: Iterable[str]) -> list[int]:
         """The id of each token, UNK for one that is not in the vocabulary."""
         find = self._ids.get
@@ -96,7 +101,11 @@ class Vocabulary:
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The token of each id, as ``token`` gives it."""
-        return [self.token(int(number)) for number in ids]
+        numbers = [int(number) for number in ids]
+        if numbers and not 0 <= min(numbers) <= max(numbers) < len(self):
+            return [self.token(number) for number in numbers]  # says which one is wrong
+        names = self._names
+        return [names[number] for number in numbers]
 
 
 def _repeated(tokens: Sequence[str]) -> str:

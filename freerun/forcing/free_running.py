@@ -30,6 +30,6 @@ class FreeRunning(Strategy):
         numbers_BT = uniforms(update, "draws", *batch.target_in_BT.shape).to(batch.target_in_BT.device)
         draw = aligned_draw(self.settings)
         fed_BT = aligned_rollout(model.decoder, encoded, batch.target_in_BT, batch.drawable_BT, numbers_BT, draw, masks)
-        logits_NV = replay(model, batch, encoded, fed_BT, masks)
-        nll, figure = self.objective.token_nll(logits_NV, batch)
+        features_NF = replay(model, batch, encoded, fed_BT, masks)
+        nll, figure = self.objective.token_nll(model, features_NF, batch)
         return Losses({"nll": nll}, {"nll.free_running": figure, "effective_rate": changed_share(batch, fed_BT)})

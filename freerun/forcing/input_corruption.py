@@ -60,8 +60,8 @@ class InputCorruption(Strategy):
             next_BT = corrupted_BT[:, 1:]
             sampled_BT[:, :-1] = torch.where(batch.drawable_BT[:, 1:], next_BT, sampled_BT[:, :-1])
             right_N = batch.at_real_positions(sampled_BT.t())
-        logits_NV = replay(model, batch, encoded, corrupted_BT, masks)
-        nll, figure = self.objective.token_nll(logits_NV, batch, right_N)
+        features_NF = replay(model, batch, encoded, corrupted_BT, masks)
+        nll, figure = self.objective.token_nll(model, features_NF, batch, right_N)
         changed = (corrupted_BT != batch.target_in_BT).sum().item()
         figures: dict[str, tuple[float, float]] = {
             "nll.corrupted": figure,

@@ -9,8 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
-__all__ = ["Losses", "Term", "in_full", "smoothed_nll"]
+__all__ = ["Losses", "Term", "in_full", "output_nll", "smoothed_nll"]
+
+MOST_LOGITS = 2**22
+"""Logits that are held at a time: 16 MiB, and as much again for what is made of them."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,51 @@ def smoothed_nll(logits_NV: Tensor, right_N: Tensor, smoothing: float = 0.0) -> 
         smoothing: s, in [0, 1).
     """
     loss, nll = _SmoothedNLL.apply(in_full(logits_NV), right_N, smoothing)  # type: ignore[no-untyped-call]
+    return loss, nll
+
+
+class _NLLInChunks(torch.autograd.Function):
+    """Output layer and loss in one, some rows at a time; the gradients are made while their logits are there."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, features_NF: Tensor, weight_VF: Tensor, bias_V: Tensor, right_N: Tensor, smoothing: float, rows: int
+    ) -> tuple[Tensor, Tensor]:
+        weight = weight_VF.to(features_NF.dtype)
+        d_features_NF, d_weight_VF, d_bias_V = (torch.zeros_like(each) for each in (features_NF, weight_VF, bias_V))
+        loss, nll = (in_full(bias_V.new_zeros(())) for _ in range(2))
+        for start in range(0, len(features_NF), rows):
+            features, right = features_NF[start : start + rows], right_N[start : start + rows]
+            with torch.enable_grad():
+                logits = torch.addmm(bias_V.to(weight.dtype), features, weight.t()).requires_grad_()
+                each_loss, each_nll = smoothed_nll(logits, right, smoothing)
+            (d_logits,) = torch.autograd.grad(each_loss, logits)
+            loss += each_loss.detach()
+            nll += each_nll
+            torch.mm(d_logits, weight, out=d_features_NF[start : start + rows])
+            d_weight_VF += torch.mm(d_logits.t(), features)
+            d_bias_V += d_logits.sum(0)
+        ctx.save_for_backward(d_features_NF, d_weight_VF, d_bias_V)
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return *(each * loss_gradient for each in ctx.saved_tensors), None, None, None
+
+
+def output_nll(
+    features_NF: Tensor, weight_VF: Tensor, bias_V: Tensor, right_N: Tensor, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """``smoothed_nll`` of the logits ``features weight' + bias``; no more than ``MOST_LOGITS`` are held at a time."""
+    rows = max(1, MOST_LOGITS // len(weight_VF))
+    if len(features_NF) <= rows:
+        return smoothed_nll(functional.linear(features_NF, weight_VF, bias_V), right_N, smoothing)
+    low = torch.is_autocast_enabled(features_NF.device.type)
+    features_NF = features_NF.to(torch.get_autocast_dtype(features_NF.device.type)) if low else features_NF
+    with torch.autocast(features_NF.device.type, enabled=False):
+        loss, nll = _NLLInChunks.apply(features_NF, weight_VF, bias_V, right_N, smoothing, rows)  # type: ignore[no-untyped-call]
     return loss, nll
 
 

@@ -52,8 +52,8 @@ class MinimumRisk(Strategy):
         """
         settings = self.settings
         encoded, masks = encode(model, batch, update)
-        logits_NV = replay(model, batch, encoded, batch.target_in_BT, masks)
-        nll, figure = self.objective.token_nll(logits_NV, batch, weight=settings.nll_weight)
+        features_NF = replay(model, batch, encoded, batch.target_in_BT, masks)
+        nll, figure = self.objective.token_nll(model, features_NF, batch, weight=settings.nll_weight)
         outputs, owners = self._candidates(model, batch, update)
         owners_N = torch.tensor(owners, device=batch.source_BS.device)
         scores_N = self._scores(model, encoded.select(owners_N), update, outputs)

@@ -98,8 +98,8 @@ class Professor(Strategy):
             sizes.hidden_size,
             sizes.target_vocabulary if outputs else None,
             settings.hidden_size,
-            # R1 differentiates a gradient, which torch's fused kernels cannot
-            "reference" if settings.r1 else "fused",
+            # R1 differentiates a gradient, which neither our core nor torch's kernels can
+            "reference" if settings.r1 else "auto",
         ).to(like)
         initialise_network(self.discriminator, seed, "discriminator")
         if settings.spectral_norm:
@@ -116,8 +116,7 @@ class Professor(Strategy):
         """The token NLL, and where the gate is open C_f, and C_t where it is asked for, each a mean over sequences."""
         encoded, masks = encode(model, batch, update)
         taught = model.decoder.sequence(batch.target_in_BT, encoded, masks)
-        logits_NV = model.decoder.logits(batch.at_real_positions(taught.features_TBF))
-        nll, figure = self.objective.token_nll(logits_NV, batch)
+        nll, figure = self.objective.token_nll(model, batch.at_real_positions(taught.features_TBF), batch)
         terms, figures = {"nll": nll}, {"nll.teacher": figure}
         acts = self.acts(update)
         free, lengths_B = self._run_freely(model, batch, update, encoded, masks, acts)

@@ -26,7 +26,6 @@ def encode(model: Seq2Seq, batch: TrainingBatch, update: Update) -> tuple[Encode
 def replay(
     model: Seq2Seq, batch: TrainingBatch, encoded: Encoded, fed_BT: Tensor, masks: DropoutMasks | None
 ) -> Tensor:
-    """Logits [N, V] at the real target positions when the decoder is fed ``fed_BT`` (BOS first)."""
+    """Features [N, F] at the real target positions when the decoder is fed ``fed_BT`` (BOS first)."""
     decoded = model.decoder.sequence(fed_BT, encoded, masks)
-    logits_NV: Tensor = model.decoder.logits(batch.at_real_positions(decoded.features_TBF))
-    return logits_NV
+    return batch.at_real_positions(decoded.features_TBF)

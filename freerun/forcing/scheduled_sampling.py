@@ -77,8 +77,8 @@ class ScheduledSampling(Strategy):
         else:
             fed_BT = aligned_rollout(*rollout, masks)
         figures["effective_rate"] = changed_share(batch, fed_BT)
-        logits_NV = replay(model, batch, encoded, fed_BT, masks)
-        nll, figures["nll.scheduled"] = self.objective.token_nll(logits_NV, batch)
+        features_NF = replay(model, batch, encoded, fed_BT, masks)
+        nll, figures["nll.scheduled"] = self.objective.token_nll(model, features_NF, batch)
         return Losses({"nll": nll}, figures)
 
     def _draws(self, batch: TrainingBatch, update: Update, teacher_prob: float) -> Tensor:

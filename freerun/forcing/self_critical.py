@@ -37,8 +37,8 @@ class SelfCritical(Strategy):
         steps, target_steps = int(bounds_B.max()), batch.target_in_BT.shape[1]
         masks = model.draw_masks(batch.source_BS.shape[1], steps, batch.num_pairs, update.generator("dropout"))
         encoded = model.encode(batch.source_BS, batch.source_lengths_B, masks)
-        logits_NV = replay(model, batch, encoded, batch.target_in_BT, masks and masks.first_steps(target_steps))
-        nll, figure = self.objective.token_nll(logits_NV, batch, weight=settings.nll_weight)
+        features_NF = replay(model, batch, encoded, batch.target_in_BT, masks and masks.first_steps(target_steps))
+        nll, figure = self.objective.token_nll(model, features_NF, batch, weight=settings.nll_weight)
         with torch.no_grad():
             in_use = model.encode(batch.source_BS, batch.source_lengths_B)  # no dropout in use
         numbers_BT = uniforms(update, "samples", batch.num_pairs, steps).to(bounds_B.device)

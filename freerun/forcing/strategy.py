@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from freerun.forcing.batch import TrainingBatch, Update
-from freerun.forcing.loss import Losses, Term, smoothed_nll
+from freerun.forcing.loss import Losses, Term, output_nll
 from freerun.models.seq2seq import Seq2Seq
 
 __all__ = ["Objective", "Strategy", "StrategySettings"]
@@ -37,17 +37,24 @@ class Objective:
         return batch.num_tokens if self.normalise == "tokens" else batch.num_pairs
 
     def token_nll(
-        self, logits_NV: Tensor, batch: TrainingBatch, right_N: Tensor | None = None, weight: float = 1.0
+        self,
+        model: Seq2Seq,
+        features_NF: Tensor,
+        batch: TrainingBatch,
+        right_N: Tensor | None = None,
+        weight: float = 1.0,
     ) -> tuple[Term, tuple[float, float]]:
         """The token loss as a term, and the plain NLL for the journal.
 
         Args:
-            logits_NV: at the real target positions.
+            model: its output layer is applied.
+            features_NF: at the real target positions, from ``replay``.
             batch: says what the term is divided by.
             right_N: the tokens asked for, the batch's own unless given.
             weight: of the term.
         """
-        loss, nll = smoothed_nll(logits_NV, batch.right_N if right_N is None else right_N, self.label_smoothing)
+        right_N = batch.right_N if right_N is None else right_N
+        loss, nll = output_nll(*model.decoder.output(features_NF), right_N, self.label_smoothing)
         return Term(loss, self.count(batch), weight), (nll.item(), batch.num_tokens)
 
 

@@ -25,6 +25,6 @@ class Teacher(Strategy):
     def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
         """One term, the NLL of the right tokens; the journal gets the NLL a token, never smoothed."""
         encoded, masks = encode(model, batch, update)
-        logits_NV = replay(model, batch, encoded, batch.target_in_BT, masks)
-        nll, figure = self.objective.token_nll(logits_NV, batch)
+        features_NF = replay(model, batch, encoded, batch.target_in_BT, masks)
+        nll, figure = self.objective.token_nll(model, features_NF, batch)
         return Losses({"nll": nll}, {"nll.teacher": figure})

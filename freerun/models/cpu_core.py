@@ -75,6 +75,8 @@ def core_sequence(
         Outputs [T, B, H] and the state (h, c) after each row's last real step. In bf16 where autocast asks for it.
     """
     low = torch.bfloat16 if torch.is_autocast_enabled("cpu") else None
+    if not torch.is_grad_enabled():
+        return _without_gradients(cell, gates_TBG, step_weights(cell, weight_GH, bias_n), h_BH, c_BH, lengths_B, low)
     with torch.autocast("cpu", enabled=False):
         if cell == "lstm":
             assert c_BH is not None
@@ -85,6 +87,30 @@ def core_sequence(
         else:
             outputs, h = _RNN.apply(gates_TBG, weight_GH, h_BH, lengths_B, low)  # type: ignore[no-untyped-call]
         return outputs, h, None
+
+
+def _without_gradients(
+    cell: str,
+    gates_TBG: Tensor,
+    weights: StepWeights,
+    h_BH: Tensor,
+    c_BH: Tensor | None,
+    lengths_B: Tensor | None,
+    low: torch.dtype | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The same values, by single steps: nothing has to be kept."""
+    outputs_TBH = gates_TBG.new_empty(len(gates_TBG), *h_BH.shape, dtype=low or h_BH.dtype)
+    ends = _Ends.of(lengths_B)
+    last_h, last_c = h_BH.clone(), None if c_BH is None else c_BH.clone()
+    for t, gates_BG in enumerate(gates_TBG.unbind(0)):
+        h_BH, c_BH = core_step(cell, gates_BG, weights, h_BH, c_BH)
+        outputs_TBH[t] = h_BH
+        rows = None if ends is None else ends.rows_of.get(t)
+        if rows is not None:
+            last_h[rows] = h_BH[rows]
+            if last_c is not None and c_BH is not None:
+                last_c[rows] = c_BH[rows]
+    return (outputs_TBH, h_BH, c_BH) if ends is None else (outputs_TBH, last_h, last_c)
 
 
 # -- a single step, without gradients ----------------------------------------------------------------------------------

@@ -46,13 +46,16 @@ class Encoded:
             None if self.attended_BH is None else self.attended_BH.detach(),
         )
 
-    def select(self, origins_N: Tensor) -> Encoded:
-        """The rows ``origins_N``."""
+    def select(self, origins_N: Tensor, same_sources: bool = False) -> Encoded:
+        """The rows ``origins_N``; with ``same_sources`` each is of the source that stood in its place before."""
+        attended_BH = None if self.attended_BH is None else self.attended_BH.index_select(0, origins_N)
+        if same_sources:
+            return replace(self, state=self.state.select(origins_N), attended_BH=attended_BH)
         return Encoded(
             self.state.select(origins_N),
             None if self.context_BH is None else self.context_BH.index_select(0, origins_N),
             None if self.memory is None else self.memory.select(origins_N),
-            None if self.attended_BH is None else self.attended_BH.index_select(0, origins_N),
+            attended_BH,
         )
 
 
@@ -240,10 +243,13 @@ class Decoder(nn.Module):
 
     def logits(self, features: Tensor) -> Tensor:
         """Unnormalised log-probabilities: [..., F] -> [..., V]."""
+        return functional.linear(*self.output(features))
+
+    def output(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The logits as a product not yet made: what the last layer reads, its weight and its bias."""
         if self.projection is not None:
             features = self.projection(features)
-        weight = self.embedding.weight if self.output_weight is None else self.output_weight
-        return functional.linear(features, weight, self.output_bias)
+        return features, self.embedding.weight if self.output_weight is None else self.output_weight, self.output_bias
 
     def _attentional(self, outputs_TBH: Tensor, encoded: Encoded) -> Tensor:
         """The top layer's outputs after Luong's attention, or as they are without."""

@@ -27,6 +27,7 @@ class TorchStepper:
         self.model = model
         self.vocabulary_size = model.sizes.target_vocabulary
         self._encoded: Encoded | None = None
+        self._sources = np.zeros(0, np.int64)  # of each row
         self._tables: Tables | None = None
         self._log_probs_NV: Tensor | None = None
 
@@ -37,6 +38,7 @@ class TorchStepper:
         source = torch.as_tensor(source_ids, device=device)
         padded = bool((lengths < source_ids.shape[1]).any())
         self._encoded = self.model.encode(source, torch.as_tensor(lengths, device=device) if padded else None)
+        self._sources = np.arange(len(lengths))
         self._tables = self.model.decoder.tables()
         self._log_probs_NV = None
 
@@ -52,8 +54,12 @@ class TorchStepper:
         assert self._encoded is not None and self._tables is not None, "start() comes first"
         encoded = self._encoded
         device = self.model.decoder.output_bias.device
-        if not _same_rows(origins, encoded):
-            encoded = encoded.select(torch.as_tensor(origins, device=device))
+        if not _same(origins, np.arange(len(self._sources))):
+            sources = self._sources[origins]
+            # hypotheses of a source change places at most steps, and what is read of the source can stay where it is
+            same_sources = _same(sources, self._sources)
+            encoded = encoded.select(torch.as_tensor(origins, device=device), same_sources)
+            self._sources = sources
         features, self._encoded = self.model.decoder.step(torch.as_tensor(tokens, device=device), encoded, self._tables)
         self._log_probs_NV = log_probs = log_softmax(self.model.decoder.logits(features))
         if banned:
@@ -94,7 +100,5 @@ def best(values_NV: Tensor, k: int) -> tuple[Ids, NDArray[np.floating]]:
     return index[:, :k].cpu().numpy(), top[:, :k].cpu().numpy()
 
 
-def _same_rows(origins: Ids, encoded: Encoded) -> bool:
-    """Whether every row simply goes on, so that nothing has to be moved."""
-    rows = encoded.state.h_LBH.shape[1]
-    return len(origins) == rows and bool((origins == np.arange(rows)).all())
+def _same(one: Ids, other: Ids) -> bool:
+    return len(one) == len(other) and bool((one == other).all())

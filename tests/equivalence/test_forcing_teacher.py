@@ -55,7 +55,7 @@ def test_losses_and_gradients_are_those_of_a_loop(cell, bidirectional, context, 
 
 def test_replay_gives_the_logits_of_real_positions_only():
     model = network(attention="dot", scale=1.5)
-    logits = replay(model, BATCH, encode(model, BATCH, UPDATE)[0], BATCH.target_in_BT, None)
+    logits = model.decoder.logits(replay(model, BATCH, encode(model, BATCH, UPDATE)[0], BATCH.target_in_BT, None))
     rows = zip(
         BATCH.source_BS, BATCH.origin.source_lengths, BATCH.target_in_BT, BATCH.origin.target_lengths, strict=True
     )

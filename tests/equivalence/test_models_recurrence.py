@@ -184,11 +184,15 @@ def test_a_kernel_is_told_to_train_when_gradients_are_wanted(cell, training, wan
 @each_cell
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_values_do_not_depend_on_whether_gradients_are_wanted(cell, dtype, tolerance, training, context):
-    of, inputs = layer(cell, backend="fused", dtype=dtype).train(training), draw(6, 4, 3, dtype=dtype)
-    wanted = [value for value in of.sequence(inputs, lengths_B=LENGTHS) if value is not None]
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+@each_backend
+def test_values_do_not_depend_on_whether_gradients_are_wanted(
+    cell, dtype, tolerance, training, context, lengths, backend
+):
+    of, inputs = layer(cell, backend=backend, dtype=dtype).train(training), draw(6, 4, 3, dtype=dtype)
+    wanted = [value for value in of.sequence(inputs, lengths_B=lengths) if value is not None]
     with context():
-        unwanted = [value for value in of.sequence(inputs, lengths_B=LENGTHS) if value is not None]
+        unwanted = [value for value in of.sequence(inputs, lengths_B=lengths) if value is not None]
     assert not any(value.requires_grad for value in unwanted)
     close([value.clone() for value in unwanted], [value.detach() for value in wanted], tolerance)
 
