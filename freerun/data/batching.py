@@ -18,9 +18,14 @@ from freerun.data.corpus import Corpus, IntArray
 from freerun.randomness import numpy_generator
 from freerun.symbols import BOS, EOS, PAD
 
-__all__ = ["Batch", "make_batch", "pad", "plan_epoch", "similar_lengths"]
+__all__ = ["MOST_POSITIONS", "ROWS", "Batch", "make_batch", "pad", "plan_epoch", "similar_lengths"]
 
 Ids = npt.NDArray[np.int64]
+
+ROWS = 512
+"""Rows that are decoded or scored together; a step costs little more than for a few."""
+MOST_POSITIONS = 2**15
+"""Rows x source positions that are held for them at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +98,23 @@ def pad(rows: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
     return out, lengths
 
 
-def similar_lengths(first: Sequence[int], second: Sequence[int], size: int) -> list[Ids]:
-    """Rows in batches of ``size``, ordered by their lengths on both sides so that little is padded."""
+def similar_lengths(first: Sequence[int], second: Sequence[int], rows: int = ROWS, width: int = 1) -> list[Ids]:
+    """Sequences in batches, ordered by their lengths on both sides so that little is padded.
+
+    Each takes ``width`` of a batch's ``rows``. A batch of long ``first`` sequences has fewer: what is kept of them, for
+    attention, stays within ``MOST_POSITIONS`` rows x positions.
+    """
     # Sources of one length need no padding in the encoder, and targets of one length end together.
     order = np.lexsort((second, first))
-    return [order[start : start + size] for start in range(0, len(order), size)]
+    lengths = np.asarray(first, np.int64)[order]
+    batches: list[Ids] = []
+    start = 0
+    while start < len(order):
+        longest = lengths[: start + max(1, rows // width)][-1]
+        size = min(rows, MOST_POSITIONS // max(1, int(longest)))
+        batches.append(order[start : start + max(1, size // width)])
+        start += len(batches[-1])
+    return batches
 
 
 def plan_epoch(

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from freerun.data.batching import pad, similar_lengths
+from freerun.data.batching import ROWS, pad, similar_lengths
 from freerun.data.codec import Codec
 from freerun.evaluation.free_running import FreeRunning, flat
 from freerun.evaluation.items import EvaluationSet
@@ -88,7 +88,7 @@ def evaluate(
     bound: LengthBound,
     beam_size: int = 1,
     length_penalty: float = 0.0,
-    batch_size: int = 128,
+    batch_size: int = ROWS,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Force every reference upon the model, then let it run freely from every source.
@@ -103,7 +103,7 @@ def evaluate(
     tick = _Ticker(progress, len(targets) + len(sources))
     teacher = _forced(stepper, sources, targets, owners, batch_size, tick)
     search = partial(beam_search, stepper, beam_size=beam_size, length_penalty=length_penalty)
-    hypotheses = _free(search, sources, bound, max(1, batch_size // beam_size), tick)
+    hypotheses = _free(search, sources, bound, batch_size, beam_size, tick)
     predictions = [target_codec.decode(hypothesis.ids) for hypothesis in hypotheses]
     truncated = np.array([hypothesis.truncated for hypothesis in hypotheses])
     free = FreeRunning(items, target_codec, predictions, truncated)
@@ -154,12 +154,13 @@ def _free(
     sources: Sequence[Sequence[int]],
     bound: LengthBound,
     batch_size: int,
+    beam_size: int,
     tick: Callable[[int], None],
 ) -> list[Hypothesis]:
     """The best hypothesis of each source [N]."""
     best: dict[int, Hypothesis] = {}
     lengths = [len(source) for source in sources]
-    for batch in similar_lengths(lengths, lengths, batch_size):
+    for batch in similar_lengths(lengths, lengths, batch_size, beam_size):
         ids, sizes = pad([sources[n] for n in batch])
         found = search(source_ids=ids, lengths=sizes, max_lengths=bound.of(sizes))
         best.update((int(n), hypotheses[0]) for n, hypotheses in zip(batch, found, strict=True))

@@ -22,6 +22,7 @@ class Memory:
     """What the decoder may look at, prepared once a source by ``LuongAttention.prepare``.
 
     ``values_BSM`` is averaged, ``keys_BSH`` is compared with; ``mask_BS`` is True on real positions (None: all are).
+    Where a decoder has K times as many rows, those of a source stand together and look at the same entry.
     """
 
     values_BSM: Tensor
@@ -65,8 +66,11 @@ class LuongAttention(nn.Module):
 
     def forward(self, outputs_BTH: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """The attentional outputs h~ [B, T, H] and the weights [B, T, S]; weights are 0 on padding."""
-        context_BTM, weights_BTS = _read(self._scores(outputs_BTH, memory.keys_BSH), memory)
-        return torch.tanh(self.combine(torch.cat([context_BTM, outputs_BTH], 2))), weights_BTS
+        # rows of one source are to it what further target positions would be
+        by_source = outputs_BTH.reshape(len(memory.values_BSM), -1, outputs_BTH.shape[2])
+        context, weights = _read(self._scores(by_source, memory.keys_BSH), memory)
+        attended = torch.tanh(self.combine(torch.cat([context, by_source], 2)))
+        return attended.view_as(outputs_BTH), weights.view(*outputs_BTH.shape[:2], -1)
 
     def _scores(self, outputs_BTH: Tensor, keys_BSH: Tensor) -> Tensor:
         if self.score != "concat":
@@ -100,9 +104,10 @@ class BahdanauAttention(nn.Module):
 
     def context(self, state_BH: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """The context c [B, M] that a step with the state s before it reads, and the weights [B, S]."""
-        joined_BSH = torch.tanh(self.query(state_BH).unsqueeze(1) + memory.keys_BSH)
-        context_B1M, weights_B1S = _read(self.vector(joined_BSH).transpose(1, 2), memory)
-        return context_B1M.squeeze(1), weights_B1S.squeeze(1)
+        queries = self.query(state_BH).view(len(memory.keys_BSH), -1, 1, memory.keys_BSH.shape[2])
+        joined = torch.tanh(queries + memory.keys_BSH.unsqueeze(1))  # [sources, rows of each, S, H]
+        context, weights = _read(self.vector(joined).squeeze(3), memory)
+        return context.flatten(0, 1), weights.flatten(0, 1)
 
     def output(self, state_BH: Tensor, token_BO: Tensor, context_BM: Tensor) -> Tensor:
         """Features [B, H]; ``token_BO`` is ``token_output`` of the embedding."""

@@ -46,16 +46,18 @@ class Encoded:
             None if self.attended_BH is None else self.attended_BH.detach(),
         )
 
-    def select(self, origins_N: Tensor, same_sources: bool = False) -> Encoded:
-        """The rows ``origins_N``; with ``same_sources`` each is of the source that stood in its place before."""
-        attended_BH = None if self.attended_BH is None else self.attended_BH.index_select(0, origins_N)
-        if same_sources:
-            return replace(self, state=self.state.select(origins_N), attended_BH=attended_BH)
+    def select(self, origins_N: Tensor) -> Encoded:
+        """The rows ``origins_N``, with a memory entry for each."""
+        rows = self.select_rows(origins_N)
+        return rows if self.memory is None else replace(rows, memory=self.memory.select(origins_N))
+
+    def select_rows(self, origins_N: Tensor) -> Encoded:
+        """The rows ``origins_N``, the memory left as it is."""
         return Encoded(
             self.state.select(origins_N),
             None if self.context_BH is None else self.context_BH.index_select(0, origins_N),
-            None if self.memory is None else self.memory.select(origins_N),
-            attended_BH,
+            self.memory,
+            None if self.attended_BH is None else self.attended_BH.index_select(0, origins_N),
         )
 
 

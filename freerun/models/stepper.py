@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ class TorchStepper:
         self.model = model
         self.vocabulary_size = model.sizes.target_vocabulary
         self._encoded: Encoded | None = None
-        self._sources = np.zeros(0, np.int64)  # of each row
+        self._sources = self._entries = np.zeros(0, np.int64)  # of each row, and of each entry of the memory
         self._tables: Tables | None = None
         self._log_probs_NV: Tensor | None = None
 
@@ -38,7 +39,7 @@ class TorchStepper:
         source = torch.as_tensor(source_ids, device=device)
         padded = bool((lengths < source_ids.shape[1]).any())
         self._encoded = self.model.encode(source, torch.as_tensor(lengths, device=device) if padded else None)
-        self._sources = np.arange(len(lengths))
+        self._sources = self._entries = np.arange(len(lengths))
         self._tables = self.model.decoder.tables()
         self._log_probs_NV = None
 
@@ -52,14 +53,8 @@ class TorchStepper:
         lowest id; ``k=None``: all of them in the order of ids, banned ones at -inf.
         """
         assert self._encoded is not None and self._tables is not None, "start() comes first"
-        encoded = self._encoded
         device = self.model.decoder.output_bias.device
-        if not _same(origins, np.arange(len(self._sources))):
-            sources = self._sources[origins]
-            # hypotheses of a source change places at most steps, and what is read of the source can stay where it is
-            same_sources = _same(sources, self._sources)
-            encoded = encoded.select(torch.as_tensor(origins, device=device), same_sources)
-            self._sources = sources
+        encoded = self._continued(origins)
         features, self._encoded = self.model.decoder.step(torch.as_tensor(tokens, device=device), encoded, self._tables)
         self._log_probs_NV = log_probs = log_softmax(self.model.decoder.logits(features))
         if banned:
@@ -69,6 +64,26 @@ class TorchStepper:
             ids = np.broadcast_to(np.arange(self.vocabulary_size), log_probs.shape)
             return ids, log_probs.cpu().numpy()
         return best(log_probs, min(k, self.vocabulary_size - len(set(banned))))
+
+    def _continued(self, origins: Ids) -> Encoded:
+        """The state of the rows ``origins``."""
+        assert self._encoded is not None
+        encoded = self._encoded
+        if _same(origins, np.arange(len(self._sources))):
+            return encoded
+        device = self.model.decoder.output_bias.device
+        encoded = encoded.select_rows(torch.as_tensor(origins, device=device))
+        self._sources = self._sources[origins]
+        if encoded.memory is None:
+            return encoded
+        # hypotheses of a source share its entry of the memory, and mostly they only change places among themselves
+        entries = _entries_of(self._sources)
+        if not _same(entries, self._entries):
+            order = np.argsort(self._entries, kind="stable")
+            kept = order[np.searchsorted(self._entries, entries, sorter=order)]
+            encoded = replace(encoded, memory=encoded.memory.select(torch.as_tensor(kept, device=device)))
+            self._entries = entries
+        return encoded
 
     @torch.inference_mode()
     def log_prob_of(self, tokens: Ids) -> NDArray[np.floating]:
@@ -98,6 +113,13 @@ def best(values_NV: Tensor, k: int) -> tuple[Ids, NDArray[np.floating]]:
     if bool((top[:, 1:] == top[:, :-1]).any()):
         top, index = values_NV.sort(dim=1, descending=True, stable=True)
     return index[:, :k].cpu().numpy(), top[:, :k].cpu().numpy()
+
+
+def _entries_of(sources: Ids) -> Ids:
+    """Of the rows' sources [N] one for each run of equal ones, if all runs are of one length; else all."""
+    first = np.flatnonzero(np.diff(sources, prepend=-1))
+    lengths = np.diff(first, append=len(sources))
+    return sources[first] if (lengths == lengths[:1]).all() else sources
 
 
 def _same(one: Ids, other: Ids) -> bool:

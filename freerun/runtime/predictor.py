@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from freerun.data.batching import pad
+from freerun.data.batching import ROWS, pad, similar_lengths
 from freerun.data.codec import Codec
 from freerun.errors import DataError
 from freerun.search.beam import beam_search
@@ -128,7 +128,7 @@ class Predictor:
     """A model with its codecs, ready for texts. Made by ``freerun.load``."""
 
     def __init__(
-        self, stepper: Stepper, source: Codec, target: Codec, bound: LengthBound, batch_size: int = 128
+        self, stepper: Stepper, source: Codec, target: Codec, bound: LengthBound, batch_size: int = ROWS
     ) -> None:
         self.stepper = stepper
         self.source = source
@@ -151,11 +151,9 @@ class Predictor:
         forced = self._prefix(prefix)
         encoded = [self.source.encode(text) for text in texts]
         numbers = np.arange(len(texts)) if rows is None else np.asarray(rows, np.int64)
-        order = np.argsort([len(ids) for ids in encoded], kind="stable")
+        sizes = [len(ids) for ids in encoded]
         found: list[list[Hypothesis]] = [[] for _ in texts]
-        size = max(1, self.batch_size // search.width)
-        for start in range(0, len(order), size):
-            chosen = order[start : start + size]
+        for chosen in similar_lengths(sizes, sizes, self.batch_size, search.width):
             ids, lengths = pad([encoded[row] for row in chosen])
             outputs = self._search(search, ids, lengths, numbers[chosen], forced)
             for row, hypotheses in zip(chosen, outputs, strict=True):
@@ -231,10 +229,9 @@ class Predictor:
 
     def _scored(self, pairs: Sequence[_Pair]) -> list[Scored]:
         encoded = [(self.source.encode(pair.source), self.target.encode(pair.target)) for pair in pairs]
-        order = sorted(range(len(pairs)), key=lambda row: (len(encoded[row][0]), len(encoded[row][1])))
+        sizes = [[len(ids) for ids in side] for side in zip(*encoded, strict=True)] or [[], []]
         scores: list[tuple[float, ...]] = [()] * len(pairs)
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
+        for rows in similar_lengths(sizes[0], sizes[1], self.batch_size):
             ids, lengths = pad([encoded[row][0] for row in rows])
             forced = score_targets(self.stepper, ids, lengths, [encoded[row][1] for row in rows])
             for row, log_probs in zip(rows, forced.log_probs, strict=True):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from freerun.models.stepper import TorchStepper, best, log_softmax
+from freerun.models.stepper import TorchStepper, _entries_of, best, log_softmax
 from freerun.search.top import top
 from freerun.symbols import NEVER_WRITTEN
 from tests.networks import CELLS, close, network, padded, random_rows
@@ -160,3 +160,36 @@ def test_half_precision_is_normalised_in_fp32():
     assert found.dtype == torch.float32
     close(found.double().exp().sum(1), torch.ones(2, dtype=torch.float64), 1e-5)
     assert log_softmax(logits.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("attention", ["dot", "general", "concat", "bahdanau"])
+def test_hypotheses_of_a_source_share_its_memory(attention, monkeypatch):
+    """Two rows a source, then unequal numbers, then a source less: the same as rows that have it all to themselves."""
+    model = network(attention=attention)
+    moves = [[0, 0, 1, 1, 2, 2], [1, 0, 2, 3, 5, 4], [0, 1, 1, 2, 4], [0, 1, 2, 4], [3, 0]]
+    tokens = np.random.default_rng(0).integers(4, 9, (len(moves), 6))
+
+    def run():
+        stepper = started(model)
+        return [stepper.step(row[: len(move)], np.array(move))[1] for row, move in zip(tokens, moves, strict=True)]
+
+    shared = run()
+    monkeypatch.setattr("freerun.models.stepper._entries_of", lambda sources: sources)
+    for one, other in zip(shared, run(), strict=True):
+        close(torch.tensor(one), torch.tensor(other))
+
+
+@pytest.mark.parametrize(
+    ("sources", "entries"),
+    [
+        ([0, 1, 2], [0, 1, 2]),
+        ([0, 0, 1, 1], [0, 1]),
+        ([3, 3, 1, 1], [3, 1]),
+        ([0, 0, 1], [0, 0, 1]),
+        ([0, 1, 0, 1], [0, 1, 0, 1]),
+        ([5, 5], [5]),
+        ([], []),
+    ],
+)
+def test_an_entry_is_shared_by_rows_that_stand_together(sources, entries):
+    assert _entries_of(np.array(sources, np.int64)).tolist() == entries
