@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from freerun.forcing.registry import STRATEGIES
+from freerun.models.seq2seq import Sizes
+from tests.networks import training_batch
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "forcing_cost.py"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SCRIPT = BENCHMARKS / "forcing_cost.py"
 
 
 @pytest.fixture
@@ -44,3 +47,22 @@ def test_the_cost_of_forcing_as_json(
 ) -> None:
     found = json.loads(printed(monkeypatch, capsys, "--pairs", pairs, "--hidden", 8, "--dropout", 0.2, "--json"))
     assert found["rounds"]["teacher"] == [found["ms_per_update"]["teacher"]]
+
+
+def test_the_parts_of_an_update(
+    pairs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--pairs", str(pairs), "--rounds", "1", "--updates", "2", "--hidden", "8", "--batch", "4", "--json"]
+    monkeypatch.setattr(sys, "argv", ["update_cost.py", *options])
+    runpy.run_path(str(BENCHMARKS / "update_cost.py"), run_name="__main__")
+    found = json.loads(capsys.readouterr().out)
+    assert found["ms_per_update"].keys() == found["parts_ms"].keys() >= {"fused fp32", "auto fp32"}
+    assert all(parts["products"] > 0 and parts["optimiser"] > 0 for parts in found["parts_ms"].values())
+
+
+def test_operations_are_counted_as_by_hand() -> None:
+    """A layer of 2 units, embeddings of 3, five source and four target ids; two rows of 3 tokens, and of 2 and 1."""
+    operations = runpy.run_path(str(BENCHMARKS / "update_cost.py"))["operations"]
+    batch = training_batch([[4, 4, 2], [4, 4, 2]], [[3, 2], [2]]).origin
+    recurrent, tables, output = 8 * 2 * 2 * (3 + 2), 3 * 8 * (5 + 4), 3 * 2 * 4  # three predictions
+    assert operations(Sizes(5, 4, 3, 2, 1), batch) == 6 * (recurrent + tables + output)

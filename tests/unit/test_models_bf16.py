@@ -46,7 +46,8 @@ def loss_and_gradients(model, kind):
 def test_bf16_stays_near_fp32(cell, backend, attention):
     context, bidirectional = ("every_step", False) if attention == "dot" else ("init", True)
     sizes = {"cell": cell, "attention": attention, "context": context, "bidirectional": bidirectional}
-    model = network(dtype=torch.float32, backend=backend, dropout=0.3, embedding_dropout=0.2, **sizes)
+    # a seed at which no pair of a maxout is so close that rounding takes the other one, which is another gradient
+    model = network(1, dtype=torch.float32, backend=backend, dropout=0.3, embedding_dropout=0.2, **sizes)
     (loss, gradient), (exact, wanted) = (loss_and_gradients(model, kind) for kind in ("bf16", "fp32"))
     assert loss.dtype == gradient.dtype == torch.float32
     assert loss.item() != exact.item()  # it is bf16
