@@ -146,7 +146,7 @@ def learner_of(config: Config, model: Seq2Seq, order: BatchOrder) -> Learner:
         schedule_of(training, order),
         training.seed,
         training.clip_norm,
-        choose_precision(training.precision),
+        choose_precision(training.precision, config.model.hidden_size),
         updates_per_epoch(training, order),
         training.journal_every,
     )

@@ -79,10 +79,10 @@ def test_every_strategy_works_in_bf16(name, cell):
 )
 def test_bf16_is_chosen_only_where_it_is_there(asked, able, chosen, monkeypatch):
     monkeypatch.setattr(precision, "bf16_is_fast", lambda device: able)
-    assert precision.choose_precision(asked) == chosen
+    assert precision.choose_precision(asked, 512) == chosen
 
 
 def test_bf16_is_refused_where_it_is_not_there(monkeypatch):
     monkeypatch.setattr(precision, "bf16_is_fast", lambda device: False)
     with pytest.raises(ConfigError, match=r"^training\.precision: bf16 .*processor.*\. Expected \"fp32\".*auto"):
-        precision.choose_precision("bf16")
+        precision.choose_precision("bf16", 512)

@@ -11,8 +11,9 @@ from freerun.training.precision import autocast, bf16_is_fast, choose_precision
 @pytest.mark.parametrize(("able", "expected"), [(True, "bf16"), (False, "fp32")])
 def test_auto_is_bf16_only_where_it_is_fast(monkeypatch, able, expected):
     monkeypatch.setattr(precision, "bf16_is_fast", lambda device: able)
-    assert choose_precision("auto") == expected
-    assert choose_precision("fp32") == "fp32"
+    assert choose_precision("auto", 128) == expected
+    assert choose_precision("auto", 127) == "fp32"
+    assert choose_precision("fp32", 512) == "fp32"
 
 
 def test_bf16_that_is_not_there_is_refused(monkeypatch):
@@ -20,7 +21,7 @@ def test_bf16_that_is_not_there_is_refused(monkeypatch):
     with pytest.raises(
         ConfigError, match=r"training\.precision: bf16 is asked for, but this processor cannot"
     ) as error:
-        choose_precision("bf16")
+        choose_precision("bf16", 512)
     assert 'Set training.precision = "auto"' in str(error.value)
 
 
