@@ -274,8 +274,10 @@ class _LSTM(torch.autograd.Function):
         ):
             g, c, i4, tanh_c = fours[t]
             new_c = fours[t + 1][1]
-            torch.mul(given_BG, doubled_G, out=active_BG)
-            _add_product(active_BG, hs[t], weight_HG)
+            if low is None:
+                torch.mul(given_BG, doubled_G, out=active_BG).addmm_(hs[t], weight_HG)
+            else:
+                active_BG.copy_(torch.mm(hs[t], weight_HG)).addcmul_(given_BG, doubled_G)
             active_BG.sigmoid_()
             torch.add(minus_one, s_g, alpha=2, out=g)
             torch.mul(f, c, out=new_c).addcmul_(i, g)
@@ -303,30 +305,30 @@ class _LSTM(torch.autograd.Function):
         steps, batch, size = f_TBH.shape
         weight = _in_type(weight_GH, low)
         d_above_TBH = _gradient_of_outputs(d_outputs, d_h, ends, f_TBH)
-        d_gates_TBG = weight.new_empty(steps, batch, 4 * size)
-        d_gates_BKH = f_TBH.new_empty(batch, 4, size)
+        # in the type of the sums, as they are made, and in that of products; one where the other is not asked for
+        sums = f_TBH.new_empty(steps if ctx.gates_dtype != low else 1, batch, 4, size)
+        products = sums.flatten(2) if low is None else weight.new_empty(steps, batch, 4 * size)
         dc = torch.zeros_like(f_TBH[0])
         if d_c is not None and ends is None:
             dc += d_c
-        d_above, d_gates, to_c, f = (each.unbind(0) for each in (d_above_TBH, d_gates_TBG, to_c_TBH, f_TBH))
-        factors = factors_SBKH.unbind(0)
+        d_above, d_gates, to_c, f = (each.unbind(0) for each in (d_above_TBH, products, to_c_TBH, f_TBH))
+        factors, d_gates_BKH = factors_SBKH.unbind(0), sums.unbind(0)
         for t in range(steps - 1, -1, -1):
             dh = d_above[t]
             if t + 1 < steps:
                 _add_product(dh, d_gates[t + 1], weight)
             if d_c is not None and ends is not None and t in ends.rows_of:
                 dc[ends.rows_of[t]] += d_c[ends.rows_of[t]]
-            if low is None:
-                d_gates_BKH = d_gates[t].view(batch, 4, size)
+            made = d_gates_BKH[min(t, len(sums) - 1)]
             dc.addcmul_(dh, to_c[t])
-            torch.mul(dc.unsqueeze(1), factors[t][:, :3], out=d_gates_BKH[:, :3])
-            torch.mul(dh, factors[t][:, 3], out=d_gates_BKH[:, 3])
+            torch.mul(dc.unsqueeze(1), factors[t][:, :3], out=made[:, :3])
+            torch.mul(dh, factors[t][:, 3], out=made[:, 3])
             dc.mul_(f[t])
             if low is not None:
-                d_gates[t].copy_(d_gates_BKH.view(batch, -1))
+                d_gates[t].copy_(made.flatten(1))
         d_first_h = torch.mm(d_gates[0], weight).to(dc.dtype)
-        d_weight = _gradient_of_weight(d_gates_TBG, h_SBH[:-1], weight_GH)
-        return d_gates_TBG.to(ctx.gates_dtype), d_weight, d_first_h, dc, None, None
+        d_weight = _gradient_of_weight(products, h_SBH[:-1], weight_GH)
+        return products if ctx.gates_dtype == low else sums.flatten(2), d_weight, d_first_h, dc, None, None
 
 
 # -- GRU ---------------------------------------------------------------------------------------------------------------
