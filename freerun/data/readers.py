@@ -314,19 +314,19 @@ def _texts(stream: BinaryIO, name: str, kind: str) -> Iterator[str]:
 def _lines(stream: BinaryIO, name: str) -> Iterator[_Line]:
     """Lines without their ends, every byte checked."""
     start = 0  # byte offset of the line in the file
-    for number in count(1):
-        with _as_data_error(name):
+    with _as_data_error(name):  # around the loop, for entering it costs as much as reading a line
+        for number in count(1):
             # The limit makes readline stop there, so that a file without line ends never comes into memory whole.
             raw = stream.readline(MAX_LINE_BYTES + 2)
-        if not raw or (number == 1 and raw == _BOM):
-            return
-        # One "\r" at most belongs to the line end; others are text. The last line may have no end.
-        content = raw[:-1].removesuffix(b"\r") if raw.endswith(b"\n") else raw
-        if len(content) > MAX_LINE_BYTES:
-            raise _too_long(name, number)
-        skipped = len(_BOM) if number == 1 and content.startswith(_BOM) else 0
-        yield _Line(number, _decode(content[skipped:], name, number, start + skipped))
-        start += len(raw)
+            if not raw or (number == 1 and raw == _BOM):
+                return
+            # One "\r" at most belongs to the line end; others are text. The last line may have no end.
+            content = raw[:-1].removesuffix(b"\r") if raw.endswith(b"\n") else raw
+            if len(content) > MAX_LINE_BYTES:
+                raise _too_long(name, number)
+            skipped = len(_BOM) if number == 1 and content.startswith(_BOM) else 0
+            yield _Line(number, _decode(content[skipped:], name, number, start + skipped))
+            start += len(raw)
 
 
 def _too_long(name: str, number: int) -> DataError:
