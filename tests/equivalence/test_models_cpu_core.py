@@ -7,6 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from freerun.models import recurrence
+from freerun.models.cpu_core import core_sequence
 from freerun.models.recurrence import RecurrentLayer, Tokens
 from freerun.training.precision import autocast, bf16_is_fast
 from tests.networks import CELLS, close, draw, gradients, layer, randomise, some_of
@@ -75,6 +77,14 @@ def test_tokens_are_their_embeddings(cell, masked, with_context, vocabulary):
     loop = layer(cell, 5 if with_context else 3, backend="reference")
     tokens, state = Tokens(ids, embedding, mask, context), state_of(cell, 4, 4)
     close(run(of, tokens, state, LENGTHS, wanted), run(loop, tokens.written_out(), state, LENGTHS, wanted))
+
+
+@pytest.mark.parametrize(("vocabulary", "by_table"), [(24, True), (25, False)])
+def test_a_table_is_made_only_while_it_has_no_more_rows_than_there_are_tokens(vocabulary, by_table, monkeypatch):
+    made, from_table = [], recurrence._from_table
+    monkeypatch.setattr(recurrence, "_from_table", lambda *given: made.append(1) or from_table(*given))
+    layer("lstm", backend="auto").sequence(Tokens(torch.zeros(6, 4, dtype=torch.int64), draw(vocabulary, 3)))
+    assert bool(made) == by_table
 
 
 @each_cell
@@ -171,3 +181,26 @@ def test_a_small_increment_is_not_lost_in_the_cell_state():
     with autocast("bf16"):
         _, _, c = of.sequence(torch.zeros(256, 1, 1), torch.zeros(1, 1), torch.ones(1, 1))
     assert c.item() == pytest.approx(1.5, abs=0.01)
+
+
+@needs_bf16
+def test_the_gradient_of_the_inputs_share_is_not_rounded():
+    of = large("lstm", "auto")
+    gates = draw(5, 3, 192, dtype=torch.float32)
+    with autocast("bf16"):
+        outputs, h, c = core_sequence("lstm", gates, of.weight_hh, None, torch.zeros(3, 48), torch.zeros(3, 48), None)
+    (found,) = gradients(some_of(outputs, h, c), gates)
+    assert (found != found.bfloat16().float()).any()
+
+
+@needs_bf16
+@each_cell
+def test_the_gradient_of_a_token_is_summed_in_fp32(cell):
+    """4,096 places of one token: in bf16 a sum stops growing at 256 times what is added."""
+    ids, found = torch.zeros(64, 64, dtype=torch.int64), []
+    for backend, kind in (("reference", "fp32"), ("auto", "bf16")):
+        of, embedding = large(cell, backend), draw(2, 32, dtype=torch.float32)
+        with autocast(kind):
+            outputs, *_ = of.sequence(Tokens(ids, embedding))
+        found.append(gradients(outputs.float().sum(), embedding)[0])
+    assert (found[1] - found[0]).norm() < 0.03 * found[0].norm()
