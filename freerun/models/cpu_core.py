@@ -74,9 +74,9 @@ def core_sequence(
     Returns:
         Outputs [T, B, H] and the state (h, c) after each row's last real step. In bf16 where autocast asks for it.
     """
-    low = torch.bfloat16 if torch.is_autocast_enabled("cpu") else None
     if not torch.is_grad_enabled():
-        return _without_gradients(cell, gates_TBG, step_weights(cell, weight_GH, bias_n), h_BH, c_BH, lengths_B, low)
+        return _without_gradients(cell, gates_TBG, step_weights(cell, weight_GH, bias_n), h_BH, c_BH, lengths_B)
+    low = _type_of_products()
     with torch.autocast("cpu", enabled=False):
         if cell == "lstm":
             assert c_BH is not None
@@ -96,10 +96,9 @@ def _without_gradients(
     h_BH: Tensor,
     c_BH: Tensor | None,
     lengths_B: Tensor | None,
-    low: torch.dtype | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The same values, by single steps: nothing has to be kept."""
-    outputs_TBH = gates_TBG.new_empty(len(gates_TBG), *h_BH.shape, dtype=low or h_BH.dtype)
+    outputs_TBH = gates_TBG.new_empty(len(gates_TBG), *h_BH.shape, dtype=weights.weight_HG.dtype)
     ends = _Ends.of(lengths_B)
     last_h, last_c = h_BH.clone(), None if c_BH is None else c_BH.clone()
     for t, gates_BG in enumerate(gates_TBG.unbind(0)):
@@ -127,7 +126,7 @@ class StepWeights:
 
 def step_weights(cell: str, weight_GH: Tensor, bias_n: Tensor | None) -> StepWeights:
     """Prepare what ``core_step`` multiplies with; valid until the weights change."""
-    low = torch.bfloat16 if torch.is_autocast_enabled("cpu") else None
+    low = _type_of_products()
     with torch.autocast("cpu", enabled=False):
         doubled_G = _doubled(cell, weight_GH)
         return StepWeights(_scaled(weight_GH, doubled_G, low), doubled_G, bias_n)
@@ -165,6 +164,11 @@ def _gru_step(active_BG: Tensor, weight_HG: Tensor, bias_n: Tensor, h_BH: Tensor
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------
+
+
+def _type_of_products() -> torch.dtype | None:
+    """What autocast asks for; None: that of the values."""
+    return torch.bfloat16 if torch.is_autocast_enabled("cpu") else None
 
 
 def _doubled(cell: str, like_GH: Tensor) -> Tensor:
@@ -237,6 +241,13 @@ def _in_type(values: Tensor, low: torch.dtype | None) -> Tensor:
     return values if low is None else values.to(low)
 
 
+def _keep(ctx: Any, ends: _Ends | None, low: torch.dtype | None, gates_dtype: torch.dtype, *tensors: Tensor) -> None:
+    """What every cell's backward pass asks for; a result that nobody used has no gradient rather than zeros."""
+    ctx.ends, ctx.low, ctx.gates_dtype = ends, low, gates_dtype
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors)
+
+
 # -- LSTM --------------------------------------------------------------------------------------------------------------
 
 
@@ -290,9 +301,7 @@ class _LSTM(torch.autograd.Function):
             kept_f.copy_(f)
             if ends is not None and t in ends.rows_of:
                 last_c[ends.rows_of[t]] = new_c[ends.rows_of[t]]
-        ctx.ends, ctx.low, ctx.gates_dtype = ends, low, gates_TBG.dtype
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(factors_SBKH, to_c_TBH, f_TBH, h_SBH, weight_GH)
+        _keep(ctx, ends, low, gates_TBG.dtype, factors_SBKH, to_c_TBH, f_TBH, h_SBH, weight_GH)
         h_TBH = h_SBH[1:]
         last_h = h_TBH[-1].to(f_TBH.dtype, copy=True) if ends is None else ends.state(h_TBH).to(f_TBH.dtype)
         return h_TBH, last_h, factors_SBKH[-1, :, 1].clone() if ends is None else last_c
@@ -367,9 +376,7 @@ class _GRU(torch.autograd.Function):
             if low is not None:
                 low_SBH[t + 1] = h_SBH[t + 1]
         ends = _Ends.of(lengths_B)
-        ctx.ends, ctx.low, ctx.gates_dtype = ends, low, gates_TBG.dtype
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(active_TBG, u_n_TBH, h_SBH, low_SBH, weight_GH)
+        _keep(ctx, ends, low, gates_TBG.dtype, active_TBG, u_n_TBH, h_SBH, low_SBH, weight_GH)
         h_TBH = low_SBH[1:]
         last_h = h_SBH[-1].clone() if ends is None else ends.state(h_SBH[1:])
         return h_TBH, last_h
@@ -439,9 +446,7 @@ class _RNN(torch.autograd.Function):
             torch.add(minus_one, active_BH, alpha=2, out=active_BH)
             h_SBH[t + 1] = active_BH
         ends = _Ends.of(lengths_B)
-        ctx.ends, ctx.low, ctx.gates_dtype = ends, low, gates_TBG.dtype
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(active_TBH, h_SBH, weight_GH)
+        _keep(ctx, ends, low, gates_TBG.dtype, active_TBH, h_SBH, weight_GH)
         last_h = active_TBH[-1].clone() if ends is None else ends.state(active_TBH)
         return h_SBH[1:], last_h
 
