@@ -106,7 +106,7 @@ class Backend(Protocol):
     """How a layer is run over a whole sequence."""
 
     def sequence(
-        self, layer: RecurrentLayer, inputs: Inputs, h_BH: Tensor, c_BH: Tensor | None, lengths_B: Tensor | None
+        self, layer: RecurrentLayer, inputs: Inputs, h_BH: Tensor | None, c_BH: Tensor | None, lengths_B: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Outputs [T, B, H] and the final (h, c); see ``RecurrentLayer.sequence``."""
         ...
@@ -141,19 +141,19 @@ class RecurrentLayer(nn.Module):
 
         Args:
             inputs: values [T, B, I], or tokens, right-padded when rows differ in length.
-            h_BH: initial output.
+            h_BH: initial output; None, and then for ``c_BH`` too: zeros.
             c_BH: initial cell state (LSTM).
             lengths_B: real steps a row, each >= 1; None when every row fills T.
 
         Returns:
             Outputs [T, B, H] (of no meaning, but finite, on padding) and (h, c) after each row's last real step.
         """
-        if h_BH is None:
-            rows = inputs.ids_TB.shape[1] if isinstance(inputs, Tokens) else inputs.shape[1]
-            h_BH = self.weight_hh.new_zeros(rows, self.hidden_size)
-        if c_BH is None and self.cell == "lstm":
-            c_BH = torch.zeros_like(h_BH)
         return self.backend.sequence(self, inputs, h_BH, c_BH, lengths_B)
+
+    def zeros(self, rows: int) -> tuple[Tensor, Tensor | None]:
+        """The state (h, c) before the first step unless another is given, each [B, H]."""
+        h_BH = self.weight_hh.new_zeros(rows, self.hidden_size)
+        return h_BH, torch.zeros_like(h_BH) if self.cell == "lstm" else None
 
     def input_gates(self, inputs: Tensor) -> Tensor:
         """What the input adds to the gates, and ``bias``: [..., I] -> [..., G]."""
@@ -209,10 +209,12 @@ class ReferenceLoop:
     """The cell equations in a plain loop over time. Calls no recurrent module of torch."""
 
     def sequence(
-        self, layer: RecurrentLayer, inputs: Inputs, h_BH: Tensor, c_BH: Tensor | None, lengths_B: Tensor | None
+        self, layer: RecurrentLayer, inputs: Inputs, h_BH: Tensor | None, c_BH: Tensor | None, lengths_B: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Step by step; a row that has ended keeps its state."""
         inputs_TBI = _written_out(inputs)
+        if h_BH is None:
+            h_BH, c_BH = layer.zeros(inputs_TBI.shape[1])
         gates_TBG = layer.input_gates(inputs_TBI)
         outputs = []
         for t in range(inputs_TBI.shape[0]):
@@ -231,10 +233,12 @@ class Fused:
     """torch's whole-sequence kernels."""
 
     def sequence(
-        self, layer: RecurrentLayer, inputs: Inputs, h_BH: Tensor, c_BH: Tensor | None, lengths_B: Tensor | None
+        self, layer: RecurrentLayer, inputs: Inputs, h_BH: Tensor | None, c_BH: Tensor | None, lengths_B: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """One kernel call; see the head of this file for how the LSTM's cell state survives padding."""
         inputs_TBI = _written_out(inputs)
+        if h_BH is None:
+            h_BH, c_BH = layer.zeros(inputs_TBI.shape[1])
         weight_ih: Tensor = layer.weight_ih
         if layer.cell == "lstm" and lengths_B is not None:
             inputs_TBI, weight_ih = _carry_past_padding(inputs_TBI, weight_ih, lengths_B)
@@ -260,17 +264,17 @@ class CpuCore:
     """Our own whole-sequence functions; what is not on a CPU is left to torch's kernels."""
 
     def sequence(
-        self, layer: RecurrentLayer, inputs: Inputs, h_BH: Tensor, c_BH: Tensor | None, lengths_B: Tensor | None
+        self, layer: RecurrentLayer, inputs: Inputs, h_BH: Tensor | None, c_BH: Tensor | None, lengths_B: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The inputs' share of all gates, and the core."""
-        if h_BH.device.type != "cpu":
+        """The inputs' share of all gates, or a table of it, and the core."""
+        if layer.weight_hh.device.type != "cpu":
             return BACKENDS["fused"].sequence(layer, inputs, h_BH, c_BH, lengths_B)
         # a table has to be multiplied whole: it pays while the vocabulary has no more tokens than the batch
         if isinstance(inputs, Tokens) and len(inputs.embedding_VE) <= inputs.ids_TB.numel():
-            gates_TBG = _from_table(layer, inputs)
+            gates, ids_TB = _from_table(layer, inputs)
         else:
-            gates_TBG = layer.input_gates(_written_out(inputs))
-        return core_sequence(layer.cell, gates_TBG, layer.weight_hh, layer.bias_n(), h_BH, c_BH, lengths_B)
+            gates, ids_TB = layer.input_gates(_written_out(inputs)), None
+        return core_sequence(layer.cell, gates, ids_TB, layer.weight_hh, layer.bias_n(), h_BH, c_BH, lengths_B)
 
 
 BACKENDS: Final[dict[str, Backend]] = {"auto": CpuCore(), "fused": Fused(), "reference": ReferenceLoop()}
@@ -280,20 +284,25 @@ def _written_out(inputs: Inputs) -> Tensor:
     return inputs.written_out() if isinstance(inputs, Tokens) else inputs
 
 
-def _from_table(layer: RecurrentLayer, tokens: Tokens) -> Tensor:
-    """What tokens add to the gates, [T, B, G], a token's share being a row of ``embedding @ weight_ih'``."""
+def _from_table(layer: RecurrentLayer, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
+    """What tokens add to the gates: a table ``embedding @ weight_ih'`` [V, G] and its rows [T, B].
+
+    Where something else is added to the rows, or they are masked, [T, B, G] and None.
+    """
     size = tokens.embedding_VE.shape[1]
     bias_G = layer.bias() if tokens.mask_TB1 is None else None
     table_VG = functional.linear(tokens.embedding_VE, layer.weight_ih[:, :size], bias_G)
     if table_VG.dtype == torch.bfloat16:
         # products may be rounded, but a row's gradient is a sum over all places where its token stands
         table_VG = table_VG.float()
+    if tokens.mask_TB1 is None and tokens.context_BC is None:
+        return table_VG, tokens.ids_TB
     gates_TBG = functional.embedding(tokens.ids_TB, table_VG)
     if tokens.mask_TB1 is not None:
         gates_TBG = torch.addcmul(layer.bias(), gates_TBG, tokens.mask_TB1)
     if tokens.context_BC is not None:
         gates_TBG = gates_TBG + functional.linear(tokens.context_BC, layer.weight_ih[:, size:])
-    return gates_TBG
+    return gates_TBG, None
 
 
 def _carry_past_padding(inputs_TBI: Tensor, weight_GI: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
