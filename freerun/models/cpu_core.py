@@ -102,18 +102,19 @@ class _Sequence(torch.autograd.Function):
             values[0] = 0.0 if first is None else first
         kept_TBK = full_SBH.new_empty(steps, batch, CELLS[cell].kept * size)
         product_BG = h_SBH.new_zeros(batch, len(weight_GH))
-        weight_HG = _in_type(weight_GH, low).t()
+        weight = _in_type(weight_GH, low)
         x, full, kept, h, product = map(
             _array, (gates.reshape(-1, len(weight_GH)), full_SBH, kept_TBK, h_SBH, product_BG)
         )
         rows, bias = _rows(ids_TB, steps, batch), _array(full_SBH.new_zeros(0) if bias_n is None else bias_n.to(sums))
         for t, before_BH in enumerate(h_SBH[:-1].unbind(0)):
             if t or h_BH is not None:
-                torch.mm(before_BH, weight_HG, out=product_BG)
+                torch.mm(before_BH, weight.t(), out=product_BG)
             CELLS[cell].forward(product, x, rows[t], bias, full[t], kept[t], full[t + 1], h[t + 1])
         ctx.cell, ctx.low, ctx.ends, ctx.first_is_zero = cell, low, _Ends.of(lengths_B), h_BH is None
+        ctx.weight_dtype = weight_GH.dtype
         ctx.set_materialize_grads(False)  # a result that nobody used has no gradient rather than zeros
-        ctx.save_for_backward(full_SBH, kept_TBK, h_SBH, gates, ids_TB, weight_GH)
+        ctx.save_for_backward(full_SBH, kept_TBK, h_SBH, gates, ids_TB, weight)
         last = _last(full_SBH, ctx.ends)
         return (h_SBH[1:], _last(h_SBH, ctx.ends).to(sums), last) if cell == "lstm" else (h_SBH[1:], last, None)
 
@@ -122,10 +123,9 @@ class _Sequence(torch.autograd.Function):
     def backward(ctx: Any, d_outputs: Tensor | None, d_h: Tensor | None, d_c: Tensor | None) -> tuple[Any, ...]:
         from freerun.models.cells import CELLS, add_rows
 
-        full_SBH, kept_TBK, h_SBH, gates, ids_TB, weight_GH = ctx.saved_tensors
+        full_SBH, kept_TBK, h_SBH, gates, ids_TB, weight = ctx.saved_tensors
         cell, low, ends = ctx.cell, ctx.low, ctx.ends
         steps, batch, size = len(kept_TBK), full_SBH.shape[1], full_SBH.shape[2]
-        weight = _in_type(weight_GH, low)
         dh_TBH = _gradient_of_outputs(d_outputs, d_h, ends, full_SBH[1:])
         d_full_BH = torch.zeros_like(full_SBH[0])
         if d_c is not None and ends is None:
@@ -158,7 +158,7 @@ class _Sequence(torch.autograd.Function):
         if d_first is not None and cell != "lstm":
             d_first += d_full_BH
         start = 1 if ctx.first_is_zero else 0
-        d_weight = torch.mm(du_TBG[start:].flatten(0, 1).t(), h_SBH[start:-1].flatten(0, 1)).to(weight_GH.dtype)
+        d_weight = torch.mm(du_TBG[start:].flatten(0, 1).t(), h_SBH[start:-1].flatten(0, 1)).to(ctx.weight_dtype)
         d_first_c = d_full_BH if ctx.needs_input_grad[6] else None
         return None, d_gates, None, d_weight, d_bias_H if cell == "gru" else None, d_first, d_first_c, None, None
 

@@ -44,7 +44,7 @@ def beam_search(
     if beam_size == 1:
         chooser = GreedyChooser()
     else:
-        chooser = BeamChooser(beam_size, length_penalty, len(lengths), stepper.vocabulary_size)
+        chooser = BeamChooser(beam_size, length_penalty, num_hypotheses, len(lengths), stepper.vocabulary_size)
     return decode(
         with_prefix(stepper, prefix, max_lengths),
         source_ids,
@@ -70,16 +70,22 @@ class BeamChooser:
     """K live hypotheses a source, refilled when one ends (legend: A sources with rows alive, K beam, W width).
 
     Of all candidates of a source, those with EOS among the K best end, and the K best others live on. Ties go to the
-    higher score, then the lowest token, then the lowest parent. A source is done when K have ended and no live one can
-    beat the K-th of them: its score only falls, which is exact without length penalty; with one, it is compared at
-    the current length, as in greedy search.
+    higher score, then the lowest token, then the lowest parent.
+
+    Without length penalty a score only falls. So a hypothesis is given up as soon as it cannot beat the last of the
+    ``num_hypotheses`` best endings: nothing better is lost, for whatever would have come of it ranks below all that
+    could still be asked for. With a length penalty there is no such bound. A source is done then when K have ended and
+    no live one is better than the K-th of them at the current length.
     """
 
-    def __init__(self, beam_size: int, length_penalty: float, num_sources: int, vocabulary_size: int) -> None:
+    def __init__(
+        self, beam_size: int, length_penalty: float, num_hypotheses: int, num_sources: int, vocabulary_size: int
+    ) -> None:
         # One more than K: a row's EOS may leave, and K others must remain to refill the beam.
         self.width = min(beam_size + 1, writable(vocabulary_size))
         self._beam_size, self._length_penalty = beam_size, length_penalty
-        self._ended = np.full((num_sources, beam_size), -np.inf)  # rank scores of the K best endings, ascending
+        # rank scores of the best endings, as many as decide when to stop, ascending
+        self._ended = np.full((num_sources, beam_size if length_penalty else num_hypotheses), -np.inf)
 
     def choose(self, step: int, rows: Rows, ids: Ids, log_probs: LogProbs) -> Choice:
         """See ``Chooser``."""
@@ -91,7 +97,7 @@ class BeamChooser:
         lives = ~ends & (tokens != NO_TOKEN)
         ends[:, self._beam_size :] = False
         lives &= np.cumsum(lives, axis=1) <= self._beam_size
-        lives[self._done(rows.starts[first], ends, lives, scores, step + 1)] = False
+        lives &= ~self._given_up(rows.starts[first], ends, lives, scores, step + 1)
         place, column = np.nonzero(ends | lives)
         candidate = order[place, column]
         parents = first[place] + candidate // self.width
@@ -115,13 +121,16 @@ class BeamChooser:
         order = np.lexsort((every_token.view(np.uint64), -every_score), axis=-1)
         return order, np.take_along_axis(every_token, order, 1), np.take_along_axis(every_score, order, 1)
 
-    def _done(self, sources: Ids, ends: Mask, lives: Mask, scores: npt.NDArray[np.float64], length: int) -> Mask:
-        """Take note of the endings of this step; returns which sources [A] are done. Other arrays [A, K * W]."""
+    def _given_up(self, sources: Ids, ends: Mask, lives: Mask, scores: npt.NDArray[np.float64], length: int) -> Mask:
+        """Take note of the endings of this step; returns which candidates need not go on. All arrays [A, K * W]."""
         # Candidates beyond the K-th do not end, so the first K columns hold all endings.
         ended = np.where(ends, scores, -np.inf)[:, : self._beam_size]
         ranks = penalised(ended, length, self._length_penalty)
-        best = np.sort(np.concatenate((self._ended[sources], ranks), axis=1), axis=1)[:, -self._beam_size :]
+        kept = self._ended.shape[1]
+        best = np.sort(np.concatenate((self._ended[sources], ranks), axis=1), axis=1)[:, -kept:]
         self._ended[sources] = best
-        reachable = penalised(np.where(lives, scores, -np.inf).max(axis=1), length, self._length_penalty)
-        # While fewer than K have ended, the K-th is -inf, and everything beats it but what has no probability.
-        return np.asarray(reachable <= best[:, 0])
+        # While fewer have ended the bar is -inf, and everything beats it but what has no probability.
+        bar = best[:, :1]
+        reachable = penalised(np.where(lives, scores, -np.inf).max(axis=1, keepdims=True), length, self._length_penalty)
+        given_up = np.broadcast_to(reachable <= bar, scores.shape)
+        return given_up if self._length_penalty else given_up | ((scores <= bar) & (bar > -np.inf))

@@ -88,7 +88,7 @@ def test_beam_search_is_its_naive_definition(seed, beam_size, max_length, penalt
 def test_greedy_is_a_beam_of_one_is_sampling_at_temperature_0(seed, max_length, penalty, levels):
     stepper, lengths = TableStepper(vocabulary_size=7, seed=seed, levels=levels), bounds(*[max_length] * 3)
     greedy = beam_search(stepper, *batch(SOURCES), max_lengths=lengths, length_penalty=penalty)
-    chooser = BeamChooser(1, penalty, len(SOURCES), stepper.vocabulary_size)
+    chooser = BeamChooser(1, penalty, 1, len(SOURCES), stepper.vocabulary_size)
     assert decode(stepper, *batch(SOURCES), chooser, max_lengths=lengths, length_penalty=penalty) == greedy
     coldest = sample(stepper, *batch(SOURCES), max_lengths=lengths, temperature=0.0)
     one_of_one = sample(stepper, *batch(SOURCES), max_lengths=lengths, top_k=1)

@@ -83,7 +83,7 @@ def test_ties_go_to_the_lowest_id(beam_size):
 
 
 def test_ties_between_parents_go_to_the_lower_token_and_then_to_the_better_parent():
-    chooser = BeamChooser(2, 0.0, num_sources=1, vocabulary_size=9)
+    chooser = BeamChooser(2, 0.0, num_hypotheses=2, num_sources=1, vocabulary_size=9)
     rows = Rows(np.array([0, 0]), np.array([-1.0, -2.0]))
     ids, log_probs = np.array([[5, 6, 2], [4, 5, 2]]), np.array([[-2.0, -2.0, -9.0], [-1.0, -1.0, -9.0]])
     choice = chooser.choose(3, rows, ids, log_probs)
@@ -91,41 +91,68 @@ def test_ties_between_parents_go_to_the_lower_token_and_then_to_the_better_paren
 
 
 def test_an_ending_frees_no_place_and_the_beam_is_refilled():
-    chooser = BeamChooser(2, 0.0, num_sources=1, vocabulary_size=9)
+    chooser = BeamChooser(2, 0.0, num_hypotheses=2, num_sources=1, vocabulary_size=9)
     ids, log_probs = np.array([[EOS, 5, 6]]), np.array([[-0.5, -1.0, -1.5]])
     choice = chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
     assert choice.tokens.tolist() == [EOS, 5, 6]
 
 
 def test_eos_ends_only_among_the_best_k():
-    chooser = BeamChooser(2, 0.0, num_sources=1, vocabulary_size=9)
+    chooser = BeamChooser(2, 0.0, num_hypotheses=2, num_sources=1, vocabulary_size=9)
     ids, log_probs = np.array([[5, 6, EOS]]), np.array([[-0.5, -1.0, -1.5]])
     choice = chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
     assert choice.tokens.tolist() == [5, 6]
 
 
 def test_probability_0_comes_after_all_else_but_is_still_a_candidate():
-    chooser = BeamChooser(3, 0.0, num_sources=1, vocabulary_size=6)
+    chooser = BeamChooser(3, 0.0, num_hypotheses=3, num_sources=1, vocabulary_size=6)
     ids, log_probs = np.array([[5, EOS, 4]]), np.array([[-1.0, -np.inf, -np.inf]])
     choice = chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
     assert choice.tokens.tolist() == [5, EOS, 4]
 
 
 def test_a_live_hypothesis_that_could_only_draw_level_ends_the_search():
-    chooser = BeamChooser(1, 0.0, num_sources=1, vocabulary_size=9)
+    chooser = BeamChooser(1, 0.0, num_hypotheses=1, num_sources=1, vocabulary_size=9)
     ids, log_probs = np.array([[EOS, 5]]), np.array([[-1.0, -1.0]])
     assert chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs).tokens.tolist() == [EOS]
 
 
 @pytest.mark.parametrize(("log_prob", "done"), [(-0.66, False), (-0.67, True)])
 def test_a_live_hypothesis_is_held_against_the_kth_ending_at_its_length(log_prob, done):
-    chooser = BeamChooser(2, 1.0, num_sources=1, vocabulary_size=9)
+    chooser = BeamChooser(2, 1.0, num_hypotheses=2, num_sources=1, vocabulary_size=9)
     ids, log_probs = np.array([[5, EOS, 6]]), np.array([[-0.5, -1.0, -1.1]])
     chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)  # an ending of rank score -1
     ids, log_probs = np.array([[EOS, 5, 6], [7, 8, EOS]]), np.array([[-0.2, log_prob, -9.0], [-9.0, -9.0, -9.0]])
     choice = chooser.choose(1, Rows(np.array([0, 0]), np.array([-0.5, -1.1])), ids, log_probs)
     # -1.16 / (7 / 6) is above -1, -1.17 / (7 / 6) is below it.
     assert choice.tokens.tolist() == ([EOS] if done else [EOS, 5, 6])
+
+
+@pytest.mark.parametrize(("num_hypotheses", "alive"), [(1, [5]), (2, [5, 6])])
+def test_a_hypothesis_that_cannot_beat_what_is_asked_for_is_given_up(num_hypotheses, alive):
+    """-1.2 cannot beat the ending at -1.0; a second hypothesis is still to come from it."""
+    chooser = BeamChooser(2, 0.0, num_hypotheses, num_sources=1, vocabulary_size=9)
+    ids, log_probs = np.array([[5, EOS, 6]]), np.array([[-0.5, -1.0, -1.2]])
+    choice = chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
+    assert [token for token in choice.tokens.tolist() if token != EOS] == alive
+
+
+@pytest.mark.parametrize("num_hypotheses", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(20))
+def test_fewer_hypotheses_are_the_first_of_more(num_hypotheses, seed):
+    """Stopping early loses nothing: the search for five goes on until five have ended."""
+    every = search(TableStepper(seed=seed), max_length=6, beam_size=5, num_hypotheses=5)
+    few = search(TableStepper(seed=seed), max_length=6, beam_size=5, num_hypotheses=num_hypotheses)
+    assert few == [hypotheses[:num_hypotheses] for hypotheses in every]
+
+
+def test_fewer_hypotheses_cost_fewer_rows():
+    rows = []
+    for num_hypotheses in (1, 5):
+        stepper = TableStepper(seed=1)
+        search(stepper, max_length=6, beam_size=5, num_hypotheses=num_hypotheses)
+        rows.append(sum(stepper.rows_fed))
+    assert rows[0] < rows[1]
 
 
 def test_a_finished_source_costs_no_more_rows():
