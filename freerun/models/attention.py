@@ -13,15 +13,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 __all__ = ["BahdanauAttention", "LuongAttention", "Memory"]
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What the decoder may look at, prepared once a source by ``LuongAttention.prepare``.
+    """What the decoder may look at, prepared once a source by an attention's ``prepare``.
 
-    ``values_BSM`` is averaged, ``keys_BSH`` is compared with; ``mask_BS`` is True on real positions (None: all are).
+    ``values_BSM`` is averaged (after Luong's output layer: [B, S, H]), ``keys_BSH`` is compared with; ``mask_BS`` is
+    True on real positions (None: all are).
     Where a decoder has K times as many rows, those of a source stand together and look at the same entry.
     """
 
@@ -46,7 +48,9 @@ class LuongAttention(nn.Module):
     - ``general``: h . W m;
     - ``concat``: v . tanh(W [h; m]).
 
-    Output: h~ = tanh(W_c [c; h]), c the memory averaged with the softmax of the scores.
+    Output: h~ = tanh(W_c [c; h]), c the memory averaged with the softmax of the scores. The half of W_c that is for c
+    is multiplied with the memory itself, once a source, which is then averaged: fewer products than one a step, and
+    none of them again for each hypothesis of a beam.
     """
 
     def __init__(self, score: str, hidden_size: int, memory_size: int) -> None:
@@ -62,14 +66,16 @@ class LuongAttention(nn.Module):
 
     def prepare(self, values_BSM: Tensor, mask_BS: Tensor | None) -> Memory:
         """The encoder's memory with what each step would otherwise compute again."""
-        return Memory(values_BSM, values_BSM if self.score == "dot" else self.keys(values_BSM), mask_BS)
+        of_context_BSH = functional.linear(values_BSM, self.combine.weight[:, : values_BSM.shape[2]])
+        return Memory(of_context_BSH, values_BSM if self.score == "dot" else self.keys(values_BSM), mask_BS)
 
     def forward(self, outputs_BTH: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """The attentional outputs h~ [B, T, H] and the weights [B, T, S]; weights are 0 on padding."""
         # rows of one source are to it what further target positions would be
         by_source = outputs_BTH.reshape(len(memory.values_BSM), -1, outputs_BTH.shape[2])
-        context, weights = _read(self._scores(by_source, memory.keys_BSH), memory)
-        attended = torch.tanh(self.combine(torch.cat([context, by_source], 2)))
+        of_context, weights = _read(self._scores(by_source, memory.keys_BSH), memory)
+        of_outputs = functional.linear(by_source, self.combine.weight[:, -outputs_BTH.shape[2] :])
+        attended = torch.tanh(of_context + of_outputs)
         return attended.view_as(outputs_BTH), weights.view(*outputs_BTH.shape[:2], -1)
 
     def _scores(self, outputs_BTH: Tensor, keys_BSH: Tensor) -> Tensor:
