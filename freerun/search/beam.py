@@ -72,10 +72,11 @@ class BeamChooser:
     Of all candidates of a source, those with EOS among the K best end, and the K best others live on. Ties go to the
     higher score, then the lowest token, then the lowest parent.
 
-    Without length penalty a score only falls. So a hypothesis is given up as soon as it cannot beat the last of the
-    ``num_hypotheses`` best endings: nothing better is lost, for whatever would have come of it ranks below all that
-    could still be asked for. With a length penalty there is no such bound. A source is done then when K have ended and
-    no live one is better than the K-th of them at the current length.
+    Without length penalty a score only falls. So a source is done when no live hypothesis can beat the last of its
+    ``num_hypotheses`` best endings: whatever would come of it ranks below all that is asked for. With a length penalty
+    there is no such bound. Then a source is done when K have ended and no live one is better than the K-th of them at
+    the current length. (Single hypotheses are not given up: rows of a source share what is kept of it while there are
+    equally many of every source.)
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class BeamChooser:
         lives = ~ends & (tokens != NO_TOKEN)
         ends[:, self._beam_size :] = False
         lives &= np.cumsum(lives, axis=1) <= self._beam_size
-        lives &= ~self._given_up(rows.starts[first], ends, lives, scores, step + 1)
+        lives[self._done(rows.starts[first], ends, lives, scores, step + 1)] = False
         place, column = np.nonzero(ends | lives)
         candidate = order[place, column]
         parents = first[place] + candidate // self.width
@@ -121,16 +122,14 @@ class BeamChooser:
         order = np.lexsort((every_token.view(np.uint64), -every_score), axis=-1)
         return order, np.take_along_axis(every_token, order, 1), np.take_along_axis(every_score, order, 1)
 
-    def _given_up(self, sources: Ids, ends: Mask, lives: Mask, scores: npt.NDArray[np.float64], length: int) -> Mask:
-        """Take note of the endings of this step; returns which candidates need not go on. All arrays [A, K * W]."""
+    def _done(self, sources: Ids, ends: Mask, lives: Mask, scores: npt.NDArray[np.float64], length: int) -> Mask:
+        """Take note of the endings of this step; returns which sources [A] are done. Other arrays [A, K * W]."""
         # Candidates beyond the K-th do not end, so the first K columns hold all endings.
         ended = np.where(ends, scores, -np.inf)[:, : self._beam_size]
         ranks = penalised(ended, length, self._length_penalty)
         kept = self._ended.shape[1]
         best = np.sort(np.concatenate((self._ended[sources], ranks), axis=1), axis=1)[:, -kept:]
         self._ended[sources] = best
-        # While fewer have ended the bar is -inf, and everything beats it but what has no probability.
-        bar = best[:, :1]
-        reachable = penalised(np.where(lives, scores, -np.inf).max(axis=1, keepdims=True), length, self._length_penalty)
-        given_up = np.broadcast_to(reachable <= bar, scores.shape)
-        return given_up if self._length_penalty else given_up | ((scores <= bar) & (bar > -np.inf))
+        reachable = penalised(np.where(lives, scores, -np.inf).max(axis=1), length, self._length_penalty)
+        # While fewer have ended, the bar is -inf, and everything beats it but what has no probability.
+        return np.asarray(reachable <= best[:, 0])

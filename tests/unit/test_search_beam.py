@@ -128,11 +128,10 @@ def test_a_live_hypothesis_is_held_against_the_kth_ending_at_its_length(log_prob
     assert choice.tokens.tolist() == ([EOS] if done else [EOS, 5, 6])
 
 
-@pytest.mark.parametrize(("num_hypotheses", "alive"), [(1, [5]), (2, [5, 6])])
-def test_a_hypothesis_that_cannot_beat_what_is_asked_for_is_given_up(num_hypotheses, alive):
-    """-1.2 cannot beat the ending at -1.0; a second hypothesis is still to come from it."""
+@pytest.mark.parametrize(("num_hypotheses", "alive"), [(1, []), (2, [5, 6])])
+def test_a_source_is_done_when_nothing_can_beat_what_is_asked_for(num_hypotheses, alive):
     chooser = BeamChooser(2, 0.0, num_hypotheses, num_sources=1, vocabulary_size=9)
-    ids, log_probs = np.array([[5, EOS, 6]]), np.array([[-0.5, -1.0, -1.2]])
+    ids, log_probs = np.array([[EOS, 5, 6]]), np.array([[-0.5, -1.0, -1.2]])
     choice = chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
     assert [token for token in choice.tokens.tolist() if token != EOS] == alive
 
