@@ -1,0 +1,1 @@
+"""From a bundle's weights to ONNX graphs that run without torch: written with NumPy and ``onnx.helper`` alone."""

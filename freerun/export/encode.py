@@ -1,0 +1,24 @@
+"""``encoder.onnx``: source ids to the decoder's first state and the static tensors (legend as in ``encoder``)."""
+
+from __future__ import annotations
+
+from freerun.export.decoder import State
+from freerun.export.encoder import encode, statics_of
+from freerun.export.graph import FLOAT, INT64, Graph
+from freerun.export.products import Arithmetic
+from freerun.export.step import state_size
+from freerun.export.weights import ModelWeights
+
+__all__ = ["encoder_graph"]
+
+
+def encoder_graph(weights: ModelWeights, arithmetic: Arithmetic) -> Graph:
+    """The graph: source [B, S], lengths [B] -> state [B, D] and the tensors of ``statics_of``."""
+    graph = Graph("encoder")
+    source, lengths = graph.input("source", INT64, ["B", "S"]), graph.input("lengths", INT64, ["B"])
+    encoded = encode(graph, weights, arithmetic, source, lengths)
+    attended = graph.op("Sub", encoded.layers[0][0], encoded.layers[0][0]) if weights.sizes.input_feeding else None
+    graph.output(graph.concat(State(encoded.layers, attended).values()), FLOAT, ["B", state_size(weights)], "state")
+    for name, shape in statics_of(weights).items():
+        graph.output(encoded.statics[name], FLOAT, shape, name)
+    return graph

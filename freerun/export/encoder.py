@@ -1,0 +1,198 @@
+"""The encoder with its bridge, as ONNX nodes: source ids to the decoder's first state and what it reads at every step.
+
+The layers are ONNX's own recurrent operators, which take a length for each row: a row's final state is the one after its
+last real token, and nothing depends on padding. Legend: B batch, S source, I input, H hidden, M memory, G gates x hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from freerun.export.cells import LayerState
+from freerun.export.graph import FLOAT, INT32, Array, Graph, Value
+from freerun.export.products import Arithmetic
+from freerun.export.weights import LayerWeights, ModelWeights
+
+__all__ = ["Encoded", "encode", "statics_of"]
+
+_GATE_ORDER: Final = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
+"""ONNX's order of gates in torch's: i o f c, and z r h."""
+_MASKED: Final = -1e30
+"""Added to the score of padding: its weight becomes 0."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The decoder's first state, and the static tensors by name, see ``statics_of``."""
+
+    layers: list[LayerState]
+    statics: dict[str, Value] = field(default_factory=dict)
+
+
+def statics_of(weights: ModelWeights) -> dict[str, list[int | str]]:
+    """Names and shapes of what the encoder gives to every step beside the state.
+
+    - ``context_gates`` [B, G], ``context_output`` [B, O]: the context's share of the first layer's gates and of what
+      the output layer begins with;
+    - ``memory`` [B, S, M], ``keys``, ``mask`` [B, 1, S]: for attention; the mask is added to the scores. Keys are
+      [B, H, S] for a score that is a product, [B, 1, S, H] for one that is a sum.
+    """
+    sizes = weights.sizes
+    shapes: dict[str, list[int | str]] = {}
+    if sizes.every_step:
+        outputs = sizes.embedding_size if weights.has("decoder.projection.weight") else sizes.target_vocabulary
+        shapes |= {"context_gates": ["B", sizes.gates], "context_output": ["B", outputs]}
+    if sizes.attention != "none":
+        keys: list[int | str] = ["B", 1, "S", sizes.hidden_size] if _is_sum(sizes.attention) else ["B", sizes.hidden_size, "S"]
+        shapes |= {"memory": ["B", "S", sizes.memory_size], "keys": keys, "mask": ["B", 1, "S"]}
+    return shapes
+
+
+def encode(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, source: Value, lengths: Value) -> Encoded:
+    """Read ``source`` [B, S], right-padded, of which ``lengths`` [B] are real (int64 both)."""
+    values, layer = _tokens(graph, weights, arithmetic, source)
+    lengths = graph.op("Cast", lengths, attributes={"to": INT32})
+    states: list[LayerState] = []
+    for index in range(weights.sizes.num_layers):
+        layer = layer if index == 0 else _layer(weights, index)
+        values, state = _recurrent(graph, arithmetic, f"encoder.{index}", layer, values, lengths)
+        states.append(_bridged(graph, weights, arithmetic, index, state))
+    statics = _context(graph, weights, arithmetic, states[-1][0])
+    if weights.sizes.attention != "none":
+        statics |= _memory(graph, weights, arithmetic, values, lengths)
+    return Encoded(states, statics)
+
+
+def _layer(weights: ModelWeights, index: int) -> list[LayerWeights]:
+    """A layer in its one or two directions."""
+    stacks = ["encoder.forward_layers", *(["encoder.backward_layers"] if weights.sizes.bidirectional else [])]
+    return [weights.layer(stack, index) for stack in stacks]
+
+
+def _tokens(
+    graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, source: Value
+) -> tuple[Value, list[LayerWeights]]:
+    """The first layer's inputs [S, B, I] and the layer.
+
+    With a small vocabulary the embedding goes into the layer's weights, and its inputs are columns of the identity:
+    fewer numbers to multiply, and to ship.
+    """
+    layer, embedding = _layer(weights, 0), weights["encoder.embedding.weight"]
+    source = graph.op("Transpose", source, attributes={"perm": [1, 0]})
+    if len(embedding) > embedding.shape[1]:
+        return graph.op("Gather", arithmetic.weight(graph, "encoder.embedding", embedding), source), layer
+    layer = [
+        LayerWeights(one.cell, one.weight_ih @ embedding.T, one.weight_hh, one.bias_ih, one.bias_hh) for one in layer
+    ]
+    return graph.op("Gather", graph.constant("identity", np.eye(len(embedding), dtype=np.float32)), source), layer
+
+
+def _recurrent(
+    graph: Graph, arithmetic: Arithmetic, name: str, layer: list[LayerWeights], values: Value, lengths: Value
+) -> tuple[Value, LayerState]:
+    """Outputs [S, B, M] (0 on padding) and the final (h, c), [B, M]."""
+    cell, size = layer[0].cell, layer[0].weight_hh.shape[1]
+
+    def joined(part: str, arrays: list[Array]) -> Value:
+        of_each = [
+            arithmetic.weight(graph, f"{name}.{direction}.{part}", _reordered(cell, array)[None])
+            for direction, array in zip(("forward", "backward"), arrays, strict=False)
+        ]
+        return of_each[0] if len(of_each) == 1 else graph.op("Concat", *of_each, attributes={"axis": 0})
+
+    inputs, recurrent = joined("input", [one.weight_ih for one in layer]), joined("recurrent", [one.weight_hh for one in layer])
+    biases = [np.concatenate([_reordered(cell, one.bias_ih), _reordered(cell, one.bias_hh)]) for one in layer]
+    attributes: dict[str, object] = {"hidden_size": size, "direction": "forward" if len(layer) == 1 else "bidirectional"}
+    if cell == "gru":
+        attributes["linear_before_reset"] = 1
+    outputs = graph.ops(
+        cell.upper(),
+        values,
+        inputs,
+        recurrent,
+        graph.constant(f"{name}.bias", np.stack(biases)),
+        lengths,
+        count=3 if cell == "lstm" else 2,
+        attributes=attributes,
+    )
+    # [S, directions, B, H] and [directions, B, H]
+    memory = graph.op("Transpose", outputs[0], attributes={"perm": [0, 2, 1, 3]})
+    final = [graph.op("Transpose", value, attributes={"perm": [1, 0, 2]}) for value in outputs[1:]]
+    flat = [graph.op("Reshape", value, graph.ints(-1, len(layer) * size)) for value in final]
+    return graph.op("Reshape", memory, graph.ints(0, 0, len(layer) * size)), (flat[0], flat[1] if cell == "lstm" else None)
+
+
+def _reordered(cell: str, array: Array) -> Array:
+    """Gates (the first axis) from torch's order to that of ONNX."""
+    gates = np.split(array, len(_GATE_ORDER[cell]))
+    return np.concatenate([gates[number] for number in _GATE_ORDER[cell]])
+
+
+def _bridged(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, index: int, state: LayerState) -> LayerState:
+    """The decoder's first (h, c) of a layer: the encoder's, through a projection where sizes differ."""
+    h, c = state
+    if not weights.has(f"bridge.h.{index}.weight"):
+        return state
+    return (
+        _projected(graph, weights, arithmetic, f"bridge.h.{index}", h),
+        None if c is None else _projected(graph, weights, arithmetic, f"bridge.c.{index}", c),
+    )
+
+
+def _projected(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, name: str, value: Value) -> Value:
+    linear = weights.linear(name)
+    assert linear.bias is not None
+    weight = arithmetic.weight(graph, f"{name}.weight", linear.weight)
+    return graph.op("Gemm", value, weight, graph.constant(f"{name}.bias", linear.bias))
+
+
+def _context(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, context: Value) -> dict[str, Value]:
+    """What a context that is read at every step adds to gates and output, computed once."""
+    sizes = weights.sizes
+    if not sizes.every_step:
+        return {}
+    first = weights.layer("decoder.layers", 0).inputs(sizes.embedding_size, sizes.known_size)
+    output = weights["decoder.projection.weight"] if weights.has("decoder.projection.weight") else weights[_output(weights)]
+    parts = {"context_gates": first.weight, "context_output": output[:, sizes.hidden_size :].T}
+    return {
+        name: graph.op("MatMul", context, arithmetic.weight(graph, name, weight)) for name, weight in parts.items()
+    }
+
+
+def _output(weights: ModelWeights) -> str:
+    return "decoder.embedding.weight" if weights.sizes.tied_output else "decoder.output_weight"
+
+
+def _memory(
+    graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, values: Value, lengths: Value
+) -> dict[str, Value]:
+    """What attention averages, what it compares with, and what it adds to the scores of padding."""
+    memory = graph.op("Transpose", values, attributes={"perm": [1, 0, 2]})
+    keys = memory
+    if weights.has("decoder.attention.keys.weight"):
+        weight = weights.linear("decoder.attention.keys").weight
+        keys = graph.op("MatMul", memory, arithmetic.weight(graph, "attention.keys", weight))
+    if _is_sum(weights.sizes.attention):
+        keys = graph.op("Unsqueeze", keys, graph.ints(1))
+    else:
+        keys = graph.op("Transpose", keys, attributes={"perm": [0, 2, 1]})
+    return {"memory": memory, "keys": keys, "mask": _mask(graph, memory, lengths)}
+
+
+def _mask(graph: Graph, memory: Value, lengths: Value) -> Value:
+    """[B, 1, S]: 0 on real positions, ``_MASKED`` on padding."""
+    size = graph.op("Shape", memory, attributes={"start": 1, "end": 2})
+    size = graph.op("Cast", graph.op("Squeeze", size), attributes={"to": INT32})
+    zero, one = (graph.constant(f"int32.{number}", np.int32(number)) for number in (0, 1))
+    positions = graph.op("Range", zero, size, one)
+    padding = graph.op("GreaterOrEqual", positions, graph.op("Unsqueeze", lengths, graph.ints(1, 2)))
+    padding = graph.op("Cast", padding, attributes={"to": FLOAT})
+    return graph.op("Mul", padding, graph.constant("masked", np.float32(_MASKED)))
+
+
+def _is_sum(attention: str) -> bool:
+    """Whether scores are v . tanh(query + key) and not query . key."""
+    return attention in ("concat", "bahdanau")

@@ -1,0 +1,119 @@
+"""A graph being written: its nodes, and the constants that it shares with the graphs inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+__all__ = ["BOOL", "FLOAT", "INT32", "INT64", "IR_VERSION", "OPSET", "Array", "Graph", "Shape", "Value", "model_of"]
+
+OPSET: Final = 20
+"""Of the standard operators, the only ones used: the first in which ReduceMax takes truth values."""
+IR_VERSION: Final = 9
+
+FLOAT: Final[int] = TensorProto.FLOAT
+INT64: Final[int] = TensorProto.INT64
+INT32: Final[int] = TensorProto.INT32
+BOOL: Final[int] = TensorProto.BOOL
+
+Array: TypeAlias = NDArray[Any]
+Value: TypeAlias = str
+"""The name of a tensor in a graph."""
+Shape: TypeAlias = Sequence[int | str]
+"""Numbers, and names of sizes that are known only in use."""
+
+
+class Graph:
+    """Nodes in the order in which they are written.
+
+    A body of a loop is a graph ``inside`` another: it reads the other's values, and its constants are kept outside, so
+    that each is stored once and read by both.
+    """
+
+    def __init__(self, name: str, outside: Graph | None = None) -> None:
+        self.name = name
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[str, onnx.TensorProto] = {} if outside is None else outside._constants
+        self._taken: set[str] = set() if outside is None else outside._taken
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+
+    def inside(self, name: str) -> Graph:
+        """An empty graph that will be the body of a node of this one."""
+        return Graph(name, self)
+
+    def input(self, name: str, kind: int, shape: Shape) -> Value:
+        """A value that is handed in."""
+        self._inputs.append(helper.make_tensor_value_info(self._new(name), kind, shape))
+        return name
+
+    def output(self, value: Value, kind: int, shape: Shape, name: str = "") -> None:
+        """Hand ``value`` out, under another ``name`` if one is given."""
+        if name:
+            self._nodes.append(helper.make_node("Identity", [value], [self._new(name)]))
+        self._outputs.append(helper.make_tensor_value_info(name or value, kind, shape))
+
+    def constant(self, name: str, array: Array) -> Value:
+        """A constant. The same name stands for the same array: a second call gives the one that is there."""
+        name = f"constant.{name}"
+        if name not in self._constants:
+            self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        return name
+
+    def ints(self, *numbers: int) -> Value:
+        """A constant list of whole numbers."""
+        return self.constant("ints." + ".".join(map(str, numbers)), np.array(numbers, np.int64))
+
+    def op(self, kind: str, *inputs: Value, attributes: Mapping[str, Any] | None = None) -> Value:
+        """Add a node with one output, and return that."""
+        return self.ops(kind, *inputs, count=1, attributes=attributes)[0]
+
+    def ops(
+        self, kind: str, *inputs: Value, count: int, attributes: Mapping[str, Any] | None = None
+    ) -> list[Value]:
+        """Add a node with ``count`` outputs, and return them."""
+        outputs = [self._new(f"{kind.lower()}.{len(self._taken)}") for _ in range(count)]
+        self._nodes.append(helper.make_node(kind, list(inputs), outputs, **(attributes or {})))
+        return outputs
+
+    def split(self, value: Value, sizes: Sequence[int]) -> list[Value]:
+        """The last axis cut into parts of these sizes."""
+        if len(sizes) == 1:
+            return [value]
+        return self.ops("Split", value, self.ints(*sizes), count=len(sizes), attributes={"axis": -1})
+
+    def concat(self, values: Sequence[Value]) -> Value:
+        """Joined along the last axis."""
+        return values[0] if len(values) == 1 else self.op("Concat", *values, attributes={"axis": -1})
+
+    def finished(self) -> onnx.GraphProto:
+        """The graph as ONNX has it; the constants stand in the outermost one."""
+        return helper.make_graph(self._nodes, self.name, self._inputs, self._outputs)
+
+    def constants(self) -> list[onnx.TensorProto]:
+        """All constants of this graph and of those inside it."""
+        return list(self._constants.values())
+
+    def _new(self, name: str) -> Value:
+        if name in self._taken:
+            raise ValueError(f"the graph {self.name} has a value {name!r} already")
+        self._taken.add(name)
+        return name
+
+
+def model_of(graph: Graph, metadata: Mapping[str, str]) -> bytes:
+    """The finished graph as the bytes of an ONNX file, checked; equal graphs give equal bytes."""
+    proto = graph.finished()
+    proto.initializer.extend(graph.constants())
+    model = helper.make_model(
+        proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="freerun"
+    )
+    helper.set_model_props(model, dict(metadata))
+    onnx.checker.check_model(model)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content

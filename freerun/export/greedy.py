@@ -1,0 +1,96 @@
+"""``greedy.onnx``: the whole greedy decoding in one graph.
+
+The one second decoding loop beside ``freerun.search.loop``; tests hold the two equal. Legend: B sources, S source,
+T steps taken, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from freerun.export.decoder import DecoderStep, State
+from freerun.export.encoder import encode
+from freerun.export.entries import OneRowEach
+from freerun.export.graph import BOOL, FLOAT, INT64, Graph, Value
+from freerun.export.products import Arithmetic, Fp32
+from freerun.export.step import never_written
+from freerun.export.weights import ModelWeights
+from freerun.symbols import BOS, EOS, PAD
+
+__all__ = ["greedy_graph"]
+
+
+def greedy_graph(weights: ModelWeights, arithmetic: Arithmetic) -> Graph:
+    """The graph: source [B, S], lengths [B], max_lengths [B] -> tokens [B, T], scores [B, T].
+
+    ``tokens`` are those written, EOS last; PAD after a row's end. A row that wrote its ``max_length`` tokens without an
+    end has no EOS. ``scores`` are their log-probabilities, 0 after the end. T is at most 1 more than the largest bound.
+    """
+    graph = Graph("greedy")
+    source = graph.input("source", INT64, ["B", "S"])
+    lengths, bounds = (graph.input(name, INT64, ["B"]) for name in ("lengths", "max_lengths"))
+    encoded = encode(graph, weights, arithmetic, source, lengths)
+    step = DecoderStep(weights, arithmetic)
+    attended = graph.op("Sub", encoded.layers[0][0], encoded.layers[0][0]) if weights.sizes.input_feeding else None
+    first = step.wanted(graph, State(encoded.layers, attended), Fp32() if weights.sizes.bidirectional else None)
+    most = graph.op("Add", graph.op("ReduceMax", bounds, attributes={"keepdims": 0}), graph.constant("one", np.int64(1)))
+    alive = graph.op("GreaterOrEqual", bounds, graph.constant("zero", np.int64(0)))
+    fed = graph.op("Add", graph.op("Sub", lengths, lengths), graph.constant("bos", np.int64(BOS)))
+    carried = [fed, alive, *first.values()]
+    outputs = graph.ops(
+        "Loop",
+        most,
+        "",
+        *carried,
+        count=len(carried) + 2,
+        attributes={"body": _body(graph, weights, step, first, encoded.statics).finished()},
+    )
+    tokens, scores = _masked(graph, *outputs[len(carried) :], bounds)
+    graph.output(tokens, INT64, ["B", "T"], "tokens")
+    graph.output(scores, FLOAT, ["B", "T"], "scores")
+    return graph
+
+
+def _body(graph: Graph, weights: ModelWeights, step: DecoderStep, like: State, statics: dict[str, Value]) -> Graph:
+    """One iteration: feed, take the best, and note which rows go on."""
+    body = graph.inside("one_token")
+    body.input("iteration", INT64, [])
+    body.input("condition", BOOL, [])
+    fed, alive = body.input("fed", INT64, ["B"]), body.input("alive", BOOL, ["B"])
+    state = like.like([body.input(f"before.{value}", FLOAT, ["B", "?"]) for value in like.values()])
+    logits, after = step.step(body, fed, state, statics, OneRowEach(), hand_on=True)
+    log_probs = body.op("LogSoftmax", logits, attributes={"axis": -1})
+    allowed = body.op("Add", log_probs, never_written(body, weights))
+    written = body.op("ArgMax", allowed, attributes={"axis": 1, "keepdims": 0})
+    score = body.op("ReduceMax", allowed, body.ints(1), attributes={"keepdims": 0})
+    goes_on = np.ones(weights.sizes.target_vocabulary, np.bool_)
+    goes_on[EOS] = False
+    alive = body.op("And", alive, body.op("Gather", body.constant("goes_on", goes_on), written))
+    going = body.op("ReduceMax", alive, body.ints(0), attributes={"keepdims": 0})
+    body.output(going, BOOL, [])
+    body.output(written, INT64, ["B"])
+    body.output(alive, BOOL, ["B"])
+    for value in after.values():
+        body.output(value, FLOAT, ["B", "?"])
+    body.output(written, INT64, ["B"], "written")
+    body.output(score, FLOAT, ["B"], "score")
+    return body
+
+
+def _masked(graph: Graph, tokens: Value, scores: Value, bounds: Value) -> tuple[Value, Value]:
+    """[T, B] as [B, T], and nothing after a row's end: its EOS, or its bound if it did not end at once there."""
+    tokens, scores = (graph.op("Transpose", value, attributes={"perm": [1, 0]}) for value in (tokens, scores))
+    ends = graph.op("Equal", tokens, graph.constant("eos", np.int64(EOS)))
+    ended = graph.op(
+        "CumSum", graph.op("Cast", ends, attributes={"to": FLOAT}), graph.constant("one", np.int64(1)), attributes={"exclusive": 1}
+    )
+    before_end = graph.op("Equal", ended, graph.constant("zero.float", np.float32(0)))
+    steps = graph.op("Squeeze", graph.op("Shape", tokens, attributes={"start": 1, "end": 2}))
+    places = graph.op("Range", graph.constant("zero", np.int64(0)), steps, graph.constant("one", np.int64(1)))
+    bounds = graph.op("Unsqueeze", bounds, graph.ints(1))
+    within = graph.op("Or", graph.op("Less", places, bounds), graph.op("And", ends, graph.op("Equal", places, bounds)))
+    real = graph.op("And", before_end, within)
+    return (
+        graph.op("Where", real, tokens, graph.constant("pad", np.int64(PAD))),
+        graph.op("Where", real, scores, graph.constant("zero.float", np.float32(0))),
+    )

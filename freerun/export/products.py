@@ -1,0 +1,56 @@
+"""Products with constant weights, in one arithmetic or another; several with the same factor are one.
+
+Legend: B rows, K inner size, N columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from freerun.export.graph import Array, Graph, Value
+from freerun.export.weights import Linear
+
+__all__ = ["Arithmetic", "Fp32", "several"]
+
+
+class Arithmetic(Protocol):
+    """How a product of a bounded vector with constant weights is computed."""
+
+    def product(self, graph: Graph, name: str, x: Value, linear: Linear) -> Value:
+        """``x @ weight + bias`` [B, N] for x [B, K]; ``name`` is the constants'."""
+        ...
+
+    def weight(self, graph: Graph, name: str, array: Array) -> Value:
+        """A constant for a recurrent operator, as float32 in use."""
+        ...
+
+
+class Fp32:
+    """Products as they are."""
+
+    def product(self, graph: Graph, name: str, x: Value, linear: Linear) -> Value:
+        """See ``Arithmetic``."""
+        weight = graph.constant(f"{name}.weight", linear.weight)
+        if linear.bias is None:
+            return graph.op("MatMul", x, weight)
+        return graph.op("Gemm", x, weight, graph.constant(f"{name}.bias", linear.bias))
+
+    def weight(self, graph: Graph, name: str, array: Array) -> Value:
+        """See ``Arithmetic``."""
+        return graph.constant(name, array)
+
+
+def several(
+    graph: Graph, arithmetic: Arithmetic, name: str, x: Value, parts: Sequence[Linear]
+) -> list[Value]:
+    """``x`` times each of ``parts``, as one product: a weight is read once, and a node costs as much as a small one."""
+    if not parts:
+        return []
+    widths = [part.weight.shape[1] for part in parts]
+    biases = [np.zeros(width, np.float32) if part.bias is None else part.bias for part, width in zip(parts, widths, strict=True)]
+    bias = None if all(part.bias is None for part in parts) else np.concatenate(biases)
+    joined = Linear(np.concatenate([part.weight for part in parts], axis=1), bias)
+    return graph.split(arithmetic.product(graph, name, x, joined), widths)

@@ -1,0 +1,120 @@
+"""A model's weights by their parts, as the graphs want them: float32, and transposed for ``x @ weight``.
+
+Legend: I input, H hidden, G gates x hidden, V vocabulary, E embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from freerun.export.cells import NUM_GATES
+from freerun.export.graph import Array
+
+__all__ = ["LayerWeights", "Linear", "ModelWeights", "Sizes"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a bundle's config.json says of the network; see ``freerun.models.seq2seq.Sizes``."""
+
+    source_vocabulary: int
+    target_vocabulary: int
+    embedding_size: int
+    hidden_size: int
+    num_layers: int
+    cell: str
+    bidirectional: bool
+    context: str
+    attention: str
+    tied_output: bool
+    input_feeding: bool = False
+
+    @property
+    def gates(self) -> int:
+        """G."""
+        return NUM_GATES[self.cell] * self.hidden_size
+
+    @property
+    def memory_size(self) -> int:
+        """Features of the encoder's memory."""
+        return self.hidden_size * (2 if self.bidirectional else 1)
+
+    @property
+    def every_step(self) -> bool:
+        """Whether the context is read at every step."""
+        return self.context == "every_step"
+
+    @property
+    def known_size(self) -> int:
+        """Inputs of the first layer that do not depend on attention: embedding and context."""
+        return self.embedding_size + (self.hidden_size if self.every_step else 0)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """``x @ weight + bias``: weight [I, N], bias [N] or None."""
+
+    weight: Array
+    bias: Array | None = None
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One layer, one direction, laid out as in torch: weights [G, I] and [G, H], biases [G]."""
+
+    cell: str
+    weight_ih: Array
+    weight_hh: Array
+    bias_ih: Array
+    bias_hh: Array
+
+    def inputs(self, first: int = 0, last: int | None = None) -> Linear:
+        """What the inputs from ``first`` to ``last`` give to the gates, without bias."""
+        return Linear(self.weight_ih[:, first:last].T)
+
+    def bias(self) -> Array:
+        """[G]: both biases, but for a GRU's ``bias_n``, which the reset gate multiplies."""
+        return self.bias_ih + np.where(self._in_candidate(), 0, self.bias_hh).astype(np.float32)
+
+    def recurrent(self) -> Linear:
+        """What the state gives to the gates; the bias is ``bias_n``, in its place, where there is one."""
+        within = np.where(self._in_candidate(), self.bias_hh, 0).astype(np.float32)
+        return Linear(self.weight_hh.T, within if self.cell == "gru" else None)
+
+    def _in_candidate(self) -> Array:
+        """[G]: True for the gates of a GRU's candidate n."""
+        size = self.weight_hh.shape[1]
+        return (np.arange(len(self.weight_hh)) >= 2 * size) & (self.cell == "gru")
+
+
+class ModelWeights:
+    """All weights of a model by name, float32."""
+
+    def __init__(self, sizes: Sizes, arrays: Mapping[str, Array]) -> None:
+        self.sizes = sizes
+        self._arrays = arrays
+
+    def __getitem__(self, name: str) -> Array:
+        return self._arrays[name].astype(np.float32)
+
+    def layer(self, prefix: str, index: int) -> LayerWeights:
+        """A layer of the stack ``prefix``."""
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        return LayerWeights(self.sizes.cell, *(self[f"{prefix}.{index}.{name}"] for name in names))
+
+    def linear(self, name: str) -> Linear:
+        """A linear layer of torch, with its bias if it has one."""
+        bias = self[f"{name}.bias"] if f"{name}.bias" in self._arrays else None
+        return Linear(self[f"{name}.weight"].T, bias)
+
+    def has(self, name: str) -> bool:
+        """Whether the model has a weight of this name."""
+        return name in self._arrays
+
+    def shapes(self) -> dict[str, tuple[Any, ...]]:
+        """The shape of each weight."""
+        return {name: array.shape for name, array in self._arrays.items()}
