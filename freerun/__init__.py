@@ -18,8 +18,9 @@ from freerun import version
 __version__ = version.VERSION
 
 if TYPE_CHECKING:
-    from freerun.api import diagnose, evaluate, load, train
+    from freerun.api import diagnose, evaluate, train
     from freerun.errors import FreerunError, UserError
+    from freerun.runs.load import load
     from freerun.runtime.predictor import Beam, Prediction, Predictor, Sampling
 
 __all__ = [
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 _PLACES = {
-    "load": "freerun.api",
+    "load": "freerun.runs.load",
     "train": "freerun.api",
     "evaluate": "freerun.api",
     "diagnose": "freerun.api",

@@ -32,7 +32,16 @@ Mean = Literal["arithmetic", "geometric"]
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A bundle folder, or a run folder (then its best bundle).")
 ]
-Threads = Annotated[int, typer.Option(min=0, help="Threads for torch; 0: every core.")]
+Threads = Annotated[
+    int, typer.Option(min=0, help="Threads; 0: every core for torch, one for an exported model in onnxruntime.")
+]
+Runtime = Annotated[
+    Literal["torch", "onnx"] | None,
+    typer.Option(help="What runs the model; otherwise onnx where it was exported, torch where it was not."),
+]
+Precision = Annotated[
+    Literal["fp32", "int8"], typer.Option(help="int8: the graphs that freerun export --quantize int8 wrote.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 BeamSize = Annotated[int, typer.Option(min=1, help="Hypotheses kept at each step; 1 is greedy search.")]
 LengthPenalty = Annotated[
@@ -103,6 +112,8 @@ def predict(
     seed: Annotated[int | None, typer.Option(help="With --sample: another seed, other draws.")] = None,
     ensemble: Ensemble = None,
     ensemble_mean: EnsembleMean = "arithmetic",
+    runtime: Runtime = None,
+    precision: Precision = "fp32",
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
@@ -112,7 +123,7 @@ def predict(
     from freerun.runtime.predictor import Beam, Sampling, Search
 
     drawing = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p, "--seed": seed}
-    _refuse_without("--sample", sample, drawing)
+    _refuse_without("predict", "--sample", sample, drawing)
     if sample and (beam_size > 1 or length_penalty):
         raise UserError(
             "predict", "--sample does not search", "Expected no --beam-size and no --length-penalty beside it"
@@ -135,6 +146,8 @@ def predict(
             ensemble or [],
             ensemble_mean,
             threads,
+            runtime,
+            precision,
             num_hypotheses is not None,
             as_json,
         )
@@ -168,6 +181,8 @@ def evaluate(
     by_length: Annotated[bool, typer.Option("--by-length", help="Give the figures by source length too.")] = False,
     ensemble: Ensemble = None,
     ensemble_mean: EnsembleMean = "arithmetic",
+    runtime: Runtime = None,
+    precision: Precision = "fp32",
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
@@ -187,6 +202,8 @@ def evaluate(
             ensemble=ensemble or [],
             mean=ensemble_mean,
             threads=threads,
+            runtime=runtime,
+            precision=precision,
             random=examples,
             worst=worst,
             by_length=by_length,
@@ -243,6 +260,33 @@ def study(
 
 
 @app.command()
+def export(
+    model: Model,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write a bundle without torch weights here, instead of into MODEL."),
+    ] = None,
+    quantize: Annotated[
+        Literal["int8"] | None, typer.Option(help="Write quantised graphs beside, and measure what that costs.")
+    ] = None,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Points of sequence accuracy that int8 may lose, else nothing is written.  [1.0]"),
+    ] = None,
+    dev: Annotated[
+        Path | None, typer.Option(metavar="PAIRS.tsv", help="Pairs to measure int8 on; otherwise the run's own.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write ONNX graphs: the model then runs without torch, and faster."""
+    from freerun.runs.export import MAX_LOSS, ExportRequest
+    from freerun.runs.export import export as run
+
+    _refuse_without("export", "--quantize", quantize is not None, {"--max-loss": max_loss, "--dev": dev})
+    run(ExportRequest(model, out, quantize == "int8", MAX_LOSS if max_loss is None else max_loss, dev, as_json))
+
+
+@app.command()
 def inspect(model: Model, as_json: Json = False) -> None:
     """Show what a model is: tokens, sizes, training and figures."""
     from freerun.runs.inspect import inspect as run
@@ -286,12 +330,12 @@ def common(
     """Turn a file of sequence pairs into a small, fast sequence-to-sequence model."""
 
 
-def _refuse_without(option: str, given: bool, others: Mapping[str, object]) -> None:
+def _refuse_without(command: str, option: str, given: bool, others: Mapping[str, object]) -> None:
     """An option that would be ignored is a mistake."""
     useless = [name for name, value in others.items() if value is not None]
     if useless and not given:
         what = f"{', '.join(useless)} without {option}"
-        raise UserError("predict", what, f"Expected {option} beside it", f"Add {option}")
+        raise UserError(command, what, f"Expected {option} beside it", f"Add {option}")
 
 
 def main(arguments: list[str] | None = None) -> int:

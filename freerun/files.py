@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = [
+    "bytes_hash",
     "file_hash",
     "mend_leftovers",
     "new_file_beside",
@@ -121,6 +122,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def bytes_hash(content: bytes) -> str:
+    """SHA-256 of bytes, as hex."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def file_hash(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 
 import torch
 
@@ -12,7 +13,7 @@ from freerun.models.seq2seq import Seq2Seq, Sizes
 from freerun.models.stepper import TorchStepper
 from freerun.runtime.bundle import Bundle
 
-__all__ = ["load_model", "load_stepper", "load_weights", "set_threads", "sizes_as_dict", "sizes_of"]
+__all__ = ["load_model", "load_steppers", "load_weights", "set_threads", "sizes_as_dict", "sizes_of"]
 
 
 def set_threads(threads: int) -> int:
@@ -70,9 +71,10 @@ def load_weights(model: Seq2Seq, bundle: Bundle) -> None:
         ) from None
 
 
-def load_stepper(bundle: Bundle) -> TorchStepper:
-    """A bundle's model, ready to be searched."""
-    return TorchStepper(load_model(bundle))
+def load_steppers(bundle: Bundle) -> Callable[[], TorchStepper]:
+    """Makes steppers that share a bundle's model, each ready to be searched."""
+    model = load_model(bundle)
+    return lambda: TorchStepper(model)
 
 
 def sizes_as_dict(sizes: Sizes) -> dict[str, object]:

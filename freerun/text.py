@@ -1,8 +1,10 @@
-"""Numbers and texts as a person reads them in a terminal."""
+"""Numbers, texts and values as a person reads them."""
 
 from __future__ import annotations
 
-__all__ = ["duration", "printable"]
+import json
+
+__all__ = ["duration", "printable", "shown"]
 
 
 def duration(seconds: float) -> str:
@@ -20,3 +22,19 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value as TOML writes it, cut after ``most`` characters; "not set" for None."""
+    text = "not set" if value is None else _toml(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(inner) for inner in value) + "]"
+    if isinstance(value, str | bool):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)

@@ -34,7 +34,7 @@ from freerun.config.sections import (
     TrainingConfig,
 )
 from freerun.config.study import StudyConfig
-from freerun.config.values import shown
+from freerun.text import shown
 
 __all__ = [
     "ALTERNATIVES",

@@ -20,8 +20,8 @@ from freerun.config.sections import (
     PhaseConfig,
     TrainingConfig,
 )
-from freerun.config.values import shown
 from freerun.errors import ConfigError, UserError
+from freerun.text import shown
 
 __all__ = ["ForcingSettings", "check_values", "parse_config"]
 

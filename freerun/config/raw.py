@@ -10,8 +10,8 @@ from typing import Any
 import tomli_w
 
 from freerun.config.sections import Config
-from freerun.config.values import shown
 from freerun.errors import ConfigError
+from freerun.text import shown
 
 __all__ = [
     "absolute_paths",

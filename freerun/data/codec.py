@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -66,7 +66,11 @@ class Codec:
 
     def unknown(self, text: str) -> list[str]:
         """The tokens of a text that the vocabulary lacks, in order, as often as they occur."""
-        return [token for token in self.tokens(text) if token not in self.vocabulary]
+        return self.unknown_among(self.tokens(text))
+
+    def unknown_among(self, tokens: Iterable[str]) -> list[str]:
+        """Those of ``tokens`` that the vocabulary lacks."""
+        return [token for token in tokens if token not in self.vocabulary]
 
 
 def build_codecs(

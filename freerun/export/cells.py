@@ -23,7 +23,7 @@ Cell = Callable[[Graph, Value, Value, LayerState, int], LayerState]
 
 
 def lstm_cell(graph: Graph, inputs: Value, recurrent: Value, state: LayerState, size: int) -> LayerState:
-    """i f g o: c' = f c + i g;  h' = o tanh(c')  (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000)."""
+    """I f g o: c' = f c + i g;  h' = o tanh(c')  (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000)."""
     h, c = state
     assert c is not None
     gates = graph.op("Add", inputs, recurrent)
@@ -36,7 +36,7 @@ def lstm_cell(graph: Graph, inputs: Value, recurrent: Value, state: LayerState, 
 
 
 def gru_cell(graph: Graph, inputs: Value, recurrent: Value, state: LayerState, size: int) -> LayerState:
-    """r z n: n = tanh(input_n + r recurrent_n);  h' = (1 - z) n + z h  (Cho et al. 2014, reset after the product).
+    """R z n: n = tanh(input_n + r recurrent_n);  h' = (1 - z) n + z h  (Cho et al. 2014, reset after the product).
 
     Written as n + z (h - n), which is a node less.
     """
@@ -49,7 +49,7 @@ def gru_cell(graph: Graph, inputs: Value, recurrent: Value, state: LayerState, s
 
 
 def rnn_cell(graph: Graph, inputs: Value, recurrent: Value, state: LayerState, size: int) -> LayerState:
-    """h' = tanh(input + recurrent)  (Elman 1990)."""
+    """H' = tanh(input + recurrent)  (Elman 1990)."""
     return graph.op("Tanh", graph.op("Add", inputs, recurrent)), None
 
 

@@ -55,25 +55,32 @@ class State:
 class DecoderStep:
     """The decoder of ``freerun.models.decoder``, written into a graph.
 
-    ``arithmetic`` is for products of vectors within [-1, 1]: outputs of layers, averages of them, and tanh.
+    ``arithmetic`` is for products of bounded vectors: averages of the memory and attentional outputs are within [-1, 1],
+    outputs of layers within [-limit, limit] (1 unless the bridge has projections, whose outputs have no bound).
     """
 
-    def __init__(self, weights: ModelWeights, arithmetic: Arithmetic) -> None:
+    def __init__(self, weights: ModelWeights, arithmetic: Arithmetic, limit: float = 1.0) -> None:
         self.sizes = weights.sizes
+        self._limit = limit
         self._weights = weights
         self._arithmetic = arithmetic
         self._layers = [weights.layer("decoder.layers", index) for index in range(self.sizes.num_layers)]
         self._bahdanau = self.sizes.attention == "bahdanau"
         self._luong = self.sizes.attention not in ("none", "bahdanau")
 
-    def wanted(self, graph: Graph, state: State, arithmetic: Arithmetic | None = None) -> State:
-        """``state`` with the products that the next step wants of it."""
+    def wanted(self, graph: Graph, state: State, hand_on: bool) -> State:
+        """``state`` with the products that the next step wants of it; ``hand_on`` as that step has it.
+
+        With ``hand_on`` they are made by the weights that all steps of the loop use, too many as they are for this once:
+        then those weights are stored, and read, only once.
+        """
         vectors = [h for h, _ in state.layers] + ([] if state.attended is None else [state.attended])
-        parts = [self._for_next(index) for index in range(len(vectors))]
-        arithmetic = arithmetic or self._arithmetic
+        if hand_on:
+            found = [self._products(graph, index, vector, hand_on)[1] for index, vector in enumerate(vectors)]
+            return State(state.layers, state.attended, found)
         found = [
-            several(graph, arithmetic, f"next.{index}", vector, wants)
-            for index, (vector, wants) in enumerate(zip(vectors, parts, strict=True))
+            several(graph, self._arithmetic, f"next.{index}", vector, self._for_next(index), self._limit_of(index))
+            for index, vector in enumerate(vectors)
         ]
         return State(state.layers, state.attended, found)
 
@@ -106,8 +113,19 @@ class DecoderStep:
     def _products(self, graph: Graph, index: int, vector: Value, hand_on: bool) -> tuple[list[Value], list[Value]]:
         """What this step wants of a vector, and what the next one does (nothing unless ``hand_on``)."""
         now, later = self._for_now(index), self._for_next(index) if hand_on else []
-        found = several(graph, self._arithmetic, f"{'both' if later else 'now'}.{index}", vector, [*later, *now])
+        found = several(
+            graph,
+            self._arithmetic,
+            f"{'both' if later else 'now'}.{index}",
+            vector,
+            [*later, *now],
+            self._limit_of(index),
+        )
         return found[len(later) :], found[: len(later)]
+
+    def _limit_of(self, index: int) -> float:
+        """Of a layer's output; the index after the last layer's: of the attentional output."""
+        return self._limit if index < self.sizes.num_layers else 1.0
 
     def _for_next(self, index: int) -> list[Linear]:
         """What the next step multiplies a layer's output by; the index after the last layer's: the attentional output."""

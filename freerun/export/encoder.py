@@ -46,7 +46,9 @@ def statics_of(weights: ModelWeights) -> dict[str, list[int | str]]:
         outputs = sizes.embedding_size if weights.has("decoder.projection.weight") else sizes.target_vocabulary
         shapes |= {"context_gates": ["B", sizes.gates], "context_output": ["B", outputs]}
     if sizes.attention != "none":
-        keys: list[int | str] = ["B", 1, "S", sizes.hidden_size] if _is_sum(sizes.attention) else ["B", sizes.hidden_size, "S"]
+        keys: list[int | str] = (
+            ["B", 1, "S", sizes.hidden_size] if _is_sum(sizes.attention) else ["B", sizes.hidden_size, "S"]
+        )
         shapes |= {"memory": ["B", "S", sizes.memory_size], "keys": keys, "mask": ["B", 1, "S"]}
     return shapes
 
@@ -83,7 +85,7 @@ def _tokens(
     layer, embedding = _layer(weights, 0), weights["encoder.embedding.weight"]
     source = graph.op("Transpose", source, attributes={"perm": [1, 0]})
     if len(embedding) > embedding.shape[1]:
-        return graph.op("Gather", arithmetic.weight(graph, "encoder.embedding", embedding), source), layer
+        return graph.op("Gather", arithmetic.weight(graph, "encoder.embedding", embedding, -1), source), layer
     layer = [
         LayerWeights(one.cell, one.weight_ih @ embedding.T, one.weight_hh, one.bias_ih, one.bias_hh) for one in layer
     ]
@@ -98,14 +100,20 @@ def _recurrent(
 
     def joined(part: str, arrays: list[Array]) -> Value:
         of_each = [
-            arithmetic.weight(graph, f"{name}.{direction}.{part}", _reordered(cell, array)[None])
+            arithmetic.weight(graph, f"{name}.{direction}.{part}", _reordered(cell, array)[None], -1)
             for direction, array in zip(("forward", "backward"), arrays, strict=False)
         ]
         return of_each[0] if len(of_each) == 1 else graph.op("Concat", *of_each, attributes={"axis": 0})
 
-    inputs, recurrent = joined("input", [one.weight_ih for one in layer]), joined("recurrent", [one.weight_hh for one in layer])
+    inputs, recurrent = (
+        joined("input", [one.weight_ih for one in layer]),
+        joined("recurrent", [one.weight_hh for one in layer]),
+    )
     biases = [np.concatenate([_reordered(cell, one.bias_ih), _reordered(cell, one.bias_hh)]) for one in layer]
-    attributes: dict[str, object] = {"hidden_size": size, "direction": "forward" if len(layer) == 1 else "bidirectional"}
+    attributes: dict[str, object] = {
+        "hidden_size": size,
+        "direction": "forward" if len(layer) == 1 else "bidirectional",
+    }
     if cell == "gru":
         attributes["linear_before_reset"] = 1
     outputs = graph.ops(
@@ -122,7 +130,10 @@ def _recurrent(
     memory = graph.op("Transpose", outputs[0], attributes={"perm": [0, 2, 1, 3]})
     final = [graph.op("Transpose", value, attributes={"perm": [1, 0, 2]}) for value in outputs[1:]]
     flat = [graph.op("Reshape", value, graph.ints(-1, len(layer) * size)) for value in final]
-    return graph.op("Reshape", memory, graph.ints(0, 0, len(layer) * size)), (flat[0], flat[1] if cell == "lstm" else None)
+    return graph.op("Reshape", memory, graph.ints(0, 0, len(layer) * size)), (
+        flat[0],
+        flat[1] if cell == "lstm" else None,
+    )
 
 
 def _reordered(cell: str, array: Array) -> Array:
@@ -145,7 +156,7 @@ def _bridged(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, index:
 def _projected(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, name: str, value: Value) -> Value:
     linear = weights.linear(name)
     assert linear.bias is not None
-    weight = arithmetic.weight(graph, f"{name}.weight", linear.weight)
+    weight = arithmetic.weight(graph, f"{name}.weight", linear.weight, 0)
     return graph.op("Gemm", value, weight, graph.constant(f"{name}.bias", linear.bias))
 
 
@@ -155,10 +166,12 @@ def _context(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, contex
     if not sizes.every_step:
         return {}
     first = weights.layer("decoder.layers", 0).inputs(sizes.embedding_size, sizes.known_size)
-    output = weights["decoder.projection.weight"] if weights.has("decoder.projection.weight") else weights[_output(weights)]
+    output = (
+        weights["decoder.projection.weight"] if weights.has("decoder.projection.weight") else weights[_output(weights)]
+    )
     parts = {"context_gates": first.weight, "context_output": output[:, sizes.hidden_size :].T}
     return {
-        name: graph.op("MatMul", context, arithmetic.weight(graph, name, weight)) for name, weight in parts.items()
+        name: graph.op("MatMul", context, arithmetic.weight(graph, name, weight, 0)) for name, weight in parts.items()
     }
 
 
@@ -174,7 +187,7 @@ def _memory(
     keys = memory
     if weights.has("decoder.attention.keys.weight"):
         weight = weights.linear("decoder.attention.keys").weight
-        keys = graph.op("MatMul", memory, arithmetic.weight(graph, "attention.keys", weight))
+        keys = graph.op("MatMul", memory, arithmetic.weight(graph, "attention.keys", weight, 0))
     if _is_sum(weights.sizes.attention):
         keys = graph.op("Unsqueeze", keys, graph.ints(1))
     else:

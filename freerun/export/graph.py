@@ -73,9 +73,7 @@ class Graph:
         """Add a node with one output, and return that."""
         return self.ops(kind, *inputs, count=1, attributes=attributes)[0]
 
-    def ops(
-        self, kind: str, *inputs: Value, count: int, attributes: Mapping[str, Any] | None = None
-    ) -> list[Value]:
+    def ops(self, kind: str, *inputs: Value, count: int, attributes: Mapping[str, Any] | None = None) -> list[Value]:
         """Add a node with ``count`` outputs, and return them."""
         outputs = [self._new(f"{kind.lower()}.{len(self._taken)}") for _ in range(count)]
         self._nodes.append(helper.make_node(kind, list(inputs), outputs, **(attributes or {})))

@@ -12,7 +12,7 @@ from freerun.export.decoder import DecoderStep, State
 from freerun.export.encoder import encode
 from freerun.export.entries import OneRowEach
 from freerun.export.graph import BOOL, FLOAT, INT64, Graph, Value
-from freerun.export.products import Arithmetic, Fp32
+from freerun.export.products import Arithmetic
 from freerun.export.step import never_written
 from freerun.export.weights import ModelWeights
 from freerun.symbols import BOS, EOS, PAD
@@ -20,7 +20,7 @@ from freerun.symbols import BOS, EOS, PAD
 __all__ = ["greedy_graph"]
 
 
-def greedy_graph(weights: ModelWeights, arithmetic: Arithmetic) -> Graph:
+def greedy_graph(weights: ModelWeights, arithmetic: Arithmetic, limit: float = 1.0) -> Graph:
     """The graph: source [B, S], lengths [B], max_lengths [B] -> tokens [B, T], scores [B, T].
 
     ``tokens`` are those written, EOS last; PAD after a row's end. A row that wrote its ``max_length`` tokens without an
@@ -30,10 +30,12 @@ def greedy_graph(weights: ModelWeights, arithmetic: Arithmetic) -> Graph:
     source = graph.input("source", INT64, ["B", "S"])
     lengths, bounds = (graph.input(name, INT64, ["B"]) for name in ("lengths", "max_lengths"))
     encoded = encode(graph, weights, arithmetic, source, lengths)
-    step = DecoderStep(weights, arithmetic)
+    step = DecoderStep(weights, arithmetic, limit)
     attended = graph.op("Sub", encoded.layers[0][0], encoded.layers[0][0]) if weights.sizes.input_feeding else None
-    first = step.wanted(graph, State(encoded.layers, attended), Fp32() if weights.sizes.bidirectional else None)
-    most = graph.op("Add", graph.op("ReduceMax", bounds, attributes={"keepdims": 0}), graph.constant("one", np.int64(1)))
+    first = step.wanted(graph, State(encoded.layers, attended), hand_on=True)
+    most = graph.op(
+        "Add", graph.op("ReduceMax", bounds, attributes={"keepdims": 0}), graph.constant("one", np.int64(1))
+    )
     alive = graph.op("GreaterOrEqual", bounds, graph.constant("zero", np.int64(0)))
     fed = graph.op("Add", graph.op("Sub", lengths, lengths), graph.constant("bos", np.int64(BOS)))
     carried = [fed, alive, *first.values()]
@@ -82,7 +84,10 @@ def _masked(graph: Graph, tokens: Value, scores: Value, bounds: Value) -> tuple[
     tokens, scores = (graph.op("Transpose", value, attributes={"perm": [1, 0]}) for value in (tokens, scores))
     ends = graph.op("Equal", tokens, graph.constant("eos", np.int64(EOS)))
     ended = graph.op(
-        "CumSum", graph.op("Cast", ends, attributes={"to": FLOAT}), graph.constant("one", np.int64(1)), attributes={"exclusive": 1}
+        "CumSum",
+        graph.op("Cast", ends, attributes={"to": FLOAT}),
+        graph.constant("one", np.int64(1)),
+        attributes={"exclusive": 1},
     )
     before_end = graph.op("Equal", ended, graph.constant("zero.float", np.float32(0)))
     steps = graph.op("Squeeze", graph.op("Shape", tokens, attributes={"start": 1, "end": 2}))

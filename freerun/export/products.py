@@ -17,40 +17,43 @@ __all__ = ["Arithmetic", "Fp32", "several"]
 
 
 class Arithmetic(Protocol):
-    """How a product of a bounded vector with constant weights is computed."""
+    """How products with constant weights are computed, and how those weights are stored."""
 
-    def product(self, graph: Graph, name: str, x: Value, linear: Linear) -> Value:
-        """``x @ weight + bias`` [B, N] for x [B, K]; ``name`` is the constants'."""
+    def product(self, graph: Graph, name: str, x: Value, linear: Linear, limit: float = 1.0) -> Value:
+        """``x @ weight + bias`` [B, N] for x [B, K] within [-limit, limit]; ``name`` is that of the constants."""
         ...
 
-    def weight(self, graph: Graph, name: str, array: Array) -> Value:
-        """A constant for a recurrent operator, as float32 in use."""
+    def weight(self, graph: Graph, name: str, array: Array, summed: int) -> Value:
+        """A weight for another operator, float32 there; products sum over its axis ``summed``."""
         ...
 
 
 class Fp32:
     """Products as they are."""
 
-    def product(self, graph: Graph, name: str, x: Value, linear: Linear) -> Value:
+    def product(self, graph: Graph, name: str, x: Value, linear: Linear, limit: float = 1.0) -> Value:
         """See ``Arithmetic``."""
         weight = graph.constant(f"{name}.weight", linear.weight)
         if linear.bias is None:
             return graph.op("MatMul", x, weight)
         return graph.op("Gemm", x, weight, graph.constant(f"{name}.bias", linear.bias))
 
-    def weight(self, graph: Graph, name: str, array: Array) -> Value:
+    def weight(self, graph: Graph, name: str, array: Array, summed: int) -> Value:
         """See ``Arithmetic``."""
         return graph.constant(name, array)
 
 
 def several(
-    graph: Graph, arithmetic: Arithmetic, name: str, x: Value, parts: Sequence[Linear]
+    graph: Graph, arithmetic: Arithmetic, name: str, x: Value, parts: Sequence[Linear], limit: float = 1.0
 ) -> list[Value]:
     """``x`` times each of ``parts``, as one product: a weight is read once, and a node costs as much as a small one."""
     if not parts:
         return []
     widths = [part.weight.shape[1] for part in parts]
-    biases = [np.zeros(width, np.float32) if part.bias is None else part.bias for part, width in zip(parts, widths, strict=True)]
+    biases = [
+        np.zeros(width, np.float32) if part.bias is None else part.bias
+        for part, width in zip(parts, widths, strict=True)
+    ]
     bias = None if all(part.bias is None for part in parts) else np.concatenate(biases)
     joined = Linear(np.concatenate([part.weight for part in parts], axis=1), bias)
-    return graph.split(arithmetic.product(graph, name, x, joined), widths)
+    return graph.split(arithmetic.product(graph, name, x, joined, limit), widths)

@@ -23,7 +23,7 @@ def state_size(weights: ModelWeights) -> int:
     return sum(_parts(weights))
 
 
-def step_graph(weights: ModelWeights, arithmetic: Arithmetic) -> Graph:
+def step_graph(weights: ModelWeights, arithmetic: Arithmetic, limit: float = 1.0) -> Graph:
     """The graph: tokens [N], origins [N], state [P, D], k [1] and the static tensors -> state [N, D], log_probs [N, V],
     ids and best [N, K].
 
@@ -35,9 +35,9 @@ def step_graph(weights: ModelWeights, arithmetic: Arithmetic) -> Graph:
     k = graph.input("k", INT64, [1])
     statics = {name: graph.input(name, FLOAT, ["E", *shape[1:]]) for name, shape in statics_of(weights).items()}
     entries: Entries = SeveralRowsEach(graph, next(iter(statics.values()))) if statics else OneRowEach()
-    step = DecoderStep(weights, arithmetic)
+    step = DecoderStep(weights, arithmetic, limit)
     state = _taken_apart(graph, weights, graph.op("Gather", before, origins, attributes={"axis": 0}))
-    logits, after = step.step(graph, tokens, step.wanted(graph, state), statics, entries, hand_on=False)
+    logits, after = step.step(graph, tokens, step.wanted(graph, state, hand_on=False), statics, entries, hand_on=False)
     log_probs = graph.op("LogSoftmax", logits, attributes={"axis": -1})
     best, ids = graph.ops("TopK", graph.op("Add", log_probs, never_written(graph, weights)), k, count=2)
     graph.output(graph.concat(after.values()), FLOAT, ["N", state_size(weights)], "new_state")

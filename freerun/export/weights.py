@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -92,13 +91,15 @@ class LayerWeights:
 
 
 class ModelWeights:
-    """All weights of a model by name, float32."""
+    """All weights of a model by name, float32. Remembers which were asked for."""
 
     def __init__(self, sizes: Sizes, arrays: Mapping[str, Array]) -> None:
         self.sizes = sizes
         self._arrays = arrays
+        self._unused = set(arrays)
 
     def __getitem__(self, name: str) -> Array:
+        self._unused.discard(name)
         return self._arrays[name].astype(np.float32)
 
     def layer(self, prefix: str, index: int) -> LayerWeights:
@@ -108,13 +109,13 @@ class ModelWeights:
 
     def linear(self, name: str) -> Linear:
         """A linear layer of torch, with its bias if it has one."""
-        bias = self[f"{name}.bias"] if f"{name}.bias" in self._arrays else None
+        bias = self[f"{name}.bias"] if self.has(f"{name}.bias") else None
         return Linear(self[f"{name}.weight"].T, bias)
 
     def has(self, name: str) -> bool:
         """Whether the model has a weight of this name."""
         return name in self._arrays
 
-    def shapes(self) -> dict[str, tuple[Any, ...]]:
-        """The shape of each weight."""
-        return {name: array.shape for name, array in self._arrays.items()}
+    def unused(self) -> list[str]:
+        """The names of weights that nobody has asked for."""
+        return sorted(self._unused)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from freerun.models.decoder import Encoded, Tables
 from freerun.models.seq2seq import Seq2Seq
+from freerun.search.entries import SharedEntries
 
 __all__ = ["TorchStepper"]
 
@@ -28,7 +29,7 @@ class TorchStepper:
         self.model = model
         self.vocabulary_size = model.sizes.target_vocabulary
         self._encoded: Encoded | None = None
-        self._sources = self._entries = np.zeros(0, np.int64)  # of each row, and of each entry of the memory
+        self._entries = SharedEntries(0)
         self._tables: Tables | None = None
         self._log_probs_NV: Tensor | None = None
 
@@ -39,7 +40,7 @@ class TorchStepper:
         source = torch.as_tensor(source_ids, device=device)
         padded = bool((lengths < source_ids.shape[1]).any())
         self._encoded = self.model.encode(source, torch.as_tensor(lengths, device=device) if padded else None)
-        self._sources = self._entries = np.arange(len(lengths))
+        self._entries = SharedEntries(len(lengths))
         self._tables = self.model.decoder.tables()
         self._log_probs_NV = None
 
@@ -68,22 +69,14 @@ class TorchStepper:
     def _continued(self, origins: Ids) -> Encoded:
         """The state of the rows ``origins``."""
         assert self._encoded is not None
-        encoded = self._encoded
-        if _same(origins, np.arange(len(self._sources))):
-            return encoded
+        changes, kept = self._entries.follow(origins)
+        if not changes:
+            return self._encoded
         device = self.model.decoder.output_bias.device
-        encoded = encoded.select_rows(torch.as_tensor(origins, device=device))
-        self._sources = self._sources[origins]
-        if encoded.memory is None:
+        encoded = self._encoded.select_rows(torch.as_tensor(origins, device=device))
+        if encoded.memory is None or kept is None:
             return encoded
-        # hypotheses of a source share its entry of the memory, and mostly they only change places among themselves
-        entries = _entries_of(self._sources)
-        if not _same(entries, self._entries):
-            order = np.argsort(self._entries, kind="stable")
-            kept = order[np.searchsorted(self._entries, entries, sorter=order)]
-            encoded = replace(encoded, memory=encoded.memory.select(torch.as_tensor(kept, device=device)))
-            self._entries = entries
-        return encoded
+        return replace(encoded, memory=encoded.memory.select(torch.as_tensor(kept, device=device)))
 
     @torch.inference_mode()
     def log_prob_of(self, tokens: Ids) -> NDArray[np.floating]:
@@ -113,14 +106,3 @@ def best(values_NV: Tensor, k: int) -> tuple[Ids, NDArray[np.floating]]:
     if bool((top[:, 1:] == top[:, :-1]).any()):
         top, index = values_NV.sort(dim=1, descending=True, stable=True)
     return index[:, :k].cpu().numpy(), top[:, :k].cpu().numpy()
-
-
-def _entries_of(sources: Ids) -> Ids:
-    """Of the rows' sources [N] one for each run of equal ones, if all runs are of one length; else all."""
-    first = np.flatnonzero(np.diff(sources, prepend=-1))
-    lengths = np.diff(first, append=len(sources))
-    return sources[first] if (lengths == lengths[:1]).all() else sources
-
-
-def _same(one: Ids, other: Ids) -> bool:
-    return len(one) == len(other) and bool((one == other).all())

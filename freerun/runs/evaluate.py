@@ -16,15 +16,15 @@ from freerun.evaluation.evaluate import Evaluation
 from freerun.evaluation.evaluate import evaluate as evaluate_stepper
 from freerun.evaluation.examples import Example, random_examples, worst_examples
 from freerun.evaluation.free_running import flat
-from freerun.evaluation.items import group_pairs
+from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.runs.console import CountLine
 from freerun.runs.dataset import location_of
 from freerun.runs.figures import bands_table, defined, figures_table
-from freerun.runs.load import Mean, load_bundles
+from freerun.runs.load import Mean, Precision, Runtime, load_bundles
 from freerun.runtime.predictor import Predictor
 from freerun.text import printable
 
-__all__ = ["EvaluateRequest", "PairsToRead", "dev_pairs_of", "evaluate", "evaluate_predictor"]
+__all__ = ["EvaluateRequest", "PairsToRead", "dev_pairs_of", "evaluate", "evaluate_items", "evaluate_predictor"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class EvaluateRequest:
     ensemble: Sequence[Path] = ()
     mean: Mean = "arithmetic"
     threads: int = 0
+    runtime: Runtime | None = None
+    precision: Precision = "fp32"
     random: int = 0
     worst: int = 0
     by_length: bool = False
@@ -57,7 +59,9 @@ def evaluate(request: EvaluateRequest) -> dict[str, float | None]:
     """Print the figures, and examples where they were asked for; returns the figures."""
     pairs = PairsToRead(request.pairs) if request.pairs else dev_pairs_of(request.model)
     models = [request.model, *request.ensemble]
-    predictor, bundle = load_bundles(models, request.mean, request.threads, request.max_length)
+    predictor, bundle = load_bundles(
+        models, request.mean, request.threads, request.max_length, request.runtime, request.precision
+    )
     evaluation = evaluate_predictor(predictor, pairs, request.beam_size, request.length_penalty)
     bands = _bands(evaluation, predictor) if request.by_length else []
     figures = defined(evaluation.metrics() | _flat(bands))
@@ -80,6 +84,13 @@ def evaluate_predictor(
 ) -> Evaluation:
     """Evaluate on pairs, with a progress line on a terminal."""
     items = group_pairs(read_pairs(pairs.location, pairs.columns), predictor.source, predictor.target)
+    return evaluate_items(predictor, items, beam_size, length_penalty)
+
+
+def evaluate_items(
+    predictor: Predictor, items: EvaluationSet, beam_size: int = 1, length_penalty: float = 0.0
+) -> Evaluation:
+    """The same on pairs that were read already."""
     with CountLine("evaluating", "sequences") as progress:
         return evaluate_stepper(
             predictor.stepper,

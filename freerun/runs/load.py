@@ -1,22 +1,33 @@
-"""Loading models for use."""
+"""Loading models for use: through onnxruntime where a model was exported, else through torch.
+
+Nothing is imported of the runtime that is not used.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from freerun.data.codec import Codec
-from freerun.errors import BundleError
-from freerun.restore import load_stepper, set_threads
-from freerun.runtime.bundle import Bundle, read_bundle
-from freerun.runtime.predictor import Predictor
+from freerun.errors import BundleError, ConfigError, MissingExtraError
+from freerun.runtime.bundle import PRECISIONS, Bundle, graph_file, read_bundle
+from freerun.runtime.graphs import Graphs
+from freerun.runtime.onnx_greedy import OnnxGreedy
+from freerun.runtime.onnx_stepper import OnnxStepper
+from freerun.runtime.predictor import Greedy, Predictor
 from freerun.search.ensemble import EnsembleStepper
+from freerun.search.stepper import Stepper
 
-__all__ = ["load", "load_bundles"]
+__all__ = ["Mean", "Precision", "Runtime", "load", "load_bundles"]
 
 Mean = Literal["arithmetic", "geometric"]
+Runtime = Literal["torch", "onnx"]
+Precision = Literal["fp32", "int8"]
+
+_ONNX_THREADS = 1
+"""Unless asked for more: a step of a small model is over before a second thread has begun."""
 
 
 def load(
@@ -25,35 +36,93 @@ def load(
     mean: Mean = "arithmetic",
     threads: int = 0,
     max_length: int | None = None,
+    runtime: Runtime | None = None,
+    precision: Precision = "fp32",
 ) -> Predictor:
-    """A model, or several as one, ready to predict.
+    """A model, or several as one, ready to predict. Several threads may use it at once.
 
     Args:
         model: a bundle folder, or a run folder (then its best bundle).
         ensemble: further models whose distributions are averaged with it.
         mean: of probabilities ("arithmetic") or of log-probabilities ("geometric").
-        threads: for torch; 0 takes every core.
+        threads: for a call; 0 takes every core for torch, one for onnxruntime.
         max_length: at most so many tokens an output instead of the bundle's bound.
+        runtime: "onnx" or "torch"; otherwise onnxruntime for a model that was exported, and torch for others.
+        precision: "int8" takes the quantised graphs.
 
     Raises:
         BundleError: a bundle that cannot be used, or models that do not fit together.
+        ConfigError: an unknown runtime or precision, or int8 with torch.
     """
-    return load_bundles([Path(model), *map(Path, ensemble)], mean, threads, max_length)[0]
+    models = [Path(model), *map(Path, ensemble)]
+    return load_bundles(models, mean, threads, max_length, runtime, precision)[0]
 
 
 def load_bundles(
-    models: Sequence[Path], mean: Mean = "arithmetic", threads: int = 0, max_length: int | None = None
+    models: Sequence[Path],
+    mean: Mean = "arithmetic",
+    threads: int = 0,
+    max_length: int | None = None,
+    runtime: Runtime | None = None,
+    precision: Precision = "fp32",
 ) -> tuple[Predictor, Bundle]:
     """The predictor of one or several models, and the first one's bundle."""
+    _check_choice(runtime, precision)
     bundles = [read_bundle(model) for model in models]
-    for other in bundles[1:]:
-        _check_same_tokens(bundles[0], other)
-    set_threads(threads)
-    steppers = [load_stepper(bundle) for bundle in bundles]
     first = bundles[0]
+    for other in bundles[1:]:
+        _check_same_tokens(first, other)
+    found = [_runnable(bundle, runtime, precision, threads) for bundle in bundles]
+    members = [new_stepper for new_stepper, _ in found]
     bound = first.bound if max_length is None else replace(first.bound, fixed=max_length)
-    stepper = steppers[0] if len(steppers) == 1 else EnsembleStepper(steppers, mean)
-    return Predictor(stepper, first.source, first.target, bound), first
+    if len(members) == 1:
+        return Predictor(members[0], first.source, first.target, bound, greedy=found[0][1]), first
+    return Predictor(lambda: _ensemble(members, mean), first.source, first.target, bound), first
+
+
+def _ensemble(members: Sequence[Callable[[], Stepper]], mean: Mean) -> Stepper:
+    return EnsembleStepper([new_stepper() for new_stepper in members], mean)
+
+
+def _runnable(
+    bundle: Bundle, runtime: Runtime | None, precision: Precision, threads: int
+) -> tuple[Callable[[], Stepper], Greedy | None]:
+    """How to make steppers of a bundle, and its greedy search if that is something of its own."""
+    if runtime == "torch" or (runtime is None and precision == "fp32" and not bundle.has_graphs()):
+        return _torch(bundle, threads), None
+    if not bundle.has_graphs(precision):
+        quantise = "" if precision == "fp32" else f" --quantize {precision}"
+        raise BundleError(
+            bundle.folder,
+            f"it has no {graph_file('greedy', precision)}",
+            f"Expected a bundle with {precision} graphs",
+            f"Write them with: freerun export {bundle.folder}{quantise}",
+        )
+    graphs = Graphs(bundle, precision, threads or _ONNX_THREADS)
+    return lambda: OnnxStepper(graphs), OnnxGreedy(graphs)
+
+
+def _torch(bundle: Bundle, threads: int) -> Callable[[], Stepper]:
+    if not bundle.has_weights:
+        bundle.weights()  # says why not
+    try:
+        from freerun.restore import load_steppers, set_threads
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise MissingExtraError("torch", "train", f"running {bundle.folder}, which was not exported,") from None
+    set_threads(threads)
+    return load_steppers(bundle)
+
+
+def _check_choice(runtime: str | None, precision: str) -> None:
+    if runtime not in (None, "torch", "onnx"):
+        raise ConfigError.single("runtime", f"it is {runtime!r}", "Expected 'torch' or 'onnx'", "Choose one of them")
+    if precision not in PRECISIONS:
+        raise ConfigError.single("precision", f"it is {precision!r}", "Expected 'fp32' or 'int8'", "Choose one of them")
+    if runtime == "torch" and precision != "fp32":
+        what = f"{precision} with torch"
+        raise ConfigError.single("precision", what, "Expected fp32 with torch", "Leave one of the two out")
 
 
 def _check_same_tokens(first: Bundle, other: Bundle) -> None:

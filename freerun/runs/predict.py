@@ -14,7 +14,7 @@ from freerun.data.codec import Codec
 from freerun.data.readers import read_texts
 from freerun.errors import DataError, UserError
 from freerun.runs.console import say
-from freerun.runs.load import Mean, load
+from freerun.runs.load import Mean, Precision, Runtime, load
 from freerun.runs.output import open_output
 from freerun.runtime.predictor import PredictedHypothesis, Prediction, Predictor, Search, windows
 from freerun.text import printable
@@ -39,6 +39,8 @@ class PredictRequest:
     ensemble: Sequence[Path] = ()
     mean: Mean = "arithmetic"
     threads: int = 0
+    runtime: Runtime | None = None
+    precision: Precision = "fp32"
     many: bool = False
     json: bool = False
 
@@ -50,7 +52,15 @@ def predict(request: PredictRequest) -> None:
         UserError: no texts, bad texts, a bundle that cannot be used.
     """
     texts = _texts(request)
-    predictor = load(request.model, request.ensemble, request.mean, request.threads, request.max_length)
+    predictor = load(
+        request.model,
+        request.ensemble,
+        request.mean,
+        request.threads,
+        request.max_length,
+        request.runtime,
+        request.precision,
+    )
     watch = _Watch(predictor.source)
     with open_output(request.output) as out:
         for prediction in _predictions(predictor, texts, request):

@@ -34,7 +34,8 @@ from freerun.runs.console import ConsoleReporter, say
 from freerun.runs.dataset import DataSource, TrainingData, choose_tokens, load_data, write_held_out
 from freerun.runs.figures import defined, figures_table
 from freerun.runs.request import RunPlan, TrainRequest, plan_run
-from freerun.runtime.bundle import Bundle, BundleParts, read_bundle, write_bundle
+from freerun.runtime.bundle import Bundle, read_bundle
+from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
 from freerun.training.checkpoint import Checkpoints, serialised
 from freerun.training.journal import read_journal

@@ -5,109 +5,41 @@
 | config.json | what the model is, how text becomes ids, and the hash of every file that a prediction depends on |
 | source_vocabulary.json | or source_vocabulary.model for SentencePiece |
 | target_vocabulary.json | or target_vocabulary.model |
-| model.safetensors | weights |
+| model.safetensors | weights; a bundle that was exported by itself has none |
+| encoder.onnx, step.onnx, greedy.onnx | after an export: graphs that run without torch, see ``graphs`` |
+| encoder.int8.onnx, ... | after an export with --quantize int8 |
+| export.json | with those: what was measured of both precisions |
 | metrics.json | figures on the development pairs |
 | README.md | the model card |
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal
+from typing import Any, Final
 
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
-from freerun.config import check_values
 from freerun.data.codec import Codec
 from freerun.data.tokenizers import SentencePieceTokenizer, make_tokenizer
 from freerun.data.vocabulary import Vocabulary
-from freerun.errors import BundleError, ConfigError, MissingExtraError
-from freerun.files import present_folder, replacing_folder, write_atomic
-from freerun.runtime.card import model_card
+from freerun.errors import BundleError, MissingExtraError
+from freerun.files import bytes_hash, present_folder
+from freerun.runtime.schema import first_fault
 from freerun.search.bound import LengthBound
 
-__all__ = ["FORMAT", "VERSION", "Bundle", "BundleParts", "find_bundle", "read_bundle", "write_bundle"]
+__all__ = ["FORMAT", "GRAPHS", "PRECISIONS", "VERSION", "WEIGHTS", "Bundle", "find_bundle", "graph_file", "read_bundle"]
 
 FORMAT = "freerun bundle"
 VERSION = 1
-_WEIGHTS = "model.safetensors"
+WEIGHTS: Final = "model.safetensors"
+GRAPHS: Final = ("encoder", "step", "greedy")
+PRECISIONS: Final = ("fp32", "int8")
 Weights = dict[str, NDArray[Any]]
-Count = Annotated[int, Field(ge=0)]
-Size = Annotated[int, Field(ge=1)]
-
-
-class _Checked(BaseModel):
-    """A part of config.json; unknown keys are left to those who know them."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False, frozen=True)
-
-
-class _Side(_Checked):
-    tokens: Annotated[
-        str,
-        Field(
-            pattern=r"\A(char|whitespace|sentencepiece:[0-9]+)\z",
-            description='"char", "whitespace" or "sentencepiece:N"',
-        ),
-    ]
-    normalisation: Literal["NFC", "NFD", "NFKC", "NFKD", "none"]
-    case: Literal["keep", "lower"]
-    reverse: bool
-
-
-class _Sizes(_Checked):
-    source_vocabulary: Size
-    target_vocabulary: Size
-    embedding_size: Size
-    hidden_size: Size
-    num_layers: Size
-    cell: Literal["lstm", "gru", "rnn"]
-    bidirectional: bool
-    context: Literal["init", "every_step"]
-    attention: Literal["none", "dot", "general", "concat", "bahdanau"]
-    tied_output: bool
-    input_feeding: bool = False
-
-
-class _Bound(_Checked):
-    longest_target: Count
-    largest_ratio: Annotated[float, Field(ge=0.0)]
-    fixed: Count | None = None
-
-
-class _Config(_Checked):
-    source: _Side
-    target: _Side
-    model: _Sizes
-    length_bound: _Bound
-    most_frequent_target: str
-    training: dict[str, Any]
-    files: dict[str, str]
-
-
-@dataclass(frozen=True)
-class BundleParts:
-    """What a bundle is written from.
-
-    ``model`` are the sizes of the network, ``training`` whatever the model card tells of how it was made;
-    ``most_frequent_target`` is the trivial baseline's answer. ``weights`` are the bytes of a safetensors file.
-    """
-
-    source: Codec
-    target: Codec
-    bound: LengthBound
-    model: Mapping[str, Any]
-    training: Mapping[str, Any]
-    most_frequent_target: str
-    weights: bytes
-    metrics: Mapping[str, float | None]
-    freerun_version: str
 
 
 @dataclass(frozen=True)
@@ -127,78 +59,58 @@ class Bundle:
         sizes: Mapping[str, Any] = self.config["model"]
         return sizes
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether it has weights for torch; one that was exported by itself has none."""
+        return WEIGHTS in self.config["files"]
+
+    @property
+    def weights_hash(self) -> str:
+        """SHA-256 of its weights, or of those that its graphs were made from."""
+        found: str = self.config["files"].get(WEIGHTS) or (self.config.get("graphs") or {}).get("weights", "")
+        return found
+
+    def has_graphs(self, precision: str = "fp32") -> bool:
+        """Whether it was exported in this precision."""
+        return all(graph_file(name, precision) in self.config["files"] for name in GRAPHS)
+
+    def checked_bytes(self, name: str) -> bytes:
+        """The content of one of its files.
+
+        Raises:
+            BundleError: it is not there, or not the one that config.json names.
+        """
+        return _checked_bytes(self.folder / name, self.config)
+
     def weights(self) -> Weights:
         """The weights by name, as arrays.
 
         Raises:
-            BundleError: the file is not the one that config.json names.
+            BundleError: there are none, or the file is not the one that config.json names.
         """
+        if not self.has_weights and self.has_graphs():
+            raise BundleError(
+                self.folder,
+                f"this bundle was exported without {WEIGHTS}, so torch cannot run it",
+                "Expected a bundle with weights",
+                "Leave the runtime to freerun, or use the run or bundle that it was exported from",
+            )
         try:
             from safetensors import SafetensorError
             from safetensors.numpy import load
         except ImportError:
             raise MissingExtraError("safetensors", "train", "reading a model's weights") from None
-        path = self.folder / _WEIGHTS
+        path = self.folder / WEIGHTS
         try:
-            arrays: Weights = load(_checked_bytes(path, self.config))
+            arrays: Weights = load(self.checked_bytes(WEIGHTS))
         except (SafetensorError, ValueError, TypeError, KeyError) as error:
             raise _damaged(path, f"not a safetensors file of numbers ({error})") from None
         return arrays
 
 
-# -- writing ----------------------------------------------------------------------------------------------------------
-
-
-def write_bundle(folder: Path, parts: BundleParts) -> None:
-    """Write a bundle whole, in the place of whatever was at ``folder`` before."""
-    files: dict[str, bytes] = {_WEIGHTS: parts.weights}
-    for side, codec in (("source", parts.source), ("target", parts.target)):
-        name, content = _vocabulary_file(side, codec)
-        files[name] = content
-    config = {
-        "format": FORMAT,
-        "version": VERSION,
-        "freerun": parts.freerun_version,
-        "source": _codec_settings(parts.source),
-        "target": _codec_settings(parts.target),
-        "model": dict(parts.model),
-        "length_bound": asdict(parts.bound),
-        "most_frequent_target": parts.most_frequent_target,
-        "training": dict(parts.training),
-        "files": {name: _hash(content) for name, content in sorted(files.items())},
-    }
-    files["config.json"] = _json(config)
-    files["metrics.json"] = _json(dict(parts.metrics))
-    files["README.md"] = model_card(config, parts.metrics).encode()
-    with replacing_folder(folder) as new:
-        for name, content in files.items():
-            write_atomic(new / name, content)
-
-
-def _vocabulary_file(side: str, codec: Codec) -> tuple[str, bytes]:
-    if isinstance(codec.tokenizer, SentencePieceTokenizer):
-        return f"{side}_vocabulary.model", codec.tokenizer.model
-    return f"{side}_vocabulary.json", codec.vocabulary.to_json().encode()
-
-
-def _codec_settings(codec: Codec) -> dict[str, Any]:
-    return {
-        "tokens": codec.tokenizer.spec,
-        "normalisation": codec.normalisation,
-        "case": codec.case,
-        "reverse": codec.reverse,
-    }
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-# -- reading ----------------------------------------------------------------------------------------------------------
+def graph_file(name: str, precision: str = "fp32") -> str:
+    """The file of a graph: ``greedy.onnx``, ``greedy.int8.onnx``."""
+    return f"{name}.onnx" if precision == "fp32" else f"{name}.{precision}.onnx"
 
 
 def find_bundle(model: Path) -> Path:
@@ -239,9 +151,12 @@ def read_bundle(model: Path) -> Bundle:
     config = _read_config(folder)
     source, target = (_read_codec(folder, side, config) for side in ("source", "target"))
     bound = {key: config["length_bound"].get(key) for key in ("longest_target", "largest_ratio", "fixed")}
-    if not (folder / _WEIGHTS).exists():
-        raise _missing(folder, _WEIGHTS)
-    return Bundle(folder, config, source, target, LengthBound(**bound), _read_metrics(folder))
+    bundle = Bundle(folder, config, source, target, LengthBound(**bound), _read_metrics(folder))
+    named = [WEIGHTS, *(graph_file(graph, precision) for precision in PRECISIONS for graph in GRAPHS)]
+    for name in named:
+        if name in config["files"] and not (folder / name).exists():
+            raise _missing(folder, name)
+    return bundle
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -264,12 +179,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"Expected {VERSION} at most, the newest that this freerun knows",
             "Install a newer freerun",
         )
-    try:
-        check_values(_Config, config, path)
-    except ConfigError as error:
-        key = error.where.removeprefix(f"{path}: ")
-        what = f"damaged: {key}: {error.what}"
-        raise BundleError(path, what, error.expected, "Copy the whole bundle again") from None
+    fault = first_fault(config)
+    if fault is not None:
+        what = f"damaged: {fault.key}: {fault.what}"
+        raise BundleError(path, what, fault.expected, "Copy the whole bundle again")
     return config
 
 
@@ -318,7 +231,7 @@ def _checked_bytes(path: Path, config: Mapping[str, Any]) -> bytes:
         raise _missing(path.parent, path.name) from None
     except OSError as error:
         raise _unreadable(path, error) from None
-    found, expected = _hash(content), config["files"].get(path.name)
+    found, expected = bytes_hash(content), config["files"].get(path.name)
     if expected is None:
         raise _damaged(path.parent / "config.json", f"it names no hash of {path.name}")
     if found != expected:

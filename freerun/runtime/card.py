@@ -43,6 +43,19 @@ was selected on these pairs ({{ training.evaluation.select_on }}), so figures on
 {% for name, value, interval in figures -%}
 | {{ name }} | {{ value }} | {{ interval }} |
 {% endfor %}
+{% if quantised -%}
+## Quantised graphs
+
+`--precision int8` against fp32, on {{ "{:,}".format(quantised.sources) }} development sources, greedy search.
+
+| figure | fp32 | int8 | difference | 95 % interval |
+|---|---|---|---|---|
+{% for name, difference in quantised.difference.items() -%}
+| {{ name }} | {{ "%.4f" | format(quantised.fp32[name]) }} | {{ "%.4f" | format(quantised.int8[name]) }} \
+| {{ "%+.4f" | format(difference.value) }} | {{ "%+.4f" | format(difference.low) }} to \
+{{ "%+.4f" | format(difference.high) }} |
+{% endfor %}
+{% endif -%}
 ## Training
 
 Forcing strategy: {{ strategies }}. Weights after update {{ "{:,}".format(training["update"]) }}.
@@ -55,8 +68,10 @@ Forcing strategy: {{ strategies }}. Weights after update {{ "{:,}".format(traini
 """
 
 
-def model_card(config: Mapping[str, Any], metrics: Mapping[str, float | None]) -> str:
-    """The card of a bundle from its config.json and metrics.json."""
+def model_card(
+    config: Mapping[str, Any], metrics: Mapping[str, float | None], quantised: Mapping[str, Any] | None = None
+) -> str:
+    """The card of a bundle from its config.json and metrics.json, and export.json if it has one."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     training = config["training"]
     values = flatten({section: training[section] for section in ("model", "training", "evaluation")})
@@ -73,6 +88,7 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, float | None]) -
     sides = [(side, config[side], model[f"{side}_vocabulary"]) for side in ("source", "target")]
     text: str = environment.from_string(_TEMPLATE).render(
         config=config,
+        quantised=quantised,
         model=model,
         training=training,
         sides=sides,

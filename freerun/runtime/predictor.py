@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeVar
 
 import numpy as np
 
-from freerun.data.batching import ROWS, pad, similar_lengths
+from freerun.data.batching import MOST_POSITIONS, ROWS, pad, similar_lengths
 from freerun.data.codec import Codec
 from freerun.errors import DataError
 from freerun.search.beam import beam_search
@@ -20,7 +21,17 @@ from freerun.search.score import score_targets
 from freerun.search.stepper import Ids, Stepper
 from freerun.symbols import EOS
 
-__all__ = ["Beam", "PredictedHypothesis", "Prediction", "Predictor", "Sampling", "Scored", "Search", "windows"]
+__all__ = [
+    "Beam",
+    "Greedy",
+    "PredictedHypothesis",
+    "Prediction",
+    "Predictor",
+    "Sampling",
+    "Scored",
+    "Search",
+    "windows",
+]
 
 T = TypeVar("T")
 
@@ -59,6 +70,11 @@ class Sampling:
 
 
 Search = Beam | Sampling
+
+_PLAIN = Beam()
+
+Greedy = Callable[[Ids, Ids, Ids], list[Hypothesis]]
+"""Plain greedy search by other means: (source_ids, lengths, max_lengths) -> an output a source."""
 
 
 @dataclass(frozen=True)
@@ -125,19 +141,44 @@ class _Pair(Protocol):
 
 
 class Predictor:
-    """A model with its codecs, ready for texts. Made by ``freerun.load``."""
+    """A model with its codecs, ready for texts. Made by ``freerun.load``.
+
+    Several threads may use it at once: a search has its state in a stepper, and each thread gets one of its own.
+    """
 
     def __init__(
-        self, stepper: Stepper, source: Codec, target: Codec, bound: LengthBound, batch_size: int = ROWS
+        self,
+        new_stepper: Callable[[], Stepper],
+        source: Codec,
+        target: Codec,
+        bound: LengthBound,
+        batch_size: int = ROWS,
+        greedy: Greedy | None = None,
+        longest_source: int = MOST_POSITIONS,
     ) -> None:
-        self.stepper = stepper
+        """``greedy`` is used instead of a stepper where it can be; ``longest_source`` is in tokens, with the end."""
         self.source = source
         self.target = target
         self.bound = bound
         self.batch_size = batch_size
+        self.longest_source = longest_source
+        self._new_stepper = new_stepper
+        self._greedy = greedy
+        self._of_thread = threading.local()
+
+    @property
+    def stepper(self) -> Stepper:
+        """The stepper of the thread that asks."""
+        if not hasattr(self._of_thread, "stepper"):
+            self._of_thread.stepper = self._new_stepper()
+        stepper: Stepper = self._of_thread.stepper
+        return stepper
 
     def predict(self, text: str, search: Search = Beam(), prefix: str = "") -> Prediction:
-        """The outputs for one text. ``prefix`` is text that every output is made to begin with."""
+        """The outputs for one text. ``prefix`` is text that every output is made to begin with.
+
+        Raises ``DataError`` when the text is longer than ``longest_source``, or as ``predict_batch`` does.
+        """
         return self.predict_batch([text], search, prefix)[0]
 
     def predict_batch(
@@ -146,19 +187,44 @@ class Predictor:
         """The outputs for several texts, in their order; texts do not influence each other.
 
         ``rows`` are the texts' numbers where they are part of a longer list (a draw depends on its text's number).
-        Raises ``DataError`` when ``prefix`` has a token that the model cannot write.
+        Raises ``DataError`` when ``prefix`` has a token that the model cannot write, or a text is longer than
+        ``longest_source``.
         """
-        forced = self._prefix(prefix)
-        encoded = [self.source.encode(text) for text in texts]
-        numbers = np.arange(len(texts)) if rows is None else np.asarray(rows, np.int64)
+        forced = self._prefix(prefix) if prefix else []
+        numbers = range(len(texts)) if rows is None else rows
+        tokens = [self.source.tokens(text) for text in texts]
+        encoded = [self._ids(each, number) for each, number in zip(tokens, numbers, strict=True)]
+        found = self._found(search, encoded, np.asarray(numbers, np.int64), forced)
+        return [
+            Prediction(text, tuple(map(self._readable, hypotheses)), tuple(self.source.unknown_among(each)))
+            for text, each, hypotheses in zip(texts, tokens, found, strict=True)
+        ]
+
+    def _ids(self, tokens: list[str], number: int) -> list[int]:
+        """A source's ids."""
+        ids = self.source.encode_tokens(tokens)
+        if len(ids) > self.longest_source:
+            raise DataError(
+                f"text {number + 1}",
+                f"it has {len(ids) - 1:,} tokens",
+                f"Expected at most {self.longest_source - 1:,}",
+                "Cut it into shorter texts",
+            )
+        return ids
+
+    def _found(
+        self, search: Search, encoded: list[list[int]], numbers: Ids, forced: Sequence[int]
+    ) -> list[list[Hypothesis]]:
+        """The outputs of each source, in their order, whatever batches they were made in."""
+        if len(encoded) == 1:
+            return self._search(search, *pad(encoded), numbers, forced)
         sizes = [len(ids) for ids in encoded]
-        found: list[list[Hypothesis]] = [[] for _ in texts]
+        found: list[list[Hypothesis]] = [[] for _ in encoded]
         for chosen in similar_lengths(sizes, sizes, self.batch_size, search.width):
-            ids, lengths = pad([encoded[row] for row in chosen])
-            outputs = self._search(search, ids, lengths, numbers[chosen], forced)
+            outputs = self._search(search, *pad([encoded[row] for row in chosen]), numbers[chosen], forced)
             for row, hypotheses in zip(chosen, outputs, strict=True):
                 found[row] = hypotheses
-        return [self._prediction(text, hypotheses) for text, hypotheses in zip(texts, found, strict=True)]
+        return found
 
     def predict_stream(self, texts: Iterable[str], search: Search = Beam(), prefix: str = "") -> Iterator[Prediction]:
         """The same for any number of texts, in constant memory."""
@@ -167,13 +233,15 @@ class Predictor:
 
     def score_stream(self, pairs: Iterable[_Pair]) -> Iterator[Scored]:
         """The log-probability of each given target, in constant memory; an unknown target token counts as UNK."""
-        for window in windows(pairs):
-            yield from self._scored(window)
+        for window in windows(enumerate(pairs)):
+            yield from self._scored([pair for _, pair in window], [number for number, _ in window])
 
     def _search(
         self, search: Search, ids: Ids, lengths: Ids, rows: Ids, forced: Sequence[int]
     ) -> list[list[Hypothesis]]:
         bounds = self.bound.of(lengths)
+        if self._greedy is not None and search == _PLAIN and not forced:
+            return [[hypothesis] for hypothesis in self._greedy(ids, lengths, bounds)]
         prefix = [forced] * len(lengths) if forced else None
         if isinstance(search, Beam):
             return beam_search(
@@ -200,9 +268,6 @@ class Predictor:
             prefix=prefix,
         )
 
-    def _prediction(self, text: str, hypotheses: Sequence[Hypothesis]) -> Prediction:
-        return Prediction(text, tuple(map(self._readable, hypotheses)), tuple(self.source.unknown(text)))
-
     def _readable(self, hypothesis: Hypothesis) -> PredictedHypothesis:
         tokens = self.target.decode(hypothesis.ids)
         return PredictedHypothesis(
@@ -227,8 +292,11 @@ class Predictor:
         ids = self.target.encode_tokens(tokens)
         return ids[: ids.index(EOS)]
 
-    def _scored(self, pairs: Sequence[_Pair]) -> list[Scored]:
-        encoded = [(self.source.encode(pair.source), self.target.encode(pair.target)) for pair in pairs]
+    def _scored(self, pairs: Sequence[_Pair], numbers: Sequence[int]) -> list[Scored]:
+        encoded = [
+            (self._ids(self.source.tokens(pair.source), number), self.target.encode(pair.target))
+            for number, pair in zip(numbers, pairs, strict=True)
+        ]
         sizes = [[len(ids) for ids in side] for side in zip(*encoded, strict=True)] or [[], []]
         scores: list[tuple[float, ...]] = [()] * len(pairs)
         for rows in similar_lengths(sizes[0], sizes[1], self.batch_size):

@@ -9,7 +9,7 @@ import numpy as np
 
 from freerun.errors import ConfigError
 from freerun.search.stepper import Ids, LogProbs, Stepper
-from freerun.search.top import top
+from freerun.search.top import best_allowed
 
 __all__ = ["EnsembleStepper"]
 
@@ -41,15 +41,7 @@ class EnsembleStepper:
     def step(self, tokens: Ids, origins: Ids, k: int | None = None, banned: Sequence[int] = ()) -> tuple[Ids, LogProbs]:
         """See ``Stepper``."""
         self._log_probs = self._combined([stepper.step(tokens, origins)[1] for stepper in self._steppers])
-        if k is None:
-            # A copy, for log_prob_of has to know the banned ones too.
-            log_probs = self._log_probs.copy()
-            log_probs[:, list(banned)] = -np.inf
-            return np.broadcast_to(np.arange(self.vocabulary_size), log_probs.shape), log_probs
-        # Taken out instead of set to -inf: another token of probability 0 must still come before a banned one.
-        allowed = np.setdiff1d(np.arange(self.vocabulary_size), banned)
-        columns, best = top(self._log_probs[:, allowed], k)
-        return allowed[columns], best
+        return best_allowed(self._log_probs, k, banned)
 
     def log_prob_of(self, tokens: Ids) -> LogProbs:
         """See ``Stepper``."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from freerun.search.stepper import Ids, LogProbs
 
-__all__ = ["top"]
+__all__ = ["best_allowed", "top"]
 
 
 def top(log_probs: LogProbs, k: int) -> tuple[Ids, LogProbs]:
@@ -28,3 +30,19 @@ def top(log_probs: LogProbs, k: int) -> tuple[Ids, LogProbs]:
     values = np.take_along_axis(log_probs, columns, 1)
     order = np.argsort(-values, axis=1, kind="stable")
     return np.take_along_axis(columns, order, 1), np.take_along_axis(values, order, 1)
+
+
+def best_allowed(log_probs: LogProbs, k: int | None, banned: Sequence[int]) -> tuple[Ids, LogProbs]:
+    """What ``Stepper.step`` gives for the distributions ``log_probs`` [N, V]: the ``k`` best that are not ``banned``.
+
+    Ids and values [N, k], best first, ties to the lowest id; with ``k=None`` all [N, V] in order, banned ones at -inf.
+    """
+    size = log_probs.shape[1]
+    if k is None:
+        log_probs = log_probs.copy()
+        log_probs[:, list(banned)] = -np.inf
+        return np.broadcast_to(np.arange(size), log_probs.shape), log_probs
+    # Taken out instead of set to -inf: another token of probability 0 must still come before a banned one.
+    allowed = np.setdiff1d(np.arange(size), banned)
+    columns, best = top(log_probs[:, allowed], min(k, len(allowed)))
+    return allowed[columns], best

@@ -18,8 +18,9 @@ from freerun.errors import BundleError
 from freerun.models.initialise import initialise
 from freerun.models.seq2seq import Seq2Seq, Sizes
 from freerun.restore import load_model, sizes_as_dict
-from freerun.runtime.bundle import BundleParts, find_bundle, read_bundle, write_bundle
+from freerun.runtime.bundle import find_bundle, read_bundle
 from freerun.runtime.card import model_card
+from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
 from freerun.training.checkpoint import serialised
 

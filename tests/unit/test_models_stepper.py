@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from freerun.models.stepper import TorchStepper, _entries_of, best, log_softmax
+from freerun.models.stepper import TorchStepper, best, log_softmax
+from freerun.search.entries import _entries_of
 from freerun.search.top import top
 from freerun.symbols import NEVER_WRITTEN
 from tests.networks import CELLS, close, network, padded, random_rows
@@ -174,7 +175,7 @@ def test_hypotheses_of_a_source_share_its_memory(attention, monkeypatch):
         return [stepper.step(row[: len(move)], np.array(move))[1] for row, move in zip(tokens, moves, strict=True)]
 
     shared = run()
-    monkeypatch.setattr("freerun.models.stepper._entries_of", lambda sources: sources)
+    monkeypatch.setattr("freerun.search.entries._entries_of", lambda sources: sources)
     for one, other in zip(shared, run(), strict=True):
         close(torch.tensor(one), torch.tensor(other))
 

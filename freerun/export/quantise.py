@@ -1,0 +1,56 @@
+"""8 bit products: weights of 7 bits and a scale a column, activations of 8 bits and one fixed scale.
+
+    x @ W  ~  (x_scale * w_scale[n]) * sum_k (x_q[k] - 128) * w_q[k, n]
+
+with x_q = round(x / x_scale) + 128 in 0..255, for x_scale = limit / 127, and w_q = round(W / w_scale) in -64..64. The sum is
+exact. Scales never look at a batch, so a row does not depend on its batch-mates.
+
+Weights have 7 bits because processors without VNNI add two products of bytes in 16 bits, which 2 x 255 x 64 just fits:
+every processor gives the same numbers. Weights that are only stored (of recurrent operators and embeddings, which
+onnxruntime makes float32 when it loads a graph) have 8 bits.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from freerun.export.graph import FLOAT, Array, Graph, Value
+from freerun.export.weights import Linear
+
+__all__ = ["Int8", "rounded"]
+
+PRODUCT_LEVELS: Final = 64
+STORED_LEVELS: Final = 127
+_ZERO: Final = 128
+
+
+class Int8:
+    """``Arithmetic`` with 8 bits."""
+
+    def product(self, graph: Graph, name: str, x: Value, linear: Linear, limit: float = 1.0) -> Value:
+        """See ``Arithmetic``."""
+        weight, scale = rounded(linear.weight, 0, PRODUCT_LEVELS)
+        step = np.float32(limit / STORED_LEVELS)
+        zero = graph.constant("uint8.zero", np.uint8(_ZERO))
+        bytes_ = graph.op("QuantizeLinear", x, graph.constant(f"step.{limit}", step), zero)
+        sums = graph.op("MatMulInteger", bytes_, graph.constant(f"{name}.weight", weight), zero)
+        sums = graph.op("Cast", sums, attributes={"to": FLOAT})
+        product = graph.op("Mul", sums, graph.constant(f"{name}.scale", scale[0] * step))
+        if linear.bias is None:
+            return product
+        return graph.op("Add", product, graph.constant(f"{name}.bias", linear.bias))
+
+    def weight(self, graph: Graph, name: str, array: Array, summed: int) -> Value:
+        """See ``Arithmetic``."""
+        weight, scale = rounded(array, summed, STORED_LEVELS)
+        whole = graph.op("Cast", graph.constant(name, weight), attributes={"to": FLOAT})
+        return graph.op("Mul", whole, graph.constant(f"{name}.scale", scale))
+
+
+def rounded(array: Array, summed: int, levels: int) -> tuple[Array, Array]:
+    """``array`` as int8 in -levels..levels, and its float32 scales, the axis ``summed`` kept with size 1."""
+    scale = np.abs(array).max(axis=summed, keepdims=True) / np.float32(levels)
+    scale = np.where(scale > 0, scale, 1).astype(np.float32)  # a column of zeros stays one
+    return np.rint(array / scale).astype(np.int8), scale

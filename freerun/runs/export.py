@@ -1,0 +1,223 @@
+"""``freerun export``: ONNX graphs, into a bundle or as a bundle that has nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from freerun.data.batching import pad
+from freerun.data.readers import read_pairs
+from freerun.errors import BundleError, MissingExtraError, UserError
+from freerun.evaluation.compare import Comparison, compare
+from freerun.evaluation.evaluate import Evaluation
+from freerun.evaluation.items import EvaluationSet, group_pairs
+from freerun.files import bytes_hash, replacing_folder, write_atomic
+from freerun.runs.evaluate import PairsToRead, dev_pairs_of, evaluate_items
+from freerun.runs.load import load
+from freerun.runtime.bundle import GRAPHS, PRECISIONS, WEIGHTS, Bundle, find_bundle, graph_file, read_bundle
+from freerun.runtime.card import model_card
+from freerun.runtime.graphs import Graphs
+from freerun.runtime.onnx_greedy import OnnxGreedy
+from freerun.runtime.onnx_stepper import OnnxStepper
+from freerun.runtime.writing import as_json
+
+__all__ = ["MAX_LOSS", "ExportRequest", "export"]
+
+MAX_LOSS: Final = 1.0
+"""Points of sequence accuracy that int8 may lose unless something else is asked for."""
+_CALIBRATION: Final = 512
+"""Sources that are read to see how large the decoder's first state becomes."""
+_RECORD: Final = "export.json"
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """The arguments of ``freerun export``; ``dev`` are pairs to measure int8 on, the run's own if there are none."""
+
+    model: Path
+    out: Path | None = None
+    quantise: bool = False
+    max_loss: float = MAX_LOSS
+    dev: Path | None = None
+    json: bool = False
+
+
+def export(request: ExportRequest) -> dict[str, Any]:
+    """Write the graphs, once two ways of decoding agree with each other; returns what is printed.
+
+    Raises:
+        UserError: a bundle that cannot be exported, a folder in the way, no pairs to measure int8 on, or int8 that
+            loses more than ``max_loss``. Nothing was written then.
+    """
+    _check_packages()
+    bundle = read_bundle(request.model)
+    items = _dev_items(request, bundle) if request.quantise else None
+    target = bundle.folder if request.out is None else _free(request.out, bundle)
+    with replacing_folder(target) as new:
+        _write(new, bundle, keeps_weights=request.out is None)
+        _add_graphs(new, bundle, "fp32")
+        _verify(new, bundle, "fp32")
+        record = {} if items is None else _quantised(new, bundle, items, request.max_loss)
+    files = {name: (target / name).stat().st_size for name in _graph_names(target)}
+    found = {"folder": str(target), "files": files, **record}
+    print(json.dumps(found) if request.json else _as_text(target, files, record))
+    return found
+
+
+def _check_packages() -> None:
+    for package in ("onnx", "safetensors"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "train", "freerun export")
+
+
+def _free(out: Path, bundle: Bundle) -> Path:
+    """``out``, if it is not in use by anything but an exported bundle."""
+    if not out.exists():
+        return out
+    if out.is_dir() and not any(out.iterdir()):
+        return out
+    try:
+        there = read_bundle(out)
+    except BundleError:
+        there = None
+    if there is None or there.has_weights or find_bundle(out) != out:
+        what = "this is the bundle itself" if there and there.folder.samefile(bundle.folder) else "something is there"
+        raise UserError(
+            out, f"{what}", "Expected a new folder, or an earlier export to replace", "Choose another --out"
+        )
+    return out
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def _write(new: Path, bundle: Bundle, keeps_weights: bool) -> None:
+    """What a bundle has beside its graphs, as it was."""
+    graphs = {graph_file(name, precision) for precision in PRECISIONS for name in GRAPHS} | {_RECORD}
+    for path in bundle.folder.iterdir():
+        if path.is_file() and path.name not in graphs and (keeps_weights or path.name != WEIGHTS):
+            shutil.copyfile(path, new / path.name)
+    config: dict[str, Any] = dict(bundle.config)
+    kept = {name: value for name, value in bundle.config["files"].items() if name not in graphs}
+    if not keeps_weights:
+        kept.pop(WEIGHTS, None)
+    _write_config(new, {**config, "files": kept, "graphs": {"weights": bundle.weights_hash}})
+
+
+def _add_graphs(new: Path, bundle: Bundle, precision: str, limit: float = 1.0) -> None:
+    from freerun.export.files import graph_files
+
+    files = graph_files(bundle, precision, limit)
+    for name, content in files.items():
+        write_atomic(new / name, content)
+    config = json.loads((new / "config.json").read_bytes())
+    hashes = {**config["files"], **{name: bytes_hash(content) for name, content in files.items()}}
+    _write_config(new, {**config, "files": dict(sorted(hashes.items()))})
+
+
+def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    write_atomic(folder / "config.json", as_json(config))
+
+
+def _graph_names(folder: Path) -> list[str]:
+    names = [graph_file(name, precision) for precision in PRECISIONS for name in GRAPHS]
+    return [name for name in names if (folder / name).exists()]
+
+
+# -- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _verify(new: Path, bundle: Bundle, precision: str) -> None:
+    """The greedy graph, the step graph under the search, and torch if it is here and fp32 is asked for."""
+    from freerun.export.verify import check_agreement, decoded, random_sources
+
+    exported = read_bundle(new)
+    graphs = Graphs(exported, precision)
+    ids, lengths = sources = random_sources(exported)
+    found = OnnxGreedy(graphs)(ids, lengths, exported.bound.of(lengths))
+    name = graph_file("greedy", precision)
+    check_agreement(bundle, f"{name} and {graph_file('step', precision)}", found, OnnxStepper(graphs), sources)
+    if precision == "fp32" and importlib.util.find_spec("torch") is not None:
+        from freerun.restore import load_steppers
+
+        check_agreement(bundle, f"{name} and torch", found, load_steppers(bundle)(), sources)
+        check_agreement(
+            bundle, f"torch and {name}", decoded(bundle, load_steppers(bundle)(), sources), OnnxStepper(graphs), sources
+        )
+
+
+def _dev_items(request: ExportRequest, bundle: Bundle) -> EvaluationSet:
+    pairs = PairsToRead(request.dev) if request.dev else dev_pairs_of(request.model)
+    return group_pairs(read_pairs(pairs.location, pairs.columns), bundle.source, bundle.target)
+
+
+# -- int8 -------------------------------------------------------------------------------------------------------------
+
+
+def _quantised(new: Path, bundle: Bundle, items: EvaluationSet, max_loss: float) -> dict[str, Any]:
+    """Add int8 graphs, measure both precisions on ``items``, and write that into the record and the card.
+
+    Raises:
+        UserError: int8 loses more than ``max_loss`` points of sequence accuracy.
+    """
+    _add_graphs(new, bundle, "int8", _first_states_limit(new, items))
+    _verify(new, bundle, "int8")
+    fp32, int8 = (evaluate_items(load(new, precision=precision), items) for precision in ("fp32", "int8"))
+    record = _measured(fp32, int8, compare(fp32, int8))
+    loss = -100 * record["difference"]["sequence_accuracy.free"]["value"]
+    if loss > max_loss:
+        accuracy = [100 * record[precision]["sequence_accuracy.free"] for precision in ("fp32", "int8")]
+        raise UserError(
+            bundle.folder,
+            f"int8 loses {loss:.2f} points of sequence accuracy on {len(items):,} sources ({accuracy[0]:.2f} to "
+            f"{accuracy[1]:.2f}); nothing was written",
+            f"Expected a loss of {max_loss:g} points at most",
+            "Allow more with --max-loss, or leave out --quantize",
+        )
+    write_atomic(new / _RECORD, as_json(record))
+    card = model_card(bundle.config, bundle.metrics, record)
+    write_atomic(new / "README.md", card)
+    return record
+
+
+def _first_states_limit(new: Path, items: EvaluationSet) -> float:
+    """What nearly all numbers of the decoder's first h stay within; 1 where it comes out of the cells as it is."""
+    bundle = read_bundle(new)
+    if not bundle.model["bidirectional"]:
+        return 1.0
+    ids, lengths = pad([bundle.source.encode(item.source) for item in items.items[:_CALIBRATION]])
+    (state,) = Graphs(bundle).session("encoder").run(["state"], {"source": ids, "lengths": lengths})
+    h = np.abs(state[:, : bundle.model["num_layers"] * bundle.model["hidden_size"]])
+    return max(1.0, float(np.quantile(h, 0.999)))
+
+
+def _measured(fp32: Evaluation, int8: Evaluation, comparison: Comparison) -> dict[str, Any]:
+    """Figures of both precisions and their paired differences int8 - fp32, as JSON values."""
+    names = [name for name in ("sequence_accuracy.free", "symbol_error_rate.free") if name in comparison.differences]
+    differences = {name: comparison.differences[name] for name in names}
+    return {
+        "sources": comparison.sources,
+        "fp32": {name: found.a for name, found in differences.items()},
+        "int8": {name: found.b for name, found in differences.items()},
+        "difference": {
+            name: {"value": d.difference.value, "low": d.difference.low, "high": d.difference.high}
+            for name, d in differences.items()
+        },
+    }
+
+
+def _as_text(target: Path, files: Mapping[str, int], record: Mapping[str, Any]) -> str:
+    lines = [f"Wrote {target}:", *(f"  {name:20s} {size / 1e6:8.2f} MB" for name, size in files.items())]
+    for name, difference in record.get("difference", {}).items():
+        lines.append(
+            f"{name}: fp32 {record['fp32'][name]:.4f}, int8 {record['int8'][name]:.4f}, difference "
+            f"{difference['value']:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f})"
+        )
+    return "\n".join(lines)

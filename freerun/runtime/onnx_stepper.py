@@ -1,0 +1,79 @@
+"""The exported encoder and step behind the ``Stepper`` protocol of ``freerun.search``.
+
+Legend: B sources, N rows, E entries, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from freerun.runtime.graphs import Graphs
+from freerun.search.entries import SharedEntries
+from freerun.search.stepper import Ids, LogProbs
+from freerun.search.top import best_allowed
+from freerun.symbols import NEVER_WRITTEN
+
+__all__ = ["OnnxStepper"]
+
+_STATE, _LOG_PROBS, _IDS, _BEST = "new_state", "log_probs", "ids", "best"
+
+
+class OnnxStepper:
+    """Steps a model in onnxruntime. The state stays there; only ids and log-probabilities come out.
+
+    It has the state of one search, so each thread needs one of its own; they may share their ``graphs``.
+    """
+
+    def __init__(self, graphs: Graphs) -> None:
+        self.vocabulary_size = graphs.vocabulary_size
+        self._graphs = graphs
+        self._state: Any = None
+        self._statics: dict[str, Any] = {}
+        self._entries = SharedEntries(0)
+        self._log_probs: Any = None
+
+    def start(self, source_ids: Ids, lengths: Ids) -> None:
+        """Read sources: ids [B, S], right-padded, and their lengths [B]."""
+        session = self._graphs.session("encoder")
+        names = [output.name for output in session.get_outputs()]
+        feeds = {"source": _value(source_ids), "lengths": _value(lengths)}
+        self._statics = dict(zip(names, session.run_with_ort_values(names, feeds), strict=True))
+        self._state = self._statics.pop("state")
+        self._entries = SharedEntries(len(lengths))
+        self._log_probs = None
+
+    def step(self, tokens: Ids, origins: Ids, k: int | None = None, banned: Sequence[int] = ()) -> tuple[Ids, LogProbs]:
+        """See ``Stepper``; the k best come from the graph itself where ``banned`` is what no search writes."""
+        assert self._state is not None, "start() comes first"
+        self._keep(self._entries.follow(origins)[1])
+        in_graph = k is not None and set(banned) == set(NEVER_WRITTEN)
+        wanted = [_STATE, _LOG_PROBS, *([_IDS, _BEST] if in_graph else [])]
+        most = self.vocabulary_size - len(NEVER_WRITTEN)
+        number = min(k, most) if in_graph and k is not None else 1
+        feeds = {"tokens": _value(tokens), "origins": _value(origins), "k": _value(np.array([number]))}
+        feeds |= {"state": self._state, **self._statics}
+        self._state, self._log_probs, *best = self._graphs.session("step").run_with_ort_values(wanted, feeds)
+        if best:
+            return best[0].numpy(), best[1].numpy()
+        return best_allowed(self._log_probs.numpy(), k, banned)
+
+    def log_prob_of(self, tokens: Ids) -> LogProbs:
+        """See ``Stepper``."""
+        assert self._log_probs is not None, "step() comes first"
+        values: LogProbs = np.take_along_axis(self._log_probs.numpy(), tokens[:, None], 1)[:, 0]
+        return values
+
+    def _keep(self, entries: Ids | None) -> None:
+        """Take the statics' ``entries`` [E], where they change."""
+        if entries is not None:
+            self._statics = {name: _value(value.numpy()[entries]) for name, value in self._statics.items()}
+
+
+def _value(array: np.ndarray[Any, Any]) -> Any:
+    """An array as onnxruntime holds it."""
+    from onnxruntime import OrtValue
+
+    return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))

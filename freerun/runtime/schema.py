@@ -1,0 +1,120 @@
+"""What config.json of a bundle must hold, checked without pydantic: a prediction need not wait for that to be loaded.
+
+Keys that are not named here are left to those who know them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from freerun.text import shown
+
+__all__ = ["CONFIG", "Fault", "first_fault"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong at a key path, and what was expected there."""
+
+    key: str
+    what: str
+    expected: str
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A test of one value, and what it wants, in words."""
+
+    fits: Callable[[Any], bool]
+    expected: str
+    optional: bool = False
+
+
+_Section = Mapping[str, "_Value | _Section"]
+
+
+def _whole(least: int, optional: bool = False) -> _Value:
+    return _Value(lambda value: type(value) is int and value >= least, f"a whole number, {least} or more", optional)
+
+
+def _word(*words: str) -> _Value:
+    listed = ", ".join(f'"{word}"' for word in words)
+    return _Value(lambda value: isinstance(value, str) and value in words, f"one of {listed}")
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value >= 0  # type: ignore[arg-type, operator]
+
+
+def _is_tokens(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("char|whitespace|sentencepiece:[0-9]+", value) is not None
+
+
+def _is_table_of_strings(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(inner, str) for inner in value.values())
+
+
+_TRUTH: Final = _Value(lambda value: isinstance(value, bool), "true or false")
+_STRING: Final = _Value(lambda value: isinstance(value, str), "a string")
+
+_SIDE: Final[_Section] = {
+    "tokens": _Value(_is_tokens, '"char", "whitespace" or "sentencepiece:N"'),
+    "normalisation": _word("NFC", "NFD", "NFKC", "NFKD", "none"),
+    "case": _word("keep", "lower"),
+    "reverse": _TRUTH,
+}
+CONFIG: Final[_Section] = {
+    "source": _SIDE,
+    "target": _SIDE,
+    "model": {
+        **{
+            name: _whole(1)
+            for name in ("source_vocabulary", "target_vocabulary", "embedding_size", "hidden_size", "num_layers")
+        },
+        "cell": _word("lstm", "gru", "rnn"),
+        "bidirectional": _TRUTH,
+        "context": _word("init", "every_step"),
+        "attention": _word("none", "dot", "general", "concat", "bahdanau"),
+        "tied_output": _TRUTH,
+        "input_feeding": _Value(_TRUTH.fits, _TRUTH.expected, optional=True),
+    },
+    "length_bound": {
+        "longest_target": _whole(0),
+        "largest_ratio": _Value(_is_number, "a number, 0 or more"),
+        "fixed": _whole(0, optional=True),
+    },
+    "most_frequent_target": _STRING,
+    "training": _Value(lambda value: isinstance(value, dict), "a table"),
+    "files": _Value(_is_table_of_strings, "a table"),
+    "graphs": _Value(_is_table_of_strings, "a table", optional=True),
+}
+
+
+def first_fault(config: Mapping[str, Any], section: _Section = CONFIG, prefix: str = "") -> Fault | None:
+    """The first value that is not what ``section`` wants of it, or None."""
+    for name, wanted in section.items():
+        key, value = prefix + name, config.get(name)
+        fault = _fault_of_value(key, value, wanted) if isinstance(wanted, _Value) else _of_section(key, value, wanted)
+        if fault is not None:
+            return fault
+    return None
+
+
+def _fault_of_value(key: str, value: object, wanted: _Value) -> Fault | None:
+    if wanted.fits(value) or (value is None and wanted.optional):
+        return None
+    return Fault(key, _what(value), f"Expected {wanted.expected}")
+
+
+def _of_section(key: str, value: object, wanted: _Section) -> Fault | None:
+    if isinstance(value, dict):
+        return first_fault(value, wanted, f"{key}.")
+    return Fault(key, _what(value), f"Expected a section, [{key}]")
+
+
+def _what(value: object) -> str:
+    return "this key is missing" if value is None else f"the value is {shown(value)}"

@@ -1,0 +1,83 @@
+"""Writing a bundle; reading one is ``bundle``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from freerun.data.codec import Codec
+from freerun.data.tokenizers import SentencePieceTokenizer
+from freerun.files import bytes_hash, replacing_folder, write_atomic
+from freerun.runtime.bundle import FORMAT, VERSION, WEIGHTS
+from freerun.runtime.card import model_card
+from freerun.search.bound import LengthBound
+
+__all__ = ["BundleParts", "as_json", "write_bundle"]
+
+
+@dataclass(frozen=True)
+class BundleParts:
+    """What a bundle is written from.
+
+    ``model`` are the sizes of the network, ``training`` whatever the model card tells of how it was made;
+    ``most_frequent_target`` is the trivial baseline's answer. ``weights`` are the bytes of a safetensors file.
+    """
+
+    source: Codec
+    target: Codec
+    bound: LengthBound
+    model: Mapping[str, Any]
+    training: Mapping[str, Any]
+    most_frequent_target: str
+    weights: bytes
+    metrics: Mapping[str, float | None]
+    freerun_version: str
+
+
+def write_bundle(folder: Path, parts: BundleParts) -> None:
+    """Write a bundle whole, in the place of whatever was at ``folder`` before."""
+    files: dict[str, bytes] = {WEIGHTS: parts.weights}
+    for side, codec in (("source", parts.source), ("target", parts.target)):
+        name, content = _vocabulary_file(side, codec)
+        files[name] = content
+    config = {
+        "format": FORMAT,
+        "version": VERSION,
+        "freerun": parts.freerun_version,
+        "source": _codec_settings(parts.source),
+        "target": _codec_settings(parts.target),
+        "model": dict(parts.model),
+        "length_bound": asdict(parts.bound),
+        "most_frequent_target": parts.most_frequent_target,
+        "training": dict(parts.training),
+        "files": {name: bytes_hash(content) for name, content in sorted(files.items())},
+    }
+    files["config.json"] = as_json(config)
+    files["metrics.json"] = as_json(dict(parts.metrics))
+    files["README.md"] = model_card(config, parts.metrics).encode()
+    with replacing_folder(folder) as new:
+        for name, content in files.items():
+            write_atomic(new / name, content)
+
+
+def _vocabulary_file(side: str, codec: Codec) -> tuple[str, bytes]:
+    if isinstance(codec.tokenizer, SentencePieceTokenizer):
+        return f"{side}_vocabulary.model", codec.tokenizer.model
+    return f"{side}_vocabulary.json", codec.vocabulary.to_json().encode()
+
+
+def _codec_settings(codec: Codec) -> dict[str, Any]:
+    return {
+        "tokens": codec.tokenizer.spec,
+        "normalisation": codec.normalisation,
+        "case": codec.case,
+        "reverse": codec.reverse,
+    }
+
+
+def as_json(value: Mapping[str, Any]) -> bytes:
+    """A JSON file as bundles have them."""
+    return (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
