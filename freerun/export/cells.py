@@ -1,7 +1,7 @@
 """The cells of ``freerun.models.recurrence`` once more, as ONNX nodes: one step from the two halves of the gates.
 
-Legend: B rows, H hidden, G gates x hidden. ``inputs`` [B, G] is the input's half with all biases but a GRU's ``bias_n``,
-``recurrent`` [B, G] the state's half with that one. Gates stand in torch's order.
+Legend: B rows, H hidden, G gates x hidden. ``inputs`` [B, G] is the input's half with all biases but a GRU's
+``bias_n``, ``recurrent`` [B, G] the state's half with that one. Gates stand in torch's order.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Cell = Callable[[Graph, Value, Value, LayerState, int], LayerState]
 
 
 def lstm_cell(graph: Graph, inputs: Value, recurrent: Value, state: LayerState, size: int) -> LayerState:
-    """I f g o: c' = f c + i g;  h' = o tanh(c')  (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000)."""
-    h, c = state
+    """Gates i f g o: c' = f c + i g;  h' = o tanh(c')  (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000)."""
+    _, c = state
     assert c is not None
     gates = graph.op("Add", inputs, recurrent)
     in_and_forget, candidate, out = graph.split(gates, [2 * size, size, size])
@@ -36,7 +36,7 @@ def lstm_cell(graph: Graph, inputs: Value, recurrent: Value, state: LayerState, 
 
 
 def gru_cell(graph: Graph, inputs: Value, recurrent: Value, state: LayerState, size: int) -> LayerState:
-    """R z n: n = tanh(input_n + r recurrent_n);  h' = (1 - z) n + z h  (Cho et al. 2014, reset after the product).
+    """Gates r z n: n = tanh(input_n + r recurrent_n);  h' = (1 - z) n + z h  (Cho et al. 2014, reset after the product).
 
     Written as n + z (h - n), which is a node less.
     """

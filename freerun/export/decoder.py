@@ -55,8 +55,9 @@ class State:
 class DecoderStep:
     """The decoder of ``freerun.models.decoder``, written into a graph.
 
-    ``arithmetic`` is for products of bounded vectors: averages of the memory and attentional outputs are within [-1, 1],
-    outputs of layers within [-limit, limit] (1 unless the bridge has projections, whose outputs have no bound).
+    ``arithmetic`` is for products of bounded vectors: averages of the memory and attentional outputs are within
+    [-1, 1], outputs of layers within [-limit, limit] (1 unless the bridge has projections, whose outputs have no
+    bound).
     """
 
     def __init__(self, weights: ModelWeights, arithmetic: Arithmetic, limit: float = 1.0) -> None:
@@ -71,8 +72,8 @@ class DecoderStep:
     def wanted(self, graph: Graph, state: State, hand_on: bool) -> State:
         """``state`` with the products that the next step wants of it; ``hand_on`` as that step has it.
 
-        With ``hand_on`` they are made by the weights that all steps of the loop use, too many as they are for this once:
-        then those weights are stored, and read, only once.
+        With ``hand_on`` they are made by the weights that all steps of the loop use, though it is too much for this
+        once: then those weights are stored, and read, only once.
         """
         vectors = [h for h, _ in state.layers] + ([] if state.attended is None else [state.attended])
         if hand_on:
@@ -124,11 +125,11 @@ class DecoderStep:
         return found[len(later) :], found[: len(later)]
 
     def _limit_of(self, index: int) -> float:
-        """Of a layer's output; the index after the last layer's: of the attentional output."""
+        """Of a layer's output; index L: of the attentional output."""
         return self._limit if index < self.sizes.num_layers else 1.0
 
     def _for_next(self, index: int) -> list[Linear]:
-        """What the next step multiplies a layer's output by; the index after the last layer's: the attentional output."""
+        """What the next step multiplies a layer's output by; index L, after the layers: the attentional output."""
         if index == self.sizes.num_layers:
             return [self._attended_gates()] if self.sizes.input_feeding else []
         query = self._bahdanau and index == self.sizes.num_layers - 1
@@ -184,7 +185,7 @@ class DecoderStep:
         statics: Mapping[str, Value],
         entries: Entries,
     ) -> tuple[Value, Value | None]:
-        """What the output layer reads [N, H], from the top layer's ``h`` and its products ``now``; what is fed again."""
+        """What the output layer reads [N, H], from the top ``h`` and its products ``now``; and what is fed again."""
         if self._luong:
             query = now[1] if self.sizes.attention == "concat" else h
             average = read_memory(graph, self._weights, entries, query, statics)

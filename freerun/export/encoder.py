@@ -1,7 +1,8 @@
 """The encoder with its bridge, as ONNX nodes: source ids to the decoder's first state and what it reads at every step.
 
-The layers are ONNX's own recurrent operators, which take a length for each row: a row's final state is the one after its
-last real token, and nothing depends on padding. Legend: B batch, S source, I input, H hidden, M memory, G gates x hidden.
+The layers are ONNX's own recurrent operators, which take a length for each row: a row's final state is the one after
+its last real token, and nothing depends on padding. Legend: B batch, S source, I input, H hidden, M memory,
+G gates x hidden.
 """
 
 from __future__ import annotations
@@ -199,11 +200,11 @@ def _mask(graph: Graph, memory: Value, lengths: Value) -> Value:
     """[B, 1, S]: 0 on real positions, ``_MASKED`` on padding."""
     size = graph.op("Shape", memory, attributes={"start": 1, "end": 2})
     size = graph.op("Cast", graph.op("Squeeze", size), attributes={"to": INT32})
-    zero, one = (graph.constant(f"int32.{number}", np.int32(number)) for number in (0, 1))
+    zero, one = graph.scalar(0, np.int32), graph.scalar(1, np.int32)
     positions = graph.op("Range", zero, size, one)
     padding = graph.op("GreaterOrEqual", positions, graph.op("Unsqueeze", lengths, graph.ints(1, 2)))
     padding = graph.op("Cast", padding, attributes={"to": FLOAT})
-    return graph.op("Mul", padding, graph.constant("masked", np.float32(_MASKED)))
+    return graph.op("Mul", padding, graph.scalar(_MASKED, np.float32))
 
 
 def _is_sum(attention: str) -> bool:

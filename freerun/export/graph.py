@@ -62,12 +62,16 @@ class Graph:
         """A constant. The same name stands for the same array: a second call gives the one that is there."""
         name = f"constant.{name}"
         if name not in self._constants:
-            self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+            self._constants[name] = numpy_helper.from_array(np.array(array, order="C"), name)
         return name
 
     def ints(self, *numbers: int) -> Value:
         """A constant list of whole numbers."""
         return self.constant("ints." + ".".join(map(str, numbers)), np.array(numbers, np.int64))
+
+    def scalar(self, number: float, kind: type[np.generic] = np.int64) -> Value:
+        """A constant single number."""
+        return self.constant(f"{kind.__name__}.{number}", np.array(number, kind))
 
     def op(self, kind: str, *inputs: Value, attributes: Mapping[str, Any] | None = None) -> Value:
         """Add a node with one output, and return that."""

@@ -33,11 +33,9 @@ def greedy_graph(weights: ModelWeights, arithmetic: Arithmetic, limit: float = 1
     step = DecoderStep(weights, arithmetic, limit)
     attended = graph.op("Sub", encoded.layers[0][0], encoded.layers[0][0]) if weights.sizes.input_feeding else None
     first = step.wanted(graph, State(encoded.layers, attended), hand_on=True)
-    most = graph.op(
-        "Add", graph.op("ReduceMax", bounds, attributes={"keepdims": 0}), graph.constant("one", np.int64(1))
-    )
-    alive = graph.op("GreaterOrEqual", bounds, graph.constant("zero", np.int64(0)))
-    fed = graph.op("Add", graph.op("Sub", lengths, lengths), graph.constant("bos", np.int64(BOS)))
+    most = graph.op("Add", graph.op("ReduceMax", bounds, attributes={"keepdims": 0}), graph.scalar(1))
+    alive = graph.op("GreaterOrEqual", bounds, graph.scalar(0))
+    fed = graph.op("Add", graph.op("Sub", lengths, lengths), graph.scalar(BOS))
     carried = [fed, alive, *first.values()]
     outputs = graph.ops(
         "Loop",
@@ -47,7 +45,7 @@ def greedy_graph(weights: ModelWeights, arithmetic: Arithmetic, limit: float = 1
         count=len(carried) + 2,
         attributes={"body": _body(graph, weights, step, first, encoded.statics).finished()},
     )
-    tokens, scores = _masked(graph, *outputs[len(carried) :], bounds)
+    tokens, scores = _masked(graph, outputs[-2], outputs[-1], bounds)
     graph.output(tokens, INT64, ["B", "T"], "tokens")
     graph.output(scores, FLOAT, ["B", "T"], "scores")
     return graph
@@ -82,20 +80,20 @@ def _body(graph: Graph, weights: ModelWeights, step: DecoderStep, like: State, s
 def _masked(graph: Graph, tokens: Value, scores: Value, bounds: Value) -> tuple[Value, Value]:
     """[T, B] as [B, T], and nothing after a row's end: its EOS, or its bound if it did not end at once there."""
     tokens, scores = (graph.op("Transpose", value, attributes={"perm": [1, 0]}) for value in (tokens, scores))
-    ends = graph.op("Equal", tokens, graph.constant("eos", np.int64(EOS)))
+    ends = graph.op("Equal", tokens, graph.scalar(EOS))
     ended = graph.op(
         "CumSum",
         graph.op("Cast", ends, attributes={"to": FLOAT}),
-        graph.constant("one", np.int64(1)),
+        graph.scalar(1),
         attributes={"exclusive": 1},
     )
-    before_end = graph.op("Equal", ended, graph.constant("zero.float", np.float32(0)))
+    before_end = graph.op("Equal", ended, graph.scalar(0, np.float32))
     steps = graph.op("Squeeze", graph.op("Shape", tokens, attributes={"start": 1, "end": 2}))
-    places = graph.op("Range", graph.constant("zero", np.int64(0)), steps, graph.constant("one", np.int64(1)))
+    places = graph.op("Range", graph.scalar(0), steps, graph.scalar(1))
     bounds = graph.op("Unsqueeze", bounds, graph.ints(1))
     within = graph.op("Or", graph.op("Less", places, bounds), graph.op("And", ends, graph.op("Equal", places, bounds)))
     real = graph.op("And", before_end, within)
     return (
-        graph.op("Where", real, tokens, graph.constant("pad", np.int64(PAD))),
-        graph.op("Where", real, scores, graph.constant("zero.float", np.float32(0))),
+        graph.op("Where", real, tokens, graph.scalar(PAD)),
+        graph.op("Where", real, scores, graph.scalar(0, np.float32)),
     )

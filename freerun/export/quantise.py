@@ -2,8 +2,8 @@
 
     x @ W  ~  (x_scale * w_scale[n]) * sum_k (x_q[k] - 128) * w_q[k, n]
 
-with x_q = round(x / x_scale) + 128 in 0..255, for x_scale = limit / 127, and w_q = round(W / w_scale) in -64..64. The sum is
-exact. Scales never look at a batch, so a row does not depend on its batch-mates.
+with x_q = round(x / x_scale) + 128 in 0..255, for x_scale = limit / 127, and w_q = round(W / w_scale) in -64..64. The
+sum is exact. Scales never look at a batch, so a row does not depend on its batch-mates.
 
 Weights have 7 bits because processors without VNNI add two products of bytes in 16 bits, which 2 x 255 x 64 just fits:
 every processor gives the same numbers. Weights that are only stored (of recurrent operators and embeddings, which
@@ -32,12 +32,12 @@ class Int8:
     def product(self, graph: Graph, name: str, x: Value, linear: Linear, limit: float = 1.0) -> Value:
         """See ``Arithmetic``."""
         weight, scale = rounded(linear.weight, 0, PRODUCT_LEVELS)
-        step = np.float32(limit / STORED_LEVELS)
-        zero = graph.constant("uint8.zero", np.uint8(_ZERO))
-        bytes_ = graph.op("QuantizeLinear", x, graph.constant(f"step.{limit}", step), zero)
+        step = limit / STORED_LEVELS
+        zero = graph.scalar(_ZERO, np.uint8)
+        bytes_ = graph.op("QuantizeLinear", x, graph.scalar(step, np.float32), zero)
         sums = graph.op("MatMulInteger", bytes_, graph.constant(f"{name}.weight", weight), zero)
         sums = graph.op("Cast", sums, attributes={"to": FLOAT})
-        product = graph.op("Mul", sums, graph.constant(f"{name}.scale", scale[0] * step))
+        product = graph.op("Mul", sums, graph.constant(f"{name}.scale", scale[0] * np.float32(step)))
         if linear.bias is None:
             return product
         return graph.op("Add", product, graph.constant(f"{name}.bias", linear.bias))

@@ -100,7 +100,8 @@ class ModelWeights:
 
     def __getitem__(self, name: str) -> Array:
         self._unused.discard(name)
-        return self._arrays[name].astype(np.float32)
+        array: Array = self._arrays[name].astype(np.float32)
+        return array
 
     def layer(self, prefix: str, index: int) -> LayerWeights:
         """A layer of the stack ``prefix``."""

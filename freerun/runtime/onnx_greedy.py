@@ -28,7 +28,7 @@ class OnnxGreedy:
 
 
 def _hypothesis(tokens: list[int], scores: list[float], bound: int) -> Hypothesis:
-    """From tokens and scores [T] that stand before padding; without an end among them, ``bound`` tokens were written."""
+    """From tokens and scores [T], filled up; without an end among them, ``bound`` tokens were written."""
     truncated = EOS not in tokens
     length = bound if truncated else tokens.index(EOS)
     kept = tuple(scores[: length + (not truncated)])
