@@ -23,7 +23,7 @@ Cell = Callable[[Graph, Value, Value, LayerState, int], LayerState]
 
 
 def lstm_cell(graph: Graph, inputs: Value, recurrent: Value, state: LayerState, size: int) -> LayerState:
-    """Gates i f g o: c' = f c + i g;  h' = o tanh(c')  (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000)."""
+    """Gates i f g o: c' = f c + i g;  h' = o tanh(c')  (Hochreiter & Schmidhuber 1997; Gers et al. 2000)."""
     _, c = state
     assert c is not None
     gates = graph.op("Add", inputs, recurrent)
@@ -36,7 +36,7 @@ def lstm_cell(graph: Graph, inputs: Value, recurrent: Value, state: LayerState, 
 
 
 def gru_cell(graph: Graph, inputs: Value, recurrent: Value, state: LayerState, size: int) -> LayerState:
-    """Gates r z n: n = tanh(input_n + r recurrent_n);  h' = (1 - z) n + z h  (Cho et al. 2014, reset after the product).
+    """Gates r z n: n = tanh(input_n + r recurrent_n);  h' = (1 - z) n + z h  (Cho et al. 2014, reset after product).
 
     Written as n + z (h - n), which is a node less.
     """

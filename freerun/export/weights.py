@@ -87,7 +87,8 @@ class LayerWeights:
     def _in_candidate(self) -> Array:
         """[G]: True for the gates of a GRU's candidate n."""
         size = self.weight_hh.shape[1]
-        return (np.arange(len(self.weight_hh)) >= 2 * size) & (self.cell == "gru")
+        last: Array = np.arange(len(self.weight_hh)) >= 2 * size
+        return last & (self.cell == "gru")
 
 
 class ModelWeights:

@@ -1,0 +1,103 @@
+"""Small models as exported bundles, and their graphs without a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+
+from freerun.data.codec import Codec
+from freerun.data.tokenizers import WhitespaceTokenizer
+from freerun.data.vocabulary import Vocabulary
+from freerun.export.encode import encoder_graph
+from freerun.export.files import graph_files
+from freerun.export.graph import model_of
+from freerun.export.greedy import greedy_graph
+from freerun.export.products import Fp32
+from freerun.export.step import step_graph
+from freerun.export.weights import ModelWeights, Sizes
+from freerun.runtime.bundle import read_bundle
+from freerun.runtime.graphs import open_session
+from freerun.runtime.writing import BundleParts, write_bundle
+from freerun.search.bound import LengthBound
+from freerun.training.checkpoint import serialised
+from tests.networks import CELLS, network
+
+TRAINING = {
+    "model": {"cell": "gru"},
+    "forcing": {"strategy": "teacher"},
+    "training": {"seed": 1},
+    "evaluation": {"select_on": "symbol_error_rate.free"},
+    "update": 1,
+    "pairs": 1,
+    "sources": 1,
+    "parameters": 1,
+}
+
+
+@st.composite
+def model_options(draw):
+    """Every option of a model, in the combinations that exist."""
+    bidirectional = draw(st.booleans())
+    scores = ["none", "general", "concat", "bahdanau", *([] if bidirectional else ["dot"])]
+    attention = draw(st.sampled_from(scores))
+    return {
+        "cell": draw(st.sampled_from(CELLS)),
+        "num_layers": draw(st.integers(1, 3)),
+        "hidden_size": draw(st.integers(1, 9)),
+        "embedding_size": draw(st.sampled_from([2, 5, 13])),  # 13: above both vocabularies
+        "bidirectional": bidirectional,
+        "context": draw(st.sampled_from(["init", "every_step"])),
+        "attention": attention,
+        "tied_output": draw(st.booleans()),
+        "input_feeding": attention in ("dot", "general", "concat") and draw(st.booleans()),
+    }
+
+
+class GraphsOf:
+    """Stands for ``freerun.runtime.graphs.Graphs``, without a bundle."""
+
+    def __init__(self, model, arithmetic=None, limit=1.0):
+        self.vocabulary_size = model.sizes.target_vocabulary
+        arrays = {name: value.float().numpy() for name, value in model.state_dict().items()}
+        self.weights = ModelWeights(Sizes(**asdict(model.sizes)), arrays)
+        self._arithmetic, self._limit, self._sessions = arithmetic or Fp32(), limit, {}
+
+    def session(self, name):
+        if name not in self._sessions:
+            make = {"encoder": encoder_graph, "step": step_graph, "greedy": greedy_graph}[name]
+            graph = make(self.weights, self._arithmetic, *([] if name == "encoder" else [self._limit]))
+            self._sessions[name] = open_session(model_of(graph, {}), 1, name)
+        return self._sessions[name]
+
+
+def write_model(folder, model=None, **changes):
+    """A bundle with words a to g as source tokens and v to z as target tokens; returns the bundle as read."""
+    model = network(1, torch.float32, scale=1.5) if model is None else model
+    parts = {
+        "source": Codec(WhitespaceTokenizer(), Vocabulary("abcdefg"), "NFC", "lower", reverse=True),
+        "target": Codec(WhitespaceTokenizer(), Vocabulary("vwxyz")),
+        "bound": LengthBound(5, 1.0),
+        "model": asdict(model.sizes),
+        "training": TRAINING,
+        "most_frequent_target": "v",
+        "weights": serialised(model.state_dict()),
+        "metrics": {"sources": 1},
+        "freerun_version": "0.1.0",
+    }
+    write_bundle(folder, BundleParts(**{**parts, **changes}))
+    return read_bundle(folder)
+
+
+def sources(rows):
+    """Rows of ids, padded, as int64 arrays."""
+    lengths = np.array([len(row) for row in rows])
+    ids = np.zeros((len(rows), lengths.max()), np.int64)
+    for row, values in enumerate(rows):
+        ids[row, : len(values)] = values
+    return ids, lengths
+
+
+__all__ = ["GraphsOf", "graph_files", "model_options", "sources", "write_model"]

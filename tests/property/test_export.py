@@ -1,0 +1,99 @@
+"""Torch and ONNX are two ways to the same outputs, whatever the model."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from freerun.export.quantise import Int8
+from freerun.models.stepper import TorchStepper
+from freerun.runtime.onnx_greedy import OnnxGreedy
+from freerun.runtime.onnx_stepper import OnnxStepper
+from freerun.search import beam_search, sample, score_targets
+from freerun.search.ensemble import EnsembleStepper
+from tests.exported import GraphsOf, model_options, sources
+from tests.networks import network
+
+rows = st.lists(st.lists(st.integers(3, 10), max_size=7).map(lambda ids: [*ids, 2]), min_size=1, max_size=4)
+models = st.tuples(model_options(), st.integers(0, 999))
+few = settings(max_examples=25)
+
+
+def made(options, seed):
+    # weights that make tokens differ clearly, so that rounding never decides between two of them
+    return network(seed, torch.float32, scale=1.2, **options)
+
+
+def ids_of(found):
+    return [[(h.ids, h.truncated) for h in each] for each in found]
+
+
+def close(found, expected, tolerance=1e-4):
+    for one, other in zip(found, expected, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_allclose(a.token_scores, b.token_scores, rtol=0, atol=tolerance)
+            assert abs(a.score - b.score) < tolerance * (1 + len(a.ids))
+
+
+@few
+@given(models, rows, st.lists(st.integers(0, 9), min_size=4, max_size=4))
+def test_the_greedy_graph_writes_what_torch_writes(model, source, bounds):
+    model, (ids, lengths) = made(*model), sources(source)
+    bounds = np.array(bounds[: len(source)])
+    expected = beam_search(TorchStepper(model), ids, lengths, max_lengths=bounds)
+    found = [[each] for each in OnnxGreedy(GraphsOf(model))(ids, lengths, bounds)]
+    assert ids_of(found) == ids_of(expected)
+    close(found, expected)
+
+
+@few
+@given(models, rows, st.integers(2, 5))
+def test_beam_search_finds_the_same_hypotheses_with_both_steppers(model, source, beam_size):
+    model, (ids, lengths) = made(*model), sources(source)
+    bounds = np.full(len(source), 6)
+    options = {"max_lengths": bounds, "beam_size": beam_size, "num_hypotheses": beam_size}
+    expected = beam_search(TorchStepper(model), ids, lengths, **options)
+    found = beam_search(OnnxStepper(GraphsOf(model)), ids, lengths, **options)
+    assert ids_of(found) == ids_of(expected)
+    close(found, expected)
+
+
+@settings(max_examples=10)
+@given(models, rows)
+def test_draws_and_scores_of_targets_are_the_same(model, source):
+    model, (ids, lengths) = made(*model), sources(source)
+    steppers = TorchStepper(model), OnnxStepper(GraphsOf(model))
+    options = {"max_lengths": np.full(len(source), 5), "num_hypotheses": 2, "seed": 1, "rows": np.arange(len(source))}
+    drawn = [sample(stepper, ids, lengths, **options) for stepper in steppers]
+    assert ids_of(drawn[0]) == ids_of(drawn[1])
+    targets = [[4 + row, 3, 8, 2][row:] for row in range(len(source))]
+    forced = [score_targets(stepper, ids, lengths, targets) for stepper in steppers]
+    np.testing.assert_allclose(np.concatenate(forced[0].log_probs), np.concatenate(forced[1].log_probs), atol=1e-4)
+
+
+@settings(max_examples=10)
+@given(models, rows)
+@example(({"cell": "gru", "bidirectional": True, "attention": "bahdanau"}, 3), [[2], [4, 5, 6, 7, 2]])
+def test_int8_greedy_decoding_equals_int8_search_and_no_row_depends_on_others(model, source):
+    graphs, (ids, lengths) = GraphsOf(made(*model), Int8(), 1.5), sources(source)
+    bounds = np.full(len(source), 6)
+    found = OnnxGreedy(graphs)(ids, lengths, bounds)
+    searched = [best for (best,) in beam_search(OnnxStepper(graphs), ids, lengths, max_lengths=bounds)]
+    alone = [
+        OnnxGreedy(graphs)(ids[n : n + 1, :size], lengths[n : n + 1], bounds[:1])[0] for n, size in enumerate(lengths)
+    ]
+    for others in (searched, alone):
+        assert ids_of([found]) == ids_of([others])
+        close([found], [others])
+
+
+def test_an_ensemble_of_exported_models_is_that_of_the_models():
+    models = [network(seed, torch.float32, cell="gru", attention="dot") for seed in (1, 2)]
+    ids, lengths = sources([[4, 5, 2], [6, 2]])
+    options = {"max_lengths": np.array([5, 5]), "beam_size": 3, "num_hypotheses": 3}
+    steppers = [TorchStepper(model) for model in models], [OnnxStepper(GraphsOf(model)) for model in models]
+    expected, found = (beam_search(EnsembleStepper(each), ids, lengths, **options) for each in steppers)
+    assert ids_of(found) == ids_of(expected)
+    close(found, expected)
