@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from freerun.export.attention import read_memory
-from freerun.export.cells import CELLS, LayerState
+from freerun.export.cells import CELLS, LayerState, part_widths
 from freerun.export.entries import Entries
 from freerun.export.graph import Graph, Value
 from freerun.export.products import Arithmetic, Fp32, several
@@ -96,10 +96,10 @@ class DecoderStep:
         gates, read = self._gates(graph, tokens, state, statics, entries)
         layers: list[LayerState] = []
         wanted: list[list[Value]] = []
-        now: list[Value] = [gates]
+        now = gates
         cell, size = CELLS[self.sizes.cell], self.sizes.hidden_size
         for index, before in enumerate(state.layers):
-            layers.append(cell(graph, now[0], state.wanted[index][0], before, size))
+            layers.append(cell(graph, now, state.wanted[index], before, size))
             now, later = self._products(graph, index, layers[-1][0], hand_on)
             wanted.append(later)
         top, attended = self._features(graph, tokens, layers[-1][0], now, read, statics, entries)
@@ -131,16 +131,15 @@ class DecoderStep:
     def _for_next(self, index: int) -> list[Linear]:
         """What the next step multiplies a layer's output by; index L, after the layers: the attentional output."""
         if index == self.sizes.num_layers:
-            return [self._attended_gates()] if self.sizes.input_feeding else []
-        query = self._bahdanau and index == self.sizes.num_layers - 1
+            return self._attended_gates() if self.sizes.input_feeding else []
         recurrent = self._layers[index].recurrent()
-        return [recurrent, self._weights.linear("decoder.attention.query")] if query else [recurrent]
+        query = self._bahdanau and index == self.sizes.num_layers - 1
+        return [*recurrent, self._weights.linear("decoder.attention.query")] if query else recurrent
 
     def _for_now(self, index: int) -> list[Linear]:
         """What this step multiplies it by."""
         if index < self.sizes.num_layers - 1:
-            above = self._layers[index + 1]
-            return [Linear(above.inputs().weight, above.bias())]
+            return self._layers[index + 1].inputs_and_bias()
         if index == self.sizes.num_layers or self.sizes.attention == "none":
             return [self._output()]
         if self._bahdanau:
@@ -151,28 +150,38 @@ class DecoderStep:
 
     def _gates(
         self, graph: Graph, tokens: Value, state: State, statics: Mapping[str, Value], entries: Entries
-    ) -> tuple[Value, list[Value]]:
-        """The first layer's gates [N, G], and what else is wanted of the memory that was read before it (Bahdanau).
+    ) -> tuple[list[Value], Value | None]:
+        """The parts of the first layer's gates, and what Bahdanau's output layer wants of the memory.
 
         A token's share is a row of a table: embedding and bias multiplied out.
         """
-        first, known = self._layers[0], self.sizes.embedding_size
-        table = self._weights["decoder.embedding.weight"] @ first.inputs(0, known).weight + first.bias()
-        gates = graph.op("Gather", graph.constant("token_gates", table), tokens)
+        gates = self._token_gates(graph, tokens)
         if self.sizes.every_step:
-            gates = entries.add(graph, gates, statics["context_gates"], self.sizes.gates)
-        read: list[Value] = []
+            widths = part_widths(self.sizes.cell, self.sizes.hidden_size)
+            context = graph.split(statics["context_gates"], widths)
+            gates = [entries.add(graph, *each) for each in zip(gates, context, widths, strict=True)]
+        read = None
         if self._bahdanau:
-            average = read_memory(graph, self._weights, entries, state.wanted[-1][1], statics)
-            context = _pairs_apart(self._weights.linear("decoder.attention.context_output"))
-            share, *read = several(graph, self._arithmetic, "read", average, [self._attended_gates(), context])
-            gates = graph.op("Add", gates, share)
-        elif state.attended is not None:
-            gates = graph.op("Add", gates, state.wanted[-1][0])
+            average = read_memory(graph, self._weights, entries, state.wanted[-1][-1], statics)
+            output = _pairs_apart(self._weights.linear("decoder.attention.context_output"))
+            *shares, read = several(graph, self._arithmetic, "read", average, [*self._attended_gates(), output])
+        else:
+            shares = [] if state.attended is None else state.wanted[-1]
+        if shares:
+            gates = [graph.op("Add", *each) for each in zip(gates, shares, strict=True)]
         return gates, read
 
-    def _attended_gates(self) -> Linear:
-        """From what attention gave to the first layer's gates."""
+    def _token_gates(self, graph: Graph, tokens: Value) -> list[Value]:
+        first, embedding = self._layers[0], self._weights["decoder.embedding.weight"]
+        parts = zip(first.inputs(0, self.sizes.embedding_size), first.bias(), strict=True)
+        tables = [embedding @ part.weight + bias for part, bias in parts]
+        return [
+            graph.op("Gather", graph.constant(f"token_gates.{number}", table), tokens)
+            for number, table in enumerate(tables)
+        ]
+
+    def _attended_gates(self) -> list[Linear]:
+        """From what attention gave to the parts of the first layer's gates."""
         return self._layers[0].inputs(self.sizes.known_size)
 
     def _features(
@@ -181,7 +190,7 @@ class DecoderStep:
         tokens: Value,
         h: Value,
         now: list[Value],
-        read: list[Value],
+        read: Value | None,
         statics: Mapping[str, Value],
         entries: Entries,
     ) -> tuple[Value, Value | None]:
@@ -197,7 +206,8 @@ class DecoderStep:
             output = _pairs_apart(self._weights.linear("decoder.attention.token_output"))
             table = self._weights["decoder.embedding.weight"] @ output.weight
             token = graph.op("Gather", graph.constant("token_outputs", table), tokens)
-            pairs = graph.op("Add", graph.op("Add", now[0], token), read[0])
+            assert read is not None
+            pairs = graph.op("Add", graph.op("Add", now[0], token), read)
             return graph.op("Max", *graph.split(pairs, [self.sizes.hidden_size] * 2)), None
         return h, None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from freerun.export.decoder import State
 from freerun.export.encoder import encode, statics_of
 from freerun.export.graph import FLOAT, INT64, Graph
 from freerun.export.products import Arithmetic
@@ -17,8 +16,7 @@ def encoder_graph(weights: ModelWeights, arithmetic: Arithmetic) -> Graph:
     graph = Graph("encoder")
     source, lengths = graph.input("source", INT64, ["B", "S"]), graph.input("lengths", INT64, ["B"])
     encoded = encode(graph, weights, arithmetic, source, lengths)
-    attended = graph.op("Sub", encoded.layers[0][0], encoded.layers[0][0]) if weights.sizes.input_feeding else None
-    graph.output(graph.concat(State(encoded.layers, attended).values()), FLOAT, ["B", state_size(weights)], "state")
+    graph.output(graph.concat(encoded.state(graph, weights).values()), FLOAT, ["B", state_size(weights)], "state")
     for name, shape in statics_of(weights).items():
         graph.output(encoded.statics[name], FLOAT, shape, name)
     return graph

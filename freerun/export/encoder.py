@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from freerun.export.cells import LayerState
+from freerun.export.decoder import State
 from freerun.export.graph import FLOAT, INT32, Array, Graph, Value
 from freerun.export.products import Arithmetic
 from freerun.export.weights import LayerWeights, ModelWeights
@@ -32,12 +33,17 @@ class Encoded:
     layers: list[LayerState]
     statics: dict[str, Value] = field(default_factory=dict)
 
+    def state(self, graph: Graph, weights: ModelWeights) -> State:
+        """The decoder's first state; there was no attentional output before it, so that is 0."""
+        h = self.layers[0][0]
+        return State(self.layers, graph.op("Sub", h, h) if weights.sizes.input_feeding else None)
+
 
 def statics_of(weights: ModelWeights) -> dict[str, list[int | str]]:
     """Names and shapes of what the encoder gives to every step beside the state.
 
-    - ``context_gates`` [B, G], ``context_output`` [B, O]: the context's share of the first layer's gates and of what
-      the output layer begins with;
+    - ``context_gates`` [B, G], ``context_output`` [B, O]: the context's share of the first layer's gates (part after
+      part) and of what the output layer begins with;
     - ``memory`` [B, S, M], ``keys``, ``mask`` [B, 1, S]: for attention; the mask is added to the scores. Keys are
       [B, H, S] for a score that is a product, [B, 1, S, H] for one that is a sum.
     """
@@ -61,8 +67,10 @@ def encode(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, source: 
     states: list[LayerState] = []
     for index in range(weights.sizes.num_layers):
         layer = layer if index == 0 else _layer(weights, index)
-        values, state = _recurrent(graph, arithmetic, f"encoder.{index}", layer, values, lengths)
+        outputs, state = _recurrent(graph, arithmetic, f"encoder.{index}", layer, values, lengths)
         states.append(_bridged(graph, weights, arithmetic, index, state))
+        if index < weights.sizes.num_layers - 1 or weights.sizes.attention != "none":
+            values = _side_by_side(graph, outputs, layer)
     statics = _context(graph, weights, arithmetic, states[-1][0])
     if weights.sizes.attention != "none":
         statics |= _memory(graph, weights, arithmetic, values, lengths)
@@ -96,7 +104,7 @@ def _tokens(
 def _recurrent(
     graph: Graph, arithmetic: Arithmetic, name: str, layer: list[LayerWeights], values: Value, lengths: Value
 ) -> tuple[Value, LayerState]:
-    """Outputs [S, B, M] (0 on padding) and the final (h, c), [B, M]."""
+    """Outputs [S, directions, B, H] (0 on padding) and the final (h, c), [B, M]."""
     cell, size = layer[0].cell, layer[0].weight_hh.shape[1]
 
     def joined(part: str, arrays: list[Array]) -> Value:
@@ -127,14 +135,23 @@ def _recurrent(
         count=3 if cell == "lstm" else 2,
         attributes=attributes,
     )
-    # [S, directions, B, H] and [directions, B, H]
-    memory = graph.op("Transpose", outputs[0], attributes={"perm": [0, 2, 1, 3]})
-    final = [graph.op("Transpose", value, attributes={"perm": [1, 0, 2]}) for value in outputs[1:]]
-    flat = [graph.op("Reshape", value, graph.ints(-1, len(layer) * size)) for value in final]
-    return graph.op("Reshape", memory, graph.ints(0, 0, len(layer) * size)), (
-        flat[0],
-        flat[1] if cell == "lstm" else None,
-    )
+    final = [_flat(graph, value, layer) for value in outputs[1:]]
+    return outputs[0], (final[0], final[1] if cell == "lstm" else None)
+
+
+def _flat(graph: Graph, final: Value, layer: list[LayerWeights]) -> Value:
+    """[directions, B, H] as [B, M]."""
+    if len(layer) == 1:
+        return graph.op("Squeeze", final, graph.ints(0))
+    final = graph.op("Transpose", final, attributes={"perm": [1, 0, 2]})
+    return graph.op("Reshape", final, graph.ints(0, -1))
+
+
+def _side_by_side(graph: Graph, outputs: Value, layer: list[LayerWeights]) -> Value:
+    """[S, directions, B, H] as [S, B, M]."""
+    if len(layer) == 1:
+        return graph.op("Squeeze", outputs, graph.ints(1))
+    return graph.op("Reshape", graph.op("Transpose", outputs, attributes={"perm": [0, 2, 1, 3]}), graph.ints(0, 0, -1))
 
 
 def _reordered(cell: str, array: Array) -> Array:
@@ -167,10 +184,11 @@ def _context(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, contex
     if not sizes.every_step:
         return {}
     first = weights.layer("decoder.layers", 0).inputs(sizes.embedding_size, sizes.known_size)
+    gates = np.concatenate([part.weight for part in first], axis=1)
     output = (
         weights["decoder.projection.weight"] if weights.has("decoder.projection.weight") else weights[_output(weights)]
     )
-    parts = {"context_gates": first.weight, "context_output": output[:, sizes.hidden_size :].T}
+    parts = {"context_gates": gates, "context_output": output[:, sizes.hidden_size :].T}
     return {
         name: graph.op("MatMul", context, arithmetic.weight(graph, name, weight, 0)) for name, weight in parts.items()
     }

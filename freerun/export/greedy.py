@@ -31,21 +31,14 @@ def greedy_graph(weights: ModelWeights, arithmetic: Arithmetic, limit: float = 1
     lengths, bounds = (graph.input(name, INT64, ["B"]) for name in ("lengths", "max_lengths"))
     encoded = encode(graph, weights, arithmetic, source, lengths)
     step = DecoderStep(weights, arithmetic, limit)
-    attended = graph.op("Sub", encoded.layers[0][0], encoded.layers[0][0]) if weights.sizes.input_feeding else None
-    first = step.wanted(graph, State(encoded.layers, attended), hand_on=True)
+    first = step.wanted(graph, encoded.state(graph, weights), hand_on=True)
     most = graph.op("Add", graph.op("ReduceMax", bounds, attributes={"keepdims": 0}), graph.scalar(1))
-    alive = graph.op("GreaterOrEqual", bounds, graph.scalar(0))
-    fed = graph.op("Add", graph.op("Sub", lengths, lengths), graph.scalar(BOS))
+    fed = graph.op("Clip", lengths, graph.scalar(BOS), graph.scalar(BOS))
+    alive = graph.op("Cast", fed, attributes={"to": BOOL})
     carried = [fed, alive, *first.values()]
-    outputs = graph.ops(
-        "Loop",
-        most,
-        "",
-        *carried,
-        count=len(carried) + 2,
-        attributes={"body": _body(graph, weights, step, first, encoded.statics).finished()},
-    )
-    tokens, scores = _masked(graph, outputs[-2], outputs[-1], bounds)
+    body = _body(graph, weights, step, first, encoded.statics)
+    outputs = graph.ops("Loop", most, "", *carried, count=len(carried) + 2, attributes={"body": body.finished()})
+    tokens, scores = _within_bounds(graph, outputs[-2], outputs[-1], bounds)
     graph.output(tokens, INT64, ["B", "T"], "tokens")
     graph.output(scores, FLOAT, ["B", "T"], "scores")
     return graph
@@ -61,39 +54,31 @@ def _body(graph: Graph, weights: ModelWeights, step: DecoderStep, like: State, s
     logits, after = step.step(body, fed, state, statics, OneRowEach(), hand_on=True)
     log_probs = body.op("LogSoftmax", logits, attributes={"axis": -1})
     allowed = body.op("Add", log_probs, never_written(body, weights))
-    written = body.op("ArgMax", allowed, attributes={"axis": 1, "keepdims": 0})
+    best = body.op("ArgMax", allowed, attributes={"axis": 1, "keepdims": 0})
     score = body.op("ReduceMax", allowed, body.ints(1), attributes={"keepdims": 0})
+    written = body.op("Where", alive, best, body.scalar(PAD))
     goes_on = np.ones(weights.sizes.target_vocabulary, np.bool_)
     goes_on[EOS] = False
-    alive = body.op("And", alive, body.op("Gather", body.constant("goes_on", goes_on), written))
-    going = body.op("ReduceMax", alive, body.ints(0), attributes={"keepdims": 0})
-    body.output(going, BOOL, [])
-    body.output(written, INT64, ["B"])
+    alive = body.op("And", alive, body.op("Gather", body.constant("goes_on", goes_on), best))
+    body.output(body.op("ReduceMax", alive, body.ints(0), attributes={"keepdims": 0}), BOOL, [])
+    body.output(best, INT64, ["B"])
     body.output(alive, BOOL, ["B"])
     for value in after.values():
         body.output(value, FLOAT, ["B", "?"])
-    body.output(written, INT64, ["B"], "written")
-    body.output(score, FLOAT, ["B"], "score")
+    body.output(written, INT64, ["B"])
+    body.output(score, FLOAT, ["B"])
     return body
 
 
-def _masked(graph: Graph, tokens: Value, scores: Value, bounds: Value) -> tuple[Value, Value]:
-    """[T, B] as [B, T], and nothing after a row's end: its EOS, or its bound if it did not end at once there."""
+def _within_bounds(graph: Graph, tokens: Value, scores: Value, bounds: Value) -> tuple[Value, Value]:
+    """[T, B] as [B, T]; PAD where a row has reached its bound and does not end at once there, scores 0 where PAD is."""
     tokens, scores = (graph.op("Transpose", value, attributes={"perm": [1, 0]}) for value in (tokens, scores))
+    ones = graph.op("Clip", tokens, graph.scalar(1), graph.scalar(1))
+    places = graph.op("CumSum", ones, graph.scalar(1), attributes={"exclusive": 1})
     ends = graph.op("Equal", tokens, graph.scalar(EOS))
-    ended = graph.op(
-        "CumSum",
-        graph.op("Cast", ends, attributes={"to": FLOAT}),
-        graph.scalar(1),
-        attributes={"exclusive": 1},
-    )
-    before_end = graph.op("Equal", ended, graph.scalar(0, np.float32))
-    steps = graph.op("Squeeze", graph.op("Shape", tokens, attributes={"start": 1, "end": 2}))
-    places = graph.op("Range", graph.scalar(0), steps, graph.scalar(1))
-    bounds = graph.op("Unsqueeze", bounds, graph.ints(1))
-    within = graph.op("Or", graph.op("Less", places, bounds), graph.op("And", ends, graph.op("Equal", places, bounds)))
-    real = graph.op("And", before_end, within)
-    return (
-        graph.op("Where", real, tokens, graph.scalar(PAD)),
-        graph.op("Where", real, scores, graph.scalar(0, np.float32)),
-    )
+    # an end may stand one place further than a token
+    places = graph.op("Sub", places, graph.op("Cast", ends, attributes={"to": INT64}))
+    within = graph.op("Less", places, graph.op("Unsqueeze", bounds, graph.ints(1)))
+    tokens = graph.op("Where", within, tokens, graph.scalar(PAD))
+    real = graph.op("Cast", tokens, attributes={"to": BOOL})  # PAD is 0
+    return tokens, graph.op("Where", real, scores, graph.scalar(0.0, np.float32))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from freerun.export.cells import NUM_GATES
+from freerun.export.cells import NUM_GATES, in_parts
 from freerun.export.graph import Array
 
 __all__ = ["LayerWeights", "Linear", "ModelWeights", "Sizes"]
@@ -71,24 +71,27 @@ class LayerWeights:
     bias_ih: Array
     bias_hh: Array
 
-    def inputs(self, first: int = 0, last: int | None = None) -> Linear:
-        """What the inputs from ``first`` to ``last`` give to the gates, without bias."""
-        return Linear(self.weight_ih[:, first:last].T)
+    def inputs(self, first: int = 0, last: int | None = None) -> list[Linear]:
+        """What the inputs from ``first`` to ``last`` give to each part of the gates, without bias."""
+        return [Linear(part.T) for part in in_parts(self.cell, self.weight_ih[:, first:last])]
 
-    def bias(self) -> Array:
-        """[G]: both biases, but for a GRU's ``bias_n``, which the reset gate multiplies."""
-        return self.bias_ih + np.where(self._in_candidate(), 0, self.bias_hh).astype(np.float32)
+    def inputs_and_bias(self) -> list[Linear]:
+        """What all inputs give to each part of the gates, and the bias."""
+        return [Linear(part.weight, bias) for part, bias in zip(self.inputs(), self.bias(), strict=True)]
 
-    def recurrent(self) -> Linear:
-        """What the state gives to the gates; the bias is ``bias_n``, in its place, where there is one."""
-        within = np.where(self._in_candidate(), self.bias_hh, 0).astype(np.float32)
-        return Linear(self.weight_hh.T, within if self.cell == "gru" else None)
+    def bias(self) -> list[Array]:
+        """Both biases of each part, but for a GRU's ``bias_n``, which the reset gate multiplies."""
+        given, recurrent = in_parts(self.cell, self.bias_ih), in_parts(self.cell, self.bias_hh)
+        if self.cell == "gru":
+            return [given[0] + recurrent[0], given[1]]
+        return [one + other for one, other in zip(given, recurrent, strict=True)]
 
-    def _in_candidate(self) -> Array:
-        """[G]: True for the gates of a GRU's candidate n."""
-        size = self.weight_hh.shape[1]
-        last: Array = np.arange(len(self.weight_hh)) >= 2 * size
-        return last & (self.cell == "gru")
+    def recurrent(self) -> list[Linear]:
+        """What the state gives to each part; with ``bias_n`` where there is one."""
+        weights = [Linear(part.T) for part in in_parts(self.cell, self.weight_hh)]
+        if self.cell == "gru":
+            weights[1] = Linear(weights[1].weight, in_parts(self.cell, self.bias_hh)[1])
+        return weights
 
 
 class ModelWeights:
