@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 from freerun.data.readers import Pair
 from freerun.data.text import Case, Form, normalise
@@ -55,9 +54,10 @@ class Codec:
 
     def decode(self, ids: Sequence[int]) -> list[str]:
         """The tokens in reading order: up to the first EOS, without PAD and BOS, UNK as ``<unk>``."""
-        # What stands after EOS is padding, or what a model wrote past the end.
-        written = takewhile(lambda number: number != EOS, ids)
-        tokens = self.vocabulary.tokens(number for number in written if number not in (PAD, BOS))
+        written = list(ids)
+        if EOS in written:  # what stands after it is padding, or what a model wrote past the end
+            del written[written.index(EOS) :]
+        tokens = self.vocabulary.tokens([number for number in written if number not in (PAD, BOS)])
         return tokens[::-1] if self.reverse else tokens
 
     def text(self, tokens: Sequence[str]) -> str:

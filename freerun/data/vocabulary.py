@@ -101,7 +101,7 @@ class Vocabulary:
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The token of each id, as ``token`` gives it."""
-        numbers = [int(number) for number in ids]
+        numbers = list(ids)
         if numbers and not 0 <= min(numbers) <= max(numbers) < len(self):
             return [self.token(number) for number in numbers]  # says which one is wrong
         names = self._names

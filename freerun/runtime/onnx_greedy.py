@@ -11,6 +11,9 @@ from freerun.symbols import EOS
 __all__ = ["OnnxGreedy"]
 
 
+_OUTPUTS = ["tokens", "scores"]
+
+
 class OnnxGreedy:
     """``beam_search`` with a beam of 1, in onnxruntime. Any number of threads may call it at once."""
 
@@ -23,7 +26,7 @@ class OnnxGreedy:
         shortest = min(bounds)
         refuse(shortest < 0, "max_length", shortest, "Expected 0 or more tokens", "Raise the maximum length")
         feeds = {"source": source_ids, "lengths": lengths, "max_lengths": max_lengths}
-        tokens, scores = self._graphs.session("greedy").run(None, feeds)
+        tokens, scores = self._graphs.session("greedy").run(_OUTPUTS, feeds)
         return [_hypothesis(*row) for row in zip(tokens.tolist(), scores.tolist(), bounds, strict=True)]
 
 

@@ -19,7 +19,7 @@ from freerun.search.hypothesis import Hypothesis
 from freerun.search.sampling import sample
 from freerun.search.score import score_targets
 from freerun.search.stepper import Ids, Stepper
-from freerun.symbols import EOS
+from freerun.symbols import EOS, UNK
 
 __all__ = [
     "Beam",
@@ -194,11 +194,8 @@ class Predictor:
         numbers = range(len(texts)) if rows is None else rows
         tokens = [self.source.tokens(text) for text in texts]
         encoded = [self._ids(each, number) for each, number in zip(tokens, numbers, strict=True)]
-        found = self._found(search, encoded, np.asarray(numbers, np.int64), forced)
-        return [
-            Prediction(text, tuple(map(self._readable, hypotheses)), tuple(self.source.unknown_among(each)))
-            for text, each, hypotheses in zip(texts, tokens, found, strict=True)
-        ]
+        found = self._found(search, encoded, numbers, forced)
+        return [self._prediction(*each) for each in zip(texts, tokens, encoded, found, strict=True)]
 
     def _ids(self, tokens: list[str], number: int) -> list[int]:
         """A source's ids."""
@@ -213,7 +210,7 @@ class Predictor:
         return ids
 
     def _found(
-        self, search: Search, encoded: list[list[int]], numbers: Ids, forced: Sequence[int]
+        self, search: Search, encoded: list[list[int]], numbers: Sequence[int], forced: Sequence[int]
     ) -> list[list[Hypothesis]]:
         """The outputs of each source, in their order, whatever batches they were made in."""
         if len(encoded) == 1:
@@ -221,7 +218,8 @@ class Predictor:
         sizes = [len(ids) for ids in encoded]
         found: list[list[Hypothesis]] = [[] for _ in encoded]
         for chosen in similar_lengths(sizes, sizes, self.batch_size, search.width):
-            outputs = self._search(search, *pad([encoded[row] for row in chosen]), numbers[chosen], forced)
+            sources = pad([encoded[row] for row in chosen])
+            outputs = self._search(search, *sources, [numbers[row] for row in chosen], forced)
             for row, hypotheses in zip(chosen, outputs, strict=True):
                 found[row] = hypotheses
         return found
@@ -237,7 +235,7 @@ class Predictor:
             yield from self._scored([pair for _, pair in window], [number for number, _ in window])
 
     def _search(
-        self, search: Search, ids: Ids, lengths: Ids, rows: Ids, forced: Sequence[int]
+        self, search: Search, ids: Ids, lengths: Ids, rows: Sequence[int], forced: Sequence[int]
     ) -> list[list[Hypothesis]]:
         bounds = self.bound.of(lengths)
         if self._greedy is not None and search == _PLAIN and not forced:
@@ -264,9 +262,13 @@ class Predictor:
             top_p=search.top_p,
             num_hypotheses=search.num_hypotheses,
             seed=search.seed,
-            rows=rows,
+            rows=np.asarray(rows, np.int64),
             prefix=prefix,
         )
+
+    def _prediction(self, text: str, tokens: list[str], ids: list[int], hypotheses: Sequence[Hypothesis]) -> Prediction:
+        unknown = tuple(self.source.unknown_among(tokens)) if UNK in ids else ()
+        return Prediction(text, tuple(map(self._readable, hypotheses)), unknown)
 
     def _readable(self, hypothesis: Hypothesis) -> PredictedHypothesis:
         tokens = self.target.decode(hypothesis.ids)
