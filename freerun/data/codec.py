@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from freerun.data.readers import Pair
 from freerun.data.text import Case, Form, normalise
 from freerun.data.tokenizers import (
     SentencePieceTokenizer,
@@ -18,6 +18,9 @@ from freerun.data.tokenizers import (
 from freerun.data.vocabulary import Vocabulary
 from freerun.errors import ConfigError, DataError
 from freerun.symbols import BOS, EOS, PAD
+
+if TYPE_CHECKING:  # a program that predicts need not wait for the readers of files
+    from freerun.data.readers import Pair
 
 __all__ = ["Codec", "build_codecs"]
 

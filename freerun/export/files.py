@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 
 from freerun.errors import BundleError
 from freerun.export.encode import encoder_graph
-from freerun.export.graph import Graph, model_of
+from freerun.export.graph import Array, model_of
 from freerun.export.greedy import greedy_graph
 from freerun.export.products import Arithmetic, Fp32
 from freerun.export.quantise import Int8
+from freerun.export.shapes import expected_shapes
 from freerun.export.step import step_graph
 from freerun.export.weights import ModelWeights, Sizes
 from freerun.runtime.bundle import WEIGHTS, Bundle, graph_file
@@ -26,32 +28,29 @@ def graph_files(bundle: Bundle, precision: str, limit: float = 1.0) -> dict[str,
     """
     known = {field.name for field in fields(Sizes)}
     sizes = Sizes(**{name: value for name, value in bundle.model.items() if name in known})
-    weights = ModelWeights(sizes, bundle.weights())
+    arrays = bundle.weights()
+    _check_shapes(bundle, sizes, arrays)
+    weights = ModelWeights(sizes, arrays)
     arithmetic: Arithmetic = Fp32() if precision == "fp32" else Int8()
-    try:
-        graphs = _graphs(weights, arithmetic, limit)
-    except (KeyError, ValueError, IndexError) as error:
-        raise _misfit(bundle, f"{type(error).__name__}: {error}") from None
-    if weights.unused():
-        raise _misfit(bundle, f"nothing uses {', '.join(weights.unused()[:3])}")
+    graphs = [
+        encoder_graph(weights, arithmetic),
+        step_graph(weights, arithmetic, limit),
+        greedy_graph(weights, arithmetic, limit),
+    ]
     return {
         graph_file(graph.name, precision): model_of(graph, metadata_of(bundle, graph.name, precision))
         for graph in graphs
     }
 
 
-def _graphs(weights: ModelWeights, arithmetic: Arithmetic, limit: float) -> list[Graph]:
-    return [
-        encoder_graph(weights, arithmetic),
-        step_graph(weights, arithmetic, limit),
-        greedy_graph(weights, arithmetic, limit),
-    ]
-
-
-def _misfit(bundle: Bundle, what: str) -> BundleError:
-    return BundleError(
-        bundle.folder / WEIGHTS,
-        f"the weights do not fit the sizes in config.json ({what})",
-        "Expected the weights of this bundle",
-        "Copy the whole bundle again",
-    )
+def _check_shapes(bundle: Bundle, sizes: Sizes, arrays: Mapping[str, Array]) -> None:
+    expected, found = expected_shapes(sizes), {name: array.shape for name, array in arrays.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if found.get(name) != expected.get(name):
+            shapes = [each.get(name, "nothing") for each in (found, expected)]
+            raise BundleError(
+                bundle.folder / WEIGHTS,
+                f"the weights do not fit the sizes in config.json: {name} is {shapes[0]} and should be {shapes[1]}",
+                "Expected the weights of this bundle",
+                "Copy the whole bundle again",
+            )

@@ -95,15 +95,13 @@ class LayerWeights:
 
 
 class ModelWeights:
-    """All weights of a model by name, float32. Remembers which were asked for."""
+    """All weights of a model by name, float32."""
 
     def __init__(self, sizes: Sizes, arrays: Mapping[str, Array]) -> None:
         self.sizes = sizes
         self._arrays = arrays
-        self._unused = set(arrays)
 
     def __getitem__(self, name: str) -> Array:
-        self._unused.discard(name)
         array: Array = self._arrays[name].astype(np.float32)
         return array
 
@@ -120,7 +118,3 @@ class ModelWeights:
     def has(self, name: str) -> bool:
         """Whether the model has a weight of this name."""
         return name in self._arrays
-
-    def unused(self) -> list[str]:
-        """The names of weights that nobody has asked for."""
-        return sorted(self._unused)

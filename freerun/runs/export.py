@@ -22,7 +22,7 @@ from freerun.files import bytes_hash, replacing_folder, write_atomic
 from freerun.runs.evaluate import PairsToRead, dev_pairs_of, evaluate_items
 from freerun.runs.load import load
 from freerun.runtime.bundle import GRAPHS, PRECISIONS, WEIGHTS, Bundle, find_bundle, graph_file, read_bundle
-from freerun.runtime.card import model_card
+from freerun.runtime.card import with_quantised
 from freerun.runtime.graphs import Graphs
 from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper
@@ -104,6 +104,7 @@ def _write(new: Path, bundle: Bundle, keeps_weights: bool) -> None:
     for path in bundle.folder.iterdir():
         if path.is_file() and path.name not in graphs and (keeps_weights or path.name != WEIGHTS):
             shutil.copyfile(path, new / path.name)
+    _update_card(new, None)
     config: dict[str, Any] = dict(bundle.config)
     kept = {name: value for name, value in bundle.config["files"].items() if name not in graphs}
     if not keeps_weights:
@@ -182,9 +183,14 @@ def _quantised(new: Path, bundle: Bundle, items: EvaluationSet, max_loss: float)
             "Allow more with --max-loss, or leave out --quantize",
         )
     write_atomic(new / _RECORD, as_json(record))
-    card = model_card(bundle.config, bundle.metrics, record)
-    write_atomic(new / "README.md", card)
+    _update_card(new, record)
     return record
+
+
+def _update_card(folder: Path, record: Mapping[str, Any] | None) -> None:
+    card = folder / "README.md"
+    if card.exists():
+        write_atomic(card, with_quantised(card.read_text(), record))
 
 
 def _first_states_limit(new: Path, items: EvaluationSet) -> float:

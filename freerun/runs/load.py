@@ -110,7 +110,7 @@ def _torch(bundle: Bundle, threads: int) -> Callable[[], Stepper]:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        raise MissingExtraError("torch", "train", f"running {bundle.folder}, which was not exported,") from None
+        raise MissingExtraError("torch", "train", "running this model with torch") from None
     set_threads(threads)
     return load_steppers(bundle)
 

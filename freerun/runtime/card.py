@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
 from freerun.config import flatten, shown
 
-__all__ = ["model_card"]
+__all__ = ["model_card", "with_quantised"]
 
 _TEMPLATE = """\
 # A sequence-to-sequence model made by freerun {{ config.freerun }}
@@ -43,19 +44,6 @@ was selected on these pairs ({{ training.evaluation.select_on }}), so figures on
 {% for name, value, interval in figures -%}
 | {{ name }} | {{ value }} | {{ interval }} |
 {% endfor %}
-{% if quantised -%}
-## Quantised graphs
-
-`--precision int8` against fp32, on {{ "{:,}".format(quantised.sources) }} development sources, greedy search.
-
-| figure | fp32 | int8 | difference | 95 % interval |
-|---|---|---|---|---|
-{% for name, difference in quantised.difference.items() -%}
-| {{ name }} | {{ "%.4f" | format(quantised.fp32[name]) }} | {{ "%.4f" | format(quantised.int8[name]) }} \
-| {{ "%+.4f" | format(difference.value) }} | {{ "%+.4f" | format(difference.low) }} to \
-{{ "%+.4f" | format(difference.high) }} |
-{% endfor %}
-{% endif -%}
 ## Training
 
 Forcing strategy: {{ strategies }}. Weights after update {{ "{:,}".format(training["update"]) }}.
@@ -68,10 +56,11 @@ Forcing strategy: {{ strategies }}. Weights after update {{ "{:,}".format(traini
 """
 
 
-def model_card(
-    config: Mapping[str, Any], metrics: Mapping[str, float | None], quantised: Mapping[str, Any] | None = None
-) -> str:
-    """The card of a bundle from its config.json and metrics.json, and export.json if it has one."""
+_SECTION = "## Quantised graphs"
+
+
+def model_card(config: Mapping[str, Any], metrics: Mapping[str, float | None]) -> str:
+    """The card of a bundle from its config.json and metrics.json."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     training = config["training"]
     values = flatten({section: training[section] for section in ("model", "training", "evaluation")})
@@ -88,7 +77,6 @@ def model_card(
     sides = [(side, config[side], model[f"{side}_vocabulary"]) for side in ("source", "target")]
     text: str = environment.from_string(_TEMPLATE).render(
         config=config,
-        quantised=quantised,
         model=model,
         training=training,
         sides=sides,
@@ -98,6 +86,32 @@ def model_card(
         attention=_attention(model),
     )
     return text
+
+
+def with_quantised(card: str, record: Mapping[str, Any] | None) -> str:
+    """``card`` with a section on what int8 costs, from export.json, or without one; the rest stays as it is."""
+    lines = card.splitlines(keepends=True)
+    heads = [number for number, line in enumerate(lines) if line.startswith("## ")] + [len(lines)]
+    for head, end in pairwise(heads):
+        if lines[head].startswith(_SECTION):
+            del lines[head:end]
+            break
+    if record is not None:
+        place = next((number for number, line in enumerate(lines) if line.startswith("## Training")), len(lines))
+        lines.insert(place, _quantised_section(record))
+    return "".join(lines)
+
+
+def _quantised_section(record: Mapping[str, Any]) -> str:
+    rows = [
+        f"| {name} | {record['fp32'][name]:.4f} | {record['int8'][name]:.4f} | {difference['value']:+.4f} "
+        f"| {difference['low']:+.4f} to {difference['high']:+.4f} |\n"
+        for name, difference in record["difference"].items()
+    ]
+    return (
+        f"{_SECTION}\n\n`--precision int8` against fp32, on {record['sources']:,} development sources, greedy search.\n\n"
+        "| figure | fp32 | int8 | difference | 95 % interval |\n|---|---|---|---|---|\n" + "".join(rows) + "\n"
+    )
 
 
 def _attention(model: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ with the bundle, so that a graph that was damaged, edited or taken from elsewher
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -95,7 +96,7 @@ def open_session(content: bytes, threads: int, where: Path) -> onnxruntime.Infer
     except Exception as error:  # noqa: BLE001 (its errors have no common base but this one)
         raise BundleError(
             where,
-            f"onnxruntime {runtime.__version__} cannot run this graph ({_first_line(error)})",
+            f"onnxruntime {runtime.__version__} cannot run this graph ({_in_short(error)})",
             "Expected a graph that freerun exported, of operators that this onnxruntime knows",
             f"{_EXPORT_AGAIN}; or install another version of onnxruntime",
         ) from None
@@ -117,8 +118,10 @@ def _check_metadata(path: Path, found: dict[str, str], expected: dict[str, str])
             )
 
 
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".")
+def _in_short(error: Exception) -> str:
+    """What onnxruntime says, without error numbers and places in its own source."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))
+    return re.sub(r"^/\S+:\d+ .*?\) (?=[A-Z])", "", text)[:200].rstrip(".")
 
 
 def _onnxruntime() -> Any:

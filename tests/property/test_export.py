@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from freerun.export.quantise import Int8
+from freerun.export.shapes import expected_shapes
 from freerun.models.stepper import TorchStepper
 from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper
@@ -18,7 +19,7 @@ from tests.networks import network
 
 rows = st.lists(st.lists(st.integers(3, 10), max_size=7).map(lambda ids: [*ids, 2]), min_size=1, max_size=4)
 models = st.tuples(model_options(), st.integers(0, 999))
-few = settings(max_examples=25)
+few = settings(max_examples=60)
 
 
 def made(options, seed):
@@ -60,7 +61,7 @@ def test_beam_search_finds_the_same_hypotheses_with_both_steppers(model, source,
     close(found, expected)
 
 
-@settings(max_examples=10)
+@settings(max_examples=20)
 @given(models, rows)
 def test_draws_and_scores_of_targets_are_the_same(model, source):
     model, (ids, lengths) = made(*model), sources(source)
@@ -73,7 +74,7 @@ def test_draws_and_scores_of_targets_are_the_same(model, source):
     np.testing.assert_allclose(np.concatenate(forced[0].log_probs), np.concatenate(forced[1].log_probs), atol=1e-4)
 
 
-@settings(max_examples=10)
+@settings(max_examples=20)
 @given(models, rows)
 @example(({"cell": "gru", "bidirectional": True, "attention": "bahdanau"}, 3), [[2], [4, 5, 6, 7, 2]])
 def test_int8_greedy_decoding_equals_int8_search_and_no_row_depends_on_others(model, source):
@@ -87,6 +88,13 @@ def test_int8_greedy_decoding_equals_int8_search_and_no_row_depends_on_others(mo
     for others in (searched, alone):
         assert ids_of([found]) == ids_of([others])
         close([found], [others])
+
+
+@settings(max_examples=40)
+@given(model_options())
+def test_the_expected_weights_are_those_of_the_model(options):
+    graphs = GraphsOf(model := network(0, torch.float32, **options))
+    assert expected_shapes(graphs.weights.sizes) == {name: tuple(w.shape) for name, w in model.state_dict().items()}
 
 
 def test_an_ensemble_of_exported_models_is_that_of_the_models():
