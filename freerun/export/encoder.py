@@ -1,8 +1,6 @@
 """The encoder with its bridge, as ONNX nodes: source ids to the decoder's first state and what it reads at every step.
 
-The layers are ONNX's own recurrent operators, which take a length for each row: a row's final state is the one after
-its last real token, and nothing depends on padding. Legend: B batch, S source, I input, H hidden, M memory,
-G gates x hidden.
+Legend: B batch, S source, I input, H hidden, M memory, G gates x hidden, O what the output layer begins with.
 """
 
 from __future__ import annotations
@@ -14,14 +12,13 @@ import numpy as np
 
 from freerun.export.cells import LayerState
 from freerun.export.decoder import State
-from freerun.export.graph import FLOAT, INT32, Array, Graph, Value
+from freerun.export.graph import FLOAT, INT32, Graph, Value
 from freerun.export.products import Arithmetic
+from freerun.export.recurrence import by_operator, by_scan, input_gates, token_gates
 from freerun.export.weights import LayerWeights, ModelWeights
 
 __all__ = ["Encoded", "encode", "statics_of"]
 
-_GATE_ORDER: Final = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
-"""ONNX's order of gates in torch's: i o f c, and z r h."""
 _MASKED: Final = -1e30
 """Added to the score of padding: its weight becomes 0."""
 
@@ -62,15 +59,25 @@ def statics_of(weights: ModelWeights) -> dict[str, list[int | str]]:
 
 def encode(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, source: Value, lengths: Value) -> Encoded:
     """Read ``source`` [B, S], right-padded, of which ``lengths`` [B] are real (int64 both)."""
-    values, layer = _tokens(graph, weights, arithmetic, source)
+    tokens = graph.op("Transpose", source, attributes={"perm": [1, 0]})
     lengths = graph.op("Cast", lengths, attributes={"to": INT32})
+    running = _running(graph, tokens, lengths) if arithmetic.scans else ""
     states: list[LayerState] = []
+    values = ""
     for index in range(weights.sizes.num_layers):
-        layer = layer if index == 0 else _layer(weights, index)
-        outputs, state = _recurrent(graph, arithmetic, f"encoder.{index}", layer, values, lengths)
+        layer, name = _layer(weights, index), f"encoder.{index}"
+        wanted = index < weights.sizes.num_layers - 1 or weights.sizes.attention != "none"
+        if arithmetic.scans:
+            if index == 0:
+                gates = token_gates(graph, arithmetic, layer, weights["encoder.embedding.weight"], tokens)
+            else:
+                gates = input_gates(graph, arithmetic, name, layer, values)
+            values, state = by_scan(graph, arithmetic, name, layer, gates, running, wanted)
+        else:
+            if index == 0:
+                values, layer = _tokens(graph, weights, arithmetic, tokens)
+            values, state = by_operator(graph, arithmetic, name, layer, values, lengths, wanted)
         states.append(_bridged(graph, weights, arithmetic, index, state))
-        if index < weights.sizes.num_layers - 1 or weights.sizes.attention != "none":
-            values = _side_by_side(graph, outputs, layer)
     statics = _context(graph, weights, arithmetic, states[-1][0])
     if weights.sizes.attention != "none":
         statics |= _memory(graph, weights, arithmetic, values, lengths)
@@ -84,80 +91,20 @@ def _layer(weights: ModelWeights, index: int) -> list[LayerWeights]:
 
 
 def _tokens(
-    graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, source: Value
+    graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, tokens: Value
 ) -> tuple[Value, list[LayerWeights]]:
-    """The first layer's inputs [S, B, I] and the layer.
+    """The first layer's inputs [S, B, I] from tokens [S, B], and the layer.
 
     With a small vocabulary the embedding goes into the layer's weights, and its inputs are columns of the identity:
     fewer numbers to multiply, and to ship.
     """
     layer, embedding = _layer(weights, 0), weights["encoder.embedding.weight"]
-    source = graph.op("Transpose", source, attributes={"perm": [1, 0]})
     if len(embedding) > embedding.shape[1]:
-        return graph.op("Gather", arithmetic.weight(graph, "encoder.embedding", embedding, -1), source), layer
+        return graph.op("Gather", arithmetic.weight(graph, "encoder.embedding", embedding, -1), tokens), layer
     layer = [
         LayerWeights(one.cell, one.weight_ih @ embedding.T, one.weight_hh, one.bias_ih, one.bias_hh) for one in layer
     ]
-    return graph.op("Gather", graph.constant("identity", np.eye(len(embedding), dtype=np.float32)), source), layer
-
-
-def _recurrent(
-    graph: Graph, arithmetic: Arithmetic, name: str, layer: list[LayerWeights], values: Value, lengths: Value
-) -> tuple[Value, LayerState]:
-    """Outputs [S, directions, B, H] (0 on padding) and the final (h, c), [B, M]."""
-    cell, size = layer[0].cell, layer[0].weight_hh.shape[1]
-
-    def joined(part: str, arrays: list[Array]) -> Value:
-        of_each = [
-            arithmetic.weight(graph, f"{name}.{direction}.{part}", _reordered(cell, array)[None], -1)
-            for direction, array in zip(("forward", "backward"), arrays, strict=False)
-        ]
-        return of_each[0] if len(of_each) == 1 else graph.op("Concat", *of_each, attributes={"axis": 0})
-
-    inputs, recurrent = (
-        joined("input", [one.weight_ih for one in layer]),
-        joined("recurrent", [one.weight_hh for one in layer]),
-    )
-    biases = [np.concatenate([_reordered(cell, one.bias_ih), _reordered(cell, one.bias_hh)]) for one in layer]
-    attributes: dict[str, object] = {
-        "hidden_size": size,
-        "direction": "forward" if len(layer) == 1 else "bidirectional",
-    }
-    if cell == "gru":
-        attributes["linear_before_reset"] = 1
-    outputs = graph.ops(
-        cell.upper(),
-        values,
-        inputs,
-        recurrent,
-        graph.constant(f"{name}.bias", np.stack(biases)),
-        lengths,
-        count=3 if cell == "lstm" else 2,
-        attributes=attributes,
-    )
-    final = [_flat(graph, value, layer) for value in outputs[1:]]
-    return outputs[0], (final[0], final[1] if cell == "lstm" else None)
-
-
-def _flat(graph: Graph, final: Value, layer: list[LayerWeights]) -> Value:
-    """[directions, B, H] as [B, M]."""
-    if len(layer) == 1:
-        return graph.op("Squeeze", final, graph.ints(0))
-    final = graph.op("Transpose", final, attributes={"perm": [1, 0, 2]})
-    return graph.op("Reshape", final, graph.ints(0, -1))
-
-
-def _side_by_side(graph: Graph, outputs: Value, layer: list[LayerWeights]) -> Value:
-    """[S, directions, B, H] as [S, B, M]."""
-    if len(layer) == 1:
-        return graph.op("Squeeze", outputs, graph.ints(1))
-    return graph.op("Reshape", graph.op("Transpose", outputs, attributes={"perm": [0, 2, 1, 3]}), graph.ints(0, 0, -1))
-
-
-def _reordered(cell: str, array: Array) -> Array:
-    """Gates (the first axis) from torch's order to that of ONNX."""
-    gates = np.split(array, len(_GATE_ORDER[cell]))
-    return np.concatenate([gates[number] for number in _GATE_ORDER[cell]])
+    return graph.op("Gather", graph.constant("identity", np.eye(len(embedding), dtype=np.float32)), tokens), layer
 
 
 def _bridged(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, index: int, state: LayerState) -> LayerState:
@@ -214,15 +161,25 @@ def _memory(
     return {"memory": memory, "keys": keys, "mask": _mask(graph, memory, lengths)}
 
 
+def _running(graph: Graph, tokens: Value, lengths: Value) -> Value:
+    """[S, B, 1]: True on real positions of ``tokens`` [S, B]."""
+    positions = graph.op("Unsqueeze", _positions(graph, tokens, 0), graph.ints(1, 2))
+    return graph.op("Less", positions, graph.op("Unsqueeze", lengths, graph.ints(1)))
+
+
 def _mask(graph: Graph, memory: Value, lengths: Value) -> Value:
     """[B, 1, S]: 0 on real positions, ``_MASKED`` on padding."""
-    size = graph.op("Shape", memory, attributes={"start": 1, "end": 2})
-    size = graph.op("Cast", graph.op("Squeeze", size), attributes={"to": INT32})
-    zero, one = graph.scalar(0, np.int32), graph.scalar(1, np.int32)
-    positions = graph.op("Range", zero, size, one)
+    positions = _positions(graph, memory, 1)
     padding = graph.op("GreaterOrEqual", positions, graph.op("Unsqueeze", lengths, graph.ints(1, 2)))
     padding = graph.op("Cast", padding, attributes={"to": FLOAT})
     return graph.op("Mul", padding, graph.scalar(_MASKED, np.float32))
+
+
+def _positions(graph: Graph, values: Value, axis: int) -> Value:
+    """0, 1, 2, ... along an axis of ``values``, int32."""
+    size = graph.op("Shape", values, attributes={"start": axis, "end": axis + 1})
+    size = graph.op("Cast", graph.op("Squeeze", size), attributes={"to": INT32})
+    return graph.op("Range", graph.scalar(0, np.int32), size, graph.scalar(1, np.int32))
 
 
 def _is_sum(attention: str) -> bool:

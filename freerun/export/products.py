@@ -17,7 +17,12 @@ __all__ = ["Arithmetic", "Fp32", "several"]
 
 
 class Arithmetic(Protocol):
-    """How products with constant weights are computed, and how those weights are stored."""
+    """How products with constant weights are computed, and how those weights are stored.
+
+    ``scans``: the encoder is to use it, too, and not ONNX's recurrent operators.
+    """
+
+    scans: bool
 
     def product(self, graph: Graph, name: str, x: Value, linear: Linear, limit: float = 1.0) -> Value:
         """``x @ weight + bias`` [B, N] for x [B, K] within [-limit, limit]; ``name`` is that of the constants."""
@@ -30,6 +35,8 @@ class Arithmetic(Protocol):
 
 class Fp32:
     """Products as they are."""
+
+    scans = False
 
     def product(self, graph: Graph, name: str, x: Value, linear: Linear, limit: float = 1.0) -> Value:
         """See ``Arithmetic``."""

@@ -6,8 +6,8 @@ with x_q = round(x / x_scale) + 128 in 0..255, for x_scale = limit / 127, and w_
 sum is exact. Scales never look at a batch, so a row does not depend on its batch-mates.
 
 Weights have 7 bits because processors without VNNI add two products of bytes in 16 bits, which 2 x 255 x 64 just fits:
-every processor gives the same numbers. Weights that are only stored (of recurrent operators and embeddings, which
-onnxruntime makes float32 when it loads a graph) have 8 bits.
+every processor gives the same numbers. Weights that are only stored (embeddings, what attention and the bridge multiply
+once a source: onnxruntime makes them float32 when it loads a graph) have 8 bits.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _ZERO: Final = 128
 
 class Int8:
     """``Arithmetic`` with 8 bits."""
+
+    scans = True
 
     def product(self, graph: Graph, name: str, x: Value, linear: Linear, limit: float = 1.0) -> Value:
         """See ``Arithmetic``."""

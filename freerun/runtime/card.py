@@ -109,7 +109,8 @@ def _quantised_section(record: Mapping[str, Any]) -> str:
         for name, difference in record["difference"].items()
     ]
     return (
-        f"{_SECTION}\n\n`--precision int8` against fp32, on {record['sources']:,} development sources, greedy search.\n\n"
+        f"{_SECTION}\n\n"
+        f"`--precision int8` against fp32, on {record['sources']:,} development sources, greedy search.\n\n"
         "| figure | fp32 | int8 | difference | 95 % interval |\n|---|---|---|---|---|\n" + "".join(rows) + "\n"
     )
 

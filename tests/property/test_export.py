@@ -7,8 +7,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from freerun.export.products import Fp32
 from freerun.export.quantise import Int8
 from freerun.export.shapes import expected_shapes
+from freerun.export.weights import Linear
 from freerun.models.stepper import TorchStepper
 from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper
@@ -57,6 +59,27 @@ def test_beam_search_finds_the_same_hypotheses_with_both_steppers(model, source,
     options = {"max_lengths": bounds, "beam_size": beam_size, "num_hypotheses": beam_size}
     expected = beam_search(TorchStepper(model), ids, lengths, **options)
     found = beam_search(OnnxStepper(GraphsOf(model)), ids, lengths, **options)
+    assert ids_of(found) == ids_of(expected)
+    close(found, expected)
+
+
+class Scanning(Fp32):
+    """The way that int8 goes through the encoder, in fp32."""
+
+    scans = True
+
+    def product(self, graph, name, x, linear, limit=1.0):
+        product = super().product(graph, name, x, Linear(linear.weight))
+        return product if linear.bias is None else graph.op("Add", product, graph.constant(f"{name}.bias", linear.bias))
+
+
+@few
+@given(models, rows)
+def test_an_encoder_that_scans_gives_what_torch_gives(model, source):
+    model, (ids, lengths) = made(*model), sources(source)
+    bounds = np.full(len(source), 4)
+    expected = beam_search(TorchStepper(model), ids, lengths, max_lengths=bounds)
+    found = [[each] for each in OnnxGreedy(GraphsOf(model, Scanning()))(ids, lengths, bounds)]
     assert ids_of(found) == ids_of(expected)
     close(found, expected)
 

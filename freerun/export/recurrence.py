@@ -1,0 +1,199 @@
+"""A layer over a whole source, in one direction or two, as ONNX nodes: in either of two ways.
+
+- ``by_operator``: ONNX's own recurrent operators, which take a length for each row. They multiply in float32;
+- ``by_scan``: the cell's equations in a ``Scan``, in any arithmetic. A row that has ended keeps its state, and a row
+  that is read from its end has none until then.
+
+Both give a row's final state after its last real token, and nothing of it depends on padding. Legend: S source,
+B batch, I input, H hidden, M memory (H x directions), G gates x hidden.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from freerun.export.cells import CELLS, LayerState, part_widths
+from freerun.export.graph import BOOL, FLOAT, Array, Graph, Value
+from freerun.export.products import Arithmetic, several
+from freerun.export.weights import LayerWeights
+
+__all__ = ["by_operator", "by_scan", "input_gates", "token_gates"]
+
+_GATE_ORDER: Final = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
+"""ONNX's order of gates in torch's: i o f c, and z r h."""
+_DIRECTIONS: Final = ("forward", "backward")
+
+Sequence = tuple[Value, LayerState]
+"""Outputs [S, B, M] (of no meaning on padding, and not made at all where they are not ``wanted``) and the final (h, c),
+each [B, M]."""
+
+
+def by_operator(
+    graph: Graph,
+    arithmetic: Arithmetic,
+    name: str,
+    layer: list[LayerWeights],
+    values: Value,
+    lengths: Value,
+    wanted: bool,
+) -> Sequence:
+    """``values`` [S, B, I] through a layer in its one or two directions; lengths [B] int32."""
+    cell, size = layer[0].cell, layer[0].weight_hh.shape[1]
+    biases = [np.concatenate([_reordered(cell, one.bias_ih), _reordered(cell, one.bias_hh)]) for one in layer]
+    attributes = {"hidden_size": size, "direction": "forward" if len(layer) == 1 else "bidirectional"}
+    if cell == "gru":
+        attributes["linear_before_reset"] = 1
+    outputs, *final = graph.ops(
+        cell.upper(),
+        values,
+        _joined(graph, arithmetic, f"{name}.input", [_reordered(cell, one.weight_ih) for one in layer]),
+        _joined(graph, arithmetic, f"{name}.recurrent", [_reordered(cell, one.weight_hh) for one in layer]),
+        graph.constant(f"{name}.bias", np.stack(biases)),
+        lengths,
+        count=3 if cell == "lstm" else 2,
+        attributes=attributes,
+    )
+    h, *c = [_flat(graph, value, len(layer)) for value in final]
+    return _side_by_side(graph, outputs, len(layer)) if wanted else "", (h, c[0] if c else None)
+
+
+def _reordered(cell: str, array: Array) -> Array:
+    """Gates (the first axis) from torch's order to that of ONNX."""
+    gates = np.split(array, len(_GATE_ORDER[cell]))
+    return np.concatenate([gates[number] for number in _GATE_ORDER[cell]])
+
+
+def _joined(graph: Graph, arithmetic: Arithmetic, name: str, arrays: list[Array]) -> Value:
+    """[directions, ...], each direction's array stored by itself."""
+    of_each = [
+        arithmetic.weight(graph, f"{name}.{direction}", array[None], -1)
+        for direction, array in zip(_DIRECTIONS, arrays, strict=False)
+    ]
+    return of_each[0] if len(of_each) == 1 else graph.op("Concat", *of_each, attributes={"axis": 0})
+
+
+def _flat(graph: Graph, final: Value, directions: int) -> Value:
+    """[directions, B, H] as [B, M]."""
+    if directions == 1:
+        return graph.op("Squeeze", final, graph.ints(0))
+    final = graph.op("Transpose", final, attributes={"perm": [1, 0, 2]})
+    return graph.op("Reshape", final, graph.ints(0, -1))
+
+
+def _side_by_side(graph: Graph, outputs: Value, directions: int) -> Value:
+    """[S, directions, B, H] as [S, B, M]."""
+    if directions == 1:
+        return graph.op("Squeeze", outputs, graph.ints(1))
+    return graph.op("Reshape", graph.op("Transpose", outputs, attributes={"perm": [0, 2, 1, 3]}), graph.ints(0, 0, -1))
+
+
+# -- in a scan --------------------------------------------------------------------------------------------------------
+
+
+def input_gates(
+    graph: Graph, arithmetic: Arithmetic, name: str, layer: list[LayerWeights], values: Value
+) -> list[list[Value]]:
+    """For each direction the parts of the gates' input half [S, B, ...] from ``values`` [S, B, I] within [-1, 1]."""
+    return [
+        several(graph, arithmetic, f"{name}.{direction}.input", values, one.inputs_and_bias())
+        for direction, one in zip(_DIRECTIONS, layer, strict=False)
+    ]
+
+
+def token_gates(
+    graph: Graph, arithmetic: Arithmetic, layer: list[LayerWeights], embedding: Array, tokens: Value
+) -> list[list[Value]]:
+    """The same from tokens [S, B]: rows of a table, or products where that would be larger than the weights."""
+    if len(embedding) <= embedding.shape[1]:
+        return [
+            [
+                graph.op(
+                    "Gather", graph.constant(f"tokens.{place}.{part}", embedding @ each.weight + each.bias), tokens
+                )
+                for part, each in enumerate(one.inputs_and_bias())
+            ]
+            for place, one in enumerate(layer)
+        ]
+    values = graph.op("Gather", arithmetic.weight(graph, "encoder.embedding", embedding, -1), tokens)
+    return [
+        [
+            graph.op(
+                "Add",
+                graph.op("MatMul", values, arithmetic.weight(graph, f"tokens.{place}.{part}", each.weight, 0)),
+                graph.constant(f"tokens.{place}.{part}.bias", np.asarray(each.bias)),
+            )
+            for part, each in enumerate(one.inputs_and_bias())
+        ]
+        for place, one in enumerate(layer)
+    ]
+
+
+def by_scan(
+    graph: Graph,
+    arithmetic: Arithmetic,
+    name: str,
+    layer: list[LayerWeights],
+    gates: list[list[Value]],
+    running: Value,
+    wanted: bool,
+) -> Sequence:
+    """The parts of the ``gates`` of each direction through a layer; ``running`` [S, B, 1] is True on real positions."""
+    found = [
+        _scan(graph, arithmetic, f"{name}.{direction}", one, parts, running, wanted)
+        for direction, one, parts in zip(_DIRECTIONS, layer, gates, strict=False)
+    ]
+    outputs = graph.concat([each[0] for each in found]) if wanted else ""
+    cells = [c for _, (_, c) in found if c is not None]
+    return outputs, (graph.concat([h for _, (h, _) in found]), graph.concat(cells) if cells else None)
+
+
+def _scan(
+    graph: Graph,
+    arithmetic: Arithmetic,
+    name: str,
+    layer: LayerWeights,
+    gates: list[Value],
+    running: Value,
+    wanted: bool,
+) -> Sequence:
+    """One direction, the backward one from the end of the arrays."""
+    size, has_c = layer.weight_hh.shape[1], layer.cell == "lstm"
+    rows = graph.op("Shape", running, attributes={"start": 1, "end": 2})
+    zeros = graph.op("Expand", graph.scalar(0.0, np.float32), graph.concat([rows, graph.ints(size)]))
+    backward = int(name.endswith(_DIRECTIONS[1]))
+    states = 2 if has_c else 1
+    found = graph.ops(
+        "Scan",
+        *[zeros] * states,
+        *gates,
+        running,
+        count=states + wanted,
+        attributes={
+            "body": _one_position(graph, arithmetic, name, layer, wanted).finished(),
+            "num_scan_inputs": len(gates) + 1,
+            "scan_input_directions": [backward] * (len(gates) + 1),
+            **({"scan_output_directions": [backward]} if wanted else {}),
+        },
+    )
+    return found[-1] if wanted else "", (found[0], found[1] if has_c else None)
+
+
+def _one_position(graph: Graph, arithmetic: Arithmetic, name: str, layer: LayerWeights, wanted: bool) -> Graph:
+    """The body of the scan: (h, c), parts of the gates and who is running -> (h, c), and h as an output if wanted."""
+    size = layer.weight_hh.shape[1]
+    body = graph.inside(name)
+    h = body.input(f"{name}.h", FLOAT, ["B", size])
+    c = body.input(f"{name}.c", FLOAT, ["B", size]) if layer.cell == "lstm" else None
+    widths = part_widths(layer.cell, size)
+    parts = [body.input(f"{name}.gates.{n}", FLOAT, ["B", width]) for n, width in enumerate(widths)]
+    runs = body.input(f"{name}.running", BOOL, ["B", 1])
+    recurrent = several(body, arithmetic, f"{name}.recurrent", h, layer.recurrent())
+    new_h, new_c = CELLS[layer.cell](body, parts, recurrent, (h, c), size)
+    body.output(body.op("Where", runs, new_h, h), FLOAT, ["B", size])
+    if c is not None and new_c is not None:
+        body.output(body.op("Where", runs, new_c, c), FLOAT, ["B", size])
+    if wanted:
+        body.output(new_h, FLOAT, ["B", size])
+    return body
