@@ -12,7 +12,9 @@ import pytest
 
 from freerun.forcing.registry import STRATEGIES
 from freerun.models.seq2seq import Sizes
+from tests.exported import graph_files, write_model
 from tests.networks import training_batch
+from tests.unit.test_export import put
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPT = BENCHMARKS / "forcing_cost.py"
@@ -66,3 +68,19 @@ def test_operations_are_counted_as_by_hand() -> None:
     batch = training_batch([[4, 4, 2], [4, 4, 2]], [[3, 2], [2]]).origin
     recurrent, tables, output = 8 * 2 * 2 * (3 + 2), 3 * 8 * (5 + 4), 3 * 2 * 4  # three predictions
     assert operations(Sizes(5, 4, 3, 2, 1), batch) == 6 * (recurrent + tables + output)
+
+
+def test_the_cost_of_predicting_is_a_line_a_way_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write_model(tmp_path / "bundle")
+    for name, content in graph_files(bundle, "fp32").items():
+        put(bundle.folder, name, content)
+    (tmp_path / "pairs.tsv").write_text("a b\tv\nc\tw\n")
+    options = ["--model", bundle.folder, "--pairs", tmp_path / "pairs.tsv", "--rounds", 1]
+    monkeypatch.setattr(sys, "argv", ["predict_speed.py", *map(str, options)])
+    runpy.run_path(str(BENCHMARKS / "predict_speed.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("2 texts, us a text")
+    assert [line.split()[0] for line in lines[1:]] == ["torch", "onnx"]
+    assert all(float(figure) > 0 for line in lines[1:] for figure in line.split()[-3:])

@@ -1,0 +1,60 @@
+"""What a prediction costs: torch beside the exported graphs, one text at a time and in batches.
+
+    python predict_speed.py --model MODEL --pairs FILE [--texts 400] [--rounds 10] [--precision fp32 int8]
+
+One thread; processor time of this process, so that time in which a shared machine does something else is not counted.
+Alone, one text at a time: the mean over texts of each one's best round, and the mean of everything. In batches: the best
+round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import freerun
+from freerun.data.readers import read_pairs
+
+Run = Callable[[str], object]
+
+
+def main() -> None:
+    """Measure and print a line for each way to run the model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--pairs", type=Path, required=True)
+    parser.add_argument("--texts", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "int8"])
+    args = parser.parse_args()
+    texts = list(dict.fromkeys(pair.source for pair in read_pairs(args.pairs)))[: args.texts]
+    ways = {"torch": freerun.load(args.model, threads=1, runtime="torch")}
+    for precision in args.precision:
+        ways[f"onnx {precision}"] = freerun.load(args.model, threads=1, runtime="onnx", precision=precision)
+    print(f"{len(texts)} texts, us a text {'alone: best':>14s} {'mean':>8s} {'in batches':>12s}")
+    for name, model in ways.items():
+        best, mean = alone(model.predict, texts, args.rounds if name != "torch" else 1)
+        batch = min(timed(model.predict_batch, texts) for _ in range(args.rounds)) / len(texts)
+        print(f"{name:22s} {best:14.1f} {mean:8.1f} {batch:12.1f}", flush=True)
+
+
+def alone(predict: Run, texts: Sequence[str], rounds: int) -> tuple[float, float]:
+    """Mean over texts of the best round, and mean of everything, in microseconds."""
+    for text in texts[:50]:
+        predict(text)
+    times = [[timed(predict, text) for text in texts] for _ in range(rounds)]
+    best = [min(each) for each in zip(*times, strict=True)]
+    return sum(best) / len(texts), sum(map(sum, times)) / len(texts) / rounds
+
+
+def timed(run: Callable[..., object], argument: object) -> float:
+    """Processor time of one call, in microseconds."""
+    start = time.process_time_ns()
+    run(argument)
+    return (time.process_time_ns() - start) / 1e3
+
+
+if __name__ == "__main__":
+    main()
