@@ -3,7 +3,7 @@
     python predict_speed.py --model MODEL --pairs FILE [--texts 400] [--rounds 10] [--precision fp32 int8]
 
 One thread; processor time of this process, so that time in which a shared machine does something else is not counted.
-Alone, one text at a time: the mean over texts of each one's best round, and the mean of everything. In batches: the best
+Alone, one text at a time: the mean over texts of each one's best round, and the mean of all. In batches: the best
 round.
 """
 
