@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from freerun.errors import ConfigError, Interrupted, UserError
+from freerun.errors import ConfigError, Interrupted, MissingExtraError, UserError
 from freerun.version import VERSION
 
 __all__ = ["app", "main"]
@@ -362,6 +362,10 @@ def main(arguments: list[str] | None = None) -> int:
         # whoever read our output has left; Python would complain once more when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        return _fail(f"error: {MissingExtraError('torch', 'train', 'this command')}", 2)
     except OSError as error:
         if error.filename is None:
             raise

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from freerun.evaluation.by_length import Band
+if TYPE_CHECKING:  # figures of a bundle can be shown without the packages that measure them
+    from freerun.evaluation.by_length import Band
 
 __all__ = ["aligned", "bands_table", "defined", "figures_table"]
 

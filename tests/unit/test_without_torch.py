@@ -68,3 +68,21 @@ def test_asking_for_torch_where_there_is_none_says_what_to_install(bundle: Path)
         "MissingExtraError: torch: this package is not installed, and running this model with torch needs it. Expected "
         "the extra 'train'. Install it with: pip install 'freerun[train]'."
     )
+
+
+@pytest.mark.parametrize("command", [["train", "pairs.tsv"], ["diagnose", "model", "pairs.tsv"]])
+def test_a_command_that_needs_torch_says_what_to_install(bundle: Path, command: list[str]) -> None:
+    code = f"import sys; sys.modules['torch'] = None\nfrom freerun.cli import main\nsys.exit(main({command!r}))"
+    found = run(code, bundle)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == (
+        "error: torch: this package is not installed, and this command needs it. Expected the extra 'train'. "
+        "Install it with: pip install 'freerun[train]'.\n"
+    )
+
+
+def test_a_bundle_can_be_inspected_without_what_measures(bundle: Path) -> None:
+    lean = GUARD.replace(repr(HEAVY), repr(("torch", "sacrebleu", "rapidfuzz", "onnxruntime")))
+    found = run(f"{lean}\nfrom freerun.cli import main\nsys.exit(main(['inspect', sys.argv[1]]))", bundle)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "freerun bundle, version 1" in found.stdout
