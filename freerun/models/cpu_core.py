@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-__all__ = ["StepWeights", "core_sequence", "core_step", "step_weights"]
+__all__ = ["StepWeights", "core_product", "core_sequence", "core_step", "step_weights"]
 
 _MINUS_ONE = torch.tensor(-1.0)
 _DOUBLED = {"lstm": (1.0, 1.0, 2.0, 1.0), "gru": (1.0, 1.0, 2.0), "rnn": (2.0,)}
@@ -238,19 +238,34 @@ def step_weights(cell: str, weight_GH: Tensor, bias_n: Tensor | None) -> StepWei
         return StepWeights(_scaled(weight_GH, doubled_G, low), doubled_G, bias_n)
 
 
+def core_product(weights: StepWeights, h_BH: Tensor) -> Tensor:
+    """The state's share of the gates [B, G], as ``core_step`` would make it."""
+    with torch.autocast("cpu", enabled=False):
+        return torch.mm(h_BH.to(weights.weight_HG.dtype), weights.weight_HG)
+
+
 def core_step(
-    cell: str, gates_BG: Tensor, weights: StepWeights, h_BH: Tensor, c_BH: Tensor | None
+    cell: str,
+    gates_BG: Tensor,
+    weights: StepWeights,
+    h_BH: Tensor,
+    c_BH: Tensor | None,
+    product_BG: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """One step without gradients, ``gates_BG`` as in ``core_sequence``; returns the new (h, c).
 
-    Nothing that is given is written to.
+    ``product_BG`` is ``core_product`` where it was made before. Nothing that is given is written to.
     """
     with torch.autocast("cpu", enabled=False):
         active_BG = gates_BG * weights.doubled_G
         if cell == "gru":
             assert weights.bias_n is not None
-            return _gru_step(active_BG, weights.weight_HG, weights.bias_n, h_BH), None
-        _add_product(active_BG, h_BH, weights.weight_HG)
+            product_BG = core_product(weights, h_BH) if product_BG is None else product_BG
+            return _gru_step(active_BG, product_BG, weights.bias_n, h_BH), None
+        if product_BG is None:
+            _add_product(active_BG, h_BH, weights.weight_HG)
+        else:
+            active_BG.add_(product_BG)
         active_BG.sigmoid_()
         if cell == "rnn":
             return _centred(active_BG), None
@@ -260,11 +275,10 @@ def core_step(
         return torch.mul(o, _centred(torch.add(c_BH, c_BH).sigmoid_())), c_BH
 
 
-def _gru_step(active_BG: Tensor, weight_HG: Tensor, bias_n: Tensor, h_BH: Tensor) -> Tensor:
+def _gru_step(active_BG: Tensor, product_BG: Tensor, bias_n: Tensor, h_BH: Tensor) -> Tensor:
     size = h_BH.shape[1]
-    recurrent_BG = torch.mm(h_BH.to(weight_HG.dtype), weight_HG)
-    r, z = active_BG[:, : 2 * size].add_(recurrent_BG[:, : 2 * size]).sigmoid_().chunk(2, 1)
-    u_n = torch.add(recurrent_BG[:, 2 * size :], bias_n, alpha=2)
+    r, z = active_BG[:, : 2 * size].add_(product_BG[:, : 2 * size]).sigmoid_().chunk(2, 1)
+    u_n = torch.add(product_BG[:, 2 * size :], bias_n, alpha=2)
     n = _centred(active_BG[:, 2 * size :].addcmul_(r, u_n).sigmoid_())
     return torch.lerp(n, h_BH, z)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from freerun.models.attention import BahdanauAttention, LuongAttention, Memory
-from freerun.models.cpu_core import StepWeights
+from freerun.models.cpu_core import StepWeights, core_product
 from freerun.models.dropout import DropoutMasks, StepMasks, apply_mask
 from freerun.models.recurrence import Inputs, LayerStack, RecurrentLayer, Tokens
 from freerun.models.state import State
@@ -29,13 +29,15 @@ class Encoded:
     """What the decoder starts from: its initial ``state``, and what stays the same at every step.
 
     ``context_BH``: the encoder's summary for a decoder that reads it at every step; ``memory``: for attention;
-    ``attended_BH``: what attention gave in the step before, where it is fed in again.
+    ``attended_BH``: what attention gave in the step before, where it is fed in again; ``products_BG``: each layer's
+    product of its state and its recurrent weight for the next step, where ``Decoder.branch`` has made it.
     """
 
     state: State
     context_BH: Tensor | None = None
     memory: Memory | None = None
     attended_BH: Tensor | None = None
+    products_BG: tuple[Tensor, ...] = ()
 
     def detach(self) -> Encoded:
         """The same values, cut off from the graph."""
@@ -191,6 +193,18 @@ class Decoder(nn.Module):
             return None
         return functional.linear(encoded.context_BH, self.layers[0].weight_ih[:, self.embedding_size : self.known_size])
 
+    def branch(self, encoded: Encoded, parents_P: Tensor, places_N: Tensor, tables: Tables) -> Encoded:
+        """Rows that are copies of others: row n continues row ``parents_P[places_N[n]]``; the memory is left as it is.
+
+        What a step multiplies by its recurrent weights depends on the row that is continued, and not on the token that
+        is fed, so it is multiplied once for each parent. Hypotheses of a beam have fewer parents than there are of
+        them: by a third in use.
+        """
+        parents, rows = encoded.select_rows(parents_P), encoded.select_rows(parents_P.index_select(0, places_N))
+        layers = zip(tables.step_weights, parents.state.h_LBH, strict=True)
+        products = [core_product(weights, h_BH) for weights, h_BH in layers if weights is not None]
+        return replace(rows, products_BG=tuple(product.index_select(0, places_N) for product in products))
+
     def step(
         self, tokens_B: Tensor, encoded: Encoded, tables: Tables, masks: StepMasks | None = None
     ) -> tuple[Tensor, Encoded]:
@@ -221,7 +235,8 @@ class Decoder(nn.Module):
             if index:
                 below = apply_mask(layers[-1][0], masks.layers[index - 1] if masks else None)
                 gates = layer.input_gates(below)
-            layers.append(layer.step(gates, *encoded.state.layer(index), tables.step_weights[index]))
+            product_BG = encoded.products_BG[index] if encoded.products_BG else None
+            layers.append(layer.step(gates, *encoded.state.layer(index), tables.step_weights[index], product_BG))
         if isinstance(self.attention, BahdanauAttention):
             assert attended_BM is not None and tables.token_outputs_VO is not None
             token_BO = tables.token_outputs_VO.index_select(0, tokens_B)
@@ -230,7 +245,8 @@ class Decoder(nn.Module):
         else:
             top_BH = self._attentional(layers[-1][0].unsqueeze(0), encoded).squeeze(0)
         features = self._with_context(top_BH.unsqueeze(0), encoded).squeeze(0)
-        after = replace(encoded, state=State.stack(layers), attended_BH=top_BH if self.input_feeding else None)
+        attended = top_BH if self.input_feeding else None
+        after = replace(encoded, state=State.stack(layers), attended_BH=attended, products_BG=())
         return apply_mask(features, masks.output_BF if masks else None), after
 
     def _attended(self, encoded: Encoded) -> Tensor | None:

@@ -176,14 +176,20 @@ class RecurrentLayer(nn.Module):
         return step_weights(self.cell, self.weight_hh, self.bias_n())
 
     def step(
-        self, input_gates_BG: Tensor, h_BH: Tensor, c_BH: Tensor | None, weights: StepWeights | None = None
+        self,
+        input_gates_BG: Tensor,
+        h_BH: Tensor,
+        c_BH: Tensor | None,
+        weights: StepWeights | None = None,
+        product_BG: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """One step from the gates' input half (``input_gates``, or a row of a table of it); returns (h', c').
 
-        With ``weights``, from ``step_weights``, it has no gradients, and is faster.
+        With ``weights``, from ``step_weights``, it has no gradients, and is faster; then the state's share of the
+        gates may be given too, ``core_product``.
         """
         if weights is not None:
-            return core_step(self.cell, input_gates_BG, weights, h_BH, c_BH)
+            return core_step(self.cell, input_gates_BG, weights, h_BH, c_BH, product_BG)
         recurrent_BG = functional.linear(h_BH, self.weight_hh)
         if self.cell == "lstm":
             assert c_BH is not None

@@ -68,15 +68,22 @@ class TorchStepper:
 
     def _continued(self, origins: Ids) -> Encoded:
         """The state of the rows ``origins``."""
-        assert self._encoded is not None
+        assert self._encoded is not None and self._tables is not None
         changes, kept = self._entries.follow(origins)
         if not changes:
             return self._encoded
-        device = self.model.decoder.output_bias.device
-        encoded = self._encoded.select_rows(torch.as_tensor(origins, device=device))
+        parents, places = np.unique(origins, return_inverse=True)
+        if len(parents) < len(origins):
+            of_parents = self._tensor(parents), self._tensor(places)
+            encoded = self.model.decoder.branch(self._encoded, *of_parents, self._tables)
+        else:
+            encoded = self._encoded.select_rows(self._tensor(origins))
         if encoded.memory is None or kept is None:
             return encoded
-        return replace(encoded, memory=encoded.memory.select(torch.as_tensor(kept, device=device)))
+        return replace(encoded, memory=encoded.memory.select(self._tensor(kept)))
+
+    def _tensor(self, ids: Ids) -> Tensor:
+        return torch.as_tensor(ids, device=self.model.decoder.output_bias.device)
 
     @torch.inference_mode()
     def log_prob_of(self, tokens: Ids) -> NDArray[np.floating]:

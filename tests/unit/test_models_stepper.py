@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from freerun.models import decoder
 from freerun.models.stepper import TorchStepper, best, log_softmax
 from freerun.search.entries import _entries_of
 from freerun.search.top import top
@@ -60,6 +61,16 @@ def test_rows_are_reordered_copied_and_leave_by_origins(sizes):
     close(torch.tensor(found), torch.tensor(expected[1][[0, 2, 2]]))
     _, found = stepper.step(FED[[2], 2].numpy(), np.array([2]))
     close(torch.tensor(found), torch.tensor(expected[2][[2]]))
+
+
+def test_rows_of_one_parent_share_its_products(monkeypatch):
+    rows, made = [], decoder.core_product
+    monkeypatch.setattr(decoder, "core_product", lambda weights, h: rows.append(len(h)) or made(weights, h))
+    stepper, *_ = first_step(network(num_layers=2))
+    stepper.step(np.full(6, 4), np.array([2, 2, 0, 2, 0, 0]))
+    assert rows == [2, 2]
+    stepper.step(np.full(2, 4), np.array([5, 1]))  # parents of one row each
+    assert rows == [2, 2]
 
 
 def test_rows_may_change_places_without_any_leaving():
