@@ -32,6 +32,7 @@ from freerun.training.progress import Progress
 
 PARTS = {
     "products": ("mm", "addmm", "addmm_", "bmm", "baddbmm", "mkldnn_rnn_layer", "mkldnn_rnn_layer_backward"),
+    "cells, and what calls them": ("_Sequence", "_SequenceBackward"),
     "sigmoid, tanh, exp": ("sigmoid_", "sigmoid", "tanh", "exp", "_log_softmax", "_softmax"),
     "sums and factors": (
         *("mul", "mul_", "add", "add_", "sub", "sub_", "addcmul", "addcmul_", "lerp", "sum", "div_", "neg", "cat"),
