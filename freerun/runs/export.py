@@ -35,6 +35,7 @@ MAX_LOSS: Final = 1.0
 _CALIBRATION: Final = 512
 """Sources that are read to see how large the decoder's first state becomes."""
 _RECORD: Final = "export.json"
+_GRAPH_FILES: Final = {graph_file(name, precision) for precision in PRECISIONS for name in GRAPHS} | {_RECORD}
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def _free(out: Path, bundle: Bundle) -> Path:
         there = read_bundle(out)
     except BundleError:
         there = None
-    if there is None or there.has_weights or find_bundle(out) != out:
+    foreign = there is None or {path.name for path in out.iterdir()} - _kept_names(there) - _GRAPH_FILES
+    if there is None or there.has_weights or foreign or find_bundle(out) != out:
         what = "this is the bundle itself" if there and there.folder.samefile(bundle.folder) else "something is there"
         raise UserError(
             out, f"{what}", "Expected a new folder, or an earlier export to replace", "Choose another --out"
@@ -99,17 +101,25 @@ def _free(out: Path, bundle: Bundle) -> Path:
 
 
 def _write(new: Path, bundle: Bundle, keeps_weights: bool) -> None:
-    """What a bundle has beside its graphs, as it was."""
-    graphs = {graph_file(name, precision) for precision in PRECISIONS for name in GRAPHS} | {_RECORD}
+    """What a bundle has beside its graphs, as it was: all of it, or without weights what belongs to a bundle."""
     for path in bundle.folder.iterdir():
-        if path.is_file() and path.name not in graphs and (keeps_weights or path.name != WEIGHTS):
+        if path.name in _GRAPH_FILES or not (keeps_weights or path.name in _kept_names(bundle)):
+            continue
+        if path.is_dir():
+            shutil.copytree(path, new / path.name)
+        else:
             shutil.copyfile(path, new / path.name)
     _update_card(new, None)
     config: dict[str, Any] = dict(bundle.config)
-    kept = {name: value for name, value in bundle.config["files"].items() if name not in graphs}
+    kept = {name: value for name, value in bundle.config["files"].items() if name not in _GRAPH_FILES}
     if not keeps_weights:
         kept.pop(WEIGHTS, None)
     _write_config(new, {**config, "files": kept, "graphs": {"weights": bundle.weights_hash}})
+
+
+def _kept_names(bundle: Bundle) -> set[str]:
+    """The files of a bundle without weights and graphs."""
+    return {"config.json", "metrics.json", "README.md", *bundle.config["files"]} - {WEIGHTS} - _GRAPH_FILES
 
 
 def _add_graphs(new: Path, bundle: Bundle, precision: str, limit: float = 1.0) -> None:

@@ -183,6 +183,20 @@ def test_nothing_of_the_users_is_overwritten(
     assert out.exists() and (run / "best" / "model.safetensors").exists()
 
 
+def test_what_somebody_put_beside_a_bundle_stays(freerun: Freerun, run: Path) -> None:
+    (run / "best" / "notes").mkdir()
+    (run / "best" / "notes" / "ideas.txt").write_text("mine")
+    assert freerun("export", run).code == 0
+    assert (run / "best" / "notes" / "ideas.txt").read_text() == "mine"
+    out = run.parent / "small"
+    freerun("export", run, "--out", out)
+    assert not (out / "notes").exists()
+    (out / "ideas.txt").write_text("mine")
+    result = freerun("export", run, "--out", out)
+    assert result.code == 2 and f"{out}: something is there." in result.err
+    assert (out / "ideas.txt").read_text() == "mine"
+
+
 def test_graphs_that_disagree_with_torch_are_not_written(
     freerun: Freerun, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
