@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import torch
 from pydantic import TypeAdapter
 
 from freerun.config import Config, StudyConfig, parse_config
 from freerun.config.raw import read_toml
+from freerun.export.encoder import statics_of
 from freerun.forcing.registry import STRATEGIES, settings_of
 from freerun.forcing.schedules import Schedule
+from freerun.runtime.graphs import metadata_of
+from tests.exported import GraphsOf, write_model
+from tests.networks import network
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "configuration.md").read_text()
@@ -88,3 +93,26 @@ def test_the_preset_is_sutskever_et_al_in_full() -> None:
     assert training.schedule.model_dump() == {"kind": "halving", "start_epoch": 5.0, "every_epochs": 0.5, "warmup": 0}
     assert (training.batch_size, training.normalise, training.clip_norm) == (128, "sequences", 5.0)
     assert (model.attention, model.bidirectional, model.cell, model.dropout) == ("none", False, "lstm", 0.0)
+
+
+OPTIONS = [{"attention": "general", "context": "every_step"}, {"attention": "bahdanau"}]
+
+
+@pytest.mark.parametrize("name", ["greedy", "step", "encoder"])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_what_graphs_take_and_give_is_documented_with_types_and_shapes(name: str, options: dict[str, str]) -> None:
+    page = (ROOT / "docs" / "export.md").read_text()
+    session = GraphsOf(network(0, torch.float32, **options)).session(name)
+    for value in (*session.get_inputs(), *session.get_outputs()):
+        kind = {"tensor(int64)": "int64", "tensor(float)": "float32"}[value.type]
+        named = [part for part in value.shape if isinstance(part, str)]
+        if value.name in statics_of(GraphsOf(network(0, torch.float32, **options)).weights):
+            assert f"`{value.name}`" in page and named[0] in ("B", "E")
+        elif name != "encoder" or value.name != "state":
+            free = [part if isinstance(part, str) else {9: "V", 16: "D", 1: "1"}[part] for part in value.shape]
+            assert f"| `{value.name}` | {kind} | {', '.join(free)} |" in page
+
+
+def test_the_metadata_of_graphs_are_documented(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "export.md").read_text()
+    assert all(f"`{key}`" in page for key in metadata_of(write_model(tmp_path / "bundle"), "step", "fp32"))

@@ -13,12 +13,14 @@ import torch
 
 import freerun
 from freerun.errors import BundleError, ConfigError, DataError
+from freerun.evaluation.items import EvaluationSet, Item
 from freerun.export.files import graph_files
 from freerun.export.graph import FLOAT, Graph, model_of
 from freerun.export.quantise import Int8, rounded
 from freerun.export.verify import check_agreement, random_sources
 from freerun.export.weights import Linear
 from freerun.files import bytes_hash
+from freerun.runs.export import _first_states_limit
 from freerun.runtime.bundle import GRAPHS, Bundle, graph_file, read_bundle
 from freerun.runtime.graphs import open_session
 from freerun.search.hypothesis import Hypothesis
@@ -292,6 +294,18 @@ def test_an_int8_product_is_its_own_arithmetic_in_numpy():
     levels = np.clip(np.rint(x * 127 / 2), -128, 127)
     np.testing.assert_allclose(found, levels @ whole.astype(float) * scale * 2 / 127 + bias, rtol=1e-5, atol=1e-5)
     assert np.abs(weight - whole * scale).max() <= np.abs(weight).max() / 128 + 1e-6
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_int8_knows_how_large_the_first_states_of_projections_become(tmp_path, bidirectional):
+    model = network(1, torch.float32, scale=1.5, bidirectional=bidirectional)
+    folder = exported(tmp_path / "bundle", model=model)
+    source = read_bundle(folder).source
+    items = EvaluationSet([Item(text) for text in TEXTS])
+    h = [model.encode(torch.tensor([source.encode(text)]), None).state.h_LBH.detach() for text in TEXTS]
+    expected = np.quantile(np.abs(np.concatenate(h, axis=1)), 0.999) if bidirectional else 1.0
+    assert expected > 1 or not bidirectional
+    assert _first_states_limit(folder, items) == pytest.approx(expected, rel=1e-5)
 
 
 def test_outputs_that_differ_are_refused(untouched):
