@@ -16,6 +16,7 @@ from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper
 from freerun.search import beam_search, sample, score_targets
 from freerun.search.ensemble import EnsembleStepper
+from freerun.symbols import EOS
 from tests.exported import GraphsOf, model_options, sources
 from tests.networks import network
 
@@ -49,6 +50,20 @@ def test_the_greedy_graph_writes_what_torch_writes(model, source, bounds):
     found = [[each] for each in OnnxGreedy(GraphsOf(model))(ids, lengths, bounds)]
     assert ids_of(found) == ids_of(expected)
     close(found, expected)
+
+
+@few
+@given(models, rows, st.integers(0, 9))
+def test_the_greedy_graph_gives_nothing_after_an_end_and_stops_at_the_last(model, source, bound):
+    model, (ids, lengths) = made(*model), sources(source)
+    feeds = {"source": ids, "lengths": lengths, "max_lengths": np.full(len(source), bound)}
+    tokens, scores = GraphsOf(model).session("greedy").run(None, feeds)
+    ended = (tokens == EOS).any(axis=1)
+    length = np.where(ended, (tokens == EOS).argmax(axis=1) + 1, bound)
+    after = np.arange(tokens.shape[1]) >= length[:, None]
+    assert not tokens[after].any() and not scores[after].any()
+    assert tokens[~after].all() and (scores[~after] < 0).all()
+    assert tokens.shape[1] == (length.max() if ended.all() else bound + 1)
 
 
 @few
@@ -118,6 +133,23 @@ def test_int8_greedy_decoding_equals_int8_search_and_no_row_depends_on_others(mo
 def test_the_expected_weights_are_those_of_the_model(options):
     graphs = GraphsOf(model := network(0, torch.float32, **options))
     assert expected_shapes(graphs.weights.sizes) == {name: tuple(w.shape) for name, w in model.state_dict().items()}
+
+
+def test_int8_keeps_first_states_beyond_1_where_it_is_told_of_them():
+    model = network(3, torch.float32, scale=1.5, cell="gru", num_layers=1, bidirectional=True)
+    with torch.no_grad():
+        model.bridge.h[0].weight.mul_(2)
+    ids, lengths = sources([[4, 5, 6, 2], [7, 8, 2], [9, 2]])
+    start = model.encode(torch.tensor(ids), torch.tensor(lengths)).state.h_LBH.abs().max().item()
+    assert start > 2
+    targets = [[5, 2]] * 3
+    expected = score_targets(TorchStepper(model), ids, lengths, targets).log_probs
+
+    def error(limit):
+        found = score_targets(OnnxStepper(GraphsOf(model, Int8(), limit)), ids, lengths, targets).log_probs
+        return max(float(np.abs(one - other).max()) for one, other in zip(found, expected, strict=True))
+
+    assert error(start) < 0.1 < error(1.0)
 
 
 def test_an_ensemble_of_exported_models_is_that_of_the_models():
