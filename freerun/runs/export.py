@@ -154,7 +154,8 @@ def _verify(new: Path, bundle: Bundle, precision: str) -> None:
     ids, lengths = sources = random_sources(exported)
     found = OnnxGreedy(graphs)(ids, lengths, exported.bound.of(lengths))
     name = graph_file("greedy", precision)
-    check_agreement(bundle, f"{name} and {graph_file('step', precision)}", found, OnnxStepper(graphs), sources)
+    both = f"{name} and {graph_file('step', precision)}"
+    check_agreement(bundle, both, found, OnnxStepper(graphs), sources, precision)
     if precision == "fp32" and importlib.util.find_spec("torch") is not None:
         from freerun.restore import load_steppers
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from freerun.export.greedy import greedy_graph
 from freerun.files import bytes_hash
 from freerun.runs import export as runs
 from freerun.runtime.bundle import GRAPHS, read_bundle
@@ -207,6 +208,18 @@ def test_graphs_that_disagree_with_torch_are_not_written(
     result = freerun("export", run)
     assert result.code == 2
     assert "greedy.onnx and torch differ by " in result.err and "in a token's log-probability" in result.err
+    assert content(run / "best") == before
+
+
+def test_int8_graphs_that_disagree_with_each_other_are_not_written(
+    freerun: Freerun, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = content(run / "best")
+    other_range = lambda weights, arithmetic, limit: greedy_graph(weights, arithmetic, 100 * limit)  # noqa: E731
+    monkeypatch.setattr("freerun.export.files.greedy_graph", other_range)
+    result = freerun("export", run, "--quantize", "int8", "--max-loss", 100)
+    assert result.code == 2
+    assert "greedy.int8.onnx and step.int8.onnx differ by " in result.err and "Expected 0.05 at most." in result.err
     assert content(run / "best") == before
 
 
