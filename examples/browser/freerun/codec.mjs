@@ -1,0 +1,57 @@
+/** Text to ids and back for one side of a model. */
+
+import { normalise, separatorOf, tokensOf } from "./text.mjs";
+
+export const PAD = 0;
+export const BOS = 1;
+export const EOS = 2;
+export const UNK = 3;
+
+/** The first token of a vocabulary has this id. */
+const FIRST_ID = 4;
+
+export class Codec {
+  /**
+   * @param {{tokens: string, normalisation: string, case: string, reverse: boolean}} settings a side of config.json
+   * @param {string[]} vocabulary the tokens in the order of their ids
+   */
+  constructor(settings, vocabulary) {
+    this.settings = settings;
+    this.separator = separatorOf(settings.tokens);
+    this.vocabulary = vocabulary;
+    // a Map and not an object: "__proto__" is a token like any other
+    this.ids = new Map(vocabulary.map((token, place) => [token, FIRST_ID + place]));
+  }
+
+  /** How many ids there are, the special ones counted. */
+  get size() {
+    return FIRST_ID + this.vocabulary.length;
+  }
+
+  /** The tokens of a text in reading order. */
+  tokens(text) {
+    return tokensOf(normalise(text, this.settings.normalisation, this.settings.case), this.settings.tokens);
+  }
+
+  /** The ids of tokens in reading order, EOS last; UNK for what the vocabulary lacks. */
+  encode(tokens) {
+    const ids = tokens.map((token) => this.ids.get(token) ?? UNK);
+    if (this.settings.reverse) ids.reverse();
+    return [...ids, EOS];
+  }
+
+  /** Those of the tokens that the vocabulary lacks, each once. */
+  unknown(tokens) {
+    return [...new Set(tokens.filter((token) => !this.ids.has(token)))];
+  }
+
+  /** The tokens of ids that a search wrote, without EOS. */
+  decode(ids) {
+    return ids.map((id) => this.vocabulary[id - FIRST_ID]);
+  }
+
+  /** The text that tokens stand for. */
+  text(tokens) {
+    return tokens.join(this.separator);
+  }
+}

@@ -1,0 +1,53 @@
+/** Texts in, outputs out: what a program that uses a model works with. */
+
+import { beamSearch } from "./beam.mjs";
+import { EOS } from "./codec.mjs";
+import { BundleError } from "./errors.mjs";
+import { OnnxStepper, int64, sourceInputs } from "./stepper.mjs";
+
+/** One thread: in a browser more of them need cross-origin isolation, and small models gain nothing. */
+const SESSION = { executionProviders: ["cpu"], intraOpNumThreads: 1, interOpNumThreads: 1, logSeverityLevel: 4 };
+
+/** `model(ids)` gives the greedy output: `greedy.onnx` alone. */
+export async function openGreedy(ort, bundle, precision = "fp32") {
+  const session = await opened(ort, bundle, "greedy", precision);
+  return async (text) => {
+    const tokens = bundle.source.tokens(text);
+    const maxLengths = int64(ort, [bundle.lengthBound(tokens.length)], [1]);
+    const inputs = { ...sourceInputs(ort, bundle.source.encode(tokens)), max_lengths: maxLengths };
+    const outputs = await session.run(inputs);
+    const [ids, scores] = [Array.from(outputs.tokens.data, Number), Array.from(outputs.scores.data)];
+    const truncated = !ids.includes(EOS);
+    const length = truncated ? ids.length : ids.indexOf(EOS);
+    const kept = truncated ? scores : scores.slice(0, length + 1);
+    const score = kept.reduce((sum, each) => sum + each, 0);
+    return readable(bundle.target, { ids: ids.slice(0, length), scores: kept, score, truncated });
+  };
+}
+
+/** `model(text, beamSize, pause)` gives the n-best outputs: `encoder.onnx`, `step.onnx` and `beamSearch`. */
+export async function openBeam(ort, bundle, precision = "fp32") {
+  const [encoder, step] = await Promise.all(["encoder", "step"].map((name) => opened(ort, bundle, name, precision)));
+  return async (text, beamSize, pause) => {
+    const tokens = bundle.source.tokens(text);
+    const stepper = new OnnxStepper(ort, encoder, step, bundle.target.size);
+    await stepper.start(bundle.source.encode(tokens));
+    const found = await beamSearch(stepper, beamSize, bundle.lengthBound(tokens.length), pause);
+    return found.map((hypothesis) => readable(bundle.target, hypothesis));
+  };
+}
+
+function readable(target, { ids, scores, score, truncated }) {
+  const tokens = target.decode(ids);
+  return { text: target.text(tokens), tokens, score, tokenScores: Array.from(scores), truncated };
+}
+
+async function opened(ort, bundle, name, precision) {
+  const bytes = await bundle.graph(name, precision);
+  try {
+    return await ort.InferenceSession.create(bytes, SESSION);
+  } catch (error) {
+    const what = `onnxruntime cannot run this graph (${String(error.message).slice(0, 200)})`;
+    throw new BundleError(`${name}.onnx`, what, "Expected a graph that freerun exported", "Export it again");
+  }
+}

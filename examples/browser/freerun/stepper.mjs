@@ -1,0 +1,51 @@
+/** encoder.onnx and step.onnx as what a search steps through, for one source. */
+
+const CHANGING = new Set(["tokens", "origins", "state", "k"]);
+
+export class OnnxStepper {
+  /**
+   * @param ort onnxruntime-web or onnxruntime-node: their interface is the same
+   * @param encoder an InferenceSession of encoder.onnx
+   * @param step an InferenceSession of step.onnx
+   * @param {number} vocabularySize target ids
+   */
+  constructor(ort, encoder, step, vocabularySize) {
+    Object.assign(this, { ort, encoder, decoder: step });
+    /** How many ids a search may write: all but PAD, BOS and UNK. */
+    this.writable = vocabularySize - 3;
+  }
+
+  /** Read a source. */
+  async start(ids) {
+    const encoded = await this.encoder.run(sourceInputs(this.ort, ids));
+    this.state = encoded.state;
+    // what stays the same at every step; the rows of a beam share its one entry
+    const names = this.decoder.inputNames.filter((name) => !CHANGING.has(name));
+    this.fixed = Object.fromEntries(names.map((name) => [name, encoded[name]]));
+  }
+
+  /** See `beamSearch`. */
+  async step(tokens, origins, width) {
+    const { ort } = this;
+    const inputs = {
+      ...this.fixed,
+      state: this.state,
+      tokens: int64(ort, tokens, [tokens.length]),
+      origins: int64(ort, origins, [origins.length]),
+      k: int64(ort, [width], [1]),
+    };
+    const outputs = await this.decoder.run(inputs, ["new_state", "ids", "best"]);
+    this.state = outputs.new_state;
+    return { ids: Array.from(outputs.ids.data, Number), logProbs: outputs.best.data };
+  }
+}
+
+/** What encoder.onnx and greedy.onnx take of one source. */
+export function sourceInputs(ort, ids) {
+  return { source: int64(ort, ids, [1, ids.length]), lengths: int64(ort, [ids.length], [1]) };
+}
+
+/** A tensor of whole numbers. */
+export function int64(ort, numbers, shape) {
+  return new ort.Tensor("int64", BigInt64Array.from(numbers, BigInt), shape);
+}
