@@ -1,6 +1,6 @@
 """Greedy prediction with an exported freerun bundle, without freerun: onnxruntime, NumPy and JSON.
 
-python predict.py BUNDLE TEXT... prints a line for each text. Copy what you need; docs/export.md says what the files hold.
+python predict.py BUNDLE TEXT... prints a line for each text. To be copied: docs/export.md says what is in the files.
 It does not read SentencePiece models, nor check the hashes in config.json.
 """
 

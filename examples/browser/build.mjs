@@ -1,0 +1,66 @@
+/**
+ * Puts the page together: BUNDLE=path npm run build
+ *
+ *   BUNDLE    the exported bundle, or a run folder with one; without it a page without a model is built
+ *   EXAMPLES  texts to offer, with | between
+ *   OUT       the folder to write, dist unless it is given
+ */
+
+import { access, cp, mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+
+const HERE = path.dirname(fileURLToPath(import.meta.url));
+const ORT = path.join(HERE, "node_modules", "onnxruntime-web");
+const PAGE = ["index.html", "style.css", "icon.svg", "page", "freerun"];
+const RUNTIME = {
+  "ort.mjs": "dist/ort.wasm.bundle.min.mjs",
+  "ort.wasm": "dist/ort-wasm-simd-threaded.wasm",
+  "package.json": "package.json", // says whose it is, which version and which licence
+};
+/** greedy.onnx is left out: the page searches with the two others. */
+const BUNDLE = ["config.json", "source_vocabulary.json", "target_vocabulary.json", "encoder.onnx", "step.onnx"];
+const QUANTISED = ["encoder.int8.onnx", "step.int8.onnx"];
+
+async function build(out, bundle, examples) {
+  if (!(await exists(ORT))) throw new Error("onnxruntime-web is not installed: run npm ci first");
+  const files = bundle ? await filesOf(bundle) : [];
+  await mkdir(out, { recursive: true });
+  // only what a build writes is taken away: the folder may be somebody's, with more in it
+  await Promise.all([...PAGE, "ort", "model"].map((name) => rm(path.join(out, name), { recursive: true, force: true })));
+  await Promise.all(PAGE.map((name) => cp(path.join(HERE, name), path.join(out, name), { recursive: true })));
+  await Promise.all(Object.entries(RUNTIME).map(([to, from]) => cp(path.join(ORT, from), path.join(out, "ort", to))));
+  await Promise.all(files.map((file) => cp(file, path.join(out, "model", path.basename(file)))));
+  await writeFile(path.join(out, "examples.json"), JSON.stringify(examples));
+}
+
+/** The files of a bundle that the page needs. */
+async function filesOf(folder) {
+  const bundle = (await exists(path.join(folder, "config.json"))) ? folder : path.join(folder, "best");
+  if (!(await exists(path.join(bundle, "config.json")))) {
+    throw new Error(`${folder}: there is no config.json in it. Expected an exported bundle. Check the path.`);
+  }
+  const { files } = JSON.parse(await readFile(path.join(bundle, "config.json"), "utf8"));
+  if (!("step.onnx" in files)) {
+    throw new Error(`${folder}: this bundle has no graphs. Expected an exported bundle. Run: freerun export ${folder}`);
+  }
+  const wanted = [...BUNDLE, ...QUANTISED].filter((name) => name === "config.json" || name in files);
+  return wanted.map((name) => path.join(bundle, name));
+}
+
+async function exists(file) {
+  return access(file).then(
+    () => true,
+    () => false,
+  );
+}
+
+const { OUT, BUNDLE: bundle, EXAMPLES } = process.env;
+const out = path.resolve(OUT ?? path.join(HERE, "dist"));
+try {
+  await build(out, bundle, EXAMPLES ? EXAMPLES.split("|") : []);
+  console.log(`${out} is built${bundle ? "" : ", without a model: give one with BUNDLE=path"}`);
+} catch (error) {
+  console.error(error.message);
+  process.exitCode = 1;
+}

@@ -1,0 +1,129 @@
+/** The page: loads the bundle beside it, and predicts as one types. */
+
+import * as ort from "../ort/ort.mjs";
+
+import { Bundle } from "../freerun/bundle.mjs";
+import { BundleError } from "../freerun/errors.mjs";
+import { openBeam } from "../freerun/model.mjs";
+import { read, readExamples } from "./files.mjs";
+import { Latest } from "./latest.mjs";
+import { element, outputItems, percent } from "./outputs.mjs";
+import { caseThatHelps, describeModel, describeUnknown, inCase } from "./words.mjs";
+
+const BEAM_SIZE = 5;
+/** Milliseconds without a key before a prediction begins. */
+const DEBOUNCE = 100;
+/** Longer sources take a page too long. */
+const MOST_TOKENS = 1000;
+/** Tried where the build was given no examples; those that the model can read are offered. */
+const COMMON_EXAMPLES = ["phonology", "PHONOLOGY", "sequence", "SEQUENCE", "free running"];
+
+const at = (id) => document.getElementById(id);
+const latest = new Latest();
+const models = new Map(); // by precision
+let bundle;
+let timer;
+
+start().catch(showError);
+
+async function start() {
+  ort.env.wasm.numThreads = 1; // more need cross-origin isolation, which a plain static server does not give
+  ort.env.wasm.wasmPaths = { wasm: new URL("../ort/ort.wasm", import.meta.url).href };
+  bundle = await Bundle.open(read);
+  await modelOf("fp32");
+  at("model").textContent = describeModel(bundle.config);
+  at("precision-choice").hidden = !bundle.precisions("encoder", "step").includes("int8");
+  showExamples(await readExamples());
+  at("source").addEventListener("input", later);
+  at("form").addEventListener("submit", now);
+  at("precision").addEventListener("change", now);
+  at("numbers").addEventListener("change", () => at("outputs").classList.toggle("numbers", at("numbers").checked));
+  at("source").disabled = false;
+  at("source").focus();
+}
+
+/** The graphs of a precision are fetched when they are first wanted. */
+async function modelOf(precision) {
+  if (!models.has(precision)) models.set(precision, await openBeam(ort, bundle, precision));
+  return models.get(precision);
+}
+
+function precision() {
+  return at("precision").value;
+}
+
+function later() {
+  clearTimeout(timer);
+  timer = setTimeout(() => predict().catch(showError), DEBOUNCE);
+}
+
+function now(event) {
+  event.preventDefault();
+  clearTimeout(timer);
+  predict().catch(showError);
+}
+
+async function predict() {
+  const text = at("source").value;
+  const tokens = bundle.source.tokens(text);
+  at("error").replaceChildren();
+  at("note").replaceChildren(...notes(text, tokens));
+  at("results").classList.add("waiting");
+  if (text === "" || tokens.length > MOST_TOKENS) {
+    latest.stop();
+    at("results").hidden = true;
+    return;
+  }
+  const began = performance.now();
+  const found = await latest.run(async (pause) => (await modelOf(precision()))(text, BEAM_SIZE, pause));
+  if (found) show(found, performance.now() - began);
+}
+
+function show(hypotheses, milliseconds) {
+  at("results").hidden = false;
+  at("results").classList.remove("waiting");
+  at("outputs").replaceChildren(...outputItems(hypotheses, bundle.target.separator));
+  at("time").textContent = `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms in this browser`;
+  const [best] = hypotheses;
+  at("announcement").textContent = `Best output: ${best.text}, probability ${percent(Math.exp(best.score))}`;
+}
+
+/** What a person should know of the text that was typed. */
+function notes(text, tokens) {
+  if (tokens.length > MOST_TOKENS) {
+    const [has, most] = [tokens.length, MOST_TOKENS].map((count) => count.toLocaleString("en"));
+    return [`The text has ${has} tokens, and this page takes ${most} at most. Cut it into shorter texts.`];
+  }
+  const unknown = bundle.source.unknown(tokens);
+  if (unknown.length === 0) return [];
+  const helpful = caseThatHelps(bundle.source, unknown);
+  const fix = helpful ? [chooser(`Write it in ${helpful} case`, inCase(text, helpful))] : [];
+  return [describeUnknown(unknown), ...fix];
+}
+
+function showExamples(given) {
+  const readable = COMMON_EXAMPLES.filter((text) => bundle.source.unknown(bundle.source.tokens(text)).length === 0);
+  const texts = given.length > 0 ? given : readable;
+  at("examples").append(...texts.map((text) => chooser(text, text)));
+  at("examples").hidden = texts.length === 0;
+}
+
+/** A button that puts a text into the field. */
+function chooser(label, text) {
+  const button = element("button", "", label);
+  button.type = "button";
+  button.addEventListener("click", () => {
+    at("source").value = text;
+    at("source").focus();
+    predict().catch(showError);
+  });
+  return button;
+}
+
+function showError(error) {
+  if (!(error instanceof BundleError)) console.error(error);
+  if (models.size === 0) at("model").textContent = "No model";
+  else if (!models.has(precision())) at("precision").value = "fp32"; // the one that is there
+  at("results").hidden = true;
+  at("error").textContent = error.message;
+}
