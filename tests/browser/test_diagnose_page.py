@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import pytest
 
 from freerun.cli import main
+from tests.browser.driven import chromium
 from tests.unit.test_report_diagnose import ATTACK
-
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-MISSING = "no chromium and chromedriver on the PATH (Debian: chromium, chromium-driver)"
 
 
 @pytest.fixture(scope="module")
 def browser():
-    if not (BROWSER and DRIVER):
-        if os.environ.get("FREERUN_BROWSER") == "required":
-            pytest.fail(MISSING)
-        pytest.skip(MISSING)
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    # as root, and where /dev/shm is small, it would not start otherwise
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1000"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
+    with chromium() as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")

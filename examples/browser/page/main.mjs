@@ -76,12 +76,13 @@ async function predict() {
   }
   const began = performance.now();
   const found = await latest.run(async (pause) => (await modelOf(precision()))(text, BEAM_SIZE, pause));
-  if (found) show(found, performance.now() - began);
+  if (found) show(text, found, performance.now() - began);
 }
 
-function show(hypotheses, milliseconds) {
+function show(text, hypotheses, milliseconds) {
   at("results").hidden = false;
   at("results").classList.remove("waiting");
+  at("outputs").dataset.source = text;
   at("outputs").replaceChildren(...outputItems(hypotheses, bundle.target.separator));
   at("time").textContent = `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms in this browser`;
   const [best] = hypotheses;

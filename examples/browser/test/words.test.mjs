@@ -1,0 +1,30 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Codec } from "../freerun/codec.mjs";
+import { percent } from "../page/outputs.mjs";
+import { caseThatHelps, describeModel, describeUnknown, inCase } from "../page/words.mjs";
+
+const codec = new Codec({ tokens: "char", normalisation: "NFC", case: "keep", reverse: false }, ["a", "b", "É"]);
+
+test("unknown tokens are named, unseen ones by their number", () => {
+  assert.match(describeUnknown(["x", "\u200b", "\u0301"]), /“x”, “U\+200B”, “U\+0301” and reads/);
+  assert.match(describeUnknown([..."cdefghijkl"]), /“j” and 2 others/);
+});
+
+test("a case that the model knows is offered", () => {
+  assert.equal(caseThatHelps(codec, ["A", "B"]), "lower");
+  assert.equal(caseThatHelps(codec, ["é"]), "upper");
+  assert.equal(caseThatHelps(codec, ["A", "x"]), "");
+  assert.equal(inCase("aé", "upper"), "AÉ");
+});
+
+test("a model is described", () => {
+  const model = { cell: "lstm", num_layers: 2, hidden_size: 8, attention: "dot" };
+  const config = { model, source: { tokens: "char" }, target: { tokens: "whitespace" } };
+  assert.equal(describeModel(config), "LSTM, 2 layers of 8 units, dot attention: characters to words");
+});
+
+test("probabilities are readable", () => {
+  assert.deepEqual([1, 0.99951, 0.5, 0.0123, 1e-9, 0].map(percent), ["100 %", "100 %", "50.0 %", "1.2 %", "< 0.1 %", "0.0 %"]);
+});

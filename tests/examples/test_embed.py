@@ -1,0 +1,63 @@
+"""The embedding examples print what freerun prints, to the letter."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from freerun.cli import main
+from tests.javascript import EXAMPLES, installed, program, run
+from tests.trained import CHARACTERS, WORDS, exported
+
+EMBED = EXAMPLES / "embed"
+# unknown ones, an empty one, letters beyond 65,535, loose accents, odd white space, one that is cut off
+TEXTS = ["ab", "", "cab", "abcabcabc", "aX", "𝒜b", "e\u0301a", "A B C", "a\u3000b", "a \x1f c", " ", "ÀΣ", "cc" * 40]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    found = {}
+    for name, model in (("characters", CHARACTERS), ("words", WORDS)):
+        found[name] = exported(tmp_path_factory.mktemp(name), **model)
+    return found
+
+
+@pytest.fixture(scope="module")
+def commands():
+    """What runs each example, by its language."""
+    return {
+        "python": lambda: [sys.executable, "predict.py"],
+        "node": lambda: [program("node"), str(installed(EMBED) / "predict.mjs")],
+    }
+
+
+@pytest.mark.parametrize("name", ["characters", "words"])
+@pytest.mark.parametrize("language", ["python", "node"])
+def test_an_example_prints_what_freerun_prints(commands, bundles, language, name, capsys):
+    assert main(["predict", str(bundles[name]), *TEXTS]) == 0
+    expected = capsys.readouterr().out
+    assert len(set(expected.splitlines())) > 4, "the model says the same of everything"
+    assert run([*commands[language](), str(bundles[name]), *TEXTS], EMBED).stdout == expected
+
+
+@pytest.mark.parametrize("name", ["characters", "words"])
+def test_beam_search_in_node_finds_what_freerun_finds(commands, bundles, name, capsys):
+    texts = [text for text in TEXTS if text]
+    options = ["--beam-size", "5", "--num-hypotheses", "5", "--json"]
+    assert main(["predict", str(bundles[name]), *options, *texts]) == 0
+    expected = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    done = run([*commands["node"](), "--beam-size", "5", str(bundles[name]), *texts], EMBED)
+    for found, wanted in zip(map(json.loads, done.stdout.splitlines()), expected, strict=True):
+        assert found["source"] == wanted["source"]
+        for one, other in zip(found["hypotheses"], wanted["hypotheses"], strict=True):
+            assert (one["text"], one["tokens"], one["truncated"]) == (other["text"], other["tokens"], other["truncated"])
+            assert one["tokenScores"] == pytest.approx(other["token_scores"], abs=1e-4)
+            assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+
+
+def test_the_python_example_needs_no_freerun(bundles):
+    code = "import sys, runpy; sys.modules['freerun'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], None, '__main__')"
+    done = run([sys.executable, "-c", code, "predict.py", str(bundles["characters"]), "ab"], EMBED)
+    assert done.stdout.strip()

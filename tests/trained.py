@@ -1,0 +1,62 @@
+"""Tiny trained models as exported bundles, for what is tested from the outside."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from freerun.cli import main
+
+HOSTILE = "<img/src=x/onerror=console.error(1)>"
+"""A target token that would run if a page took it for markup."""
+
+NAMES = ["ab", "ba", "abc", "cab", "bca", "cc", "aab", "bbc", "acb", "cba", "abab", "bcbc"]
+SPOKEN = {"a": "A", "b": "𝔅", "c": HOSTILE}
+
+CHARACTERS = {
+    "pairs": [(name, " ".join(SPOKEN[letter] for letter in name)) for name in NAMES],
+    "settings": {"model.cell": "gru", "model.reverse_source": "true", "data.target_tokens": "whitespace"},
+}
+"""From letters to words, GRU, reversed: the source 𝒜 and the target 𝔅 lie beyond the first 65,536 code points."""
+
+WORDS = {
+    "pairs": [(" ".join(name.upper()), name[::-1] + "é") for name in NAMES],
+    "settings": {
+        "model.attention": "luong",
+        "model.bidirectional": "true",
+        "data.source_tokens": "whitespace",
+        "data.source_case": "lower",
+        "data.target_tokens": "char",
+    },
+}
+"""From words to letters, LSTM with attention, lower case."""
+
+
+def exported(folder, pairs, settings, *options):
+    """Train for a second or two, export; returns the bundle's folder."""
+    (folder / "pairs.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs), "utf-8")
+    every = {
+        "training.updates": 150,
+        "training.batch_size": 6,
+        "training.learning_rate": 0.02,
+        "training.threads": 1,
+        "model.hidden_size": 12,
+        "model.embedding_size": 8,
+        **settings,
+    }
+    chosen = [part for key, value in every.items() for part in ("--set", f"{key}={value}")]
+    files = [str(folder / "pairs.tsv"), "--dev", str(folder / "pairs.tsv"), "--out", str(folder / "run")]
+    assert main(["train", *files, *chosen]) == 0
+    assert main(["export", str(folder / "run"), "--out", str(folder / "bundle"), *options]) == 0
+    return folder / "bundle"
+
+
+def change_config(bundle, changed):
+    """Let ``changed`` alter config.json in place; the hashes of all other files are made right again."""
+    path = bundle / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    for name in config["files"]:
+        if (bundle / name).exists():
+            config["files"][name] = hashlib.sha256((bundle / name).read_bytes()).hexdigest()
+    changed(config)
+    path.write_text(json.dumps(config), "utf-8")
