@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
 
 import pytest
@@ -52,12 +54,30 @@ def test_beam_search_in_node_finds_what_freerun_finds(commands, bundles, name, c
     for found, wanted in zip(map(json.loads, done.stdout.splitlines()), expected, strict=True):
         assert found["source"] == wanted["source"]
         for one, other in zip(found["hypotheses"], wanted["hypotheses"], strict=True):
-            assert (one["text"], one["tokens"], one["truncated"]) == (other["text"], other["tokens"], other["truncated"])
+            assert (one["text"], one["tokens"], one["truncated"]) == (
+                other["text"],
+                other["tokens"],
+                other["truncated"],
+            )
             assert one["tokenScores"] == pytest.approx(other["token_scores"], abs=1e-4)
             assert one["score"] == pytest.approx(other["score"], abs=1e-4)
 
 
-def test_the_python_example_needs_no_freerun(bundles):
-    code = "import sys, runpy; sys.modules['freerun'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], None, '__main__')"
-    done = run([sys.executable, "-c", code, "predict.py", str(bundles["characters"]), "ab"], EMBED)
+WITHOUT_FREERUN = """
+import runpy, sys
+sys.modules["freerun"] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_the_python_example_needs_no_freerun(bundles, tmp_path):
+    script = shutil.copy(EMBED / "predict.py", tmp_path)
+    done = run([sys.executable, "-c", WITHOUT_FREERUN, script, str(bundles["characters"]), "ab"], tmp_path)
     assert done.stdout.strip()
+
+
+def test_node_tells_what_is_wrong(commands, tmp_path):
+    done = subprocess.run([*commands["node"](), str(tmp_path), "ab"], capture_output=True, encoding="utf-8")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path}: config.json: ENOENT.")
