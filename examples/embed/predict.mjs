@@ -6,6 +6,7 @@
  * Text handling and beam search are the modules in ../browser/freerun: copy that folder too.
  */
 
+import { webcrypto } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { parseArgs } from "node:util";
@@ -15,6 +16,8 @@ import ort from "onnxruntime-node";
 import { Bundle } from "../browser/freerun/bundle.mjs";
 import { BundleError } from "../browser/freerun/errors.mjs";
 import { openBeam, openGreedy } from "../browser/freerun/model.mjs";
+
+globalThis.crypto ??= webcrypto; // Node 18 has it nowhere else; the bundle's hashes are checked with it
 
 async function predict(folder, texts, beamSize) {
   const bundle = await Bundle.open((name) => file(folder, name));

@@ -1,8 +1,11 @@
 import assert from "node:assert/strict";
+import { webcrypto } from "node:crypto";
 import { test } from "node:test";
 
 import { Bundle } from "../freerun/bundle.mjs";
 import { BundleError } from "../freerun/errors.mjs";
+
+globalThis.crypto ??= webcrypto; // for Node 18
 
 const SIDE = { tokens: "char", normalisation: "NFC", case: "keep", reverse: false };
 const CONFIG = { format: "freerun bundle", version: 1, source: SIDE, target: SIDE, length_bound: {}, files: {} };
