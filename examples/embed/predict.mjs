@@ -24,7 +24,7 @@ async function predict(folder, texts, beamSize) {
   const model = beamSize > 1 ? await openBeam(ort, bundle) : await openGreedy(ort, bundle);
   for (const text of texts) {
     if (beamSize > 1) console.log(JSON.stringify({ source: text, hypotheses: await model(text, beamSize) }));
-    else console.log(text === "" ? "" : (await model(text)).text);
+    else console.log(text === "" ? "" : await model(text));
   }
 }
 

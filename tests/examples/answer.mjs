@@ -9,10 +9,11 @@ import { Codec } from "../../examples/browser/freerun/codec.mjs";
 /** tests/steppers.py, TableStepper. */
 class TableStepper {
   constructor(table, start) {
-    Object.assign(this, { table, states: [start], writable: table[0].length - 3 });
+    Object.assign(this, { table, states: [start], writable: table[0].length - 3, rowsFed: [] });
   }
 
   async step(tokens, origins, width) {
+    this.rowsFed.push(tokens.length);
     this.states = tokens.map((token, n) => (this.states[origins[n]] * 31 + token + 7) % 1_000_003);
     const rows = this.states.map((state) => best(this.table[state % this.table.length], width));
     return { ids: rows.flat(), logProbs: this.states.flatMap((state, n) => rows[n].map((id) => this.row(state)[id])) };
@@ -29,7 +30,10 @@ function best(row, width) {
 }
 
 const answer = {
-  beam: ({ table, start, beamSize, bound }) => beamSearch(new TableStepper(table, start), beamSize, bound),
+  beam: async ({ table, start, beamSize, bound }) => {
+    const stepper = new TableStepper(table, start);
+    return { found: await beamSearch(stepper, beamSize, bound), rowsFed: stepper.rowsFed };
+  },
   encode: ({ settings, vocabulary, text }) => {
     const codec = new Codec(settings, vocabulary);
     const tokens = codec.tokens(text);

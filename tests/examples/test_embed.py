@@ -8,9 +8,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from freerun.cli import main
+from freerun.search.bound import LengthBound
+from tests.exported import write_model
 from tests.javascript import EXAMPLES, installed, program, run
+from tests.networks import network
 from tests.trained import CHARACTERS, WORDS, exported
 
 EMBED = EXAMPLES / "embed"
@@ -23,6 +27,10 @@ def bundles(tmp_path_factory):
     found = {}
     for name, model in (("characters", CHARACTERS), ("words", WORDS)):
         found[name] = exported(tmp_path_factory.mktemp(name), **model)
+    # one that never ends: every output is cut off at its bound
+    found["endless"] = tmp_path_factory.mktemp("endless") / "bundle"
+    write_model(found["endless"], network(2, torch.float32, scale=1.5), bound=LengthBound(0, 0.6))
+    assert main(["export", str(found["endless"])]) == 0
     return found
 
 
@@ -35,7 +43,7 @@ def commands():
     }
 
 
-@pytest.mark.parametrize("name", ["characters", "words"])
+@pytest.mark.parametrize("name", ["characters", "words", "endless"])
 @pytest.mark.parametrize("language", ["python", "node"])
 def test_an_example_prints_what_freerun_prints(commands, bundles, language, name, capsys):
     assert main(["predict", str(bundles[name]), *TEXTS]) == 0
@@ -44,7 +52,7 @@ def test_an_example_prints_what_freerun_prints(commands, bundles, language, name
     assert run([*commands[language](), str(bundles[name]), *TEXTS], EMBED).stdout == expected
 
 
-@pytest.mark.parametrize("name", ["characters", "words"])
+@pytest.mark.parametrize("name", ["characters", "words", "endless"])
 def test_beam_search_in_node_finds_what_freerun_finds(commands, bundles, name, capsys):
     texts = [text for text in TEXTS if text]
     options = ["--beam-size", "5", "--num-hypotheses", "5", "--json"]

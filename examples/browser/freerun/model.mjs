@@ -8,20 +8,19 @@ import { OnnxStepper, int64, sourceInputs } from "./stepper.mjs";
 /** One thread: in a browser more of them need cross-origin isolation, and small models gain nothing. */
 const SESSION = { executionProviders: ["cpu"], intraOpNumThreads: 1, interOpNumThreads: 1, logSeverityLevel: 4 };
 
-/** `model(ids)` gives the greedy output: `greedy.onnx` alone. */
+/** `model(text)` gives the greedy output as text: `greedy.onnx` alone. */
 export async function openGreedy(ort, bundle, precision = "fp32") {
   const session = await opened(ort, bundle, "greedy", precision);
   return async (text) => {
     const tokens = bundle.source.tokens(text);
     const maxLengths = int64(ort, [bundle.lengthBound(tokens.length)], [1]);
-    const inputs = { ...sourceInputs(ort, bundle.source.encode(tokens)), max_lengths: maxLengths };
-    const outputs = await session.run(inputs);
-    const [ids, scores] = [Array.from(outputs.tokens.data, Number), Array.from(outputs.scores.data)];
-    const truncated = !ids.includes(EOS);
-    const length = truncated ? ids.length : ids.indexOf(EOS);
-    const kept = truncated ? scores : scores.slice(0, length + 1);
-    const score = kept.reduce((sum, each) => sum + each, 0);
-    return readable(bundle.target, { ids: ids.slice(0, length), scores: kept, score, truncated });
+    const outputs = await session.run({
+      ...sourceInputs(ort, bundle.source.encode(tokens)),
+      max_lengths: maxLengths,
+    });
+    const ids = Array.from(outputs.tokens.data, Number);
+    const written = ids.includes(EOS) ? ids.slice(0, ids.indexOf(EOS)) : ids; // without it, the bound cut it off
+    return bundle.target.text(bundle.target.decode(written));
   };
 }
 
