@@ -256,6 +256,15 @@ def test_an_empty_text_has_no_outputs(characters):
     wait(characters, "return document.getElementById('results').hidden")
 
 
+def test_an_empty_text_ends_a_long_search(characters):
+    assert characters.execute_script("""
+        const field = document.getElementById("source"), results = document.getElementById("results");
+        const type = (text) => { field.value = text; document.getElementById("form").requestSubmit(); };
+        type("abc".repeat(300));
+        type("");
+        return new Promise((resolve) => setTimeout(() => resolve(results.hidden), 1500));""")
+
+
 def test_an_example_is_clicked(characters):
     labels = [button.text for button in characters.find_elements("css selector", "#examples button")]
     assert labels == ["ab", "cab"]

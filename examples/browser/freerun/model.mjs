@@ -1,7 +1,7 @@
 /** Texts in, outputs out: what a program that uses a model works with. */
 
 import { beamSearch } from "./beam.mjs";
-import { EOS } from "./codec.mjs";
+import { EOS, PAD } from "./codec.mjs";
 import { BundleError } from "./errors.mjs";
 import { OnnxStepper, int64, sourceInputs } from "./stepper.mjs";
 
@@ -19,8 +19,8 @@ export async function openGreedy(ort, bundle, precision = "fp32") {
       max_lengths: maxLengths,
     });
     const ids = Array.from(outputs.tokens.data, Number);
-    const written = ids.includes(EOS) ? ids.slice(0, ids.indexOf(EOS)) : ids; // without it, the bound cut it off
-    return bundle.target.text(bundle.target.decode(written));
+    const end = [...ids, EOS].findIndex((id) => id === EOS || id === PAD); // PAD stands where the bound cut it off
+    return bundle.target.text(bundle.target.decode(ids.slice(0, end)));
   };
 }
 
