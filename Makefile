@@ -52,7 +52,7 @@ format: $(INSTALLED) ## Mend what ruff can mend
 	$(BIN)/ruff format .
 
 clean: ## Remove caches and builds; .venv, data and runs stay
-	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist examples/browser/dist
 	find freerun tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-venv: ## Remove .venv
