@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
+from functools import partial
 
 from freerun.cli import main
 
@@ -14,12 +17,19 @@ NAMES = ["ab", "ba", "abc", "cab", "bca", "cc", "aab", "bbc", "acb", "cba", "aba
 SPOKEN = {"a": "A", "b": "𝔅", "c": HOSTILE}
 
 CHARACTERS = {
+    "options": ("--quantize", "int8", "--max-loss", "100"),
     "pairs": [(name, " ".join(SPOKEN[letter] for letter in name)) for name in NAMES],
-    "settings": {"model.cell": "gru", "model.reverse_source": "true", "data.target_tokens": "whitespace"},
+    "settings": {
+        "model.cell": "gru",
+        "model.attention": "none",
+        "model.reverse_source": "true",
+        "data.target_tokens": "whitespace",
+    },
 }
-"""From letters to words, GRU, reversed: the source 𝒜 and the target 𝔅 lie beyond the first 65,536 code points."""
+"""From letters to words, GRU without attention, reversed; the target 𝔅 lies beyond the first 65,536 code points."""
 
 WORDS = {
+    "options": (),
     "pairs": [(" ".join(name.upper()), name[::-1] + "é") for name in NAMES],
     "settings": {
         "model.attention": "luong",
@@ -32,8 +42,29 @@ WORDS = {
 """From words to letters, LSTM with attention, lower case."""
 
 
-def exported(folder, pairs, settings, *options):
-    """Train for a second or two, export; returns the bundle's folder."""
+MODELS = {"characters": CHARACTERS, "words": WORDS}
+
+
+def bundles(tmp_path_factory):
+    """The exported bundle of each model."""
+    return {name: once(tmp_path_factory, name, partial(exported, **model)) / "bundle" for name, model in MODELS.items()}
+
+
+def once(tmp_path_factory, name, make):
+    """The folder ``name`` that ``make(folder)`` fills: once, however many test processes ask for it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"once-{name}"
+    folder.mkdir(exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / ".made").exists():
+            make(folder)
+            (folder / ".made").touch()
+    return folder
+
+
+def exported(folder, pairs, settings, options=()):
+    """Train for a second or two, export to ``folder / "bundle"``."""
     (folder / "pairs.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs), "utf-8")
     every = {
         "training.updates": 150,
@@ -48,7 +79,6 @@ def exported(folder, pairs, settings, *options):
     files = [str(folder / "pairs.tsv"), "--dev", str(folder / "pairs.tsv"), "--out", str(folder / "run")]
     assert main(["train", *files, *chosen]) == 0
     assert main(["export", str(folder / "run"), "--out", str(folder / "bundle"), *options]) == 0
-    return folder / "bundle"
 
 
 def change_config(bundle, changed):

@@ -13,9 +13,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from freerun.cli import main
+from tests import trained
 from tests.browser.driven import chromium
 from tests.javascript import EXAMPLES, installed, program, run
-from tests.trained import CHARACTERS, HOSTILE, WORDS, change_config, exported
+from tests.trained import HOSTILE, change_config, once
 
 PAGE = EXAMPLES / "browser"
 SOURCES = {"characters": ["ab", "cab", "bcaX", "𝒜b", "e\u0301"], "words": ["A B C", "a\u3000b", "A X b", " ", "c c"]}
@@ -57,17 +58,16 @@ def browser():
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
-    found = {}
-    for name, model in (("characters", CHARACTERS), ("words", WORDS)):
-        options = ["--quantize", "int8", "--max-loss", "100"] if name == "characters" else []
-        found[name] = exported(tmp_path_factory.mktemp(name), model["pairs"], model["settings"], *options)
-    return found
+    return trained.bundles(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def pages(bundles, tmp_path_factory):
     """The built page of each bundle."""
-    return {name: build(tmp_path_factory.mktemp("dist"), bundle, examples="ab|cab") for name, bundle in bundles.items()}
+    return {
+        name: once(tmp_path_factory, f"page-{name}", partial(build, bundle=bundle, examples="ab|cab"))
+        for name, bundle in bundles.items()
+    }
 
 
 @pytest.fixture

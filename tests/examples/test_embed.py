@@ -12,10 +12,10 @@ import torch
 
 from freerun.cli import main
 from freerun.search.bound import LengthBound
+from tests import trained
 from tests.exported import write_model
 from tests.javascript import EXAMPLES, installed, program, run
 from tests.networks import network
-from tests.trained import CHARACTERS, WORDS, exported
 
 EMBED = EXAMPLES / "embed"
 # unknown ones, an empty one, letters beyond 65,535, loose accents, odd white space, one that is cut off
@@ -24,9 +24,7 @@ TEXTS = ["ab", "", "cab", "abcabcabc", "aX", "𝒜b", "e\u0301a", "A B C", "a\u3
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
-    found = {}
-    for name, model in (("characters", CHARACTERS), ("words", WORDS)):
-        found[name] = exported(tmp_path_factory.mktemp(name), **model)
+    found = trained.bundles(tmp_path_factory)
     # one that never ends: every output is cut off at its bound
     found["endless"] = tmp_path_factory.mktemp("endless") / "bundle"
     write_model(found["endless"], network(2, torch.float32, scale=1.5), bound=LengthBound(0, 0.6))
