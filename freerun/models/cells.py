@@ -37,10 +37,16 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
+
+from freerun.errors import MissingExtraError
+
+try:
+    from llvmlite import ir
+    from numba import njit, types
+    from numba.extending import intrinsic, overload
+except ModuleNotFoundError as missing:
+    raise MissingExtraError("numba", "train", "training on a CPU") from missing
 
 __all__ = ["CELLS", "CellSteps", "add_rows"]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -124,3 +127,10 @@ def test_without_a_folder_for_code_it_is_compiled_all_the_same(monkeypatch):
 
     monkeypatch.setattr(cells, "njit", njit_without_folder)
     assert cells._compiled(lambda x: x + 1)(2) == 3
+
+
+def test_without_numba_it_says_how_to_install_it():
+    program = "import sys; sys.modules['numba'] = None; import freerun.models.cells"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    message = "numba: this package is not installed, and training on a CPU needs it. Expected the extra 'train'."
+    assert f"{message} Install it with: pip install 'freerun[train]'" in found.stderr
