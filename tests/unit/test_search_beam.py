@@ -119,7 +119,7 @@ def test_a_live_hypothesis_that_could_only_draw_level_ends_the_search():
 
 @pytest.mark.parametrize(("log_prob", "done"), [(-0.66, False), (-0.67, True)])
 def test_a_live_hypothesis_is_held_against_the_kth_ending_at_its_length(log_prob, done):
-    chooser = BeamChooser(2, 1.0, num_hypotheses=2, num_sources=1, vocabulary_size=9)
+    chooser = BeamChooser(2, 1.0, num_hypotheses=1, num_sources=1, vocabulary_size=9)
     ids, log_probs = np.array([[5, EOS, 6]]), np.array([[-0.5, -1.0, -1.1]])
     chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)  # an ending of rank score -1
     ids, log_probs = np.array([[EOS, 5, 6], [7, 8, EOS]]), np.array([[-0.2, log_prob, -9.0], [-9.0, -9.0, -9.0]])
