@@ -38,7 +38,7 @@ def test_attention_weights_are_those_that_make_the_features(attention):
     assert torch.allclose(weights.sum(2), torch.ones(2, 4)) and (weights[1, :, 2] == 0).all()
     encoded = model.encode(torch.tensor(sources), torch.tensor(lengths))
     decoded = model.decoder.sequence(torch.tensor(fed), encoded)
-    read_BTM = torch.bmm(weights, encoded.memory.values_BSM)
+    read_BTM = torch.bmm(weights, model.encoder(torch.tensor(sources), torch.tensor(lengths))[0].transpose(0, 1))
     layer = model.decoder.attention
     outputs_BTH = decoded.layers_TBH[-1].transpose(0, 1)
     if attention == "bahdanau":

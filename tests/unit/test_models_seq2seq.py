@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.networks import network, padded, random_rows
+from tests.networks import close, network, padded, random_rows
 
 SOURCES, LENGTHS = padded(random_rows([3, 5]))
 
@@ -31,8 +31,11 @@ def test_by_default_the_state_is_all_the_decoder_gets():
 @pytest.mark.parametrize("lengths", [None, LENGTHS])
 def test_attention_sees_the_memory_with_real_positions_marked(lengths):
     model = network(attention="general", bidirectional=True)
-    memory = model.encode(SOURCES, lengths).memory
-    assert memory.values_BSM.equal(model.encoder(SOURCES, lengths)[0].transpose(0, 1))
+    memory, seen_BSM = model.encode(SOURCES, lengths).memory, model.encoder(SOURCES, lengths)[0].transpose(0, 1)
+    layer = model.decoder.attention
+    assert memory.keys_BSH.equal(layer.keys(seen_BSM))
+    of_context_HM = layer.combine.weight[:, : seen_BSM.shape[2]]
+    close(memory.values_BSM, seen_BSM @ of_context_HM.t())
     if lengths is None:
         assert memory.mask_BS is None
     else:
