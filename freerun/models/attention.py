@@ -73,9 +73,9 @@ class LuongAttention(nn.Module):
         """The attentional outputs h~ [B, T, H] and the weights [B, T, S]; weights are 0 on padding."""
         # rows of one source are to it what further target positions would be
         by_source = outputs_BTH.reshape(len(memory.values_BSM), -1, outputs_BTH.shape[2])
-        of_context, weights = _read(self._scores(by_source, memory.keys_BSH), memory)
         of_outputs = functional.linear(by_source, self.combine.weight[:, -outputs_BTH.shape[2] :])
-        attended = torch.tanh(of_context + of_outputs)
+        combined, weights = _read(self._scores(by_source, memory.keys_BSH), memory, of_outputs)
+        attended = torch.tanh(combined)
         return attended.view_as(outputs_BTH), weights.view(*outputs_BTH.shape[:2], -1)
 
     def _scores(self, outputs_BTH: Tensor, keys_BSH: Tensor) -> Tensor:
@@ -122,9 +122,15 @@ class BahdanauAttention(nn.Module):
         return features_BH
 
 
-def _read(scores_BTS: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-    """The memory averaged with the softmax of the scores, [B, T, M], and the weights [B, T, S], 0 on padding."""
+def _read(scores_BTS: Tensor, memory: Memory, added_BTM: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The memory averaged with the softmax of the scores, [B, T, M], and the weights [B, T, S], 0 on padding.
+
+    What is to be ``added`` is added within the product: in bf16 the sum is then rounded once.
+    """
     if memory.mask_BS is not None:
         scores_BTS = scores_BTS.masked_fill(~memory.mask_BS.unsqueeze(1), float("-inf"))
     weights_BTS = torch.softmax(scores_BTS, dim=2)
-    return torch.bmm(weights_BTS.to(memory.values_BSM.dtype), memory.values_BSM), weights_BTS
+    shares_BTS = weights_BTS.to(memory.values_BSM.dtype)
+    if added_BTM is None:
+        return torch.bmm(shares_BTS, memory.values_BSM), weights_BTS
+    return torch.baddbmm(added_BTM, shares_BTS, memory.values_BSM), weights_BTS
