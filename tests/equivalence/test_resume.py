@@ -338,7 +338,7 @@ def test_a_run_that_was_killed_ten_times(pairs, tmp_path, name):
         "lstm": ("training.updates=400",),
         "no progress": ("training.updates=400", "evaluation.patience=12"),
         "rnn": ("training.epochs=240",),
-        **dict.fromkeys(STRATEGIES, ("training.updates=200",)),
+        **dict.fromkeys(STRATEGIES, ("training.updates=400",)),
     }
     settings = (*RUNS[name], *longer[name], "evaluation.every=30")
     assert killed(pairs, tmp_path / "whole", settings, kills=0, seed=0, longest=0) == []
