@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from freerun.errors import BundleError
+from freerun.export.arrays import greedy_arrays, has_arrays
 from freerun.export.encode import encoder_graph
 from freerun.export.graph import Array, model_of
 from freerun.export.greedy import greedy_graph
@@ -14,14 +15,16 @@ from freerun.export.quantise import Int8
 from freerun.export.shapes import expected_shapes
 from freerun.export.step import step_graph
 from freerun.export.weights import ModelWeights, Sizes
-from freerun.runtime.bundle import WEIGHTS, Bundle, graph_file
+from freerun.runtime.bundle import WEIGHTS, Bundle, arrays_file, graph_file
 from freerun.runtime.graphs import metadata_of
 
 __all__ = ["graph_files"]
 
 
 def graph_files(bundle: Bundle, precision: str, limit: float = 1.0) -> dict[str, bytes]:
-    """Encoder, step and greedy decoding by file name; ``limit`` bounds the decoder's first state (int8 only).
+    """Encoder, step and greedy decoding by file name, and arrays for the compiled library, if it can run the model.
+
+    ``limit`` bounds the decoder's first state (int8 only).
 
     Raises:
         BundleError: the bundle has no weights, or weights that do not fit its sizes.
@@ -37,10 +40,13 @@ def graph_files(bundle: Bundle, precision: str, limit: float = 1.0) -> dict[str,
         step_graph(weights, arithmetic, limit),
         greedy_graph(weights, arithmetic, limit),
     ]
-    return {
+    files = {
         graph_file(graph.name, precision): model_of(graph, metadata_of(bundle, graph.name, precision))
         for graph in graphs
     }
+    if has_arrays(weights):
+        files[arrays_file(precision)] = greedy_arrays(weights, precision == "int8", limit)
+    return files
 
 
 def _check_shapes(bundle: Bundle, sizes: Sizes, arrays: Mapping[str, Array]) -> None:

@@ -21,8 +21,18 @@ from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.files import bytes_hash, replacing_folder, write_atomic
 from freerun.runs.evaluate import PairsToRead, dev_pairs_of, evaluate_items
 from freerun.runs.load import load
-from freerun.runtime.bundle import GRAPHS, PRECISIONS, WEIGHTS, Bundle, find_bundle, graph_file, read_bundle
+from freerun.runtime.bundle import (
+    GRAPHS,
+    PRECISIONS,
+    WEIGHTS,
+    Bundle,
+    arrays_file,
+    find_bundle,
+    graph_file,
+    read_bundle,
+)
 from freerun.runtime.card import with_quantised
+from freerun.runtime.compiled_greedy import CompiledGreedy, can_run
 from freerun.runtime.graphs import Graphs
 from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper
@@ -35,7 +45,11 @@ MAX_LOSS: Final = 1.0
 _CALIBRATION: Final = 512
 """Sources that are read to see how large the decoder's first state becomes."""
 _RECORD: Final = "export.json"
-_GRAPH_FILES: Final = {graph_file(name, precision) for precision in PRECISIONS for name in GRAPHS} | {_RECORD}
+_GRAPH_FILES: Final = (
+    {graph_file(name, precision) for precision in PRECISIONS for name in GRAPHS}
+    | {arrays_file(precision) for precision in PRECISIONS}
+    | {_RECORD}
+)
 
 
 @dataclass(frozen=True)
@@ -138,7 +152,8 @@ def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _graph_names(folder: Path) -> list[str]:
-    names = [graph_file(name, precision) for precision in PRECISIONS for name in GRAPHS]
+    of_each = ([*(graph_file(name, precision) for name in GRAPHS), arrays_file(precision)] for precision in PRECISIONS)
+    names = [name for names in of_each for name in names]
     return [name for name in names if (folder / name).exists()]
 
 
@@ -152,10 +167,16 @@ def _verify(new: Path, bundle: Bundle, precision: str) -> None:
     exported = read_bundle(new)
     graphs = Graphs(exported, precision)
     ids, lengths = sources = random_sources(exported)
-    found = OnnxGreedy(graphs)(ids, lengths, exported.bound.of(lengths))
+    each = [row[:length] for row, length in zip(ids.tolist(), lengths.tolist(), strict=True)]
+    bounds = exported.bound.of(lengths).tolist()
+    found = OnnxGreedy(graphs)(each, bounds)
     name = graph_file("greedy", precision)
     both = f"{name} and {graph_file('step', precision)}"
     check_agreement(bundle, both, found, OnnxStepper(graphs), sources, precision)
+    if can_run(exported, precision):
+        both = f"{arrays_file(precision)} and {graph_file('step', precision)}"
+        compiled = CompiledGreedy(exported, precision)(each, bounds)
+        check_agreement(bundle, both, compiled, OnnxStepper(graphs), sources, precision)
     if precision == "fp32" and importlib.util.find_spec("torch") is not None:
         from freerun.restore import load_steppers
 

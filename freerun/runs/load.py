@@ -13,6 +13,7 @@ from typing import Literal
 from freerun.data.codec import Codec
 from freerun.errors import BundleError, ConfigError, MissingExtraError
 from freerun.runtime.bundle import PRECISIONS, Bundle, graph_file, read_bundle
+from freerun.runtime.compiled_greedy import CompiledGreedy, can_run
 from freerun.runtime.graphs import Graphs
 from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper
@@ -47,7 +48,8 @@ def load(
         mean: of probabilities ("arithmetic") or of log-probabilities ("geometric").
         threads: for a call; 0 takes every core for torch, one for onnxruntime.
         max_length: at most so many tokens an output instead of the bundle's bound.
-        runtime: "onnx" or "torch"; otherwise onnxruntime for a model that was exported, and torch for others.
+        runtime: "onnx" or "torch"; otherwise torch for a model that was not exported, and for one that was onnxruntime,
+            or for plain greedy search freerun's compiled library where there is one.
         precision: "int8" takes the quantised graphs.
 
     Raises:
@@ -99,7 +101,8 @@ def _runnable(
             f"Write them with: freerun export {bundle.folder}{quantise}",
         )
     graphs = Graphs(bundle, precision, threads or _ONNX_THREADS)
-    return lambda: OnnxStepper(graphs), OnnxGreedy(graphs)
+    greedy = CompiledGreedy(bundle, precision) if runtime is None and can_run(bundle, precision) else OnnxGreedy(graphs)
+    return lambda: OnnxStepper(graphs), greedy
 
 
 def _torch(bundle: Bundle, threads: int) -> Callable[[], Stepper]:

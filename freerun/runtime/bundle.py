@@ -7,6 +7,7 @@
 | target_vocabulary.json | or target_vocabulary.model |
 | model.safetensors | weights; a bundle that was exported by itself has none |
 | encoder.onnx, step.onnx, greedy.onnx | after an export: graphs that run without torch, see ``graphs`` |
+| greedy.npz | after an export of a model without attention: what the compiled greedy search reads |
 | encoder.int8.onnx, ... | after an export with --quantize int8 |
 | export.json | with those: what was measured of both precisions |
 | metrics.json | figures on the development pairs |
@@ -32,7 +33,18 @@ from freerun.files import bytes_hash, present_folder
 from freerun.runtime.schema import first_fault
 from freerun.search.bound import LengthBound
 
-__all__ = ["FORMAT", "GRAPHS", "PRECISIONS", "VERSION", "WEIGHTS", "Bundle", "find_bundle", "graph_file", "read_bundle"]
+__all__ = [
+    "FORMAT",
+    "GRAPHS",
+    "PRECISIONS",
+    "VERSION",
+    "WEIGHTS",
+    "Bundle",
+    "arrays_file",
+    "find_bundle",
+    "graph_file",
+    "read_bundle",
+]
 
 FORMAT = "freerun bundle"
 VERSION = 1
@@ -113,6 +125,11 @@ def graph_file(name: str, precision: str = "fp32") -> str:
     return f"{name}.onnx" if precision == "fp32" else f"{name}.{precision}.onnx"
 
 
+def arrays_file(precision: str) -> str:
+    """The file of what the compiled greedy search reads: ``greedy.npz``, ``greedy.int8.npz``."""
+    return "greedy.npz" if precision == "fp32" else f"greedy.{precision}.npz"
+
+
 def find_bundle(model: Path) -> Path:
     """The bundle folder that ``model`` names: itself, or a run folder's best bundle.
 
@@ -152,8 +169,8 @@ def read_bundle(model: Path) -> Bundle:
     source, target = (_read_codec(folder, side, config) for side in ("source", "target"))
     bound = {key: config["length_bound"].get(key) for key in ("longest_target", "largest_ratio", "fixed")}
     bundle = Bundle(folder, config, source, target, LengthBound(**bound), _read_metrics(folder))
-    named = [WEIGHTS, *(graph_file(graph, precision) for precision in PRECISIONS for graph in GRAPHS)]
-    for name in named:
+    graphs = [graph_file(graph, precision) for precision in PRECISIONS for graph in GRAPHS]
+    for name in [WEIGHTS, *graphs, *map(arrays_file, PRECISIONS)]:
         if name in config["files"] and not (folder / name).exists():
             raise _missing(folder, name)
     return bundle

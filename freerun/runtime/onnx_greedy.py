@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
+from freerun.data.batching import pad
 from freerun.runtime.graphs import Graphs
 from freerun.search.hypothesis import Hypothesis
 from freerun.search.loop import refuse
-from freerun.search.stepper import Ids
 from freerun.symbols import EOS
 
 __all__ = ["OnnxGreedy"]
@@ -20,12 +24,14 @@ class OnnxGreedy:
     def __init__(self, graphs: Graphs) -> None:
         self._graphs = graphs
 
-    def __call__(self, source_ids: Ids, lengths: Ids, max_lengths: Ids) -> list[Hypothesis]:
-        """The output for each of the sources [B, S], right-padded; ``max_lengths`` [B] in tokens without EOS."""
-        bounds = max_lengths.tolist()
+    def __call__(self, sources: Sequence[Sequence[int]], bounds: Sequence[int]) -> list[Hypothesis]:
+        """The output for each of the sources, EOS their last id; ``bounds`` are in tokens without EOS."""
+        if not sources:
+            return []
+        source_ids, lengths = pad(sources)
         shortest = min(bounds)
         refuse(shortest < 0, "max_length", shortest, "Expected 0 or more tokens", "Raise the maximum length")
-        feeds = {"source": source_ids, "lengths": lengths, "max_lengths": max_lengths}
+        feeds = {"source": source_ids, "lengths": lengths, "max_lengths": np.array(bounds, np.int64)}
         tokens, scores = self._graphs.session("greedy").run(_OUTPUTS, feeds)
         return [_hypothesis(*row) for row in zip(tokens.tolist(), scores.tolist(), bounds, strict=True)]
 

@@ -73,8 +73,8 @@ Search = Beam | Sampling
 
 _PLAIN = Beam()
 
-Greedy = Callable[[Ids, Ids, Ids], list[Hypothesis]]
-"""Plain greedy search by other means: (source_ids, lengths, max_lengths) -> an output a source."""
+Greedy = Callable[[Sequence[Sequence[int]], Sequence[int]], list[Hypothesis]]
+"""Plain greedy search by other means: (sources, EOS their last id; most tokens, without EOS) -> an output of each."""
 
 
 @dataclass(frozen=True)
@@ -213,13 +213,17 @@ class Predictor:
         self, search: Search, encoded: list[list[int]], numbers: Sequence[int], forced: Sequence[int]
     ) -> list[list[Hypothesis]]:
         """The outputs of each source, in their order, whatever batches they were made in."""
+        plain = self._greedy is not None and search == _PLAIN and not forced
         if len(encoded) == 1:
-            return self._search(search, *pad(encoded), numbers, forced)
+            return self._plain(encoded) if plain else self._search(search, *pad(encoded), numbers, forced)
         sizes = [len(ids) for ids in encoded]
         found: list[list[Hypothesis]] = [[] for _ in encoded]
         for chosen in similar_lengths(sizes, sizes, self.batch_size, search.width):
-            sources = pad([encoded[row] for row in chosen])
-            outputs = self._search(search, *sources, [numbers[row] for row in chosen], forced)
+            sources = [encoded[row] for row in chosen]
+            if plain:
+                outputs = self._plain(sources)
+            else:
+                outputs = self._search(search, *pad(sources), [numbers[row] for row in chosen], forced)
             for row, hypotheses in zip(chosen, outputs, strict=True):
                 found[row] = hypotheses
         return found
@@ -234,12 +238,15 @@ class Predictor:
         for window in windows(enumerate(pairs)):
             yield from self._scored([pair for _, pair in window], [number for number, _ in window])
 
+    def _plain(self, sources: list[list[int]]) -> list[list[Hypothesis]]:
+        assert self._greedy is not None
+        bounds = [self.bound.of_one(len(ids)) for ids in sources]
+        return [[hypothesis] for hypothesis in self._greedy(sources, bounds)]
+
     def _search(
         self, search: Search, ids: Ids, lengths: Ids, rows: Sequence[int], forced: Sequence[int]
     ) -> list[list[Hypothesis]]:
         bounds = self.bound.of(lengths)
-        if self._greedy is not None and search == _PLAIN and not forced:
-            return [[hypothesis] for hypothesis in self._greedy(ids, lengths, bounds)]
         prefix = [forced] * len(lengths) if forced else None
         if isinstance(search, Beam):
             return beam_search(

@@ -34,7 +34,10 @@ class LengthBound:
 
     def of(self, lengths: Ids) -> Ids:
         """Bounds [B] for encoded sources of these lengths [B], which count EOS as a ``Stepper`` does."""
+        return np.array([self.of_one(length) for length in lengths.tolist()], np.int64)
+
+    def of_one(self, length: int) -> int:
+        """The bound for an encoded source of ``length``, EOS counted."""
         if self.fixed is not None:
-            return np.full(len(lengths), self.fixed, np.int64)
-        bounds = [length_bound(length - 1, self.longest_target, self.largest_ratio) for length in lengths.tolist()]
-        return np.array(bounds, np.int64)
+            return self.fixed
+        return length_bound(length - 1, self.longest_target, self.largest_ratio)

@@ -1,0 +1,135 @@
+"""``greedy.npz``: a model without attention as the compiled library wants it, see ``freerun.runtime.compiled_greedy``.
+
+Weights are for ``x @ weight``, gates in torch's order. A token's share of the first layer's gates is a row of a table,
+as in the graphs.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+
+from freerun.export.graph import Array
+from freerun.export.quantise import PRODUCT_LEVELS, STORED_LEVELS, rounded
+from freerun.export.weights import LayerWeights, ModelWeights
+
+__all__ = ["greedy_arrays", "has_arrays"]
+
+Arrays = dict[str, Array]
+
+
+def has_arrays(weights: ModelWeights) -> bool:
+    """Whether the compiled library can run such a model."""
+    return weights.sizes.attention == "none"
+
+
+def greedy_arrays(weights: ModelWeights, quantise: bool, limit: float = 1.0) -> bytes:
+    """The file; ``limit`` bounds what the decoder's layers give (int8 only)."""
+    arrays = {
+        **_encoder(weights, quantise),
+        **_bridge(weights, quantise),
+        **_decoder(weights, quantise, limit),
+        **_output(weights, quantise, limit),
+    }
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def _encoder(weights: ModelWeights, quantise: bool) -> Arrays:
+    sizes, embedding = weights.sizes, weights["encoder.embedding.weight"]
+    arrays: Arrays = {}
+    for direction in ("forward", "backward")[: 2 if sizes.bidirectional else 1]:
+        for index in range(sizes.num_layers):
+            layer, name = weights.layer(f"encoder.{direction}_layers", index), f"encoder.{index}.{direction}"
+            arrays |= _recurrent(name, layer, quantise)
+            if index:
+                arrays |= _product(f"{name}.input", layer.weight_ih.T, _bias(layer), quantise)
+            elif len(embedding) <= embedding.shape[1]:
+                arrays[f"{name}.table"] = embedding @ layer.weight_ih.T + _bias(layer)
+            else:
+                arrays |= _stored(f"{name}.input.weight", layer.weight_ih.T, 0, quantise)
+                arrays[f"{name}.input.bias"] = _bias(layer)
+    if len(embedding) > embedding.shape[1]:
+        arrays |= _stored("source_embedding", embedding, -1, quantise)
+    return arrays
+
+
+def _bridge(weights: ModelWeights, quantise: bool) -> Arrays:
+    arrays: Arrays = {}
+    for part in ("h", "c"):
+        for index in range(weights.sizes.num_layers):
+            name = f"bridge.{part}.{index}"
+            if weights.has(f"{name}.weight"):
+                arrays |= _stored(f"{name}.weight", weights[f"{name}.weight"].T, 0, quantise)
+                arrays[f"{name}.bias"] = weights[f"{name}.bias"]
+    return arrays
+
+
+def _decoder(weights: ModelWeights, quantise: bool, limit: float) -> Arrays:
+    sizes, arrays = weights.sizes, Arrays()
+    for index in range(sizes.num_layers):
+        layer, name = weights.layer("decoder.layers", index), f"decoder.{index}"
+        arrays |= _recurrent(name, layer, quantise, limit)
+        if index:
+            arrays |= _product(f"{name}.input", layer.weight_ih.T, _bias(layer), quantise, limit)
+            continue
+        embedding = weights["decoder.embedding.weight"]
+        arrays[f"{name}.table"] = embedding @ layer.weight_ih[:, : sizes.embedding_size].T + _bias(layer)
+        if sizes.every_step:
+            context = layer.weight_ih[:, sizes.embedding_size : sizes.known_size].T
+            arrays |= _stored("context_gates.weight", context, 0, quantise)
+    return arrays
+
+
+def _output(weights: ModelWeights, quantise: bool, limit: float) -> Arrays:
+    sizes, bias = weights.sizes, weights["decoder.output_bias"]
+    projected = weights.has("decoder.projection.weight")
+    embedding = "decoder.embedding.weight" if sizes.tied_output else "decoder.output_weight"
+    first = weights["decoder.projection.weight" if projected else embedding].T
+    arrays = _product("output", first[: sizes.hidden_size], None if projected else bias, quantise, limit)
+    if sizes.every_step:
+        arrays |= _stored("context_output.weight", first[sizes.hidden_size :], 0, quantise)
+    if projected:
+        arrays |= {"tied.weight": weights[embedding].T, "tied.bias": bias}
+    return arrays
+
+
+def _bias(layer: LayerWeights) -> Array:
+    """Of the inputs, in torch's order: all of it but a GRU's ``bias_hn``."""
+    both = layer.bias_ih + layer.bias_hh
+    if layer.cell == "gru":
+        size = layer.weight_hh.shape[1]
+        both[2 * size :] = layer.bias_ih[2 * size :]
+    return both
+
+
+def _recurrent(name: str, layer: LayerWeights, quantise: bool, limit: float = 1.0) -> Arrays:
+    bias = None
+    if layer.cell == "gru":
+        size = layer.weight_hh.shape[1]
+        bias = np.concatenate([np.zeros(2 * size, np.float32), layer.bias_hh[2 * size :]])
+    return _product(f"{name}.recurrent", layer.weight_hh.T, bias, quantise, limit)
+
+
+def _product(name: str, weight: Array, bias: Array | None, quantise: bool, limit: float = 1.0) -> Arrays:
+    """A product of a vector within [-limit, limit]."""
+    arrays: Arrays = {} if bias is None else {f"{name}.bias": bias}
+    if not quantise:
+        return {f"{name}.weight": weight, **arrays}
+    levels, scale = rounded(weight, 0, PRODUCT_LEVELS)
+    return {
+        f"{name}.weight": levels,
+        f"{name}.scale": scale[0],
+        f"{name}.step": np.array(limit / STORED_LEVELS, np.float32),
+        **arrays,
+    }
+
+
+def _stored(name: str, weight: Array, summed: int, quantise: bool) -> Arrays:
+    """A weight that is multiplied in float32."""
+    if not quantise:
+        return {name: weight}
+    levels, scale = rounded(weight, summed, STORED_LEVELS)
+    return {name: levels, f"{name}.scale": scale}

@@ -1,0 +1,223 @@
+"""Plain greedy decoding by the compiled library, from the arrays of greedy.npz: for models without attention."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import threading
+import zipfile
+from array import array
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from freerun.errors import BundleError
+from freerun.runtime.bundle import Bundle, arrays_file
+from freerun.runtime.compiled import CELLS, Array, Layer, Linear, Model, library, linear, table
+from freerun.search.hypothesis import Hypothesis
+from freerun.search.loop import refuse
+from freerun.symbols import EOS
+
+__all__ = ["CompiledGreedy", "can_run"]
+
+_NO_MEMORY, _BAD_ID = 1, 2
+
+
+def can_run(bundle: Bundle, precision: str) -> bool:
+    """Whether the library is here and the bundle has arrays for it."""
+    return arrays_file(precision) in bundle.config["files"] and library() is not None
+
+
+class CompiledGreedy:
+    """``beam_search`` with a beam of 1, outside of Python. Any number of threads may call it at once.
+
+    An output is the same to the last bit whatever other sources it is computed with.
+    """
+
+    def __init__(self, bundle: Bundle, precision: str = "fp32") -> None:
+        found = library()
+        assert found is not None, "ask can_run first"
+        self._decode = found.freerun_greedy
+        self._bundle = bundle
+        self._precision = precision
+        self._kept: list[Any] = []
+        self._model: Any = None
+        self._lock = threading.Lock()
+
+    def __call__(self, sources: Sequence[Sequence[int]], bounds: Sequence[int]) -> list[Hypothesis]:
+        """The output for each of the sources, EOS their last id; ``bounds`` are in tokens without EOS.
+
+        Raises:
+            BundleError: the arrays, which are read when first asked for, are damaged or not of this bundle's sizes.
+        """
+        if not sources:
+            return []
+        model = self._model or self._read()
+        shortest = min(bounds)
+        refuse(shortest < 0, "max_length", shortest, "Expected 0 or more tokens", "Raise the maximum length")
+        lengths = [len(source) for source in sources]
+        room = sum(bounds) + len(bounds)
+        arrays = (
+            array("q", sources[0] if len(sources) == 1 else chain.from_iterable(sources)),
+            array("q", lengths),
+            array("q", bounds),
+            tokens := array("i", bytes(4 * room)),
+            scores := array("f", bytes(4 * room)),
+            written := array("q", bytes(8 * len(sources))),
+        )
+        result = self._decode(model, len(sources), *(each.buffer_info()[0] for each in arrays))
+        if result == _NO_MEMORY:
+            raise MemoryError("no memory for decoding")
+        if result == _BAD_ID:
+            raise ValueError("a source has an id that is not of the source vocabulary")
+        found, start = [], 0
+        for count, bound in zip(written, bounds, strict=True):
+            found.append(_hypothesis(tokens[start : start + count].tolist(), scores[start : start + count].tolist()))
+            start += bound + 1
+        return found
+
+    def _read(self) -> Any:
+        with self._lock:
+            if self._model is None:
+                kept: list[Any] = []
+                model = _Reader(self._bundle, self._precision, kept).model()
+                self._kept = [model, *kept]
+                self._model = ctypes.byref(model)
+            return self._model
+
+
+def _hypothesis(tokens: list[int], scores: list[float]) -> Hypothesis:
+    """From what was written, EOS with it unless the bound came first."""
+    truncated = not tokens or tokens[-1] != EOS
+    score = sum(scores)
+    return Hypothesis(tuple(tokens if truncated else tokens[:-1]), score, tuple(scores), score, truncated)
+
+
+class _Reader:
+    """Puts a model together from the arrays of a bundle; what it points to is added to ``kept``."""
+
+    def __init__(self, bundle: Bundle, precision: str, kept: list[Any]) -> None:
+        self._path = bundle.folder / arrays_file(precision)
+        self._kept = kept
+        self._arrays = self._read(bundle.checked_bytes(arrays_file(precision)))
+        sizes = bundle.model
+        self._cell: str = sizes["cell"]
+        self._hidden, self._layers, self._embedding = (
+            sizes[name] for name in ("hidden_size", "num_layers", "embedding_size")
+        )
+        self._sources, self._targets = sizes["source_vocabulary"], sizes["target_vocabulary"]
+        self._gates = {"lstm": 4, "gru": 3, "rnn": 1}[self._cell] * self._hidden
+        self._directions = ("forward", "backward") if sizes["bidirectional"] else ("forward",)
+        self._every_step = sizes["context"] == "every_step"
+        features = self._hidden * (2 if self._every_step else 1)
+        self._projected = sizes["tied_output"] and features != self._embedding
+
+    def _read(self, content: bytes) -> dict[str, Array]:
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (ValueError, OSError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            raise self._fault(f"not an .npz file of numbers ({error})") from None
+
+    def model(self) -> Model:
+        """The whole model.
+
+        Raises:
+            BundleError: an array is missing, not of the shape that the bundle's sizes ask for, or not asked for.
+        """
+        begins = self._embedding if self._projected else self._targets
+        context = {"context_gates": self._gates, "context_output": begins} if self._every_step else {}
+        model = Model(
+            CELLS[self._cell],
+            self._layers,
+            len(self._directions),
+            self._hidden,
+            self._embedding,
+            self._sources,
+            self._targets,
+            self._encoder(),
+            self._source_embedding(),
+            self._bridge("h"),
+            self._bridge("c") if self._cell == "lstm" else None,
+            self._decoder(),
+            *(self._linears([name], self._hidden, context.get(name)) for name in ("context_gates", "context_output")),
+            self._linear("output", self._hidden, begins),
+            self._linears(["tied"], self._embedding, self._targets if self._projected else None),
+        )
+        if self._arrays:
+            raise self._fault(f"it has an array too many: {min(self._arrays)}")
+        return model
+
+    @property
+    def _has_source_table(self) -> bool:
+        """Whether a source token's share of the gates is looked up: where that takes less room than its embedding."""
+        return bool(self._sources <= self._embedding)
+
+    def _source_embedding(self) -> int | None:
+        if self._has_source_table:
+            return None
+        return table(self._kept, self._array("source_embedding", (self._sources, self._embedding)))
+
+    def _encoder(self) -> Any:
+        memory = self._hidden * len(self._directions)
+        first = self._sources if self._has_source_table else 0
+        names = [(n, f"encoder.{n}.{direction}") for n in range(self._layers) for direction in self._directions]
+        return self._several(
+            Layer, [self._layer(name, memory if n else self._embedding, 0 if n else first) for n, name in names]
+        )
+
+    def _bridge(self, part: str) -> Any:
+        """Projections, for an encoder of two directions."""
+        wanted = self._hidden if len(self._directions) == 2 else None
+        return self._linears([f"bridge.{part}.{n}" for n in range(self._layers)], 2 * self._hidden, wanted)
+
+    def _decoder(self) -> Any:
+        first = [self._layer("decoder.0", self._embedding, self._targets)]
+        return self._several(
+            Layer, first + [self._layer(f"decoder.{n}", self._hidden, 0) for n in range(1, self._layers)]
+        )
+
+    def _layer(self, name: str, inputs: int, tokens: int) -> Layer:
+        """With a table of so many ``tokens`` instead of ``inputs``, if that is not 0."""
+        recurrent = self._linear(f"{name}.recurrent", self._hidden, self._gates)
+        if tokens:
+            rows = self._array(f"{name}.table", (tokens, self._gates))
+            return Layer(Linear(), recurrent, table(self._kept, rows))
+        return Layer(self._linear(f"{name}.input", inputs, self._gates), recurrent, None)
+
+    def _linears(self, names: Sequence[str], inputs: int, outputs: int | None) -> Any:
+        """One for each name; none at all without ``outputs``."""
+        return None if outputs is None else self._several(Linear, [self._linear(n, inputs, outputs) for n in names])
+
+    def _linear(self, name: str, inputs: int, outputs: int) -> Linear:
+        bias = self._array(f"{name}.bias", (outputs,)) if f"{name}.bias" in self._arrays else None
+        if f"{name}.step" not in self._arrays:
+            return linear(self._kept, self._array(f"{name}.weight", (inputs, outputs)), bias)
+        step = float(self._array(f"{name}.step", ()))
+        scale = self._array(f"{name}.scale", (outputs,))
+        return linear(self._kept, self._array(f"{name}.weight", (inputs, outputs), np.int8), bias, scale, step)
+
+    def _array(self, name: str, shape: tuple[int, ...], kind: type[np.generic] = np.float32) -> Array:
+        """An array, which is taken out; one that is only stored with 8 bits as float32."""
+        found = self._arrays.pop(name, None)
+        if found is not None and found.dtype == np.int8 and kind is np.float32:
+            found = np.asarray(found * self._arrays.pop(f"{name}.scale", np.float32(0)))
+        if found is None or found.shape != shape or found.dtype != kind:
+            what = "missing" if found is None else f"{found.dtype} {found.shape}"
+            raise self._fault(f"{name} is {what} and should be {np.dtype(kind)} {shape}")
+        return found
+
+    def _several(self, kind: type[ctypes.Structure], items: list[Any]) -> Any:
+        """Structures behind each other."""
+        self._kept.append((kind * len(items))(*items))
+        return self._kept[-1]
+
+    def _fault(self, what: str) -> BundleError:
+        return BundleError(
+            self._path,
+            f"damaged: {what}",
+            "Expected a file as freerun export wrote it",
+            "Export again: freerun export MODEL",
+        )

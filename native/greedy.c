@@ -1,0 +1,353 @@
+/* Greedy decoding: reads groups of sources, then writes as many outputs at a time as a product takes rows; where one ends,
+ * the next source takes its place, so that nothing is computed for padding or for outputs that are over. */
+#include "greedy.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "step.h"
+
+#define ROWS FREERUN_ROWS
+#define MOST_FLOATS (1 << 24) /* that a group of sources may take for the inputs' half of its gates */
+
+enum { PAD, BOS, EOS, UNK };
+
+static int64_t rounded(int64_t width) { return (width + FREERUN_PANEL - 1) / FREERUN_PANEL * FREERUN_PANEL; }
+
+static const freerun_step *chosen(void) {
+#ifdef FREERUN_X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
+        return &freerun_step_avx512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &freerun_step_avx2;
+#endif
+    return &freerun_step_base;
+}
+
+const char *freerun_instructions(void) { return chosen()->name; }
+
+/* -- room ------------------------------------------------------------------------------------------------------------- */
+
+/* One allocation for all arrays of a call, in pieces that begin at multiples of 64 bytes. */
+typedef struct {
+    char *start;
+    size_t used;
+} room;
+
+static void *taken(room *r, int64_t count, size_t size) {
+    void *piece = r->start ? r->start + r->used : NULL;
+    r->used += ((size_t)count * size + 63) / 64 * 64;
+    return piece;
+}
+
+static float *floats(room *r, int64_t count) { return taken(r, count, sizeof(float)); }
+
+/* -- the encoder ------------------------------------------------------------------------------------------------------ */
+
+/* One of the sources, which are kept longest first. */
+typedef struct {
+    const int64_t *ids;
+    int64_t length, bound;
+    int64_t number; /* among those of the call */
+    int64_t place;  /* where it begins to write */
+} source;
+
+typedef struct {
+    const freerun_model *m;
+    const freerun_step *step;
+    const source *sources;
+    int64_t gates, hidden, memory, output, vocabulary; /* widths, rounded up */
+    int64_t count;
+    float *first_h, *first_c;               /* [layers][count][hidden]: where the decoder begins */
+    float *context_gates, *context_output;  /* [count][gates], [count][output] */
+    float *given, *inputs, *outputs;        /* of a group: [positions][gates], [positions][memory] twice */
+    float *recurrent, *h, *c, *final_h, *final_c; /* [ROWS][gates]; [ROWS][hidden]; [ROWS][memory] */
+    uint8_t *bytes;
+} reading;
+
+/* Some sources, the longest first: `start` is the first one's number, and `first` where their positions begin in arrays of
+ * the group. */
+typedef struct {
+    int64_t start, rows, positions, first[ROWS];
+    const source *sources;
+} group;
+
+static void multiply(const reading *r, const freerun_linear *l, int64_t rows, const float *x, int64_t x_stride, float *y,
+                     int64_t y_stride) {
+    r->step->product(l, rows, x, x_stride, y, y_stride, r->bytes);
+}
+
+/* The inputs' half of the gates at every position, unless a table has them. */
+static void give(const reading *r, const group *g, const freerun_layer *layer, int64_t index) {
+    if (layer->table) return;
+    int64_t width = index ? r->memory : rounded(r->m->embedding);
+    if (!index)
+        for (int64_t row = 0; row < g->rows; row++)
+            for (int64_t t = 0; t < g->sources[row].length; t++)
+                memcpy(r->inputs + (g->first[row] + t) * width, r->m->source_embedding + g->sources[row].ids[t] * width,
+                       (size_t)width * sizeof(float));
+    multiply(r, &layer->input, g->positions, r->inputs, width, r->given, r->gates);
+}
+
+/* The recurrent half of the gates of the first `rows`; the state is 0 before the first position. */
+static void recur(const reading *r, const freerun_layer *layer, int64_t rows, int64_t step) {
+    if (step) {
+        multiply(r, &layer->recurrent, rows, r->h, r->hidden, r->recurrent, r->gates);
+        return;
+    }
+    for (int64_t row = 0; row < rows; row++)
+        if (layer->recurrent.bias) memcpy(r->recurrent + row * r->gates, layer->recurrent.bias, (size_t)r->gates * 4);
+        else memset(r->recurrent + row * r->gates, 0, (size_t)r->gates * 4);
+}
+
+static void read_layer(const reading *r, const group *g, int64_t index, int64_t direction) {
+    const freerun_layer *layer = &r->m->encoder[index * r->m->directions + direction];
+    int64_t hidden = r->m->hidden, wanted = index + 1 < r->m->layers, rows = g->rows;
+    give(r, g, layer, index);
+    memset(r->h, 0, (size_t)(ROWS * r->hidden) * sizeof(float));
+    memset(r->c, 0, (size_t)(ROWS * r->hidden) * sizeof(float));
+    for (int64_t step = 0; step < g->sources[0].length; step++) {
+        while (g->sources[rows - 1].length <= step) rows--;
+        recur(r, layer, rows, step);
+        for (int64_t row = 0; row < rows; row++) {
+            int64_t t = direction ? g->sources[row].length - 1 - step : step;
+            const float *given = layer->table ? layer->table + g->sources[row].ids[t] * r->gates
+                                              : r->given + (g->first[row] + t) * r->gates;
+            float *h = r->h + row * r->hidden;
+            r->step->cell(r->m->cell, hidden, given, r->recurrent + row * r->gates, h, r->c + row * r->hidden);
+            if (wanted)
+                memcpy(r->outputs + (g->first[row] + t) * r->memory + direction * hidden, h, (size_t)hidden * 4);
+        }
+    }
+    for (int64_t row = 0; row < g->rows; row++) {
+        memcpy(r->final_h + row * r->memory + direction * hidden, r->h + row * r->hidden, (size_t)hidden * 4);
+        memcpy(r->final_c + row * r->memory + direction * hidden, r->c + row * r->hidden, (size_t)hidden * 4);
+    }
+}
+
+/* A layer's final state of each source to where the decoder begins. */
+static void bridge(const reading *r, const group *g, const freerun_linear *linear, const float *final, float *first) {
+    float *projected = r->recurrent; /* [ROWS][gates], gates being at least as wide as H */
+    if (linear) multiply(r, linear, g->rows, final, r->memory, projected, r->gates);
+    for (int64_t row = 0; row < g->rows; row++)
+        memcpy(first + (g->start + row) * r->hidden, linear ? projected + row * r->gates : final + row * r->memory,
+               (size_t)r->m->hidden * sizeof(float));
+}
+
+static void read_group(reading *r, const group *g) {
+    const freerun_model *m = r->m;
+    for (int64_t index = 0; index < m->layers; index++) {
+        for (int64_t direction = 0; direction < m->directions; direction++) read_layer(r, g, index, direction);
+        int64_t begin = index * r->count * r->hidden;
+        bridge(r, g, m->bridge_h ? &m->bridge_h[index] : NULL, r->final_h, r->first_h + begin);
+        if (m->cell == FREERUN_LSTM)
+            bridge(r, g, m->bridge_c ? &m->bridge_c[index] : NULL, r->final_c, r->first_c + begin);
+        float *outputs = r->outputs;
+        r->outputs = r->inputs;
+        r->inputs = outputs;
+    }
+}
+
+/* -- the decoder ------------------------------------------------------------------------------------------------------ */
+
+/* Rows that are being written: each has a source, the tokens written so far, and the last of them. */
+typedef struct {
+    int64_t rows;
+    int64_t source[ROWS], step[ROWS];
+    int32_t token[ROWS];
+    float *h, *c;                                /* [layers][ROWS][hidden] */
+    float *given, *recurrent, *output, *logits;  /* [ROWS][...] */
+} writing;
+
+static void copy_state(const reading *r, const float *from, int64_t from_stride, float *to) {
+    for (int64_t index = 0; index < r->m->layers; index++)
+        memcpy(to + index * ROWS * r->hidden, from + index * from_stride * r->hidden, (size_t)r->hidden * sizeof(float));
+}
+
+static void begin(const reading *r, writing *w, int64_t row, int64_t number) {
+    w->source[row] = number;
+    w->step[row] = 0;
+    w->token[row] = BOS;
+    copy_state(r, r->first_h + number * r->hidden, r->count, w->h + row * r->hidden);
+    if (r->m->cell == FREERUN_LSTM) copy_state(r, r->first_c + number * r->hidden, r->count, w->c + row * r->hidden);
+}
+
+static void move(const reading *r, writing *w, int64_t to, int64_t from) {
+    w->source[to] = w->source[from];
+    w->step[to] = w->step[from];
+    w->token[to] = w->token[from];
+    copy_state(r, w->h + from * r->hidden, ROWS, w->h + to * r->hidden);
+    if (r->m->cell == FREERUN_LSTM) copy_state(r, w->c + from * r->hidden, ROWS, w->c + to * r->hidden);
+}
+
+/* Feed each row its token; its logits are those of the next one. */
+static void step_all(const reading *r, const writing *w) {
+    const freerun_model *m = r->m;
+    for (int64_t index = 0; index < m->layers; index++) {
+        float *h = w->h + index * ROWS * r->hidden, *c = w->c + index * ROWS * r->hidden;
+        multiply(r, &m->decoder[index].recurrent, w->rows, h, r->hidden, w->recurrent, r->gates);
+        if (index) multiply(r, &m->decoder[index].input, w->rows, h - ROWS * r->hidden, r->hidden, w->given, r->gates);
+        for (int64_t row = 0; row < w->rows; row++) {
+            const float *given = index ? w->given + row * r->gates : m->decoder[0].table + w->token[row] * r->gates;
+            if (!index && m->context_gates) {
+                float *sum = w->given + row * r->gates;
+                r->step->add(r->gates, given, r->context_gates + w->source[row] * r->gates, sum);
+                given = sum;
+            }
+            r->step->cell(m->cell, m->hidden, given, w->recurrent + row * r->gates, h + row * r->hidden, c + row * r->hidden);
+        }
+    }
+    float *output = m->tied ? w->output : w->logits;
+    multiply(r, &m->output, w->rows, w->h + (m->layers - 1) * ROWS * r->hidden, r->hidden, output, r->output);
+    for (int64_t row = 0; m->context_output && row < w->rows; row++) {
+        float *sum = output + row * r->output;
+        r->step->add(r->output, sum, r->context_output + w->source[row] * r->output, sum);
+    }
+    if (m->tied) multiply(r, m->tied, w->rows, output, r->output, w->logits, r->vocabulary);
+}
+
+static void write_all(const reading *r, writing *w, int32_t *tokens, float *scores, int64_t *written) {
+    int64_t next = 0;
+    while (next < r->count && w->rows < ROWS) begin(r, w, w->rows++, next++);
+    while (w->rows) {
+        step_all(r, w);
+        for (int64_t row = w->rows - 1; row >= 0; row--) { /* backwards: what is moved to `row` has had its turn */
+            float score;
+            int32_t token = r->step->best(r->m->target_vocabulary, w->logits + row * r->vocabulary, &score);
+            const source *of = &r->sources[w->source[row]];
+            int full = w->step[row] >= of->bound; /* an end may stand one place further than a token */
+            if (token == EOS || !full) {
+                tokens[of->place + w->step[row]] = w->token[row] = token;
+                scores[of->place + w->step[row]++] = score;
+            }
+            if (token != EOS && !full) continue;
+            written[of->number] = w->step[row];
+            if (next < r->count) begin(r, w, row, next++);
+            else move(r, w, row, --w->rows);
+        }
+    }
+}
+
+/* -- all of it -------------------------------------------------------------------------------------------------------- */
+
+static int64_t larger(int64_t one, int64_t other) { return one > other ? one : other; }
+
+/* Pointers into the room, or, while it has no start, how large it must be. `positions`: of the largest group. */
+static void lay_out(room *space, reading *r, writing *w, int64_t positions) {
+    const freerun_model *m = r->m;
+    int64_t states = m->layers * r->count * r->hidden;
+    int64_t widest = larger(larger(r->memory, rounded(m->embedding)), larger(r->hidden, r->output));
+    r->first_h = floats(space, states);
+    r->first_c = floats(space, m->cell == FREERUN_LSTM ? states : 0);
+    r->context_gates = floats(space, m->context_gates ? r->count * r->gates : 0);
+    r->context_output = floats(space, m->context_output ? r->count * r->output : 0);
+    int64_t kept = m->layers > 1 || m->source_embedding ? positions : 0;
+    r->given = floats(space, kept * r->gates);
+    r->inputs = floats(space, kept * larger(r->memory, rounded(m->embedding)));
+    r->outputs = floats(space, kept * larger(r->memory, rounded(m->embedding)));
+    r->recurrent = floats(space, ROWS * r->gates);
+    r->h = floats(space, ROWS * r->hidden);
+    r->c = floats(space, ROWS * r->hidden);
+    r->final_h = floats(space, ROWS * r->memory);
+    r->final_c = floats(space, ROWS * r->memory);
+    r->bytes = taken(space, ROWS * widest, 1);
+    w->h = floats(space, m->layers * ROWS * r->hidden);
+    w->c = floats(space, m->layers * ROWS * r->hidden);
+    w->given = floats(space, ROWS * r->gates);
+    w->recurrent = floats(space, ROWS * r->gates);
+    w->output = floats(space, ROWS * r->output);
+    w->logits = floats(space, ROWS * r->vocabulary);
+}
+
+static int longest_first(const void *one, const void *other) {
+    const source *a = one, *b = other;
+    if (a->length != b->length) return a->length < b->length ? 1 : -1;
+    return a->number < b->number ? -1 : 1;
+}
+
+/* The sources from `start` on that are read together. */
+static group group_from(const reading *r, int64_t start) {
+    group g = {.start = start, .sources = r->sources + start};
+    int64_t most = larger(1, MOST_FLOATS / (g.sources[0].length * r->gates));
+    for (; g.rows < ROWS && g.rows < most && start + g.rows < r->count; g.rows++) {
+        g.first[g.rows] = g.positions;
+        g.positions += g.sources[g.rows].length;
+    }
+    return g;
+}
+
+static void read_all(reading *r) {
+    group g;
+    for (int64_t start = 0; start < r->count; start += g.rows) {
+        g = group_from(r, start);
+        read_group(r, &g);
+    }
+    const float *context = r->first_h + (r->m->layers - 1) * r->count * r->hidden;
+    if (r->m->context_gates) {
+        multiply(r, r->m->context_gates, r->count, context, r->hidden, r->context_gates, r->gates);
+        multiply(r, r->m->context_output, r->count, context, r->hidden, r->context_output, r->output);
+    }
+}
+
+static reading reading_of(const freerun_model *m, int64_t count, const source *sources) {
+    static const int64_t gates[] = {[FREERUN_LSTM] = 4, [FREERUN_GRU] = 3, [FREERUN_RNN] = 1};
+    return (reading){
+        .m = m,
+        .step = chosen(),
+        .sources = sources,
+        .gates = rounded(gates[m->cell] * m->hidden),
+        .hidden = rounded(m->hidden),
+        .memory = rounded(m->hidden * m->directions),
+        .output = rounded(m->output.outputs),
+        .vocabulary = rounded(m->target_vocabulary),
+        .count = count,
+    };
+}
+
+/* The sources of a call, longest first; 0 if an id is not of the vocabulary. */
+static int listed(const freerun_model *m, int64_t count, const int64_t *ids, const int64_t *lengths, const int64_t *bounds,
+                  source *sources) {
+    for (int64_t n = 0, place = 0; n < count; n++) {
+        sources[n] = (source){.ids = ids, .length = lengths[n], .bound = bounds[n], .number = n, .place = place};
+        place += bounds[n] + 1;
+        for (const int64_t *end = ids + lengths[n]; ids < end; ids++)
+            if (*ids < 0 || *ids >= m->source_vocabulary) return 0;
+    }
+    qsort(sources, (size_t)count, sizeof *sources, longest_first);
+    return 1;
+}
+
+static int decode(const freerun_model *model, int64_t count, const source *sources, int32_t *tokens, float *scores,
+                  int64_t *written) {
+    reading r = reading_of(model, count, sources);
+    writing w = {0};
+    room space = {0};
+    int64_t positions = 0;
+    for (int64_t start = 0, rows; start < count; start += rows) {
+        group g = group_from(&r, start);
+        positions = larger(positions, g.positions);
+        rows = g.rows;
+    }
+    lay_out(&space, &r, &w, positions); /* counted first, then made */
+    char *start = aligned_alloc(64, space.used);
+    if (!start) return FREERUN_NO_MEMORY;
+    space = (room){.start = start};
+    lay_out(&space, &r, &w, positions);
+    read_all(&r);
+    write_all(&r, &w, tokens, scores, written);
+    free(start);
+    return FREERUN_OK;
+}
+
+int freerun_greedy(const freerun_model *model, int64_t count, const int64_t *ids, const int64_t *lengths,
+                   const int64_t *bounds, int32_t *tokens, float *scores, int64_t *written) {
+    if (!count) return FREERUN_OK;
+    source *sources = malloc((size_t)count * sizeof *sources);
+    if (!sources) return FREERUN_NO_MEMORY;
+    int result = FREERUN_BAD_ID;
+    if (listed(model, count, ids, lengths, bounds, sources))
+        result = decode(model, count, sources, tokens, scores, written);
+    free(sources);
+    return result;
+}

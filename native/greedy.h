@@ -1,0 +1,67 @@
+/* Greedy decoding of an encoder-decoder without attention, as one call: source ids in, most likely tokens out.
+ *
+ * Plain C11 with the vector types of GCC and Clang; no dependency but libm. `freerun/runtime/compiled.py` mirrors these
+ * structures and says how the arrays of a bundle's greedy.npz come into them. Everything is read only and may be shared
+ * by threads; a call keeps nothing.
+ *
+ * Legend: B sources, V vocabulary, E embedding, H hidden, M encoder output (H x directions), G gates x H, O what the output
+ * layer begins with.
+ */
+#ifndef FREERUN_GREEDY_H
+#define FREERUN_GREEDY_H
+
+#include <stdint.h>
+
+/* Columns of a weight that stand together. Widths of arrays are rounded up to it, their last columns being 0. */
+#define FREERUN_PANEL 64
+
+enum { FREERUN_LSTM, FREERUN_GRU, FREERUN_RNN };
+enum { FREERUN_OK, FREERUN_NO_MEMORY, FREERUN_BAD_ID };
+
+/* y = x W + b. All arrays begin at multiples of 64 bytes.
+ *
+ * float32: `weight` is [panels][inputs][64], scale and correction are NULL.
+ * 8 bits: `weight` is int8 [panels][inputs / 4, rounded up][64][4]; x is rounded to bytes x / step + 128, and
+ * y = (x_bytes W + correction) scale + b, where correction [outputs] is -128 times the sum of a column. */
+typedef struct {
+    int64_t inputs, outputs;
+    const void *weight;
+    const float *bias; /* or NULL */
+    const float *scale;
+    const int32_t *correction;
+    float step;
+} freerun_linear;
+
+/* One recurrent layer in one direction. `input` is not used where `table` has what a token gives to the gates. Gates stand
+ * in torch's order: i f g o, and r z n. All biases are the inputs' but a GRU's b_hn, which is the recurrent product's. */
+typedef struct {
+    freerun_linear input;     /* [I, G] */
+    freerun_linear recurrent; /* [H, G] */
+    const float *table;       /* [V, G], or NULL */
+} freerun_layer;
+
+typedef struct {
+    int64_t cell, layers, directions, hidden, embedding, source_vocabulary, target_vocabulary;
+    const freerun_layer *encoder;  /* [layers][directions] */
+    const float *source_embedding; /* [V, E], where the first layer of the encoder has no table */
+    const freerun_linear *bridge_h, *bridge_c; /* [layers] each, or NULL: states are handed over as they are */
+    const freerun_layer *decoder;  /* [layers]; the first one has a table */
+    const freerun_linear *context_gates, *context_output; /* H to G and to O, where the context is read at every step */
+    freerun_linear output;         /* H to O */
+    const freerun_linear *tied;    /* O to V, where O is not V yet; or NULL */
+} freerun_model;
+
+/* The most likely token, step by step, until EOS (2) or `bounds` tokens, for each of `count` sources.
+ *
+ * ids: the sources behind each other, `lengths` [count] of them each, at least one.
+ * tokens, scores: where source n begins to write its tokens (EOS with them) and their natural log-probabilities is the
+ * sum of `bounds` + 1 over the sources before it; written [count] says how many it wrote. PAD, BOS and UNK (0, 1 and 3)
+ * are never written. What is written for a source depends on nothing but that source, to the last bit.
+ * Returns FREERUN_OK, or what went wrong; then nothing of the outputs means anything. */
+int freerun_greedy(const freerun_model *model, int64_t count, const int64_t *ids, const int64_t *lengths,
+                   const int64_t *bounds, int32_t *tokens, float *scores, int64_t *written);
+
+/* The instruction set in use: "avx512", "avx2" or "base". */
+const char *freerun_instructions(void);
+
+#endif
