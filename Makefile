@@ -24,7 +24,7 @@ help: ## Show this list
 install: $(INSTALLED) ## Make .venv, or bring it up to date
 	@echo ".venv is up to date: $$($(BIN)/python --version), $$(pwd -P)/$(BIN)/freerun"
 
-$(INSTALLED): pyproject.toml constraints.txt hatch_build.py $(wildcard native/*) $(STALE)
+$(INSTALLED): pyproject.toml constraints.txt $(wildcard hatch_build.py native/*) $(STALE)
 	@sh scripts/make_venv.sh '$(PYTHON)' $(PIP_ARGS)
 
 demo: $(DEMO_DATA)/test.tsv ## Train a small model on CMUdict and look at it (about 5 minutes)

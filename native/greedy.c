@@ -17,9 +17,11 @@ static int64_t rounded(int64_t width) { return (width + FREERUN_PANEL - 1) / FRE
 static const freerun_step *chosen(void) {
 #ifdef FREERUN_X86
     __builtin_cpu_init();
+#ifndef FREERUN_NO_AVX512
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
         return &freerun_step_avx512;
+#endif
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &freerun_step_avx2;
 #endif
     return &freerun_step_base;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from freerun.data.codec import Codec
 from freerun.data.tokenizers import WhitespaceTokenizer
 from freerun.data.vocabulary import Vocabulary
+from freerun.export.arrays import greedy_arrays
 from freerun.export.encode import encoder_graph
 from freerun.export.files import graph_files
 from freerun.export.graph import model_of
@@ -19,7 +21,7 @@ from freerun.export.products import Fp32
 from freerun.export.step import step_graph
 from freerun.export.weights import ModelWeights, Sizes
 from freerun.runtime.bundle import read_bundle
-from freerun.runtime.graphs import open_session
+from freerun.runtime.graphs import metadata_of, open_session
 from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
 from freerun.training.checkpoint import serialised
@@ -73,6 +75,20 @@ class GraphsOf:
         return self._sessions[name]
 
 
+class ArraysOf:
+    """Stands for the bundle of a model whose arrays the compiled greedy search reads."""
+
+    def __init__(self, model, precision="fp32", limit=1.0):
+        self.folder, self.config, self.weights_hash = Path("bundle"), {"version": 1}, "w"
+        self.source = self.target = Codec(WhitespaceTokenizer(), Vocabulary("ab"))
+        self.model = asdict(model.sizes)
+        metadata = metadata_of(self, "greedy", precision)
+        self._content = greedy_arrays(GraphsOf(model).weights, precision == "int8", limit, metadata)
+
+    def checked_bytes(self, name):
+        return self._content if name.endswith("npz") else b""
+
+
 def write_model(folder, model=None, **changes):
     """A bundle with words a to g as source tokens and v to z as target tokens; returns the bundle as read."""
     model = network(1, torch.float32, scale=1.5) if model is None else model
@@ -100,4 +116,4 @@ def sources(rows):
     return ids, lengths
 
 
-__all__ = ["GraphsOf", "graph_files", "model_options", "sources", "write_model"]
+__all__ = ["ArraysOf", "GraphsOf", "graph_files", "model_options", "sources", "write_model"]

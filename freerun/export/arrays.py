@@ -7,6 +7,8 @@ as in the graphs.
 from __future__ import annotations
 
 import io
+import json
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -24,13 +26,14 @@ def has_arrays(weights: ModelWeights) -> bool:
     return weights.sizes.attention == "none"
 
 
-def greedy_arrays(weights: ModelWeights, quantise: bool, limit: float = 1.0) -> bytes:
+def greedy_arrays(weights: ModelWeights, quantise: bool, limit: float, metadata: Mapping[str, str]) -> bytes:
     """The file; ``limit`` bounds what the decoder's layers give (int8 only)."""
     arrays = {
         **_encoder(weights, quantise),
         **_bridge(weights, quantise),
         **_decoder(weights, quantise, limit),
         **_output(weights, quantise, limit),
+        "metadata": np.frombuffer(json.dumps(metadata).encode(), np.uint8),
     }
     file = io.BytesIO()
     np.savez(file, **arrays)  # type: ignore[arg-type]

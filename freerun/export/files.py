@@ -45,7 +45,9 @@ def graph_files(bundle: Bundle, precision: str, limit: float = 1.0) -> dict[str,
         for graph in graphs
     }
     if has_arrays(weights):
-        files[arrays_file(precision)] = greedy_arrays(weights, precision == "int8", limit)
+        files[arrays_file(precision)] = greedy_arrays(
+            weights, precision == "int8", limit, metadata_of(bundle, "greedy", precision)
+        )
     return files
 
 

@@ -161,7 +161,7 @@ def _graph_names(folder: Path) -> list[str]:
 
 
 def _verify(new: Path, bundle: Bundle, precision: str) -> None:
-    """The greedy graph, the step graph under the search, and torch if it is here and fp32 is asked for."""
+    """The greedy graph and the step graph under the search against each other; torch and the compiled one, if here."""
     from freerun.export.verify import check_agreement, decoded, random_sources
 
     exported = read_bundle(new)
@@ -173,10 +173,6 @@ def _verify(new: Path, bundle: Bundle, precision: str) -> None:
     name = graph_file("greedy", precision)
     both = f"{name} and {graph_file('step', precision)}"
     check_agreement(bundle, both, found, OnnxStepper(graphs), sources, precision)
-    if can_run(exported, precision):
-        both = f"{arrays_file(precision)} and {graph_file('step', precision)}"
-        compiled = CompiledGreedy(exported, precision)(each, bounds)
-        check_agreement(bundle, both, compiled, OnnxStepper(graphs), sources, precision)
     if precision == "fp32" and importlib.util.find_spec("torch") is not None:
         from freerun.restore import load_steppers
 
@@ -184,6 +180,10 @@ def _verify(new: Path, bundle: Bundle, precision: str) -> None:
         check_agreement(
             bundle, f"torch and {name}", decoded(bundle, load_steppers(bundle)(), sources), OnnxStepper(graphs), sources
         )
+    if can_run(exported, precision):
+        both = f"{arrays_file(precision)} and {graph_file('step', precision)}"
+        compiled = CompiledGreedy(exported, precision)(each, bounds)
+        check_agreement(bundle, both, compiled, OnnxStepper(graphs), sources, precision)
 
 
 def _dev_items(request: ExportRequest, bundle: Bundle) -> EvaluationSet:

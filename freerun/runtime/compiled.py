@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CELLS", "LIBRARY", "Layer", "Linear", "Model", "aligned", "library", "linear", "table"]
+__all__ = ["CELLS", "LIBRARY", "Layer", "Linear", "Model", "aligned", "library", "linear", "opened", "table"]
 
 Array = npt.NDArray[Any]
 
@@ -68,9 +68,18 @@ class Model(ctypes.Structure):
 def library() -> ctypes.CDLL | None:
     """The library, or None where it was not built or cannot be loaded here."""
     try:
-        found = ctypes.CDLL(str(LIBRARY))
+        return opened(LIBRARY)
     except OSError:
         return None
+
+
+def opened(path: Path) -> ctypes.CDLL:
+    """The library at ``path``.
+
+    Raises:
+        OSError: it is not there, or not for this machine.
+    """
+    found = ctypes.CDLL(str(path))
     found.freerun_greedy.argtypes = [POINTER(Model), c_int64, *[c_void_p] * 6]
     found.freerun_greedy.restype = c_int32
     found.freerun_instructions.restype = ctypes.c_char_p

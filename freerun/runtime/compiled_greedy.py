@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import json
 import threading
 import zipfile
 from array import array
@@ -14,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from freerun.errors import BundleError
-from freerun.runtime.bundle import Bundle, arrays_file
+from freerun.runtime.bundle import Bundle, arrays_file, graph_file
 from freerun.runtime.compiled import CELLS, Array, Layer, Linear, Model, library, linear, table
+from freerun.runtime.graphs import check_metadata, metadata_of
 from freerun.search.hypothesis import Hypothesis
 from freerun.search.loop import refuse
 from freerun.symbols import EOS
@@ -82,6 +84,8 @@ class CompiledGreedy:
         with self._lock:
             if self._model is None:
                 kept: list[Any] = []
+                # what is damaged shall not depend on the way it is run
+                self._bundle.checked_bytes(graph_file("greedy", self._precision))
                 model = _Reader(self._bundle, self._precision, kept).model()
                 self._kept = [model, *kept]
                 self._model = ctypes.byref(model)
@@ -102,6 +106,7 @@ class _Reader:
         self._path = bundle.folder / arrays_file(precision)
         self._kept = kept
         self._arrays = self._read(bundle.checked_bytes(arrays_file(precision)))
+        check_metadata(self._path, self._metadata(), metadata_of(bundle, "greedy", precision))
         sizes = bundle.model
         self._cell: str = sizes["cell"]
         self._hidden, self._layers, self._embedding = (
@@ -120,6 +125,13 @@ class _Reader:
                 return {name: file[name] for name in file.files}
         except (ValueError, OSError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
             raise self._fault(f"not an .npz file of numbers ({error})") from None
+
+    def _metadata(self) -> dict[str, str]:
+        try:
+            found = json.loads(self._arrays.pop("metadata", np.empty(0, np.uint8)).tobytes())
+        except ValueError:
+            found = {}
+        return found if isinstance(found, dict) else {}
 
     def model(self) -> Model:
         """The whole model.
@@ -202,8 +214,8 @@ class _Reader:
     def _array(self, name: str, shape: tuple[int, ...], kind: type[np.generic] = np.float32) -> Array:
         """An array, which is taken out; one that is only stored with 8 bits as float32."""
         found = self._arrays.pop(name, None)
-        if found is not None and found.dtype == np.int8 and kind is np.float32:
-            found = np.asarray(found * self._arrays.pop(f"{name}.scale", np.float32(0)))
+        if found is not None and found.dtype == np.int8 and kind is np.float32 and f"{name}.scale" in self._arrays:
+            found = np.asarray(found * self._arrays.pop(f"{name}.scale"))
         if found is None or found.shape != shape or found.dtype != kind:
             what = "missing" if found is None else f"{found.dtype} {found.shape}"
             raise self._fault(f"{name} is {what} and should be {np.dtype(kind)} {shape}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +18,7 @@ from freerun.runtime.bundle import Bundle, graph_file
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["GRAPH_VERSION", "Graphs", "metadata_of", "open_session"]
+__all__ = ["GRAPH_VERSION", "Graphs", "check_metadata", "metadata_of", "open_session"]
 
 GRAPH_VERSION: Final = 1
 """Changes whenever the graphs' inputs or outputs do."""
@@ -72,7 +73,7 @@ class Graphs:
         file = graph_file(name, self.precision)
         path = self.bundle.folder / file
         session = open_session(self.bundle.checked_bytes(file), self._threads, path)
-        _check_metadata(
+        check_metadata(
             path, session.get_modelmeta().custom_metadata_map, metadata_of(self.bundle, name, self.precision)
         )
         return session
@@ -102,7 +103,12 @@ def open_session(content: bytes, threads: int, where: Path) -> onnxruntime.Infer
         ) from None
 
 
-def _check_metadata(path: Path, found: dict[str, str], expected: dict[str, str]) -> None:
+def check_metadata(path: Path, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    """Whether the file at ``path`` was made from the bundle that it lies in.
+
+    Raises:
+        BundleError: its metadata lack something, or are not the ``expected`` ones.
+    """
     for key, value in expected.items():
         if key not in found:
             raise BundleError(

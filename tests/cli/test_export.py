@@ -13,8 +13,8 @@ from freerun.runs import export as runs
 from freerun.runtime.bundle import GRAPHS, read_bundle
 from tests.cli.conftest import Freerun
 
-FP32 = [f"{name}.onnx" for name in GRAPHS]
-INT8 = [f"{name}.int8.onnx" for name in GRAPHS]
+FP32 = [*(f"{name}.onnx" for name in GRAPHS), "greedy.npz"]
+INT8 = [*(f"{name}.int8.onnx" for name in GRAPHS), "greedy.int8.npz"]
 TEXTS = ("abc", "ba", "gfedcb")
 
 
@@ -100,7 +100,7 @@ def test_int8_is_measured_and_used_when_asked_for(freerun: Freerun, run: Path, t
     dev = trained / "dev.tsv"
     result = freerun("export", run, "--quantize", "int8", "--dev", dev, "--max-loss", 100)
     assert result.code == 0
-    assert [line.split()[0] for line in result.out.splitlines()[1:]][:6] == [*FP32, *INT8]
+    assert [line.split()[0] for line in result.out.splitlines()[1:]][:8] == [*FP32, *INT8]
     record = json.loads((run / "best" / "export.json").read_text())
     for precision in ("fp32", "int8"):
         figures = json.loads(freerun("evaluate", run, dev, "--json", "--precision", precision).out)

@@ -45,9 +45,9 @@ def close(found, expected, tolerance=1e-4):
 @given(models, rows, st.lists(st.integers(0, 9), min_size=4, max_size=4))
 def test_the_greedy_graph_writes_what_torch_writes(model, source, bounds):
     model, (ids, lengths) = made(*model), sources(source)
-    bounds = np.array(bounds[: len(source)])
-    expected = beam_search(TorchStepper(model), ids, lengths, max_lengths=bounds)
-    found = [[each] for each in OnnxGreedy(GraphsOf(model))(ids, lengths, bounds)]
+    bounds = bounds[: len(source)]
+    expected = beam_search(TorchStepper(model), ids, lengths, max_lengths=np.array(bounds))
+    found = [[each] for each in OnnxGreedy(GraphsOf(model))(source, bounds)]
     assert ids_of(found) == ids_of(expected)
     close(found, expected)
 
@@ -94,7 +94,7 @@ def test_an_encoder_that_scans_gives_what_torch_gives(model, source):
     model, (ids, lengths) = made(*model), sources(source)
     bounds = np.full(len(source), 4)
     expected = beam_search(TorchStepper(model), ids, lengths, max_lengths=bounds)
-    found = [[each] for each in OnnxGreedy(GraphsOf(model, Scanning()))(ids, lengths, bounds)]
+    found = [[each] for each in OnnxGreedy(GraphsOf(model, Scanning()))(source, bounds.tolist())]
     assert ids_of(found) == ids_of(expected)
     close(found, expected)
 
@@ -118,11 +118,9 @@ def test_draws_and_scores_of_targets_are_the_same(model, source):
 def test_int8_greedy_decoding_equals_int8_search_and_no_row_depends_on_others(model, source):
     graphs, (ids, lengths) = GraphsOf(made(*model), Int8(), 1.5), sources(source)
     bounds = np.full(len(source), 6)
-    found = OnnxGreedy(graphs)(ids, lengths, bounds)
+    found = OnnxGreedy(graphs)(source, bounds.tolist())
     searched = [best for (best,) in beam_search(OnnxStepper(graphs), ids, lengths, max_lengths=bounds)]
-    alone = [
-        OnnxGreedy(graphs)(ids[n : n + 1, :size], lengths[n : n + 1], bounds[:1])[0] for n, size in enumerate(lengths)
-    ]
+    alone = [OnnxGreedy(graphs)([each], [6])[0] for each in source]
     for others in (searched, alone):
         assert ids_of([found]) == ids_of([others])
         close([found], [others])

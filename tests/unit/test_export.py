@@ -194,14 +194,15 @@ def test_a_missing_graph_is_told(bundle, name):
     )
 
 
+@pytest.mark.parametrize("runtime", [None, "onnx"])
 @pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b.replace(b"Tanh", b"Relu"), lambda _: b""])
-def test_a_truncated_or_edited_graph_is_told_with_both_hashes(bundle, damage):
+def test_a_truncated_or_edited_graph_is_told_with_both_hashes(bundle, damage, runtime):
     path = bundle / "greedy.onnx"
     before = path.read_bytes()
     path.write_bytes(damage(before))
     found, expected = bytes_hash(path.read_bytes())[:12], bytes_hash(before)[:12]
     assert found != expected
-    assert message(bundle) == (
+    assert message(bundle, runtime=runtime) == (
         f"{path}: its SHA-256 is {found}... and config.json names {expected}...: truncated, changed, or of another "
         "bundle. Expected the file that was written with this bundle. Copy the whole bundle again."
     )
@@ -211,7 +212,7 @@ def test_a_graph_of_other_weights_is_told(bundle, tmp_path):
     other = exported(tmp_path / "other", model=network(2, torch.float32))
     put(bundle, "greedy.onnx", (other / "greedy.onnx").read_bytes())
     theirs, ours = (read_bundle(folder).weights_hash[:12] for folder in (other, bundle))
-    assert message(bundle) == (
+    assert message(bundle, runtime="onnx") == (
         f"{bundle / 'greedy.onnx'}: its metadata names weights {theirs!r}, the bundle has {ours!r}. Expected a graph "
         f"that was exported from this bundle, by a freerun of this version. {AGAIN}"
     )
@@ -233,14 +234,14 @@ def test_metadata_that_do_not_fit_are_told(bundle, key, value, expected):
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, {name: each for name, each in metadata.items() if each is not None})
     put(bundle, "greedy.onnx", model.SerializeToString())
-    assert message(bundle).startswith(f"{bundle / 'greedy.onnx'}: {expected}")
+    assert message(bundle, runtime="onnx").startswith(f"{bundle / 'greedy.onnx'}: {expected}")
 
 
 def test_an_unsupported_opset_is_told(bundle):
     model = onnx.load(bundle / "greedy.onnx")
     model.opset_import[0].version = 9999
     put(bundle, "greedy.onnx", model.SerializeToString())
-    found = message(bundle)
+    found = message(bundle, runtime="onnx")
     assert found.startswith(f"{bundle / 'greedy.onnx'}: onnxruntime ")
     assert " cannot run this graph (ONNX Runtime only " in found and "9999" in found
     assert found.endswith("or install another version of onnxruntime.") and len(found) < 700
@@ -249,7 +250,7 @@ def test_an_unsupported_opset_is_told(bundle):
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x08\x08" * 50])
 def test_what_is_no_graph_is_told_even_with_the_right_hash(bundle, content):
     put(bundle, "greedy.onnx", content)
-    assert message(bundle).startswith(f"{bundle / 'greedy.onnx'}: onnxruntime ")
+    assert message(bundle, runtime="onnx").startswith(f"{bundle / 'greedy.onnx'}: onnxruntime ")
 
 
 def test_search_checks_the_graphs_it_uses(bundle):

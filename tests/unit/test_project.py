@@ -283,10 +283,12 @@ def test_a_second_install_does_nothing(workshop):
 
 
 @needs_make
-@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt", "hatch_build.py", "native/step.c"])
 def test_a_changed_dependency_is_installed_into_the_same_environment(workshop, name):
     workshop.interpreter("python3.11")
     workshop.install()
+    (workshop.root / name).parent.mkdir(exist_ok=True)
+    (workshop.root / name).touch()
     workshop.touch_later(name)
     assert workshop.install()[1] == [("python3.11", "pip install")]
 

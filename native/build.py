@@ -1,0 +1,62 @@
+"""Compiles the library: step.c once for each instruction set, greedy.c once.
+
+    python native/build.py LIBRARY [FLAG ...]
+
+CC names the compiler (cc, gcc or clang otherwise).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+# compilers do not fuse products and sums by themselves: then a row's numbers would depend on how many rows there are
+FLAGS = ["-std=gnu11", "-O3", "-fPIC", "-ffp-contract=off"]
+INSTRUCTIONS: dict[str, list[str]] = {"base": []}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    FLAGS.append("-DFREERUN_X86")
+    AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]
+    INSTRUCTIONS |= {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx2", "-mfma", *AVX512]}
+
+
+def build(library: Path, flags: tuple[str, ...] = ()) -> None:
+    """Compile the sources beside this file into ``library``, with further ``flags``.
+
+    Raises:
+        OSError: there is no compiler.
+        subprocess.CalledProcessError: it failed; ``stderr`` says why.
+    """
+    compiler, sources = _compiler(), Path(__file__).parent
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        objects = []
+        for name, instructions in INSTRUCTIONS.items():
+            objects.append(f"{folder}/{name}.o")
+            step = ["-c", str(sources / "step.c"), f"-DFREERUN_STEP={name}", "-o", objects[-1]]
+            _run([*compiler, *FLAGS, *flags, *instructions, *step])
+        made = f"{folder}/{library.name}"
+        _run([*compiler, *FLAGS, *flags, "-shared", str(sources / "greedy.c"), *objects, "-lm", "-o", made])
+        Path(made).replace(library)
+
+
+def _compiler() -> list[str]:
+    named = shlex.split(os.environ.get("CC", ""))
+    if named:
+        return named
+    for name in ("cc", "gcc", "clang"):
+        if shutil.which(name):
+            return [name]
+    raise OSError("no C compiler was found (cc, gcc, clang, or the one that CC names)")
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+if __name__ == "__main__":
+    build(Path(sys.argv[1]), tuple(sys.argv[2:]))

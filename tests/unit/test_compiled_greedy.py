@@ -1,0 +1,274 @@
+"""The compiled greedy search: when it is used, what it reads, and every damage to that is told."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import freerun
+from freerun.errors import ConfigError
+from freerun.export.files import graph_files
+from freerun.runtime import compiled
+from freerun.runtime.bundle import read_bundle
+from freerun.runtime.compiled import LIBRARY, library
+from freerun.runtime.compiled_greedy import CompiledGreedy
+from freerun.runtime.onnx_greedy import OnnxGreedy
+from freerun.symbols import EOS
+from tests.compiled import BUILD, needs_compiler
+from tests.exported import ArraysOf
+from tests.networks import network
+from tests.unit.test_export import TEXTS, edit, exported, message, put
+
+pytestmark = needs_compiler
+AGAIN = "Expected a file as freerun export wrote it. Export again: freerun export MODEL."
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    return exported(tmp_path_factory.mktemp("compiled") / "bundle")
+
+
+@pytest.fixture
+def bundle(untouched, tmp_path):
+    return shutil.copytree(untouched, tmp_path / "bundle")
+
+
+def arrays(folder):
+    with np.load(folder / "greedy.npz") as file:
+        return dict(file)
+
+
+def rewrite(folder, **changes):
+    """greedy.npz with some arrays exchanged, or without those that are None."""
+    kept = {name: array for name, array in (arrays(folder) | changes).items() if array is not None}
+    file = io.BytesIO()
+    np.savez(file, **kept)
+    put(folder, "greedy.npz", file.getvalue())
+
+
+# ------------------------------------------------------------------------------------------------------------ what runs
+
+
+def test_an_installation_with_a_compiler_has_the_library():
+    assert library() is not None
+    assert library().freerun_instructions() in (b"avx512", b"avx2", b"base")
+
+
+def test_plain_greedy_search_is_compiled_unless_another_runtime_is_asked_for(untouched):
+    assert isinstance(freerun.load(untouched)._greedy, CompiledGreedy)
+    assert isinstance(freerun.load(untouched, runtime="onnx")._greedy, OnnxGreedy)
+    assert freerun.load(untouched, runtime="torch")._greedy is None
+
+
+def test_without_the_library_or_arrays_onnxruntime_does_it(untouched, tmp_path, monkeypatch):
+    expected = [each.tokens for each in freerun.load(untouched).predict_batch(TEXTS)]
+    monkeypatch.setattr(compiled, "LIBRARY", tmp_path / "nothing.so")
+    library.cache_clear()
+    try:
+        predictor = freerun.load(untouched)
+        assert isinstance(predictor._greedy, OnnxGreedy)
+        assert [each.tokens for each in predictor.predict_batch(TEXTS)] == expected
+    finally:
+        library.cache_clear()
+    attending = exported(tmp_path / "attending", model=network(1, torch.float32, attention="dot"))
+    assert not (attending / "greedy.npz").exists()
+    assert isinstance(freerun.load(attending)._greedy, OnnxGreedy)
+
+
+def test_a_file_that_is_no_library_is_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "greedy.so").write_bytes(b"nonsense")
+    monkeypatch.setattr(compiled, "LIBRARY", tmp_path / "greedy.so")
+    assert library.__wrapped__() is None
+
+
+def test_all_runtimes_predict_the_same_texts(untouched):
+    found = {
+        runtime: freerun.load(untouched, runtime=runtime).predict_batch(TEXTS * 5)
+        for runtime in (None, "onnx", "torch")
+    }
+    for runtime in ("onnx", "torch"):
+        for one, other in zip(found[None], found[runtime], strict=True):
+            assert (one.text, one.unknown) == (other.text, other.unknown)
+            assert one.hypotheses[0].truncated == other.hypotheses[0].truncated
+            assert one.score == pytest.approx(other.score, abs=1e-4)
+            assert one.hypotheses[0].rank_score == one.score == sum(one.hypotheses[0].token_scores)
+
+
+def test_threads_that_share_it_do_not_disturb_each_other(untouched):
+    predictor = freerun.load(untouched)
+    found, expected = {}, freerun.load(untouched).predict_batch(TEXTS * 20)
+
+    def work(number):
+        found[number] = predictor.predict_batch(TEXTS * 20)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(found[number] == expected for number in range(4))
+
+
+def test_bounds_cut_off_and_bad_ones_are_told(untouched):
+    predictor = freerun.load(untouched, max_length=0)
+    (hypothesis,) = predictor.predict("a b c").hypotheses
+    assert (hypothesis.tokens, hypothesis.truncated, hypothesis.score) == ((), True, 0)
+    with pytest.raises(ConfigError, match=r"^max_length: it is -1\. Expected 0 or more tokens"):
+        freerun.load(untouched, max_length=-1).predict("a")
+    assert predictor.predict_batch([]) == []
+    assert predictor._greedy([], []) == []
+
+
+@pytest.mark.parametrize("wrong", [-1, 11, 2**40])
+def test_an_id_beyond_the_vocabulary_is_refused(wrong):
+    greedy = CompiledGreedy(ArraysOf(network(1, torch.float32)))
+    assert greedy([[10, EOS]], [3])
+    with pytest.raises(ValueError, match="not of the source vocabulary"):
+        greedy([[10, EOS], [4, wrong, EOS]], [3, 3])
+
+
+def test_a_certain_token_has_a_score_of_0_and_equal_tokens_are_taken_in_their_order():
+    model = network(1, torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    greedy = CompiledGreedy(ArraysOf(model))
+    (found,) = greedy([[4, EOS]], [3])
+    assert (found.ids, found.token_scores) == ((), pytest.approx([-np.log(9)], abs=1e-6))  # EOS is the lowest of all
+    with torch.no_grad():
+        model.decoder.output_bias[:] = torch.tensor([99.0, 99, 0, 99, 0, 50, 50, 0, 0])
+    (found,) = CompiledGreedy(ArraysOf(model))([[4, EOS]], [2])
+    # PAD, BOS and UNK are never written, but they take their share
+    assert (found.ids, found.truncated) == ((5, 5), True)
+    assert found.token_scores == pytest.approx([-49 - np.log(3)] * 2, abs=1e-5)
+    with torch.no_grad():
+        model.decoder.output_bias[:] = torch.tensor([0.0, 0, 0, 0, 0, 0, 0, 0, 200])
+    (found,) = CompiledGreedy(ArraysOf(model))([[4, EOS]], [1])
+    assert (found.ids, found.token_scores) == ((8,), (0.0,))
+
+
+def test_saturated_gates_and_huge_weights_give_what_torch_gives(tmp_path):
+    for cell in ("lstm", "gru", "rnn"):
+        folder = exported(tmp_path / cell, model=network(3, torch.float32, scale=60, cell=cell))
+        found, expected = (freerun.load(folder, runtime=runtime).predict_batch(TEXTS) for runtime in (None, "torch"))
+        assert [each.tokens for each in found] == [each.tokens for each in expected]
+        np.testing.assert_allclose([each.score for each in found], [each.score for each in expected], rtol=1e-5)
+
+
+def test_a_long_source_and_a_long_output_are_no_matter(untouched):
+    text = "a b c d e f g " * 400
+    found, expected = (freerun.load(untouched, runtime=runtime).predict(text) for runtime in (None, "torch"))
+    assert found.tokens == expected.tokens
+    assert found.score == pytest.approx(expected.score, rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------ damaged arrays
+
+
+def test_equal_weights_give_equal_arrays(untouched, tmp_path):
+    assert (exported(tmp_path / "other") / "greedy.npz").read_bytes() == (untouched / "greedy.npz").read_bytes()
+
+
+def test_missing_arrays_are_told_when_the_bundle_is_read(bundle):
+    (bundle / "greedy.npz").unlink()
+    assert message(bundle).startswith(f"{bundle}: greedy.npz is missing. Expected a complete bundle.")
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda _: b"", lambda b: b[:99] + b"?" + b[100:]])
+def test_truncated_or_edited_arrays_are_told(bundle, damage):
+    path = bundle / "greedy.npz"
+    path.write_bytes(damage(path.read_bytes()))
+    assert message(bundle).startswith(f"{path}: its SHA-256 is ")
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04" + bytes(50)])
+def test_what_is_no_npz_is_told_even_with_the_right_hash(bundle, content):
+    put(bundle, "greedy.npz", content)
+    found = message(bundle)
+    assert found.startswith(f"{bundle / 'greedy.npz'}: damaged: not an .npz file of numbers (")
+    assert found.endswith(AGAIN)
+
+
+def test_pickled_objects_are_not_read(bundle):
+    rewrite(bundle, **{"decoder.0.table": np.array([{}, print], dtype=object)})
+    assert "not an .npz file of numbers (Object arrays cannot be loaded" in message(bundle)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "what"),
+    [
+        ("decoder.0.table", lambda a: a[:-1], "float32 (8, 16) and should be float32 (9, 16)"),
+        ("encoder.1.forward.input.weight", lambda a: a.T, "float32 (16, 4) and should be float32 (4, 16)"),
+        ("decoder.1.recurrent.weight", lambda a: a.astype(np.float64), "float64 (4, 16) and should be float32 (4, 16)"),
+        ("output.bias", lambda a: a[1:], "float32 (8,) and should be float32 (9,)"),
+        ("output.weight", lambda a: None, "missing and should be float32 (4, 9)"),
+        ("source_embedding", lambda a: a[:, :-1], "float32 (11, 2) and should be float32 (11, 3)"),
+        ("output.weight", lambda a: a.astype(np.int8), "float32 (4, 9) and should be "),
+    ],
+)
+def test_arrays_that_do_not_fit_the_sizes_are_told(bundle, name, change, what):
+    rewrite(bundle, **{name: change(arrays(bundle)[name])})
+    if what.endswith("should be "):  # 8 bits without a scale: all of it is 0, but nothing is read beyond
+        assert freerun.load(bundle).predict("a b")
+    else:
+        assert message(bundle) == f"{bundle / 'greedy.npz'}: damaged: {name} is {what}. {AGAIN}"
+
+
+def test_an_array_too_many_is_told(bundle):
+    rewrite(bundle, more=np.zeros(3, np.float32))
+    assert message(bundle) == f"{bundle / 'greedy.npz'}: damaged: it has an array too many: more. {AGAIN}"
+
+
+def test_arrays_of_other_weights_are_told(bundle, tmp_path):
+    other = exported(tmp_path / "other", model=network(2, torch.float32))
+    put(bundle, "greedy.npz", (other / "greedy.npz").read_bytes())
+    theirs, ours = (read_bundle(folder).weights_hash[:12] for folder in (other, bundle))
+    assert message(bundle).startswith(
+        f"{bundle / 'greedy.npz'}: its metadata names weights {theirs!r}, the bundle has {ours!r}."
+    )
+
+
+@pytest.mark.parametrize("metadata", [None, b"", b"[1]", b"{"])
+def test_arrays_without_metadata_are_told(bundle, metadata):
+    rewrite(bundle, metadata=None if metadata is None else np.frombuffer(metadata, np.uint8))
+    assert message(bundle).startswith(f"{bundle / 'greedy.npz'}: its metadata has no freerun.graph.")
+
+
+def test_arrays_of_the_other_precision_are_told(bundle):
+    content = graph_files(read_bundle(bundle), "int8")["greedy.int8.npz"]
+    put(bundle, "greedy.npz", content)
+    assert "its metadata names precision 'int8', the bundle has 'fp32'." in message(bundle)
+
+
+def test_a_bundle_of_an_older_export_has_no_arrays_and_runs(bundle):
+    (bundle / "greedy.npz").unlink()
+    edit(bundle, lambda config: config["files"].pop("greedy.npz"))
+    assert isinstance(freerun.load(bundle)._greedy, OnnxGreedy)
+    assert freerun.load(bundle).predict("a b").text
+
+
+# ------------------------------------------------------------------------------------------------------------- building
+
+
+def test_a_compiler_that_fails_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", "false --really")
+    with pytest.raises(subprocess.CalledProcessError):
+        BUILD["build"](tmp_path / "greedy.so")
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(OSError, match=r"no C compiler was found \(cc, gcc, clang, or the one that CC names\)"):
+        BUILD["build"](tmp_path / "greedy.so")
+    assert list(tmp_path.iterdir()) == []
+    assert LIBRARY.exists()
+
+
+def test_the_model_card_of_the_arrays_says_what_the_graphs_say(untouched):
+    found = json.loads(arrays(untouched)["metadata"].tobytes())
+    assert found["freerun.graph"] == "greedy" and found["freerun.weights"] == read_bundle(untouched).weights_hash
