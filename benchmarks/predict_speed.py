@@ -1,4 +1,4 @@
-"""What a prediction costs: torch beside the exported graphs, one text at a time and in batches.
+"""What a prediction costs: torch beside the exported graphs and the compiled library, alone and in batches.
 
     python predict_speed.py --model MODEL --pairs FILE [--texts 400] [--rounds 10] [--precision fp32 int8]
 
@@ -33,6 +33,7 @@ def main() -> None:
     ways = {"torch": freerun.load(args.model, threads=1, runtime="torch")}
     for precision in args.precision:
         ways[f"onnx {precision}"] = freerun.load(args.model, threads=1, runtime="onnx", precision=precision)
+        ways[f"compiled {precision}"] = freerun.load(args.model, threads=1, precision=precision)
     print(f"{len(texts)} texts, us a text {'alone: best':>14s} {'mean':>8s} {'in batches':>12s}")
     for name, model in ways.items():
         best, mean = alone(model.predict, texts, args.rounds if name != "torch" else 1)
