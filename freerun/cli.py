@@ -37,7 +37,7 @@ Threads = Annotated[
 ]
 Runtime = Annotated[
     Literal["torch", "onnx"] | None,
-    typer.Option(help="What runs the model; otherwise onnx where it was exported, torch where it was not."),
+    typer.Option(help="What runs the model; otherwise torch where it was not exported, else the fastest way."),
 ]
 Precision = Annotated[
     Literal["fp32", "int8"], typer.Option(help="int8: the graphs that freerun export --quantize int8 wrote.")
