@@ -143,7 +143,7 @@ class _Sequence(torch.autograd.Function):
         dh, kept, full, d_full, da, du, d_bias, product = map(
             _array, (dh_TBH, kept_TBK, full_SBH, d_full_BH, da_TBG, du_TBG, d_bias_H, product_BH)
         )
-        rows = _rows(ids_TB, steps, batch)
+        rows, table = _rows(ids_TB, steps, batch), None if d_table is None else _array(d_table)
         for t in range(steps - 1, -1, -1):
             if t + 1 < steps:
                 torch.mm(du_TBG[t + 1], weight, out=product_BH)
@@ -151,8 +151,8 @@ class _Sequence(torch.autograd.Function):
                 d_full_BH[ends.rows_of[t]] += d_c[ends.rows_of[t]]
             da_t = da[0 if in_passing else t]
             CELLS[cell].backward(dh[t], product, kept[t], full[t], full[t + 1], d_full, da_t, du[t], d_bias)
-            if d_table is not None:
-                add_rows(_array(d_table), rows[t], da_t)
+            if table is not None:
+                add_rows(table, rows[t], da_t)
         d_gates = d_table if d_table is not None else (du_TBG if as_product else da_TBG.to(gates.dtype))
         d_first = torch.mm(du_TBG[0], weight).to(d_full_BH.dtype) if ctx.needs_input_grad[5] else None
         if d_first is not None and cell != "lstm":

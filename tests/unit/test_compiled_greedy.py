@@ -143,11 +143,11 @@ def test_a_certain_token_has_a_score_of_0_and_equal_tokens_are_taken_in_their_or
     (found,) = greedy([[4, EOS]], [3])
     assert (found.ids, found.token_scores) == ((), pytest.approx([-np.log(9)], abs=1e-6))  # EOS is the lowest of all
     with torch.no_grad():
-        model.decoder.output_bias[:] = torch.tensor([99.0, 99, 0, 99, 0, 50, 50, 0, 0])
+        model.decoder.output_bias[:] = torch.tensor([199.0, 199, 0, 199, 0, 50, 50, 0, 0])
     (found,) = CompiledGreedy(ArraysOf(model))([[4, EOS]], [2])
     # PAD, BOS and UNK are never written, but they take their share
     assert (found.ids, found.truncated) == ((5, 5), True)
-    assert found.token_scores == pytest.approx([-49 - np.log(3)] * 2, abs=1e-5)
+    assert found.token_scores == pytest.approx([-149 - np.log(3)] * 2, abs=1e-4)
     with torch.no_grad():
         model.decoder.output_bias[:] = torch.tensor([0.0, 0, 0, 0, 0, 0, 0, 0, 200])
     (found,) = CompiledGreedy(ArraysOf(model))([[4, EOS]], [1])
