@@ -8,6 +8,7 @@ from __future__ import annotations
 import runpy
 import subprocess
 import sysconfig
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,23 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         """Build the library, and say of the wheel that it is for this kind of machine."""
         if self.target_name != "wheel":
             return
-        library = Path(self.root) / LIBRARY
-        library.unlink(missing_ok=True)
+        self._folder = tempfile.TemporaryDirectory()  # the sources stay as they are, whatever is built of them
+        library = Path(self._folder.name, Path(LIBRARY).name)
+        if version == "editable":
+            library = Path(self.root, LIBRARY)
+            library.unlink(missing_ok=True)
         try:
-            runpy.run_path(str(Path(self.root) / "native" / "build.py"))["build"](library)
+            runpy.run_path(str(Path(self.root, "native", "build.py")))["build"](library)
         except (OSError, subprocess.CalledProcessError) as error:
             said = getattr(error, "stderr", "") or error
             self.app.display_warning(f"freerun is built without its compiled library, so it will be slower: {said}")
             return
-        build_data["artifacts"].append(f"/{LIBRARY}")
+        if version != "editable":
+            build_data["force_include"][str(library)] = LIBRARY
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Clear up."""
+        if self.target_name == "wheel":
+            self._folder.cleanup()
