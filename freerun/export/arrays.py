@@ -81,7 +81,7 @@ def _decoder(weights: ModelWeights, quantise: bool, limit: float) -> Arrays:
         embedding = weights["decoder.embedding.weight"]
         arrays[f"{name}.table"] = embedding @ layer.weight_ih[:, : sizes.embedding_size].T + _bias(layer)
         if sizes.every_step:
-            context = layer.weight_ih[:, sizes.embedding_size : sizes.known_size].T
+            context = layer.weight_ih[:, sizes.embedding_size :].T
             arrays |= _stored("context_gates.weight", context, 0, quantise)
     return arrays
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from freerun.export import arrays
 from freerun.export.greedy import greedy_graph
 from freerun.files import bytes_hash
 from freerun.runs import export as runs
 from freerun.runtime.bundle import GRAPHS, read_bundle
 from tests.cli.conftest import Freerun
+from tests.compiled import needs_compiler
 
 FP32 = [*(f"{name}.onnx" for name in GRAPHS), "greedy.npz"]
 INT8 = [*(f"{name}.int8.onnx" for name in GRAPHS), "greedy.int8.npz"]
@@ -208,6 +210,18 @@ def test_graphs_that_disagree_with_torch_are_not_written(
     result = freerun("export", run)
     assert result.code == 2
     assert "greedy.onnx and torch differ by " in result.err and "in a token's log-probability" in result.err
+    assert content(run / "best") == before
+
+
+@needs_compiler
+def test_arrays_that_disagree_with_the_graphs_are_not_written(
+    freerun: Freerun, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, output = content(run / "best"), arrays._output
+    monkeypatch.setattr(arrays, "_output", lambda *how: {name: -array for name, array in output(*how).items()})
+    result = freerun("export", run)
+    assert result.code == 2
+    assert "greedy.npz and step.onnx differ by " in result.err
     assert content(run / "best") == before
 
 
