@@ -101,7 +101,8 @@ def _runnable(
             f"Write them with: freerun export {bundle.folder}{quantise}",
         )
     graphs = Graphs(bundle, precision, threads or _ONNX_THREADS)
-    greedy = CompiledGreedy(bundle, precision) if runtime is None and can_run(bundle, precision) else OnnxGreedy(graphs)
+    compiled = runtime is None and can_run(bundle, precision)
+    greedy = CompiledGreedy(bundle, precision, threads or _ONNX_THREADS) if compiled else OnnxGreedy(graphs)
     return lambda: OnnxStepper(graphs), greedy
 
 

@@ -10,7 +10,7 @@ import zipfile
 from array import array
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -25,6 +25,10 @@ from freerun.symbols import EOS
 __all__ = ["CompiledGreedy", "can_run"]
 
 _NO_MEMORY, _BAD_ID = 1, 2
+_MOST_ROOM: Final = 2**22
+"""Tokens that the sources of one call may write by their bounds."""
+_LEAST_ROWS: Final = 24
+"""Sources that are worth a thread's while."""
 
 
 def can_run(bundle: Bundle, precision: str) -> bool:
@@ -35,15 +39,17 @@ def can_run(bundle: Bundle, precision: str) -> bool:
 class CompiledGreedy:
     """``beam_search`` with a beam of 1, outside of Python. Any number of threads may call it at once.
 
-    An output is the same to the last bit whatever other sources it is computed with.
+    An output is the same to the last bit whatever other sources it is computed with. With several ``threads`` many
+    sources are shared out among them.
     """
 
-    def __init__(self, bundle: Bundle, precision: str = "fp32") -> None:
+    def __init__(self, bundle: Bundle, precision: str = "fp32", threads: int = 1) -> None:
         found = library()
         assert found is not None, "ask can_run first"
         self._decode = found.freerun_greedy
         self._bundle = bundle
         self._precision = precision
+        self._threads = threads
         self._kept: list[Any] = []
         self._model: Any = None
         self._lock = threading.Lock()
@@ -56,26 +62,43 @@ class CompiledGreedy:
         """
         if not sources:
             return []
-        model = self._model or self._read()
         shortest = min(bounds)
         refuse(shortest < 0, "max_length", shortest, "Expected 0 or more tokens", "Raise the maximum length")
-        lengths = [len(source) for source in sources]
-        room = sum(bounds) + len(bounds)
-        arrays = (
+        model = self._model or self._read()
+        if len(sources) == 1:
+            return self._decoded(model, sources, bounds)
+        parts = [(model, sources[part], bounds[part]) for part in _parts(bounds, self._threads)]
+        if self._threads == 1:
+            found = [self._decoded(*part) for part in parts]
+        else:
+            from concurrent.futures import ThreadPoolExecutor  # one text at a time need not wait for it
+
+            with ThreadPoolExecutor(self._threads) as pool:
+                found = list(pool.map(lambda part: self._decoded(*part), parts))
+        return list(chain.from_iterable(found))
+
+    def _decoded(self, model: Any, sources: Sequence[Sequence[int]], bounds: Sequence[int]) -> list[Hypothesis]:
+        """One call of the library."""
+        given = (
             array("q", sources[0] if len(sources) == 1 else chain.from_iterable(sources)),
-            array("q", lengths),
+            array("q", [len(source) for source in sources]),
             array("q", bounds),
-            tokens := array("i", bytes(4 * room)),
-            scores := array("f", bytes(4 * room)),
-            written := array("q", bytes(8 * len(sources))),
         )
-        result = self._decode(model, len(sources), *(each.buffer_info()[0] for each in arrays))
+        room = sum(bounds) + len(bounds)
+        # not filled with anything: of a large bound, only what is written takes memory
+        made = tokens, scores, written = (
+            np.empty(room, np.int32),
+            np.empty(room, np.float32),
+            np.empty(len(sources), np.int64),
+        )
+        addresses = [*(each.buffer_info()[0] for each in given), *(each.ctypes.data for each in made)]
+        result = self._decode(model, len(sources), *addresses)
         if result == _NO_MEMORY:
             raise MemoryError("no memory for decoding")
         if result == _BAD_ID:
             raise ValueError("a source has an id that is not of the source vocabulary")
         found, start = [], 0
-        for count, bound in zip(written, bounds, strict=True):
+        for count, bound in zip(written.tolist(), bounds, strict=True):
             found.append(_hypothesis(tokens[start : start + count].tolist(), scores[start : start + count].tolist()))
             start += bound + 1
         return found
@@ -90,6 +113,18 @@ class CompiledGreedy:
                 self._kept = [model, *kept]
                 self._model = ctypes.byref(model)
             return self._model
+
+
+def _parts(bounds: Sequence[int], threads: int) -> list[slice]:
+    """Neighbours that are decoded in one call: within ``_MOST_ROOM``, and some parts for each of several threads."""
+    most = len(bounds) if threads == 1 else max(_LEAST_ROWS, -(-len(bounds) // (4 * threads)))
+    parts, start, room = [], 0, 0
+    for row, bound in enumerate(bounds):
+        if row - start == most or (row > start and room + bound > _MOST_ROOM):
+            parts.append(slice(start, row))
+            start, room = row, 0
+        room += bound + 1
+    return [*parts, slice(start, len(bounds))]
 
 
 def _hypothesis(tokens: list[int], scores: list[float]) -> Hypothesis:

@@ -15,7 +15,7 @@ import torch
 import freerun
 from freerun.errors import ConfigError
 from freerun.export.files import graph_files
-from freerun.runtime import compiled
+from freerun.runtime import compiled, compiled_greedy
 from freerun.runtime.bundle import read_bundle
 from freerun.runtime.compiled import LIBRARY, library
 from freerun.runtime.compiled_greedy import CompiledGreedy
@@ -114,6 +114,34 @@ def test_threads_that_share_it_do_not_disturb_each_other(untouched):
     for thread in threads:
         thread.join()
     assert all(found[number] == expected for number in range(4))
+
+
+def test_sources_are_shared_out_among_threads_without_a_difference(untouched, monkeypatch):
+    expected = freerun.load(untouched).predict_batch(TEXTS * 60)
+    calls = []
+    decoded = CompiledGreedy._decoded
+    monkeypatch.setattr(
+        CompiledGreedy, "_decoded", lambda *how: calls.append((threading.get_ident(), len(how[2]))) or decoded(*how)
+    )
+    assert freerun.load(untouched, threads=2).predict_batch(TEXTS * 60) == expected
+    assert sorted(size for _, size in calls) == [34, *[38] * 7]
+    assert threading.get_ident() not in {thread for thread, _ in calls}
+    assert freerun.load(untouched, threads=2).predict(TEXTS[0]) == expected[0]
+    assert calls[-1] == (threading.get_ident(), 1)
+
+
+def test_a_huge_bound_takes_no_memory(untouched, monkeypatch):
+    monkeypatch.setattr(compiled_greedy, "_MOST_ROOM", 1000)
+    expected = freerun.load(untouched).predict_batch(TEXTS)
+    assert [parts.stop - parts.start for parts in compiled_greedy._parts([400, 400, 500, 1000, 0, 0, 5000], 1)] == [
+        2,
+        1,
+        1,
+        2,
+        1,
+    ]
+    for bound in (400, 10**9):
+        assert freerun.load(untouched, max_length=bound).predict_batch(TEXTS) == expected
 
 
 def test_bounds_cut_off_and_bad_ones_are_told(untouched):
