@@ -18,7 +18,8 @@
 enum { FREERUN_LSTM, FREERUN_GRU, FREERUN_RNN };
 enum { FREERUN_OK, FREERUN_NO_MEMORY, FREERUN_BAD_ID };
 
-/* y = x W + b. All arrays begin at multiples of 64 bytes.
+/* y = x W + b. All arrays begin at multiples of 64 bytes, and there is room to read for 64 bytes behind each: vectors may
+ * reach past the last gates of a layer.
  *
  * float32: `weight` is [panels][inputs][64], scale and correction are NULL.
  * 8 bits: `weight` is int8 [panels][inputs / 4, rounded up][64][4]; x is rounded to bytes x / step + 128, and

@@ -190,7 +190,8 @@ INLINE vec tangent(vec x) { return 1.0f - 2.0f / (1.0f + exponential(2.0f * x));
 
 /* -- cells ------------------------------------------------------------------------------------------------------------ */
 
-/* Vectors reach past H: arrays are rounded up, and what stands there is never multiplied. */
+/* Vectors reach past H, and past the last gates: what they read there is nobody's, and what they write is never
+ * multiplied. */
 
 static void lstm(int64_t size, const float *given, const float *recurrent, float *h, float *c) {
     for (int64_t j = 0; j < size; j += LANES) {

@@ -114,8 +114,8 @@ def table(kept: list[Array], rows: Array) -> int:
 
 
 def aligned(array: Array) -> Array:
-    """A copy that begins at a multiple of 64 bytes."""
-    room = np.empty(array.nbytes + 64, np.uint8)
+    """A copy that begins at a multiple of 64 bytes, with as much behind it: the library may read past the end."""
+    room = np.empty(array.nbytes + 2 * 64, np.uint8)
     start = -room.ctypes.data % 64
     copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
