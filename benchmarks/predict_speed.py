@@ -16,6 +16,8 @@ from pathlib import Path
 
 import freerun
 from freerun.data.readers import read_pairs
+from freerun.runtime.bundle import read_bundle
+from freerun.runtime.compiled_greedy import can_run
 
 Run = Callable[[str], object]
 
@@ -30,10 +32,12 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "int8"])
     args = parser.parse_args()
     texts = list(dict.fromkeys(pair.source for pair in read_pairs(args.pairs)))[: args.texts]
+    bundle = read_bundle(args.model)
     ways = {"torch": freerun.load(args.model, threads=1, runtime="torch")}
     for precision in args.precision:
         ways[f"onnx {precision}"] = freerun.load(args.model, threads=1, runtime="onnx", precision=precision)
-        ways[f"compiled {precision}"] = freerun.load(args.model, threads=1, precision=precision)
+        if can_run(bundle, precision):
+            ways[f"compiled {precision}"] = freerun.load(args.model, threads=1, precision=precision)
     print(f"{len(texts)} texts, us a text {'alone: best':>14s} {'mean':>8s} {'in batches':>12s}")
     for name, model in ways.items():
         best, mean = alone(model.predict, texts, args.rounds if name != "torch" else 1)

@@ -80,7 +80,7 @@ class ArraysOf:
 
     def __init__(self, model, precision="fp32", limit=1.0):
         self.folder, self.config, self.weights_hash = Path("bundle"), {"version": 1}, "w"
-        self.source = self.target = Codec(WhitespaceTokenizer(), Vocabulary("ab"))
+        self.source, self.target = (Codec(WhitespaceTokenizer(), Vocabulary(each)) for each in ("abcdefg", "vwxyz"))
         self.model = asdict(model.sizes)
         metadata = metadata_of(self, "greedy", precision)
         self._content = greedy_arrays(GraphsOf(model).weights, precision == "int8", limit, metadata)

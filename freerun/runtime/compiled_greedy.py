@@ -148,6 +148,15 @@ class _Reader:
             sizes[name] for name in ("hidden_size", "num_layers", "embedding_size")
         )
         self._sources, self._targets = sizes["source_vocabulary"], sizes["target_vocabulary"]
+        for side, codec, size in (("source", bundle.source, self._sources), ("target", bundle.target, self._targets)):
+            if len(codec.vocabulary) != size:
+                what = f"it is {size}, and the {side} vocabulary has {len(codec.vocabulary)} ids"
+                raise BundleError(
+                    bundle.folder / "config.json",
+                    f"damaged: model.{side}_vocabulary: {what}",
+                    "Expected the sizes of this bundle's model",
+                    "Copy the whole bundle again",
+                )
         self._gates = {"lstm": 4, "gru": 3, "rnn": 1}[self._cell] * self._hidden
         self._directions = ("forward", "backward") if sizes["bidirectional"] else ("forward",)
         self._every_step = sizes["context"] == "every_step"

@@ -246,6 +246,15 @@ def test_arrays_that_do_not_fit_the_sizes_are_told(bundle, name, change, what):
     assert message(bundle) == f"{bundle / 'greedy.npz'}: damaged: {name} is {what}. {AGAIN}"
 
 
+@pytest.mark.parametrize(("side", "ids"), [("source", 11), ("target", 9)])
+def test_sizes_that_are_not_those_of_the_vocabularies_are_told(bundle, side, ids):
+    edit(bundle, lambda config: config["model"].update({f"{side}_vocabulary": 1}))
+    assert message(bundle) == (
+        f"{bundle / 'config.json'}: damaged: model.{side}_vocabulary: it is 1, and the {side} vocabulary has {ids} "
+        "ids. Expected the sizes of this bundle's model. Copy the whole bundle again."
+    )
+
+
 def test_an_array_too_many_is_told(bundle):
     rewrite(bundle, more=np.zeros(3, np.float32))
     assert message(bundle) == f"{bundle / 'greedy.npz'}: damaged: it has an array too many: more. {AGAIN}"
