@@ -5,6 +5,7 @@ An editable installation gets the library beside its sources.
 
 from __future__ import annotations
 
+import platform
 import runpy
 import subprocess
 import sysconfig
@@ -31,14 +32,15 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
             library.unlink(missing_ok=True)
         try:
             runpy.run_path(str(Path(self.root, "native", "build.py")))["build"](library)
-        except (OSError, subprocess.CalledProcessError) as error:
+        except (OSError, ValueError, subprocess.CalledProcessError) as error:
             said = getattr(error, "stderr", "") or error
             self.app.display_warning(f"freerun is built without its compiled library, so it will be slower: {said}")
             return
         if version != "editable":
             build_data["force_include"][str(library)] = LIBRARY
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        kind = sysconfig.get_platform().replace("universal2", platform.machine())  # it is built for this machine alone
+        build_data["tag"] = f"py3-none-{kind.replace('-', '_').replace('.', '_')}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Clear up."""

@@ -30,6 +30,7 @@ def build(library: Path, flags: tuple[str, ...] = ()) -> None:
 
     Raises:
         OSError: there is no compiler.
+        ValueError: CC is not a command.
         subprocess.CalledProcessError: it failed; ``stderr`` says why.
     """
     compiler, sources = _compiler(), Path(__file__).parent
@@ -55,8 +56,10 @@ def _compiler() -> list[str]:
 
 
 def _run(command: list[str]) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    subprocess.run(command, check=True, capture_output=True, text=True, errors="replace")
 
 
 if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        sys.exit(__doc__)
     build(Path(sys.argv[1]), tuple(sys.argv[2:]))

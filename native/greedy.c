@@ -27,6 +27,8 @@ static const freerun_step *chosen(void) {
     return &freerun_step_base;
 }
 
+int freerun_version(void) { return FREERUN_VERSION; }
+
 const char *freerun_instructions(void) { return chosen()->name; }
 
 /* -- room ------------------------------------------------------------------------------------------------------------- */
@@ -226,7 +228,7 @@ static void write_all(const reading *r, writing *w, int32_t *tokens, float *scor
             if (token != EOS && !full) continue;
             written[of->number] = w->step[row];
             if (next < r->count) begin(r, w, row, next++);
-            else move(r, w, row, --w->rows);
+            else if (row < --w->rows) move(r, w, row, w->rows);
         }
     }
 }
@@ -307,10 +309,11 @@ static reading reading_of(const freerun_model *m, int64_t count, const source *s
     };
 }
 
-/* The sources of a call, longest first; 0 if an id is not of the vocabulary. */
+/* The sources of a call, longest first; 0 if one cannot be read. */
 static int listed(const freerun_model *m, int64_t count, const int64_t *ids, const int64_t *lengths, const int64_t *bounds,
                   source *sources) {
     for (int64_t n = 0, place = 0; n < count; n++) {
+        if (lengths[n] < 1 || bounds[n] < 0) return 0;
         sources[n] = (source){.ids = ids, .length = lengths[n], .bound = bounds[n], .number = n, .place = place};
         place += bounds[n] + 1;
         for (const int64_t *end = ids + lengths[n]; ids < end; ids++)
@@ -347,7 +350,7 @@ int freerun_greedy(const freerun_model *model, int64_t count, const int64_t *ids
     if (!count) return FREERUN_OK;
     source *sources = malloc((size_t)count * sizeof *sources);
     if (!sources) return FREERUN_NO_MEMORY;
-    int result = FREERUN_BAD_ID;
+    int result = FREERUN_BAD_SOURCE;
     if (listed(model, count, ids, lengths, bounds, sources))
         result = decode(model, count, sources, tokens, scores, written);
     free(sources);

@@ -1,6 +1,6 @@
 /* Greedy decoding of an encoder-decoder without attention, as one call: source ids in, most likely tokens out.
  *
- * Plain C11 with the vector types of GCC and Clang; no dependency but libm. `freerun/runtime/compiled.py` mirrors these
+ * C11 with the extensions of GCC and Clang (vector types); no dependency but libm. `freerun/runtime/compiled.py` mirrors these
  * structures and says how the arrays of a bundle's greedy.npz come into them. Everything is read only and may be shared
  * by threads; a call keeps nothing.
  *
@@ -16,13 +16,16 @@
 #define FREERUN_PANEL 64
 
 enum { FREERUN_LSTM, FREERUN_GRU, FREERUN_RNN };
-enum { FREERUN_OK, FREERUN_NO_MEMORY, FREERUN_BAD_ID };
+enum { FREERUN_OK, FREERUN_NO_MEMORY, FREERUN_BAD_SOURCE };
+
+/* Changes whenever something below does. */
+#define FREERUN_VERSION 1
 
 /* y = x W + b. All arrays begin at multiples of 64 bytes, and there is room to read for 64 bytes behind each: vectors may
  * reach past the last gates of a layer.
  *
  * float32: `weight` is [panels][inputs][64], scale and correction are NULL.
- * 8 bits: `weight` is int8 [panels][inputs / 4, rounded up][64][4]; x is rounded to bytes x / step + 128, and
+ * 8 bits: `weight`, of -64 to 64, is int8 [panels][inputs / 4, rounded up][64][4]; x is rounded to bytes x / step + 128, and
  * y = (x_bytes W + correction) scale + b, where correction [outputs] is -128 times the sum of a column. */
 typedef struct {
     int64_t inputs, outputs;
@@ -58,9 +61,12 @@ typedef struct {
  * tokens, scores: where source n begins to write its tokens (EOS with them) and their natural log-probabilities is the
  * sum of `bounds` + 1 over the sources before it; written [count] says how many it wrote. PAD, BOS and UNK (0, 1 and 3)
  * are never written. What is written for a source depends on nothing but that source, to the last bit.
- * Returns FREERUN_OK, or what went wrong; then nothing of the outputs means anything. */
+ * Returns FREERUN_OK, or what went wrong (BAD_SOURCE: an empty one, an id beyond the vocabulary, a bound below 0); then nothing of the outputs means anything. */
 int freerun_greedy(const freerun_model *model, int64_t count, const int64_t *ids, const int64_t *lengths,
                    const int64_t *bounds, int32_t *tokens, float *scores, int64_t *written);
+
+/* FREERUN_VERSION of the library. */
+int freerun_version(void);
 
 /* The instruction set in use: "avx512", "avx2" or "base". */
 const char *freerun_instructions(void);

@@ -120,7 +120,7 @@ INLINE void to_bytes(int64_t size, float step, const float *x, uint8_t *bytes) {
         float level = x[k] / step;
         level = level < -128.0f ? -128.0f : level > 127.0f ? 127.0f : level;
         float rounded = level + magic;
-        int32_t bits;
+        uint32_t bits;
         memcpy(&bits, &rounded, 4);
         bytes[k] = (uint8_t)(bits + 128);
     }

@@ -20,7 +20,7 @@ from freerun.search.beam import beam_search
 from freerun.search.bound import LengthBound
 from freerun.search.hypothesis import Hypothesis
 from freerun.search.score import score_targets
-from freerun.search.stepper import Ids, Stepper
+from freerun.search.stepper import Greedy, Ids, Stepper
 
 __all__ = ["Evaluation", "TeacherForced", "evaluate"]
 
@@ -89,11 +89,13 @@ def evaluate(
     beam_size: int = 1,
     length_penalty: float = 0.0,
     batch_size: int = ROWS,
+    greedy: Greedy | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Force every reference upon the model, then let it run freely from every source.
 
-    batch_size: rows decoded together, so batch_size / beam_size sources. progress: called as (done, total) sequences.
+    batch_size: rows decoded together, so batch_size / beam_size sources. greedy: does a beam of 1 by the means by which
+    the model is used. progress: called as (done, total) sequences.
     References are compared as tokens, so one with an unknown token is always missed; its likelihood is that of UNK.
     """
     sources = [source_codec.encode(item.source) for item in items.items]
@@ -102,8 +104,9 @@ def evaluate(
     owners = np.repeat(np.arange(len(items)), [len(item.references) for item in items.items])
     tick = _Ticker(progress, len(targets) + len(sources))
     teacher = _forced(stepper, sources, targets, owners, batch_size, tick)
-    search = partial(beam_search, stepper, beam_size=beam_size, length_penalty=length_penalty)
-    hypotheses = _free(search, sources, bound, batch_size, beam_size, tick)
+    if greedy is None or beam_size > 1 or length_penalty:
+        greedy = partial(_best, stepper, beam_size, length_penalty)
+    hypotheses = _free(greedy, sources, bound, batch_size, beam_size, tick)
     predictions = [target_codec.decode(hypothesis.ids) for hypothesis in hypotheses]
     truncated = np.array([hypothesis.truncated for hypothesis in hypotheses])
     free = FreeRunning(items, target_codec, predictions, truncated)
@@ -149,8 +152,26 @@ def _sums(owners: Ids, size: int, figures: npt.NDArray[np.float64]) -> npt.NDArr
     return np.bincount(owners, figures, size).astype(np.float64)
 
 
+def _best(
+    stepper: Stepper,
+    beam_size: int,
+    length_penalty: float,
+    sources: Sequence[Sequence[int]],
+    bounds: Sequence[int],
+) -> list[Hypothesis]:
+    """The best hypothesis of a beam search from each of the sources."""
+    found = beam_search(
+        stepper,
+        *pad(sources),
+        max_lengths=np.array(bounds, np.int64),
+        beam_size=beam_size,
+        length_penalty=length_penalty,
+    )
+    return [hypotheses[0] for hypotheses in found]
+
+
 def _free(
-    search: Callable[..., list[list[Hypothesis]]],
+    search: Greedy,
     sources: Sequence[Sequence[int]],
     bound: LengthBound,
     batch_size: int,
@@ -161,8 +182,7 @@ def _free(
     best: dict[int, Hypothesis] = {}
     lengths = [len(source) for source in sources]
     for batch in similar_lengths(lengths, lengths, batch_size, beam_size):
-        ids, sizes = pad([sources[n] for n in batch])
-        found = search(source_ids=ids, lengths=sizes, max_lengths=bound.of(sizes))
-        best.update((int(n), hypotheses[0]) for n, hypotheses in zip(batch, found, strict=True))
+        found = search([sources[n] for n in batch], [bound.of_one(lengths[n]) for n in batch])
+        best.update((int(n), hypothesis) for n, hypothesis in zip(batch, found, strict=True))
         tick(len(batch))
     return [best[n] for n in range(len(sources))]

@@ -15,6 +15,7 @@ import numpy as np
 from freerun.export.graph import Array
 from freerun.export.quantise import PRODUCT_LEVELS, STORED_LEVELS, rounded
 from freerun.export.weights import LayerWeights, ModelWeights
+from freerun.runtime.compiled_greedy import ARRAYS_VERSION
 
 __all__ = ["greedy_arrays", "has_arrays"]
 
@@ -33,7 +34,7 @@ def greedy_arrays(weights: ModelWeights, quantise: bool, limit: float, metadata:
         **_bridge(weights, quantise),
         **_decoder(weights, quantise, limit),
         **_output(weights, quantise, limit),
-        "metadata": np.frombuffer(json.dumps(metadata).encode(), np.uint8),
+        "metadata": np.frombuffer(json.dumps({**metadata, "freerun.arrays": str(ARRAYS_VERSION)}).encode(), np.uint8),
     }
     file = io.BytesIO()
     np.savez(file, **arrays)  # type: ignore[arg-type]

@@ -66,5 +66,5 @@ def check_agreement(
             bundle.folder,
             f"{names} differ by {largest:.2g} in a token's log-probability",
             f"Expected {MOST[precision]:g} at most",
-            "Nothing was written; please report this model's sizes and the version of onnxruntime as a bug",
+            "Nothing was written; please report this model's sizes, processor and version of onnxruntime as a bug",
         )

@@ -100,6 +100,7 @@ def evaluate_items(
             bound=predictor.bound,
             beam_size=beam_size,
             length_penalty=length_penalty,
+            greedy=predictor.greedy,
             progress=progress,
         )
 

@@ -17,9 +17,9 @@ from freerun.runtime.compiled_greedy import CompiledGreedy, can_run
 from freerun.runtime.graphs import Graphs
 from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper
-from freerun.runtime.predictor import Greedy, Predictor
+from freerun.runtime.predictor import Predictor
 from freerun.search.ensemble import EnsembleStepper
-from freerun.search.stepper import Stepper
+from freerun.search.stepper import Greedy, Stepper
 
 __all__ = ["Mean", "Precision", "Runtime", "load", "load_bundles"]
 

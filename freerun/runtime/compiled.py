@@ -21,6 +21,8 @@ Array = npt.NDArray[Any]
 
 LIBRARY: Final = Path(__file__).with_name("greedy.so")
 CELLS: Final = {"lstm": 0, "gru": 1, "rnn": 2}
+_VERSION: Final = 1
+"""FREERUN_VERSION of native/greedy.h."""
 _PANEL: Final = 64
 _FOUR: Final = 4
 
@@ -66,11 +68,12 @@ class Model(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The library, or None where it was not built or cannot be loaded here."""
+    """The library, or None where it was not built, was built of other sources, or cannot be loaded here."""
     try:
-        return opened(LIBRARY)
-    except OSError:
+        found = opened(LIBRARY)
+    except (OSError, AttributeError):  # AttributeError: some other library
         return None
+    return found if found.freerun_version() == _VERSION else None
 
 
 def opened(path: Path) -> ctypes.CDLL:
@@ -78,10 +81,12 @@ def opened(path: Path) -> ctypes.CDLL:
 
     Raises:
         OSError: it is not there, or not for this machine.
+        AttributeError: it is another one.
     """
     found = ctypes.CDLL(str(path))
     found.freerun_greedy.argtypes = [POINTER(Model), c_int64, *[c_void_p] * 6]
     found.freerun_greedy.restype = c_int32
+    found.freerun_version.restype = c_int32
     found.freerun_instructions.restype = ctypes.c_char_p
     return found
 

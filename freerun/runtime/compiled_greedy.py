@@ -6,7 +6,6 @@ import ctypes
 import io
 import json
 import threading
-import zipfile
 from array import array
 from collections.abc import Sequence
 from itertools import chain
@@ -22,18 +21,26 @@ from freerun.search.hypothesis import Hypothesis
 from freerun.search.loop import refuse
 from freerun.symbols import EOS
 
-__all__ = ["CompiledGreedy", "can_run"]
+__all__ = ["ARRAYS_VERSION", "CompiledGreedy", "can_run"]
 
-_NO_MEMORY, _BAD_ID = 1, 2
-_MOST_ROOM: Final = 2**22
-"""Tokens that the sources of one call may write by their bounds."""
+ARRAYS_VERSION: Final = 1
+"""Changes whenever what greedy.npz holds, or what it means, does."""
+
+_NO_MEMORY, _BAD_SOURCE = 1, 2
+_MOST_TOKENS: Final = 2**12
+"""What an output is given room for at first."""
+_MOST_ROOM: Final = 2**20
+"""Tokens that the sources of one call are given room for at first."""
+_LEVELS: Final = 64
+"""What a weight of 7 bits is within: what all processors can add up."""
 _LEAST_ROWS: Final = 24
 """Sources that are worth a thread's while."""
 
 
 def can_run(bundle: Bundle, precision: str) -> bool:
     """Whether the library is here and the bundle has arrays for it."""
-    return arrays_file(precision) in bundle.config["files"] and library() is not None
+    attends = bundle.model["attention"] != "none"
+    return not attends and arrays_file(precision) in bundle.config["files"] and library() is not None
 
 
 class CompiledGreedy:
@@ -77,7 +84,19 @@ class CompiledGreedy:
                 found = list(pool.map(lambda part: self._decoded(*part), parts))
         return list(chain.from_iterable(found))
 
-    def _decoded(self, model: Any, sources: Sequence[Sequence[int]], bounds: Sequence[int]) -> list[Hypothesis]:
+    def _decoded(
+        self, model: Any, sources: Sequence[Sequence[int]], bounds: Sequence[int], most: int = _MOST_TOKENS
+    ) -> list[Hypothesis]:
+        """With room for ``most`` tokens of each at first: few outputs come near a large bound."""
+        found = self._called(model, sources, [min(bound, most) for bound in bounds])
+        rows = [row for row, bound in enumerate(bounds) if bound > most and found[row].truncated]
+        if rows:
+            again = self._decoded(model, [sources[row] for row in rows], [bounds[row] for row in rows], 8 * most)
+            for row, hypothesis in zip(rows, again, strict=True):
+                found[row] = hypothesis
+        return found
+
+    def _called(self, model: Any, sources: Sequence[Sequence[int]], bounds: Sequence[int]) -> list[Hypothesis]:
         """One call of the library."""
         given = (
             array("q", sources[0] if len(sources) == 1 else chain.from_iterable(sources)),
@@ -85,7 +104,6 @@ class CompiledGreedy:
             array("q", bounds),
         )
         room = sum(bounds) + len(bounds)
-        # not filled with anything: of a large bound, only what is written takes memory
         made = tokens, scores, written = (
             np.empty(room, np.int32),
             np.empty(room, np.float32),
@@ -95,8 +113,8 @@ class CompiledGreedy:
         result = self._decode(model, len(sources), *addresses)
         if result == _NO_MEMORY:
             raise MemoryError("no memory for decoding")
-        if result == _BAD_ID:
-            raise ValueError("a source has an id that is not of the source vocabulary")
+        if result == _BAD_SOURCE:
+            raise ValueError("a source is empty, or has an id that is not of the source vocabulary")
         found, start = [], 0
         for count, bound in zip(written.tolist(), bounds, strict=True):
             found.append(_hypothesis(tokens[start : start + count].tolist(), scores[start : start + count].tolist()))
@@ -120,10 +138,10 @@ def _parts(bounds: Sequence[int], threads: int) -> list[slice]:
     most = len(bounds) if threads == 1 else max(_LEAST_ROWS, -(-len(bounds) // (4 * threads)))
     parts, start, room = [], 0, 0
     for row, bound in enumerate(bounds):
-        if row - start == most or (row > start and room + bound > _MOST_ROOM):
+        if row - start == most or (row > start and room + min(bound, _MOST_TOKENS) > _MOST_ROOM):
             parts.append(slice(start, row))
             start, room = row, 0
-        room += bound + 1
+        room += min(bound, _MOST_TOKENS) + 1
     return [*parts, slice(start, len(bounds))]
 
 
@@ -141,7 +159,8 @@ class _Reader:
         self._path = bundle.folder / arrays_file(precision)
         self._kept = kept
         self._arrays = self._read(bundle.checked_bytes(arrays_file(precision)))
-        check_metadata(self._path, self._metadata(), metadata_of(bundle, "greedy", precision))
+        expected = {**metadata_of(bundle, "greedy", precision), "freerun.arrays": str(ARRAYS_VERSION)}
+        check_metadata(self._path, self._metadata(), expected)
         sizes = bundle.model
         self._cell: str = sizes["cell"]
         self._hidden, self._layers, self._embedding = (
@@ -166,16 +185,23 @@ class _Reader:
     def _read(self, content: bytes) -> dict[str, Array]:
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
-        except (ValueError, OSError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-            raise self._fault(f"not an .npz file of numbers ({error})") from None
+                arrays = {name: file[name] for name in file.files}
+        except Exception as error:  # noqa: BLE001 (a damaged file can fail in a dozen ways)
+            raise self._fault(f"not an .npz file of numbers ({' '.join(str(error).split())[:200]})") from None
+        for name, found in arrays.items():
+            if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
+                raise self._fault(f"{name} is not an array of numbers")
+            if found.dtype.kind == "f" and not np.isfinite(found).all():
+                raise self._fault(f"{name} has numbers that are not finite")
+        return arrays
 
     def _metadata(self) -> dict[str, str]:
         try:
             found = json.loads(self._arrays.pop("metadata", np.empty(0, np.uint8)).tobytes())
-        except ValueError:
+        except (ValueError, RecursionError):
             found = {}
-        return found if isinstance(found, dict) else {}
+        found = found if isinstance(found, dict) else {}
+        return {name: value for name, value in found.items() if isinstance(value, str)}
 
     def model(self) -> Model:
         """The whole model.
@@ -183,6 +209,8 @@ class _Reader:
         Raises:
             BundleError: an array is missing, not of the shape that the bundle's sizes ask for, or not asked for.
         """
+        if self._layers > len(self._arrays):
+            raise self._fault(f"it has {len(self._arrays)} arrays, too few for {self._layers} layers")
         begins = self._embedding if self._projected else self._targets
         context = {"context_gates": self._gates, "context_output": begins} if self._every_step else {}
         model = Model(
@@ -198,9 +226,12 @@ class _Reader:
             self._bridge("h"),
             self._bridge("c") if self._cell == "lstm" else None,
             self._decoder(),
-            *(self._linears([name], self._hidden, context.get(name)) for name in ("context_gates", "context_output")),
-            self._linear("output", self._hidden, begins),
-            self._linears(["tied"], self._embedding, self._targets if self._projected else None),
+            *(
+                self._linears([name], self._hidden, context.get(name), biased=False)
+                for name in ("context_gates", "context_output")
+            ),
+            self._linear("output", self._hidden, begins, biased=not self._projected),
+            self._linears(["tied"], self._embedding, self._targets if self._projected else None, biased=True),
         )
         if self._arrays:
             raise self._fault(f"it has an array too many: {min(self._arrays)}")
@@ -227,7 +258,7 @@ class _Reader:
     def _bridge(self, part: str) -> Any:
         """Projections, for an encoder of two directions."""
         wanted = self._hidden if len(self._directions) == 2 else None
-        return self._linears([f"bridge.{part}.{n}" for n in range(self._layers)], 2 * self._hidden, wanted)
+        return self._linears([f"bridge.{part}.{n}" for n in range(self._layers)], 2 * self._hidden, wanted, biased=True)
 
     def _decoder(self) -> Any:
         first = [self._layer("decoder.0", self._embedding, self._targets)]
@@ -237,29 +268,39 @@ class _Reader:
 
     def _layer(self, name: str, inputs: int, tokens: int) -> Layer:
         """With a table of so many ``tokens`` instead of ``inputs``, if that is not 0."""
-        recurrent = self._linear(f"{name}.recurrent", self._hidden, self._gates)
+        recurrent = self._linear(f"{name}.recurrent", self._hidden, self._gates, biased=self._cell == "gru")
         if tokens:
             rows = self._array(f"{name}.table", (tokens, self._gates))
             return Layer(Linear(), recurrent, table(self._kept, rows))
-        return Layer(self._linear(f"{name}.input", inputs, self._gates), recurrent, None)
+        return Layer(self._linear(f"{name}.input", inputs, self._gates, biased=True), recurrent, None)
 
-    def _linears(self, names: Sequence[str], inputs: int, outputs: int | None) -> Any:
+    def _linears(self, names: Sequence[str], inputs: int, outputs: int | None, biased: bool) -> Any:
         """One for each name; none at all without ``outputs``."""
-        return None if outputs is None else self._several(Linear, [self._linear(n, inputs, outputs) for n in names])
+        if outputs is None:
+            return None
+        return self._several(Linear, [self._linear(name, inputs, outputs, biased) for name in names])
 
-    def _linear(self, name: str, inputs: int, outputs: int) -> Linear:
-        bias = self._array(f"{name}.bias", (outputs,)) if f"{name}.bias" in self._arrays else None
+    def _linear(self, name: str, inputs: int, outputs: int, biased: bool) -> Linear:
+        bias = self._array(f"{name}.bias", (outputs,)) if biased else None
         if f"{name}.step" not in self._arrays:
             return linear(self._kept, self._array(f"{name}.weight", (inputs, outputs)), bias)
         step = float(self._array(f"{name}.step", ()))
+        if step <= 0:
+            raise self._fault(f"{name}.step is {step:g} and should be above 0")
         scale = self._array(f"{name}.scale", (outputs,))
-        return linear(self._kept, self._array(f"{name}.weight", (inputs, outputs), np.int8), bias, scale, step)
+        weight = self._array(f"{name}.weight", (inputs, outputs), np.int8)
+        if np.abs(weight.astype(np.int16)).max(initial=0) > _LEVELS:
+            raise self._fault(f"{name}.weight has numbers beyond -{_LEVELS} to {_LEVELS}")
+        return linear(self._kept, weight, bias, scale, step)
 
     def _array(self, name: str, shape: tuple[int, ...], kind: type[np.generic] = np.float32) -> Array:
         """An array, which is taken out; one that is only stored with 8 bits as float32."""
         found = self._arrays.pop(name, None)
         if found is not None and found.dtype == np.int8 and kind is np.float32 and f"{name}.scale" in self._arrays:
-            found = np.asarray(found * self._arrays.pop(f"{name}.scale"))
+            scale = self._arrays.pop(f"{name}.scale")
+            # along one axis or the other
+            if scale.dtype == kind and scale.shape in ((1, *found.shape[1:]), (*found.shape[:1], 1)):
+                found = np.asarray(found * scale)
         if found is None or found.shape != shape or found.dtype != kind:
             what = "missing" if found is None else f"{found.dtype} {found.shape}"
             raise self._fault(f"{name} is {what} and should be {np.dtype(kind)} {shape}")

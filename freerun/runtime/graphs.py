@@ -112,14 +112,14 @@ def check_metadata(path: Path, found: Mapping[str, str], expected: Mapping[str, 
     for key, value in expected.items():
         if key not in found:
             raise BundleError(
-                path, f"its metadata has no {key}", "Expected a graph that freerun exported", _EXPORT_AGAIN
+                path, f"its metadata has no {key}", "Expected a file that freerun exported", _EXPORT_AGAIN
             )
         if found[key] != value:
             name = key.removeprefix("freerun.")
             raise BundleError(
                 path,
                 f"its metadata names {name} {found[key][:12]!r}, the bundle has {value[:12]!r}",
-                "Expected a graph that was exported from this bundle, by a freerun of this version",
+                "Expected a file that was exported from this bundle, by a freerun of this version",
                 _EXPORT_AGAIN,
             )
 

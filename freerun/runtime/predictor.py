@@ -18,12 +18,11 @@ from freerun.search.bound import LengthBound
 from freerun.search.hypothesis import Hypothesis
 from freerun.search.sampling import sample
 from freerun.search.score import score_targets
-from freerun.search.stepper import Ids, Stepper
+from freerun.search.stepper import Greedy, Ids, Stepper
 from freerun.symbols import EOS, UNK
 
 __all__ = [
     "Beam",
-    "Greedy",
     "PredictedHypothesis",
     "Prediction",
     "Predictor",
@@ -72,9 +71,6 @@ class Sampling:
 Search = Beam | Sampling
 
 _PLAIN = Beam()
-
-Greedy = Callable[[Sequence[Sequence[int]], Sequence[int]], list[Hypothesis]]
-"""Plain greedy search by other means: (sources, EOS their last id; most tokens, without EOS) -> an output of each."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +159,7 @@ class Predictor:
         self.batch_size = batch_size
         self.longest_source = longest_source
         self._new_stepper = new_stepper
-        self._greedy = greedy
+        self.greedy = greedy
         self._of_thread = threading.local()
 
     @property
@@ -213,7 +209,7 @@ class Predictor:
         self, search: Search, encoded: list[list[int]], numbers: Sequence[int], forced: Sequence[int]
     ) -> list[list[Hypothesis]]:
         """The outputs of each source, in their order, whatever batches they were made in."""
-        plain = self._greedy is not None and search == _PLAIN and not forced
+        plain = self.greedy is not None and search == _PLAIN and not forced
         if len(encoded) == 1:
             return self._plain(encoded) if plain else self._search(search, *pad(encoded), numbers, forced)
         sizes = [len(ids) for ids in encoded]
@@ -239,9 +235,9 @@ class Predictor:
             yield from self._scored([pair for _, pair in window], [number for number, _ in window])
 
     def _plain(self, sources: list[list[int]]) -> list[list[Hypothesis]]:
-        assert self._greedy is not None
+        assert self.greedy is not None
         bounds = [self.bound.of_one(len(ids)) for ids in sources]
-        return [[hypothesis] for hypothesis in self._greedy(sources, bounds)]
+        return [[hypothesis] for hypothesis in self.greedy(sources, bounds)]
 
     def _search(
         self, search: Search, ids: Ids, lengths: Ids, rows: Sequence[int], forced: Sequence[int]

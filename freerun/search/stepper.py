@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Ids", "LogProbs", "Stepper"]
+from freerun.search.hypothesis import Hypothesis
+
+__all__ = ["Greedy", "Ids", "LogProbs", "Stepper"]
 
 Ids: TypeAlias = npt.NDArray[np.int64]
 """Token ids or row numbers."""
 LogProbs: TypeAlias = npt.NDArray[np.floating[Any]]
 """Natural logarithms of probabilities, float32 (float64 when the model is)."""
+
+
+Greedy: TypeAlias = Callable[[Sequence[Sequence[int]], Sequence[int]], list[Hypothesis]]
+"""Plain greedy search by other means: (sources, EOS their last id; most tokens, without EOS) -> an output of each."""
 
 
 class Stepper(Protocol):

@@ -7,6 +7,8 @@ import json
 import shutil
 import subprocess
 import threading
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,9 +64,9 @@ def test_an_installation_with_a_compiler_has_the_library():
 
 
 def test_plain_greedy_search_is_compiled_unless_another_runtime_is_asked_for(untouched):
-    assert isinstance(freerun.load(untouched)._greedy, CompiledGreedy)
-    assert isinstance(freerun.load(untouched, runtime="onnx")._greedy, OnnxGreedy)
-    assert freerun.load(untouched, runtime="torch")._greedy is None
+    assert isinstance(freerun.load(untouched).greedy, CompiledGreedy)
+    assert isinstance(freerun.load(untouched, runtime="onnx").greedy, OnnxGreedy)
+    assert freerun.load(untouched, runtime="torch").greedy is None
 
 
 def test_without_the_library_or_arrays_onnxruntime_does_it(untouched, tmp_path, monkeypatch):
@@ -73,18 +75,26 @@ def test_without_the_library_or_arrays_onnxruntime_does_it(untouched, tmp_path, 
     library.cache_clear()
     try:
         predictor = freerun.load(untouched)
-        assert isinstance(predictor._greedy, OnnxGreedy)
+        assert isinstance(predictor.greedy, OnnxGreedy)
         assert [each.tokens for each in predictor.predict_batch(TEXTS)] == expected
     finally:
         library.cache_clear()
+    other = exported(tmp_path / "other")
+    edit(other, lambda config: config["model"].update(attention="dot"))
+    assert isinstance(freerun.load(other).greedy, OnnxGreedy)
     attending = exported(tmp_path / "attending", model=network(1, torch.float32, attention="dot"))
     assert not (attending / "greedy.npz").exists()
-    assert isinstance(freerun.load(attending)._greedy, OnnxGreedy)
+    assert isinstance(freerun.load(attending).greedy, OnnxGreedy)
 
 
-def test_a_file_that_is_no_library_is_passed_over(tmp_path, monkeypatch):
+def test_what_is_no_library_or_another_one_is_passed_over(tmp_path, monkeypatch):
     (tmp_path / "greedy.so").write_bytes(b"nonsense")
-    monkeypatch.setattr(compiled, "LIBRARY", tmp_path / "greedy.so")
+    for path in (tmp_path / "greedy.so", Path("libc.so.6")):
+        monkeypatch.setattr(compiled, "LIBRARY", path)
+        assert library.__wrapped__() is None
+    monkeypatch.setattr(compiled, "LIBRARY", LIBRARY)
+    assert library.__wrapped__() is not None
+    monkeypatch.setattr(compiled, "_VERSION", 2)
     assert library.__wrapped__() is None
 
 
@@ -151,7 +161,7 @@ def test_bounds_cut_off_and_bad_ones_are_told(untouched):
     with pytest.raises(ConfigError, match=r"^max_length: it is -1\. Expected 0 or more tokens"):
         freerun.load(untouched, max_length=-1).predict("a")
     assert predictor.predict_batch([]) == []
-    assert predictor._greedy([], []) == []
+    assert predictor.greedy([], []) == []
 
 
 @pytest.mark.parametrize("wrong", [-1, 11, 2**40])
@@ -160,6 +170,11 @@ def test_an_id_beyond_the_vocabulary_is_refused(wrong):
     assert greedy([[10, EOS]], [3])
     with pytest.raises(ValueError, match="not of the source vocabulary"):
         greedy([[10, EOS], [4, wrong, EOS]], [3, 3])
+
+
+def test_an_empty_source_is_refused():
+    with pytest.raises(ValueError, match=r"^a source is empty"):
+        CompiledGreedy(ArraysOf(network(1, torch.float32)))([[10, EOS], []], [3, 3])
 
 
 def test_a_certain_token_has_a_score_of_0_and_equal_tokens_are_taken_in_their_order():
@@ -216,12 +231,30 @@ def test_truncated_or_edited_arrays_are_told(bundle, damage):
     assert message(bundle).startswith(f"{path}: its SHA-256 is ")
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04" + bytes(50)])
+def bare():
+    file = io.BytesIO()
+    np.save(file, np.zeros(3))
+    return file.getvalue()
+
+
+def foreign():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as made:
+        made.writestr("readme.txt", "no array")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04" + bytes(50), bare()])
 def test_what_is_no_npz_is_told_even_with_the_right_hash(bundle, content):
     put(bundle, "greedy.npz", content)
     found = message(bundle)
     assert found.startswith(f"{bundle / 'greedy.npz'}: damaged: not an .npz file of numbers (")
     assert found.endswith(AGAIN)
+
+
+def test_a_zip_of_other_things_is_told(bundle):
+    put(bundle, "greedy.npz", foreign())
+    assert message(bundle) == f"{bundle / 'greedy.npz'}: damaged: readme.txt is not an array of numbers. {AGAIN}"
 
 
 def test_pickled_objects_are_not_read(bundle):
@@ -255,6 +288,76 @@ def test_sizes_that_are_not_those_of_the_vocabularies_are_told(bundle, side, ids
     )
 
 
+@pytest.mark.parametrize("name", ["encoder.0.forward.input.bias", "decoder.1.input.bias", "output.bias"])
+def test_a_missing_bias_is_told(bundle, name):
+    rewrite(bundle, **{name: None})
+    assert f"damaged: {name} is missing and should be float32 (" in message(bundle)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_told(bundle, value):
+    bias = arrays(bundle)["output.bias"]
+    bias[3] = value
+    rewrite(bundle, **{"output.bias": bias})
+    assert message(bundle) == (
+        f"{bundle / 'greedy.npz'}: damaged: output.bias has numbers that are not finite. {AGAIN}"
+    )
+
+
+def test_more_layers_than_arrays_are_told_at_once(bundle):
+    edit(bundle, lambda config: config["model"].update(num_layers=10**8))
+    assert "arrays, too few for 100000000 layers." in message(bundle)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("output.weight", np.full((4, 9), 65, np.int8), "output.weight has numbers beyond -64 to 64"),
+        ("output.weight", np.full((4, 9), -128, np.int8), "output.weight has numbers beyond -64 to 64"),
+        ("output.step", np.array(0, np.float32), "output.step is 0 and should be above 0"),
+        ("output.scale", np.zeros(8, np.float32), "output.scale is float32 (8,) and should be float32 (9,)"),
+        ("source_embedding.scale", np.zeros((11, 2), np.float32), "source_embedding is int8 (11, 3) and should be "),
+        ("source_embedding.scale", np.zeros((11, 1)), "source_embedding is int8 (11, 3) and should be "),
+        ("output.step", np.array("x"), "output.step is not an array of numbers"),
+    ],
+)
+def test_8_bits_that_could_not_be_multiplied_are_told(tmp_path, name, value, what):
+    folder = exported(tmp_path / "bundle")
+    exported_too = graph_files(read_bundle(folder), "int8")
+    for file, content in exported_too.items():
+        put(folder, file, content)
+    with np.load(folder / "greedy.int8.npz") as file:
+        kept = dict(file) | {name: value}
+    content = io.BytesIO()
+    np.savez(content, **kept)
+    put(folder, "greedy.int8.npz", content.getvalue())
+    assert f"greedy.int8.npz: damaged: {what}" in message(folder, precision="int8")
+
+
+def test_outputs_longer_than_the_first_room_are_written_whole():
+    model = network(1, torch.float32)
+    with torch.no_grad():
+        model.decoder.output_bias[EOS] = -99
+    greedy = CompiledGreedy(ArraysOf(model))
+    sources, bounds = [[4, EOS], [5, 6, EOS], [7, EOS]], [40, 3, 9]
+    expected = greedy(sources, bounds)
+    assert [len(each.ids) for each in expected] == bounds
+    assert greedy._decoded(greedy._read(), sources, bounds, 1) == expected
+
+
+def test_an_evaluation_measures_what_predicts(untouched, tmp_path, monkeypatch):
+    (tmp_path / "pairs.tsv").write_text("a b\tv\nc\tw\n")
+    calls = []
+    called = CompiledGreedy._called
+    monkeypatch.setattr(CompiledGreedy, "_called", lambda *how: calls.append(how) or called(*how))
+    found = freerun.evaluate(untouched, tmp_path / "pairs.tsv")
+    assert len(calls) == 1
+    texts = [each.text for each in freerun.load(untouched).predict_batch(["a b", "c"])]
+    assert found.free.texts == texts
+    freerun.evaluate(untouched, tmp_path / "pairs.tsv", beam_size=2)
+    assert len(calls) == 2  # the prediction's
+
+
 def test_an_array_too_many_is_told(bundle):
     rewrite(bundle, more=np.zeros(3, np.float32))
     assert message(bundle) == f"{bundle / 'greedy.npz'}: damaged: it has an array too many: more. {AGAIN}"
@@ -269,7 +372,7 @@ def test_arrays_of_other_weights_are_told(bundle, tmp_path):
     )
 
 
-@pytest.mark.parametrize("metadata", [None, b"", b"[1]", b"{"])
+@pytest.mark.parametrize("metadata", [None, b"", b"[1]", b"{", b'{"freerun.graph": 1}', b"[" * 100_000])
 def test_arrays_without_metadata_are_told(bundle, metadata):
     rewrite(bundle, metadata=None if metadata is None else np.frombuffer(metadata, np.uint8))
     assert message(bundle).startswith(f"{bundle / 'greedy.npz'}: its metadata has no freerun.graph.")
@@ -284,7 +387,7 @@ def test_arrays_of_the_other_precision_are_told(bundle):
 def test_a_bundle_of_an_older_export_has_no_arrays_and_runs(bundle):
     (bundle / "greedy.npz").unlink()
     edit(bundle, lambda config: config["files"].pop("greedy.npz"))
-    assert isinstance(freerun.load(bundle)._greedy, OnnxGreedy)
+    assert isinstance(freerun.load(bundle).greedy, OnnxGreedy)
     assert freerun.load(bundle).predict("a b").text
 
 
@@ -298,6 +401,9 @@ def test_a_compiler_that_fails_is_told(tmp_path, monkeypatch):
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(OSError, match=r"no C compiler was found \(cc, gcc, clang, or the one that CC names\)"):
+        BUILD["build"](tmp_path / "greedy.so")
+    monkeypatch.setenv("CC", "'cc")
+    with pytest.raises(ValueError, match="quotation"):
         BUILD["build"](tmp_path / "greedy.so")
     assert list(tmp_path.iterdir()) == []
     assert LIBRARY.exists()

@@ -213,7 +213,7 @@ def test_a_graph_of_other_weights_is_told(bundle, tmp_path):
     put(bundle, "greedy.onnx", (other / "greedy.onnx").read_bytes())
     theirs, ours = (read_bundle(folder).weights_hash[:12] for folder in (other, bundle))
     assert message(bundle, runtime="onnx") == (
-        f"{bundle / 'greedy.onnx'}: its metadata names weights {theirs!r}, the bundle has {ours!r}. Expected a graph "
+        f"{bundle / 'greedy.onnx'}: its metadata names weights {theirs!r}, the bundle has {ours!r}. Expected a file "
         f"that was exported from this bundle, by a freerun of this version. {AGAIN}"
     )
 
@@ -225,7 +225,7 @@ def test_a_graph_of_other_weights_is_told(bundle, tmp_path):
         ("freerun.version", "2", "its metadata names version '2', the bundle has '1'."),
         ("freerun.precision", "int8", "its metadata names precision 'int8', the bundle has 'fp32'."),
         ("freerun.target_vocabulary", "abc", "its metadata names target_vocabulary 'abc', the bundle has '"),
-        ("freerun.weights", None, "its metadata has no freerun.weights. Expected a graph that freerun exported."),
+        ("freerun.weights", None, "its metadata has no freerun.weights. Expected a file that freerun exported."),
     ],
 )
 def test_metadata_that_do_not_fit_are_told(bundle, key, value, expected):
