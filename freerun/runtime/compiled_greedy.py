@@ -98,25 +98,22 @@ class CompiledGreedy:
 
     def _called(self, model: Any, sources: Sequence[Sequence[int]], bounds: Sequence[int]) -> list[Hypothesis]:
         """One call of the library."""
-        given = (
+        room = sum(bounds) + len(bounds)
+        arrays = (  # not NumPy's: these are made, and their addresses told, in a third of the time
             array("q", sources[0] if len(sources) == 1 else chain.from_iterable(sources)),
             array("q", [len(source) for source in sources]),
             array("q", bounds),
+            tokens := array("i", bytes(4 * room)),
+            scores := array("f", bytes(4 * room)),
+            written := array("q", bytes(8 * len(sources))),
         )
-        room = sum(bounds) + len(bounds)
-        made = tokens, scores, written = (
-            np.empty(room, np.int32),
-            np.empty(room, np.float32),
-            np.empty(len(sources), np.int64),
-        )
-        addresses = [*(each.buffer_info()[0] for each in given), *(each.ctypes.data for each in made)]
-        result = self._decode(model, len(sources), *addresses)
+        result = self._decode(model, len(sources), *(each.buffer_info()[0] for each in arrays))
         if result == _NO_MEMORY:
             raise MemoryError("no memory for decoding")
         if result == _BAD_SOURCE:
             raise ValueError("a source is empty, or has an id that is not of the source vocabulary")
         found, start = [], 0
-        for count, bound in zip(written.tolist(), bounds, strict=True):
+        for count, bound in zip(written, bounds, strict=True):
             found.append(_hypothesis(tokens[start : start + count].tolist(), scores[start : start + count].tolist()))
             start += bound + 1
         return found
