@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from freerun.search.stepper import Ids
 
-__all__ = ["LengthBound", "length_bound"]
+__all__ = ["MOST_TOKENS", "LengthBound", "length_bound"]
+
+MOST_TOKENS: Final = 2**31
+"""What no bound exceeds: a machine would have to write for days, and larger numbers do not fit everywhere."""
 
 
 def length_bound(source_length: int, longest_target: int, largest_ratio: float) -> int:
@@ -18,7 +22,8 @@ def length_bound(source_length: int, longest_target: int, largest_ratio: float) 
     source_length: tokens without EOS. longest_target, largest_ratio: of the training data, the ratio being target
     tokens for each source token, both without EOS.
     """
-    return max(3 * longest_target, math.ceil(2 * largest_ratio * source_length)) + 10
+    by_ratio = math.ceil(min(2 * largest_ratio * source_length, MOST_TOKENS))
+    return min(max(3 * longest_target, by_ratio) + 10, MOST_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,5 +44,5 @@ class LengthBound:
     def of_one(self, length: int) -> int:
         """The bound for an encoded source of ``length``, EOS counted."""
         if self.fixed is not None:
-            return self.fixed
+            return min(self.fixed, MOST_TOKENS)
         return length_bound(length - 1, self.longest_target, self.largest_ratio)
