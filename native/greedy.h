@@ -1,7 +1,7 @@
 /* Greedy decoding of an encoder-decoder without attention, as one call: source ids in, most likely tokens out.
  *
- * C11 with the extensions of GCC and Clang (vector types); no dependency but libm. `freerun/runtime/compiled.py` mirrors these
- * structures and says how the arrays of a bundle's greedy.npz come into them. Everything is read only and may be shared
+ * C11 with the extensions of GCC and Clang (vector types); no dependency but libm. `freerun/runtime/compiled.py` mirrors
+ * these structures and says how the arrays of a bundle's greedy.npz come into them. Everything is read only and may be shared
  * by threads; a call keeps nothing.
  *
  * Legend: B sources, V vocabulary, E embedding, H hidden, M encoder output (H x directions), G gates x H, O what the output
@@ -61,7 +61,8 @@ typedef struct {
  * tokens, scores: where source n begins to write its tokens (EOS with them) and their natural log-probabilities is the
  * sum of `bounds` + 1 over the sources before it; written [count] says how many it wrote. PAD, BOS and UNK (0, 1 and 3)
  * are never written. What is written for a source depends on nothing but that source, to the last bit.
- * Returns FREERUN_OK, or what went wrong (BAD_SOURCE: an empty one, an id beyond the vocabulary, a bound below 0); then nothing of the outputs means anything. */
+ * Returns FREERUN_OK, or what went wrong (BAD_SOURCE: an empty one, an id beyond the vocabulary, a bound below 0); then
+ * nothing of the outputs means anything. */
 int freerun_greedy(const freerun_model *model, int64_t count, const int64_t *ids, const int64_t *lengths,
                    const int64_t *bounds, int32_t *tokens, float *scores, int64_t *written);
 

@@ -40,6 +40,7 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alia
 INLINE vec load(const float *from) { return *(const vec *)from; }
 INLINE void store(float *to, vec value) { *(vec *)to = value; }
 INLINE vec all(float value) { return value - (vec){0}; }
+
 /* a b + c, rounded once where the processor can. Compilers are told not to choose for themselves: they would not choose
  * the same for every number of rows. */
 INLINE vec fused(vec a, vec b, vec c) {

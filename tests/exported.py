@@ -19,9 +19,10 @@ from freerun.export.graph import model_of
 from freerun.export.greedy import greedy_graph
 from freerun.export.products import Fp32
 from freerun.export.step import step_graph
-from freerun.export.weights import ModelWeights, Sizes
+from freerun.export.weights import ModelWeights
 from freerun.runtime.bundle import read_bundle
 from freerun.runtime.graphs import metadata_of, open_session
+from freerun.runtime.sizes import Sizes
 from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
 from freerun.training.checkpoint import serialised

@@ -104,9 +104,9 @@ def evaluate(
     owners = np.repeat(np.arange(len(items)), [len(item.references) for item in items.items])
     tick = _Ticker(progress, len(targets) + len(sources))
     teacher = _forced(stepper, sources, targets, owners, batch_size, tick)
-    if greedy is None or beam_size > 1 or length_penalty:
-        greedy = partial(_best, stepper, beam_size, length_penalty)
-    hypotheses = _free(greedy, sources, bound, batch_size, beam_size, tick)
+    is_plain = beam_size == 1 and not length_penalty
+    search = greedy if greedy is not None and is_plain else partial(_best, stepper, beam_size, length_penalty)
+    hypotheses = _free(search, sources, bound, batch_size, beam_size, tick)
     predictions = [target_codec.decode(hypothesis.ids) for hypothesis in hypotheses]
     truncated = np.array([hypothesis.truncated for hypothesis in hypotheses])
     free = FreeRunning(items, target_codec, predictions, truncated)

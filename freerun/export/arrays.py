@@ -13,18 +13,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from freerun.export.graph import Array
-from freerun.export.quantise import PRODUCT_LEVELS, STORED_LEVELS, rounded
+from freerun.export.quantise import STORED_LEVELS, rounded
 from freerun.export.weights import LayerWeights, ModelWeights
+from freerun.runtime.compiled import PRODUCT_LEVELS
 from freerun.runtime.compiled_greedy import ARRAYS_VERSION
 
-__all__ = ["greedy_arrays", "has_arrays"]
+__all__ = ["greedy_arrays"]
 
 Arrays = dict[str, Array]
-
-
-def has_arrays(weights: ModelWeights) -> bool:
-    """Whether the compiled library can run such a model."""
-    return weights.sizes.attention == "none"
 
 
 def greedy_arrays(weights: ModelWeights, quantise: bool, limit: float, metadata: Mapping[str, str]) -> bytes:
@@ -50,12 +46,12 @@ def _encoder(weights: ModelWeights, quantise: bool) -> Arrays:
             arrays |= _recurrent(name, layer, quantise)
             if index:
                 arrays |= _product(f"{name}.input", layer.weight_ih.T, _bias(layer), quantise)
-            elif len(embedding) <= embedding.shape[1]:
+            elif sizes.has_source_table:
                 arrays[f"{name}.table"] = embedding @ layer.weight_ih.T + _bias(layer)
             else:
                 arrays |= _stored(f"{name}.input.weight", layer.weight_ih.T, 0, quantise)
                 arrays[f"{name}.input.bias"] = _bias(layer)
-    if len(embedding) > embedding.shape[1]:
+    if not sizes.has_source_table:
         arrays |= _stored("source_embedding", embedding, -1, quantise)
     return arrays
 
@@ -89,13 +85,12 @@ def _decoder(weights: ModelWeights, quantise: bool, limit: float) -> Arrays:
 
 def _output(weights: ModelWeights, quantise: bool, limit: float) -> Arrays:
     sizes, bias = weights.sizes, weights["decoder.output_bias"]
-    projected = weights.has("decoder.projection.weight")
     embedding = "decoder.embedding.weight" if sizes.tied_output else "decoder.output_weight"
-    first = weights["decoder.projection.weight" if projected else embedding].T
-    arrays = _product("output", first[: sizes.hidden_size], None if projected else bias, quantise, limit)
+    first = weights["decoder.projection.weight" if sizes.is_projected else embedding].T
+    arrays = _product("output", first[: sizes.hidden_size], None if sizes.is_projected else bias, quantise, limit)
     if sizes.every_step:
         arrays |= _stored("context_output.weight", first[sizes.hidden_size :], 0, quantise)
-    if projected:
+    if sizes.is_projected:
         arrays |= {"tied.weight": weights[embedding].T, "tied.bias": bias}
     return arrays
 

@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 
 from freerun.export.graph import Array, Graph, Value
+from freerun.runtime.sizes import NUM_GATES
 
-__all__ = ["CELLS", "NUM_GATES", "Cell", "LayerState", "in_parts", "part_widths"]
+__all__ = ["CELLS", "Cell", "LayerState", "in_parts", "part_widths"]
 
-NUM_GATES: Final = {"lstm": 4, "gru": 3, "rnn": 1}
 _PARTS: Final = {"lstm": ((0, 1, 3), (2,)), "gru": ((0, 1), (2,)), "rnn": ((0,),)}
 """The gates of each part, numbered as torch has them: i f g o, r z n."""
 

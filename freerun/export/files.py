@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 
 from freerun.errors import BundleError
-from freerun.export.arrays import greedy_arrays, has_arrays
+from freerun.export.arrays import greedy_arrays
 from freerun.export.encode import encoder_graph
 from freerun.export.graph import Array, model_of
 from freerun.export.greedy import greedy_graph
@@ -14,9 +13,11 @@ from freerun.export.products import Arithmetic, Fp32
 from freerun.export.quantise import Int8
 from freerun.export.shapes import expected_shapes
 from freerun.export.step import step_graph
-from freerun.export.weights import ModelWeights, Sizes
+from freerun.export.weights import ModelWeights
 from freerun.runtime.bundle import WEIGHTS, Bundle, arrays_file, graph_file
+from freerun.runtime.compiled_greedy import supports
 from freerun.runtime.graphs import metadata_of
+from freerun.runtime.sizes import Sizes
 
 __all__ = ["graph_files"]
 
@@ -29,8 +30,7 @@ def graph_files(bundle: Bundle, precision: str, limit: float = 1.0) -> dict[str,
     Raises:
         BundleError: the bundle has no weights, or weights that do not fit its sizes.
     """
-    known = {field.name for field in fields(Sizes)}
-    sizes = Sizes(**{name: value for name, value in bundle.model.items() if name in known})
+    sizes = Sizes.of(bundle.model)
     arrays = bundle.weights()
     _check_shapes(bundle, sizes, arrays)
     weights = ModelWeights(sizes, arrays)
@@ -44,7 +44,7 @@ def graph_files(bundle: Bundle, precision: str, limit: float = 1.0) -> dict[str,
         graph_file(graph.name, precision): model_of(graph, metadata_of(bundle, graph.name, precision))
         for graph in graphs
     }
-    if has_arrays(weights):
+    if supports(bundle):
         files[arrays_file(precision)] = greedy_arrays(
             weights, precision == "int8", limit, metadata_of(bundle, "greedy", precision)
         )

@@ -18,10 +18,10 @@ import numpy as np
 
 from freerun.export.graph import FLOAT, Array, Graph, Value
 from freerun.export.weights import Linear
+from freerun.runtime.compiled import PRODUCT_LEVELS
 
 __all__ = ["Int8", "rounded"]
 
-PRODUCT_LEVELS: Final = 64
 STORED_LEVELS: Final = 127
 _ZERO: Final = 128
 

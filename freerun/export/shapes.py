@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from freerun.export.weights import Sizes
+from freerun.runtime.sizes import Sizes
 
 __all__ = ["Shapes", "expected_shapes"]
 
@@ -68,10 +68,9 @@ def _attention(sizes: Sizes) -> Shapes:
 
 
 def _output(sizes: Sizes) -> Shapes:
-    features = sizes.hidden_size * (2 if sizes.every_step else 1)
     shapes: Shapes = {"decoder.output_bias": (sizes.target_vocabulary,)}
     if not sizes.tied_output:
-        shapes["decoder.output_weight"] = (sizes.target_vocabulary, features)
-    elif features != sizes.embedding_size:
-        shapes["decoder.projection.weight"] = (sizes.embedding_size, features)
+        shapes["decoder.output_weight"] = (sizes.target_vocabulary, sizes.features)
+    elif sizes.is_projected:
+        shapes["decoder.projection.weight"] = (sizes.embedding_size, sizes.features)
     return shapes

@@ -10,47 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from freerun.export.cells import NUM_GATES, in_parts
+from freerun.export.cells import in_parts
 from freerun.export.graph import Array
+from freerun.runtime.sizes import Sizes
 
-__all__ = ["LayerWeights", "Linear", "ModelWeights", "Sizes"]
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What a bundle's config.json says of the network; see ``freerun.models.seq2seq.Sizes``."""
-
-    source_vocabulary: int
-    target_vocabulary: int
-    embedding_size: int
-    hidden_size: int
-    num_layers: int
-    cell: str
-    bidirectional: bool
-    context: str
-    attention: str
-    tied_output: bool
-    input_feeding: bool = False
-
-    @property
-    def gates(self) -> int:
-        """G."""
-        return NUM_GATES[self.cell] * self.hidden_size
-
-    @property
-    def memory_size(self) -> int:
-        """Features of the encoder's memory."""
-        return self.hidden_size * (2 if self.bidirectional else 1)
-
-    @property
-    def every_step(self) -> bool:
-        """Whether the context is read at every step."""
-        return self.context == "every_step"
-
-    @property
-    def known_size(self) -> int:
-        """Inputs of the first layer that do not depend on attention: embedding and context."""
-        return self.embedding_size + (self.hidden_size if self.every_step else 0)
+__all__ = ["LayerWeights", "Linear", "ModelWeights"]
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,7 @@ from freerun.files import bytes_hash, replacing_folder, write_atomic
 from freerun.runs.evaluate import PairsToRead, dev_pairs_of, evaluate_items
 from freerun.runs.load import load
 from freerun.runtime.bundle import (
-    GRAPHS,
-    PRECISIONS,
+    EXPORTED,
     WEIGHTS,
     Bundle,
     arrays_file,
@@ -45,11 +44,7 @@ MAX_LOSS: Final = 1.0
 _CALIBRATION: Final = 512
 """Sources that are read to see how large the decoder's first state becomes."""
 _RECORD: Final = "export.json"
-_GRAPH_FILES: Final = (
-    {graph_file(name, precision) for precision in PRECISIONS for name in GRAPHS}
-    | {arrays_file(precision) for precision in PRECISIONS}
-    | {_RECORD}
-)
+_GRAPH_FILES: Final = {*EXPORTED, _RECORD}
 
 
 @dataclass(frozen=True)
@@ -152,9 +147,7 @@ def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _graph_names(folder: Path) -> list[str]:
-    of_each = ([*(graph_file(name, precision) for name in GRAPHS), arrays_file(precision)] for precision in PRECISIONS)
-    names = [name for names in of_each for name in names]
-    return [name for name in names if (folder / name).exists()]
+    return [name for name in EXPORTED if (folder / name).exists()]
 
 
 # -- checks -----------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from freerun.runtime.schema import first_fault
 from freerun.search.bound import LengthBound
 
 __all__ = [
+    "EXPORTED",
     "FORMAT",
     "GRAPHS",
     "PRECISIONS",
@@ -130,6 +131,14 @@ def arrays_file(precision: str) -> str:
     return "greedy.npz" if precision == "fp32" else f"greedy.{precision}.npz"
 
 
+EXPORTED: Final = tuple(
+    name
+    for precision in PRECISIONS
+    for name in (*(graph_file(graph, precision) for graph in GRAPHS), arrays_file(precision))
+)
+"""What an export may write to be run, in the order in which it is told."""
+
+
 def find_bundle(model: Path) -> Path:
     """The bundle folder that ``model`` names: itself, or a run folder's best bundle.
 
@@ -169,8 +178,7 @@ def read_bundle(model: Path) -> Bundle:
     source, target = (_read_codec(folder, side, config) for side in ("source", "target"))
     bound = {key: config["length_bound"].get(key) for key in ("longest_target", "largest_ratio", "fixed")}
     bundle = Bundle(folder, config, source, target, LengthBound(**bound), _read_metrics(folder))
-    graphs = [graph_file(graph, precision) for precision in PRECISIONS for graph in GRAPHS]
-    for name in [WEIGHTS, *graphs, *map(arrays_file, PRECISIONS)]:
+    for name in (WEIGHTS, *EXPORTED):
         if name in config["files"] and not (folder / name).exists():
             raise _missing(folder, name)
     return bundle

@@ -15,12 +15,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CELLS", "LIBRARY", "Layer", "Linear", "Model", "aligned", "library", "linear", "opened", "table"]
+__all__ = ["CELLS", "LIBRARY", "PRODUCT_LEVELS", "Layer", "Linear", "Model", "library", "linear", "opened", "table"]
 
 Array = npt.NDArray[Any]
 
 LIBRARY: Final = Path(__file__).with_name("greedy.so")
 CELLS: Final = {"lstm": 0, "gru": 1, "rnn": 2}
+PRODUCT_LEVELS: Final = 64
+"""What a weight of 7 bits is within: what all processors can add up."""
 _VERSION: Final = 1
 """FREERUN_VERSION of native/greedy.h."""
 _PANEL: Final = 64
@@ -118,7 +120,7 @@ def table(kept: list[Array], rows: Array) -> int:
     return _address(kept, _filled(rows, (1, _PANEL)))
 
 
-def aligned(array: Array) -> Array:
+def _aligned(array: Array) -> Array:
     """A copy that begins at a multiple of 64 bytes, with as much behind it: the library may read past the end."""
     room = np.empty(array.nbytes + 2 * 64, np.uint8)
     start = -room.ctypes.data % 64
@@ -148,5 +150,5 @@ def _row(kept: list[Array], row: Array | None) -> int | None:
 
 
 def _address(kept: list[Array], array: Array) -> int:
-    kept.append(aligned(array))
+    kept.append(_aligned(array))
     return int(kept[-1].ctypes.data)

@@ -15,13 +15,14 @@ import numpy as np
 
 from freerun.errors import BundleError
 from freerun.runtime.bundle import Bundle, arrays_file, graph_file
-from freerun.runtime.compiled import CELLS, Array, Layer, Linear, Model, library, linear, table
+from freerun.runtime.compiled import CELLS, PRODUCT_LEVELS, Array, Layer, Linear, Model, library, linear, table
 from freerun.runtime.graphs import check_metadata, metadata_of
+from freerun.runtime.sizes import Sizes
 from freerun.search.hypothesis import Hypothesis
 from freerun.search.loop import refuse
 from freerun.symbols import EOS
 
-__all__ = ["ARRAYS_VERSION", "CompiledGreedy", "can_run"]
+__all__ = ["ARRAYS_VERSION", "CompiledGreedy", "can_run", "supports"]
 
 ARRAYS_VERSION: Final = 1
 """Changes whenever what greedy.npz holds, or what it means, does."""
@@ -31,16 +32,18 @@ _MOST_TOKENS: Final = 2**12
 """What an output is given room for at first."""
 _MOST_ROOM: Final = 2**20
 """Tokens that the sources of one call are given room for at first."""
-_LEVELS: Final = 64
-"""What a weight of 7 bits is within: what all processors can add up."""
 _LEAST_ROWS: Final = 24
 """Sources that are worth a thread's while."""
 
 
+def supports(bundle: Bundle) -> bool:
+    """Whether the library can run such a model."""
+    return bool(bundle.model["attention"] == "none")
+
+
 def can_run(bundle: Bundle, precision: str) -> bool:
     """Whether the library is here and the bundle has arrays for it."""
-    attends = bundle.model["attention"] != "none"
-    return not attends and arrays_file(precision) in bundle.config["files"] and library() is not None
+    return supports(bundle) and arrays_file(precision) in bundle.config["files"] and library() is not None
 
 
 class CompiledGreedy:
@@ -158,13 +161,9 @@ class _Reader:
         self._arrays = self._read(bundle.checked_bytes(arrays_file(precision)))
         expected = {**metadata_of(bundle, "greedy", precision), "freerun.arrays": str(ARRAYS_VERSION)}
         check_metadata(self._path, self._metadata(), expected)
-        sizes = bundle.model
-        self._cell: str = sizes["cell"]
-        self._hidden, self._layers, self._embedding = (
-            sizes[name] for name in ("hidden_size", "num_layers", "embedding_size")
-        )
-        self._sources, self._targets = sizes["source_vocabulary"], sizes["target_vocabulary"]
-        for side, codec, size in (("source", bundle.source, self._sources), ("target", bundle.target, self._targets)):
+        self._sizes = sizes = Sizes.of(bundle.model)
+        vocabularies = (sizes.source_vocabulary, sizes.target_vocabulary)
+        for side, codec, size in zip(("source", "target"), (bundle.source, bundle.target), vocabularies, strict=True):
             if len(codec.vocabulary) != size:
                 what = f"it is {size}, and the {side} vocabulary has {len(codec.vocabulary)} ids"
                 raise BundleError(
@@ -173,11 +172,7 @@ class _Reader:
                     "Expected the sizes of this bundle's model",
                     "Copy the whole bundle again",
                 )
-        self._gates = {"lstm": 4, "gru": 3, "rnn": 1}[self._cell] * self._hidden
-        self._directions = ("forward", "backward") if sizes["bidirectional"] else ("forward",)
-        self._every_step = sizes["context"] == "every_step"
-        features = self._hidden * (2 if self._every_step else 1)
-        self._projected = sizes["tied_output"] and features != self._embedding
+        self._directions = ("forward", "backward") if sizes.bidirectional else ("forward",)
 
     def _read(self, content: bytes) -> dict[str, Array]:
         try:
@@ -206,70 +201,67 @@ class _Reader:
         Raises:
             BundleError: an array is missing, not of the shape that the bundle's sizes ask for, or not asked for.
         """
-        if self._layers > len(self._arrays):
-            raise self._fault(f"it has {len(self._arrays)} arrays, too few for {self._layers} layers")
-        begins = self._embedding if self._projected else self._targets
-        context = {"context_gates": self._gates, "context_output": begins} if self._every_step else {}
+        sizes, hidden = self._sizes, self._sizes.hidden_size
+        if sizes.num_layers > len(self._arrays):
+            raise self._fault(f"it has {len(self._arrays)} arrays, too few for {sizes.num_layers} layers")
+        begins = sizes.embedding_size if sizes.is_projected else sizes.target_vocabulary
+        context = {"context_gates": sizes.gates, "context_output": begins} if sizes.every_step else {}
+        tied = sizes.target_vocabulary if sizes.is_projected else None
         model = Model(
-            CELLS[self._cell],
-            self._layers,
+            CELLS[sizes.cell],
+            sizes.num_layers,
             len(self._directions),
-            self._hidden,
-            self._embedding,
-            self._sources,
-            self._targets,
+            hidden,
+            sizes.embedding_size,
+            sizes.source_vocabulary,
+            sizes.target_vocabulary,
             self._encoder(),
             self._source_embedding(),
             self._bridge("h"),
-            self._bridge("c") if self._cell == "lstm" else None,
+            self._bridge("c") if sizes.cell == "lstm" else None,
             self._decoder(),
             *(
-                self._linears([name], self._hidden, context.get(name), biased=False)
+                self._linears([name], hidden, context.get(name), biased=False)
                 for name in ("context_gates", "context_output")
             ),
-            self._linear("output", self._hidden, begins, biased=not self._projected),
-            self._linears(["tied"], self._embedding, self._targets if self._projected else None, biased=True),
+            self._linear("output", hidden, begins, biased=not sizes.is_projected),
+            self._linears(["tied"], sizes.embedding_size, tied, biased=True),
         )
         if self._arrays:
             raise self._fault(f"it has an array too many: {min(self._arrays)}")
         return model
 
-    @property
-    def _has_source_table(self) -> bool:
-        """Whether a source token's share of the gates is looked up: where that takes less room than its embedding."""
-        return bool(self._sources <= self._embedding)
-
     def _source_embedding(self) -> int | None:
-        if self._has_source_table:
+        sizes = self._sizes
+        if sizes.has_source_table:
             return None
-        return table(self._kept, self._array("source_embedding", (self._sources, self._embedding)))
+        return table(self._kept, self._array("source_embedding", (sizes.source_vocabulary, sizes.embedding_size)))
 
     def _encoder(self) -> Any:
-        memory = self._hidden * len(self._directions)
-        first = self._sources if self._has_source_table else 0
-        names = [(n, f"encoder.{n}.{direction}") for n in range(self._layers) for direction in self._directions]
-        return self._several(
-            Layer, [self._layer(name, memory if n else self._embedding, 0 if n else first) for n, name in names]
-        )
+        sizes = self._sizes
+        first = (sizes.embedding_size, sizes.source_vocabulary if sizes.has_source_table else 0)
+        names = [(n, f"encoder.{n}.{direction}") for n in range(sizes.num_layers) for direction in self._directions]
+        return self._several(Layer, [self._layer(name, *((sizes.memory_size, 0) if n else first)) for n, name in names])
 
     def _bridge(self, part: str) -> Any:
         """Projections, for an encoder of two directions."""
-        wanted = self._hidden if len(self._directions) == 2 else None
-        return self._linears([f"bridge.{part}.{n}" for n in range(self._layers)], 2 * self._hidden, wanted, biased=True)
+        sizes = self._sizes
+        names = [f"bridge.{part}.{n}" for n in range(sizes.num_layers)]
+        return self._linears(names, sizes.memory_size, sizes.hidden_size if sizes.bidirectional else None, biased=True)
 
     def _decoder(self) -> Any:
-        first = [self._layer("decoder.0", self._embedding, self._targets)]
-        return self._several(
-            Layer, first + [self._layer(f"decoder.{n}", self._hidden, 0) for n in range(1, self._layers)]
-        )
+        sizes = self._sizes
+        tokens = [sizes.target_vocabulary, *[0] * (sizes.num_layers - 1)]
+        return self._several(Layer, [self._layer(f"decoder.{n}", sizes.hidden_size, t) for n, t in enumerate(tokens)])
 
     def _layer(self, name: str, inputs: int, tokens: int) -> Layer:
         """With a table of so many ``tokens`` instead of ``inputs``, if that is not 0."""
-        recurrent = self._linear(f"{name}.recurrent", self._hidden, self._gates, biased=self._cell == "gru")
+        gates = self._sizes.gates
+        recurrent = self._linear(f"{name}.recurrent", self._sizes.hidden_size, gates, biased=self._sizes.cell == "gru")
         if tokens:
-            rows = self._array(f"{name}.table", (tokens, self._gates))
+            rows = self._array(f"{name}.table", (tokens, gates))
             return Layer(Linear(), recurrent, table(self._kept, rows))
-        return Layer(self._linear(f"{name}.input", inputs, self._gates, biased=True), recurrent, None)
+        return Layer(self._linear(f"{name}.input", inputs, gates, biased=True), recurrent, None)
 
     def _linears(self, names: Sequence[str], inputs: int, outputs: int | None, biased: bool) -> Any:
         """One for each name; none at all without ``outputs``."""
@@ -286,8 +278,8 @@ class _Reader:
             raise self._fault(f"{name}.step is {step:g} and should be above 0")
         scale = self._array(f"{name}.scale", (outputs,))
         weight = self._array(f"{name}.weight", (inputs, outputs), np.int8)
-        if np.abs(weight.astype(np.int16)).max(initial=0) > _LEVELS:
-            raise self._fault(f"{name}.weight has numbers beyond -{_LEVELS} to {_LEVELS}")
+        if np.abs(weight.astype(np.int16)).max(initial=0) > PRODUCT_LEVELS:
+            raise self._fault(f"{name}.weight has numbers beyond -{PRODUCT_LEVELS} to {PRODUCT_LEVELS}")
         return linear(self._kept, weight, bias, scale, step)
 
     def _array(self, name: str, shape: tuple[int, ...], kind: type[np.generic] = np.float32) -> Array:

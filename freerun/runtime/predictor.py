@@ -18,7 +18,7 @@ from freerun.search.bound import LengthBound
 from freerun.search.hypothesis import Hypothesis
 from freerun.search.sampling import sample
 from freerun.search.score import score_targets
-from freerun.search.stepper import Greedy, Ids, Stepper
+from freerun.search.stepper import Greedy, Stepper
 from freerun.symbols import EOS, UNK
 
 __all__ = [
@@ -209,17 +209,13 @@ class Predictor:
         self, search: Search, encoded: list[list[int]], numbers: Sequence[int], forced: Sequence[int]
     ) -> list[list[Hypothesis]]:
         """The outputs of each source, in their order, whatever batches they were made in."""
-        plain = self.greedy is not None and search == _PLAIN and not forced
         if len(encoded) == 1:
-            return self._plain(encoded) if plain else self._search(search, *pad(encoded), numbers, forced)
+            return self._search(search, encoded, numbers, forced)
         sizes = [len(ids) for ids in encoded]
         found: list[list[Hypothesis]] = [[] for _ in encoded]
         for chosen in similar_lengths(sizes, sizes, self.batch_size, search.width):
             sources = [encoded[row] for row in chosen]
-            if plain:
-                outputs = self._plain(sources)
-            else:
-                outputs = self._search(search, *pad(sources), [numbers[row] for row in chosen], forced)
+            outputs = self._search(search, sources, [numbers[row] for row in chosen], forced)
             for row, hypotheses in zip(chosen, outputs, strict=True):
                 found[row] = hypotheses
         return found
@@ -234,14 +230,13 @@ class Predictor:
         for window in windows(enumerate(pairs)):
             yield from self._scored([pair for _, pair in window], [number for number, _ in window])
 
-    def _plain(self, sources: list[list[int]]) -> list[list[Hypothesis]]:
-        assert self.greedy is not None
-        bounds = [self.bound.of_one(len(ids)) for ids in sources]
-        return [[hypothesis] for hypothesis in self.greedy(sources, bounds)]
-
     def _search(
-        self, search: Search, ids: Ids, lengths: Ids, rows: Sequence[int], forced: Sequence[int]
+        self, search: Search, sources: list[list[int]], rows: Sequence[int], forced: Sequence[int]
     ) -> list[list[Hypothesis]]:
+        if self.greedy is not None and search == _PLAIN and not forced:
+            found = self.greedy(sources, [self.bound.of_one(len(source)) for source in sources])
+            return [[hypothesis] for hypothesis in found]
+        ids, lengths = pad(sources)
         bounds = self.bound.of(lengths)
         prefix = [forced] * len(lengths) if forced else None
         if isinstance(search, Beam):

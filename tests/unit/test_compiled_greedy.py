@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import subprocess
 import threading
 import zipfile
@@ -26,20 +25,10 @@ from freerun.symbols import EOS
 from tests.compiled import BUILD, needs_compiler
 from tests.exported import ArraysOf
 from tests.networks import network
-from tests.unit.test_export import TEXTS, edit, exported, message, put
+from tests.unit.test_export import TEXTS, bundle, edit, exported, message, put, untouched
 
 pytestmark = needs_compiler
 AGAIN = "Expected a file as freerun export wrote it. Export again: freerun export MODEL."
-
-
-@pytest.fixture(scope="module")
-def untouched(tmp_path_factory):
-    return exported(tmp_path_factory.mktemp("compiled") / "bundle")
-
-
-@pytest.fixture
-def bundle(untouched, tmp_path):
-    return shutil.copytree(untouched, tmp_path / "bundle")
 
 
 def arrays(folder):
@@ -412,3 +401,6 @@ def test_a_compiler_that_fails_is_told(tmp_path, monkeypatch):
 def test_the_model_card_of_the_arrays_says_what_the_graphs_say(untouched):
     found = json.loads(arrays(untouched)["metadata"].tobytes())
     assert found["freerun.graph"] == "greedy" and found["freerun.weights"] == read_bundle(untouched).weights_hash
+
+
+__all__ = ["bundle", "untouched"]
