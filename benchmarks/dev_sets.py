@@ -1,0 +1,164 @@
+"""Train variants of the automatic choice on several data sets, all for the same processor time, and compare them.
+
+    python benchmarks/dev_sets.py DATA OUT --sets g2p-2020/fre g2p-2020/hun --minutes 3 --seeds 1 2 \\
+        --variant luong model.attention=luong --variant bahdanau model.attention=bahdanau
+
+DATA/SET holds train.tsv and dev.tsv. A variant is a name and the settings that ``freerun train`` gets with ``--set``.
+Each variant is first timed for a few updates, and then trained for as many as the minutes allow, but for no more than
+the automatic choice would take. One JSON a run is written to OUT; a run that has one is not repeated, so that the
+program can be stopped and started again. ``--table`` prints all results in OUT as Markdown and trains nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+FREERUN = [sys.executable, "-m", "freerun"]
+FEW, MORE = 40, 140
+"""Updates of the two runs whose difference tells what an update costs; starting up cancels out."""
+SHARE_OF_UPDATES = 0.85
+"""What is left of the minutes when evaluations and start-up are taken off."""
+
+
+def main() -> None:
+    """Train what is missing, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--sets", nargs="+", default=[])
+    parser.add_argument("--variant", nargs="+", action="append", default=[], metavar=("NAME", "KEY=VALUE"))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--minutes", type=float, default=3.0, help="processor minutes a run")
+    parser.add_argument("--table", action="store_true")
+    args = parser.parse_args()
+    if args.table:
+        print(table([json.loads(path.read_text("utf-8")) for path in sorted(args.out.glob("*.json"))]))
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for name in args.sets:
+        for seed in args.seeds:
+            for variant, *settings in args.variant:
+                train(args.data / name, name, variant, settings, seed, args.minutes, args.out)
+
+
+def train(data: Path, name: str, variant: str, settings: Sequence[str], seed: int, minutes: float, out: Path) -> None:
+    """One run and its figures, unless they are there."""
+    path = out / f"{name.replace('/', '-')}.{variant}.{seed}.json"
+    if path.exists():
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        seconds, most = cost_of_an_update(data, settings, Path(folder), out, f"{name.replace('/', '-')}.{variant}")
+        updates = min(most, max(100, round(60 * minutes * SHARE_OF_UPDATES / seconds)))
+        run = Path(folder, "run")
+        command = command_of(data, run, [*settings, f"training.updates={updates}"], seed)
+        before = processor_seconds()
+        subprocess.run(command, check=True, capture_output=True)
+        used = processor_seconds() - before
+        figures = {f"beam {size}": evaluate(run, size) for size in (1, 5)}
+    shown = [part.replace(str(run), "RUN").replace(str(data), name) for part in command[len(FREERUN) :]]
+    result = {
+        "set": name,
+        "variant": variant,
+        "seed": seed,
+        "minutes": minutes,
+        "command": " ".join(["freerun", *shown]),
+        "updates": updates,
+        "seconds_an_update": round(seconds, 5),
+        "core_minutes": round(used / 60, 2),
+        "figures": figures,
+    }
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+    print(f"{path.name}: {100 - 100 * figures['beam 5']['sequence_accuracy.free']:.2f} % wrong", flush=True)
+
+
+def cost_of_an_update(data: Path, settings: Sequence[str], folder: Path, out: Path, name: str) -> tuple[float, int]:
+    """Processor seconds, and how many updates the automatic choice would take; measured once for all seeds."""
+    kept = out / f".cost.{name}"
+    if kept.exists():
+        seconds, most = kept.read_text("utf-8").split()
+        return float(seconds), int(most)
+    times = []
+    for updates in (FEW, MORE):
+        quick = ["evaluation.max_sources=20", "evaluation.every=0", f"training.updates={updates}"]
+        before = processor_seconds()
+        subprocess.run(command_of(data, folder / str(updates), [*settings, *quick], 1), check=True, capture_output=True)
+        times.append(processor_seconds() - before)
+    seconds = (times[1] - times[0]) / (MORE - FEW)
+    most = passes(folder / str(MORE))
+    kept.write_text(f"{seconds} {most}", encoding="utf-8")
+    return seconds, most
+
+
+def passes(run: Path) -> int:
+    """Updates of the automatic choice for this run's data, were there no limit of time."""
+    from freerun.runs.automatic import _RECIPES, _SENTENCES
+
+    config = (run / "config.toml").read_text("utf-8")
+    start = json.loads((run / "journal.jsonl").read_text("utf-8").splitlines()[0])
+    pairs, batch_size = start["pairs"], int(re.search(r"batch_size = (\d+)", config)[1])  # type: ignore[index]
+    recipes = [recipe for recipe in _RECIPES if pairs <= recipe.pairs]
+    recipe = _SENTENCES if f"hidden_size = {_SENTENCES.hidden_size}" in config else recipes[0]
+    return round(recipe.passes * pairs / batch_size)
+
+
+def command_of(data: Path, run: Path, settings: Sequence[str], seed: int) -> list[str]:
+    """The command line of a run."""
+    chosen = [part for setting in ("training.threads=1", *settings) for part in ("--set", setting)]
+    files = [str(data / "train.tsv"), "--dev", str(data / "dev.tsv")]
+    return [*FREERUN, "train", *files, "--out", str(run), "--seed", str(seed), *chosen]
+
+
+def evaluate(run: Path, beam_size: int) -> dict[str, Any]:
+    """A run's figures on its development pairs."""
+    command = [*FREERUN, "evaluate", str(run), "--beam-size", str(beam_size), "--threads", "1", "--json"]
+    figures: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return figures
+
+
+def processor_seconds() -> float:
+    """Of all programs started here that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """A row a data set, a column a variant: word error rates (BLEU for sentences) of each seed, and core-minutes."""
+    variants = list(dict.fromkeys(result["variant"] for result in results))
+    sets = list(dict.fromkeys(result["set"] for result in results))
+    lines = ["| set | " + " | ".join(variants) + " |", "|---" * (1 + len(variants)) + "|"]
+    for name in sets:
+        cells = [_cell([each for each in results if (each["set"], each["variant"]) == (name, v)]) for v in variants]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(runs: Sequence[dict[str, Any]]) -> str:
+    """``beam 5 of each seed (greedy of each), updates, core-minutes``."""
+    if not runs:
+        return ""
+    sentences = runs[0]["set"].startswith("mt-")
+    shown = {}
+    for search in ("beam 5", "beam 1"):
+        figures = [run["figures"][search] for run in runs]
+        values = [f["bleu.free"] if sentences else 100 - 100 * f["sequence_accuracy.free"] for f in figures]
+        shown[search] = ", ".join(f"{value:.2f}" for value in values)
+    minutes = sum(run["core_minutes"] for run in runs) / len(runs)
+    unit = "BLEU " if sentences else ""
+    return f"{unit}{shown['beam 5']} (greedy {shown['beam 1']}); {runs[0]['updates']:,} updates, {minutes:.1f} min"
+
+
+if __name__ == "__main__":
+    main()
