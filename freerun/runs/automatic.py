@@ -15,20 +15,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from freerun.build import learner_of, model_sizes, new_model, order_of, updates_of, updates_per_epoch
-from freerun.config import Config, flatten
+from freerun.config import Config, ForcingSettings, flatten, shown
+from freerun.errors import ConfigError
 from freerun.runs.dataset import TrainingData
 from freerun.text import duration
 from freerun.training.learner import NotFinite
 from freerun.training.order import BatchOrder
 from freerun.training.progress import Progress
 
-__all__ = ["Choice", "choose_length", "choose_sizes"]
+__all__ = ["Choice", "choose_before_data", "choose_length", "choose_sizes"]
 
 LIMIT_MINUTES = 30
 """The longest time that a training nobody configured may announce."""
 MARGIN = 1.5
 """Announced time / time expected: evaluations vary, and machines are shared."""
 EVALUATIONS = 8
+
+
+_ATTENTIONS = {"none": "no attention", "luong": "Luong attention", "bahdanau": "Bahdanau attention"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class _Recipe:
     batch_size: int
     dropout: float
     passes: int
+    attention: str = "bahdanau"
 
 
 _RECIPES = (
@@ -60,16 +65,28 @@ _SENTENCES = _Recipe(math.inf, 512, 1, 128, 0.3, 8)
 """For running text: long targets over thousands of words or pieces."""
 
 
-def choose_sizes(data: TrainingData, chosen: Mapping[str, Any]) -> Choice:
-    """Model and batch for this data; what ``chosen`` (a raw configuration) already sets is left out."""
+def choose_before_data(chosen: Mapping[str, Any], forcing: ForcingSettings) -> dict[str, Any]:
+    """Return the part of the network that is chosen whatever the data, as sections under what ``chosen`` sets.
+
+    ``chosen`` is validated together with it, so keys that need an attention get the one that allows them.
+    """
+    attention = "luong" if _only_with_luong(chosen, forcing) else _RECIPES[0].attention
+    return {"model": {"bidirectional": True, "reverse_source": False, "attention": attention}}
+
+
+def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], forcing: ForcingSettings) -> Choice:
+    """Model and batch for this data; what ``chosen`` (a raw configuration) already sets is left out.
+
+    ``forcing`` gives the settings of a strategy by its name.
+    """
     recipe = _recipe(data)
+    only_with_luong = _only_with_luong(chosen, forcing)
     values = {
         "model.hidden_size": recipe.hidden_size,
         "model.embedding_size": min(recipe.hidden_size, 256),
         "model.num_layers": recipe.num_layers,
-        "model.bidirectional": True,
-        "model.reverse_source": False,
-        "model.attention": "luong",
+        **flatten(choose_before_data(chosen, forcing)),
+        "model.attention": "luong" if only_with_luong else recipe.attention,
         "model.dropout": recipe.dropout,
         "training.batch_size": recipe.batch_size,
         "training.learning_rate": 2e-3,
@@ -78,23 +95,53 @@ def choose_sizes(data: TrainingData, chosen: Mapping[str, Any]) -> Choice:
         "evaluation.patience": 0,
         "evaluation.max_sources": 1000,
     }
-    reason = _description(data, {**values, **flatten(chosen)})
+    reasons = [_description(data, {**values, **flatten(chosen)})]
     values = {key: value for key, value in values.items() if not _is_set(key, chosen)}
     if _is_set("training.batch_tokens", chosen):
         values.pop("training.batch_size", None)
-    return Choice(values, [reason])
+    if only_with_luong and "model.attention" in values and recipe.attention != "luong":
+        reasons.append(
+            f"Luong attention, although {_ATTENTIONS[recipe.attention]} is more accurate on such data, "
+            f"because {only_with_luong}."
+        )
+    return Choice(values, reasons)
+
+
+def _only_with_luong(chosen: Mapping[str, Any], forcing: ForcingSettings) -> str:
+    """Return what ``chosen`` sets that Luong attention alone supports, as the end of a sentence; "" if nothing."""
+    keys = flatten(chosen)
+    if keys.get("model.input_feeding"):
+        return "model.input_feeding = true needs it"
+    if "model.attention_score" in keys:
+        return f"model.attention_score = {shown(keys['model.attention_score'])} is one of its scores"
+    for name in _strategies(chosen.get("forcing")):
+        # an unknown strategy is reported when the configuration is validated
+        with contextlib.suppress(ConfigError):
+            if getattr(forcing(name), "needs_replay", False):
+                return f"forcing.strategy = {shown(name)} replays whole sequences in one pass"
+    return ""
+
+
+def _strategies(section: object) -> list[str]:
+    """Return the names in a raw [forcing] section, phases included."""
+    if not isinstance(section, Mapping):
+        return []
+    phases = section.get("phases")
+    tables = [section, *(phases if isinstance(phases, list) else [])]
+    names = [table.get("strategy") for table in tables if isinstance(table, Mapping)]
+    return [name for name in names if isinstance(name, str)]
 
 
 def _description(data: TrainingData, values: Mapping[str, Any]) -> str:
     """The data and what suits them, in a sentence; ``values`` by key path."""
     sources, targets = (side.lengths.mean() - 1 for side in (data.corpus.sources, data.corpus.targets))  # without EOS
     directions = "two-directional" if values["model.bidirectional"] else "one-directional"
-    attention = "without attention" if values["model.attention"] == "none" else "with attention"
+    attention = _ATTENTIONS.get(values["model.attention"], "attention")
     tokens = values.get("training.batch_tokens")
     batches = f"{values['training.batch_size']}" if tokens is None else f"{tokens:,} tokens"
     return (
         f"{len(data.corpus):,} pairs of {sources:.1f} source and {targets:.1f} target tokens: a {directions} "
-        f"{values.get('model.cell', 'lstm').upper()} encoder and a decoder {attention}, {values['model.num_layers']} x "
+        f"{values.get('model.cell', 'lstm').upper()} encoder and a decoder with {attention}, {values['model.num_layers']} x "
         f"{values['model.hidden_size']} units, batches of {batches}, dropout {values['model.dropout']}."
     )
 

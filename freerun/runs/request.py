@@ -14,6 +14,7 @@ from freerun.config import (
     apply_overrides,
     changed_keys,
     flatten,
+    merge,
     override,
     parse_config,
     read_toml,
@@ -22,6 +23,7 @@ from freerun.config import (
 from freerun.errors import ConfigError, RunError
 from freerun.files import mend_leftovers
 from freerun.forcing.registry import settings_of
+from freerun.runs.automatic import choose_before_data
 from freerun.training.journal import read_journal
 
 __all__ = ["RunPlan", "TrainRequest", "plan_run"]
@@ -83,8 +85,10 @@ def plan_run(request: TrainRequest) -> RunPlan:
     raw, where = _from_subject(request.subject)
     raw = _with_typed(raw, request)
     origins = _origins(request)
-    config = parse_config(raw, where, settings_of, origins)
-    return RunPlan(folder, config, raw, _is_pairs(request.subject), False, where, origins)
+    automatic = _is_pairs(request.subject)
+    complete = merge(choose_before_data(raw, settings_of), raw) if automatic else raw
+    config = parse_config(complete, where, settings_of, origins)
+    return RunPlan(folder, config, raw, automatic, False, where, origins)
 
 
 # -- the run folder ----------------------------------------------------------------------------------------------------

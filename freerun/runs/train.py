@@ -29,7 +29,7 @@ from freerun.forcing.registry import settings_of
 from freerun.models.seq2seq import Seq2Seq, Sizes
 from freerun.models.stepper import TorchStepper
 from freerun.restore import load_weights, set_threads, sizes_as_dict, sizes_of
-from freerun.runs.automatic import Choice, choose_length, choose_sizes
+from freerun.runs.automatic import Choice, choose_before_data, choose_length, choose_sizes
 from freerun.runs.console import ConsoleReporter, say
 from freerun.runs.dataset import DataSource, TrainingData, choose_tokens, load_data, write_held_out
 from freerun.runs.figures import defined, figures_table
@@ -105,11 +105,11 @@ def _settle(plan: RunPlan, pairs: DataSource, start: Bundle | None) -> tuple[Con
     """Fill in what was left open: tokens always, sizes and length where there is no configuration file."""
     known = _nested(_settings_of_bundle(start)) if start else {"data": choose_tokens(plan.config.data, pairs, say)}
     raw = merge(plan.raw, known)
-    automatic = {"model": {"bidirectional": True, "reverse_source": False}} if plan.automatic else {}
+    automatic = choose_before_data(raw, settings_of) if plan.automatic else {}
     config = _parsed(plan, merge(automatic, raw))
     data = load_data(config, pairs, say, (start.source, start.target) if start else None)
     if plan.automatic:
-        raw, config = _take(plan, raw, choose_sizes(data, raw))
+        raw, config = _take(plan, raw, choose_sizes(data, raw, settings_of))
         raw, config = _take(plan, raw, choose_length(config, data, plan.raw))
     return config, data
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from freerun.config import read_toml
+from freerun.forcing.registry import STRATEGIES as REGISTERED
 from freerun.runs import train as runs
 from tests.cli.conftest import Freerun
 
@@ -43,6 +44,36 @@ def test_a_strategy_is_one_setting_away(freerun: Freerun, pairs: Path, name: str
     assert all(figure in updates_of(pairs / "run")[-1] for figure in figures)
     assert f"Forcing strategy: {name}." in (pairs / "run" / "best" / "README.md").read_text()
     assert freerun("predict", pairs / "run", "abc").code == 0
+
+
+SMALL = ("model.hidden_size=8", "model.embedding_size=8", "training.updates=2", "training.threads=1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "attention"),
+    [
+        *(([f"forcing.strategy={name}"], "luong" if name == "professor" else "bahdanau") for name in REGISTERED),
+        (["model.input_feeding=true"], "luong"),
+        (["model.attention_score=concat"], "luong"),
+        (["model.attention_score=dot", "model.bidirectional=false"], "luong"),
+        (["model.attention=none"], "none"),
+    ],
+)
+def test_pairs_alone_train_with_an_attention_that_suits_what_was_set(
+    freerun: Freerun, pairs: Path, settings: list[str], attention: str
+) -> None:
+    sets = [f"--set={text}" for text in (*settings, *SMALL)]
+    result = freerun("train", pairs / "train.tsv", "--dev", pairs / "dev.tsv", "--out", pairs / "run", *sets)
+    assert result.code == 0
+    assert read_toml(pairs / "run" / "config.toml")["model"]["attention"] == attention
+    assert ("Luong attention, although Bahdanau attention is more accurate" in result.err) == (attention == "luong")
+
+
+def test_an_attention_that_was_set_is_not_replaced_for_a_strategy(freerun: Freerun, pairs: Path) -> None:
+    sets = ["--set=forcing.strategy=professor", "--set=model.attention=bahdanau"]
+    result = freerun("train", pairs / "train.tsv", "--out", pairs / "run", *sets)
+    assert result.code == 2
+    assert "'professor' replays whole sequences, which [model] attention = \"bahdanau\" makes impossible" in result.err
 
 
 def test_a_bundle_is_gone_on_from_under_another_strategy(freerun: Freerun, trained: Path, tmp_path: Path) -> None:

@@ -15,9 +15,13 @@ from freerun.data.vocabulary import Vocabulary
 from freerun.evaluation.items import EvaluationSet
 from freerun.forcing.registry import settings_of
 from freerun.runs import automatic
-from freerun.runs.automatic import choose_length, choose_sizes
+from freerun.runs.automatic import choose_before_data, choose_length
 from freerun.runs.dataset import TrainingData
 from tests.networks import corpus, random_rows
+
+
+def choose_sizes(data, chosen):
+    return automatic.choose_sizes(data, chosen, settings_of)
 
 
 def data(pairs=100, length=4, vocabulary=9):
@@ -64,7 +68,7 @@ def test_sizes_suit_the_data(pairs, length, vocabulary, expected):
     assert choice.reasons == [
         (
             f"{pairs:,} pairs of {length:.1f} source and {length:.1f} target tokens: a two-directional LSTM encoder "
-            f"and a decoder with attention, {expected}"
+            f"and a decoder with Bahdanau attention, {expected}"
         )
     ]
 
@@ -90,9 +94,61 @@ def test_what_was_set_is_left_out_and_told_as_it_is():
     }
     assert choice.values["model.dropout"] == 0.4
     assert choice.reasons[0].endswith(
-        "a one-directional GRU encoder and a decoder without attention, 1 x 7 units, batches of 5,000 tokens, dropout "
+        "a one-directional GRU encoder and a decoder with no attention, 1 x 7 units, batches of 5,000 tokens, dropout "
         "0.4."
     )
+
+
+NEEDS_LUONG = [
+    ({"model": {"input_feeding": True}}, "model.input_feeding = true needs it"),
+    ({"model": {"attention_score": "concat"}}, 'model.attention_score = "concat" is one of its scores'),
+    ({"forcing": {"strategy": "professor"}}, 'forcing.strategy = "professor" replays whole sequences in one pass'),
+    (
+        {"forcing": {"phases": [{"strategy": "teacher", "until": 9}, {"strategy": "professor"}]}},
+        'forcing.strategy = "professor" replays whole sequences in one pass',
+    ),
+]
+
+
+@pytest.mark.parametrize(("chosen", "why"), NEEDS_LUONG)
+def test_luong_attention_is_chosen_where_nothing_else_will_do(chosen, why):
+    choice = choose_sizes(data(), chosen)
+    assert choice.values["model.attention"] == "luong"
+    assert "a decoder with Luong attention" in choice.reasons[0]
+    assert choice.reasons[1:] == [
+        f"Luong attention, although Bahdanau attention is more accurate on such data, because {why}."
+    ]
+    assert choose_before_data(chosen, settings_of)["model"]["attention"] == "luong"
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"model": {"input_feeding": False}},
+        {"forcing": {"strategy": "scheduled_sampling"}},
+        {"forcing": {"strategy": "unknown"}},
+        {"forcing": {"phases": [{"until": 3}, 7]}},
+        {"forcing": {"phases": "none"}},
+        {"forcing": 3},
+    ],
+)
+def test_everything_else_leaves_the_choice_open(chosen):
+    choice = choose_sizes(data(), chosen)
+    assert (choice.values["model.attention"], len(choice.reasons)) == ("bahdanau", 1)
+    assert choose_before_data(chosen, settings_of)["model"]["attention"] == "bahdanau"
+
+
+def test_an_attention_that_was_set_stays_silently():
+    choice = choose_sizes(data(), {"model": {"attention": "luong", "input_feeding": True}})
+    assert "model.attention" not in choice.values
+    assert len(choice.reasons) == 1
+
+
+def test_a_recipe_decides_for_its_kind_of_data(monkeypatch):
+    monkeypatch.setattr(automatic, "_SENTENCES", automatic._Recipe(math.inf, 512, 1, 128, 0.3, 15, "luong"))
+    choice = choose_sizes(data(10, 8, 2001), {"forcing": {"strategy": "professor"}})
+    assert (choice.values["model.attention"], len(choice.reasons)) == ("luong", 1)
+    assert choose_sizes(data(10, 6, 2001), {}).values["model.attention"] == "bahdanau"
 
 
 def timed(monkeypatch, seconds):
