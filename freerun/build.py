@@ -33,6 +33,7 @@ __all__ = [
     "learner_of",
     "model_sizes",
     "new_model",
+    "objective_of",
     "order_of",
     "schedule_of",
     "selection_of",
@@ -77,9 +78,14 @@ def new_model(config: Config, sizes: Sizes) -> Seq2Seq:
     return model
 
 
-def strategy_of(config: Config) -> Strategy:
+def objective_of(config: TrainingConfig, order: BatchOrder) -> Objective:
+    """The token loss that strategies share."""
+    per_batch = order.tokens_per_batch if config.normalise == "tokens" else order.pairs_per_batch
+    return Objective(config.label_smoothing, config.normalise, per_batch)
+
+
+def strategy_of(config: Config, objective: Objective) -> Strategy:
     """The forcing strategy with its settings, or the phases of several."""
-    objective = Objective(config.training.label_smoothing, config.training.normalise)
     section = config.forcing.model_dump(exclude_none=True)
     if config.forcing.phases is None:
         return _strategy(section, objective)
@@ -141,7 +147,7 @@ def learner_of(config: Config, model: Seq2Seq, order: BatchOrder) -> Learner:
     _check_phases(config, updates_of(training, order))
     return Learner(
         model,
-        strategy_of(config),
+        strategy_of(config, objective_of(training, order)),
         make_optimiser(training.optimizer, model.parameters(), training.learning_rate, training.weight_decay),
         schedule_of(training, order),
         training.seed,

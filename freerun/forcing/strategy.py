@@ -27,13 +27,21 @@ class StrategySettings(BaseModel):
 
 @dataclass(frozen=True)
 class Objective:
-    """The token loss that strategies share: how it is smoothed, and whether it is divided by tokens or sequences."""
+    """The token loss that strategies share: how it is smoothed, and whether it is divided by tokens or sequences.
+
+    ``per_batch`` is the average number of tokens (sequences) in a batch of the corpus. Divided by that, every token
+    (sequence) of the corpus has the same weight. Divided by the batch's own number, which is what None means, tokens
+    of short targets would weigh more, because a batch holds targets of similar lengths.
+    """
 
     label_smoothing: float = 0.0
     normalise: str = "tokens"
+    per_batch: float | None = None
 
-    def count(self, batch: TrainingBatch) -> int:
-        """What the summed token loss of ``batch`` is divided by."""
+    def count(self, batch: TrainingBatch) -> float:
+        """Return what the summed token loss of ``batch`` is divided by."""
+        if self.per_batch is not None:
+            return self.per_batch
         return batch.num_tokens if self.normalise == "tokens" else batch.num_pairs
 
     def token_nll(

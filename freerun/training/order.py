@@ -21,6 +21,16 @@ class BatchOrder:
         self._plan: list[Any] = []
         self.batches_per_epoch = len(self._of(0))
 
+    @property
+    def tokens_per_batch(self) -> float:
+        """Target tokens in an average batch, EOS counted."""
+        return float(self.corpus.targets.lengths.sum()) / self.batches_per_epoch
+
+    @property
+    def pairs_per_batch(self) -> float:
+        """Pairs in an average batch."""
+        return len(self.corpus) / self.batches_per_epoch
+
     def take(self, progress: Progress) -> Batch:
         """The next batch; moves ``progress`` past it."""
         plan = self._of(progress.epoch)

@@ -49,7 +49,7 @@ def faults(**forcing):
     ],
 )
 def test_each_update_belongs_to_one_phase(number, figure, phase):
-    strategy, model = strategy_of(config(phases=PHASES)), network()
+    strategy, model = strategy_of(config(phases=PHASES), Objective()), network()
     strategy.prepare(model, 1)
     losses = strategy.losses(model, BATCH, Update(number, 1))
     assert figure in losses.figures
@@ -58,13 +58,13 @@ def test_each_update_belongs_to_one_phase(number, figure, phase):
 
 
 def test_before_the_first_update_it_is_the_first_phase():
-    assert strategy_of(config(phases=PHASES)).phase(0) == "phase 1, teacher"
+    assert strategy_of(config(phases=PHASES), Objective()).phase(0) == "phase 1, teacher"
     assert Teacher(Teacher.Settings(), Objective()).phase(0) == ""
 
 
 def test_a_phase_is_the_strategy_alone():
     model = network(dropout=0.3)
-    chained = strategy_of(config(phases=PHASES)).losses(model, BATCH, Update(3, 1))
+    chained = strategy_of(config(phases=PHASES), Objective()).losses(model, BATCH, Update(3, 1))
     alone = Teacher(Teacher.Settings(), Objective()).losses(model, BATCH, Update(3, 1))
     assert chained.terms["nll"].sum.item() == alone.terms["nll"].sum.item()
 
@@ -139,8 +139,8 @@ def own_module(tmp_path, monkeypatch):
 
 def test_a_strategy_of_ones_own(own_module):
     made = config(strategy="my_forcing:Doubled", factor=3.0)
-    assert strategy_of(made).settings.factor == 3.0
-    assert isinstance(strategy_of(made), Teacher)
+    assert strategy_of(made, Objective()).settings.factor == 3.0
+    assert isinstance(strategy_of(made, Objective()), Teacher)
     assert config(strategy="my_forcing:Doubled").forcing.model_dump()["factor"] == 2.0
     assert "forcing.facto: unknown key. Expected one of: strategy, factor" in faults(
         strategy="my_forcing:Doubled", facto=1.0
@@ -164,7 +164,7 @@ def test_a_strategy_of_ones_own_that_is_none(own_module, name, message):
 
 
 def test_draws_do_not_depend_on_the_phase_before():
-    strategy, model = strategy_of(config(phases=PHASES)), network(scale=1.5)
+    strategy, model = strategy_of(config(phases=PHASES), Objective()), network(scale=1.5)
     found = strategy.losses(model, BATCH, Update(15, 1)).figures["nll.scheduled"]
     torch.manual_seed(99)
     assert strategy.losses(model, BATCH, Update(15, 1)).figures["nll.scheduled"] == found

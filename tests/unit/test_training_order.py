@@ -51,3 +51,10 @@ def test_a_budget_of_tokens_makes_more_of_short_pairs():
     for batch in found:
         widths = PAIRS.sources.lengths[batch].max() + PAIRS.targets.lengths[batch].max()
         assert len(batch) * widths <= 20 or len(batch) == 1
+
+
+def test_the_average_batch_counts_the_end_token():
+    order = BatchOrder(PAIRS, 1, 4, None)
+    assert order.batches_per_epoch == 3
+    assert order.tokens_per_batch == PAIRS.targets.lengths.sum() / 3
+    assert order.pairs_per_batch == len(PAIRS) / 3
