@@ -1,6 +1,6 @@
 """Train variants of the automatic choice on several data sets, all for the same processor time, and compare them.
 
-    python benchmarks/dev_sets.py DATA OUT --sets g2p-2020/fre g2p-2020/hun --minutes 3 --seeds 1 2 \\
+    python benchmarks/dev_sets.py DATA OUT --sets g2p-2020/fre g2p-2020/hun --minutes 3 --seeds 1 2
         --variant luong model.attention=luong --variant bahdanau model.attention=bahdanau
 
 DATA/SET holds train.tsv and dev.tsv. A variant is a name and the settings that ``freerun train`` gets with ``--set``.
