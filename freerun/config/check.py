@@ -153,7 +153,22 @@ class _Check:
             )
         own = {key: value for key, value in section.items() if key != "strategy"}
         found = self.validated(settings, own, place)
-        return None if found is None else {"strategy": name, **found.model_dump(exclude_none=True)}
+        if found is None:
+            return None
+        self._check_used(found, place)
+        return {"strategy": name, **found.model_dump(exclude_none=True)}
+
+    def _check_used(self, settings: BaseModel, place: tuple[str, ...]) -> None:
+        """A key of a strategy that another key switches off has its default, as in a complete configuration."""
+        for key, (switch, values) in getattr(settings, "used_with", {}).items():
+            value, chosen = getattr(settings, key), getattr(settings, switch)
+            if chosen not in values and value != type(settings).model_fields[key].default:
+                self._add(
+                    ".".join((*place, key)),
+                    f"the value is {shown(value)}, but {switch} = {shown(chosen)} does not use it",
+                    f"Expected {switch} = {' or '.join(map(shown, values))}",
+                    "Change one of the two",
+                )
 
     def contradictions(self) -> None:
         """Keys that are right by themselves but not together."""
@@ -255,7 +270,7 @@ def _fix(value: object, place: _Place) -> str:
 def _unknown_key(key: str, place: _Place) -> tuple[str, str, str]:
     """What, expected and fix for a key that does not exist."""
     name, valid = place.keys[-1], sorted({name for model in place.models for name in model.model_fields})
-    if key.startswith("forcing."):
+    if key.startswith("forcing.") and len(place.keys) == 1:
         valid = [*(["strategy"] if "phases[" not in key else ["strategy", "until"]), *valid]
     kinds = _kinds(place.models[0]) if len(place.models) == 1 else ()
     what = f"unknown key for kind = {shown(kinds[0])}" if kinds else "unknown key"

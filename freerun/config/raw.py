@@ -164,7 +164,7 @@ def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         below = result.get(key)
         # a schedule is chosen as a whole: keys of another kind must not shine through
-        whole = key == "schedule" or not (isinstance(below, dict) and isinstance(value, dict))
+        whole = key in ("schedule", "position") or not (isinstance(below, dict) and isinstance(value, dict))
         result[key] = value if whole else merge(below or {}, value)
     return result
 

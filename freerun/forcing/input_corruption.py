@@ -15,7 +15,7 @@ The first two learn the right tokens after corrupted prefixes, as scheduled samp
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -34,6 +34,8 @@ __all__ = ["InputCorruption", "InputCorruptionSettings"]
 
 class InputCorruptionSettings(StrategySettings):
     """The keys of ``strategy = "input_corruption"``."""
+
+    used_with: ClassVar = {"rate": ("kind", ("dropout", "replacement")), "temperature": ("kind", ("raml",))}
 
     kind: Literal["dropout", "replacement", "raml"] = "dropout"
     rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1

@@ -5,6 +5,9 @@
 over a set of distinct outputs: samples of the model, and one reference. The gradient flows through Q, whose log p adds
 up all tokens and EOS and is not divided by the length. The mean is over sources, and the token NLL of the reference
 stands beside it.
+
+A reference with an unknown token is no candidate, because the model never writes it: its probability is 0, not that of
+UNK. A source without candidates has no risk and is not counted.
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ class MinimumRisk(Strategy):
     def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
         """The NLL, and the risk summed over sources.
 
-        The journal gets the risk, and ``distinct``, the share of samples that are complete and not there yet.
+        The journal gets the risk per source with candidates, and ``distinct``, the share of samples that are complete
+        and not there yet.
         """
         settings = self.settings
         encoded, masks = encode(model, batch, update)
@@ -58,15 +62,19 @@ class MinimumRisk(Strategy):
         owners_N = torch.tensor(owners, device=batch.source_BS.device)
         scores_N = self._scores(model, encoded.select(owners_N), update, outputs)
         costs_N = scores_N.new_tensor(costs_of(COSTS[settings.cost], outputs, batch, owners))
+        # the references are scored like the rest, so that there is always something to score
+        writable_N = torch.tensor([set(output).isdisjoint(NEVER_WRITTEN) for output in outputs], device=owners_N.device)
+        scores_N, costs_N, owners_N = scores_N[writable_N], costs_N[writable_N], owners_N[writable_N]
         risk = expected_cost(settings.alpha * scores_N, costs_N, owners_N, batch.num_pairs).sum()
+        sources = len(set(owners_N.tolist()))
         terms = {
             "nll": nll,
-            "risk": Term(risk, batch.num_pairs, settings.weight),
+            "risk": Term(risk, sources, settings.weight),
         }
         drawn = settings.samples * batch.num_pairs
         figures: dict[str, tuple[float, float]] = {
             "nll.teacher": figure,
-            "risk": (risk.item(), batch.num_pairs),
+            "risk": (risk.item(), sources),
             "distinct": (len(outputs) - batch.num_pairs, drawn),
         }
         return Losses(terms, figures)
@@ -109,9 +117,14 @@ class MinimumRisk(Strategy):
 
 
 def expected_cost(scores_N: Tensor, costs_N: Tensor, owners_N: Tensor, size: int) -> Tensor:
-    """sum_y Q(y) cost(y) of each source [B], Q the softmax of the scores among the candidates of one source."""
+    """sum_y Q(y) cost(y) of each source [B], Q the softmax of the scores among the candidates of one source.
+
+    0 for a source without candidates.
+    """
     highest_B = torch.full((size,), float("-inf"), dtype=scores_N.dtype, device=scores_N.device)
     highest_B = highest_B.scatter_reduce(0, owners_N, scores_N.detach(), "amax")
     weights_N = (scores_N - highest_B[owners_N]).exp()
     empty_B = torch.zeros_like(highest_B)
-    return empty_B.index_add(0, owners_N, weights_N * costs_N) / empty_B.index_add(0, owners_N, weights_N)
+    # the best candidate weighs 1, so a smaller sum is that of no candidates
+    totals_B = empty_B.index_add(0, owners_N, weights_N).clamp(min=1.0)
+    return empty_B.index_add(0, owners_N, weights_N * costs_N) / totals_B

@@ -7,11 +7,14 @@ over the tokens S_t with which the best total edit distance can still be reached
 
 up to and including the step that writes EOS. Where scheduled sampling asks for the token at the same position, which is
 wrong once something was inserted or left out, this target is right after every prefix.
+
+The unknown tokens of a reference are not in S_t, because the model never writes them. A step whose S_t is empty for
+that reason adds no loss and is not counted.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -33,6 +36,8 @@ __all__ = ["OptimalCompletion", "OptimalCompletionSettings", "kl_to_optimal"]
 class OptimalCompletionSettings(StrategySettings):
     """The keys of ``strategy = "optimal_completion"``."""
 
+    used_with: ClassVar = {"temperature": ("draw", ("sample",))}
+
     teacher_prob: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """How often a correct continuation is fed instead of the model's own draw."""
     draw: Literal["sample", "argmax"] = "sample"
@@ -48,7 +53,7 @@ class OptimalCompletion(Strategy):
     settings: OptimalCompletionSettings
 
     def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
-        """One term, the KL summed over all steps; the journal gets it a step.
+        """One term, the KL summed over all steps that have an optimal token; the journal gets it per such step.
 
         Beside it ``rollout_edits``, the mean edit distance of the rollouts that came to EOS, and ``rollout_cut_off``,
         the share of those that did not.
@@ -63,11 +68,13 @@ class OptimalCompletion(Strategy):
         run = free_rollout(model.decoder, encoded, bounds_B, numbers_BT, draw, masks, guide)
         length = run.fed_BT.shape[1]
         decoded = model.decoder.sequence(run.fed_BT, encoded, masks and masks.first_steps(length))
+        optimal_TBV = torch.from_numpy(np.stack(guide.optimal_TBV))
         real_TB = torch.arange(length, device=bounds_B.device).unsqueeze(1) < run.lengths_B
-        logits_NV = model.decoder.logits(decoded.features_TBF[real_TB])
-        optimal_NV = torch.from_numpy(np.stack(guide.optimal_TBV))[real_TB.cpu()].to(logits_NV.device)
+        counted_TB = real_TB.cpu() & optimal_TBV.any(2)
+        logits_NV = model.decoder.logits(decoded.features_TBF[counted_TB.to(bounds_B.device)])
+        optimal_NV = optimal_TBV[counted_TB].to(logits_NV.device)
         kl, loss = kl_to_optimal(logits_NV, optimal_NV, self.objective.label_smoothing)
-        count = len(logits_NV) if self.objective.normalise == "tokens" else batch.num_pairs
+        count = len(logits_NV) if self.objective.normalise == "tokens" else int(counted_TB.any(0).sum())
         figures: dict[str, tuple[float, float]] = {
             "kl.optimal_completion": (kl.item(), len(logits_NV)),
             "rollout_edits": (guide.edits_B.sum().item(), guide.ended_B.sum().item()),
@@ -95,7 +102,9 @@ class _Guide:
         optimal_BV = self._oracle.optimal_BV()
         self.optimal_TBV.append(optimal_BV)
         right_B = torch.from_numpy(_one_of(optimal_BV, self._numbers_BT[:, t])).to(drawn_B.device)
-        written_B = torch.where(self._coins_BT[:, t].to(drawn_B.device), right_B, drawn_B)
+        # where nothing that can be written is optimal, the model's own draw stays
+        replaced_B = self._coins_BT[:, t] & torch.from_numpy(optimal_BV.any(1))
+        written_B = torch.where(replaced_B.to(drawn_B.device), right_B, drawn_B)
         tokens_B = written_B.cpu().numpy()
         # a row at its bound is stepped on beside the others, but what it writes then is not part of its output
         ends_B = (tokens_B == EOS) & ~self.ended_B & (t < self._bounds_B)
@@ -106,7 +115,7 @@ class _Guide:
 
 
 def _one_of(allowed_BV: np.ndarray, uniforms_B: np.ndarray) -> np.ndarray:
-    """One of each row's allowed tokens, all equally probable."""
+    """One of each row's allowed tokens, all equally probable; undefined for a row without any."""
     counts_B = allowed_BV.sum(1)
     chosen_B = np.minimum((uniforms_B * counts_B).astype(np.int64), counts_B - 1)
     ranks_BV = allowed_BV.cumsum(1) - 1
@@ -118,6 +127,7 @@ def kl_to_optimal(logits_NV: Tensor, optimal_NV: Tensor, smoothing: float = 0.0)
     """Sum over positions of KL(uniform over the optimal tokens || model), and the loss with label smoothing.
 
     Smoothing mixes the optimal tokens' distribution with the uniform one over the whole vocabulary, as for token NLL.
+    Each position has at least one optimal token.
     """
     log_probs_NV = torch.log_softmax(in_full(logits_NV), 1)
     counts_N = optimal_NV.sum(1)

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -49,10 +49,20 @@ Positive = Annotated[float, Field(gt=0.0)]
 Accuracy = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
+_OF_THE_DISCRIMINATOR = (
+    *("outputs", "hidden_size", "learning_rate", "spectral_norm", "r1"),
+    *("model_gate", "discriminator_gate", "average"),
+)
+
+
 class ProfessorSettings(StrategySettings):
     """The keys of ``strategy = "professor"``."""
 
     needs_replay = True
+    used_with: ClassVar = {
+        "temperature": ("draw", ("sample",)),
+        **dict.fromkeys(_OF_THE_DISCRIMINATOR, ("adversary", ("logistic", "hinge"))),
+    }
 
     weight: Annotated[float, Field(ge=0.0)] = 0.1
     warmup: Annotated[int, Field(ge=0)] = 1000

@@ -13,7 +13,7 @@ optimum is not the distribution of the data (Huszar 2015).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -24,7 +24,7 @@ from freerun.forcing.draw import Draw
 from freerun.forcing.loss import Losses
 from freerun.forcing.replay import encode, replay
 from freerun.forcing.rollout import aligned_in_passes, aligned_rollout, uniforms
-from freerun.forcing.schedules import InverseSigmoid, PositionSchedule, Schedule, at_position, at_update
+from freerun.forcing.schedules import InverseSigmoidOverUpdates, PositionSchedule, Schedule, at_position, at_update
 from freerun.forcing.strategy import Strategy, StrategySettings
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import EOS, NEVER_WRITTEN
@@ -35,6 +35,8 @@ __all__ = ["AlignedSettings", "ScheduledSampling", "ScheduledSamplingSettings", 
 class AlignedSettings(StrategySettings):
     """How a token is drawn at a position of the target."""
 
+    used_with: ClassVar = {"temperature": ("draw", ("sample",))}
+
     draw: Literal["sample", "argmax"] = "sample"
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
     draw_eos: bool = False
@@ -44,7 +46,7 @@ class AlignedSettings(StrategySettings):
 class ScheduledSamplingSettings(AlignedSettings):
     """The keys of ``strategy = "scheduled_sampling"``."""
 
-    schedule: Schedule = InverseSigmoid(kind="inverse_sigmoid")
+    schedule: Schedule = InverseSigmoidOverUpdates(kind="inverse_sigmoid")
     position: PositionSchedule | None = None
     """Makes ``teacher_prob`` depend on the target position too."""
     coin: Literal["token", "sequence", "batch"] = "token"

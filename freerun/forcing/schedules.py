@@ -2,24 +2,29 @@
 
 A schedule is a function of a time i >= 0: updates or epochs done since the warm-up, or the target position. Its values
 are in [0, 1]. The kinds are those of Bengio et al. 2015 (section 2.4), a constant, and the increasing one of Teutsch &
-Maeder 2022.
+Maeder 2022. Over updates, each kind also takes the unit of i and a warm-up; over positions there is neither.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from freerun.forcing.batch import Update
 
 __all__ = [
     "Constant",
+    "ConstantOverUpdates",
     "Exponential",
+    "ExponentialOverUpdates",
     "Increasing",
+    "IncreasingOverUpdates",
     "InverseSigmoid",
+    "InverseSigmoidOverUpdates",
     "Linear",
+    "LinearOverUpdates",
     "PositionSchedule",
     "Schedule",
     "at_position",
@@ -30,21 +35,17 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class _Kind(BaseModel):
-    """What all kinds share: the unit of i, and how long the first value is held before i begins to count."""
+    """A function of i."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-    first: ClassVar[float] = 1.0
-    """During the warm-up the decoder is fed right tokens only."""
-    unit: Literal["updates", "epochs"] = "updates"
-    warmup: Annotated[float, Field(ge=0.0)] = 0.0
 
     def value(self, i: float) -> float:
         """``teacher_prob`` at time i, in [0, 1]."""
         raise NotImplementedError
 
     def warm(self) -> float:
-        """``teacher_prob`` during the warm-up."""
-        return self.first
+        """``teacher_prob`` during the warm-up: the decoder is fed reference tokens only."""
+        return 1.0
 
 
 class Constant(_Kind):
@@ -65,6 +66,14 @@ class Linear(_Kind):
     k: Probability = 1.0
     c: Annotated[float, Field(gt=0.0)] = 1e-4
     minimum: Probability = 0.0
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.minimum > self.k:
+            raise ValueError(
+                f"minimum = {self.minimum:g} is above k = {self.k:g}|Expected minimum <= k|Change one of the two"
+            )
+        return self
 
     def value(self, i: float) -> float:
         """Falls by ``c`` a unit, down to ``minimum``."""
@@ -102,31 +111,69 @@ class Increasing(_Kind):
     end: Probability = 1.0
     c: Annotated[float, Field(gt=0.0)] = 1e-4
 
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.start > self.end:
+            raise ValueError(
+                f"start = {self.start:g} is above end = {self.end:g}|Expected start <= end|Change one of the two"
+            )
+        return self
+
     def value(self, i: float) -> float:
         """Rises by ``c`` a unit, up to ``end``."""
-        return max(self.start, min(self.end, self.start + self.c * i))
+        return min(self.end, self.start + self.c * i)
 
     def warm(self) -> float:
         """The start is held: a schedule that rises does not begin at its end."""
         return self.start
 
 
-_Any = Constant | Linear | Exponential | InverseSigmoid | Increasing
+class _OverUpdates(BaseModel):
+    """The keys of a schedule over updates: the unit of i, and how long ``warm()`` is held before i begins to count."""
+
+    unit: Literal["updates", "epochs"] = "updates"
+    warmup: Annotated[float, Field(ge=0.0)] = 0.0
+
+
+class ConstantOverUpdates(Constant, _OverUpdates):
+    """A constant after the warm-up."""
+
+
+class LinearOverUpdates(Linear, _OverUpdates):
+    """Linear after the warm-up."""
+
+
+class ExponentialOverUpdates(Exponential, _OverUpdates):
+    """Exponential after the warm-up."""
+
+
+class InverseSigmoidOverUpdates(InverseSigmoid, _OverUpdates):
+    """Inverse sigmoid after the warm-up."""
+
+
+class IncreasingOverUpdates(Increasing, _OverUpdates):
+    """Increasing after the warm-up."""
+
+
+_AnyOverUpdates = (
+    ConstantOverUpdates | LinearOverUpdates | ExponentialOverUpdates | InverseSigmoidOverUpdates | IncreasingOverUpdates
+)
+_AnyOverPositions = Constant | Linear | Exponential | InverseSigmoid
 _EXAMPLE = 'a table with its kind, for example { kind = "inverse_sigmoid", k = 2000.0 }'
-Schedule = Annotated[_Any, Field(discriminator="kind", description=_EXAMPLE)]
+Schedule = Annotated[_AnyOverUpdates, Field(discriminator="kind", description=_EXAMPLE)]
 PositionSchedule = Annotated[
-    Constant | Linear | Exponential | InverseSigmoid,
+    _AnyOverPositions,
     Field(discriminator="kind", description='a table with its kind, for example { kind = "exponential", k = 0.99 }'),
 ]
 
 
-def at_update(schedule: _Any, update: Update) -> float:
+def at_update(schedule: _AnyOverUpdates, update: Update) -> float:
     """``teacher_prob`` of an update: i counts what was done before it, less the warm-up."""
     done = update.number - 1 if schedule.unit == "updates" else update.epoch
     return schedule.warm() if done < schedule.warmup else schedule.value(done - schedule.warmup)
 
 
-def at_position(schedule: _Any, t: int, teacher_prob: float) -> float:
+def at_position(schedule: _AnyOverPositions, t: int, teacher_prob: float) -> float:
     """``teacher_prob`` of the t-th target token (1 the first) under a schedule g over positions and f(i) over updates.
 
     g(t (1 - f(i))): the composite of Liu et al. 2021 (decoding steps). While f is 1 all tokens are right ones; as it

@@ -22,6 +22,8 @@ class StrategySettings(BaseModel):
 
     needs_replay: ClassVar[bool] = False
     """Whether the strategy is refused for a decoder that is trained step by step."""
+    used_with: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {}
+    """Key -> another key and the values of it with which the first has an effect; with others it keeps its default."""
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 

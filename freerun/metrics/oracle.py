@@ -4,6 +4,9 @@ Row D[t] of Levenshtein's table holds the distance of the t tokens written so fa
 best that can still be reached is its minimum m_t; a token is optimal when it follows a prefix at which the minimum
 stands, EOS when the whole reference is such a prefix. With several references all of that is taken over their union.
 
+An unknown token of a reference is never optimal, because no model writes it. Where every optimal prefix is followed by
+one, no token is optimal, and any that is written has regret 1.
+
 Shape suffixes: B rows, R references of all rows, J longest reference + 1, V vocabulary.
 """
 
@@ -14,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from freerun.symbols import EOS
+from freerun.symbols import EOS, NEVER_WRITTEN
 
 __all__ = ["Oracle"]
 
@@ -42,6 +45,7 @@ class Oracle:
         self._next_RJ = np.full((len(tokens), longest + 1), EOS, np.int64)
         for row, each in enumerate(tokens):
             self._next_RJ[row, : len(each)] = each
+        self._writable_RJ = ~np.isin(self._next_RJ, NEVER_WRITTEN)
         self._columns_J = np.arange(longest + 1)
         self._has_RJ = self._columns_J <= self._lengths_R[:, None]
         self._distances_RJ = np.where(self._has_RJ, self._columns_J, _FAR)
@@ -62,20 +66,23 @@ class Oracle:
         return best_B
 
     def optimal_BV(self) -> NDArray[np.bool_]:
-        """The tokens of zero regret: at least one in each row."""
-        best_R1 = self.reachable_B[self._owners_R, None]
-        references_N, columns_N = np.nonzero(self._distances_RJ == best_R1)
+        """The tokens of zero regret that can be written; none in a row whose references all go on with unknown ones."""
+        references_N, columns_N = np.nonzero(self._optimal_RJ())
         found_BV = np.zeros((self._rows, self.vocabulary_size), np.bool_)
         found_BV[self._owners_R[references_N], self._next_RJ[references_N, columns_N]] = True
         return found_BV
 
     def allows_B(self, tokens_B: Ids) -> NDArray[np.bool_]:
         """Whether each of these tokens is of zero regret; the same as looking it up in ``optimal_BV``, without V."""
-        optimal_RJ = self._distances_RJ == self.reachable_B[self._owners_R, None]
-        here_R = (optimal_RJ & (self._next_RJ == tokens_B[self._owners_R, None])).any(1)
+        here_R = (self._optimal_RJ() & (self._next_RJ == tokens_B[self._owners_R, None])).any(1)
         found_B = np.zeros(self._rows, np.bool_)
         found_B[self._owners_R[here_R]] = True
         return found_B
+
+    def _optimal_RJ(self) -> NDArray[np.bool_]:
+        """Return True at the columns whose next token can be written and leads to the best ending of its row."""
+        found_RJ: NDArray[np.bool_] = self._distances_RJ == self.reachable_B[self._owners_R, None]
+        return found_RJ & self._writable_RJ
 
     def advance(self, tokens_B: Ids) -> None:
         """Append a token to each row (of no meaning for rows that have ended)."""
