@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -11,9 +9,11 @@ from freerun.forcing.batch import Update
 from freerun.forcing.discriminator import Behaviour, Discriminator
 from freerun.forcing.moments import mmd
 from freerun.forcing.professor import Professor
+from freerun.forcing.rollout import uniforms
 from freerun.forcing.strategy import Objective, StrategySettings
 from freerun.forcing.teacher import Teacher
 from freerun.symbols import BOS, EOS, NEVER_WRITTEN
+from tests.equivalence.test_forcing_rollout import drawn_by_hand
 from tests.networks import (
     CELLS,
     close,
@@ -82,19 +82,19 @@ def masks_of(model):
     return model.draw_masks(6, 6, 5, UPDATE.generator("dropout"))
 
 
-def compared(model):
+def compared(model, draw="argmax", temperature=1.0):
     """Rows with something to compare, as (row, what the free run is fed, number of steps).
 
-    The free run of argmaxes goes on until it writes EOS or the target is over; the step that writes EOS, and that at
+    The free run goes on until it writes EOS or the target is over; the step that writes EOS, and that at
     which the target has it, are left out.
     """
-    masks = masks_of(model)
+    masks, numbers = masks_of(model), uniforms(UPDATE, "free run", *BATCH.target_in_BT.shape)
     for row, length in enumerate(BATCH.origin.target_lengths.tolist()):
         fed, written = [BOS], []
         while len(written) < length and EOS not in written:
-            scores = naive_logits(model, source_of(row), fed, masks, row)[-1].clone()
-            scores[list(NEVER_WRITTEN)] = -math.inf
-            written.append(scores.argmax().item())
+            logits = naive_logits(model, source_of(row), fed, masks, row)[-1]
+            number = numbers[row, len(written)].item()
+            written.append(drawn_by_hand(logits, number, draw, temperature, NEVER_WRITTEN))
             fed.append(written[-1])
         steps = min(length - 1, len(written) - (EOS in written))
         if steps:
@@ -162,6 +162,15 @@ def test_the_discriminators_gradients_are_those_of_the_formulas(adversary, r1):
     assert losses.figures["discriminator_accuracy.teacher"][0] == right_answers[0]
     assert losses.figures["discriminator_accuracy.free"][0] == right_answers[1]
     close(found, gradients_of(expected + penalty, judge))
+
+
+def test_the_free_run_is_sampled_at_its_temperature():
+    model = a_model()
+    strategy = professor(model, temperature=0.5)
+    losses, free = strategy.losses(model, BATCH, UPDATE), 0
+    for row, own, steps in compared(model, "sample", 0.5):
+        free = free - torch.sigmoid(judged(model, strategy.discriminator, row, own, steps)).log()
+    close(losses.terms["free"].sum, free)
 
 
 def test_the_token_loss_is_that_of_teacher_forcing():

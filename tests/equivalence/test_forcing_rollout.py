@@ -15,6 +15,7 @@ from freerun.forcing.replay import encode
 from freerun.forcing.rollout import aligned_in_passes, aligned_rollout, free_rollout, uniforms
 from freerun.forcing.scheduled_sampling import ScheduledSampling
 from freerun.forcing.strategy import Objective
+from freerun.models.decoder import Decoded
 from freerun.symbols import BOS, EOS, NEVER_WRITTEN, PAD
 from tests.networks import BACKENDS, CELLS, close, gradients_of, naive_logits, network, random_rows, training_batch
 
@@ -159,6 +160,36 @@ def test_passes_certify_what_is_exact():
         certified.append(int(sure.sum()))
     assert certified == sorted(certified)
     assert certified[0] < certified[-1] == BATCH.num_pairs
+
+
+class Scripted:
+    """A decoder that predicts the tokens of a script, a pass at a time, whatever it is fed; not a causal one."""
+
+    def __init__(self, *passes):
+        self.passes, self.fed = list(passes), []
+
+    def sequence(self, fed_BT, encoded, masks):
+        self.fed.append(fed_BT.tolist())
+        ids_TB = torch.tensor(self.passes[len(self.fed) - 1]).t()
+        return Decoded(torch.nn.functional.one_hot(ids_TB, 9).double(), [], encoded)
+
+    def logits(self, features):
+        return features
+
+
+def test_only_what_a_pass_reproduced_is_certified():
+    """A row that has become equal to the target is not: it was another one that was fed."""
+    target, own = [[BOS, 4, 5]] * 3, [[4, 5, EOS], [4, 6, EOS], [6, 5, EOS]]
+    draws = torch.tensor([[False, True, True]] * 3)
+    given = (None, torch.tensor(target), draws, torch.zeros(3, 3), Draw("argmax"))
+    # first all rows are changed; then the first comes back to the target, the second is reproduced
+    decoder = Scripted([own[1]] * 3, [own[0], own[1], own[2]], own)
+    for passes, certified in [(1, [False] * 3), (2, [False, True, False]), (3, [True] * 3)]:
+        decoder.fed.clear()
+        fed, exact = aligned_in_passes(decoder, *given, passes)
+        assert exact.tolist() == certified
+        assert fed.tolist() == [[BOS, *each[:2]] for each in ([own[1]] * 3 if passes == 1 else own)]
+    assert decoder.fed[:2] == [target, [[BOS, 4, 6]] * 3]
 
 
 @each_draw

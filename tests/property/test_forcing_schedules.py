@@ -104,6 +104,8 @@ def test_by_position_the_later_and_the_later_in_training_the_fewer_right_tokens(
         {"kind": "inverse_sigmoid", "k": 0.9},
         {"kind": "increasing", "start": -0.5},
         {"kind": "increasing", "c": -1.0},
+        {"kind": "increasing", "start": 0.6, "end": 0.5},
+        {"kind": "linear", "k": 0.5, "minimum": 0.6},
         {"kind": "constant", "warmup": -1.0},
         {"kind": "constant", "unit": "steps"},
         {"kind": "constant", "k": 2.0},

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
 from freerun.metrics.oracle import Oracle
-from freerun.symbols import EOS
+from freerun.symbols import EOS, UNK
 
 TOKENS = (4, 5)
-WORDS = st.lists(st.sampled_from(TOKENS), max_size=3)
-REFERENCES = st.lists(WORDS, min_size=1, max_size=3)
+# a reference may have unknown tokens, which no output has
+REFERENCES = st.lists(st.lists(st.sampled_from((*TOKENS, UNK)), max_size=3), min_size=1, max_size=3)
 
 
 def oracle(*references):
@@ -28,11 +28,11 @@ def distance(output, references):
 
 def endings(longest):
     for length in range(longest + 1):
-        yield from (list(each) for each in itertools.product(TOKENS, repeat=length))
+        yield from (list(each) for each in itertools.product((*TOKENS, UNK), repeat=length))
 
 
 def best(prefix, references):
-    """The least distance that any ending of the prefix comes to."""
+    """The least distance that any ending of the prefix comes to, also one that cannot be written."""
     return min(distance([*prefix, *ending], references) for ending in endings(3))
 
 
@@ -48,7 +48,7 @@ def test_optimal_tokens_are_those_of_brute_force(references, prefix):
     expected = {token for token in TOKENS if best([*prefix, token], references) == reachable}
     expected |= {EOS} if distance(prefix, references) == reachable else set()
     assert set(np.flatnonzero(made.optimal_BV()[0])) == expected
-    assert {token for token in (EOS, *TOKENS) if made.allows_B(np.array([token]))[0]} == expected
+    assert {token for token in (EOS, UNK, *TOKENS) if made.allows_B(np.array([token]))[0]} == expected
 
 
 @given(REFERENCES, st.lists(st.sampled_from(TOKENS), max_size=6))
@@ -82,3 +82,14 @@ def test_rows_do_not_disturb_each_other(references, outputs):
             assert together.allows_B(np.full(len(alone), token))[row] == one.allows_B(np.array([token]))[0]
             assert together.distances_B[row] == one.distances_B[0]
             assert together.reachable_B[row] == one.reachable_B[0]
+
+
+def test_where_only_an_unknown_token_is_right_nothing_is():
+    made = oracle([[4, UNK, 5]], [[UNK], [5]], [[UNK, UNK]])
+    assert [np.flatnonzero(row).tolist() for row in made.optimal_BV()] == [[4], [5], []]
+    made.advance(np.array([4, 5, 4]))
+    assert [np.flatnonzero(row).tolist() for row in made.optimal_BV()] == [[], [EOS], []]
+    assert made.allows_B(np.array([UNK, EOS, UNK])).tolist() == [False, True, False]
+    made.advance(np.array([4, EOS, 4]))  # in the place of the unknown token: one edit, and 5 is right after it
+    assert np.flatnonzero(made.optimal_BV()[0]).tolist() == [5]
+    assert made.reachable_B[0] == 1

@@ -72,6 +72,17 @@ def test_raml_samples_have_its_distribution(target, tokens, temperature):
         assert found[each] / found.total() == pytest.approx(weight / sum(weights.values()), abs=0.02)
 
 
+def test_the_distance_of_a_raml_sample_has_nothing_to_do_with_the_places_in_another_one():
+    """Two rows of two tokens: does the second row's distance depend on which token of the first row was replaced?"""
+    batch = training_batch([[5, EOS]] * 2, [[4, 5, EOS]] * 2)
+    samples = torch.stack([fed(number, batch, size=7, kind="raml", temperature=1.0) for number in range(1, 2001)])
+    replaced = samples[:, :, 1:] != batch.target_in_BT[:, 1:]
+    one = replaced[:, 0].sum(1) == 1
+    distances = [replaced[one & replaced[:, 0, place], 1].sum(1).double().mean().item() for place in (0, 1)]
+    assert one.sum() > 500
+    assert distances[0] == pytest.approx(distances[1], abs=0.15)
+
+
 def test_raml_feeds_and_learns_its_sample(monkeypatch):
     model, passes = network(dropout=0.3), []
     sequence = model.decoder.sequence

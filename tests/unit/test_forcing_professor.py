@@ -265,6 +265,17 @@ def test_the_discriminators_gradient_is_a_mean_over_sequences():
     assert strategy.step(Update(3, 1))["discriminator_gradient_norm"] == (pytest.approx(norm.item() / rows), 1)
 
 
+@pytest.mark.parametrize(("scale", "norm"), [(1e-3, None), (1e3, 1.0)])
+def test_the_discriminators_gradient_is_clipped_at_1(scale, norm):
+    strategy, _, _ = run()
+    for parameter in strategy.discriminator.parameters():
+        parameter.grad = None if parameter.grad is None else scale * parameter.grad
+    told, _ = strategy.step(Update(3, 1))["discriminator_gradient_norm"]  # before clipping
+    means = [value.flatten() for name, value in strategy.state().items() if name.endswith("/exp_avg")]
+    assert torch.cat(means).norm().item() == pytest.approx(0.1 * (norm or told), rel=1e-4)  # Adam's first step
+    assert (told > 1) == (norm is not None)
+
+
 @pytest.mark.parametrize("teacher_too", [False, True])
 def test_moments_move_the_teacher_forced_pass_only_where_that_is_asked_for(monkeypatch, teacher_too):
     model = network(scale=1.2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from freerun.config import parse_config
+from freerun.config import merge, parse_config
 from freerun.errors import ConfigError
 from freerun.forcing.batch import Update
 from freerun.forcing.free_running import FreeRunning
@@ -127,6 +127,19 @@ def test_strategies_under_one_seed_share_their_dropout():
         ({"temperature": 0.0}, "forcing.temperature: the value is 0.0. Expected a number, above 0"),
         ({"passes": -1}, "forcing.passes: the value is -1"),
         ({"teacher_prob": 0.5}, "forcing.teacher_prob: unknown key"),
+        (
+            {"schedule": {"kind": "linear", "minimum": 0.6, "k": 0.5}},
+            "forcing.schedule: minimum = 0.6 is above k = 0.5. Expected minimum <= k. Change one of the two.",
+        ),
+        (
+            {"schedule": {"kind": "increasing", "start": 0.6, "end": 0.5}},
+            "forcing.schedule: start = 0.6 is above end = 0.5. Expected start <= end. Change one of the two.",
+        ),
+        (
+            {"schedule": {"kind": "linear", "wramup": 5.0}},
+            "Expected one of: c, k, kind, minimum, unit, warmup. The nearest is 'warmup'.",
+        ),
+        ({"draw": "argmax", "temperature": 0.5}, 'forcing.temperature: the value is 0.5, but draw = "argmax"'),
     ],
 )
 def test_bad_settings_are_told_before_training(forcing, message):
@@ -135,3 +148,32 @@ def test_bad_settings_are_told_before_training(forcing, message):
             {"data": {"train": "x"}, "forcing": {"strategy": "scheduled_sampling", **forcing}}, "c.toml", settings_of
         )
     assert message in "\n".join(map(str, error.value.problems))
+
+
+@pytest.mark.parametrize(("key", "value"), [("unit", "updates"), ("unit", "epochs"), ("warmup", 0.0), ("kinds", 1)])
+@pytest.mark.parametrize("phases", [False, True])
+@pytest.mark.parametrize(
+    ("schedule", "valid"),
+    [
+        ({"kind": "constant"}, "kind, teacher_prob"),
+        ({"kind": "linear"}, "c, k, kind, minimum"),
+        ({"kind": "exponential"}, "k, kind"),
+        ({"kind": "inverse_sigmoid"}, "k, kind"),
+    ],
+)
+def test_a_position_schedule_knows_neither_unit_nor_warm_up(schedule, valid, phases, key, value):
+    forcing = {"strategy": "scheduled_sampling", "position": {**schedule, key: value}}
+    place = "forcing.phases[1].position" if phases else "forcing.position"
+    whole = {"phases": [{**forcing, "until": 5}, {"strategy": "teacher"}]} if phases else forcing
+    with pytest.raises(ConfigError) as error:
+        parse_config({"data": {"train": "x"}, "forcing": whole}, "c.toml", settings_of)
+    fix = "The nearest is 'kind'" if key == "kinds" else "Remove it"
+    what = f'unknown key for kind = "{schedule["kind"]}"'
+    assert list(map(str, error.value.problems)) == [f"c.toml: {place}.{key}: {what}. Expected one of: {valid}. {fix}."]
+
+
+def test_a_position_schedule_is_merged_as_a_whole():
+    """As is a schedule over updates: keys of the kind that is replaced must not shine through."""
+    for key in ("position", "schedule"):
+        under, over = {"kind": "linear", "c": 0.1}, {"kind": "exponential"}
+        assert merge({"forcing": {key: under}}, {"forcing": {key: over}}) == {"forcing": {key: over}}
