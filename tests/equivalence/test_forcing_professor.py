@@ -166,9 +166,9 @@ def test_the_discriminators_gradients_are_those_of_the_formulas(adversary, r1):
 
 def test_the_free_run_is_sampled_at_its_temperature():
     model = a_model()
-    strategy = professor(model, temperature=0.5)
+    strategy = professor(model, temperature=0.2)
     losses, free = strategy.losses(model, BATCH, UPDATE), 0
-    for row, own, steps in compared(model, "sample", 0.5):
+    for row, own, steps in compared(model, "sample", 0.2):
         free = free - torch.sigmoid(judged(model, strategy.discriminator, row, own, steps)).log()
     close(losses.terms["free"].sum, free)
 

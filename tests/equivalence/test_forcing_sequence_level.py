@@ -147,7 +147,7 @@ def test_sources_without_candidates_have_no_risk():
 
 def test_the_baseline_of_self_critical_training_is_the_output_in_use():
     """Without dropout in any part of it, it is the same at every update."""
-    model = network(scale=1.2, dropout=0.6, embedding_dropout=0.6)
+    model = network(scale=2.0, attention="general", dropout=0.6, embedding_dropout=0.6)
     strategy = SelfCritical(SelfCritical.Settings(), Objective())
     found = [strategy.losses(model, BATCH, Update(number, 3)).figures for number in range(1, 11)]
     assert len({figures["cost.greedy"] for figures in found}) == 1

@@ -114,3 +114,8 @@ def test_by_position_the_later_and_the_later_in_training_the_fewer_right_tokens(
 def test_constants_out_of_range_are_refused(settings):
     with pytest.raises(ValidationError):
         schedule(**settings)
+
+
+def test_bounds_may_be_equal():
+    assert schedule(kind="linear", k=0.5, minimum=0.5).value(9) == 0.5
+    assert schedule(kind="increasing", start=0.5, end=0.5).value(9) == 0.5
