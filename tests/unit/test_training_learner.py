@@ -260,6 +260,17 @@ def test_what_a_strategy_learns_by_must_be_finite_too():
     close(one.model.state_dict(), before, 0.0)
 
 
+def test_a_strategy_learns_nothing_from_an_update_that_is_not_made():
+    class Infinite(Counting):
+        def losses(self, model, batch, update):
+            return Losses({"sum": Term(model.decoder.output_bias.sum() * math.inf, 1)})
+
+    one = learner(Infinite(StrategySettings(), Objective()))
+    with pytest.raises(NotFinite):
+        one.update(1, batches())
+    assert one.strategy.steps == 0
+
+
 @pytest.mark.parametrize("parts", [1, 3])
 def test_the_gradients_of_several_terms_are_compared_now_and_then(parts):
     strategy = TwoTerms(StrategySettings(), Objective())
