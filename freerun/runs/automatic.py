@@ -142,7 +142,8 @@ def _description(data: TrainingData, values: Mapping[str, Any]) -> str:
     return (
         f"{len(data.corpus):,} pairs of {sources:.1f} source and {targets:.1f} target tokens: a {directions} "
         f"{values.get('model.cell', 'lstm').upper()} encoder and a decoder with {attention}, "
-        f"{values['model.num_layers']} x {values['model.hidden_size']} units, batches of {batches}, dropout {values['model.dropout']}."
+        f"{values['model.num_layers']} x {values['model.hidden_size']} units, batches of {batches}, "
+        f"dropout {values['model.dropout']}."
     )
 
 
