@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from freerun.data.batching import Batch
-from freerun.randomness import seed_of
+from freerun.randomness import CounterGenerator
 
 __all__ = ["TrainingBatch", "Update"]
 
@@ -32,9 +32,9 @@ class Update:
     rank: int = 0
     epoch: float = 0.0
 
-    def generator(self, purpose: str) -> torch.Generator:
-        """A generator on the CPU whose numbers are a pure function of (seed, purpose, update, part, rank)."""
-        return torch.Generator().manual_seed(seed_of(self.seed, purpose, self.number, self.part, self.rank))
+    def generator(self, purpose: str) -> CounterGenerator:
+        """A generator whose numbers are a pure function of (seed, purpose, update, part, rank)."""
+        return CounterGenerator(self.seed, purpose, self.number, self.part, self.rank)
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,24 @@ Shape suffixes: T time, B batch, H decoder layer, V vocabulary, D discriminator.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from torch.nn.utils.parametrizations import spectral_norm
 
 from freerun.models.encoder import reversal_within, turn
 from freerun.models.recurrence import RecurrentLayer
-from freerun.randomness import seed_of
+from freerun.randomness import CounterGenerator
 
 __all__ = ["Behaviour", "Discriminator"]
 
 PROJECTED = 32
 """Features that the output distribution is projected to."""
+
+POWER_ITERATIONS = 15
+"""From a random vector to the first estimate of a layer's singular vectors, as many as in torch."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +120,13 @@ class Discriminator(nn.Module):
 
     def bound_spectra(self, seed: int) -> None:
         """Bound the spectral norm of the linear layers (Miyato et al. 2018); called once, after initialisation."""
-        # the first estimate of a singular vector is drawn from torch's global generator
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(seed, "spectral norm"))
-            for module in list(self.modules()):
-                if isinstance(module, nn.Linear):
-                    spectral_norm(module)
+        layers = [(name, module) for name, module in self.named_modules() if isinstance(module, nn.Linear)]
+        for name, layer in layers:
+            # torch draws a first estimate from its global generator, which is put back; ours replaces it
+            with torch.random.fork_rng(devices=[]):
+                bounded: Any = spectral_norm(layer).parametrizations
+            start = CounterGenerator(seed, "spectral norm", name).normal(layer.in_features)
+            with torch.no_grad():
+                bounded.weight[0]._v.copy_(normalize(torch.from_numpy(start), dim=0))
+                for _ in range(POWER_ITERATIONS):
+                    bounded.weight()  # one power iteration each

@@ -4,7 +4,8 @@
 
 over a set of distinct outputs: samples of the model, and one reference. The gradient flows through Q, whose log p adds
 up all tokens and EOS and is not divided by the length. The mean is over sources, and the token NLL of the reference
-stands beside it.
+stands beside it. Under dropout all candidates of a source are scored under that source's masks, those of the token NLL:
+Q compares outputs under one network, and not how fortunate each was with its masks.
 
 A reference with an unknown token is no candidate, because the model never writes it: its probability is 0, not that of
 UNK. A source without candidates has no risk and is not counted.
@@ -28,6 +29,7 @@ from freerun.forcing.replay import encode, replay
 from freerun.forcing.rollout import free_rollout, uniforms
 from freerun.forcing.strategy import Strategy
 from freerun.models.decoder import Encoded
+from freerun.models.dropout import DropoutMasks
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import BOS, EOS, NEVER_WRITTEN, PAD
 
@@ -55,12 +57,13 @@ class MinimumRisk(Strategy):
         and not there yet.
         """
         settings = self.settings
-        encoded, masks = encode(model, batch, update)
-        features_NF = replay(model, batch, encoded, batch.target_in_BT, masks)
-        nll, figure = self.objective.token_nll(model, features_NF, batch, weight=settings.nll_weight)
         outputs, owners = self._candidates(model, batch, update)
         owners_N = torch.tensor(owners, device=batch.source_BS.device)
-        scores_N = self._scores(model, encoded.select(owners_N), update, outputs)
+        longest, target_steps = max(map(len, outputs)), batch.target_in_BT.shape[1]
+        encoded, masks = encode(model, batch, update, longest)
+        features_NF = replay(model, batch, encoded, batch.target_in_BT, masks and masks.first_steps(target_steps))
+        nll, figure = self.objective.token_nll(model, features_NF, batch, weight=settings.nll_weight)
+        scores_N = self._scores(model, encoded.select(owners_N), outputs, masks and masks.target_rows(owners_N))
         costs_N = scores_N.new_tensor(costs_of(COSTS[settings.cost], outputs, batch, owners))
         # the references are scored like the rest, so that there is always something to score
         writable_N = torch.tensor([set(output).isdisjoint(NEVER_WRITTEN) for output in outputs], device=owners_N.device)
@@ -104,15 +107,15 @@ class MinimumRisk(Strategy):
                 found.setdefault((row, output))
         return [output for _, output in found], [row for row, _ in found]
 
-    def _scores(self, model: Seq2Seq, encoded: Encoded, update: Update, outputs: list[tuple[int, ...]]) -> Tensor:
-        """The log-probabilities [N] of the candidates, with gradients; each has dropout of its own in the decoder."""
+    def _scores(
+        self, model: Seq2Seq, encoded: Encoded, outputs: list[tuple[int, ...]], masks: DropoutMasks | None
+    ) -> Tensor:
+        """The log-probabilities [N] of the candidates, with gradients."""
         device = encoded.state.h_LBH.device
         written = [torch.tensor(output, device=device) for output in outputs]
         lengths_N = torch.tensor([len(output) for output in outputs], device=device)
         written_NT = pad_sequence(written, batch_first=True, padding_value=PAD)
         fed_NT = torch.cat([torch.full_like(written_NT[:, :1], BOS), written_NT[:, :-1]], 1)
-        steps = written_NT.shape[1]
-        masks = model.draw_masks(1, steps, len(outputs), update.generator("candidates"))
         return log_probs_of(model, encoded, fed_NT, written_NT, lengths_N, masks)
 
 

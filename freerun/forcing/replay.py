@@ -16,9 +16,14 @@ from freerun.models.seq2seq import Seq2Seq
 __all__ = ["encode", "replay"]
 
 
-def encode(model: Seq2Seq, batch: TrainingBatch, update: Update) -> tuple[Encoded, DropoutMasks | None]:
-    """Read the sources, with gradients, under the update's dropout masks; rollout and replay both go on from there."""
-    steps = batch.target_in_BT.shape[1]
+def encode(
+    model: Seq2Seq, batch: TrainingBatch, update: Update, steps: int | None = None
+) -> tuple[Encoded, DropoutMasks | None]:
+    """Read the sources, with gradients, under the update's dropout masks; rollout and replay both go on from there.
+
+    The masks are for ``steps`` target positions, None: those of the batch. Masks for more steps begin with the same.
+    """
+    steps = batch.target_in_BT.shape[1] if steps is None else steps
     masks = model.draw_masks(batch.source_BS.shape[1], steps, batch.num_pairs, update.generator("dropout"))
     return model.encode(batch.source_BS, batch.source_lengths_B, masks), masks
 

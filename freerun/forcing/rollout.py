@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,9 +41,11 @@ class FreeRun:
 def uniforms(update: Update, purpose: str, *shape: int) -> Tensor:
     """Numbers in [0, 1), a pure function of the update and the purpose.
 
-    In fp64 whatever the model computes in, so that the same draws are made at every precision.
+    Those of step t, an entry of the last axis, do not depend on how many steps follow. In fp64 whatever the model
+    computes in, so that the same draws are made at every precision.
     """
-    return torch.rand(*shape, generator=update.generator(purpose), dtype=torch.float64)
+    step_by_step = update.generator(purpose).uniform(*reversed(shape))
+    return torch.from_numpy(np.ascontiguousarray(step_by_step.T))
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """Dropout whose masks are drawn once, before the pass, so that several passes can share them.
 
 Dropout acts between recurrent layers and before the output layer; embedding dropout drops whole tokens, so that a
-token's input gates stay a row of a table. Masks hold 0 or 1 / (1 - rate) ("inverted dropout").
+token's input gates stay a row of a table. Masks hold 0 or 1 / (1 - rate) ("inverted dropout"). They are filled step by
+step, so the mask of step t does not depend on how many steps follow.
 
 Shape suffixes: S source time, T target time, B batch, H layer output, F features before the output layer.
 """
@@ -11,8 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from freerun.randomness import CounterGenerator
 
 __all__ = ["DropoutMasks", "StepMasks", "apply_mask", "draw_mask"]
 
@@ -48,6 +52,14 @@ class DropoutMasks:
             output_TBF=_until(self.output_TBF, steps),
         )
 
+    def target_rows(self, rows_N: Tensor) -> DropoutMasks:
+        """Select the decoder's masks of the rows ``rows_N``: several outputs of a source share its masks."""
+        return DropoutMasks(
+            target_tokens_TB1=_of_rows(self.target_tokens_TB1, rows_N),
+            decoder_layers=tuple(_of_rows(mask, rows_N) for mask in self.decoder_layers),
+            output_TBF=_of_rows(self.output_TBF, rows_N),
+        )
+
     def target_step(self, t: int) -> StepMasks:
         """The decoder's masks of step ``t``."""
         layers = tuple(None if mask is None else mask[t] for mask in self.decoder_layers)
@@ -58,18 +70,27 @@ def _until(mask: Tensor | None, steps: int) -> Tensor | None:
     return None if mask is None else mask[:steps]
 
 
+def _of_rows(mask: Tensor | None, rows_N: Tensor) -> Tensor | None:
+    return None if mask is None else mask.index_select(1, rows_N)
+
+
 def _at(mask: Tensor | None, t: int) -> Tensor | None:
     return None if mask is None else mask[t]
 
 
-def draw_mask(shape: Sequence[int], rate: float, generator: torch.Generator, like: Tensor) -> Tensor | None:
-    """A mask of ``shape`` with the type and device of ``like``, or None at rate 0."""
+def draw_mask(shape: Sequence[int], rate: float, generator: CounterGenerator, like: Tensor) -> Tensor | None:
+    """Draw a mask of ``shape`` with the type and device of ``like``, or None at rate 0.
+
+    The entries follow the generator's stream in row-major order: where the first axis is time, a longer mask begins
+    with the shorter one.
+    """
     if rate == 0.0:
         return None
     keep = 1.0 - rate
-    # drawn on the generator's device (the CPU), so that a seed means the same masks everywhere
-    mask = torch.empty(*shape, dtype=like.dtype).bernoulli_(keep, generator=generator)
-    return mask.div_(keep).to(like.device)
+    # drawn on the CPU, so that a seed means the same masks everywhere
+    kept = generator.coins(keep, *shape)
+    number = np.float64 if like.dtype == torch.float64 else np.float32
+    return torch.from_numpy(np.multiply(kept, number(1.0 / keep))).to(like)
 
 
 def apply_mask(values: Tensor, mask: Tensor | None) -> Tensor:

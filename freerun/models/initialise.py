@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from freerun.models.recurrence import RecurrentLayer
 from freerun.models.seq2seq import Seq2Seq
-from freerun.randomness import seed_of
+from freerun.randomness import CounterGenerator
 
 __all__ = ["initialise", "initialise_network"]
 
@@ -33,13 +33,11 @@ def initialise(
     hidden_size = model.sizes.hidden_size
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            generator = torch.Generator().manual_seed(seed_of(seed, "initialise", name))
-            values = torch.empty(parameter.shape, dtype=torch.float32)
+            generator = CounterGenerator(seed, "initialise", name)
             if scheme == "uniform":
-                values.uniform_(-scale, scale, generator=generator)
+                parameter.copy_(_uniform(parameter, scale, generator))
             else:
-                _default(values, name, hidden_size, model.sizes.tied_output, generator)
-            parameter.copy_(values)
+                parameter.copy_(_default(parameter, name, hidden_size, model.sizes.tied_output, generator))
         for module in model.modules():
             if forget_bias is not None and isinstance(module, RecurrentLayer) and module.cell == "lstm":
                 _set_forget_bias(module, forget_bias)
@@ -60,24 +58,26 @@ def initialise_network(network: nn.Module, seed: int, purpose: str) -> None:
         for name, parameter in network.named_parameters():
             if id(parameter) in norms:
                 continue
-            generator = torch.Generator().manual_seed(seed_of(seed, purpose, name))
-            values = torch.zeros(parameter.shape, dtype=torch.float32)
-            if values.dim() > 1:
-                bound = values.shape[1] ** -0.5
-                nn.init.uniform_(values, -bound, bound, generator=generator)
-            parameter.copy_(values)
+            if parameter.dim() > 1:
+                generator = CounterGenerator(seed, purpose, name)
+                parameter.copy_(_uniform(parameter, parameter.shape[1] ** -0.5, generator))
+            else:
+                parameter.zero_()
 
 
-def _default(values: Tensor, name: str, hidden_size: int, tied: bool, generator: torch.Generator) -> None:
-    if values.dim() == 1:
-        nn.init.zeros_(values)
-    elif "embedding" in name:
-        std = values.shape[1] ** -0.5 if tied and name.startswith("decoder") else 1.0
-        nn.init.normal_(values, 0.0, std, generator=generator)
-    else:
-        recurrent = "layers" in name
-        bound = (hidden_size if recurrent else values.shape[1]) ** -0.5
-        nn.init.uniform_(values, -bound, bound, generator=generator)
+def _default(like: Tensor, name: str, hidden_size: int, tied: bool, generator: CounterGenerator) -> Tensor:
+    if like.dim() == 1:
+        return torch.zeros(like.shape)
+    if "embedding" in name:
+        std = like.shape[1] ** -0.5 if tied and name.startswith("decoder") else 1.0
+        return torch.from_numpy(generator.normal(*like.shape)) * std
+    recurrent = "layers" in name
+    return _uniform(like, (hidden_size if recurrent else like.shape[1]) ** -0.5, generator)
+
+
+def _uniform(like: Tensor, bound: float, generator: CounterGenerator) -> Tensor:
+    """Numbers from U(-bound, bound) in the shape of ``like``, drawn in fp64 and rounded to fp32."""
+    return torch.from_numpy(generator.uniform(*like.shape)).mul_(2.0).sub_(1.0).mul_(bound).float()
 
 
 def _set_forget_bias(layer: RecurrentLayer, value: float) -> None:

@@ -14,6 +14,7 @@ from freerun.models.bridge import Bridge
 from freerun.models.decoder import Decoder, Encoded
 from freerun.models.dropout import DropoutMasks, draw_mask
 from freerun.models.encoder import Encoder
+from freerun.randomness import CounterGenerator
 
 __all__ = ["Seq2Seq", "Sizes"]
 
@@ -88,23 +89,26 @@ class Seq2Seq(nn.Module):
         return self.decoder.sequence(fed_BT, self.encode(source_BS, lengths_B, masks), masks).features_TBF
 
     def draw_masks(
-        self, source_length: int, target_length: int, rows: int, generator: torch.Generator
+        self, source_length: int, target_length: int, rows: int, generator: CounterGenerator
     ) -> DropoutMasks | None:
-        """The dropout masks of one pass over ``rows`` pairs; None when nothing is dropped."""
+        """Draw the dropout masks of one pass over ``rows`` pairs; None when nothing is dropped.
+
+        Each mask has a stream of its own, by its name: neither the other masks nor the number of steps change it.
+        """
         if self.dropout == 0.0 and self.embedding_dropout == 0.0:
             return None
         like = self.decoder.output_bias
         gaps = range(self.sizes.num_layers - 1)
 
-        def draw(length: int, size: int, rate: float) -> Tensor | None:
-            return draw_mask((length, rows, size), rate, generator, like)
+        def draw(length: int, size: int, rate: float, *name: int | str) -> Tensor | None:
+            return draw_mask((length, rows, size), rate, generator.child(*name), like)
 
         return DropoutMasks(
-            draw(source_length, 1, self.embedding_dropout),
-            tuple(draw(source_length, self.encoder.memory_size, self.dropout) for _ in gaps),
-            draw(target_length, 1, self.embedding_dropout),
-            tuple(draw(target_length, self.sizes.hidden_size, self.dropout) for _ in gaps),
-            draw(target_length, self.decoder.feature_size, self.dropout),
+            draw(source_length, 1, self.embedding_dropout, "source tokens"),
+            tuple(draw(source_length, self.encoder.memory_size, self.dropout, "encoder", gap) for gap in gaps),
+            draw(target_length, 1, self.embedding_dropout, "target tokens"),
+            tuple(draw(target_length, self.sizes.hidden_size, self.dropout, "decoder", gap) for gap in gaps),
+            draw(target_length, self.decoder.feature_size, self.dropout, "output"),
         )
 
     def num_parameters(self) -> int:

@@ -218,6 +218,27 @@ def test_spectral_norms_are_bounded_and_repeat_whatever_torch_drew_before():
     assert norms == pytest.approx([1.0] * 3, abs=0.05)
 
 
+def test_first_singular_vectors_come_from_the_seed_and_the_layer():
+    def vectors(seed, spoiled=0):
+        torch.manual_seed(spoiled)
+        discriminator = Discriminator(2, 4, 4, 9, 16).double()
+        with torch.no_grad():
+            for parameter in discriminator.parameters():
+                if parameter.dim() == 2:  # all directions are singular, so the first estimate stays
+                    parameter.copy_(torch.eye(*parameter.shape))
+        before = torch.get_rng_state()
+        discriminator.bound_spectra(seed)
+        assert torch.get_rng_state().equal(before)
+        return {name: value for name, value in discriminator.named_buffers() if name.endswith("_v")}
+
+    found, other = vectors(1), vectors(2)
+    close(found, vectors(1, spoiled=5), 0.0)
+    assert len(found) == 6
+    assert not any(found[name].equal(other[name]) for name in found if len(found[name]) > 1)
+    assert len({tuple(values[:3].tolist()) for values in found.values()}) == 6
+    assert all(values.norm().item() == pytest.approx(1.0) for values in found.values())
+
+
 def test_the_discriminator_learns_to_tell_the_streams_apart():
     batch = training_batch(random_rows([4] * 50), random_rows([7] * 50, size=9, seed=1))
     model, found = network(scale=1.2), []

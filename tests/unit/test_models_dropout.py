@@ -6,14 +6,16 @@ import pytest
 import torch
 
 from freerun.models.dropout import DropoutMasks, apply_mask, draw_mask
+from freerun.randomness import CounterGenerator
 from tests.networks import CELLS, close, naive_logits, network, padded, random_rows
 
 SOURCES, LENGTHS = padded(random_rows([3, 5]))
 FED = torch.tensor([[1, 4, 5, 6], [1, 7, 8, 0]])
+GENERATOR = CounterGenerator(0, "mask")
 
 
 def masks_of(model, seed=1, rows=2):
-    return model.draw_masks(5, 4, rows, torch.Generator().manual_seed(seed))
+    return model.draw_masks(5, 4, rows, CounterGenerator(seed, "masks"))
 
 
 def logits(model, masks):
@@ -22,7 +24,7 @@ def logits(model, masks):
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
 def test_a_mask_keeps_its_share_scaled_up(rate):
-    mask = draw_mask((50, 40, 30), rate, torch.Generator().manual_seed(0), torch.zeros(1, dtype=torch.float64))
+    mask = draw_mask((50, 40, 30), rate, GENERATOR, torch.zeros(1, dtype=torch.float64))
     assert mask.shape == (50, 40, 30)
     assert mask.dtype == torch.float64
     assert set(mask.unique().tolist()) == {0.0, 1 / (1 - rate)}
@@ -31,10 +33,57 @@ def test_a_mask_keeps_its_share_scaled_up(rate):
 
 
 def test_at_rate_0_nothing_is_drawn():
-    generator = torch.Generator().manual_seed(0)
-    before = generator.get_state()
-    assert draw_mask((5, 5), 0.0, generator, torch.zeros(1)) is None
-    assert generator.get_state().equal(before)
+    assert draw_mask((5, 5), 0.0, GENERATOR, torch.zeros(1)) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_mask_has_the_type_of_the_values(dtype):
+    mask, full = (draw_mask((9, 8), 0.3, GENERATOR, torch.zeros(1, dtype=each)) for each in (dtype, torch.float64))
+    assert mask.dtype == dtype
+    close(mask, full.to(dtype), 0)
+
+
+@pytest.mark.parametrize("rate", [1e-12, 1 - 1e-12])
+def test_extreme_rates_keep_all_or_nothing(rate):
+    mask = draw_mask((50, 50), rate, GENERATOR, torch.zeros(1))
+    assert mask.count_nonzero() == (2500 if rate < 0.5 else 0)
+
+
+def test_a_mask_does_not_depend_on_how_many_steps_follow():
+    model = network(dropout=0.5, embedding_dropout=0.5, num_layers=3)
+    long, short = (model.draw_masks(5, steps, 3, GENERATOR) for steps in (9, 4))
+    for name, mask in dataclasses.asdict(long.first_steps(4)).items():
+        close(mask, dataclasses.asdict(short)[name], 0)
+    assert not long.output_TBF[:4].equal(long.output_TBF[4:8])
+
+
+def test_other_options_leave_a_mask_as_it_is():
+    """Each mask has its own stream: more layers, or embedding dropout beside it, change no other mask."""
+    plain, tokens_too, deeper = (
+        masks_of(network(dropout=0.5, **options)) for options in ({}, {"embedding_dropout": 0.5}, {"num_layers": 4})
+    )
+    for other in (tokens_too, deeper):
+        assert other.output_TBF.equal(plain.output_TBF)
+        assert other.encoder_layers[0].equal(plain.encoder_layers[0])
+        assert other.decoder_layers[0].equal(plain.decoder_layers[0])
+    tokens_only = masks_of(network(embedding_dropout=0.5))
+    assert tokens_only.target_tokens_TB1.equal(tokens_too.target_tokens_TB1)
+
+
+def test_no_two_masks_of_a_pass_are_alike():
+    masks = network(dropout=0.5, embedding_dropout=0.5, num_layers=3).draw_masks(40, 40, 40, GENERATOR)
+    layers = [*masks.encoder_layers, *masks.decoder_layers, masks.output_TBF]
+    assert len({tuple(mask.flatten().tolist()) for mask in layers}) == 5
+    assert not masks.source_tokens_SB1.equal(masks.target_tokens_TB1)
+
+
+def test_several_outputs_of_a_source_share_its_masks():
+    masks = masks_of(network(dropout=0.5, embedding_dropout=0.5), rows=3)
+    shared = masks.target_rows(torch.tensor([2, 0, 2, 2]))
+    for name in ("target_tokens_TB1", "output_TBF"):
+        close(getattr(shared, name), getattr(masks, name)[:, [2, 0, 2, 2]], 0)
+    close(list(shared.decoder_layers), [mask[:, [2, 0, 2, 2]] for mask in masks.decoder_layers], 0)
+    assert shared.source_tokens_SB1 is None and shared.encoder_layers == ()
 
 
 def test_a_missing_mask_changes_nothing():

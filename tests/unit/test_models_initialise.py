@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy import stats
+from torch import nn
 
-from freerun.models.initialise import initialise
+from freerun.models.initialise import initialise, initialise_network
 from freerun.models.seq2seq import Seq2Seq, Sizes
 
 SIZES = {"embedding_size": 16, "hidden_size": 25, "num_layers": 2}
@@ -102,3 +104,32 @@ def test_the_uniform_scheme_draws_everything_from_one_range():
     assert [name for name, values in found.items() if values.numel() > 90 and not spread(values, 0.08)] == []
     assert weights(scheme="uniform", scale=0.5)["decoder.output_weight"].abs().max() > 0.49
     assert 0 < found["decoder.output_bias"].abs().max() <= 0.08
+
+
+def test_values_have_the_distributions_that_are_documented():
+    found = weights(sizes={"embedding_size": 64, "hidden_size": 100})
+    assert stats.kstest(found["encoder.embedding.weight"].flatten().numpy(), "norm").pvalue > 1e-3
+    uniform = stats.uniform(-0.1, 0.2)
+    for name in ("encoder.forward_layers.0.weight_ih", "decoder.layers.1.weight_hh", "decoder.output_weight"):
+        assert stats.kstest(found[name].flatten().numpy(), uniform.cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("seed", [1 + 2**32, 1 + 2**62])
+def test_the_whole_seed_decides_the_values(seed):
+    one, other = weights(1), weights(seed)
+    assert not any(one[name].equal(other[name]) for name in one if one[name].dim() == 2)
+
+
+def test_another_network_has_matrices_by_what_they_read_and_biases_of_0():
+    network = nn.Sequential(nn.Linear(50, 40), nn.LayerNorm(40), nn.Linear(40, 30))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(3.0)
+    initialise_network(network, 1, "test")
+    assert spread(network[0].weight, 50**-0.5) and spread(network[2].weight, 40**-0.5)
+    assert network[0].bias.eq(0).all() and network[1].weight.eq(3).all()
+    again = nn.Sequential(nn.Linear(50, 40))
+    initialise_network(again, 1, "test")
+    assert again[0].weight.equal(network[0].weight)
+    initialise_network(again, 1, "other")
+    assert not again[0].weight.equal(network[0].weight)

@@ -1,0 +1,101 @@
+"""Strategies under one seed train under the same dropout: the masks of a step are one, whatever the strategy."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from freerun.forcing.batch import Update
+from freerun.forcing.registry import STRATEGIES
+from freerun.forcing.rollout import uniforms
+from freerun.forcing.strategy import Objective
+from tests.networks import network, random_rows, training_batch
+
+BATCH = training_batch(random_rows([4, 2, 6, 3]), random_rows([3, 5, 2, 5], size=9, seed=1))
+UPDATE = Update(number=7, seed=3, part=1)
+SIZES = {"dropout": 0.5, "embedding_dropout": 0.5, "num_layers": 3, "attention": "dot", "scale": 1.2}
+ARMS = {name: {} for name in STRATEGIES} | {"professor": {"warmup": 0, "model_gate": 0.0}}
+VARIANTS = [*ARMS.items(), ("scheduled_sampling", {"passes": 2}), ("optimal_completion", {"teacher_prob": 0.5})]
+
+
+class Watched:
+    """A model that keeps what dropout its passes are given: [(mask, first step or None)] by the mask's name."""
+
+    def __init__(self, monkeypatch):
+        self.model = network(**SIZES)
+        self.masks = []
+        decoder = self.model.decoder
+        for owner, name, note in (
+            (self.model, "encode", self._encoder),
+            (decoder, "sequence", self._sequence),
+            (decoder, "step", self._step),
+        ):
+            monkeypatch.setattr(owner, name, self._noting(getattr(owner, name), note))
+
+    def _noting(self, method, note):
+        def call(first, second, third=None, *masks):
+            # encode(source, lengths, masks), sequence(fed, encoded, masks), step(tokens, encoded, tables, masks)
+            given = masks[0] if masks else third if note != self._step else None
+            assert given is not None or not torch.is_grad_enabled(), "a pass that learns has dropout"
+            if given is not None:
+                note(given)
+            return method(first, second, third, *masks)
+
+        return call
+
+    def _encoder(self, masks):
+        self.masks.append(("source", masks.source_tokens_SB1))
+        self.masks += [(f"encoder {gap}", mask) for gap, mask in enumerate(masks.encoder_layers)]
+
+    def _sequence(self, masks):
+        self.masks += [("target", masks.target_tokens_TB1), ("output", masks.output_TBF)]
+        self.masks += [(f"decoder {gap}", mask) for gap, mask in enumerate(masks.decoder_layers)]
+
+    def _step(self, masks):
+        self.masks += [("target step", masks.token_B1), ("output step", masks.output_BF)]
+        self.masks += [(f"decoder {gap} step", mask) for gap, mask in enumerate(masks.layers)]
+
+
+def whole_masks(steps=60):
+    """The masks of the update for more steps than any pass has, by name."""
+    masks = network(**SIZES).draw_masks(BATCH.source_BS.shape[1], steps, 4, UPDATE.generator("dropout"))
+    layers = [("encoder", masks.encoder_layers), ("decoder", masks.decoder_layers)]
+    found = {f"{side} {gap}": mask for side, each in layers for gap, mask in enumerate(each)}
+    return found | {"source": masks.source_tokens_SB1, "target": masks.target_tokens_TB1, "output": masks.output_TBF}
+
+
+def is_among(mask, whole):
+    """Whether ``mask`` is the beginning of ``whole`` [T, B, ...]; with other rows, whether each is one of its rows."""
+    beginning = whole[: len(mask)]
+    if mask.shape[1] == whole.shape[1]:
+        return mask.equal(beginning)
+    return all(any(mask[:, n].equal(beginning[:, row]) for row in range(4)) for n in range(mask.shape[1]))
+
+
+@pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=str)
+def test_every_strategy_trains_under_the_masks_of_the_update(name, settings, monkeypatch):
+    watched = Watched(monkeypatch)
+    strategy = STRATEGIES[name](STRATEGIES[name].Settings(**settings), Objective())
+    strategy.prepare(watched.model, UPDATE.seed)
+    strategy.losses(watched.model, BATCH, UPDATE)
+    expected = whole_masks()
+    assert expected.keys() <= {name for name, _ in watched.masks}
+    for mask_name, mask in watched.masks:
+        if mask_name.endswith(" step"):
+            assert any(mask.equal(step) for step in expected[mask_name.removesuffix(" step")]), mask_name
+        else:
+            assert is_among(mask, expected[mask_name]), mask_name
+
+
+@pytest.mark.parametrize("other", [Update(8, 3, 1), Update(7, 4, 1), Update(7, 3, 0), Update(7, 3, 1, rank=1)])
+def test_another_update_part_seed_or_process_has_other_masks(other):
+    sizes = (6, 5, 4)
+    one, two = (network(**SIZES).draw_masks(*sizes, update.generator("dropout")) for update in (UPDATE, other))
+    assert not one.output_TBF.equal(two.output_TBF)
+    assert not one.encoder_layers[0].equal(two.encoder_layers[0])
+
+
+def test_numbers_for_draws_do_not_depend_on_how_many_steps_follow():
+    long, short = (uniforms(UPDATE, "draws", 4, steps) for steps in (20, 5))
+    assert long[:, :5].equal(short)
+    assert len(long.unique()) == 80
