@@ -34,6 +34,7 @@ from freerun.diagnostics.plain import as_values
 from freerun.errors import ConfigError, Interrupted, RunError, UserError
 from freerun.files import write_atomic
 from freerun.forcing.registry import settings_of
+from freerun.runs.begun import Begun, begun_with, check_study_begun, is_over
 from freerun.runs.console import say
 from freerun.runs.dataset import location_of
 from freerun.runs.evaluate import PairsToRead, dev_pairs_of, evaluate_predictor
@@ -44,6 +45,7 @@ from freerun.studies.analysis import Analysis, ArmFigures, Comparison, analyse
 from freerun.studies.results import Result, read_result, write_result
 from freerun.training.journal import read_journal
 from freerun.training.signals import stop_on_signals
+from freerun.version import VERSION
 
 __all__ = ["StudyRequest", "study"]
 
@@ -91,6 +93,12 @@ class _Run:
         values = _placeless(self.config)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def begun(self) -> Begun:
+        """The version that began it, by its result or else its journal."""
+        result = read_result(self.result, self.config_hash)
+        return Begun(begun_with(self.run), is_over(self.run)) if result is None else Begun(result.freerun, True)
+
 
 def study(request: StudyRequest) -> Analysis:
     """Train what is not yet there, evaluate it, compare, and print (or write as JSON) what came out.
@@ -110,7 +118,7 @@ def study(request: StudyRequest) -> Analysis:
     if settings.pairs:  # bad pairs are better found now than after the first training
         for _ in read_pairs(Path(settings.pairs), next(iter(arms.values())).data.columns):
             pass
-    _begin_folder(folder, settings, arms)
+    _begin_folder(folder, settings, arms, runs)
     for name, (raw, _) in raws.items():
         write_atomic(folder / "configs" / f"{name}.toml", tomli_w.dumps(raw))
     waiting = [run for run in runs if read_result(run.result, run.config_hash) is None]
@@ -193,7 +201,7 @@ def _with_seed(config: Config, seed: int) -> Config:
     return config.model_copy(update={"training": config.training.model_copy(update={"seed": seed})})
 
 
-def _begin_folder(folder: Path, settings: StudyConfig, arms: Mapping[str, Config]) -> None:
+def _begin_folder(folder: Path, settings: StudyConfig, arms: Mapping[str, Config], runs: Sequence[_Run]) -> None:
     """Keep what the study is; refuse a folder of another one. More seeds, arms and processes may come later."""
     path = folder / "study.json"
     kept = settings.model_dump(mode="json", exclude={"base", "pairs", "strategies", "variants"})
@@ -209,6 +217,8 @@ def _begin_folder(folder: Path, settings: StudyConfig, arms: Mapping[str, Config
             "Expected a new or empty folder, or one with the results of a study",
             "Choose another with --out",
         )
+    # before anything is written: the version that began the study may have to finish it
+    check_study_begun(folder, {run.name: run.begun for run in runs})
     (folder / "configs").mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(asked, indent=1) + "\n")
 
@@ -326,7 +336,8 @@ def _keep(run: _Run, code: int, began: float, settings: StudyConfig) -> str | No
         )
     events = read_journal(run.run / "journal.jsonl")
     updates = max((event["update"] for event in events), default=0)
-    about = Result(run.arm, run.seed, run.config_hash, failed, "", {}, {}, [], updates, _seconds(events), {})
+    version = begun_with(run.run) or VERSION
+    about = Result(run.arm, run.seed, run.config_hash, failed, "", {}, {}, [], updates, _seconds(events), {}, version)
     if failed is not None:
         # a result like any other: that a strategy fails under some seeds is what a study is to find out
         write_result(run.result, about)

@@ -30,6 +30,7 @@ from freerun.models.seq2seq import Seq2Seq, Sizes
 from freerun.models.stepper import TorchStepper
 from freerun.restore import load_weights, set_threads, sizes_as_dict, sizes_of
 from freerun.runs.automatic import Choice, choose_before_data, choose_length, choose_sizes
+from freerun.runs.begun import check_begun, is_over
 from freerun.runs.console import ConsoleReporter, say
 from freerun.runs.dataset import DataSource, TrainingData, choose_tokens, load_data, write_held_out
 from freerun.runs.figures import defined, figures_table
@@ -70,6 +71,8 @@ def train(request: TrainRequest) -> TrainResult:
         say(f"{plan.folder}: this run is complete ({done}); there is nothing to go on with.")
         _tell_next_steps(plan.folder)
         return TrainResult(plan.folder, read_bundle(plan.folder).metrics)
+    if plan.resumes:
+        check_begun(plan.folder)
     if request.resume and not plan.resumes:
         say(f"{plan.folder}: no run to go on with; starting from the beginning.")
     threads = set_threads(plan.config.training.threads)
@@ -222,12 +225,11 @@ def _refuse_changed_data(folder: Path, hashes: Mapping[str, str]) -> None:
 
 def _complete(folder: Path) -> str:
     """Why a run is over, or nothing when it can go on."""
-    events = read_journal(folder / "journal.jsonl")
-    last = events[-1] if events else {}
-    if last.get("event") == "stop" and last.get("reason") != "signal":
-        reason = {"complete": "all updates made", "patience": "no improvement any more"}
-        return f"update {last['update']:,}, {reason.get(str(last.get('reason')), 'stopped')}"
-    return ""
+    if not is_over(folder):
+        return ""
+    last = read_journal(folder / "journal.jsonl")[-1]
+    reason = {"complete": "all updates made", "patience": "no improvement any more"}
+    return f"update {last['update']:,}, {reason.get(str(last.get('reason')), 'stopped')}"
 
 
 # -- building ---------------------------------------------------------------------------------------------------------

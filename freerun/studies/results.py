@@ -14,8 +14,12 @@ from freerun.diagnostics.estimate import Columns
 from freerun.errors import RunError
 from freerun.files import write_atomic
 from freerun.metrics.accuracy import ratio
+from freerun.version import VERSION
 
 __all__ = ["FALLING", "Result", "read_result", "write_result"]
+
+UNNAMED = "0.1.0"
+"""The version of results that name none."""
 
 FALLING = 0.05
 """A run whose symbol error rate fell by more than this share of itself in the last quarter was stopped too early."""
@@ -35,6 +39,7 @@ class Result:
         curve: (update, figures on the development pairs) of every evaluation.
         updates: optimiser steps taken; ``seconds`` of training, evaluations among them.
         journal: means of what the strategy noted over the last quarter, by name.
+        freerun: the version that began the run.
     """
 
     arm: str
@@ -48,6 +53,7 @@ class Result:
     updates: int
     seconds: float
     journal: dict[str, float]
+    freerun: str = VERSION
 
     def columns(self, name: str) -> Columns:
         """Numerators and denominators [N] of a figure."""
@@ -91,7 +97,8 @@ def read_result(path: Path, config_hash: str) -> Result | None:
     """
     try:
         raw: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        result = Result(**{**raw, "ratios": _pairs(raw["ratios"]), "curve": [tuple(point) for point in raw["curve"]]})
+        parts = {"ratios": _pairs(raw["ratios"]), "curve": [tuple(point) for point in raw["curve"]]}
+        result = Result(**{"freerun": UNNAMED, **raw, **parts})
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

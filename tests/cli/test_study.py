@@ -96,6 +96,46 @@ def test_a_study_is_begun_gone_on_with_and_kept(freerun, folder):
     assert "free.training.updates was 4, now 5" in other.err and "seeds and arms may be added" in other.err
 
 
+def test_runs_of_a_version_with_other_random_numbers_are_not_mixed_with_new_ones(freerun, folder):
+    out = folder / "out"
+    command = ("study", folder / "study.toml", "--out", out, "--json")
+    first = freerun(*command)
+    assert first.code == 0, first.err
+    version = json.loads((out / "results" / "free-1.json").read_text())["freerun"]
+    assert version == freerun("--version").out.split()[1]
+
+    # results that are all there are analysed, whoever wrote them: those of 0.1.0 name no version
+    for path in (out / "results").iterdir():
+        values = json.loads(path.read_text())
+        del values["freerun"]
+        path.write_text(json.dumps(values))
+    assert freerun(*command).out == first.out
+
+    # one that is missing was begun by another version, and so was a run that is missing
+    kept, study = (out / "results" / "free-2.json").read_bytes(), (out / "study.json").read_bytes()
+    (out / "results" / "free-2.json").unlink()
+    (folder / "study.toml").write_text(STUDY.replace("[1, 2]", "[1, 2, 3]"))
+    result = freerun(*command)
+    assert (result.code, result.out) == (2, "")
+    assert "this study was begun with freerun 0.1.0 (teacher-1, teacher-2, free-1), which draws other" in result.err
+    assert "was not finished with it (teacher-3, free-2, free-3). Expected" in result.err
+    assert "Finish the study with freerun 0.1.0, or start again in another directory with --out." in result.err
+    assert (out / "study.json").read_bytes() == study and not (out / "runs" / "free-3").exists()
+
+    # a run of that version that ended needs only its evaluation; one that did not end cannot go on
+    (folder / "study.toml").write_text(STUDY)
+    journal = out / "runs" / "free-2" / "journal.jsonl"
+    events = [json.loads(line) for line in journal.read_text().splitlines()]
+    events[0]["freerun"] = "0.1.0"
+    journal.write_text("".join(json.dumps(event) + "\n" for event in events[:-1]))
+    result = freerun(*command)
+    assert result.code == 2 and "was not finished with it (free-2)" in result.err
+    journal.write_text("".join(json.dumps(event) + "\n" for event in events))
+    assert freerun(*command).out == first.out
+    again = json.loads((out / "results" / "free-2.json").read_text())
+    assert again.pop("freerun") == "0.1.0" and again == json.loads(kept)
+
+
 def test_a_run_that_diverges_is_a_result(freerun, folder):
     text = (
         STUDY.replace("[1, 2]", "[1]")

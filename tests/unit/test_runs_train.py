@@ -12,9 +12,11 @@ import pytest
 
 from freerun.errors import RunError, TrainingError
 from freerun.runs import train as runs
+from freerun.runs.begun import check_begun
 from freerun.runs.request import TrainRequest
 from freerun.runtime.bundle import read_bundle
 from freerun.training.journal import read_journal
+from freerun.version import VERSION
 
 PAIRS = "".join(f"{a}{b}\t{b}{a}\n" for a in "abc" for b in "abcd")
 CONFIG = """
@@ -86,6 +88,59 @@ def test_a_complete_run_is_left_as_it_is(capsys):
     again = train(resume=True)
     assert again == first
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+    assert "run: this run is complete (update 4, all updates made)" in capsys.readouterr().err
+
+
+def edit_journal(edit):
+    path = Path("run/journal.jsonl")
+    path.write_text("".join(json.dumps(event) + "\n" for event in edit(list(map(dict, read_journal(path))))))
+
+
+def begun_with(version):
+    def edit(events):
+        del events[0]["freerun"]
+        return [events[0] if version is None else {**events[0], "freerun": version}, *events[1:]]
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("version", "name"), [("0.1.0", "0.1.0"), ("0.1.9.dev3", "0.1.9.dev3"), (None, "of an unknown version")]
+)
+def test_a_run_begun_with_other_random_numbers_is_not_resumed(version, name):
+    train()
+    edit_journal(lambda events: events[:-1])
+    edit_journal(begun_with(version))
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    with pytest.raises(RunError) as error:
+        train(resume=True)
+    assert str(error.value) == (
+        f"run: this run was begun with freerun {name}, which draws other random numbers than freerun {VERSION}. "
+        f"Expected a run that freerun 0.2.0 or later began. Resume it with freerun {name}, or start again in another "
+        "directory with --out."
+    )
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+
+
+def test_a_run_begun_with_these_random_numbers_is_resumed():
+    train()
+    edit_journal(lambda events: events[:-1])
+    edit_journal(begun_with("9.9.9"))
+    train(resume=True)
+    assert read_journal(Path("run/journal.jsonl"))[-1]["event"] == "stop"
+
+
+@pytest.mark.parametrize("version", ["0.2.0", "0.2.1", "0.10.0", "1.0"])
+def test_versions_are_compared_as_numbers(version, tmp_path):
+    (tmp_path / "journal.jsonl").write_text(json.dumps({"event": "start", "update": 0, "freerun": version}) + "\n")
+    check_begun(tmp_path)
+    check_begun(tmp_path / "nothing begun")
+
+
+def test_a_complete_run_of_an_earlier_version_is_complete(capsys):
+    first = train()
+    edit_journal(begun_with("0.1.0"))
+    assert train(resume=True) == first
     assert "run: this run is complete (update 4, all updates made)" in capsys.readouterr().err
 
 

@@ -1,0 +1,85 @@
+"""Which version of freerun began a run: its random numbers decide whether this version may continue it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from freerun.errors import RunError
+from freerun.randomness import STREAMS_SINCE
+from freerun.training.journal import read_journal
+from freerun.version import VERSION
+
+__all__ = ["Begun", "begun_with", "check_begun", "check_study_begun", "is_over"]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A study's run: the version that began it, None if none did, and whether its training is over."""
+
+    version: str | None
+    is_over: bool
+
+
+def begun_with(run: Path) -> str | None:
+    """Return the version that began the run in this directory, None if it has not begun."""
+    events = read_journal(run / "journal.jsonl")
+    return str(events[0].get("freerun", "of an unknown version")) if events else None
+
+
+def is_over(run: Path) -> bool:
+    """Return True if the run's training ended by itself, so that nothing is left to resume."""
+    events = read_journal(run / "journal.jsonl")
+    last = events[-1] if events else {}
+    return last.get("event") == "stop" and last.get("reason") != "signal"
+
+
+def check_begun(run: Path) -> None:
+    """Check that a run that is to be resumed was begun with this version's random numbers.
+
+    Raises:
+        RunError: another version began it, whose initial weights, dropout and draws this one cannot continue.
+    """
+    version = begun_with(run)
+    if version is not None and _draws_otherwise(version):
+        raise RunError(
+            run,
+            f"this run was begun with freerun {version}, which draws other random numbers than freerun {VERSION}",
+            f"Expected a run that freerun {STREAMS_SINCE} or later began",
+            f"Resume it with freerun {version}, or start again in another directory with --out",
+        )
+
+
+def check_study_begun(folder: Path, runs: Mapping[str, Begun]) -> None:
+    """Check that all runs of a study, by name, share their random numbers; results that are all there always do.
+
+    Raises:
+        RunError: some were begun by a version with other random numbers, and others were not, or are not over.
+    """
+    earlier = {name: run.version for name, run in runs.items() if run.version and _draws_otherwise(run.version)}
+    others = [name for name, run in runs.items() if name not in earlier or not run.is_over]
+    if earlier and others:
+        versions = " and ".join(sorted({str(version) for version in earlier.values()}))
+        raise RunError(
+            folder,
+            f"this study was begun with freerun {versions} ({_some(list(earlier))}), which draws other random numbers "
+            f"than freerun {VERSION}, and was not finished with it ({_some(others)})",
+            "Expected runs of one version, so that all arms share initial weights and dropout under one seed",
+            f"Finish the study with freerun {versions}, or start again in another directory with --out",
+        )
+
+
+def _some(names: list[str]) -> str:
+    """The first names, and the number of the others."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _draws_otherwise(version: str) -> bool:
+    """Return True for a version that is earlier than today's random numbers, or unknown."""
+    return _numbers(version) < _numbers(STREAMS_SINCE)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
