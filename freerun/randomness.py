@@ -40,6 +40,7 @@ class _Workspace(threading.local):
 
 
 _WORKSPACE = _Workspace()
+_ZEROS = np.zeros(4, np.uint64)
 
 
 class CounterGenerator:
@@ -80,8 +81,8 @@ class CounterGenerator:
         key = np.frombuffer(hashlib.blake2b(name, digest_size=16).digest(), "<u8").astype(np.uint64)
         _WORKSPACE.words.state = {
             "bit_generator": "Philox",
-            "state": {"counter": np.zeros(4, np.uint64), "key": key},
-            "buffer": np.zeros(4, np.uint64),
+            "state": {"counter": _ZEROS, "key": key},
+            "buffer": _ZEROS,
             "buffer_pos": 4,  # nothing is left of the block before
             "has_uint32": 0,
             "uinteger": 0,

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,7 +44,7 @@ def uniforms(update: Update, purpose: str, *shape: int) -> Tensor:
     computes in, so that the same draws are made at every precision.
     """
     step_by_step = update.generator(purpose).uniform(*reversed(shape))
-    return torch.from_numpy(np.ascontiguousarray(step_by_step.T))
+    return torch.from_numpy(step_by_step.T)
 
 
 @torch.no_grad()

@@ -85,3 +85,14 @@ def test_the_cost_of_predicting_is_a_line_a_way_to_run(
     assert lines[0].startswith("2 texts, us a text")
     assert [line.split()[0] for line in lines[1:]] == ["torch", "onnx", *(["compiled"] if library() else [])]
     assert all(float(figure) > 0 for line in lines[1:] for figure in line.split()[-3:])
+
+
+def test_the_cost_of_draws(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    script = str(BENCHMARKS / "draws.py")
+    monkeypatch.setattr(sys, "argv", ["draws.py", "--rounds", "1"])
+    runpy.run_path(script, run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert all(re.fullmatch(r"[\w ]+\([\d, ]+\): \d+\.\d µs, torch \d+\.\d µs, \d+\.\d\dx", line) for line in lines)
+    monkeypatch.setattr(sys, "argv", ["draws.py", "--rounds", "1", "--json"])
+    runpy.run_path(script, run_name="__main__")
+    assert len(json.loads(capsys.readouterr().out)) == len(lines) == 8

@@ -64,6 +64,9 @@ def test_numbers_are_those_of_the_reference(seed):
     for probability in (0.0, 1e-9, 0.3, 0.7, 1.0):
         flips = generator.coins(probability, 17)
         assert flips.tolist() == [half < round(probability * 2**32) for half in halves[:17]]
+    for number, half in enumerate(halves):  # exactly at the threshold
+        assert not generator.coins(half / 2**32, 18)[number]
+        assert generator.coins((half + 1) / 2**32, 18)[number]
 
 
 @pytest.mark.parametrize("draw", ["uniform", "normal", "coins"])

@@ -12,7 +12,6 @@ import pytest
 
 from freerun.errors import RunError, TrainingError
 from freerun.runs import train as runs
-from freerun.runs.begun import check_begun
 from freerun.runs.request import TrainRequest
 from freerun.runtime.bundle import read_bundle
 from freerun.training.journal import read_journal
@@ -128,13 +127,6 @@ def test_a_run_begun_with_these_random_numbers_is_resumed():
     edit_journal(begun_with("9.9.9"))
     train(resume=True)
     assert read_journal(Path("run/journal.jsonl"))[-1]["event"] == "stop"
-
-
-@pytest.mark.parametrize("version", ["0.2.0", "0.2.1", "0.10.0", "1.0"])
-def test_versions_are_compared_as_numbers(version, tmp_path):
-    (tmp_path / "journal.jsonl").write_text(json.dumps({"event": "start", "update": 0, "freerun": version}) + "\n")
-    check_begun(tmp_path)
-    check_begun(tmp_path / "nothing begun")
 
 
 def test_a_complete_run_of_an_earlier_version_is_complete(capsys):
