@@ -59,15 +59,15 @@ class CounterGenerator:
         return CounterGenerator(self._seed, self._purpose, *self._keys, *keys)
 
     def uniform(self, *shape: int) -> NDArray[np.float64]:
-        """Numbers in [0, 1), multiples of 2^-53."""
+        """Return numbers in [0, 1), multiples of 2^-53."""
         return self._started().numbers.random(shape)
 
     def normal(self, *shape: int) -> NDArray[np.float32]:
-        """Numbers from N(0, 1)."""
+        """Return numbers from N(0, 1)."""
         return self._started().numbers.standard_normal(shape, np.float32)
 
     def coins(self, probability: float, *shape: int) -> NDArray[np.bool_]:
-        """Coin flips, True with ``probability`` (in [0, 1], rounded to a multiple of 2^-32)."""
+        """Return coin flips, True with ``probability`` (in [0, 1], rounded to a multiple of 2^-32)."""
         size = math.prod(shape)
         words = self._started().words.random_raw((size + 1) // 2)
         # two coins a word, the lower half first, on machines of either byte order
@@ -76,7 +76,7 @@ class CounterGenerator:
         return flips.reshape(shape)
 
     def _started(self) -> _Workspace:
-        """This thread's Philox at the beginning of the stream."""
+        """Return this thread's Philox at the beginning of the stream."""
         name = repr((self._seed, self._purpose, *self._keys)).encode()
         key = np.frombuffer(hashlib.blake2b(name, digest_size=16).digest(), "<u8").astype(np.uint64)
         _WORKSPACE.words.state = {

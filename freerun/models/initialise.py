@@ -76,7 +76,7 @@ def _default(like: Tensor, name: str, hidden_size: int, tied: bool, generator: C
 
 
 def _uniform(like: Tensor, bound: float, generator: CounterGenerator) -> Tensor:
-    """Numbers from U(-bound, bound) in the shape of ``like``, drawn in fp64 and rounded to fp32."""
+    """Return numbers from U(-bound, bound) in the shape of ``like``, drawn in fp64 and rounded to fp32."""
     return torch.from_numpy(generator.uniform(*like.shape)).mul_(2.0).sub_(1.0).mul_(bound).float()
 
 

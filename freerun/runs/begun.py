@@ -72,7 +72,7 @@ def check_study_begun(folder: Path, runs: Mapping[str, Begun]) -> None:
 
 
 def _some(names: list[str]) -> str:
-    """The first names, and the number of the others."""
+    """Return the first names, and the number of the others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
