@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from freerun.data.readers import Pair
 from freerun.data.sampling import hash_of, hash_sample
-from freerun.data.text import normalise
+from freerun.data.text import collapse_whitespace, normalise
 from freerun.errors import DataError
 
 __all__ = ["Choice", "SideRates", "choose_tokenisation", "measure"]
@@ -85,9 +85,11 @@ def choose_tokenisation(pairs: Callable[[], Iterator[Pair]], held_out: float = 0
     sample, total = hash_sample(pairs(), lambda pair: f"{pair.source}\t{pair.target}", SAMPLE_PAIRS, "choose")
     if not sample:
         raise DataError(where, "there are no pairs", "Expected at least one pair", "Check the file")
-    fold = _folds({pair.source for pair in sample}, max(2, round(1 / held_out)))
-    source = measure(list(fold), list(fold.values()))
-    target = measure([pair.target for pair in sample], [fold[pair.source] for pair in sample])
+    # A source's variants share a fold: in two folds, each would make the other's tokens known.
+    sources = {pair.source: _key(pair.source) for pair in sample}
+    fold = _folds(set(sources.values()), max(2, round(1 / held_out)))
+    source = measure(list(sources), [fold[key] for key in sources.values()])
+    target = measure([pair.target for pair in sample], [fold[sources[pair.source]] for pair in sample])
     tokens = [_tokens(rates, total) for rates in (source, target)]
     reasons = [_reason("source", tokens[0], source), _reason("target", tokens[1], target)]
     return Choice(tokens[0], tokens[1], reasons, source, target)
@@ -131,6 +133,11 @@ class _Tally:
         """Tokens that are met in one fold only are unknown when it is held out, all others never."""
         unknown = sum(count for token, count in self.counts.items() if self.folds[token] >= 0)
         return unknown / self.total if self.total else 0.0
+
+
+def _key(source: str) -> str:
+    """What sources have in common that differ only in Unicode form and whitespace."""
+    return collapse_whitespace(normalise(source))
 
 
 def _folds(sources: set[str], folds: int) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -58,9 +58,10 @@ class Ragged:
 
 @dataclass(frozen=True)
 class FilterReport:
-    """What the length filter did. Lengths are in tokens without EOS; the longest ones are of the kept pairs.
+    """Which pairs were left out. Lengths are in tokens without EOS; the longest ones are of the kept pairs.
 
-    A pair whose source is too long counts there only, so ``read = kept + too_long_source + too_long_target``.
+    ``same_as_held_out`` counts the pairs whose source ids are those of a held-out source. A pair counts once, under the
+    first reason of ``read = kept + same_as_held_out + too_long_source + too_long_target``.
     """
 
     read: int
@@ -69,11 +70,13 @@ class FilterReport:
     too_long_target: int
     longest_source: int
     longest_target: int
+    same_as_held_out: int = 0
 
     def __str__(self) -> str:
+        same = f", {self.same_as_held_out:,} with the tokens of a held-out source" if self.same_as_held_out else ""
         return (
             f"{self.kept:,} of {self.read:,} pairs kept; dropped: {self.too_long_source:,} with a long source, "
-            f"{self.too_long_target:,} with a long target"
+            f"{self.too_long_target:,} with a long target{same}"
         )
 
 
@@ -130,17 +133,25 @@ def encode_corpus(
     max_source_length: int | None = None,
     max_target_length: int | None = None,
     where: object = "pairs",
+    held_out: Iterable[str] = (),
 ) -> tuple[Corpus, FilterReport]:
     """Encode pairs, leaving out those longer (in tokens without EOS) than the two limits.
 
-    Memory: the token arrays and 20 bytes a pair, twice that while the sources are numbered. Raises ``DataError`` at
-    ``where`` when no pair is left.
+    Pairs with the source ids of a ``held_out`` source text are left out too: whatever made the ids equal (whitespace,
+    unknown tokens, a tokenizer's own normalisation), the model cannot distinguish these sources.
+    Memory: the token arrays and 20 bytes a pair, twice that while the sources are numbered; the held-out ids. Raises
+    ``DataError`` at ``where`` when no pair is left.
     """
     sources, targets, report = _Rows(source), _Rows(target), _Counts()
+    held_out_ids = {sources.raw(source.encode(text)) for text in held_out}
     hashes = bytearray()
     for pair in pairs:
         report.read += 1
         source_ids = source.encode(pair.source)
+        raw = sources.raw(source_ids)
+        if raw in held_out_ids:
+            report.same_as_held_out += 1
+            continue
         if max_source_length is not None and len(source_ids) > max_source_length + 1:
             report.too_long_source += 1
             continue
@@ -149,8 +160,9 @@ def encode_corpus(
             report.too_long_target += 1
             continue
         # 8 bytes stand for the source: among 10 million sources two are confused with a chance of 3 in a million.
-        hashes += hashlib.blake2b(sources.append(source_ids), digest_size=8).digest()
-        targets.append(target_ids)
+        hashes += hashlib.blake2b(raw, digest_size=8).digest()
+        sources.append(raw)
+        targets.append(targets.raw(target_ids))
     if not hashes:
         raise _nothing_left(report, max_source_length, max_target_length, where)
     corpus = Corpus(sources.ragged(), targets.ragged(), _numbered(np.frombuffer(hashes, dtype=np.uint64)))
@@ -166,12 +178,14 @@ class _Rows:
         self._tokens = array(self._code)
         self._offsets = array("q", [0])
 
-    def append(self, ids: list[int]) -> bytes:
-        """Add a row; gives its bytes, which are different for different rows."""
-        raw = array(self._code, ids).tobytes()
+    def raw(self, ids: list[int]) -> bytes:
+        """A row as bytes, which are different for different rows."""
+        return array(self._code, ids).tobytes()
+
+    def append(self, raw: bytes) -> None:
+        """Add a row, given as ``raw`` makes it."""
         self._tokens.frombytes(raw)
         self._offsets.append(len(self._tokens))
-        return raw
 
     def ragged(self) -> Ragged:
         # frombuffer shares the memory with the array, which lives on with it.
@@ -186,15 +200,34 @@ class _Counts:
     read: int = 0
     too_long_source: int = 0
     too_long_target: int = 0
+    same_as_held_out: int = 0
 
     def finished(self, corpus: Corpus) -> FilterReport:
-        longest = (int(rows.lengths.max()) - 1 for rows in (corpus.sources, corpus.targets))
-        return FilterReport(self.read, len(corpus), self.too_long_source, self.too_long_target, *longest)
+        longest = [int(rows.lengths.max()) - 1 for rows in (corpus.sources, corpus.targets)]
+        return FilterReport(
+            self.read,
+            len(corpus),
+            self.too_long_source,
+            self.too_long_target,
+            longest[0],
+            longest[1],
+            self.same_as_held_out,
+        )
 
 
 def _nothing_left(counts: _Counts, max_source: int | None, max_target: int | None, where: object) -> DataError:
     if counts.read == 0:
         return DataError(where, "there are no pairs", "Expected at least one pair", "Check the file")
+    if counts.same_as_held_out:
+        too_long = counts.too_long_source + counts.too_long_target
+        others = f", and the other {too_long:,} are too long" if too_long else ""
+        return DataError(
+            where,
+            f"{counts.same_as_held_out:,} of {counts.read:,} training pairs have the source tokens of a held-out "
+            f"source{others}, so no pair is left",
+            "Expected sources that the model can distinguish",
+            "Lower data.minimum_count, choose other source tokens, or give the evaluation pairs with --dev",
+        )
     return DataError(
         where,
         f"all {counts.read:,} pairs are too long "

@@ -1,4 +1,9 @@
-"""Which sources are held out from training: by hash, all pairs of a source on one side, at every run."""
+"""Which sources are held out from training: by hash, all pairs of a source on one side, at every run.
+
+Sources that differ only in whitespace count as one source here, because most tokenizers read them as the same tokens.
+The split comes before the codecs, which are made from its training side; ``encode_corpus`` removes the training pairs
+that turn out to have the same source ids as a held-out source for any other reason.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from freerun.data.sampling import hash_of
+from freerun.data.text import collapse_whitespace
 from freerun.errors import DataError
 
 __all__ = ["HeldOut", "held_out_sources", "hold_out"]
@@ -18,7 +24,7 @@ _PURPOSE = "hold out"
 
 def hold_out(source: str, share: float, seed: int = 0) -> bool:
     """Whether a source is among the ``share`` (0 to 1) that is held out; true at a larger share if at a smaller one."""
-    return hash_of(source, _PURPOSE, seed) < share * 2.0**64
+    return _hash(source, seed) < share * 2.0**64
 
 
 @dataclass(frozen=True)
@@ -26,8 +32,8 @@ class HeldOut:
     """The held-out ones of a set of sources: ``source in held_out``.
 
     Attributes:
-        count: number of distinct held-out sources.
-        total: number of distinct sources.
+        count: number of distinct held-out sources; those that differ only in whitespace are one.
+        total: number of distinct sources, counted in the same way.
         last: largest hash that is held out.
         seed: of the hash.
     """
@@ -38,7 +44,7 @@ class HeldOut:
     seed: int
 
     def __contains__(self, source: str) -> bool:
-        return hash_of(source, _PURPOSE, self.seed) <= self.last
+        return _hash(source, self.seed) <= self.last
 
 
 def held_out_sources(
@@ -50,7 +56,7 @@ def held_out_sources(
     sources, for then one side would be empty.
     """
     # The share is exact (the lowest hashes, not all below a bound), for 5 % of 40 sources by chance may be none.
-    hashes = np.unique(np.frombuffer(array("Q", (hash_of(s, _PURPOSE, seed) for s in sources)), dtype=np.uint64))
+    hashes = np.unique(np.frombuffer(array("Q", (_hash(s, seed) for s in sources)), dtype=np.uint64))
     if len(hashes) < 2:
         raise DataError(
             where,
@@ -60,3 +66,8 @@ def held_out_sources(
         )
     count = min(max(1, round(share * len(hashes))), most, len(hashes) - 1)
     return HeldOut(count, len(hashes), int(hashes[count - 1]), seed)
+
+
+def _hash(source: str, seed: int) -> int:
+    """The hash that decides: the same for sources that differ only in whitespace."""
+    return hash_of(collapse_whitespace(source), _PURPOSE, seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Literal
 
-__all__ = ["Case", "Form", "normalise"]
+__all__ = ["Case", "Form", "collapse_whitespace", "normalise"]
 
 Form = Literal["NFC", "NFD", "NFKC", "NFKD", "none"]
 Case = Literal["keep", "lower"]
@@ -19,6 +19,11 @@ def normalise(text: str, form: Form = "NFC", case: Case = "keep") -> str:
     # Lowering can leave the form (one capital becomes a letter and a loose accent), so the form is made again; it was
     # made before as well, for compatibility forms turn symbols into capitals.
     return _in_form(normal.lower(), form)
+
+
+def collapse_whitespace(text: str) -> str:
+    """``text`` without whitespace at its ends and with one space for every other run of it (Unicode whitespace)."""
+    return " ".join(text.split())
 
 
 def _in_form(text: str, form: Form) -> str:

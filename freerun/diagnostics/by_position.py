@@ -21,7 +21,8 @@ _TOGETHER = 5
 
 
 class AtPosition(NamedTuple):
-    """At ``position`` (from 1): NLL of the right token in nats, and errors a step fed with right and with own tokens.
+    """At ``position`` (from 1): NLL of the right token in nats (unknown ones left out), and errors a step fed with
+    right and with own tokens.
 
     ``surprise_free`` is the NLL of what the model wrote itself: how sure it is of it.
     """
@@ -73,14 +74,20 @@ def by_source_length(recorded: Recorded, lengths: Sequence[int]) -> list[InBand]
 
 
 def _columns(recorded: Recorded, first: int, last: int | None) -> dict[str, Columns]:
-    log_probs, right = recorded.free.log_probs.window(first, last), recorded.forced.log_probs
-    nll, tokens = forced_columns(recorded, right, first, last)
+    log_probs = recorded.free.log_probs.window(first, last)
     return {
-        "nll_teacher": (-nll, tokens),
+        "nll_teacher": _nll_columns(recorded, first, last),
         "error_teacher": forced_columns(recorded, recorded.forced.errors, first, last),
         "error_free": recorded.free.errors.window(first, last),
         "surprise_free": (-log_probs[0], log_probs[1]),
     }
+
+
+def _nll_columns(recorded: Recorded, first: int, last: int | None) -> Columns:
+    """NLL of the right tokens and how many they are; unknown ones are left out of both."""
+    log_probs, _ = forced_columns(recorded, recorded.likelihood[0], first, last)
+    tokens, _ = forced_columns(recorded, recorded.likelihood[1], first, last)
+    return -log_probs, tokens
 
 
 def _right(recorded: Recorded) -> npt.NDArray[np.bool_]:

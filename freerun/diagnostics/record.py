@@ -23,7 +23,7 @@ from freerun.metrics.oracle import Oracle
 from freerun.randomness import numpy_generator
 from freerun.search.beam import beam_search
 from freerun.search.bound import LengthBound
-from freerun.search.score import score_targets
+from freerun.search.score import counted_tokens, score_targets
 from freerun.search.stepper import Stepper
 from freerun.symbols import EOS
 
@@ -100,6 +100,13 @@ class Recorded:
     def first_errors(self) -> Ids:
         """The step (from 0) at which each free run [N] first errs; its length where it never does."""
         return np.array([_first(self.free.errors[row]) for row in range(len(self.subjects))], np.int64)
+
+    @cached_property
+    def likelihood(self) -> tuple[Steps, Steps]:
+        """Log-probability of each reference token, 0 if it does not count (an unknown one); and whether it counts."""
+        counted = [counted_tokens(target) for target in self.subjects.targets]
+        log_probs = [np.where(mask, self.forced.log_probs[row], 0.0) for row, mask in enumerate(counted)]
+        return Steps(log_probs, np.float32), Steps(counted, np.bool_)
 
     def on_followed(self, runs: Steps) -> Steps:
         """The rows of the references that the free runs follow."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from freerun.errors import DataError
@@ -24,17 +26,26 @@ def compare(a: Evaluation, b: Evaluation) -> Comparison:
     """Paired tests over sources: bootstrap for every figure, McNemar for sequence accuracy.
 
     Models with different target tokens are compared by sequence accuracy and by the length bound alone, since their
-    other figures have different units. Raises DataError when the sources differ.
+    other figures have different units; models that lack different target tokens by all but the teacher-forced figures,
+    which leave these tokens out. Raises DataError when the sources differ.
     """
     _check_sources(a, b)
     # An error among characters weighs less than one among words, and so does a nat.
     same_units = a.items.references == b.items.references
-    names = a.ratios if same_units else ("sequence_accuracy.free", "hit_length_bound.free")
+    names: Iterable[str] = a.ratios if same_units else ("sequence_accuracy.free", "hit_length_bound.free")
+    if same_units and _unknown(a) != _unknown(b):
+        # A model would gain by a smaller vocabulary: the rare tokens are the hard ones.
+        names = [name for name in names if not name.endswith(".teacher")]
     differences = {name: paired_ratios(a.ratios[name], b.ratios[name]) for name in names}
     for name, score in a.free.scores.items() if same_units else ():
         other = b.free.scores[name]
         differences[name] = paired_bootstrap(score.value, other.value, score.resampled(), other.resampled())
     return Comparison(len(a.items), differences, mcnemar(a.free.matches, b.free.matches))
+
+
+def _unknown(evaluation: Evaluation) -> Counter[str]:
+    """The reference tokens that a model's vocabulary lacks."""
+    return evaluation.items.unknown_targets(evaluation.free.target_codec)[0]
 
 
 def _check_sources(a: Evaluation, b: Evaluation) -> None:

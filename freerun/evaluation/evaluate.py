@@ -19,8 +19,9 @@ from freerun.metrics.intervals import ratio_interval
 from freerun.search.beam import beam_search
 from freerun.search.bound import LengthBound
 from freerun.search.hypothesis import Hypothesis
-from freerun.search.score import score_targets
+from freerun.search.score import counted_tokens, score_targets
 from freerun.search.stepper import Greedy, Ids, Stepper
+from freerun.symbols import UNK
 
 __all__ = ["Evaluation", "TeacherForced", "evaluate"]
 
@@ -31,12 +32,17 @@ Progress = Callable[[int, int], None]
 class TeacherForced:
     """Sums over the references of each source, [N] each.
 
+    nll, num_tokens and num_correct are over the tokens that count (``counted_tokens``: no unknown ones).
+
     nll: negative log-likelihood in nats. num_tokens: EOS counted. num_correct: tokens that greedy search would write.
+    num_unknown: tokens that the vocabulary lacks. num_all: all tokens, EOS counted.
     """
 
     nll: npt.NDArray[np.float64]
     num_tokens: npt.NDArray[np.float64]
     num_correct: npt.NDArray[np.float64]
+    num_unknown: npt.NDArray[np.float64]
+    num_all: npt.NDArray[np.float64]
 
     @property
     def ratios(self) -> dict[str, tuple[Figures, Figures]]:
@@ -44,6 +50,7 @@ class TeacherForced:
         return {
             "nll.teacher": (self.nll, self.num_tokens),
             "token_accuracy.teacher": (self.num_correct, self.num_tokens),
+            "unknown_target_tokens": (self.num_unknown, self.num_all),
         }
 
     def metrics(self) -> dict[str, float]:
@@ -96,7 +103,8 @@ def evaluate(
 
     batch_size: rows decoded together, so batch_size / beam_size sources. greedy: does a beam of 1 by the means by which
     the model is used. progress: called as (done, total) sequences.
-    References are compared as tokens, so one with an unknown token is always missed; its likelihood is that of UNK.
+    References are compared as tokens, so no output equals one with an unknown token, which is never written; figures
+    that are teacher-forced leave unknown tokens out.
     """
     sources = [source_codec.encode(item.source) for item in items.items]
     targets = [target_codec.encode_tokens(tokens) for item in items.items for tokens in item.references]
@@ -134,17 +142,20 @@ def _forced(
     tick: Callable[[int], None],
 ) -> TeacherForced:
     """Score all ``targets`` [P], target p being a reference of source ``owners[p]``."""
+    counted = [counted_tokens(target) for target in targets]
     nll, correct = np.zeros(len(targets)), np.zeros(len(targets))
     for batch in similar_lengths(
         [len(sources[owner]) for owner in owners], [len(target) for target in targets], batch_size
     ):
         forced = score_targets(stepper, *pad([sources[owners[p]] for p in batch]), [targets[p] for p in batch])
-        nll[batch] = [-scores.sum() for scores in forced.log_probs]
-        correct[batch] = [right.sum() for right in forced.correct]
+        nll[batch] = [-scores[counted[p]].sum() for p, scores in zip(batch, forced.log_probs, strict=True)]
+        correct[batch] = [right[counted[p]].sum() for p, right in zip(batch, forced.correct, strict=True)]
         tick(len(batch))
-    lengths = np.array([len(target) for target in targets], np.float64)
+    tokens = np.array([mask.sum() for mask in counted], np.float64)
+    unknown = np.array([np.count_nonzero(np.asarray(target) == UNK) for target in targets], np.float64)
+    every = np.array([len(target) for target in targets], np.float64)
     total = partial(_sums, owners, len(sources))
-    return TeacherForced(total(nll), total(lengths), total(correct))
+    return TeacherForced(total(nll), total(tokens), total(correct), total(unknown), total(every))
 
 
 def _sums(owners: Ids, size: int, figures: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from freerun.data.codec import Codec
 from freerun.evaluation.items import EvaluationSet
 from freerun.metrics.accuracy import EditDistances, Figures, edit_distances, exact_matches
-from freerun.metrics.bleu import CorpusScore, bleu, bleu_tokenizer, chrf
+from freerun.metrics.bleu import CorpusScore, bleu, bleu_tokenizer, chrf, spaced
 from freerun.metrics.intervals import Interval, ratio_interval
 
 __all__ = ["FreeRunning", "flat"]
@@ -89,8 +89,8 @@ class FreeRunning:
         if self._tokenize != "none":
             return self.texts, self.items.reference_texts
         # Tokens, not texts: characters of a word would otherwise be one word to BLEU.
-        references = [[" ".join(tokens) for tokens in each] for each in self.items.references]
-        return [" ".join(tokens) for tokens in self.predictions], references
+        references = [[spaced(tokens) for tokens in each] for each in self.items.references]
+        return [spaced(tokens) for tokens in self.predictions], references
 
 
 def flat(intervals: dict[str, Interval], change: Callable[[float], float] = float) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -44,6 +45,12 @@ class EvaluationSet:
     def reference_texts(self) -> list[list[str]]:
         """The references [N] as texts."""
         return [item.texts for item in self.items]
+
+    def unknown_targets(self, target_codec: Codec) -> tuple[Counter[str], int]:
+        """The reference tokens that the vocabulary lacks, with their counts; and the number of all, EOS counted."""
+        references = [tokens for item in self.items for tokens in item.references]
+        unknown = Counter(token for tokens in references for token in target_codec.unknown_among(tokens))
+        return unknown, sum(len(tokens) + 1 for tokens in references)
 
     def take(self, indices: Iterable[int]) -> EvaluationSet:
         """The sources at ``indices``."""

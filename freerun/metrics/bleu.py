@@ -20,10 +20,16 @@ try:
 except ModuleNotFoundError as missing:
     raise MissingExtraError("sacrebleu", "train", "computing BLEU and chrF") from missing
 
-__all__ = ["CorpusScore", "bleu", "bleu_tokenizer", "chrf"]
+__all__ = ["CorpusScore", "bleu", "bleu_tokenizer", "chrf", "spaced"]
 
 _KANA = re.compile("[\u3040-\u30ff]")
 _SAMPLE = 200  # references that are looked at for the language
+
+# sacrebleu splits at every character that Python calls whitespace (str.split), and chrF drops it, so a token of such
+# characters would vanish. Each is written as a lone surrogate: one code point, as chrF counts them, and one that no
+# text holds, since it has no UTF-8 form; so different tokens stay different. All whitespace is below U+10000.
+_WHITESPACE = [number for number in range(0x10000) if chr(number).isspace()]
+_VISIBLE = {number: 0xD800 + place for place, number in enumerate(_WHITESPACE)}
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,15 @@ def bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]], tokeniz
 def chrf(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> CorpusScore:
     """Corpus chrF2 (Popovic 2015): character 6-grams, white space left out. Arguments as for ``bleu``."""
     return _corpus_score(CHRF(), hypotheses, references)
+
+
+def spaced(tokens: Iterable[str]) -> str:
+    """Tokens joined by spaces, for ``bleu`` with the tokenizer ``none`` and for ``chrf``.
+
+    Whitespace within a token is replaced by characters that both keep: where targets are characters, a space is a token
+    like any other. The texts are for comparison only.
+    """
+    return " ".join(token.translate(_VISIBLE) for token in tokens)
 
 
 def _corpus_score(metric: BLEU | CHRF, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> CorpusScore:

@@ -60,7 +60,8 @@
       const cell = element("td", place < 0 ? "·" : tokens[place], place < 0 ? "gap" : "");
       if (place >= 0 && errors && errors[place]) cell.classList.add("error");
       if (place >= 0 && place === first) { cell.classList.add("first"); cell.title = "first error"; }
-      if (place >= 0 && probabilities) shade(cell, probabilities[place], "probability");
+      // an unknown token has no probability of its own
+      if (place >= 0 && probabilities && probabilities[place] !== null) shade(cell, probabilities[place], "probability");
       row.append(cell);
     }
     return row;

@@ -14,7 +14,7 @@ from freerun.data.codec import Codec
 from freerun.diagnostics.record import Recorded
 from freerun.evaluation.items import EvaluationSet
 from freerun.randomness import numpy_generator
-from freerun.symbols import BOS, EOS
+from freerun.symbols import BOS, EOS, UNK
 
 __all__ = ["MOST_EXAMPLES", "AttentionOf", "chosen_examples", "examples"]
 
@@ -86,7 +86,7 @@ def _example(
         "columns": _columns(reference.tolist(), written.tolist()),
         "reference": _named(reference, target),
         "forced": _named(forced.tokens[followed], target),
-        "forcedProbability": _percent(forced.log_probs[followed]),
+        "forcedProbability": _known_percent(forced.log_probs[followed], reference),
         "forcedError": forced.errors[followed].astype(int).tolist(),
         "free": _named(written, target),
         "freeProbability": _percent(free.log_probs[row][:_MOST_STEPS]),
@@ -114,6 +114,12 @@ def _named(ids: npt.NDArray[np.integer], target: Codec) -> list[str]:
 def _percent(log_probs: npt.NDArray[np.float32]) -> list[int]:
     values: list[int] = np.rint(100 * np.exp(log_probs.astype(np.float64))).astype(int).tolist()
     return values
+
+
+def _known_percent(log_probs: npt.NDArray[np.float32], reference: Ids) -> list[int | None]:
+    """The same for a reference's tokens; None for an unknown one, whose own probability the model cannot say."""
+    pairs = zip(_percent(log_probs), reference.tolist(), strict=True)
+    return [None if token == UNK else percent for percent, token in pairs]
 
 
 def _attention(recorded: Recorded, rows: Ids, attention_of: AttentionOf) -> list[npt.NDArray[np.float32]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from freerun.config import Config, DataConfig, FilePair
 from freerun.data.choose import choose_tokenisation
@@ -16,6 +19,8 @@ from freerun.data.split import held_out_sources
 from freerun.data.text import normalise
 from freerun.data.writers import write_pairs
 from freerun.evaluation.items import EvaluationSet, group_pairs
+from freerun.runs.unknown_tokens import MAX_NAMED, MAX_UNKNOWN, unknown_targets_warning, warn_of_unknown_targets
+from freerun.symbols import UNK
 
 __all__ = ["DataSource", "TrainingData", "choose_tokens", "load_data", "location_of"]
 
@@ -36,6 +41,8 @@ class DataSource:
     dev: Callable[[], Iterator[Pair]]
     hashes: dict[str, str]
     name: str
+    holds_out: bool = False
+    """Whether the development pairs were held out of the training file, not given."""
 
     @staticmethod
     def open(config: DataConfig, say: Say) -> DataSource:
@@ -53,7 +60,7 @@ class DataSource:
             return DataSource(everything, lambda: read_pairs(dev, config.columns), hashes, describe(location))
 
         def read_as(pair: Pair) -> str:
-            # what the model will read: "Foo" and "foo" may not stand on two sides where case is folded
+            # What the tokenizer will read: where case is folded, "Foo" and "foo" must be on the same side.
             return normalise(pair.source, config.normalisation, config.source_case)
 
         held_out = held_out_sources(
@@ -68,6 +75,7 @@ class DataSource:
             lambda: (pair for pair in everything() if read_as(pair) in held_out),
             hashes,
             describe(location),
+            holds_out=True,
         )
 
 
@@ -109,34 +117,63 @@ def load_data(config: Config, pairs: DataSource, say: Say, codecs: tuple[Codec, 
         reverse_source=config.model.reverse_source,
         shared_vocabulary=options.shared_vocabulary,
     )
-    corpus, report = encode_corpus(
-        pairs.train(), source, target, options.max_source_length, options.max_target_length, pairs.name
-    )
     dev_pairs = list(pairs.dev())
-    chosen, _ = hash_sample(
-        dict.fromkeys(pair.source for pair in dev_pairs), lambda text: text, config.evaluation.max_sources, "dev sample"
-    )
-    kept = set(chosen)
-    data = TrainingData(
+    corpus, report = encode_corpus(
+        pairs.train(),
         source,
         target,
-        corpus,
-        report,
-        group_pairs(dev_pairs, source, target),
-        group_pairs([pair for pair in dev_pairs if pair.source in kept], source, target),
+        options.max_source_length,
+        options.max_target_length,
+        pairs.name,
+        held_out=(pair.source for pair in dev_pairs) if pairs.holds_out else (),
     )
+    dev = group_pairs(dev_pairs, source, target)
+    data = TrainingData(source, target, corpus, report, dev, _sample(dev, config.evaluation.max_sources))
     _tell(data, say)
+    _warn_of_unknown_targets(data, pairs, say)
     return data
+
+
+def _sample(dev: EvaluationSet, size: int) -> EvaluationSet:
+    """At most ``size`` sources, by hash; each with all its references, also those given under another spelling."""
+    chosen, _ = hash_sample(enumerate(dev.sources), lambda entry: entry[1], size, "dev sample")
+    return dev.take(number for number, _ in chosen)
 
 
 def _tell(data: TrainingData, say: Say) -> None:
     say(f"Training pairs: {data.report}.")
+    if count := data.report.same_as_held_out:
+        say(
+            f"{count:,} training pair{'' if count == 1 else 's'} left out: the model reads the same token ids as for a "
+            "held-out source, so training on them would leak."
+        )
     say(
         f"Vocabulary: {len(data.source.vocabulary):,} source ids ({data.source.tokenizer.spec}), "
         f"{len(data.target.vocabulary):,} target ids ({data.target.tokenizer.spec}). "
         f"Development sources: {len(data.dev):,}"
         + (f", {len(data.sample):,} of them during training." if len(data.sample) < len(data.dev) else ".")
     )
+
+
+def _warn_of_unknown_targets(data: TrainingData, pairs: DataSource, say: Say) -> None:
+    """Say so if the model can never write many tokens of the training or of the development targets."""
+    tokens = data.corpus.targets.tokens
+    unknown = int(np.count_nonzero(tokens == UNK))
+    if unknown > MAX_UNKNOWN * len(tokens):
+        examples = _unknown_examples(pairs, data.target)
+        say(unknown_targets_warning(f"training pairs of {pairs.name}", examples, unknown, len(tokens)))
+    where = f"held-out pairs of {pairs.name}" if pairs.holds_out else "development pairs"
+    warn_of_unknown_targets(where, data.dev, data.target, say)
+
+
+def _unknown_examples(pairs: DataSource, target: Codec) -> Counter[str]:
+    """Unknown tokens among the first training pairs that have some: ids no longer say which tokens they were."""
+    found: Counter[str] = Counter()
+    for pair in pairs.train():
+        found.update(target.unknown(pair.target))
+        if len(found) >= MAX_NAMED:
+            break
+    return found
 
 
 def write_held_out(config: DataConfig, pairs: DataSource, folder: Path) -> None:

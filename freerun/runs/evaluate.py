@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from freerun.config import DataConfig, check_values, read_toml
-from freerun.data.readers import PairsLocation, read_pairs
+from freerun.data.readers import PairsLocation, describe, read_pairs
 from freerun.errors import UserError
 from freerun.evaluation.baseline import baselines
 from freerun.evaluation.by_length import Band, by_source_length
@@ -17,10 +17,11 @@ from freerun.evaluation.evaluate import evaluate as evaluate_stepper
 from freerun.evaluation.examples import Example, random_examples, worst_examples
 from freerun.evaluation.free_running import flat
 from freerun.evaluation.items import EvaluationSet, group_pairs
-from freerun.runs.console import CountLine
+from freerun.runs.console import CountLine, say
 from freerun.runs.dataset import location_of
 from freerun.runs.figures import bands_table, defined, figures_table
 from freerun.runs.load import Mean, Precision, Runtime, load_bundles
+from freerun.runs.unknown_tokens import warn_of_unknown_targets
 from freerun.runtime.predictor import Predictor
 from freerun.text import printable
 
@@ -62,7 +63,7 @@ def evaluate(request: EvaluateRequest) -> dict[str, float | None]:
     predictor, bundle = load_bundles(
         models, request.mean, request.threads, request.max_length, request.runtime, request.precision
     )
-    evaluation = evaluate_predictor(predictor, pairs, request.beam_size, request.length_penalty)
+    evaluation = evaluate_predictor(predictor, pairs, request.beam_size, request.length_penalty, request.model)
     bands = _bands(evaluation, predictor) if request.by_length else []
     figures = defined(evaluation.metrics() | _flat(bands))
     if request.json:
@@ -80,10 +81,16 @@ def evaluate(request: EvaluateRequest) -> dict[str, float | None]:
 
 
 def evaluate_predictor(
-    predictor: Predictor, pairs: PairsToRead, beam_size: int = 1, length_penalty: float = 0.0
+    predictor: Predictor,
+    pairs: PairsToRead,
+    beam_size: int = 1,
+    length_penalty: float = 0.0,
+    model: object = "the model",
 ) -> Evaluation:
-    """Evaluate on pairs, with a progress line on a terminal."""
+    """Evaluate on pairs, with a progress line on a terminal; warn if ``model`` lacks many of the target tokens."""
     items = group_pairs(read_pairs(pairs.location, pairs.columns), predictor.source, predictor.target)
+    vocabulary = f"the vocabulary of {model}"
+    warn_of_unknown_targets(describe(pairs.location), items, predictor.target, say, vocabulary)
     return evaluate_items(predictor, items, beam_size, length_penalty)
 
 

@@ -22,6 +22,7 @@ _ROWS = {
     "bleu.free": "BLEU",
     "chrf.free": "chrF",
     "hit_length_bound.free": "hit the length bound",
+    "unknown_target_tokens": "unknown target tokens",
 }
 
 
@@ -41,16 +42,22 @@ def figures_table(metrics: Figures, baselines: Mapping[str, Figures]) -> str:
     for name, label in _ROWS.items():
         if name not in metrics:
             continue
-        fed = "right tokens" if name.endswith(".teacher") else "its own tokens"
         low, high = metrics.get(f"{name}.low"), metrics.get(f"{name}.high")
         interval = "" if low is None or high is None else f"{_shown(low)} to {_shown(high)}"
         others = [_shown(figures[name]) if name in figures else "" for figures in baselines.values()]
-        rows.append([label, fed, _shown(metrics[name]), interval, *others])
+        rows.append([label, _fed(name), _shown(metrics[name]), interval, *others])
     lines = aligned(rows)
     sources = metrics.get("sources")
     if sources is not None:
         lines.append(f"{sources:,} source{'' if sources == 1 else 's'}, beam size {metrics.get('beam_size', 1)}")
     return "\n".join(lines)
+
+
+def _fed(name: str) -> str:
+    """What the decoder was fed with; nothing for a figure of the pairs alone."""
+    if name.endswith(".teacher"):
+        return "right tokens"
+    return "its own tokens" if name.endswith(".free") else ""
 
 
 def bands_table(bands: Sequence[Band]) -> str:

@@ -16,13 +16,10 @@ from freerun.errors import DataError, UserError
 from freerun.runs.console import say
 from freerun.runs.load import Mean, Precision, Runtime, load
 from freerun.runs.output import open_output
+from freerun.runs.unknown_tokens import count_tokens, named_tokens
 from freerun.runtime.predictor import PredictedHypothesis, Prediction, Predictor, Search, windows
-from freerun.text import printable
 
 __all__ = ["PredictRequest", "predict"]
-
-MOST_NAMED = 10
-MOST_COUNTED = 100_000
 
 
 @dataclass(frozen=True)
@@ -147,9 +144,7 @@ class _Watch:
         """Take note of one prediction."""
         self._texts += 1
         self._truncated += any(hypothesis.truncated for hypothesis in prediction.hypotheses)
-        for token in prediction.unknown:
-            if token in self._unknown or len(self._unknown) < MOST_COUNTED:
-                self._unknown[token] += 1
+        count_tokens(self._unknown, prediction.unknown)
 
     def report(self) -> None:
         """Say on standard error what went wrong, if anything did."""
@@ -163,9 +158,8 @@ class _Watch:
 
     def _about_unknown(self) -> str:
         total = sum(self._unknown.values())
-        named = ", ".join(f"'{printable(token)}' ({count:,})" for token, count in self._unknown.most_common(MOST_NAMED))
-        more = f" and {len(self._unknown) - MOST_NAMED:,} others" if len(self._unknown) > MOST_NAMED else ""
-        text = f"warning: {total:,} source symbols are unknown to this model and were read as such: {named}{more}."
+        named = named_tokens(self._unknown)
+        text = f"warning: {total:,} source symbols are unknown to this model and were read as such: {named}."
         case = self._case_that_helps()
         return f"{text} In {case} case the model knows all of them: try that." if case else text
 

@@ -3,27 +3,51 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from freerun.data.readers import PairsLocation, read_pairs
+from freerun.runs.console import say
 from freerun.runs.load import load
 from freerun.runs.output import open_output
+from freerun.runs.unknown_tokens import count_tokens, named_tokens
+from freerun.runtime.predictor import Scored
 
 __all__ = ["score"]
 
 
 def score(model: Path, pairs: PairsLocation, as_json: bool = False, threads: int = 0) -> None:
-    """Write a line a pair, in their order: the total natural-log probability, end token included."""
+    """Write a line a pair, in their order: the total natural-log probability, end token included.
+
+    A target with a token that the vocabulary lacks has none: ``null``, and a notice on standard error in the end.
+    """
     predictor = load(model, threads=threads)
+    unknown: Counter[str] = Counter()
+    targets = without = 0
     with open_output(None) as out:
         for scored in predictor.score_stream(read_pairs(pairs)):
-            if as_json:
-                values = {
-                    "source": scored.source,
-                    "target": scored.target,
-                    "score": scored.score,
-                    "token_scores": list(scored.token_scores),
-                }
-                out.write(json.dumps(values, ensure_ascii=False) + "\n")
-            else:
-                out.write(f"{scored.score:.6f}\n")
+            targets += 1
+            without += scored.score is None
+            count_tokens(unknown, scored.unknown)
+            out.write(_as_json(scored) if as_json else _as_line(scored))
+        out.flush()
+    if without:
+        say(
+            f"warning: {without:,} of {targets:,} targets have no score (null), because they have tokens that are not "
+            f"in the vocabulary: {named_tokens(unknown)}. The model can never write them. Check the targets' spelling, "
+            "case and Unicode form, or use a model trained on data with these tokens."
+        )
+
+
+def _as_json(scored: Scored) -> str:
+    values = {
+        "source": scored.source,
+        "target": scored.target,
+        "score": scored.score,
+        "token_scores": list(scored.token_scores),
+    }
+    return json.dumps(values, ensure_ascii=False) + "\n"
+
+
+def _as_line(scored: Scored) -> str:
+    return "null\n" if scored.score is None else f"{scored.score:.6f}\n"

@@ -121,12 +121,23 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Scored:
-    """A given target's total log-probability, and one a token with the end token last."""
+    """A given target's total log-probability, and one per token with the end token last.
+
+    The model cannot write a token that its vocabulary lacks, so such a target has no score.
+
+    Attributes:
+        source: the source text.
+        target: the target text.
+        score: total natural-log probability; None if a token is unknown.
+        token_scores: one log-probability per token, and one for the end token; None for an unknown token.
+        unknown: the unknown target tokens, as often as they occur.
+    """
 
     source: str
     target: str
-    score: float
-    token_scores: tuple[float, ...]
+    score: float | None
+    token_scores: tuple[float | None, ...]
+    unknown: tuple[str, ...] = ()
 
 
 class _Pair(Protocol):
@@ -226,7 +237,7 @@ class Predictor:
             yield from self.predict_batch([text for _, text in window], search, prefix, [row for row, _ in window])
 
     def score_stream(self, pairs: Iterable[_Pair]) -> Iterator[Scored]:
-        """The log-probability of each given target, in constant memory; an unknown target token counts as UNK."""
+        """The log-probability of each given target, in constant memory; None for one with an unknown token."""
         for window in windows(enumerate(pairs)):
             yield from self._scored([pair for _, pair in window], [number for number, _ in window])
 
@@ -293,18 +304,29 @@ class Predictor:
         return ids[: ids.index(EOS)]
 
     def _scored(self, pairs: Sequence[_Pair], numbers: Sequence[int]) -> list[Scored]:
+        targets = [self.target.tokens(pair.target) for pair in pairs]
         encoded = [
-            (self._ids(self.source.tokens(pair.source), number), self.target.encode(pair.target))
-            for number, pair in zip(numbers, pairs, strict=True)
+            (self._ids(self.source.tokens(pair.source), number), self.target.encode_tokens(tokens))
+            for number, pair, tokens in zip(numbers, pairs, targets, strict=True)
         ]
         sizes = [[len(ids) for ids in side] for side in zip(*encoded, strict=True)] or [[], []]
-        scores: list[tuple[float, ...]] = [()] * len(pairs)
+        scores: list[list[float]] = [[]] * len(pairs)
         for rows in similar_lengths(sizes[0], sizes[1], self.batch_size):
             ids, lengths = pad([encoded[row][0] for row in rows])
             forced = score_targets(self.stepper, ids, lengths, [encoded[row][1] for row in rows])
             for row, log_probs in zip(rows, forced.log_probs, strict=True):
-                scores[row] = tuple(log_probs.tolist())
-        return [Scored(p.source, p.target, float(sum(s)), s) for p, s in zip(pairs, scores, strict=True)]
+                scores[row] = log_probs.tolist()
+        return [
+            self._as_scored(pair, tokens, ids, each)
+            for pair, tokens, (_, ids), each in zip(pairs, targets, encoded, scores, strict=True)
+        ]
+
+    def _as_scored(self, pair: _Pair, tokens: list[str], ids: list[int], scores: list[float]) -> Scored:
+        """``scores`` of a target's ``ids``; those of UNK are no scores of the tokens that it stands for."""
+        if UNK not in ids:
+            return Scored(pair.source, pair.target, float(sum(scores)), tuple(scores))
+        known = tuple(None if number == UNK else score for number, score in zip(ids, scores, strict=True))
+        return Scored(pair.source, pair.target, None, known, tuple(self.target.unknown_among(tokens)))
 
 
 def windows(items: Iterable[T]) -> Iterator[list[T]]:

@@ -7,7 +7,7 @@ from freerun.search.bound import LengthBound, length_bound
 from freerun.search.ensemble import EnsembleStepper
 from freerun.search.hypothesis import Hypothesis
 from freerun.search.sampling import sample
-from freerun.search.score import Forced, score_targets
+from freerun.search.score import Forced, counted_tokens, score_targets
 from freerun.search.stepper import Stepper
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "LengthBound",
     "Stepper",
     "beam_search",
+    "counted_tokens",
     "length_bound",
     "sample",
     "score_targets",

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from freerun.search.stepper import Ids, Stepper
-from freerun.symbols import BOS, NEVER_WRITTEN, PAD
+from freerun.symbols import BOS, NEVER_WRITTEN, PAD, UNK
 
-__all__ = ["Forced", "score_targets"]
+__all__ = ["Forced", "counted_tokens", "score_targets"]
 
 
 class Forced(NamedTuple):
@@ -49,6 +49,17 @@ def score_targets(stepper: Stepper, source_ids: Ids, lengths: Ids, targets: Sequ
         [right[:size] for right, size in zip(correct, counts, strict=True)],
         [tokens[:size] for tokens, size in zip(argmax, counts, strict=True)],
     )
+
+
+def counted_tokens(target: Sequence[int] | Ids) -> npt.NDArray[np.bool_]:
+    """Whether each token of a target, EOS last, counts in teacher-forced figures: bool, one entry a token.
+
+    UNK does not: it stands for all tokens that the vocabulary lacks, so it is easy to predict and never written. After
+    nothing but UNK neither does EOS, because it alone says nothing about the model. An empty target's EOS counts.
+    """
+    known = np.asarray(target) != UNK
+    # The last entry is EOS, which is always known.
+    return known if len(known) == 1 or known[:-1].any() else np.zeros_like(known)
 
 
 def _force(stepper: Stepper, fed: Ids, sizes: Ids, log_probs: npt.NDArray[np.float64], argmax: Ids) -> None:

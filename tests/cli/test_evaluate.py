@@ -69,3 +69,61 @@ def test_inspect_shows_sizes_and_figures(freerun: Freerun, trained: Path) -> Non
     assert "hidden_size" in out and "24" in out and "symbol error rate" in out
     values = json.loads(freerun("inspect", trained / "run", "--json").out)
     assert values["model"]["hidden_size"] == 24
+
+
+@pytest.fixture
+def partly_unknown(tmp_path: Path) -> Path:
+    """Pairs of which 3 of 10 target tokens (ends counted) are unknown; one target has no other."""
+    path = tmp_path / "pairs.tsv"
+    path.write_text("bcd\tB C q\nce\tC E\nad\tq x\n")
+    return path
+
+
+def test_unknown_target_tokens_are_counted_apart_and_told(
+    freerun: Freerun, trained: Path, partly_unknown: Path
+) -> None:
+    result = freerun("evaluate", trained / "run", partly_unknown, "--json")
+    figures = json.loads(result.out)
+    assert figures["unknown_target_tokens"] == pytest.approx(3 / 10)
+    assert figures["unknown_target_tokens.low"] <= 0.3 <= figures["unknown_target_tokens.high"]
+    assert result.err.count("warning") == 1
+    assert (
+        f"warning: {partly_unknown}: 3 of 10 target tokens (30.0 %) are not in the vocabulary of {trained / 'run'}: "
+        "'q' (2), 'x' (1). The model can never write them"
+    ) in result.err
+    table = freerun("evaluate", trained / "run", partly_unknown).out.splitlines()
+    (row,) = [line for line in table if line.startswith("unknown target tokens")]
+    assert row.split() == ["unknown", "target", "tokens", "0.3000", *row.split()[4:]]
+    assert "its own tokens" not in row and "right tokens" not in row
+    of_known = freerun("evaluate", trained / "run", trained / "dev.tsv")
+    assert json.loads(freerun("evaluate", trained / "run", "--json").out)["unknown_target_tokens"] == 0
+    assert "warning" not in of_known.err
+
+
+def test_figures_are_null_where_every_target_token_is_unknown(freerun: Freerun, trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_text("bcd\tq q\nce\tx\n")
+    figures = json.loads(freerun("evaluate", trained / "run", path, "--json").out)
+    for name in TEACHER:
+        assert figures[name] is figures[f"{name}.low"] is figures[f"{name}.high"] is None
+    assert figures["unknown_target_tokens"] == pytest.approx(3 / 5)
+    assert figures["sequence_accuracy.free"] == 0
+    assert "undefined" in freerun("evaluate", trained / "run", path).out
+
+
+def test_comparing_says_why_models_have_no_common_teacher_forced_figures(
+    freerun: Freerun, trained: Path, pairs: Path
+) -> None:
+    few = "".join(line for line in (pairs / "train.tsv").read_text().splitlines(keepends=True) if "g" not in line)
+    (pairs / "train.tsv").write_text(few)
+    trains = freerun("train", pairs / "config.toml", "--out", pairs / "run", "--set", "training.updates=2")
+    assert trains.code == 0 and "warning: development pairs: " in trains.err and "'G' (" in trains.err
+    other = freerun("compare", trained / "run", pairs / "run", trained / "dev.tsv")
+    note = "Teacher-forced figures are not compared: A and B leave out different unknown target tokens."
+    assert note in other.out and "nll.teacher" not in other.out and "unknown_target_tokens" in other.out
+    same = freerun("compare", trained / "run", trained / "run", trained / "dev.tsv")
+    assert note not in same.out and "nll.teacher" in same.out
+    card = (pairs / "run" / "best" / "README.md").read_text()
+    assert "| unknown_target_tokens | 0." in card
+    metrics = json.loads((pairs / "run" / "best" / "metrics.json").read_text())
+    assert 0 < metrics["unknown_target_tokens"] < 1

@@ -172,3 +172,28 @@ def test_a_terminal_on_standard_input_gets_usage(
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     result = freerun("predict", trained / "run")
     assert result.code == 2 and "no texts" in result.err
+
+
+def test_a_target_with_an_unknown_token_has_no_score(freerun: Freerun, trained: Path, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("bcd\tB C\nce\tC q E\nad\tq\nad\tA x q\n")
+    result = freerun("score", trained / "run", pairs, "--json")
+    lines = [json.loads(line) for line in result.out.splitlines()]
+    assert [line["score"] is None for line in lines] == [False, True, True, True]
+    assert [[score is None for score in line["token_scores"]] for line in lines] == [
+        [False, False, False],
+        [False, True, False, False],
+        [True, False],
+        [False, True, True, False],
+    ]
+    assert lines[0]["score"] == pytest.approx(sum(lines[0]["token_scores"]))
+    assert result.err.count("warning") == 1
+    assert (
+        "warning: 3 of 4 targets have no score (null), because they have tokens that are not in the vocabulary: "
+        "'q' (3), 'x' (1). The model can never write them."
+    ) in result.err
+    plain = freerun("score", trained / "run", pairs)
+    assert plain.out.splitlines()[1:] == ["null"] * 3
+    assert float(plain.out.splitlines()[0]) == pytest.approx(lines[0]["score"], abs=1e-6)
+    assert "warning: 3 of 4 targets" in plain.err
+    assert freerun("score", trained / "run", trained / "dev.tsv").err == ""

@@ -110,6 +110,13 @@ def test_all_targets_of_a_source_are_held_out_together():
     assert (found.source_rates.texts, found.target_rates.texts) == (50, 100)
 
 
+def test_variants_of_a_source_in_whitespace_and_form_are_held_out_together():
+    variants = [(form, "y") for n in range(50) for form in (f"wé{n} x", f"wé{n}  x", f" wé{n} x ")]
+    found = choice(variants)
+    assert found.source_rates.unknown_words == pytest.approx(1 / 2)  # every word but "x"
+    assert found.source_rates.texts == 150
+
+
 def test_reasons_give_the_rates():
     draw = random.Random(0)
     found = choice([(word(draw), "y n") for _ in range(50)])

@@ -79,6 +79,20 @@ def test_length_filter_counts():
     assert str(report) == "2 of 5 pairs kept; dropped: 2 with a long source, 1 with a long target"
 
 
+def test_pairs_with_the_ids_of_a_held_out_source_are_left_out():
+    corpus, report = encode(
+        ("ab", "a"), ("aX", "a"), ("ab", "c"), ("aYb", "b"), ("b", "aaaaa"), held_out=["aZ", "aYb"], max_target_length=3
+    )
+    assert report == FilterReport(5, 2, 0, 1, 2, 1, 2)
+    assert [corpus.sources[row].tolist() for row in range(2)] == [[4, 5, EOS]] * 2
+    assert str(report).endswith("1 with a long target, 2 with the tokens of a held-out source")
+
+
+def test_nothing_left_says_what_leaked():
+    with pytest.raises(DataError, match=r"^pairs: 1 of 2 training pairs have .* source, and the other 1 are too long"):
+        encode(("aX", "a"), ("abc", "a"), held_out=["aY"], max_source_length=2)
+
+
 def test_without_limits_all_are_kept():
     _, report = encode(("abcabc", "a"), ("a", "abcabcabc"))
     assert report == FilterReport(2, 2, 0, 0, 6, 9)

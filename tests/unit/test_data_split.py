@@ -41,6 +41,16 @@ def test_membership_does_not_depend_on_order_or_repetition():
     assert [s in held for s in SOURCES] != [s in seeded for s in SOURCES]
 
 
+def test_sources_that_differ_in_whitespace_are_one():
+    variants = [text for n in range(100) for text in (f"w{n} x", f" w{n}  x", f"w{n}\u00a0x\u3000")]
+    held = held_out_sources(variants, share=0.2)
+    assert (held.count, held.total) == (20, 100)
+    sides = [[text in held for text in variants[n : n + 3]] for n in range(0, 300, 3)]
+    assert all(len(set(each)) == 1 for each in sides)
+    assert sum(each[0] for each in sides) == 20
+    assert all(hold_out(f"w{n} x", 0.3) == hold_out(f" w{n}  x", 0.3) for n in range(100))
+
+
 def test_two_sources_are_one_for_each_side():
     held = held_out_sources(["a", "b"])
     assert ("a" in held) != ("b" in held)

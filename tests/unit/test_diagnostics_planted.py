@@ -276,6 +276,32 @@ def test_figures_by_position_are_what_counting_gives():
         assert each.surprise_free.value == pytest.approx(-math.log(0.9), rel=1e-5)
 
 
+def test_unknown_tokens_are_left_out_of_likelihoods():
+    def hesitates(source, prefix, optimal):
+        """Right but for the second step; sure of UNK where nothing else is right, though it is never written."""
+        return JUNK if len(prefix) == 1 else max(optimal)
+
+    # "x" is unknown
+    found, _ = recorded(hesitates, "abxd", "axcd", ["xxx", "ab"], "xx")
+    right, wrong = -math.log(0.9), -math.log(0.1 / 12)
+    expected = {1: [right, right, right], 2: [wrong, wrong], 3: [right, right], 4: [right, right], 5: [right, right]}
+    weights = {1: [1, 1, 0.5], 2: [1, 0.5], 3: [1, 0.5], 4: [1, 1], 5: [1, 1]}
+    for each in by_position(found):
+        nll = np.average(expected[each.position], weights=weights[each.position])
+        assert each.nll_teacher.value == pytest.approx(nll, rel=1e-5)
+        assert each.nll_teacher.n == len(expected[each.position])
+    (band,) = by_source_length(found, [3] * 4)
+    sums = [np.dot(expected[t], weights[t]) for t in expected]
+    assert band.nll_teacher.value == pytest.approx(sum(sums) / sum(map(sum, weights.values())), rel=1e-5)
+    assert (identity(found).right_free, identity(found).right_forced) == (0, 0)
+
+
+def test_where_all_tokens_are_unknown_a_likelihood_is_undefined():
+    found, _ = recorded(never_errs, "xx", "x")
+    assert [each.nll_teacher.value for each in by_position(found)] == [None] * len(by_position(found))
+    assert identity(found)[:3] == (0, 0, 2)
+
+
 def test_figures_by_source_length_are_of_the_sources_in_a_band():
     found, _ = recorded(lambda source, prefix, optimal: JUNK if source[2] % 2 and not prefix else optimal[0], *WORDS)
     bands = by_source_length(found, [1 + int(source[2]) % 2 for source in found.subjects.sources])

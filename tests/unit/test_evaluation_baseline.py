@@ -89,3 +89,15 @@ def test_pieces_are_compared_as_texts_with_the_references_as_they_stand():
     assert (outputs.bleu.statistics == expected.statistics).all()
     assert outputs.bleu.signature == expected.signature
     assert (outputs.chrf.statistics == chrf(["the cat"], [["the cat, ﬁne."]]).statistics).all()
+
+
+def test_a_space_is_a_token_like_any_other_where_targets_are_characters():
+    codec = Codec(CharTokenizer(), Vocabulary("abc "))
+    pairs = [Pair(f"{number:b}", "ab ca bc", number) for number in range(20)]
+    items = group_pairs(pairs, codec, codec)
+    missing = FreeRunning(items, codec, [[*"abcabc"]] * 20, np.zeros(20, bool))
+    assert missing.bleu.value < 95 and missing.chrf.value < 95
+    wrong = FreeRunning(items, codec, [[*"ab ca\u2581bc"]] * 20, np.zeros(20, bool))
+    assert wrong.bleu.value < 95 and wrong.chrf.value < 95
+    right = FreeRunning(items, codec, [[*"ab ca bc"]] * 20, np.zeros(20, bool))
+    assert (right.bleu.value, right.chrf.value) == pytest.approx((100, 100))

@@ -30,7 +30,7 @@ def evaluation(wrong, nll, codec=CHARS, texts=NUMBERS):
     """A model that is wrong on the sources in ``wrong``, with ``nll`` nats for each of them."""
     outputs = [codec.tokens("abb" if n in wrong else "abcabc") for n in texts]
     truncated, each = np.zeros(len(texts), bool), np.full(len(texts), 7.0)
-    teacher = TeacherForced(np.full(len(texts), nll) + np.arange(len(texts)), each, each - 1)
+    teacher = TeacherForced(np.full(len(texts), nll) + np.arange(len(texts)), each, each - 1, 0 * each, each)
     return Evaluation(items(codec, texts), teacher, FreeRunning(items(codec, texts), codec, outputs, truncated), [], 1)
 
 
@@ -69,6 +69,14 @@ def test_models_with_other_tokens_are_compared_by_whole_sequences():
     result = compare(A, evaluation({8}, 3.0, WORDS))
     assert set(result.differences) == {"sequence_accuracy.free", "hit_length_bound.free"}
     assert result.differences["sequence_accuracy.free"].difference.value == pytest.approx(7 / 30)
+
+
+def test_models_that_lack_other_target_tokens_are_not_compared_by_teacher_forced_figures():
+    one, other = (Codec(CharTokenizer(), Vocabulary(letters)) for letters in ("abc", "abd"))
+    result = compare(evaluation({8}, 3.0, one), evaluation({8}, 3.0, other))
+    assert set(result.differences) == {*A.free.ratios, "bleu.free", "chrf.free", "unknown_target_tokens"}
+    same = compare(evaluation({8}, 3.0, other), evaluation({8}, 3.0, other))
+    assert {"nll.teacher", "token_accuracy.teacher"} <= set(same.differences)
 
 
 def test_other_sources_are_refused():

@@ -18,7 +18,7 @@ from freerun.evaluation.items import group_pairs
 from freerun.metrics.edit_distance import closest_reference
 from freerun.search.beam import beam_search
 from freerun.search.bound import LengthBound
-from freerun.symbols import EOS
+from freerun.symbols import EOS, UNK
 from tests.steppers import TableStepper, batch, bounds
 
 SOURCE = Codec(CharTokenizer(), Vocabulary("abcde"), reverse=True)
@@ -31,7 +31,7 @@ ITEMS = group_pairs(PAIRS, SOURCE, TARGET)
 BOUND = LengthBound(0, 0.0, fixed=5)
 KEYS = {
     *("nll.teacher", "perplexity.teacher", "token_accuracy.teacher", "sequence_accuracy.free"),
-    *("symbol_error_rate.free", "bleu.free", "chrf.free", "hit_length_bound.free"),
+    *("symbol_error_rate.free", "bleu.free", "chrf.free", "hit_length_bound.free", "unknown_target_tokens"),
 }
 
 
@@ -67,11 +67,14 @@ def test_teacher_forced_figures_sum_over_references_and_then_over_sources(batch_
     for item in ITEMS.items:
         targets = [TARGET.encode_tokens(reference) for reference in item.references]
         source = SOURCE.encode(item.source)
-        scores = [stepper().distribution(source, ids[:n])[ids[n]] for ids in targets for n in range(len(ids))]
+        places = [(ids, n) for ids in targets for n in range(len(ids)) if ids[n] != UNK]
+        scores = [stepper().distribution(source, ids[:n])[ids[n]] for ids, n in places]
         nll.append(-sum(scores))
         tokens.append(len(scores))
     assert result.teacher.nll == pytest.approx(nll, abs=1e-4)
     assert result.teacher.num_tokens.tolist() == tokens
+    assert result.teacher.num_unknown.tolist() == [0, 0, 0, 0, 1, 0, 0]
+    assert result.teacher.num_all.tolist() == [3 + 4, 2, 5, 1, 4, 2, 3]
     metrics = result.metrics()
     assert metrics["nll.teacher"] == pytest.approx(sum(nll) / sum(tokens))
     assert metrics["perplexity.teacher"] == pytest.approx(math.exp(sum(nll) / sum(tokens)), rel=1e-5)
@@ -114,12 +117,49 @@ def test_the_keys_are_the_contracts_and_every_figure_has_an_interval():
     assert metrics["perplexity.teacher.low"] == pytest.approx(math.exp(metrics["nll.teacher.low"]))
 
 
-def test_a_reference_with_an_unknown_token_is_missed():
-    items = group_pairs([Pair("cab", "ZZ", 1)], SOURCE, TARGET)
-    model = TableStepper(8, bias={3: 30.0, 4: 10.0})
-    metrics = run(model, items).metrics()
-    assert metrics["token_accuracy.teacher"] == metrics["sequence_accuracy.free"] == 0
-    assert metrics["nll.teacher"] > 5  # UNK itself was likely, EOS after it was not
+TEACHER = ("nll.teacher", "perplexity.teacher", "token_accuracy.teacher")
+
+
+def forced_alone(model, source, target):
+    """NLL of each token, and whether greedy search would write it, one after the other."""
+    source, ids = SOURCE.encode(source), TARGET.encode(target)
+    rows = [model.distribution(source, ids[:n]) for n in range(len(ids))]
+    best = [max((EOS, *range(4, 8)), key=lambda token: row[token]) for row in rows]
+    return [-row[token] for row, token in zip(rows, ids, strict=True)], [a == b for a, b in zip(best, ids, strict=True)]
+
+
+def test_unknown_tokens_are_in_no_teacher_forced_figure_and_are_counted_apart():
+    model = TableStepper(8, bias={UNK: 30.0, 4: 3.0})  # UNK is nearly certain everywhere
+    metrics = run(model, group_pairs([Pair("cab", "p ZZ q YY", 1)], SOURCE, TARGET)).metrics()
+    nll, right = forced_alone(model, "cab", "p ZZ q YY")
+    assert metrics["nll.teacher"] == pytest.approx((nll[0] + nll[2] + nll[4]) / 3, rel=1e-5)
+    assert metrics["perplexity.teacher"] == pytest.approx(math.exp((nll[0] + nll[2] + nll[4]) / 3), rel=1e-4)
+    assert metrics["token_accuracy.teacher"] == pytest.approx((right[0] + right[2] + right[4]) / 3)
+    assert metrics["unknown_target_tokens"] == pytest.approx(2 / 5)
+    assert metrics["sequence_accuracy.free"] == 0  # UNK is never written, however likely
+
+
+def test_where_every_token_is_unknown_the_teacher_forced_figures_are_undefined():
+    model = TableStepper(8, bias={UNK: 30.0})
+    metrics = run(model, group_pairs([Pair("cab", "ZZ YY", 1), Pair("a", "XX", 2)], SOURCE, TARGET)).metrics()
+    ends = [name + end for name in TEACHER for end in ("", ".low", ".high")]
+    assert all(math.isnan(metrics[name]) for name in ends)
+    assert metrics["unknown_target_tokens"] == pytest.approx(3 / 5)
+
+
+def test_an_end_token_counts_unless_only_unknown_tokens_precede_it():
+    pairs = [Pair("cab", "ZZ", 1), Pair("cab", "p", 2), Pair("cab", "", 3), Pair("a", "ZZ ZZ", 4)]
+    result = run(items=group_pairs(pairs, SOURCE, TARGET))
+    assert result.teacher.num_tokens.tolist() == [2 + 1, 0]
+    known = run(items=group_pairs(pairs[1:3], SOURCE, TARGET))
+    assert result.metrics()["nll.teacher"] == pytest.approx(known.metrics()["nll.teacher"], rel=1e-6)
+    assert result.metrics()["token_accuracy.teacher"] == known.metrics()["token_accuracy.teacher"]
+
+
+def test_a_source_is_right_through_a_reference_that_can_be_written():
+    model = TableStepper(8, bias={UNK: 30.0, EOS: 20.0, 5: 10.0})
+    items = group_pairs([Pair("cab", "q ZZ", 1), Pair("a", "ZZ", 2), Pair("a", "", 3)], SOURCE, TARGET)
+    assert run(model, items).free.matches.tolist() == [False, True]
 
 
 def test_an_exact_match_is_a_reference_that_is_forced_without_an_error():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
 
 import numpy as np
 import pytest
 
-from freerun.metrics.bleu import bleu, bleu_tokenizer, chrf
+from freerun.metrics.bleu import bleu, bleu_tokenizer, chrf, spaced
 
 HYPOTHESES = ["the cat sat on the mat", "a dog"]
 REFERENCES = [["the cat sat on a mat", "a cat was on the mat"], ["a dog barks"]]
@@ -87,3 +88,34 @@ def test_tokens_are_compared_as_they_are(spec):
 def test_pieces_are_compared_as_text(monkeypatch, references, mecab, expected):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: mecab or None)
     assert bleu_tokenizer("sentencepiece:800", references) == expected
+
+
+# every character that sacrebleu takes for whitespace, as Python does
+WHITESPACE = [chr(number) for number in range(sys.maxunicode + 1) if chr(number).isspace()]
+
+
+@pytest.mark.parametrize("score", [lambda *each: bleu(*each, tokenize="none"), chrf])
+@pytest.mark.parametrize("space", WHITESPACE, ids=ascii)
+def test_a_missing_space_lowers_the_score_where_it_is_a_token(score, space):
+    reference = [*"ab", space, *"cd", space, *"ef"]
+    without = [token for token in reference if token != space]
+    assert score([spaced(without)] * 20, [[spaced(reference)]] * 20).value < 95
+    assert score([spaced(reference)] * 20, [[spaced(reference)]] * 20).value == pytest.approx(100)
+    at_the_ends = spaced([space, *reference, space])
+    assert score([spaced(reference)] * 20, [[at_the_ends]] * 20).value < 95
+
+
+def test_tokens_stay_as_many_and_as_different():
+    # U+2581 is how SentencePiece writes a space, the others are private and last code points
+    others = [*"ab", "\u2581", "\u200b", "\ue000", "\uf8ff", "\ufdd0", "\U000f0000", "\U0010ffff"]
+    text = spaced([*WHITESPACE, *others])
+    assert len(text.split()) == len(set(text.split())) == len(WHITESPACE) + len(others)
+    assert {len(token) for token in text.split()} == {1}
+    assert text.split()[len(WHITESPACE) :] == others
+
+
+def test_tokens_without_whitespace_are_compared_as_they_are():
+    assert spaced(["the", "cat", "\u2581on"]) == "the cat \u2581on"
+    assert spaced([]) == ""
+    assert spaced(["new york", "a"]) != spaced(["new", "york", "a"])
+    assert len(spaced(["new york", "a"]).split()) == 2

@@ -152,6 +152,13 @@ def test_an_example_is_what_was_recorded():
     assert example["attention"][1] == [1, 2, 3, 4]
 
 
+def test_an_unknown_token_has_no_probability():
+    found, _ = recorded(lambda source, prefix, optimal: optimal[0], ["axc"])
+    (example,) = examples(found, items_of(["axc"]), SOURCE, TARGET, np.array([0]))
+    assert example["reference"] == ["a", "<unk>", "c", "⏎"]
+    assert example["forcedProbability"] == [90, None, 90, 90]
+
+
 def history(sources, lengths, fed):
     """In place of attention weights: the places of the source, a hundredth each."""
     assert (sources == JUNK).sum() >= 0

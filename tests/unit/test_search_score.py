@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from freerun.search.beam import beam_search
-from freerun.search.score import score_targets
+from freerun.search.score import counted_tokens, score_targets
 from freerun.symbols import BOS, EOS, PAD, UNK
 from tests.steppers import TableStepper, batch, bounds
 
@@ -55,3 +55,19 @@ def test_no_targets_give_no_scores():
 def test_sources_and_targets_are_equally_many():
     with pytest.raises(ValueError, match="2 targets for 3 sources"):
         score_targets(TableStepper(), *batch(SOURCES), TARGETS[:2])
+
+
+@pytest.mark.parametrize(
+    ("target", "counted"),
+    [
+        ([EOS], [True]),
+        ([4, EOS], [True, True]),
+        ([UNK, EOS], [False, False]),
+        ([UNK, UNK, EOS], [False, False, False]),
+        ([UNK, 4, EOS], [False, True, True]),
+        ([4, UNK, UNK, EOS], [True, False, False, True]),
+    ],
+)
+def test_which_tokens_count_in_teacher_forced_figures(target, counted):
+    assert counted_tokens(target).tolist() == counted
+    assert counted_tokens(np.array(target)).tolist() == counted

@@ -1,0 +1,172 @@
+"""Reading a run's data: which sources are held out, what leaks, and what is said about unknown tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from freerun.config import parse_config
+from freerun.data.readers import read_pairs
+from freerun.data.split import held_out_sources
+from freerun.errors import DataError
+from freerun.forcing.registry import settings_of
+from freerun.runs.dataset import DataSource, load_data, write_held_out
+
+LETTERS = [a + b for a in "abcdefghij" for b in "klmnopqrst"]
+
+
+def load(pairs, said=None, codecs=None, max_sources=2000, dev=None, **data):
+    """The data of a file with these pairs, and the configuration."""
+    Path("pairs.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs), encoding="utf-8")
+    data = {"train": "pairs.tsv", "source_tokens": "char", "target_tokens": "char", **data}
+    if dev is not None:
+        Path("dev.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in dev), encoding="utf-8")
+        data["dev"] = "dev.tsv"
+    config = parse_config({"data": data, "evaluation": {"max_sources": max_sources}}, "test", settings_of)
+    say = (said if said is not None else []).append
+    return load_data(config, DataSource.open(config.data, say), say, codecs)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def ids_of(corpus):
+    return {tuple(corpus.sources[row].tolist()) for row in range(len(corpus))}
+
+
+def held_out_ids(data):
+    return {tuple(data.source.encode(text)) for text in data.dev.sources}
+
+
+TRIPLES = [(text, "y") for n in range(400) for text in (f"w{n} x", f"w{n}  x", f" w{n} x")]
+
+
+@pytest.mark.parametrize("tokens", ["whitespace", "char", "sentencepiece:30"])
+def test_sources_that_differ_in_whitespace_are_on_one_side(tokens):
+    data = load(TRIPLES, source_tokens=tokens)
+    words = {tuple(text.split()) for text in data.dev.sources}
+    assert len(words) == 20  # 5 % of the sources that can be distinguished
+    trained = {tuple(data.source.text(data.source.decode(ids)).split()) for ids in ids_of(data.corpus)}
+    assert not words & trained and len(words | trained) == 400
+    assert not held_out_ids(data) & ids_of(data.corpus)
+    assert data.report.same_as_held_out == 0
+
+
+def test_the_split_of_sources_without_such_twins_is_unchanged():
+    """The hash of a source in its collapsed form is what it was, so that recorded splits hold."""
+    held = held_out_sources(LETTERS)
+    assert sorted(text for text in LETTERS if text in held) == ["bk", "cr", "gt", "hk", "im"]
+    assert sorted(load([(text, "x") for text in LETTERS]).dev.sources) == ["bk", "cr", "gt", "hk", "im"]
+
+
+def test_pairs_that_become_the_ids_of_a_held_out_source_are_left_out():
+    said = []
+    # a letter that occurs once is unknown, and all unknown letters are one id
+    pairs = [*((text, "y") for text in LETTERS), *((f"a{chr(0x4E00 + n)}", "y") for n in range(300))]
+    data = load(pairs, said, minimum_count=2)
+    held_out = [text for text in data.dev.sources if text[1] >= "\u4e00"]
+    assert held_out  # so the others of them leak
+    left_out = 300 - len(held_out)
+    assert data.report.same_as_held_out == left_out
+    assert data.report.read == data.report.kept + left_out == len(data.corpus) + left_out
+    assert not held_out_ids(data) & ids_of(data.corpus)
+    assert f"Training pairs: {data.report}." in said
+    assert str(data.report).endswith(f"0 with a long target, {left_out} with the tokens of a held-out source")
+    assert any(line.startswith(f"{left_out} training pairs left out: the model reads the same token") for line in said)
+
+
+def test_nothing_is_left_out_without_a_reason_or_for_development_pairs_of_ones_own():
+    said = []
+    assert load([(text, "y") for text in LETTERS], said).report.same_as_held_out == 0
+    assert not any("left out" in line for line in said)
+    data = load([(text, "y") for text in LETTERS], dev=[(text, "y") for text in LETTERS])
+    assert len(data.corpus) == 100 and data.report.same_as_held_out == 0
+
+
+def test_no_pair_left_is_an_error_that_says_why():
+    pairs = [(chr(0x4E00 + n), "y") for n in range(50)]
+    with pytest.raises(DataError) as caught:
+        load(pairs, minimum_count=2, max_source_length=3)
+    assert str(caught.value) == (
+        "pairs.tsv: 48 of 48 training pairs have the source tokens of a held-out source, so no pair is left. Expected "
+        "sources that the model can distinguish. Lower data.minimum_count, choose other source tokens, or give the "
+        "evaluation pairs with --dev."
+    )
+    with pytest.raises(DataError, match=r"50 of 51 training pairs .* source, and the other 1 are too long, so no"):
+        load([*pairs, ("yyyyyy", "y"), ("a", "y")], minimum_count=2, max_source_length=3, held_out=0.02)
+
+
+def test_the_written_pairs_are_the_held_out_ones_each_time(tmp_path):
+    data = load(TRIPLES, source_tokens="whitespace")
+    config = parse_config({"data": {"train": "pairs.tsv"}}, "test", settings_of)
+    written = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_held_out(config.data, DataSource.open(config.data, str), tmp_path / name)
+        written.append((tmp_path / name / "dev.tsv").read_bytes())
+    assert written[0] == written[1]
+    pairs = list(read_pairs(tmp_path / "one" / "dev.tsv"))
+    assert len(pairs) == 60 and {" ".join(pair.source.split()) for pair in pairs} == {
+        " ".join(source.split()) for source in data.dev.sources
+    }
+
+
+def test_a_sampled_source_has_all_its_references():
+    pairs = [(f" w{n}", "a") for n in range(90)] + [(f"w{n}", "b") for n in range(90)] + [("x", "c")]
+    data = load(pairs[-1:], dev=pairs[:-1], source_tokens="whitespace", max_sources=30)
+    assert len(data.sample) == 30 and len(data.dev) == 90
+    assert all(item.texts == ["a", "b"] for item in data.sample.items)
+    places = [data.dev.items.index(item) for item in data.sample.items]
+    assert places == sorted(places)
+    again = load(pairs[-1:], dev=pairs[:-1], source_tokens="whitespace", max_sources=30)
+    assert again.sample.sources == data.sample.sources
+
+
+def test_the_sample_of_distinct_sources_is_unchanged():
+    data = load([("x", "y")], dev=[(text, "y") for text in LETTERS], max_sources=5)
+    assert data.sample.sources == ["fo", "gr", "hr", "ik", "jt"]
+
+
+def warnings(pairs, **options):
+    said = []
+    load(pairs, said, **options)
+    return [line for line in said if line.startswith("warning")]
+
+
+def test_a_warning_says_which_development_tokens_are_unknown_from_1_percent_on():
+    train = [(text, "abc") for text in LETTERS]
+    rare = [("ab", "abcQ")] * 1
+    # 4 tokens and the end a target: 1 of 100 tokens is no more than 1 %, 1 of 96 is
+    exact = [*rare, *((f"{text}", "abca") for text in LETTERS[:19])]
+    assert sum(len(target) + 1 for _, target in exact) == 100
+    assert warnings(train, dev=exact) == []
+    (found,) = warnings(train, dev=[*rare, *((text, "abc" + "a" * (n < 15)) for n, text in enumerate(LETTERS[:19]))])
+    assert found == (
+        "warning: development pairs: 1 of 96 target tokens (1.0 %) are not in the vocabulary: 'Q' (1). The model can "
+        "never write them, and teacher-forced metrics leave them out. Train on more data, lower data.minimum_count, "
+        "choose smaller data.target_tokens (char or sentencepiece:N), or give the targets the training data's spelling "
+        "and Unicode form."
+    )
+
+
+def test_a_warning_names_training_tokens_that_are_too_rare():
+    train = [(text, f"ab{'QX'[n]}" if n < 2 else "ab") for n, text in enumerate(LETTERS[:20])]
+    (found,) = warnings(train, dev=[("ab", "ab")], minimum_count=2)
+    # 20 targets of 2 tokens and the end, 2 of them with one more
+    assert found.startswith(
+        "warning: training pairs of pairs.tsv: 2 of 62 target tokens (3.2 %) are not in the vocabulary: "
+        "'Q' (1), 'X' (1)."
+    )
+    assert warnings(train, dev=[("ab", "ab")]) == []
+
+
+def test_at_most_ten_tokens_are_named_and_pairs_that_were_held_out_are_called_so():
+    pairs = [(text, "ab" + chr(0x4E00 + n)) for n, text in enumerate(LETTERS)]
+    training, held_out = warnings(pairs, minimum_count=2, held_out=0.2)
+    assert "held-out pairs of pairs.tsv: 20 of 80 target tokens (25.0 %)" in held_out
+    assert held_out.count("(1)") == 10 and "and 10 others" in held_out
+    assert "training pairs of pairs.tsv: 80 of 320 target tokens" in training
+    assert training.count("(1)") == 10
