@@ -161,7 +161,7 @@ def score(
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
-    """Print the total natural-log probability of each given target, a line a pair."""
+    """Print the total natural-log probability of each given target, a line a pair; null if it has unknown tokens."""
     from freerun.runs.score import score as run
 
     run(model, pairs, as_json, threads)

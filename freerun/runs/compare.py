@@ -45,13 +45,17 @@ def _defined(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def _shown(value: float, form: str) -> str:
+    return "undefined" if math.isnan(value) else format(value, form)
+
+
 def _as_table(comparison: Comparison, a: Path, b: Path) -> str:
     rows: list[Sequence[str]] = [("", "A", "B", "B - A", "95 % interval", "p")]
     for name, found in comparison.differences.items():
         change = found.difference
-        interval = f"{change.low:+.4f} to {change.high:+.4f}"
-        figures = [f"{found.a:.4f}", f"{found.b:.4f}", f"{change.value:+.4f}"]
-        rows.append((name, *figures, interval, f"{found.p_value:.3f}"))
+        interval = "" if math.isnan(change.low) else f"{change.low:+.4f} to {change.high:+.4f}"
+        figures = [_shown(found.a, ".4f"), _shown(found.b, ".4f"), _shown(change.value, "+.4f")]
+        rows.append((name, *figures, interval, _shown(found.p_value, ".3f")))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     test = comparison.mcnemar

@@ -344,7 +344,7 @@ def _keep(run: _Run, code: int, began: float, settings: StudyConfig) -> str | No
         return failed
     pairs = PairsToRead(Path(settings.pairs), run.config.data.columns) if settings.pairs else dev_pairs_of(run.run)
     search = run.config.evaluation
-    evaluation = evaluate_predictor(load(run.run), pairs, search.beam_size, search.length_penalty)
+    evaluation = evaluate_predictor(load(run.run), pairs, search.beam_size, search.length_penalty, run.name)
     ratios = {
         name: (np.asarray(above, np.float64).tolist(), np.asarray(below, np.float64).tolist())
         for name, (above, below) in evaluation.ratios.items()

@@ -127,3 +127,15 @@ def test_comparing_says_why_models_have_no_common_teacher_forced_figures(
     assert "| unknown_target_tokens | 0." in card
     metrics = json.loads((pairs / "run" / "best" / "metrics.json").read_text())
     assert 0 < metrics["unknown_target_tokens"] < 1
+
+
+def test_a_comparison_without_known_tokens_shows_what_is_undefined(
+    freerun: Freerun, trained: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_text("bcd\tq q\nce\tx\n")
+    run = trained / "run"
+    values = json.loads(freerun("compare", run, run, path, "--json").out)["nll.teacher"]
+    assert set(values.values()) == {None}
+    (row,) = [line for line in freerun("compare", run, run, path).out.splitlines() if line.startswith("nll.teacher")]
+    assert row.split() == ["nll.teacher", *["undefined"] * 4]
