@@ -1,16 +1,23 @@
-"""Small networks with every parameter drawn, their batches, and the model once more: by the book, a pair at a time."""
+"""Small networks with every parameter drawn, their batches, and what the reference in ``oracle`` needs of both."""
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass, field
+
 import numpy as np
+import pytest
 import torch
 
 from freerun.data.batching import make_batch
 from freerun.data.corpus import Corpus, Ragged
 from freerun.forcing.batch import TrainingBatch
+from freerun.forcing.rollout import uniforms
 from freerun.models.recurrence import RecurrentLayer
 from freerun.models.seq2seq import Seq2Seq, Sizes
 from freerun.symbols import EOS
+from tests.oracle import NO_DROPOUT, Masks, Model
+from tests.oracle_losses import Row
 
 CELLS = ("lstm", "gru", "rnn")
 BACKENDS = ("reference", "fused", "auto")
@@ -53,7 +60,10 @@ def gradients(loss, *tensors):
 def gradients_of(loss, module):
     """The gradient of ``loss`` for each parameter by name; zeros where it does not come in."""
     names = [name for name, _ in module.named_parameters()]
-    found = torch.autograd.grad(loss, list(module.parameters()), retain_graph=True, materialize_grads=True)
+    parameters = list(module.parameters())
+    if not loss.requires_grad:
+        return dict(zip(names, map(torch.zeros_like, parameters), strict=True))
+    found = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
     return dict(zip(names, found, strict=True))
 
 
@@ -95,137 +105,97 @@ def training_batch(sources, targets):
     return TrainingBatch.of(make_batch(corpus(sources, targets), np.arange(len(sources))))
 
 
-# ----------------------------------------------------------------------------------------------------- by the book
+# ------------------------------------------------------------------------------------------------------- for the oracle
 
 
-def naive_step(cell, weights, x, h, c):
-    """One step of one row: vectors, and each gate by its own slice of the weights."""
-    size = len(h)
-    given = weights.weight_ih @ x + weights.bias_ih
-    recurrent = weights.weight_hh @ h + weights.bias_hh
-
-    def gate(number):
-        place = slice(number * size, (number + 1) * size)
-        return given[place], recurrent[place]
-
-    if cell == "rnn":
-        return torch.tanh(given + recurrent), None
-    first, second = torch.sigmoid(sum(gate(0))), torch.sigmoid(sum(gate(1)))
-    if cell == "lstm":
-        new_c = second * c + first * torch.tanh(sum(gate(2)))
-        return torch.sigmoid(sum(gate(3))) * torch.tanh(new_c), new_c
-    given_n, recurrent_n = gate(2)
-    return (1 - second) * torch.tanh(given_n + first * recurrent_n) + second * h, None
+def book(model):
+    """A model as the oracle takes it: its parameters by name, and its sizes."""
+    return Model(dict(model.named_parameters()), model.sizes)
 
 
-def naive_run(cell, weights, inputs, h, c):
-    """All steps of one row: its outputs and its last state."""
-    outputs = []
-    for x in inputs:
-        h, c = naive_step(cell, weights, x, h, c)
-        outputs.append(h)
-    return outputs, h, c
+def masks_of_row(masks, row):
+    """The dropout masks of one row of a batch."""
+    if masks is None:
+        return NO_DROPOUT
+
+    def of_row(mask):
+        return None if mask is None else mask[:, row]
+
+    def between(layers):
+        return {n: of_row(mask) for n, mask in enumerate(layers, 1) if mask is not None}
+
+    return Masks(
+        of_row(masks.source_tokens_SB1),
+        between(masks.encoder_layers),
+        of_row(masks.target_tokens_TB1),
+        between(masks.decoder_layers),
+        of_row(masks.output_TBF),
+    )
 
 
-def times(value, mask, *place):
-    return value if mask is None else value * mask[place]
+def rows_of(batch, masks=None):
+    """The pairs of a batch, each without its padding."""
+    origin = batch.origin
+    return [
+        Row(
+            batch.source_BS[row, : origin.source_lengths[row]].tolist(),
+            batch.target_out_BT[row, : origin.target_lengths[row] - 1].tolist(),
+            [reference[:-1].tolist() for reference in batch.references[row]],
+            masks_of_row(masks, row),
+        )
+        for row in range(batch.num_pairs)
+    ]
 
 
-def naive_encode(model, source, masks=None, row=0):
-    """Memory (a list of vectors) and the final (h, c) of each layer of one source, not yet through the bridge."""
-    encoder, cell, size = model.encoder, model.sizes.cell, model.sizes.hidden_size
-    values = [encoder.embedding.weight[token] for token in source]
-    if masks:
-        values = [times(value, masks.source_tokens_SB1, t, row) for t, value in enumerate(values)]
-    states = []
-    for number, forward in enumerate(encoder.forward_layers):
-        if number and masks:
-            values = [times(value, masks.encoder_layers[number - 1], t, row) for t, value in enumerate(values)]
-        zero = values[0].new_zeros(size)
-        outputs, h, c = naive_run(cell, forward, values, zero, zero)
-        if model.sizes.bidirectional:
-            back, back_h, back_c = naive_run(cell, encoder.backward_layers[number], values[::-1], zero, zero)
-            outputs = [torch.cat(both) for both in zip(outputs, back[::-1], strict=True)]
-            h, c = torch.cat([h, back_h]), None if c is None else torch.cat([c, back_c])
-        values = outputs
-        states.append((h, c))
-    return values, states
+@dataclass
+class Recorded:
+    """What a strategy was given and did: ``numbers`` by purpose, ``masks`` and ``fed`` in the order of their passes."""
+
+    numbers: dict = field(default_factory=dict)
+    masks: list = field(default_factory=list)
+    fed: list = field(default_factory=list)
+
+    def rows(self, batch):
+        """The pairs of the batch under the masks that were drawn first."""
+        return rows_of(batch, self.masks[0])
 
 
-def naive_bridge(bridge, states):
-    def through(layers, number, value):
-        return layers[number].weight @ value + layers[number].bias if len(layers) and value is not None else value
+def recorded(strategy, model, batch, update):
+    """The losses of a strategy, and the random numbers, dropout masks and whole-sequence passes that they came from."""
+    record, draw_masks, sequence = Recorded(), model.draw_masks, model.decoder.sequence
 
-    return [(through(bridge.h, n, h), through(bridge.c, n, c)) for n, (h, c) in enumerate(states)]
+    def keep_numbers(update, purpose, *shape):
+        record.numbers[purpose] = uniforms(update, purpose, *shape)
+        return record.numbers[purpose]
 
+    def keep_masks(*given, **named):
+        record.masks.append(draw_masks(*given, **named))
+        return record.masks[-1]
 
-def naive_attention(attention, output, memory):
-    """h~ and the weights for one decoder output: equations 5 to 8 of Luong, Pham & Manning 2015."""
-    scores = []
-    for vector in memory:
-        match attention.score:
-            case "dot":
-                scores.append(output @ vector)
-            case "general":
-                scores.append(output @ (attention.keys.weight @ vector))
-            case "concat":
-                joined = torch.cat([attention.query.weight, attention.keys.weight], 1) @ torch.cat([output, vector])
-                scores.append(attention.vector.weight[0] @ torch.tanh(joined))
-    shares = [score.exp() for score in scores]
-    weights = [share / sum(shares) for share in shares]
-    context = sum(weight * vector for weight, vector in zip(weights, memory, strict=True))
-    return torch.tanh(attention.combine.weight @ torch.cat([context, output])), weights
+    def keep_fed(tokens, *given, **named):
+        record.fed.append(tokens)
+        return sequence(tokens, *given, **named)
 
-
-def naive_bahdanau(attention, state, memory):
-    """The context of Bahdanau et al. 2015, equations 5 and 6, alignment of appendix A.1.2."""
-    joined = [attention.query.weight @ state + attention.keys.weight @ vector for vector in memory]
-    shares = [(attention.vector.weight[0] @ torch.tanh(each)).exp() for each in joined]
-    return sum(share / sum(shares) * vector for share, vector in zip(shares, memory, strict=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "draw_masks", keep_masks)
+        patch.setattr(model.decoder, "sequence", keep_fed)
+        for name, module in list(sys.modules.items()):
+            if name.startswith("freerun.forcing.") and hasattr(module, "uniforms"):
+                patch.setattr(module, "uniforms", keep_numbers)
+        return strategy.losses(model, batch, update), record
 
 
-def naive_maxout(attention, state, embedded, context):
-    """The deep output of appendix A.2.2: the larger of each pair."""
-    pairs = attention.state_output.weight @ state + attention.state_output.bias
-    pairs = pairs + attention.token_output.weight @ embedded + attention.context_output.weight @ context
-    return torch.stack([torch.maximum(pairs[n], pairs[n + 1]) for n in range(0, len(pairs), 2)])
+def same_losses(found, expected, model, tolerance=1e-10):
+    """Fail unless terms, their gradients, and the figures are those of the oracle."""
+    assert found.terms.keys() == expected.terms.keys()
+    for name, term in expected.terms.items():
+        assert (found.terms[name].count, found.terms[name].weight) == (term.count, pytest.approx(term.weight))
+        close(found.terms[name].sum, term.sum, tolerance)
+        close(gradients_of(found.terms[name].sum, model), gradients_of(term.sum, model), tolerance)
+    for name, (total, count) in expected.figures.items():
+        assert found.figures[name] == (pytest.approx(total, abs=tolerance), count), name
 
 
-def naive_logits(model, source, fed, masks=None, row=0):
-    """Logits [T, V] of one pair: the decoder is fed ``fed``, a token at a time."""
-    return naive_decode(model, source, fed, masks, row)[0]
-
-
-def naive_decode(model, source, fed, masks=None, row=0):
-    """Logits [T, V] of one pair, the outputs of each layer at each step, and the state that the decoder starts from."""
-    decoder, cell = model.decoder, model.sizes.cell
-    memory, states = naive_encode(model, source, masks, row)
-    states = naive_bridge(model.bridge, states)
-    start = list(states)
-    context = [states[-1][0]] if model.sizes.context == "every_step" else []
-    attended = [states[0][0].new_zeros(model.sizes.hidden_size)] if model.sizes.input_feeding else []
-    logits, outputs = [], []
-    for t, token in enumerate(fed):
-        value = decoder.embedding.weight[token]
-        embedded = times(value, masks.target_tokens_TB1, t, row) if masks else value
-        if model.sizes.attention == "bahdanau":
-            attended = [naive_bahdanau(decoder.attention, states[-1][0], memory)]
-        value = torch.cat([embedded, *context, *attended])
-        for number, weights in enumerate(decoder.layers):
-            if number and masks:
-                value = times(value, masks.decoder_layers[number - 1], t, row)
-            states[number] = naive_step(cell, weights, value, *states[number])
-            value = states[number][0]
-        outputs.append([h for h, _ in states])
-        if model.sizes.attention == "bahdanau":
-            value = naive_maxout(decoder.attention, value, embedded, attended[0])
-        elif decoder.attention is not None:
-            value, _ = naive_attention(decoder.attention, value, memory)
-            attended = [value] if model.sizes.input_feeding else []
-        features = torch.cat([value, *context])
-        features = times(features, masks.output_TBF, t, row) if masks else features
-        if decoder.projection is not None:
-            features = decoder.projection.weight @ features
-        weight = decoder.embedding.weight if model.sizes.tied_output else decoder.output_weight
-        logits.append(weight @ features + decoder.output_bias)
-    return torch.stack(logits), outputs, start
+def same_fed(found_BT, expected):
+    """Fail unless each row was fed the tokens that the oracle was, whatever stands on its padding."""
+    assert [row[: len(tokens)] for row, tokens in zip(found_BT.tolist(), expected, strict=True)] == expected

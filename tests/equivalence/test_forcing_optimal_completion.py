@@ -1,22 +1,30 @@
-"""Optimal completion against a loop that rolls out, judges and learns a row and a token at a time."""
+"""Optimal completion against the oracle, which rolls out, judges and learns a row and a token at a time."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from rapidfuzz.distance import Levenshtein
 
 from freerun.config import parse_config
 from freerun.errors import ConfigError
 from freerun.forcing.batch import Update
 from freerun.forcing.optimal_completion import OptimalCompletion, kl_to_optimal
 from freerun.forcing.registry import settings_of
-from freerun.forcing.rollout import uniforms
 from freerun.forcing.strategy import Objective
-from freerun.symbols import BOS, EOS, NEVER_WRITTEN, UNK
-from tests.equivalence.test_forcing_rollout import drawn_by_hand
-from tests.networks import CELLS, close, gradients_of, naive_logits, network, random_rows, training_batch
+from freerun.symbols import BOS, EOS, UNK
+from tests import oracle_losses as by_the_book
+from tests import oracle_outputs
+from tests.networks import (
+    CELLS,
+    book,
+    gradients_of,
+    network,
+    random_rows,
+    recorded,
+    same_fed,
+    same_losses,
+    training_batch,
+)
 
 # the first source stands on two lines: two references
 SOURCES = random_rows([4, 1, 6])
@@ -28,49 +36,13 @@ UNKNOWN = training_batch(
 UPDATE = Update(number=7, seed=3)
 
 
-def reachable(prefix, references):
-    """Least distance of the prefix to any beginning of any reference: what is then still to come costs nothing."""
-    return min(
-        Levenshtein.distance(prefix, reference[:j]) for reference in references for j in range(len(reference) + 1)
+def completed(model, record, teacher_prob, draw, objective, longest_ratio=1.5, batch=BATCH):
+    """The oracle's losses, given what was drawn."""
+    numbers, coins, right = (record.numbers[name] for name in ("draws", "coins", "right draws"))
+    rows = record.rows(batch)
+    return oracle_outputs.optimal_completion(
+        book(model), rows, objective, numbers, draw, teacher_prob, coins, right, longest_ratio
     )
-
-
-def optimal(prefix, references, size=9):
-    best = reachable(prefix, references)
-    found = {token for token in range(4, size) if reachable([*prefix, token], references) == best}
-    return found | ({EOS} if min(Levenshtein.distance(prefix, each) for each in references) == best else set())
-
-
-def looped(model, settings, smoothing, batch=BATCH):
-    """(loss, KL, steps of each row, edits, rollouts that came to EOS)."""
-    bounds = [int(length * settings.longest_ratio) + 3 for length in batch.origin.target_lengths]
-    shape = len(bounds), max(bounds)
-    masks = model.draw_masks(batch.source_BS.shape[1], max(bounds), len(bounds), UPDATE.generator("dropout"))
-    numbers, coins, right = (uniforms(UPDATE, name, *shape) for name in ("draws", "coins", "right draws"))
-    loss = kl = edits = ended = 0
-    steps = [0] * len(bounds)
-    for row, bound in enumerate(bounds):
-        source = batch.source_BS[row, : batch.origin.source_lengths[row]]
-        references = [reference[:-1].tolist() for reference in batch.references[row]]
-        fed, written = [BOS], []
-        while len(written) < bound and EOS not in written:
-            t = len(written)
-            logits = naive_logits(model, source, fed, masks, row)[-1]
-            log_probs = logits - logits.exp().sum().log()
-            tokens = sorted(optimal(written, references))
-            if tokens:
-                each = -np.log(len(tokens)) - sum(log_probs[token] for token in tokens) / len(tokens)
-                kl, loss = kl + each, loss + (1 - smoothing) * each - smoothing * log_probs.mean()
-                steps[row] += 1
-            token = drawn_by_hand(logits, numbers[row, t].item(), settings.draw, settings.temperature, NEVER_WRITTEN)
-            if tokens and coins[row, t] < settings.teacher_prob:
-                token = tokens[int(right[row, t].item() * len(tokens))]
-            written.append(token)
-            fed.append(token)
-        if EOS in written:
-            ended += 1
-            edits += min(Levenshtein.distance(written[:-1], reference) for reference in references)
-    return loss, kl, steps, edits, ended
 
 
 @pytest.mark.parametrize("teacher_prob", [0.0, 0.4, 1.0])
@@ -81,36 +53,44 @@ def looped(model, settings, smoothing, batch=BATCH):
 def test_losses_and_gradients_are_those_of_a_loop(cell, attention, draw, teacher_prob):
     model = network(cell=cell, attention=attention, scale=1.2, dropout=0.3, embedding_dropout=0.2)
     settings = OptimalCompletion.Settings(draw=draw, teacher_prob=teacher_prob, temperature=0.6, longest_ratio=1.2)
-    losses = OptimalCompletion(settings, Objective(label_smoothing=0.1)).losses(model, BATCH, UPDATE)
-    loss, kl, steps, edits, ended = looped(model, settings, 0.1)
-    term = losses.terms["kl"]
-    assert term.count == sum(steps)
-    close(term.sum, loss)
-    close(gradients_of(term.sum, model), gradients_of(loss, model))
-    assert losses.figures["kl.optimal_completion"] == (pytest.approx(kl.item(), abs=1e-9), sum(steps))
-    assert losses.figures["rollout_edits"] == (edits, ended)
-    assert losses.figures["rollout_cut_off"] == (4 - ended, 4)
+    strategy = OptimalCompletion(settings, Objective(label_smoothing=0.1))
+    losses, record = recorded(strategy, model, BATCH, UPDATE)
+    drawn = by_the_book.Draw(draw, 0.6)
+    expected = completed(model, record, teacher_prob, drawn, by_the_book.Objective(0.1), longest_ratio=1.2)
+    same_fed(record.fed[-1], expected.fed)
+    same_losses(losses, expected, model)
+    assert expected.terms["kl"].count == expected.figures["kl.optimal_completion"][1]
+
+
+@pytest.mark.parametrize("normalise", ["tokens", "sequences"])
+@pytest.mark.parametrize(("temperature", "longest_ratio"), [(0.3, 1.0), (3.0, 1.5), (1.0, 2.6)])
+def test_temperature_and_bounds(temperature, longest_ratio, normalise):
+    model = network(scale=1.2)
+    with torch.no_grad():
+        model.decoder.output_bias[EOS] -= 20.0  # the model itself never ends
+    settings = OptimalCompletion.Settings(temperature=temperature, longest_ratio=longest_ratio)
+    losses, record = recorded(OptimalCompletion(settings, Objective(0.0, normalise)), model, BATCH, UPDATE)
+    objective = by_the_book.Objective(0.0, normalise)
+    expected = completed(model, record, 0.0, by_the_book.Draw("sample", temperature), objective, longest_ratio)
+    same_fed(record.fed[-1], expected.fed)
+    same_losses(losses, expected, model)
+    assert expected.figures["rollout_cut_off"] == (4, 4)
+    assert [len(tokens) for tokens in expected.fed] == [int(n * longest_ratio) + 3 for n in (4, 2, 3, 5)]
 
 
 @pytest.mark.parametrize("teacher_prob", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("normalise", ["tokens", "sequences"])
-def test_unknown_tokens_are_neither_learned_nor_fed(teacher_prob, normalise, monkeypatch):
-    model, fed = network(scale=1.2, dropout=0.3), []
-    sequence = model.decoder.sequence
-    monkeypatch.setattr(
-        model.decoder, "sequence", lambda tokens, *more: (fed.append(tokens), sequence(tokens, *more))[1]
-    )
-    settings = OptimalCompletion.Settings(teacher_prob=teacher_prob)
-    losses = OptimalCompletion(settings, Objective(0.1, normalise)).losses(model, UNKNOWN, UPDATE)
-    loss, kl, steps, edits, ended = looped(model, settings, 0.1, UNKNOWN)
-    assert sum(steps) < sum(UNKNOWN.origin.target_lengths) + 12  # some steps are not counted, whatever is written
-    term = losses.terms["kl"]
-    assert term.count == (sum(steps) if normalise == "tokens" else sum(each > 0 for each in steps))
-    close(term.sum, loss)
-    close(gradients_of(term.sum, model), gradients_of(loss, model))
-    assert losses.figures["kl.optimal_completion"] == (pytest.approx(kl.item(), abs=1e-9), sum(steps))
-    assert losses.figures["rollout_edits"] == (edits, ended)
-    assert not torch.isin(fed[0][:, 1:], torch.tensor([BOS, UNK])).any()
+def test_unknown_tokens_are_neither_learned_nor_fed(teacher_prob, normalise):
+    model = network(scale=1.2, dropout=0.3)
+    strategy = OptimalCompletion(OptimalCompletion.Settings(teacher_prob=teacher_prob), Objective(0.1, normalise))
+    losses, record = recorded(strategy, model, UNKNOWN, UPDATE)
+    objective = by_the_book.Objective(0.1, normalise)
+    expected = completed(model, record, teacher_prob, by_the_book.Draw(), objective, batch=UNKNOWN)
+    same_fed(record.fed[-1], expected.fed)
+    same_losses(losses, expected, model)
+    steps = sum(map(len, expected.fed))
+    assert expected.figures["kl.optimal_completion"][1] < steps  # some are not counted, whatever is written
+    assert not torch.isin(record.fed[-1][:, 1:], torch.tensor([BOS, UNK])).any()
 
 
 @pytest.mark.parametrize("normalise", ["tokens", "sequences"])

@@ -1,8 +1,7 @@
-"""Rollout and replay against a loop over the cell equations that draws the tokens itself, one at a time."""
+"""Rollout and replay against the oracle, which draws the tokens itself in one loop, one at a time."""
 
 from __future__ import annotations
 
-import bisect
 import itertools
 
 import pytest
@@ -17,10 +16,24 @@ from freerun.forcing.scheduled_sampling import ScheduledSampling
 from freerun.forcing.strategy import Objective
 from freerun.models.decoder import Decoded
 from freerun.symbols import BOS, EOS, NEVER_WRITTEN, PAD
-from tests.networks import BACKENDS, CELLS, close, gradients_of, naive_logits, network, random_rows, training_batch
+from tests import oracle
+from tests import oracle_losses as by_the_book
+from tests.networks import (
+    BACKENDS,
+    CELLS,
+    book,
+    network,
+    random_rows,
+    recorded,
+    rows_of,
+    same_fed,
+    same_losses,
+    training_batch,
+)
 
 BATCH = training_batch(random_rows([4, 1, 6, 4]), random_rows([4, 6, 1, 2], size=9, seed=1))
 UPDATE = Update(number=7, seed=3)
+SMOOTHED, PLAIN = by_the_book.Objective(0.1), by_the_book.Objective()
 HALF = {"kind": "constant", "teacher_prob": 0.5}
 each_architecture = pytest.mark.parametrize(
     ("cell", "context", "attention"),
@@ -39,110 +52,85 @@ def a_network(backend="auto", scale=1.5, attention="none", **sizes):
     return network(dropout=0.4, embedding_dropout=0.3, scale=scale, backend=backend, bidirectional=True, **sizes)
 
 
-def masks_of(model, steps=None):
-    steps = steps or BATCH.target_in_BT.shape[1]
-    return model.draw_masks(BATCH.source_BS.shape[1], steps, BATCH.num_pairs, UPDATE.generator("dropout"))
-
-
-def source(row):
-    return BATCH.source_BS[row, : BATCH.origin.source_lengths[row]]
-
-
-def drawn_by_hand(logits, number, kind, temperature, banned):
-    """The token that ``number`` points at when all tokens stand side by side, each as wide as it is probable."""
-    scores = [-float("inf") if token in banned else score / temperature for token, score in enumerate(logits.tolist())]
-    if kind == "argmax":
-        return max(range(len(scores)), key=lambda token: scores[token])
-    widths = [torch.tensor(score, dtype=torch.float64).exp().item() for score in scores]
-    edges = list(itertools.accumulate(widths))
-    return bisect.bisect_right(edges, number * edges[-1])
-
-
-def looped_tokens(model, draws, numbers, kind="sample", temperature=1.0, banned=(*NEVER_WRITTEN, EOS), masks=None):
-    """What is fed to each row when position t is drawn where ``draws`` says so."""
-    fed = BATCH.target_in_BT.tolist()
-    for row, tokens in enumerate(fed):
-        for t in range(len(tokens)):
-            if draws[row, t]:
-                logits = naive_logits(model, source(row), tokens[:t], masks, row)[-1]
-                tokens[t] = drawn_by_hand(logits, numbers[row, t].item(), kind, temperature, banned)
-    return torch.tensor(fed)
-
-
-def fed_to(model, strategy, monkeypatch):
-    """The losses of a strategy, and the tokens that its last whole-sequence pass was fed."""
-    fed = []
-    sequence = model.decoder.sequence
-
-    def spy(tokens, *others):
-        fed.append(tokens)
-        return sequence(tokens, *others)
-
-    monkeypatch.setattr(model.decoder, "sequence", spy)
-    return strategy.losses(model, BATCH, UPDATE), fed[-1]
-
-
-def looped_nll(model, fed, smoothing=0.0):
-    masks, total = masks_of(model), 0
-    for row, length in enumerate(BATCH.origin.target_lengths):
-        logits = naive_logits(model, source(row), fed[row, :length], masks, row)
-        for each, right in zip(logits, BATCH.target_out_BT[row], strict=False):
-            log_probs = each - each.exp().sum().log()
-            total = total - (1 - smoothing) * log_probs[right] - smoothing / len(each) * log_probs.sum()
-    return total
-
-
 def strategies(draw):
-    objective = Objective(label_smoothing=0.1)
-    yield ScheduledSampling(ScheduledSampling.Settings(schedule=HALF, draw=draw), objective)
-    yield ScheduledSampling(ScheduledSampling.Settings(schedule=HALF, draw=draw, passes=9), objective)
-    yield FreeRunning(FreeRunning.Settings(draw=draw), objective)
+    """Each with its function in the oracle, given what was drawn."""
+    objective, drawn = Objective(label_smoothing=0.1), by_the_book.Draw(draw, 1.0, (*NEVER_WRITTEN, EOS))
+
+    def scheduled(model, rows, record):
+        numbers = record.numbers
+        return by_the_book.scheduled_sampling(model, rows, SMOOTHED, 0.5, numbers["coins"], numbers["draws"], drawn)
+
+    def free(model, rows, record):
+        return by_the_book.free_running(model, rows, SMOOTHED, record.numbers["draws"], drawn)
+
+    yield ScheduledSampling(ScheduledSampling.Settings(schedule=HALF, draw=draw), objective), scheduled
+    yield ScheduledSampling(ScheduledSampling.Settings(schedule=HALF, draw=draw, passes=9), objective), scheduled
+    yield FreeRunning(FreeRunning.Settings(draw=draw), objective), free
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @each_draw
 @each_architecture
-def test_losses_and_gradients_are_those_of_a_loop_that_is_fed_the_same(
-    cell, context, attention, draw, backend, monkeypatch
-):
+def test_losses_and_gradients_are_those_of_a_loop_that_draws_its_tokens(cell, context, attention, draw, backend):
     model = a_network(cell=cell, context=context, attention=attention, backend=backend)
-    for strategy in strategies(draw):
-        losses, fed = fed_to(model, strategy, monkeypatch)
-        expected = looped_nll(model, fed, 0.1)
-        assert not torch.equal(fed, BATCH.target_in_BT)
-        close(losses.terms["nll"].sum, expected)
-        close(gradients_of(losses.terms["nll"].sum, model), gradients_of(expected, model))
+    for strategy, definition in strategies(draw):
+        losses, record = recorded(strategy, model, BATCH, UPDATE)
+        expected = definition(book(model), record.rows(BATCH), record)
+        same_fed(record.fed[-1], expected.fed)
+        same_losses(losses, expected, model)
+        assert losses.figures["effective_rate"][0] > 0
 
 
-@each_draw
-@each_architecture
-def test_what_is_fed_is_what_a_loop_draws(cell, context, attention, draw, monkeypatch):
-    model = a_network(cell=cell, context=context, attention=attention)
-    shape = BATCH.target_in_BT.shape
-    numbers = uniforms(UPDATE, "draws", *shape)
-    coins = (uniforms(UPDATE, "coins", *shape) >= 0.5) & BATCH.drawable_BT
-    wanted = [coins, coins, BATCH.drawable_BT]
-    assert coins.any() and not torch.equal(coins, BATCH.drawable_BT)
-    for strategy, draws in zip(strategies(draw), wanted, strict=True):
-        _, fed = fed_to(model, strategy, monkeypatch)
-        assert torch.equal(fed, looped_tokens(model, draws, numbers, draw, masks=masks_of(model)))
+@pytest.mark.parametrize("coin", ["token", "sequence", "batch"])
+@pytest.mark.parametrize(
+    ("position", "by_position"),
+    [
+        (None, None),
+        ({"kind": "constant", "teacher_prob": 0.4}, by_the_book.constant(0.4)),
+        ({"kind": "linear", "k": 0.9, "c": 0.3, "minimum": 0.2}, by_the_book.linear(0.9, 0.3, 0.2)),
+        ({"kind": "exponential", "k": 0.6}, by_the_book.exponential(0.6)),
+        ({"kind": "inverse_sigmoid", "k": 1.5}, by_the_book.inverse_sigmoid(1.5)),
+    ],
+)
+def test_coins_and_positions_decide_what_is_drawn(coin, position, by_position):
+    model, fed = a_network(), set()
+    settings = ScheduledSampling.Settings(schedule=HALF, coin=coin, position=position)
+    for number in range(1, 7):
+        update = Update(number=number, seed=3)
+        losses, record = recorded(ScheduledSampling(settings, Objective()), model, BATCH, update)
+        numbers = record.numbers["coins"], record.numbers["draws"]
+        draw = by_the_book.Draw(banned=(*NEVER_WRITTEN, EOS))
+        expected = by_the_book.scheduled_sampling(
+            book(model), record.rows(BATCH), PLAIN, 0.5, *numbers, draw, coin, by_position
+        )
+        same_fed(record.fed[-1], expected.fed)
+        same_losses(losses, expected, model)
+        fed.add(str(expected.fed))
+    assert len(fed) > 1
 
 
 @pytest.mark.parametrize("temperature", [0.3, 4.0])
-def test_temperature_and_drawn_eos(temperature, monkeypatch):
+def test_temperature_and_drawn_eos(temperature):
     model, found = a_network(), []
     with torch.no_grad():
         model.decoder.output_bias[EOS] += 2.0  # likely enough to be drawn
-    numbers = uniforms(UPDATE, "draws", *BATCH.target_in_BT.shape)
     for draw_eos in (False, True):
-        settings = FreeRunning.Settings(temperature=temperature, draw_eos=draw_eos)
-        _, fed = fed_to(model, FreeRunning(settings, Objective()), monkeypatch)
         banned = NEVER_WRITTEN if draw_eos else (*NEVER_WRITTEN, EOS)
-        loop = looped_tokens(model, BATCH.drawable_BT, numbers, "sample", temperature, banned, masks_of(model))
-        assert torch.equal(fed, loop)
-        found.append(fed)
-    assert not (found[0] == EOS).any()
-    assert (found[1] == EOS).any()
+        draw = by_the_book.Draw("sample", temperature, banned)
+        free = FreeRunning(FreeRunning.Settings(temperature=temperature, draw_eos=draw_eos), Objective())
+        settings = ScheduledSampling.Settings(schedule=HALF, temperature=temperature, draw_eos=draw_eos)
+        losses, record = recorded(free, model, BATCH, UPDATE)
+        expected = by_the_book.free_running(book(model), record.rows(BATCH), PLAIN, record.numbers["draws"], draw)
+        same_fed(record.fed[-1], expected.fed)
+        same_losses(losses, expected, model)
+        found.append(expected.fed)
+        losses, record = recorded(ScheduledSampling(settings, Objective()), model, BATCH, UPDATE)
+        numbers = record.numbers["coins"], record.numbers["draws"]
+        expected = by_the_book.scheduled_sampling(book(model), record.rows(BATCH), PLAIN, 0.5, *numbers, draw)
+        same_fed(record.fed[-1], expected.fed)
+        same_losses(losses, expected, model)
+    assert not any(EOS in tokens for tokens in found[0])
+    assert any(EOS in tokens for tokens in found[1])
 
 
 def test_passes_certify_what_is_exact():
@@ -197,20 +185,21 @@ def test_only_what_a_pass_reproduced_is_certified():
 def test_a_free_rollout_is_a_loop_until_eos_or_the_bound(cell, context, attention, draw):
     model = a_network(cell=cell, context=context, attention=attention)
     bounds, numbers = torch.tensor([12, 3, 7, 12]), uniforms(UPDATE, "free", 4, 12)
-    masks = masks_of(model, steps=12)
+    masks = model.draw_masks(BATCH.source_BS.shape[1], 12, 4, UPDATE.generator("dropout"))
     encoded = model.encode(BATCH.source_BS, BATCH.source_lengths_B, masks)
     run = free_rollout(model.decoder, encoded, bounds, numbers, Draw(draw, banned=NEVER_WRITTEN), masks)
-    for row, bound in enumerate(bounds.tolist()):
-        fed, written = [BOS], []
-        while len(written) < bound and written[-1:] != [EOS]:
-            logits = naive_logits(model, source(row), fed, masks, row)[-1]
-            written.append(drawn_by_hand(logits, numbers[row, len(written)].item(), draw, 1.0, NEVER_WRITTEN))
-            fed.append(written[-1])
+    drawn = by_the_book.Draw(draw)
+    for n, (row, bound) in enumerate(zip(rows_of(BATCH, masks), bounds.tolist(), strict=True)):
+        with torch.no_grad():
+            start = oracle.encode(book(model), row.source, row.masks)
+            steps, written = oracle.free_run(
+                book(model), start, bound, lambda t, logits, n=n: drawn(logits, numbers[n, t]), row.masks
+            )
         length = len(written)
-        assert run.lengths_B[row] == length
-        assert run.written_BT[row, :length].tolist() == written
-        assert run.fed_BT[row, :length].tolist() == fed[:length]
-        assert (run.written_BT[row, length:] == PAD).all() and (run.fed_BT[row, length:] == PAD).all()
+        assert run.lengths_B[n] == length
+        assert run.written_BT[n, :length].tolist() == written
+        assert run.fed_BT[n, :length].tolist() == [step.fed for step in steps]
+        assert (run.written_BT[n, length:] == PAD).all() and (run.fed_BT[n, length:] == PAD).all()
 
 
 def test_a_free_rollout_ends_with_its_longest_row():

@@ -1,4 +1,4 @@
-"""Minimum risk and self-critical training against their sums, written as loops over rows, outputs and tokens."""
+"""Minimum risk and self-critical training against the oracle's sums over rows, outputs and tokens."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from freerun.config import parse_config
 from freerun.errors import ConfigError
@@ -13,13 +15,24 @@ from freerun.forcing.batch import Update
 from freerun.forcing.costs import COSTS
 from freerun.forcing.minimum_risk import MinimumRisk, expected_cost
 from freerun.forcing.registry import settings_of
-from freerun.forcing.rollout import uniforms
 from freerun.forcing.self_critical import SelfCritical
 from freerun.forcing.strategy import Objective
 from freerun.forcing.teacher import Teacher
-from freerun.symbols import BOS, EOS, NEVER_WRITTEN, UNK
-from tests.equivalence.test_forcing_rollout import drawn_by_hand
-from tests.networks import CELLS, close, gradients_of, naive_logits, network, random_rows, training_batch
+from freerun.symbols import EOS, UNK
+from tests import oracle_losses as by_the_book
+from tests import oracle_outputs
+from tests.networks import (
+    CELLS,
+    book,
+    close,
+    gradients_of,
+    network,
+    random_rows,
+    recorded,
+    same_fed,
+    same_losses,
+    training_batch,
+)
 
 # the first source stands on two lines: two references
 SOURCES = random_rows([4, 1, 6])
@@ -30,41 +43,22 @@ UNKNOWN = training_batch(
     [[5, UNK, EOS], *(row[: row.index(EOS) + 1] for row in BATCH.target_out_BT[1:3].tolist()), [UNK, 4, UNK, EOS]],
 )
 UPDATE = Update(number=7, seed=3)
-BOUNDS = [2 * int(length) + 10 for length in BATCH.origin.target_lengths]
+SMOOTHED = by_the_book.Objective(0.1)
 each_model = pytest.mark.parametrize(
     ("cell", "attention"), [*((cell, "none") for cell in CELLS), ("lstm", "general"), ("gru", "bahdanau")]
 )
 
 
-def a_model(**sizes):
-    model = network(scale=1.2, dropout=0.3, embedding_dropout=0.2, **sizes)
+def a_model(**options):
+    model = network(**{"scale": 1.2, "dropout": 0.3, "embedding_dropout": 0.2, **options})
     with torch.no_grad():
         model.decoder.output_bias[EOS] += 1.0  # short outputs, some of them equal
     return model
 
 
-def source(row):
-    return BATCH.source_BS[row, : BATCH.origin.source_lengths[row]]
-
-
-def output_of(model, row, numbers, kind, masks=None, temperature=1.0):
-    """A free run of one row, with EOS if it came to it."""
-    written = []
-    while len(written) < BOUNDS[row] and EOS not in written:
-        logits = naive_logits(model, source(row), [BOS, *written], masks, row)[-1]
-        number = 0.0 if numbers is None else numbers[len(written)].item()
-        written.append(drawn_by_hand(logits, number, kind, temperature, NEVER_WRITTEN))
-    return tuple(written)
-
-
-def log_prob(model, row, output, masks, mask_row):
-    logits = naive_logits(model, source(row), [BOS, *output[:-1]], masks, mask_row)
-    return sum(each[token] - each.exp().sum().log() for each, token in zip(logits, output, strict=True))
-
-
-def cost_of(name, output, row, batch):
-    references = [reference[:-1].tolist() for reference in batch.references[row]]
-    return COSTS[name]([token for token in output if token != EOS], references)
+def risk_by_the_book(model, record, draw, batch=BATCH, **settings):
+    numbers, rows = record.numbers["samples"], record.rows(batch)
+    return oracle_outputs.minimum_risk(book(model), rows, SMOOTHED, numbers, draw, **settings)
 
 
 @pytest.mark.parametrize("batch", [BATCH, UNKNOWN], ids=["known", "unknown"])
@@ -72,56 +66,50 @@ def cost_of(name, output, row, batch):
 @each_model
 def test_minimum_risk_is_the_sum_over_candidates(cell, attention, cost, batch):
     model = a_model(cell=cell, attention=attention)
-    settings = MinimumRisk.Settings(samples=5, alpha=0.7, cost=cost, weight=0.3, nll_weight=0.4, temperature=0.8)
-    losses = MinimumRisk(settings, Objective(label_smoothing=0.1)).losses(model, batch, UPDATE)
-    numbers = uniforms(UPDATE, "samples", 4 * 5, max(BOUNDS))
-    candidates = [
-        (row, tuple(t[: batch.origin.target_lengths[row]].tolist())) for row, t in enumerate(batch.target_out_BT)
-    ]
-    for row in range(4):
-        for number in range(5):
-            output = output_of(model, row, numbers[5 * row + number], "sample", temperature=0.8)
-            if output[-1] == EOS and (row, output) not in candidates:
-                candidates.append((row, output))
-    assert 4 < len(candidates) < 24
-    longest = max(len(output) for _, output in candidates)
-    masks = model.draw_masks(BATCH.source_BS.shape[1], longest, 4, UPDATE.generator("dropout"))
-    risk = 0
-    for row in range(4):
-        mine = [output for owner, output in candidates if owner == row and UNK not in output]
-        shares = [(0.7 * log_prob(model, row, output, masks, row)).exp() for output in mine]
-        costs = [cost_of(cost, output, row, batch) for output in mine]
-        risk = risk + sum(share * each for share, each in zip(shares, costs, strict=True)) / sum(shares)
-    term = losses.terms["risk"]
-    assert (term.count, term.weight) == (4, 0.3)
-    close(term.sum, risk)
-    close(gradients_of(term.sum, model), gradients_of(risk, model))
-    assert losses.figures["risk"] == (pytest.approx(risk.item()), 4)
-    assert losses.figures["distinct"] == (len(candidates) - 4, 20)
+    settings = {"samples": 5, "alpha": 0.7, "cost": cost, "weight": 0.3, "nll_weight": 0.4}
+    strategy = MinimumRisk(MinimumRisk.Settings(**settings, temperature=0.8), Objective(label_smoothing=0.1))
+    losses, record = recorded(strategy, model, batch, UPDATE)
+    expected = risk_by_the_book(model, record, by_the_book.Draw("sample", 0.8), batch, **settings)
+    same_fed(record.fed[-1], expected.fed)
+    same_losses(losses, expected, model)
+    assert 0 < expected.figures["distinct"][0] < 20
 
 
 @pytest.mark.parametrize("batch", [BATCH, UNKNOWN], ids=["known", "unknown"])
 @pytest.mark.parametrize("cost", COSTS)
 @each_model
 def test_self_critical_is_the_excess_over_greedy(cell, attention, cost, batch):
-    model = a_model(cell=cell, attention=attention)
-    settings = SelfCritical.Settings(cost=cost, weight=0.3, nll_weight=0.4, temperature=1.5)
-    losses = SelfCritical(settings, Objective(label_smoothing=0.1)).losses(model, batch, UPDATE)
-    numbers = uniforms(UPDATE, "samples", 4, max(BOUNDS))
-    masks = model.draw_masks(BATCH.source_BS.shape[1], max(BOUNDS), 4, UPDATE.generator("dropout"))
-    expected, costs = 0, [0.0, 0.0]
-    for row in range(4):
-        sample = output_of(model, row, numbers[row], "sample", masks, 1.5)
-        greedy = output_of(model, row, None, "argmax")
-        found = [cost_of(cost, output, row, batch) for output in (sample, greedy)]
-        costs = [total + one for total, one in zip(costs, found, strict=True)]
-        expected = expected + (found[0] - found[1]) * log_prob(model, row, sample, masks, row)
-    term = losses.terms["self_critical"]
-    assert (term.count, term.weight) == (4, 0.3)
-    close(term.sum, expected)
-    close(gradients_of(term.sum, model), gradients_of(expected, model))
-    assert losses.figures["cost.sample"] == (pytest.approx(costs[0]), 4)
-    assert losses.figures["cost.greedy"] == (pytest.approx(costs[1]), 4)
+    # so much dropout that under it the baseline would be another
+    model = a_model(cell=cell, attention=attention, dropout=0.6, embedding_dropout=0.6)
+    settings = {"cost": cost, "weight": 0.3, "nll_weight": 0.4}
+    strategy = SelfCritical(SelfCritical.Settings(**settings, temperature=1.5), Objective(label_smoothing=0.1))
+    losses, record = recorded(strategy, model, batch, UPDATE)
+    rows, numbers, draw = record.rows(batch), record.numbers["samples"], by_the_book.Draw("sample", 1.5)
+    expected = oracle_outputs.self_critical(book(model), rows, SMOOTHED, numbers, draw, **settings)
+    same_fed(record.fed[-1], expected.fed)
+    same_losses(losses, expected, model)
+
+
+@pytest.mark.parametrize("bias", [0.0, -40.0])  # with the second no run ends by itself
+@pytest.mark.parametrize("temperature", [0.3, 3.0])
+def test_temperature_and_bounds(temperature, bias):
+    model, draw = a_model(), by_the_book.Draw("sample", temperature)
+    with torch.no_grad():
+        model.decoder.output_bias[EOS] += bias
+    objective = Objective(label_smoothing=0.1)
+    settings = MinimumRisk.Settings(samples=3, temperature=temperature)
+    losses, record = recorded(MinimumRisk(settings, objective), model, BATCH, UPDATE)
+    expected = risk_by_the_book(model, record, draw, samples=3, alpha=1.0, cost="symbol_error_rate")
+    same_fed(record.fed[-1], expected.fed)
+    same_losses(losses, expected, model)
+    settings = SelfCritical.Settings(temperature=temperature)
+    losses, record = recorded(SelfCritical(settings, objective), model, BATCH, UPDATE)
+    rows, numbers = record.rows(BATCH), record.numbers["samples"]
+    expected = oracle_outputs.self_critical(book(model), rows, SMOOTHED, numbers, draw, "symbol_error_rate")
+    same_fed(record.fed[-1], expected.fed)
+    same_losses(losses, expected, model)
+    if bias:
+        assert [len(tokens) for tokens in expected.fed] == [16, 14, 16, 18]
 
 
 def test_sources_without_candidates_have_no_risk():
@@ -186,6 +174,15 @@ def test_no_output_is_right_by_a_reference_that_cannot_be_written(name, cost):
 def test_what_costs_nothing_to_begin_with_stays_so():
     assert COSTS["symbol_error_rate"]([], [[]]) == 0.0
     assert COSTS["symbol_error_rate"]([4, 5], [[]]) == 2.0
+
+
+TOKENS = st.lists(st.integers(4, 6), max_size=6)
+
+
+@pytest.mark.parametrize("name", COSTS)
+@given(output=TOKENS, references=st.lists(TOKENS, min_size=1, max_size=3))
+def test_costs_are_their_definitions(name, output, references):
+    assert COSTS[name](output, references) == pytest.approx(oracle_outputs.COSTS[name](output, references), abs=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -15,31 +15,23 @@ from freerun.metrics.edit_distance import edit_distance
 from freerun.metrics.intervals import ratio_interval, resampled_ratios
 from freerun.metrics.paired import mcnemar, paired_ratios
 from freerun.randomness import numpy_generator
+from tests.oracle_outputs import edit_distance as distance_by_the_book
 
 TOKENS = st.lists(st.sampled_from("abcd"), max_size=8)
 TEXTS = st.lists(st.sampled_from(["p", "q", "rr", "s.", "t"]), max_size=9).map(" ".join)
 CORPORA = st.lists(st.tuples(TEXTS, st.lists(TEXTS, min_size=1, max_size=3)), min_size=1, max_size=8)
 
 
-def slow_distance(one, other):
-    row = list(range(len(other) + 1))
-    for i, left in enumerate(one, 1):
-        previous, row = row, [i]
-        for j, right in enumerate(other, 1):
-            row.append(min(previous[j] + 1, row[j - 1] + 1, previous[j - 1] + (left != right)))
-    return row[-1]
-
-
 @given(one=TOKENS, other=TOKENS)
 def test_edit_distance_is_levenshteins(one, other):
-    assert edit_distance(one, other) == slow_distance(one, other)
+    assert edit_distance(one, other) == distance_by_the_book(one, other)
 
 
 @given(corpus=st.lists(st.tuples(TOKENS, st.lists(TOKENS, min_size=1, max_size=4)), min_size=1, max_size=5))
 def test_distances_of_sources_are_those_of_their_closest_references(corpus):
     distances, lengths = edit_distances(*zip(*corpus, strict=True))
     for (hypothesis, references), distance, length in zip(corpus, distances, lengths, strict=True):
-        every = [slow_distance(hypothesis, reference) for reference in references]
+        every = [distance_by_the_book(hypothesis, reference) for reference in references]
         assert distance == min(every)
         assert length == max(
             len(reference) for reference, each in zip(references, every, strict=True) if each == distance

@@ -1,12 +1,13 @@
-"""Luong attention against its formulas, written out a vector at a time."""
+"""Attention against the oracle's formulas, a vector at a time."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from freerun.models.attention import LuongAttention
-from tests.networks import close, draw, gradients, gradients_of, naive_attention, randomise, some_of
+from freerun.models.attention import BahdanauAttention, LuongAttention
+from tests.networks import close, draw, gradients, gradients_of, randomise, some_of
+from tests.oracle import bahdanau, luong, maxout
 
 each_score = pytest.mark.parametrize("score", ["dot", "general", "concat"])
 LENGTHS = [5, 2, 1]
@@ -23,8 +24,9 @@ def attention(score):
 def test_attention_is_its_formulas(score):
     module, values, outputs = attention(score)
     found, weights = module(outputs, module.prepare(values, MASK))
+    weights_by_name = {f"attention.{name}": parameter for name, parameter in module.named_parameters()}
     by_the_book = [
-        [naive_attention(module, outputs[row, t], values[row, :length]) for t in range(2)]
+        [luong(weights_by_name, "attention", score, outputs[row, t], values[row, :length]) for t in range(2)]
         for row, length in enumerate(LENGTHS)
     ]
     expected = torch.stack([torch.stack([one for one, _ in row]) for row in by_the_book])
@@ -33,6 +35,25 @@ def test_attention_is_its_formulas(score):
         close(weights[row, :, :length], torch.stack([torch.stack(each) for _, each in by_the_book[row]]))
     close(gradients(some_of(found), values, outputs), gradients(some_of(expected), values, outputs))
     close(gradients_of(some_of(found), module), gradients_of(some_of(expected), module))
+
+
+def test_bahdanaus_attention_is_its_formulas():
+    module, values = randomise(BahdanauAttention(4, 6, 3)), draw(3, 5, 6, seed=1)
+    states, embedded = draw(3, 4, seed=2), draw(3, 3, seed=3)
+    named = {f"attention.{name}": parameter for name, parameter in module.named_parameters()}
+    contexts, weights = module.context(states, module.prepare(values, MASK))
+    found = [contexts, module.output(states, module.token_output(embedded), contexts)]
+    expected = [[], []]
+    for row, length in enumerate(LENGTHS):
+        context, shares = bahdanau(named, "attention", states[row], values[row, :length])
+        close(weights[row, :length], torch.stack(shares))
+        expected[0].append(context)
+        expected[1].append(maxout(named, "attention", states[row], embedded[row], context))
+    expected = [torch.stack(each) for each in expected]
+    close(found, expected)
+    wanted = values, states, embedded
+    close(gradients(some_of(*found), *wanted), gradients(some_of(*expected), *wanted))
+    close(gradients_of(some_of(*found), module), gradients_of(some_of(*expected), module))
 
 
 @each_score

@@ -17,8 +17,6 @@ from tests.networks import (
     draw,
     gradients,
     gradients_of,
-    naive_decode,
-    naive_logits,
     network,
     padded,
     random_rows,
@@ -76,45 +74,19 @@ def test_steps_are_the_sequence(cell, num_layers, context, attention, tied_outpu
     close(*(gradients_of(some_of(each), model) for each in logits))
 
 
-@each_architecture
-def test_the_model_is_the_equations(cell, num_layers, context, attention, tied_output):
-    model = network(cell=cell, num_layers=num_layers, context=context, attention=attention, tied_output=tied_output)
-    logits = model.decoder.logits(model(SOURCES, SOURCE_LENGTHS, FED))
-    row = 1
-    expected = naive_logits(model, SOURCES[row, : SOURCE_LENGTHS[row]], FED[row])
-    close(logits[:, row], expected)
-    close(gradients_of(some_of(logits[:, row]), model), gradients_of(some_of(expected), model))
-
-
-@pytest.mark.parametrize(("cell", "attention"), [*itertools.product(CELLS, ["general", "concat"])])
-def test_a_two_directional_model_is_the_equations(cell, attention):
-    model = network(cell=cell, bidirectional=True, context="every_step", attention=attention)
-    logits = model.decoder.logits(model(SOURCES, SOURCE_LENGTHS, FED))
-    for row, length in enumerate(SOURCE_LENGTHS):
-        close(logits[:, row], naive_logits(model, SOURCES[row, :length], FED[row]))
-
-
 STEPWISE = [{"attention": "bahdanau"}, *({"attention": s, "input_feeding": True} for s in ("general", "concat"))]
 
 
 @pytest.mark.parametrize("sizes", STEPWISE)
 @pytest.mark.parametrize("context", ["init", "every_step"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_attention_within_the_recurrence_is_the_equations(cell, context, sizes):
+def test_a_decoder_with_attention_in_the_recurrence_is_stepped(cell, context, sizes):
     model = network(cell=cell, bidirectional=True, context=context, **sizes)
     encoded = model.encode(SOURCES, SOURCE_LENGTHS)
     whole, (features, after) = model.decoder.sequence(FED, encoded), stepped(model, encoded)
     assert not model.decoder.replays
     close(features, whole.features_TBF, 0.0)
     close(after.h_LBH, whole.state.h_LBH, 0.0)
-    logits = model.decoder.logits(whole.features_TBF)
-    expected = [naive_decode(model, SOURCES[row, :length], FED[row]) for row, length in enumerate(SOURCE_LENGTHS)]
-    close(logits, torch.stack([each for each, _, _ in expected], 1))
-    for row, (_, outputs, _) in enumerate(expected):
-        for number, found in enumerate(whole.layers_TBH):
-            close(found[:, row], torch.stack([layers[number] for layers in outputs]))
-    loss = some_of(torch.stack([each for each, _, _ in expected], 1))
-    close(gradients_of(some_of(logits), model), gradients_of(loss, model))
 
 
 @pytest.mark.parametrize("sizes", STEPWISE)

@@ -9,14 +9,15 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from freerun.models.encoder import Encoder, reversal_within
+from tests import oracle
 from tests.networks import (
     BACKENDS,
     CELLS,
     TORCH,
+    book,
     close,
     gradients,
     gradients_of,
-    naive_encode,
     network,
     padded,
     random_rows,
@@ -115,11 +116,16 @@ def test_gradients_with_padding_are_the_sum_of_those_without(cell, bidirectional
 def test_an_encoder_is_the_equations(cell, bidirectional):
     model = network(cell=cell, bidirectional=bidirectional)
     memory, state = model.encoder(SOURCES, SOURCE_LENGTHS)
+    found, expected = [], []
     for row, length in enumerate(LENGTHS[:3]):
-        outputs, states = naive_encode(model, SOURCES[row, :length])
-        close(memory[:length, row], torch.stack(outputs))
-        for number, (h, c) in enumerate(states):
-            close([value if value is None else value[row] for value in state.layer(number)], [h, c])
+        encoded = oracle.encode(book(model), SOURCES[row, :length].tolist())
+        found.append(memory[:length, row])
+        expected.append(torch.stack(encoded.memory))
+        for number, states in enumerate(encoded.final):
+            found += [value[row] for value in state.layer(number) if value is not None]
+            expected += [value for value in states if value is not None]
+    close(found, expected)
+    close(gradients_of(some_of(*found), model.encoder), gradients_of(some_of(*expected), model.encoder))
 
 
 def test_rows_are_turned_within_their_lengths():

@@ -7,7 +7,8 @@ import torch
 
 from freerun.models.recurrence import BACKENDS
 from tests.networks import BACKENDS as BACKEND_NAMES
-from tests.networks import CELLS, TORCH, close, draw, gradients, layer, naive_run, some_of
+from tests.networks import CELLS, TORCH, close, draw, gradients, layer, some_of
+from tests.oracle import run_layer
 
 each_cell = pytest.mark.parametrize("cell", CELLS)
 each_backend = pytest.mark.parametrize("backend", BACKEND_NAMES)
@@ -133,12 +134,18 @@ def test_steps_are_the_sequence(cell, backend):
 
 
 @each_cell
-def test_a_step_is_the_equations(cell):
-    of, inputs, state = layer(cell), draw(3, 1, 3), [value[:1] for value in initial("lstm")]
-    outputs, h, c = of.sequence(inputs, *state)
-    expected, last_h, last_c = naive_run(cell, of, inputs[:, 0], *(value[0] for value in state))
-    close(outputs[:, 0], torch.stack(expected))
-    close([h[0], c if c is None else c[0]], [last_h, last_c])
+@each_backend
+def test_a_layer_is_the_equations(cell, backend):
+    of, inputs, state = layer(cell, backend=backend), draw(5, 1, 3), [value[:1] for value in initial("lstm")]
+    outputs, h, c = of.sequence(inputs, *state[: 2 if cell == "lstm" else 1])
+    weights = {f"layer.{name}": parameter for name, parameter in of.named_parameters()}
+    start = state[0][0], state[1][0] if cell == "lstm" else None
+    expected, (last_h, last_c) = run_layer(cell, weights, "layer", inputs[:, 0], start)
+    results = [outputs[:, 0], h[0], *([] if c is None else [c[0]])]
+    by_the_book = [torch.stack(expected), last_h, *([] if last_c is None else [last_c])]
+    close(results, by_the_book)
+    wanted = [inputs, *state[: 2 if cell == "lstm" else 1], *of.parameters()]
+    close(gradients(some_of(*results), *wanted), gradients(some_of(*by_the_book), *wanted))
 
 
 @each_cell

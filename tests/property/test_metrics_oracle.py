@@ -7,10 +7,11 @@ import itertools
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rapidfuzz.distance import Levenshtein
 
 from freerun.metrics.oracle import Oracle
 from freerun.symbols import EOS, UNK
+from tests.oracle_outputs import correct_tokens, edit_distance
+from tests.oracle_outputs import reachable as reachable_by_the_book
 
 TOKENS = (4, 5)
 # a reference may have unknown tokens, which no output has
@@ -23,7 +24,7 @@ def oracle(*references):
 
 
 def distance(output, references):
-    return min(Levenshtein.distance(output, reference) for reference in references)
+    return min(edit_distance(output, reference) for reference in references)
 
 
 def endings(longest):
@@ -48,6 +49,8 @@ def test_optimal_tokens_are_those_of_brute_force(references, prefix):
     expected = {token for token in TOKENS if best([*prefix, token], references) == reachable}
     expected |= {EOS} if distance(prefix, references) == reachable else set()
     assert set(np.flatnonzero(made.optimal_BV()[0])) == expected
+    by_the_book = reachable_by_the_book(prefix, references), set(correct_tokens(prefix, references, 6))
+    assert by_the_book == (reachable, expected)
     assert {token for token in (EOS, UNK, *TOKENS) if made.allows_B(np.array([token]))[0]} == expected
 
 

@@ -7,7 +7,7 @@ import torch
 
 from freerun.models.dropout import DropoutMasks, apply_mask, draw_mask
 from freerun.randomness import CounterGenerator
-from tests.networks import CELLS, close, naive_logits, network, padded, random_rows
+from tests.networks import close, network, padded, random_rows
 
 SOURCES, LENGTHS = padded(random_rows([3, 5]))
 FED = torch.tensor([[1, 4, 5, 6], [1, 7, 8, 0]])
@@ -144,12 +144,3 @@ def test_embedding_dropout_drops_whole_tokens(side):
         (model.encoder if side == "source" else model.decoder).embedding.weight[token] = 0
     assert ids[0].tolist().count(token) == 1
     close(dropped, logits(model, None)[:, 0])
-
-
-@pytest.mark.parametrize("cell", CELLS)
-def test_dropout_acts_where_the_masks_say(cell):
-    model = network(cell=cell, dropout=0.5, embedding_dropout=0.5, num_layers=3, bidirectional=True)
-    masks = masks_of(model)
-    found = logits(model, masks)
-    for row in range(2):
-        close(found[:, row], naive_logits(model, SOURCES[row, : LENGTHS[row]], FED[row], masks, row))
