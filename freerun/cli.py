@@ -45,7 +45,10 @@ Precision = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 BeamSize = Annotated[int, typer.Option(min=1, help="Hypotheses kept at each step; 1 is greedy search.")]
 LengthPenalty = Annotated[
-    float, typer.Option(min=0.0, help="Rank by score / ((5 + n) / 6) ** X; 0 ranks by the score itself.")
+    float, typer.Option(min=0.0, max=10.0, help="Rank by score / ((5 + n) / 6) ** X; 0 ranks by the score itself.")
+]
+EarlyStop = Annotated[
+    bool, typer.Option("--early-stop", help="With --length-penalty: faster, but may miss the best output.")
 ]
 MaxLength = Annotated[
     int | None, typer.Option(min=1, help="Most tokens an output may have; otherwise the bundle's bound.")
@@ -99,6 +102,7 @@ def predict(
         int | None, typer.Option(min=1, help="Print this many outputs an input, as rank, score and text.")
     ] = None,
     length_penalty: LengthPenalty = 0.0,
+    early_stop: EarlyStop = False,
     max_length: MaxLength = None,
     prefix: Annotated[str, typer.Option(help="Text that every output is made to begin with.")] = "",
     sample: Annotated[
@@ -124,6 +128,7 @@ def predict(
 
     drawing = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p, "--seed": seed}
     _refuse_without("predict", "--sample", sample, drawing)
+    _refuse_without("predict", "--length-penalty", length_penalty > 0, {"--early-stop": early_stop or None})
     if sample and (beam_size > 1 or length_penalty):
         raise UserError(
             "predict", "--sample does not search", "Expected no --beam-size and no --length-penalty beside it"
@@ -133,7 +138,7 @@ def predict(
         warm = 1.0 if temperature is None else temperature
         search = Sampling(num_hypotheses or 1, warm, top_k, top_p, seed or 0)
     else:
-        search = Beam(beam_size, num_hypotheses or 1, length_penalty)
+        search = Beam(beam_size, num_hypotheses or 1, length_penalty, early_stop)
     run(
         PredictRequest(
             model,
@@ -175,6 +180,7 @@ def evaluate(
     ] = None,
     beam_size: BeamSize = 1,
     length_penalty: LengthPenalty = 0.0,
+    early_stop: EarlyStop = False,
     max_length: MaxLength = None,
     examples: Annotated[int, typer.Option(min=0, help="Print so many random outputs beside their references.")] = 0,
     worst: Annotated[int, typer.Option(min=0, help="Print so many of the worst outputs.")] = 0,
@@ -190,6 +196,7 @@ def evaluate(
     from freerun.runs.evaluate import EvaluateRequest
     from freerun.runs.evaluate import evaluate as run
 
+    _refuse_without("evaluate", "--length-penalty", length_penalty > 0, {"--early-stop": early_stop or None})
     if as_json and (examples or worst):
         raise UserError("evaluate", "--json prints figures only", "Expected no --examples and no --worst beside it")
     run(
@@ -198,6 +205,7 @@ def evaluate(
             pairs=pairs,
             beam_size=beam_size,
             length_penalty=length_penalty,
+            early_stop=early_stop,
             max_length=max_length,
             ensemble=ensemble or [],
             mean=ensemble_mean,

@@ -13,16 +13,19 @@ class TableStepper:
     """The next token's distribution is a pure function of (source tokens, prefix): a row of a random table.
 
     ``levels`` makes logits small whole numbers, so that there are many ties. ``bias`` is added to the logits of ids.
+    With ``whole`` the log-probabilities themselves are whole numbers from 1 - ``levels`` to 0 (which no search minds):
+    then there are ties between outputs of different lengths too, and scores of exactly 0.
     """
 
-    def __init__(self, vocabulary_size=6, seed=0, levels=None, bias=None, dtype=np.float32, size=499):
+    def __init__(self, vocabulary_size=6, seed=0, levels=None, bias=None, dtype=np.float32, size=499, whole=False):
         generator = np.random.default_rng(seed)
         logits = generator.normal(size=(size, vocabulary_size)) * 1.5
         if levels is not None:
             logits = generator.integers(levels, size=logits.shape).astype(float)
         for token, plus in (bias or {}).items():
             logits[:, token] += plus
-        self.table = (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).astype(dtype)
+        normaliser = levels - 1 if whole else np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        self.table = (np.minimum(logits - normaliser, 0) if whole else logits - normaliser).astype(dtype)
         self.vocabulary_size = vocabulary_size
         self.rows_fed = []
 
@@ -36,12 +39,15 @@ class TableStepper:
         self.rows_fed.append(len(tokens))
         self.states = self.mix(self.states[origins], tokens)
         self.last = self.table[self.states % len(self.table)]
-        log_probs = self.last.copy()
-        log_probs[:, list(banned)] = -np.inf
         if k is None:
+            log_probs = self.last.copy()
+            log_probs[:, list(banned)] = -np.inf
             return np.broadcast_to(np.arange(self.vocabulary_size), log_probs.shape), log_probs
         assert k <= self.vocabulary_size - len(banned), "asked for banned tokens"
-        return top(log_probs, k)
+        # Left out, since a token of probability 0 is a candidate and a banned one is not.
+        allowed = np.array([token for token in range(self.vocabulary_size) if token not in banned])
+        columns, best = top(self.last[:, allowed], k)
+        return allowed[columns], best
 
     def log_prob_of(self, tokens):
         return self.last[np.arange(len(tokens)), tokens]
@@ -95,25 +101,29 @@ def enumerate_all(stepper, source, max_length, penalty=0.0, prefix=()):
     return sorted(found, key=lambda hypothesis: -hypothesis.rank_score)
 
 
-def naive_beam(stepper, source, max_length, beam_size, penalty=0.0):
-    """Beam search of one source after its definition, with lists and sorting; [(ids, truncated)] best first."""
+def naive_beam(stepper, source, max_length, beam_size, penalty=0.0, prefix=(), early_stop=False):
+    """Beam search of one source after its definition, with lists and sorting, to the last length, whatever finishes.
+
+    With ``early_stop`` only until ``beam_size`` have finished, and no active one is better than the worst of the best
+    of them at its length. [(ids, truncated, rank score)], all there are, best first.
+    """
     live, finished, truncated = [((), 0.0)], [], []
     for written in range(max_length + 1):
         candidates = []
         for parent, (ids, score) in enumerate(live):
-            log_probs = stepper.distribution(source, ids).astype(float)
-            candidates += [(-(score + log_probs[token]), token, parent) for token in writable_ids(stepper)]
+            log_probs = stepper.distribution(source, ids).tolist()
+            choices = [prefix[written]] if written < len(prefix) else writable_ids(stepper)
+            candidates += [(-(score + log_probs[token]), token, parent) for token in choices]
         candidates.sort()
         ending = [candidate for candidate in candidates[:beam_size] if candidate[1] == EOS]
-        finished += [(rank(-minus, written + 1, penalty), live[parent][0]) for minus, _, parent in ending]
+        finished += [(live[parent][0], False, rank(-minus, written + 1, penalty)) for minus, _, parent in ending]
         if written == max_length:
             ended = {parent for _, _, parent in ending}
-            truncated = [(rank(score, written, penalty), ids) for p, (ids, score) in enumerate(live) if p not in ended]
-            break
+            cut = [row for parent, row in enumerate(live) if parent not in ended]
+            truncated = [(ids, True, rank(score, written, penalty)) for ids, score in cut]
         going_on = [candidate for candidate in candidates if candidate[1] != EOS][:beam_size]
         live = [((*live[parent][0], token), -minus) for minus, token, parent in going_on]
-        best = sorted((score for score, _ in finished), reverse=True)
-        if not live or (len(best) >= beam_size and rank(live[0][1], written + 1, penalty) <= best[beam_size - 1]):
+        best = sorted((ranked for _, _, ranked in finished), reverse=True)[:beam_size]
+        if early_stop and len(best) == beam_size and (not live or rank(live[0][1], written + 1, penalty) <= best[-1]):
             break
-    ordered = [sorted(group, key=lambda pair: -pair[0]) for group in (finished, truncated)]
-    return [(ids, False) for _, ids in ordered[0]] + [(ids, True) for _, ids in ordered[1]]
+    return [each for group in (finished, truncated) for each in sorted(group, key=lambda found: -found[2])]

@@ -15,6 +15,7 @@ from freerun.config.sections import (
     ALTERNATIVES,
     Config,
     DataConfig,
+    EvaluationConfig,
     ForcingConfig,
     ModelConfig,
     PhaseConfig,
@@ -193,7 +194,14 @@ class _Check:
         if model["input_feeding"] is True and model["attention"] != "luong":
             what = f"input feeding with attention = {shown(model['attention'])}"
             self._add("model.input_feeding", what, 'Expected attention = "luong" beside it', "Change one of the two")
-
+        evaluation = self._section("evaluation", EvaluationConfig)
+        if evaluation["early_stop"] is True and evaluation["length_penalty"] == 0:
+            self._add(
+                "evaluation.early_stop",
+                "without a length penalty it changes nothing",
+                "Expected length_penalty above 0",
+                "Set evaluation.length_penalty, or remove early_stop",
+            )
         data = self._section("data", DataConfig)
         tokens = data["source_tokens"], data["target_tokens"]
         if data["shared_vocabulary"] is True and tokens[0] != tokens[1] and "auto" not in tokens:

@@ -201,7 +201,8 @@ class EvaluationConfig(Section):
     max_sources: Positive = 2000
     patience: NonNegative = 10
     beam_size: Positive = 1
-    length_penalty: Annotated[float, Field(ge=0.0)] = 0.0
+    length_penalty: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0
+    early_stop: bool = False
 
 
 class ForcingConfig(BaseModel):

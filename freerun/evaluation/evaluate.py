@@ -95,6 +95,7 @@ def evaluate(
     bound: LengthBound,
     beam_size: int = 1,
     length_penalty: float = 0.0,
+    early_stop: bool = False,
     batch_size: int = ROWS,
     greedy: Greedy | None = None,
     progress: Progress | None = None,
@@ -102,7 +103,7 @@ def evaluate(
     """Force every reference upon the model, then let it run freely from every source.
 
     batch_size: rows decoded together, so batch_size / beam_size sources. greedy: does a beam of 1 by the means by which
-    the model is used. progress: called as (done, total) sequences.
+    the model is used. early_stop: as in ``beam_search``. progress: called as (done, total) sequences.
     References are compared as tokens, so no output equals one with an unknown token, which is never written; figures
     that are teacher-forced leave unknown tokens out.
     """
@@ -113,7 +114,8 @@ def evaluate(
     tick = _Ticker(progress, len(targets) + len(sources))
     teacher = _forced(stepper, sources, targets, owners, batch_size, tick)
     is_plain = beam_size == 1 and not length_penalty
-    search = greedy if greedy is not None and is_plain else partial(_best, stepper, beam_size, length_penalty)
+    beam = partial(_best, stepper, beam_size, length_penalty, early_stop)
+    search = greedy if greedy is not None and is_plain else beam
     hypotheses = _free(search, sources, bound, batch_size, beam_size, tick)
     predictions = [target_codec.decode(hypothesis.ids) for hypothesis in hypotheses]
     truncated = np.array([hypothesis.truncated for hypothesis in hypotheses])
@@ -167,6 +169,7 @@ def _best(
     stepper: Stepper,
     beam_size: int,
     length_penalty: float,
+    early_stop: bool,
     sources: Sequence[Sequence[int]],
     bounds: Sequence[int],
 ) -> list[Hypothesis]:
@@ -177,6 +180,7 @@ def _best(
         max_lengths=np.array(bounds, np.int64),
         beam_size=beam_size,
         length_penalty=length_penalty,
+        early_stop=early_stop,
     )
     return [hypotheses[0] for hypotheses in found]
 

@@ -44,6 +44,7 @@ class EvaluateRequest:
     pairs: Path | None = None
     beam_size: int = 1
     length_penalty: float = 0.0
+    early_stop: bool = False
     max_length: int | None = None
     ensemble: Sequence[Path] = ()
     mean: Mean = "arithmetic"
@@ -63,7 +64,8 @@ def evaluate(request: EvaluateRequest) -> dict[str, float | None]:
     predictor, bundle = load_bundles(
         models, request.mean, request.threads, request.max_length, request.runtime, request.precision
     )
-    evaluation = evaluate_predictor(predictor, pairs, request.beam_size, request.length_penalty, request.model)
+    search = request.beam_size, request.length_penalty, request.early_stop
+    evaluation = evaluate_predictor(predictor, pairs, *search, model=request.model)
     bands = _bands(evaluation, predictor) if request.by_length else []
     figures = defined(evaluation.metrics() | _flat(bands))
     if request.json:
@@ -85,17 +87,22 @@ def evaluate_predictor(
     pairs: PairsToRead,
     beam_size: int = 1,
     length_penalty: float = 0.0,
+    early_stop: bool = False,
     model: object = "the model",
 ) -> Evaluation:
     """Evaluate on pairs, with a progress line on a terminal; warn if ``model`` lacks many of the target tokens."""
     items = group_pairs(read_pairs(pairs.location, pairs.columns), predictor.source, predictor.target)
     vocabulary = f"the vocabulary of {model}"
     warn_of_unknown_targets(describe(pairs.location), items, predictor.target, say, vocabulary)
-    return evaluate_items(predictor, items, beam_size, length_penalty)
+    return evaluate_items(predictor, items, beam_size, length_penalty, early_stop)
 
 
 def evaluate_items(
-    predictor: Predictor, items: EvaluationSet, beam_size: int = 1, length_penalty: float = 0.0
+    predictor: Predictor,
+    items: EvaluationSet,
+    beam_size: int = 1,
+    length_penalty: float = 0.0,
+    early_stop: bool = False,
 ) -> Evaluation:
     """The same on pairs that were read already."""
     with CountLine("evaluating", "sequences") as progress:
@@ -107,6 +114,7 @@ def evaluate_items(
             bound=predictor.bound,
             beam_size=beam_size,
             length_penalty=length_penalty,
+            early_stop=early_stop,
             greedy=predictor.greedy,
             progress=progress,
         )

@@ -269,6 +269,9 @@ def _placeless(config: Config) -> dict[str, Any]:
     raw = config.model_dump(exclude_none=True, mode="json")
     for section, key in (("data", "train"), ("data", "dev"), ("training", "init"), ("training", "threads")):
         raw[section].pop(key, None)
+    # a key that is newer than results which may be there: unless it is set, it changes none of them
+    if not raw["evaluation"]["early_stop"]:
+        del raw["evaluation"]["early_stop"]
     return raw
 
 
@@ -344,7 +347,8 @@ def _keep(run: _Run, code: int, began: float, settings: StudyConfig) -> str | No
         return failed
     pairs = PairsToRead(Path(settings.pairs), run.config.data.columns) if settings.pairs else dev_pairs_of(run.run)
     search = run.config.evaluation
-    evaluation = evaluate_predictor(load(run.run), pairs, search.beam_size, search.length_penalty, run.name)
+    options = search.beam_size, search.length_penalty, search.early_stop
+    evaluation = evaluate_predictor(load(run.run), pairs, *options, model=run.name)
     ratios = {
         name: (np.asarray(above, np.float64).tolist(), np.asarray(below, np.float64).tolist())
         for name, (above, below) in evaluation.ratios.items()

@@ -286,6 +286,7 @@ class _Run:
             bound=self.bound,
             beam_size=options.beam_size,
             length_penalty=options.length_penalty,
+            early_stop=options.early_stop,
             progress=lambda done, total: check(),
         )
         shown = zip(items.items[:NUM_EXAMPLES], evaluation.free.texts, strict=False)

@@ -40,16 +40,25 @@ WINDOW = 4096
 
 @dataclass(frozen=True)
 class Beam:
-    """Beam search; a beam of 1 is greedy. ``length_penalty`` ranks only."""
+    """Beam search; a beam of 1 is greedy. ``length_penalty`` ranks only.
+
+    ``early_stop`` ends a search with a positive ``length_penalty`` sooner, and may miss the best output.
+    """
 
     beam_size: int = 1
     num_hypotheses: int = 1
     length_penalty: float = 0.0
+    early_stop: bool = False
 
     @property
     def width(self) -> int:
         """Rows that a source takes."""
         return max(self.beam_size, self.num_hypotheses)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is greedy search that ranks nothing."""
+        return self.width == 1 and not self.length_penalty
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,6 @@ class Sampling:
 
 
 Search = Beam | Sampling
-
-_PLAIN = Beam()
 
 
 @dataclass(frozen=True)
@@ -244,7 +251,7 @@ class Predictor:
     def _search(
         self, search: Search, sources: list[list[int]], rows: Sequence[int], forced: Sequence[int]
     ) -> list[list[Hypothesis]]:
-        if self.greedy is not None and search == _PLAIN and not forced:
+        if self.greedy is not None and isinstance(search, Beam) and search.is_plain and not forced:
             found = self.greedy(sources, [self.bound.of_one(len(source)) for source in sources])
             return [[hypothesis] for hypothesis in found]
         ids, lengths = pad(sources)
@@ -260,6 +267,7 @@ class Predictor:
                 length_penalty=search.length_penalty,
                 num_hypotheses=search.num_hypotheses,
                 prefix=prefix,
+                early_stop=search.early_stop,
             )
         return sample(
             self.stepper,

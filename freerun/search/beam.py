@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from freerun.search.hypothesis import Hypothesis, penalised
+from freerun.search.hypothesis import MOST_PENALTY, Hypothesis, divisor_bound, penalised
 from freerun.search.loop import Chooser, Rows, decode, refuse, writable
 from freerun.search.prefix import NO_TOKEN, with_prefix
 from freerun.search.stepper import Ids, LogProbs, Stepper
@@ -29,22 +30,36 @@ def beam_search(
     length_penalty: float = 0.0,
     num_hypotheses: int = 1,
     prefix: Sequence[Sequence[int]] | None = None,
+    early_stop: bool = False,
 ) -> list[list[Hypothesis]]:
     """At most ``num_hypotheses`` outputs for each source, best first; truncated ones come after finished ones.
 
     source_ids [B, S] padded with PAD, lengths [B], max_lengths [B] in tokens without EOS. ``beam_size`` is raised to
     ``num_hypotheses``. ``length_penalty`` ranks only (``penalised``). ``prefix`` gives ids that each output begins
-    with. Sources are searched together and never influence each other. Raises ConfigError for sizes below 1, negative
-    bounds and impossible prefixes.
+    with. Sources are searched together and never influence each other.
+
+    The result is what the same beam gives when it runs to the last length, unless ``early_stop`` is set: then a
+    ``length_penalty`` above 0 makes it a heuristic (``BeamChooser``). A beam of one is greedy search, whatever the
+    penalty. Raises ConfigError for sizes below 1, penalties beyond ``MOST_PENALTY``, negative bounds and impossible
+    prefixes.
     """
     for name, size in (("beam_size", beam_size), ("num_hypotheses", num_hypotheses)):
         refuse(size < 1, name, size, "Expected a whole number of at least 1", "Use 1 for greedy search")
+    refuse(
+        not abs(length_penalty) <= MOST_PENALTY,
+        "length_penalty",
+        length_penalty,
+        f"Expected a number from {-MOST_PENALTY:g} to {MOST_PENALTY:g}",
+        "Use 0 to rank by the score itself, or about 1 to favour longer outputs",
+    )
     beam_size = max(beam_size, num_hypotheses)
     chooser: Chooser
     if beam_size == 1:
         chooser = GreedyChooser()
     else:
-        chooser = BeamChooser(beam_size, length_penalty, num_hypotheses, len(lengths), stepper.vocabulary_size)
+        chooser = BeamChooser(
+            beam_size, length_penalty, num_hypotheses, max_lengths, stepper.vocabulary_size, early_stop
+        )
     return decode(
         with_prefix(stepper, prefix, max_lengths),
         source_ids,
@@ -72,21 +87,42 @@ class BeamChooser:
     Of all candidates of a source, those with EOS among the K best end, and the K best others live on. Ties go to the
     higher score, then the lowest token, then the lowest parent.
 
-    Without length penalty a score only falls. So a source is done when no live hypothesis can beat the last of its
-    ``num_hypotheses`` best endings: whatever would come of it ranks below all that is asked for. With a length penalty
-    there is no such bound. Then a source is done when K have ended and no live one is better than the K-th of them at
-    the current length. (Single hypotheses are not given up: rows of a source share what is kept of it while there are
-    equally many of every source.)
+    A source is done when no active hypothesis can still beat the last of its ``num_hypotheses`` best finished ones. A
+    score only falls, so the bound on what an active hypothesis can reach is its score now; under a length penalty, its
+    score now ranked at the length that is best for it (``divisor_bound``): ``score / ((5 + longest + 1) / 6) **
+    length_penalty`` for a positive one, with the source's own length bound ``longest``, and EOS. Truncated hypotheses
+    rank after finished ones, so they matter only while fewer have finished, and nothing stops before that. The result
+    is therefore that of a search to the last length.
+
+    That bound is loose where ``longest`` is far away. With ``early_stop`` a source is also done when K hypotheses have
+    finished and no active one would be better than the K-th of them if it were ranked at its length now, as in
+    Wu et al. 2016; a longer output that would have come out best may then be missed.
+
+    (Single hypotheses are not dropped, although those that cannot reach the result never push out one that can: rows of
+    a source share what is stored of it while there are equally many of every source, and few rows would be saved.)
     """
 
     def __init__(
-        self, beam_size: int, length_penalty: float, num_hypotheses: int, num_sources: int, vocabulary_size: int
+        self,
+        beam_size: int,
+        length_penalty: float,
+        num_hypotheses: int,
+        max_lengths: Ids,
+        vocabulary_size: int,
+        early_stop: bool = False,
     ) -> None:
         # One more than K: a row's EOS may leave, and K others must remain to refill the beam.
         self.width = min(beam_size + 1, writable(vocabulary_size))
-        self._beam_size, self._length_penalty = beam_size, length_penalty
-        # rank scores of the best endings, as many as decide when to stop, ascending
-        self._ended = np.full((num_sources, beam_size if length_penalty else num_hypotheses), -np.inf)
+        self._beam_size, self._length_penalty, self._max_lengths = beam_size, length_penalty, max_lengths
+        self._last, self._early_stop = num_hypotheses - 1, early_stop
+        # Costs (negated rank scores) of the best finished hypotheses, ascending. NaN where fewer have finished: it
+        # sorts last, and no comparison with it holds.
+        self._costs = np.full((len(max_lengths), beam_size if early_stop else num_hypotheses), np.nan)
+
+    @cached_property
+    def _divisors(self) -> npt.NDArray[np.float64]:
+        """``divisor_bound`` of each source [B] at any step, for penalties that are not negative."""
+        return np.array([divisor_bound(0, longest, self._length_penalty) for longest in self._max_lengths.tolist()])
 
     def choose(self, step: int, rows: Rows, ids: Ids, log_probs: LogProbs) -> Choice:
         """See ``Chooser``."""
@@ -122,14 +158,21 @@ class BeamChooser:
         order = np.lexsort((every_token.view(np.uint64), -every_score), axis=-1)
         return order, np.take_along_axis(every_token, order, 1), np.take_along_axis(every_score, order, 1)
 
-    def _done(self, sources: Ids, ends: Mask, lives: Mask, scores: npt.NDArray[np.float64], length: int) -> Mask:
-        """Take note of the endings of this step; returns which sources [A] are done. Other arrays [A, K * W]."""
-        # Candidates beyond the K-th do not end, so the first K columns hold all endings.
-        ended = np.where(ends, scores, -np.inf)[:, : self._beam_size]
-        ranks = penalised(ended, length, self._length_penalty)
-        kept = self._ended.shape[1]
-        best = np.sort(np.concatenate((self._ended[sources], ranks), axis=1), axis=1)[:, -kept:]
-        self._ended[sources] = best
-        reachable = penalised(np.where(lives, scores, -np.inf).max(axis=1), length, self._length_penalty)
-        # While fewer have ended, the bar is -inf, and everything beats it but what has no probability.
-        return np.asarray(reachable <= best[:, 0])
+    def _done(self, sources: Ids, ends: Mask, lives: Mask, scores: npt.NDArray[np.float64], written: int) -> Mask:
+        """Record the hypotheses that finish in this step; return which sources [A] are done.
+
+        sources [A], other arrays [A, K * W]; ``written`` tokens have been written, this step's included.
+        """
+        # Candidates beyond the K-th do not end, so the first K columns hold all that finish.
+        costs = np.where(ends, -penalised(scores, written, self._length_penalty), np.nan)[:, : self._beam_size]
+        best = np.sort(np.concatenate((self._costs[sources], costs), axis=1), axis=1)[:, : self._costs.shape[1]]
+        self._costs[sources] = best
+        least = -np.where(lives, scores, -np.inf).max(axis=1)
+        if self._length_penalty < 0:
+            reachable = least / divisor_bound(written, 0, self._length_penalty)
+        else:
+            reachable = least / self._divisors[sources]
+        done = reachable >= best[:, self._last]
+        if self._early_stop:  # under a penalty of 0 or less this comes no sooner
+            done |= penalised(least, written, self._length_penalty) >= best[:, -1]
+        return np.asarray(done)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Hypothesis", "penalised"]
+__all__ = ["MOST_PENALTY", "Hypothesis", "divisor_bound", "penalised"]
 
 Score = TypeVar("Score", float, npt.NDArray[np.float64])
+
+MOST_PENALTY: Final = 10.0
+"""Largest length penalty, in absolute value: no length that fits a bound then overflows. Wu et al. use 0.2 to 1."""
+
+# Relative; far above the rounding errors of a power and a division, far below any difference that matters.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +40,15 @@ class Hypothesis:
 def penalised(score: Score, length: float | npt.NDArray[np.float64], length_penalty: float) -> Score:
     """``score / ((5 + length) / 6) ** length_penalty`` (Wu et al. 2016, eq. 14); ``length`` counts EOS."""
     return score / ((5.0 + length) / 6.0) ** length_penalty  # type: ignore[return-value]
+
+
+def divisor_bound(written: int, longest: int, length_penalty: float) -> float:
+    """Return the largest divisor that ``penalised`` can still apply to an active hypothesis, rounded up.
+
+    ``written`` is its number of tokens now, ``longest`` the most that it may get, both without EOS. No token raises a
+    score, and no score is positive: a score now, divided by this, bounds the rank score of whatever it becomes.
+    """
+    if not length_penalty:
+        return 1.0  # nothing to round: an active hypothesis that can only tie must not keep the search going
+    length = (longest if length_penalty > 0 else written) + 1
+    return float(((5.0 + length) / 6.0) ** length_penalty * (1.0 + _ROUNDING))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from freerun.cli import main
+from freerun.search.beam import beam_search
 
 WORDS = ["".join(chr(97 + (i * j) % 7) for j in range(1, 3 + i % 4)) for i in range(1, 120)]
 CONFIG = """
@@ -80,3 +82,21 @@ def pairs(tmp_path: Path) -> Path:
     """A folder of one's own with train.tsv, dev.tsv and config.toml."""
     write_pairs(tmp_path)
     return tmp_path
+
+
+Searches = list[dict[str, Any]]
+
+
+@pytest.fixture
+def searches(monkeypatch: pytest.MonkeyPatch) -> Searches:
+    """The settings of every beam search from now on."""
+    seen: Searches = []
+
+    def spy(*arguments: Any, **settings: Any) -> Any:
+        names = ("beam_size", "length_penalty", "early_stop", "num_hypotheses", "max_lengths")
+        seen.append({name: settings.get(name) for name in names})
+        return beam_search(*arguments, **settings)
+
+    monkeypatch.setattr("freerun.runtime.predictor.beam_search", spy)
+    monkeypatch.setattr("freerun.evaluation.evaluate.beam_search", spy)
+    return seen

@@ -149,13 +149,13 @@ def test_a_run_that_diverges_is_a_result(freerun, folder):
     assert "free: one seed: no test is possible." in result.out
 
 
-def test_phases_a_bundle_to_start_from_and_columns_are_taken_over(freerun, folder, trained):
+def test_phases_a_bundle_to_start_from_columns_and_the_search_are_taken_over(freerun, folder, trained, searches):
     lines = [line.split("\t") for line in (folder / "train.tsv").read_text().splitlines()]
     (folder / "train.tsv").write_text("".join(f"{target}\tx\t{source}\n" for source, target in lines))
     (folder / "dev.tsv").write_text("".join(f"{target}\tx\t{source}\n" for source, target in lines[:9]))
     (folder / "base.toml").write_text(
         f'[data]\ntrain = "train.tsv"\ndev = "dev.tsv"\ncolumns = [3, 1]\n[training]\nupdates = 4\nthreads = 1\n'
-        f'init = "{trained / "run"}"\n[evaluation]\nbeam_size = 2\n'
+        f'init = "{trained / "run"}"\n[evaluation]\nbeam_size = 2\nlength_penalty = 1.5\nearly_stop = true\n'
     )
     phases = '[[strategies.chain.phases]]\nstrategy = "teacher"\nuntil = 2\n[[strategies.chain.phases]]\n'
     text = STUDY.replace("[1, 2]", '[1]\npairs = "dev.tsv"').replace("[strategies.free]\n", "")
@@ -163,8 +163,18 @@ def test_phases_a_bundle_to_start_from_and_columns_are_taken_over(freerun, folde
     (folder / "study.toml").write_text(text)
     result = freerun("study", folder / "study.toml", "--out", folder / "out", "--json")
     assert result.code == 0, result.err
+    assert {(each["beam_size"], each["length_penalty"], each["early_stop"]) for each in searches} == {(2, 1.5, True)}
     (arm,) = [each for each in json.loads(result.out)["arms"] if each["name"] == "chain"]
-    evaluated = freerun("evaluate", folder / "out" / "runs" / "chain-1", "--beam-size", 2, "--json")
+    evaluated = freerun(
+        "evaluate",
+        folder / "out" / "runs" / "chain-1",
+        "--beam-size",
+        2,
+        "--length-penalty",
+        1.5,
+        "--early-stop",
+        "--json",
+    )
     expected = json.loads(evaluated.out)["symbol_error_rate.free"]
     assert arm["figures"]["symbol_error_rate.free"]["value"] == pytest.approx(expected)
 

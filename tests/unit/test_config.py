@@ -226,6 +226,7 @@ def test_a_key_before_the_first_section_is_sent_to_its_own():
         ("training", 'average = "9"', '"9". Expected a whole number, 0 or more.'),
         ("training", "init = 3", "3. Expected the path of a bundle or run folder."),
         ("evaluation", "beam_size = 0", "0. Expected a whole number, 1 or more."),
+        ("evaluation", "length_penalty = 11", "11. Expected a number, 0 or more, 10 or less."),
         ("data", "columns = [0, 1]", "[0, 1]. Expected two columns, counted from 1, for example [1, 2]."),
         ("data", 'columns = ["1", 2]', '["1", 2]. Expected two columns, counted from 1, for example [1, 2].'),
         ("data", "columns = [1]", "[1]. Expected two columns, counted from 1, for example [1, 2]."),
@@ -378,6 +379,14 @@ def test_a_wrong_schedule_is_told(value, key, expected):
             ),
         ),
         (
+            "evaluation",
+            "early_stop = true\nbeam_size = 4",
+            (
+                "evaluation.early_stop: without a length penalty it changes nothing. Expected length_penalty above 0. "
+                "Set evaluation.length_penalty, or remove early_stop."
+            ),
+        ),
+        (
             "data",
             'shared_vocabulary = true\nsource_tokens = "char"\ntarget_tokens = "whitespace"',
             (
@@ -395,6 +404,7 @@ def test_values_that_contradict_each_other_are_told(name, lines, expected):
     ("name", "lines"),
     [
         ("training", "average = 5\nkeep = 5"),
+        ("evaluation", "early_stop = true\nlength_penalty = 0.6"),
         ("model", 'attention = "luong"\nattention_score = "dot"'),
         ("model", 'attention_score = "dot"\nbidirectional = true'),
         ("model", 'attention = "luong"\ninput_feeding = true'),

@@ -199,6 +199,14 @@ def test_the_length_penalty_reaches_the_search():
     assert sum(map(len, long.free.predictions)) > sum(map(len, plain.free.predictions))
 
 
+def test_stopping_early_reaches_the_search():
+    exact, early = (TableStepper(len(TARGET.vocabulary), bias={EOS: 3.0}) for _ in range(2))
+    settings = {"bound": LengthBound(0, 0.0, fixed=20), "beam_size": 2, "length_penalty": 2.0}
+    run(exact, **settings)
+    run(early, **settings, early_stop=True)
+    assert sum(early.rows_fed) < sum(exact.rows_fed)
+
+
 def test_batches_hold_batch_size_rows_of_neighbouring_lengths():
     model = stepper()
     shapes = []

@@ -1,4 +1,4 @@
-"""Scores of given targets from Python: a target that the model cannot write has none."""
+"""What a predictor itself decides: scores of targets that cannot be written, and which searches are plain greedy."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from freerun.data.codec import Codec
 from freerun.data.readers import Pair
 from freerun.data.tokenizers import CharTokenizer
 from freerun.data.vocabulary import Vocabulary
-from freerun.runtime.predictor import Predictor
+from freerun.runtime.predictor import Beam, Predictor, Sampling
 from freerun.search.bound import LengthBound
+from freerun.search.hypothesis import Hypothesis
 from freerun.symbols import UNK
 from tests.steppers import TableStepper
 
+CODEC = Codec(CharTokenizer(), Vocabulary("abcd"))
 SOURCE, TARGET = Codec(CharTokenizer(), Vocabulary("abc")), Codec(CharTokenizer(), Vocabulary("pqrs"))
 TABLE = TableStepper(len(TARGET.vocabulary), bias={UNK: 20.0})
 PREDICTOR = Predictor(lambda: TABLE, SOURCE, TARGET, LengthBound(0, 0.0, fixed=5))
@@ -51,3 +53,25 @@ def test_other_targets_are_scored_as_if_alone():
 def test_an_unknown_source_token_takes_no_score_away():
     (scored,) = scores(("aZ", "pq"))
     assert scored.score == pytest.approx(sum(alone("aZ", "pq")), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("search", "is_greedy"),
+    [
+        (Beam(), True),
+        (Beam(early_stop=True), True),
+        (Beam(beam_size=2), False),
+        (Beam(num_hypotheses=2), False),
+        (Beam(length_penalty=1.0), False),
+        (Beam(length_penalty=-1.0), False),
+        (Sampling(temperature=0.0), False),
+    ],
+)
+def test_only_plain_greedy_search_takes_the_short_way(search, is_greedy):
+    def greedy(sources, bounds):
+        assert bounds == [3] * len(sources)
+        return [Hypothesis((4, 4, 4, 4), -1.0, (), -1.0, False)] * len(sources)
+
+    predictor = Predictor(lambda: TableStepper(8), CODEC, CODEC, LengthBound(0, 0.0, fixed=3), greedy=greedy)
+    assert (predictor.predict("ab", search).text == "aaaa") is is_greedy
+    assert predictor.predict("ab", search, prefix="b").text.startswith("b")

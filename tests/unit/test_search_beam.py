@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import chain
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 
 from freerun.errors import ConfigError
 from freerun.search.beam import BeamChooser, beam_search
-from freerun.search.hypothesis import penalised
+from freerun.search.bound import MOST_TOKENS
+from freerun.search.hypothesis import divisor_bound, penalised
 from freerun.search.loop import Rows
 from freerun.search.score import score_targets
 from freerun.symbols import BOS, EOS, PAD, UNK
@@ -83,7 +85,7 @@ def test_ties_go_to_the_lowest_id(beam_size):
 
 
 def test_ties_between_parents_go_to_the_lower_token_and_then_to_the_better_parent():
-    chooser = BeamChooser(2, 0.0, num_hypotheses=2, num_sources=1, vocabulary_size=9)
+    chooser = BeamChooser(2, 0.0, num_hypotheses=2, max_lengths=bounds(9), vocabulary_size=9)
     rows = Rows(np.array([0, 0]), np.array([-1.0, -2.0]))
     ids, log_probs = np.array([[5, 6, 2], [4, 5, 2]]), np.array([[-2.0, -2.0, -9.0], [-1.0, -1.0, -9.0]])
     choice = chooser.choose(3, rows, ids, log_probs)
@@ -91,35 +93,92 @@ def test_ties_between_parents_go_to_the_lower_token_and_then_to_the_better_paren
 
 
 def test_an_ending_frees_no_place_and_the_beam_is_refilled():
-    chooser = BeamChooser(2, 0.0, num_hypotheses=2, num_sources=1, vocabulary_size=9)
+    chooser = BeamChooser(2, 0.0, num_hypotheses=2, max_lengths=bounds(9), vocabulary_size=9)
     ids, log_probs = np.array([[EOS, 5, 6]]), np.array([[-0.5, -1.0, -1.5]])
     choice = chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
     assert choice.tokens.tolist() == [EOS, 5, 6]
 
 
 def test_eos_ends_only_among_the_best_k():
-    chooser = BeamChooser(2, 0.0, num_hypotheses=2, num_sources=1, vocabulary_size=9)
+    chooser = BeamChooser(2, 0.0, num_hypotheses=2, max_lengths=bounds(9), vocabulary_size=9)
     ids, log_probs = np.array([[5, 6, EOS]]), np.array([[-0.5, -1.0, -1.5]])
     choice = chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
     assert choice.tokens.tolist() == [5, 6]
 
 
 def test_probability_0_comes_after_all_else_but_is_still_a_candidate():
-    chooser = BeamChooser(3, 0.0, num_hypotheses=3, num_sources=1, vocabulary_size=6)
+    chooser = BeamChooser(3, 0.0, num_hypotheses=3, max_lengths=bounds(9), vocabulary_size=6)
     ids, log_probs = np.array([[5, EOS, 4]]), np.array([[-1.0, -np.inf, -np.inf]])
     choice = chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
     assert choice.tokens.tolist() == [5, EOS, 4]
 
 
 def test_a_live_hypothesis_that_could_only_draw_level_ends_the_search():
-    chooser = BeamChooser(1, 0.0, num_hypotheses=1, num_sources=1, vocabulary_size=9)
+    chooser = BeamChooser(1, 0.0, num_hypotheses=1, max_lengths=bounds(9), vocabulary_size=9)
     ids, log_probs = np.array([[EOS, 5]]), np.array([[-1.0, -1.0]])
     assert chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs).tokens.tolist() == [EOS]
 
 
+def after_one_ended(length_penalty, score, longest=(9,), num_hypotheses=1, **settings):
+    """Tokens that a beam of 2 chooses for each source in its second step; one has finished before, with rank score -1.
+
+    The best active hypothesis then has ``score``, the other one 1 less.
+    """
+    chooser = BeamChooser(2, length_penalty, num_hypotheses, bounds(*longest), vocabulary_size=9, **settings)
+    ids, log_probs = np.array([[5, EOS, 6]] * len(longest)), np.array([[-0.5, -1.0, -1.1]] * len(longest))
+    chooser.choose(0, Rows(np.arange(len(longest)), np.zeros(len(longest))), ids, log_probs)
+    starts = np.repeat(np.arange(len(longest)), 2)
+    ids, log_probs = np.array([[5, 6, 7], [7, 8, EOS]]), np.array([[score, score - 1, -9.0], [-90.0, -90.0, -90.0]])
+    rows = Rows(starts, np.zeros(len(starts)))
+    every = np.tile(ids, (len(longest), 1)), np.tile(log_probs, (len(longest), 1))
+    choice = chooser.choose(1, rows, *every)
+    return [choice.tokens[starts[choice.parents] == source].tolist() for source in range(len(longest))]
+
+
+@pytest.mark.parametrize(
+    ("penalty", "score"),
+    [(0.0, -1.0), (0.6, -(2.5**0.6)), (1.0, -2.5), (2.0, -6.25), (-1.0, -0.75)],
+)
+def test_the_bound_is_exact(penalty, score):
+    """At most 9 tokens and EOS: ((5 + 10) / 6) ** penalty; a negative penalty favours the next step, (5 + 3) / 6."""
+    assert after_one_ended(penalty, score * 0.999) == [[5, 6]]
+    assert after_one_ended(penalty, score * 1.001) == [[]]
+
+
+def test_every_source_is_bounded_by_its_own_longest_output():
+    # (5 + 10) / 6, (5 + 3) / 6 and (5 + 13) / 6
+    assert after_one_ended(1.0, -2.6, longest=(9, 2, 12)) == [[], [], [5, 6]]
+    assert after_one_ended(1.0, -2.4, longest=(9, 2, 12)) == [[5, 6], [], [5, 6]]
+
+
+def test_no_bound_holds_before_as_many_have_finished_as_are_requested():
+    assert after_one_ended(1.0, -8.0, num_hypotheses=2) == [[5, 6]]
+
+
+def test_what_is_impossible_is_still_searched_for_while_fewer_have_finished():
+    chooser = BeamChooser(2, 0.0, num_hypotheses=2, max_lengths=bounds(9), vocabulary_size=9)
+    ids, log_probs = np.array([[EOS, 5, 6]]), np.array([[-0.5, -np.inf, -np.inf]])
+    assert chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs).tokens.tolist() == [EOS, 5, 6]
+
+
+def test_a_score_of_0_can_reach_any_rank_below_0_but_not_beat_0():
+    assert after_one_ended(1.0, 0.0) == [[5, 6]]
+    chooser = BeamChooser(2, 1.0, num_hypotheses=1, max_lengths=bounds(9), vocabulary_size=9)
+    ids, log_probs = np.array([[EOS, 5, 6]]), np.array([[0.0, 0.0, 0.0]])
+    assert chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs).tokens.tolist() == [EOS]
+
+
+@pytest.mark.parametrize(("length", "longest"), [(1, 1), (4, 4), (9, 30)])
+@pytest.mark.parametrize("penalty", [1e-17, 0.1, 0.6, 1.0, 2.0, 10.0])
+def test_rounding_never_makes_the_bound_too_low(penalty, length, longest):
+    scores = -np.random.default_rng(0).exponential(size=2000)
+    ranks = penalised(scores, np.full(len(scores), longest + 1.0), penalty)
+    assert (scores / divisor_bound(length, longest, penalty) >= ranks).all()
+
+
 @pytest.mark.parametrize(("log_prob", "done"), [(-0.66, False), (-0.67, True)])
-def test_a_live_hypothesis_is_held_against_the_kth_ending_at_its_length(log_prob, done):
-    chooser = BeamChooser(2, 1.0, num_hypotheses=1, num_sources=1, vocabulary_size=9)
+def test_stopping_early_holds_the_best_live_hypothesis_against_the_kth_ending_at_its_length(log_prob, done):
+    chooser = BeamChooser(2, 1.0, 1, max_lengths=bounds(9), vocabulary_size=9, early_stop=True)
     ids, log_probs = np.array([[5, EOS, 6]]), np.array([[-0.5, -1.0, -1.1]])
     chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)  # an ending of rank score -1
     ids, log_probs = np.array([[EOS, 5, 6], [7, 8, EOS]]), np.array([[-0.2, log_prob, -9.0], [-9.0, -9.0, -9.0]])
@@ -130,28 +189,40 @@ def test_a_live_hypothesis_is_held_against_the_kth_ending_at_its_length(log_prob
 
 @pytest.mark.parametrize(("num_hypotheses", "alive"), [(1, []), (2, [5, 6])])
 def test_a_source_is_done_when_nothing_can_beat_what_is_asked_for(num_hypotheses, alive):
-    chooser = BeamChooser(2, 0.0, num_hypotheses, num_sources=1, vocabulary_size=9)
+    chooser = BeamChooser(2, 0.0, num_hypotheses, max_lengths=bounds(9), vocabulary_size=9)
     ids, log_probs = np.array([[EOS, 5, 6]]), np.array([[-0.5, -1.0, -1.2]])
     choice = chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
     assert [token for token in choice.tokens.tolist() if token != EOS] == alive
 
 
-@pytest.mark.parametrize("num_hypotheses", [1, 2, 3])
-@pytest.mark.parametrize("seed", range(20))
-def test_fewer_hypotheses_are_the_first_of_more(num_hypotheses, seed):
-    """Stopping early loses nothing: the search for five goes on until five have ended."""
-    every = search(TableStepper(seed=seed), max_length=6, beam_size=5, num_hypotheses=5)
-    few = search(TableStepper(seed=seed), max_length=6, beam_size=5, num_hypotheses=num_hypotheses)
-    assert few == [hypotheses[:num_hypotheses] for hypotheses in every]
+@pytest.mark.parametrize("early_stop", [False, True])
+@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0, -1.0])
+def test_fewer_hypotheses_are_the_first_of_more(penalty, early_stop):
+    """Stopping sooner loses nothing: the search for five goes on until five have ended."""
+    settings = {"max_length": 6, "beam_size": 5, "length_penalty": penalty, "early_stop": early_stop}
+    for seed in range(20):
+        every = search(TableStepper(seed=seed), num_hypotheses=5, **settings)
+        for count in (1, 2, 3):
+            few = search(TableStepper(seed=seed), num_hypotheses=count, **settings)
+            assert few == [hypotheses[:count] for hypotheses in every]
 
 
-def test_fewer_hypotheses_cost_fewer_rows():
-    rows = []
-    for num_hypotheses in (1, 5):
-        stepper = TableStepper(seed=1)
-        search(stepper, max_length=6, beam_size=5, num_hypotheses=num_hypotheses)
-        rows.append(sum(stepper.rows_fed))
-    assert rows[0] < rows[1]
+def rows_fed(**settings):
+    stepper = TableStepper(seed=1, bias={EOS: 1.0})
+    search(stepper, max_length=30, beam_size=5, **settings)
+    return sum(stepper.rows_fed)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_fewer_hypotheses_cost_fewer_rows(penalty):
+    assert rows_fed(num_hypotheses=1, length_penalty=penalty) < rows_fed(num_hypotheses=5, length_penalty=penalty)
+
+
+@pytest.mark.parametrize(("penalty", "is_cheaper"), [(0.0, False), (2.0, True), (-1.0, False)])
+def test_stopping_early_costs_fewer_rows_under_a_positive_penalty(penalty, is_cheaper):
+    exact, early = (rows_fed(length_penalty=penalty, early_stop=early_stop) for early_stop in (False, True))
+    assert (early < exact) is is_cheaper
+    assert early <= exact
 
 
 def test_a_finished_source_costs_no_more_rows():
@@ -205,6 +276,11 @@ def test_scores_are_those_of_forcing_the_same_tokens(beam_size):
 
 def test_more_hypotheses_than_the_beam_widen_it():
     assert search(TableStepper(), num_hypotheses=4) == search(TableStepper(), num_hypotheses=4, beam_size=4)
+
+
+def test_a_beam_of_one_is_greedy_search_whatever_the_penalty():
+    greedy, ranked = (search(TableStepper(seed=3), length_penalty=penalty) for penalty in (0.0, 2.0))
+    assert [each[0].ids for each in ranked] == [each[0].ids for each in greedy]
 
 
 def test_a_vocabulary_of_specials_can_only_end():
@@ -272,6 +348,24 @@ def test_sizes_below_1_are_refused(name):
         search(TableStepper(), **{name: 0})
 
 
-def test_a_negative_bound_is_refused():
-    with pytest.raises(ConfigError, match=r"^max_length: it is -1\. Expected 0 or more tokens\."):
-        beam_search(TableStepper(), *batch([[4], [5]]), max_lengths=bounds(3, -1))
+@pytest.mark.parametrize("beam_size", [1, 3])
+@pytest.mark.parametrize("penalty", [10.1, -10.1, 1e308, float("inf"), float("nan")])
+def test_penalties_without_meaning_are_refused(penalty, beam_size):
+    with pytest.raises(
+        ConfigError,
+        match=rf"^length_penalty: it is {re.escape(str(penalty))}\. Expected a number from -10 to 10\. Use 0",
+    ):
+        search(TableStepper(), beam_size=beam_size, length_penalty=penalty)
+
+
+@pytest.mark.parametrize("penalty", [-10.0, 10.0])
+def test_no_length_overflows_under_the_largest_penalty(penalty):
+    stepper, settings = TableStepper(bias={EOS: 9.0}), {"beam_size": 2, "length_penalty": penalty, "early_stop": True}
+    (found,) = beam_search(stepper, *batch([[4]]), max_lengths=bounds(MOST_TOKENS), **settings)
+    assert np.isfinite(found[0].rank_score)
+
+
+@pytest.mark.parametrize("settings", [{}, {"beam_size": 3, "length_penalty": 0.6}])
+def test_a_negative_bound_is_refused(settings):
+    with pytest.raises(ConfigError, match=r"^max_length: it is -9\. Expected 0 or more tokens\."):
+        beam_search(TableStepper(), *batch([[4], [5]]), max_lengths=bounds(3, -9), **settings)

@@ -49,6 +49,14 @@ def test_the_geometric_mean_is_normalised_again(dtype):
 
 
 @pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
+def test_no_log_probability_is_above_0(mean):
+    for count in range(1, 8):
+        _, log_probs = first_step(EnsembleStepper(members(count, bias={4: 60.0}), mean))
+        assert log_probs[:, 4].tolist() == pytest.approx([0, 0], abs=1e-6)
+        assert log_probs.max() <= 0
+
+
+@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
 def test_one_member_is_that_member(mean):
     (stepper,) = members(1)
     alone = beam_search(stepper, *batch(SOURCES), max_lengths=bounds(9, 9), beam_size=3, num_hypotheses=3)

@@ -117,6 +117,20 @@ def test_draws_of_a_source_depend_on_its_row_and_not_on_its_batch():
     assert draw(rows=[9], sources=[(5, 5, 2)])[0] != both[1]
 
 
+def test_every_row_and_hypothesis_has_a_stream_of_its_own():
+    """The second draw of one source is no more the first of the next one than any other."""
+    stepper = TableStepper(vocabulary_size=12, seed=2, bias={EOS: -9.0})
+    for rows in (np.arange(6), np.array([0, 1, 2, 6, 12, 60])):
+        drawn = sample(stepper, *batch([SOURCE] * 6), max_lengths=bounds(*[12] * 6), num_hypotheses=6, rows=rows)
+        assert len({hypothesis.ids for hypotheses in drawn for hypothesis in hypotheses}) == 36
+
+
+def test_every_step_has_a_draw_of_its_own():
+    level = TableStepper(vocabulary_size=40, levels=1, bias={EOS: -60.0})
+    ((drawn,),) = sample(level, *batch([SOURCE]), max_lengths=bounds(200))
+    assert len(set(drawn.ids)) > 30
+
+
 def test_a_draw_does_not_depend_on_how_many_there_are():
     assert [hypotheses[:2] for hypotheses in draw()] == draw(count=2)
     assert len({hypothesis.ids for hypothesis in draw(count=5)[0]}) > 1
