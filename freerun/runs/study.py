@@ -445,7 +445,7 @@ def as_text(analysis: Analysis, settings: StudyConfig) -> str:
         parts.append("\n".join(aligned(rows)))
     if analysis.comparisons:
         head = [f"{analysis.metric}, minus {analysis.control}", "95 %, seeds and sources", "p (Holm)"]
-        rows = [[*head, "95 %, t over seeds", "p", "cost", "verdict"]]
+        rows = [[*head, "95 %, t over seeds", "p (Holm)", "cost", "verdict"]]
         rows += [_comparison_row(each) for each in analysis.comparisons]
         parts.append("\n".join(aligned(rows)))
     return "\n\n".join(parts)
@@ -463,9 +463,11 @@ def _comparison_row(each: Comparison) -> list[str]:
     def ends(interval: Any) -> str:
         return "" if np.isnan(interval.low) else f"{interval.low:+.4f} to {interval.high:+.4f}"
 
-    p_over_seeds = "" if np.isnan(each.p_over_seeds) else f"{each.p_over_seeds:.3f}"
-    start = [f"{each.name} {each.difference.value:+.4f}", ends(each.difference), f"{each.p_value:.3f}"]
-    return [*start, ends(each.over_seeds), p_over_seeds, f"{each.cost:.2f} x", each.verdict]
+    def p(value: float) -> str:
+        return "" if np.isnan(value) else f"{value:.3f}"
+
+    start = [f"{each.name} {each.difference.value:+.4f}", ends(each.difference), p(each.p_value)]
+    return [*start, ends(each.over_seeds), p(each.p_over_seeds), f"{each.cost:.2f} x", each.verdict]
 
 
 def _number(value: float | None) -> str:

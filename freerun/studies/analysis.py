@@ -10,8 +10,8 @@ import numpy as np
 
 from freerun.config import HIGHER_IS_BETTER
 from freerun.diagnostics.estimate import Estimate, Resampled
-from freerun.metrics.intervals import Interval
-from freerun.studies.differences import FEWEST_SEEDS, hierarchical_bootstrap, holm, paired_t, smallest_detectable
+from freerun.metrics.intervals import RESAMPLES, Interval
+from freerun.studies.differences import FEWEST_SEEDS, LEVEL, hierarchical_bootstrap, holm, paired_t, smallest_detectable
 from freerun.studies.results import FALLING, Result
 
 __all__ = ["Analysis", "ArmFigures", "Comparison", "analyse"]
@@ -47,14 +47,22 @@ class ArmFigures(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """An arm against the control over the seeds that both finished; ``p_value`` is Holm's, over all arms."""
+    """An arm against the control over the seeds that both finished.
+
+    ``p_value`` is that of the bootstrap over seeds and sources, ``p_over_seeds`` that of Student's t over seeds, both
+    corrected by Holm for all comparisons of the study; the names in ``raw_`` are those before the correction. NaN where
+    undefined (one seed). The intervals, ``difference`` and ``over_seeds``, are not corrected: each is a 95 % interval
+    by itself. ``detectable`` is ``smallest_detectable`` at the corrected level.
+    """
 
     name: str
     seeds: list[int]
     difference: Interval
     p_value: float
+    raw_p_value: float
     over_seeds: Interval
     p_over_seeds: float
+    raw_p_over_seeds: float
     detectable: float
     cost: float
     verdict: str
@@ -79,12 +87,11 @@ def analyse(
     figures = [_figures(name, found, metric, reach) for name, found in by_arm.items() if found]
     good = {name: {seed: each for seed, each in found.items() if each.failed is None} for name, found in by_arm.items()}
     shared = {name: _shared_seeds(good[name], good[control]) for name in arms if name != control}
-    raw = [_compare(name, seeds, good[name], good[control], metric) for name, seeds in shared.items() if seeds]
-    corrected = holm([each.p_value for each in raw])
+    tested = sum(len(seeds) > 1 for seeds in shared.values())
     found = [
-        each._replace(p_value=p, verdict=_verdict(each._replace(p_value=p), metric))
-        for each, p in zip(raw, corrected, strict=True)
+        _compare(name, seeds, good[name], good[control], metric, tested) for name, seeds in shared.items() if seeds
     ]
+    found = [each._replace(verdict=_verdict(each, metric)) for each in _corrected(found)]
     finished = [each for each in results if each.failed is None]
     sources = len(finished[0].ratios[metric][0]) if finished else 0
     statements = _statements(figures, found, good[control], control, metric)
@@ -133,10 +140,14 @@ def _shared_seeds(arm: Mapping[int, Result], control: Mapping[int, Result]) -> l
 
 
 def _compare(
-    name: str, seeds: Sequence[int], arm: Mapping[int, Result], control: Mapping[int, Result], metric: str
+    name: str, seeds: Sequence[int], arm: Mapping[int, Result], control: Mapping[int, Result], metric: str, tested: int
 ) -> Comparison:
-    tested = hierarchical_bootstrap(
-        [arm[seed].columns(metric) for seed in seeds], [control[seed].columns(metric) for seed in seeds]
+    """Compare an arm, one of ``tested``, with the control; p-values are not yet corrected, and there is no verdict."""
+    # p is at least 2 / (resamples + 1): with many arms more resamples, so that it can be small enough after correction
+    bootstrap = hierarchical_bootstrap(
+        [arm[seed].columns(metric) for seed in seeds],
+        [control[seed].columns(metric) for seed in seeds],
+        max(RESAMPLES, 100 * tested),
     )
     differences = [arm[seed].value(metric) - control[seed].value(metric) for seed in seeds]
     over_seeds = paired_t(differences)
@@ -144,21 +155,36 @@ def _compare(
     return Comparison(
         name,
         list(seeds),
-        tested.difference,
-        tested.p_value,
+        bootstrap.difference,
+        bootstrap.p_value,
+        bootstrap.p_value,
         over_seeds.difference,
         over_seeds.p_value,
-        smallest_detectable(differences),
+        over_seeds.p_value,
+        smallest_detectable(differences, tested),
         float(cost),
         "",
     )
 
 
+def _corrected(raw: Sequence[Comparison]) -> list[Comparison]:
+    """Correct the p-values of both tests for the number of comparisons.
+
+    Correcting one list is not enough: where seeds differ more than sources do, a bootstrap over a few seeds finds
+    differences too easily, and Student's t alone decides; where sources differ more it is the other way round.
+    """
+    both = zip(holm([each.raw_p_value for each in raw]), holm([each.raw_p_over_seeds for each in raw]), strict=True)
+    return [
+        each._replace(p_value=p_value, p_over_seeds=p_over_seeds)
+        for each, (p_value, p_over_seeds) in zip(raw, both, strict=True)
+    ]
+
+
 def _verdict(found: Comparison, metric: str) -> str:
-    """What may be claimed: a difference needs enough seeds, and both tests."""
+    """What may be claimed: a difference needs enough seeds, and both tests after correction."""
     if len(found.seeds) < 2:
         return "one seed: no test is possible"
-    clear = found.p_value < 0.05 and found.p_over_seeds < 0.05
+    clear = found.p_value < LEVEL and found.p_over_seeds < LEVEL
     if not clear:
         return "no difference that this study can see"
     better = (found.difference.value > 0) == (metric in HIGHER_IS_BETTER)
@@ -176,11 +202,13 @@ def _statements(
     told: list[str] = []
     if not control:
         told.append(f"No run of the control {name!r} has finished, so nothing can be compared.")
-    detectable = [each.detectable for each in comparisons if not math.isnan(each.detectable)]
+    # an arm whose runs equal the control's (a term of weight 0) has no spread, which says nothing of other arms
+    detectable = [each.detectable for each in comparisons if each.detectable > 0]
     if detectable:
         told.append(
             f"The smallest true difference in {metric} that this study would find in 80 % of cases is "
-            f"{min(detectable):.4f} to {max(detectable):.4f}, by the spread over seeds."
+            f"{min(detectable):.4f} to {max(detectable):.4f}, by the spread over seeds and after correction for the "
+            "number of arms."
         )
     most = max((len(each.seeds) for each in comparisons), default=FEWEST_SEEDS)
     if most < 2:

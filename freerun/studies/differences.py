@@ -7,6 +7,7 @@ weights, data order and dropout.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -18,11 +19,13 @@ from freerun.metrics.paired import paired_bootstrap
 from freerun.randomness import numpy_generator
 
 try:
+    from scipy.optimize import brentq
+    from scipy.stats import nct as noncentral_student
     from scipy.stats import t as student
 except ModuleNotFoundError as missing:
     raise MissingExtraError("scipy", "report", "comparing runs over seeds") from missing
 
-__all__ = ["FEWEST_SEEDS", "Tested", "hierarchical_bootstrap", "holm", "paired_t", "smallest_detectable"]
+__all__ = ["FEWEST_SEEDS", "LEVEL", "Tested", "hierarchical_bootstrap", "holm", "paired_t", "smallest_detectable"]
 
 FEWEST_SEEDS = 5
 """With fewer nothing is claimed: even a sign-flip test over n seeds cannot go below p = 2 ** (1 - n)."""
@@ -44,6 +47,10 @@ def hierarchical_bootstrap(
 
     All seeds see the same sources, so one draw of sources serves all seeds of a resample: drawn anew for each seed, the
     chance in the sources would average out over seeds, as if more seeds meant more test data.
+
+    The p-value is NaN with one seed, whose effect is indistinguishable from the arm's; the interval is then one over
+    sources. Resampling S seeds underestimates their variance by (S - 1) / S, so where seeds differ more than sources do
+    the interval is too narrow with few seeds (docs/study.md has figures): it is no verdict without ``paired_t``.
     """
     stacked = np.stack([column for pair in zip(arm, control, strict=True) for columns in pair for column in columns], 1)
     sums = np.concatenate([stacked.sum(0, keepdims=True), resampled_sums(stacked, resamples, seed)])
@@ -53,7 +60,7 @@ def hierarchical_bootstrap(
     means_R2 = np.take_along_axis(ratios_RS2[1:], drawn[..., None], 1).mean(1)
     of_arm, of_control = ratios_RS2[0].mean(0).tolist()
     found = paired_bootstrap(of_control, of_arm, means_R2[:, 1], means_R2[:, 0])
-    return Tested(found.difference, found.p_value)
+    return Tested(found.difference, found.p_value if len(arm) > 1 else np.nan)
 
 
 def paired_t(differences: Sequence[float]) -> Tested:
@@ -67,24 +74,34 @@ def paired_t(differences: Sequence[float]) -> Tested:
     return Tested(Interval(mean, mean - reach, mean + reach), p_value)
 
 
-def smallest_detectable(differences: Sequence[float]) -> float:
-    """The true difference that a paired t test over as many seeds would find in 80 % of studies; NaN with one seed.
+def smallest_detectable(differences: Sequence[float], comparisons: int = 1) -> float:
+    """Return the true difference that a paired t test over as many seeds finds in 80 % of studies; NaN with one seed.
 
-    (t_(1 - 0.05 / 2) + t_0.8) s / sqrt(S), s the standard deviation of the differences seen.
+    The test is at 0.05 / ``comparisons``, the level that Holm's correction sets for the smallest of that many p-values.
+    The result is shift * s / sqrt(S), with s the standard deviation of ``differences`` [S].
     """
     size = len(differences)
     if size < 2:
         return float("nan")
-    reach = student.ppf(1 - LEVEL / 2, size - 1) + student.ppf(POWER, size - 1)
-    return float(reach * np.std(differences, ddof=1) / size**0.5)
+    return float(_detectable_shift(size, comparisons) * np.std(differences, ddof=1) / size**0.5)
+
+
+@cache
+def _detectable_shift(size: int, comparisons: int) -> float:
+    """Return the noncentrality at which t with ``size`` - 1 degrees of freedom exceeds its limit 4 times out of 5."""
+    limit = float(student.ppf(1 - LEVEL / comparisons / 2, size - 1))
+    return float(brentq(lambda shift: noncentral_student.sf(limit, size - 1, shift) - POWER, 0.0, 4 * limit + 4))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction (1979): p-values that hold for all comparisons together."""
-    order = np.argsort(p_values, kind="stable")
-    adjusted, worst = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(order):
-        # the undefined ones come last, and stay what they are
-        worst = max(min(1.0, (len(p_values) - rank) * p_values[place]), worst)
-        adjusted[place] = np.nan if np.isnan(p_values[place]) else worst
+    """Holm's correction (1979): p-values that hold for all comparisons together.
+
+    Undefined ones (NaN) stay NaN and count as no hypothesis, since they can never be rejected.
+    """
+    order = np.argsort(p_values, kind="stable")  # NaN last
+    hypotheses = int(np.count_nonzero(~np.isnan(p_values)))
+    adjusted, worst = [float("nan")] * len(p_values), 0.0
+    for rank, position in enumerate(order[:hypotheses]):
+        worst = max(min(1.0, (hypotheses - rank) * p_values[position]), worst)
+        adjusted[position] = worst
     return adjusted

@@ -96,3 +96,29 @@ def test_the_cost_of_draws(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     monkeypatch.setattr(sys, "argv", ["draws.py", "--rounds", "1", "--json"])
     runpy.run_path(script, run_name="__main__")
     assert len(json.loads(capsys.readouterr().out)) == len(lines) == 8
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "rows"),
+    [
+        (
+            "family_wise.py",
+            ["--kinds", "both", "--arms", "1", "2", "--seeds", "2", "--sources", "5", "--studies", "2"],
+            2,
+        ),
+        ("family_wise.py", ["--kinds", "tails", "--arms", "1", "--seeds", "2", "--studies", "2", "--effect", "3"], 1),
+        ("error_rates.py", ["--only", "McNemar", "--trials", "3"], 2),
+    ],
+)
+def test_simulated_error_rates_are_a_markdown_table(
+    script: str,
+    options: list[str],
+    rows: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", [script, *options])
+    runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + rows and len({line.count("|") for line in lines}) == 1
+    assert all(line.rstrip("| ").endswith("%") for line in lines[2:])

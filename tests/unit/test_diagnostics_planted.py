@@ -56,6 +56,15 @@ def test_a_model_that_never_errs_has_nothing_to_compare():
     assert identity(found) == (60, 60, 60, 60)
 
 
+def test_a_free_run_follows_the_first_of_the_references_that_it_follows_equally_long():
+    found, _ = recorded(lambda source, prefix, optimal: JUNK, "ab", ["ab", "cd", "ef"], ["gh"])
+    assert found.followed.tolist() == [0, 1, 4]
+    # "cd" and "ce" begin alike, and the run ends there
+    c = TARGET.encode_tokens(["c"])[0]
+    found, _ = recorded(lambda source, prefix, optimal: EOS if prefix else c, ["ab", "cd", "ce"])
+    assert found.followed.tolist() == [1]
+
+
 def test_a_model_that_derails_never_recovers():
     found, recorder = recorded(derails, *WORDS)
     assert recovery(found).with_error == 60

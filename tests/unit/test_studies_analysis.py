@@ -9,9 +9,12 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
+from freerun.config import StudyConfig
 from freerun.errors import RunError
 from freerun.report.study import study_page
+from freerun.runs.study import as_text
 from freerun.studies.analysis import FIGURES, analyse
+from freerun.studies.differences import holm, smallest_detectable
 from freerun.studies.results import Result, read_result, write_result
 
 SOURCES = 400
@@ -75,21 +78,95 @@ def test_one_seed_allows_no_test():
     assert any(statement.startswith("One seed only") for statement in found.statements)
 
 
-def test_both_tests_must_agree():
-    # the arm is far better under one seed and the same under the others: t over seeds sees no difference
-    rates = [0.02, 0.3, 0.3, 0.3, 0.3]
-    results = [result("teacher", seed, 0.3) for seed in range(5)]
-    results += [result("odd", seed, rate) for seed, rate in enumerate(rates)]
-    found = analyse(results, ["teacher", "odd"], "teacher", "symbol_error_rate.free")
-    assert found.comparisons[0].p_over_seeds > 0.05
-    assert verdicts(found) == {"odd": "no difference that this study can see"}
+def compared(by_arm, sources=SOURCES, metric="symbol_error_rate.free"):
+    """Comparisons by arm; ``by_arm``: name to each seed's errors [N] of ten steps, the control first."""
+    lengths = [10.0] * sources
+    results = [
+        result(arm, seed, 0.0, ratios={name: (list(map(float, errors)), lengths) for name in FIGURES})
+        for arm, runs in by_arm.items()
+        for seed, errors in enumerate(runs)
+    ]
+    found = analyse(results, [*by_arm], next(iter(by_arm)), metric)
+    return {each.name: each for each in found.comparisons}
 
 
-def test_p_values_are_corrected_for_the_number_of_arms():
-    alone = study({"teacher": 0.30, "arm": 0.315}).comparisons[0]
-    among = study({"teacher": 0.30, "arm": 0.315, "a": 0.9, "b": 0.9, "c": 0.9}).comparisons[0]
-    assert among.p_value >= alone.p_value
+def same_on_all_sources(*rates, sources=SOURCES):
+    return [np.full(sources, 10 * rate) for rate in rates]
+
+
+def test_a_bootstrap_that_finds_a_difference_is_not_enough():
+    # better under every seed, but hardly so under four of five: t over seeds sees no difference
+    runs = {"control": same_on_all_sources(*[0.3] * 5), "odd": same_on_all_sources(0.1, 0.29, 0.29, 0.29, 0.29)}
+    found = compared(runs)["odd"]
+    assert found.p_value < 0.01 and found.p_over_seeds > 0.05
+    assert found.verdict == "no difference that this study can see"
+
+
+def test_seeds_that_agree_are_not_enough():
+    # every seed is better by much the same, but because of two sources out of 400
+    control, better = np.full((5, SOURCES), 3.0), np.full((5, SOURCES), 3.0)
+    better[:, :2] = 0
+    better[0, 0] = 1
+    found = compared({"control": control, "lucky": better})["lucky"]
+    assert found.p_value > 0.05 and found.p_over_seeds < 0.01
+    assert found.verdict == "no difference that this study can see"
+
+
+def test_both_p_values_are_corrected_for_the_number_of_arms():
+    # both tests find a difference in each arm alone, and Student's t in none of them together
+    runs = {"control": same_on_all_sources(*[0.3] * 5)}
+    runs |= {str(rate): same_on_all_sources(0.32, 0.33, 0.35, 0.36, rate) for rate in (0.3, 0.415, 0.42)}
+    found = compared(runs).values()
+    for raw, corrected in (("raw_p_value", "p_value"), ("raw_p_over_seeds", "p_over_seeds")):
+        assert [getattr(each, corrected) for each in found] == holm([getattr(each, raw) for each in found])
+    alone = [compared({"control": runs["control"], each.name: runs[each.name]})[each.name] for each in found]
+    assert [(each.p_value, each.p_over_seeds) for each in alone] == [
+        (each.raw_p_value, each.raw_p_over_seeds) for each in found
+    ]
+    assert [each.verdict for each in alone] == ["worse"] * 3
+    assert max(each.p_value for each in found) < 0.05 < min(each.p_over_seeds for each in found)
+    assert {each.verdict for each in found} == {"no difference that this study can see"}
     assert study({"teacher": 0.3, "a": 0.9, "b": 0.9, "c": 0.9}).comparisons[0].p_value == pytest.approx(3 * 2 / 1001)
+
+
+def test_an_arm_that_cannot_be_tested_is_no_comparison_to_correct_for():
+    runs = {"control": same_on_all_sources(0.3, 0.3, 0.3), "arm": same_on_all_sources(0.31, 0.33, 0.32)}
+    alone = compared(runs)["arm"]
+    found = compared({**runs, "one": same_on_all_sources(0.1), "other": same_on_all_sources(0.1)})
+    assert found["arm"] == alone
+    assert np.isnan([found["one"].p_value, found["one"].p_over_seeds, found["one"].detectable]).all()
+    assert found["one"].verdict == "one seed: no test is possible"
+
+
+def test_a_difference_can_be_found_among_many_arms():
+    runs = {str(arm): same_on_all_sources(0.6, 0.61, 0.62, sources=10) for arm in range(26)}
+    found = compared({"control": same_on_all_sources(0.3, 0.31, 0.32, sources=10), **runs}, sources=10)
+    assert {each.verdict for each in found.values()} == {"worse (exploratory: 3 seeds)"}
+
+
+def test_the_smallest_detectable_difference_is_that_of_the_corrected_test():
+    runs = {"control": same_on_all_sources(0.3, 0.3, 0.3), "a": same_on_all_sources(0.31, 0.33, 0.32)}
+    runs |= {"b": same_on_all_sources(0.30, 0.36, 0.33), "same": runs["control"], "one": same_on_all_sources(0.5)}
+    found = compared(runs)
+    assert found["a"].detectable == pytest.approx(smallest_detectable([0.01, 0.03, 0.02], 3))
+    assert found["b"].detectable == pytest.approx(3 * found["a"].detectable)
+    rates = {"teacher": 0.3, "same": 0.3, "good": 0.1}
+    (arm,) = [each for each in study(rates).comparisons if each.name == "good"]
+    # runs that equal the control's have no spread, which is not what could be detected
+    ends = f"{arm.detectable:.4f} to {arm.detectable:.4f}"
+    assert f"is {ends}, by the spread over seeds and after correction for the number" in study(rates).statements[0]
+
+
+def test_the_tables_say_which_p_values_are_corrected():
+    found = study({"teacher": 0.3, "a": 0.32, "b": 0.9})
+    text = as_text(found, StudyConfig.model_construct(pairs="held.tsv", reach=None))
+    assert text.count("p (Holm)") == study_page("x", found, [], "held.tsv").count("p (Holm)") == 2
+    lines = [line for line in text.splitlines() if line.startswith("a +")]
+    for each in (found.comparisons[0].p_value, found.comparisons[0].p_over_seeds):
+        assert f"  {each:.3f}  " in lines[0]
+    one = study({"teacher": 0.3, "a": 0.32}, seeds=1)
+    assert "nan" not in as_text(one, StudyConfig.model_construct(pairs=None, reach=None))
+    assert ">nan<" not in study_page("x", one, [], "held.tsv")
 
 
 def test_seeds_that_only_one_arm_finished_are_not_compared():

@@ -39,19 +39,58 @@ def test_seeds_that_all_agree_have_no_spread():
     assert smallest_detectable([0.1, 0.1]) == 0.0
 
 
-@pytest.mark.parametrize("size", [5, 8, 20])
-def test_the_smallest_detectable_difference_is_found_in_80_per_cent(size):
+@pytest.mark.parametrize("comparisons", [1, 7])
+@pytest.mark.parametrize("size", [3, 5, 20])
+def test_the_smallest_detectable_difference_is_found_in_80_per_cent(size, comparisons):
     differences = np.random.default_rng(size).normal(size=size)
     spread = np.std(differences, ddof=1)
-    shift = smallest_detectable(differences) * size**0.5 / spread
-    limit = student.ppf(0.975, size - 1)
-    assert nct.sf(limit, size - 1, shift) == pytest.approx(0.8, abs=0.04)
+    shift = smallest_detectable(differences, comparisons) * size**0.5 / spread
+    limit = student.ppf(1 - 0.025 / comparisons, size - 1)
+    assert nct.sf(limit, size - 1, shift) == pytest.approx(0.8)
 
 
 def test_holm_is_the_step_down_of_the_paper():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    # a larger p-value is never corrected to less than a smaller one is
+    assert holm([0.01, 0.012, 0.013]) == pytest.approx([0.03, 0.03, 0.03])
     assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
     assert holm([]) == []
+
+
+def test_undefined_p_values_are_no_hypotheses():
+    assert holm([np.nan, 0.02, np.nan, 0.03]) == pytest.approx([np.nan, 0.04, np.nan, 0.04], nan_ok=True)
+    assert np.isnan(holm([np.nan])).all()
+
+
+def test_seeds_are_resampled():
+    # without any spread over sources, the resamples are those of the seeds: with two, one in four has the first only
+    lengths = np.full(50, 10.0)
+    control = [(np.full(50, rate), lengths) for rate in (2.0, 3.0)]
+    arm = [(np.full(50, rate), lengths) for rate in (1.0, 6.0)]
+    found = hierarchical_bootstrap(arm, control, resamples=4000)
+    assert (found.difference.low, found.difference.value, found.difference.high) == pytest.approx((-0.1, 0.1, 0.3))
+    assert found.p_value == pytest.approx(2 * 0.25, abs=0.03)
+
+
+def test_seeds_are_resampled_in_pairs():
+    # one seed is hard for both arms, so their difference is the same under all seeds
+    lengths = np.full(50, 10.0)
+    control = [(np.full(50, rate), lengths) for rate in (1.0, 8.0, 3.0)]
+    arm = [(errors + 1, lengths) for errors, _ in control]
+    found = hierarchical_bootstrap(arm, control).difference
+    assert (found.low, found.high) == pytest.approx((0.1, 0.1))
+
+
+def test_one_seed_has_an_interval_over_sources_and_no_p_value():
+    arm, control = figures(0.1, seed=1), figures(0.3, seed=2)
+    found, expected = hierarchical_bootstrap([arm], [control]), paired_ratios(control, arm).difference
+    assert (found.difference.low, found.difference.high) == pytest.approx((expected.low, expected.high))
+    assert np.isnan(found.p_value)
+
+
+def test_the_number_of_resamples_is_that_asked_for():
+    arm, control = [figures(0.1, seed=s) for s in (1, 2)], [figures(0.2, seed=s) for s in (3, 4)]
+    assert hierarchical_bootstrap(arm, control, resamples=99).p_value == pytest.approx(2 / 100)
 
 
 def test_the_value_is_the_mean_difference_over_seeds():
