@@ -8,7 +8,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow lint format clean clean-venv stale
+.PHONY: help install demo test test-slow mutants lint format clean clean-venv stale
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -40,6 +40,12 @@ test: lint ## Lint, types, layers and all tests but the slow ones
 
 test-slow: $(INSTALLED) ## The slow tests: learning, killed runs, real data
 	$(BIN)/python -m pytest -m slow
+
+# MUTANTS='--file freerun/search/beam.py' passes options on; the script's --help explains them.
+MINUTES ?= 60
+MUTANTS ?=
+mutants: $(INSTALLED) ## Change the code in small ways, each of which a test should notice (MINUTES=60; resumes)
+	$(BIN)/python scripts/mutants.py --minutes $(MINUTES) --processes 2 $(MUTANTS)
 
 lint: $(INSTALLED) ## Lint, format, types and layers
 	$(BIN)/ruff check .
