@@ -342,6 +342,13 @@ def test_prefixes_longer_than_the_length_bound_can_be_forced():
     assert [each.length for each in prefix_switch(found, short)] == switch_lengths(found)
 
 
+def test_prefixes_go_from_one_token_to_what_nine_of_ten_references_have():
+    found, _ = recorded(derails, *WORDS)
+    longest = int(np.quantile([len(word) for word in WORDS], 0.9))
+    assert longest > 2
+    assert switch_lengths(found, points=2) == [1, longest]
+
+
 def test_an_empty_reference_is_one():
     found, recorder = recorded(never_errs, "", "ab")
     assert identity(found).right_free == 2
