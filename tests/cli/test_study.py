@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from tests.conftest import SHARED
+
+RECORDED = Path(__file__).parents[2] / "docs" / "studies" / "german-inflection"
 BASE = """
 [data]
 train = "train.tsv"
@@ -263,3 +268,19 @@ def test_a_stopped_study_goes_on_where_it_was(freerun, folder):
     result = freerun("study", folder / "study.toml", "--out", out)
     assert result.code == 0
     assert '"event": "resume"' in journal.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_a_recorded_study_prints_what_was_recorded(freerun, tmp_path):
+    folder, data = tmp_path / "study", SHARED / "data" / "inflection-2016" / "german"
+    shutil.copytree(RECORDED, folder)
+    lines = (data / "dev.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
+    shutil.copy(data / "train.tsv", folder / "train.tsv")
+    (folder / "dev.tsv").write_text("".join(lines[::2]), encoding="utf-8")
+    (folder / "held.tsv").write_text("".join(lines[1::2]), encoding="utf-8")
+    result = freerun("study", folder / "study.toml", "--out", folder)
+    assert result.code == 0
+    assert "40 runs, 40 of them finished before" in result.err
+    for name in ("analysis.json", "study.json"):
+        assert (folder / name).read_bytes() == (RECORDED / name).read_bytes()

@@ -198,6 +198,12 @@ def test_updates_to_an_error_count_the_seeds_that_came_to_it():
     assert [arm.to_reach for arm in found.arms] == [(200.0, 1), (300.0, 1)]
 
 
+def test_an_arms_time_and_updates_are_means_over_seeds():
+    results = [result("teacher", seed, 0.1, seconds=40.0 * seed, updates=100 * seed) for seed in (1, 2)]
+    (arm,) = analyse(results, ["teacher"], "teacher", "symbol_error_rate.free").arms
+    assert (arm.seconds, arm.updates) == (60.0, 150.0)
+
+
 def test_without_the_control_nothing_is_compared():
     found = analyse([result("arm", 0, 0.1)], ["teacher", "arm"], "teacher", "symbol_error_rate.free")
     assert found.comparisons == []
