@@ -53,11 +53,11 @@ class _Recipe:
     batch_size: int
     dropout: float
     passes: int
-    attention: str = "bahdanau"
+    attention: str = "luong"
 
 
 _RECIPES = (
-    _Recipe(8_000, 256, 1, 32, 0.4, 40),
+    _Recipe(8_000, 256, 1, 32, 0.4, 40, "bahdanau"),
     _Recipe(40_000, 256, 1, 64, 0.3, 20),
     _Recipe(math.inf, 256, 2, 128, 0.2, 12),
 )

@@ -49,7 +49,7 @@ CHANGES = {
         "spectral_norm": True,
         "r1": 1.0,
     },
-    "optimal_completion": {**DRAWS, "teacher_prob": 0.1, "longest_ratio": 3.0},
+    "optimal_completion": {**DRAWS, "teacher_prob": 0.1, "longest_ratio": 1.0},
     "minimum_risk": {**OUTPUTS, "samples": 3, "alpha": 0.3},
     "self_critical": OUTPUTS,
     "input_corruption": {"kind": "replacement", "rate": 0.6},

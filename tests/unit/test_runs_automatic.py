@@ -45,9 +45,9 @@ def config(**training):
 @pytest.fixture(autouse=True)
 def recipes(monkeypatch):
     """Fixed ones, for those of the program follow what was measured on real data."""
-    made = (automatic._Recipe(1000, 256, 1, 32, 0.4, 60), automatic._Recipe(math.inf, 300, 2, 128, 0.2, 20))
-    monkeypatch.setattr(automatic, "_RECIPES", made)
-    monkeypatch.setattr(automatic, "_SENTENCES", automatic._Recipe(math.inf, 512, 1, 128, 0.3, 15))
+    small = automatic._Recipe(1000, 256, 1, 32, 0.4, 60, "bahdanau")
+    monkeypatch.setattr(automatic, "_RECIPES", (small, automatic._Recipe(math.inf, 300, 2, 128, 0.2, 20, "bahdanau")))
+    monkeypatch.setattr(automatic, "_SENTENCES", automatic._Recipe(math.inf, 512, 1, 128, 0.3, 15, "bahdanau"))
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,8 @@ def test_sizes_suit_the_data(pairs, length, vocabulary, expected):
 def test_recipes_of_the_program_cover_all_sizes(monkeypatch):
     monkeypatch.undo()
     assert automatic._RECIPES[-1].pairs == math.inf
+    assert [recipe.attention for recipe in automatic._RECIPES] == ["bahdanau", "luong", "luong"]
+    assert automatic._SENTENCES.attention == "luong"
     assert sorted(automatic._RECIPES, key=lambda recipe: recipe.pairs) == list(automatic._RECIPES)
 
 
