@@ -58,7 +58,7 @@ class _Recipe:
 
 _RECIPES = (
     _Recipe(8_000, 256, 1, 32, 0.4, 40, "bahdanau"),
-    _Recipe(40_000, 256, 1, 64, 0.3, 20),
+    _Recipe(40_000, 256, 1, 64, 0.3, 20, "bahdanau"),
     _Recipe(math.inf, 256, 2, 128, 0.2, 12),
 )
 _SENTENCES = _Recipe(math.inf, 512, 1, 128, 0.3, 8)
