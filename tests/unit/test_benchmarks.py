@@ -122,3 +122,34 @@ def test_simulated_error_rates_are_a_markdown_table(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + rows and len({line.count("|") for line in lines}) == 1
     assert all(line.rstrip("| ").endswith("%") for line in lines[2:])
+
+
+def test_batches_are_described_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pairs.tsv").write_text("".join(f"{'ab' * n}\t{'x ' * n}\n" for n in (1, 2, 3, 4) for _ in range(4)))
+    monkeypatch.setattr(sys, "argv", ["batches.py", str(tmp_path / "pairs.tsv"), "--batch-size", "4"])
+    runpy.run_path(str(BENCHMARKS / "batches.py"), run_name="__main__")
+    # a batch holds the four pairs of one length, so it comes again, unpadded; the shortest fifth has 3 pairs
+    expected = (
+        "company again 100.0 % (by chance 25.0 %), padded / real source tokens 1.000, target tokens 1.000, "
+        "weight of a token in the shortest fifth 1.75, in the longest 0.70\n"
+    )
+    assert capsys.readouterr().out == expected
+
+
+def test_variants_of_the_automatic_choice_are_a_markdown_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = {f"beam {size}": {"sequence_accuracy.free": 0.9, "bleu.free": 30.0} for size in (1, 5)}
+    for name, variant, seed in (("mt-x", "luong", 1), ("g2p", "luong", 1), ("g2p", "luong", 2), ("g2p", "other", 1)):
+        run = {"set": name, "variant": variant, "seed": seed, "updates": 1, "core_minutes": 2, "figures": figures}
+        (tmp_path / f"{name}.{variant}.{seed}.json").write_text(json.dumps(run))
+    monkeypatch.setattr(sys, "argv", ["dev_sets.py", "data", str(tmp_path), "--table"])
+    runpy.run_path(str(BENCHMARKS / "dev_sets.py"), run_name="__main__")
+    assert capsys.readouterr().out.splitlines() == [
+        "| set | luong | other |",
+        "|---|---|---|",
+        "| g2p | 10.00, 10.00 (greedy 10.00, 10.00); 1 updates, 2.0 min | 10.00 (greedy 10.00); 1 updates, 2.0 min |",
+        "| mt-x | BLEU 30.00 (greedy 30.00); 1 updates, 2.0 min |  |",
+    ]
