@@ -53,15 +53,15 @@ class _Recipe:
     batch_size: int
     dropout: float
     passes: int
-    attention: str = "luong"
+    attention: str
 
 
 _RECIPES = (
     _Recipe(8_000, 256, 1, 32, 0.4, 40, "bahdanau"),
     _Recipe(40_000, 256, 1, 64, 0.3, 20, "bahdanau"),
-    _Recipe(math.inf, 256, 2, 128, 0.2, 12),
+    _Recipe(math.inf, 256, 2, 128, 0.2, 12, "bahdanau"),
 )
-_SENTENCES = _Recipe(math.inf, 512, 1, 128, 0.3, 8)
+_SENTENCES = _Recipe(math.inf, 512, 1, 128, 0.3, 8, "luong")
 """For running text: long targets over thousands of words or pieces."""
 
 

@@ -76,7 +76,7 @@ def test_sizes_suit_the_data(pairs, length, vocabulary, expected):
 def test_recipes_of_the_program_cover_all_sizes(monkeypatch):
     monkeypatch.undo()
     assert automatic._RECIPES[-1].pairs == math.inf
-    assert [recipe.attention for recipe in automatic._RECIPES] == ["bahdanau", "bahdanau", "luong"]
+    assert [recipe.attention for recipe in automatic._RECIPES] == ["bahdanau"] * 3
     assert automatic._SENTENCES.attention == "luong"
     assert sorted(automatic._RECIPES, key=lambda recipe: recipe.pairs) == list(automatic._RECIPES)
 
