@@ -235,7 +235,8 @@ def test_first_singular_vectors_come_from_the_seed_and_the_layer():
     close(found, vectors(1, spoiled=5), 0.0)
     assert len(found) == 6
     assert not any(found[name].equal(other[name]) for name in found if len(found[name]) > 1)
-    assert len({tuple(values[:3].tolist()) for values in found.values()}) == 6
+    # the ratio of the first two entries does not depend on how many there are, nor on the norm
+    assert len({round((values[1] / values[0]).item(), 9) for values in found.values()}) == 6
     assert all(values.norm().item() == pytest.approx(1.0) for values in found.values())
 
 
