@@ -236,7 +236,7 @@ def test_first_singular_vectors_come_from_the_seed_and_the_layer():
     assert len(found) == 6
     assert not any(found[name].equal(other[name]) for name in found if len(found[name]) > 1)
     # the ratio of the first two entries does not depend on how many there are, nor on the norm
-    assert len({round((values[1] / values[0]).item(), 9) for values in found.values()}) == 6
+    assert len({round((values[1] / values[0]).item(), 4) for values in found.values()}) == 6
     assert all(values.norm().item() == pytest.approx(1.0) for values in found.values())
 
 
