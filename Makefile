@@ -38,7 +38,7 @@ $(DEMO_DATA)/test.tsv: | $(INSTALLED)
 test: lint ## Lint, types, layers and all tests but the slow ones
 	$(BIN)/python -m pytest -n 2
 
-test-slow: $(INSTALLED) ## The slow tests: learning, killed runs, real data
+test-slow: $(INSTALLED) ## The slow tests: learning, killed runs, real data, a sample of the planted bugs
 	$(BIN)/python -m pytest -m slow
 
 # MUTANTS='--file freerun/search/beam.py' passes options on; the script's --help explains them.
