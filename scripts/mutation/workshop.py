@@ -34,7 +34,7 @@ class Outcome:
 
 
 class Workshop:
-    """Runs tests in a copy of ``root``, which is ``path`` below ``folder``; logs are beside it."""
+    """Runs tests in a copy of ``root``, which is ``path`` below ``folder``; logs are stored next to it."""
 
     def __init__(self, root: Path, folder: Path) -> None:
         self.path, self._folder = folder / "copy", folder

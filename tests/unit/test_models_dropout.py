@@ -58,7 +58,7 @@ def test_a_mask_does_not_depend_on_how_many_steps_follow():
 
 
 def test_other_options_leave_a_mask_as_it_is():
-    """Each mask has its own stream: more layers, or embedding dropout beside it, change no other mask."""
+    """Each mask has its own stream: more layers, or additional embedding dropout, change no other mask."""
     plain, tokens_too, deeper = (
         masks_of(network(dropout=0.5, **options)) for options in ({}, {"embedding_dropout": 0.5}, {"num_layers": 4})
     )
