@@ -22,7 +22,7 @@ from freerun.export.weights import Linear
 from freerun.files import bytes_hash
 from freerun.runs.export import _first_states_limit
 from freerun.runtime.bundle import GRAPHS, Bundle, graph_file, read_bundle
-from freerun.runtime.graphs import open_session
+from freerun.runtime.session import open_session
 from freerun.search.hypothesis import Hypothesis
 from tests.exported import write_model
 from tests.networks import network
@@ -241,21 +241,29 @@ def test_an_unsupported_opset_is_told(bundle):
     model = onnx.load(bundle / "greedy.onnx")
     model.opset_import[0].version = 9999
     put(bundle, "greedy.onnx", model.SerializeToString())
-    found = message(bundle, runtime="onnx")
-    assert found.startswith(f"{bundle / 'greedy.onnx'}: onnxruntime ")
-    assert " cannot run this graph (ONNX Runtime only " in found and "9999" in found
+    assert message(bundle, runtime="onnx") == (
+        f"{bundle / 'greedy.onnx'}: damaged: it has IR version 9 and opsets '' 9999, and freerun writes 9 and '' 20. "
+        f"Expected a graph that freerun exported, of this model's sizes. {AGAIN}"
+    )
+
+
+def test_what_onnxruntime_cannot_run_is_told():
+    with pytest.raises(BundleError) as error:
+        open_session(b"garbage", 1, "greedy.onnx")
+    found = str(error.value)
+    assert found.startswith("greedy.onnx: onnxruntime ") and " cannot run this graph (" in found
     assert found.endswith("or install another version of onnxruntime.") and len(found) < 700
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x08\x08" * 50])
 def test_what_is_no_graph_is_told_even_with_the_right_hash(bundle, content):
     put(bundle, "greedy.onnx", content)
-    assert message(bundle, runtime="onnx").startswith(f"{bundle / 'greedy.onnx'}: onnxruntime ")
+    assert message(bundle, runtime="onnx").startswith(f"{bundle / 'greedy.onnx'}: damaged: ")
 
 
 def test_search_checks_the_graphs_it_uses(bundle):
     put(bundle, "step.onnx", b"garbage")
-    with pytest.raises(BundleError, match=r"step\.onnx: onnxruntime"):
+    with pytest.raises(BundleError, match=r"step\.onnx: damaged: "):
         freerun.load(bundle).predict("a", freerun.Beam(2))
 
 
