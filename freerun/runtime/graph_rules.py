@@ -16,7 +16,7 @@ It can still compute nonsense, in bounded memory and, apart from decoding to the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isqrt, prod
+from math import isfinite, isqrt, prod
 from typing import Any, Final
 
 import numpy as np
@@ -203,7 +203,7 @@ def _check_range(constant: Constant, array: NDArray[Any], least: int, most: int)
 def _check_finite(constant: Constant, array: NDArray[Any], vocabulary: int) -> None:
     with np.errstate(all="ignore"):
         total = array.sum()  # four times as fast as looking at each number; it overflows only if numbers are enormous
-    if not np.isfinite(total) and not np.isfinite(array).all() and not _bans_ids(constant, array, vocabulary):
+    if not isfinite(total) and not np.isfinite(array).all() and not _bans_ids(constant, array, vocabulary):
         raise OnnxFault(f"the constant {quoted(constant.name)} has numbers that are not finite")
 
 

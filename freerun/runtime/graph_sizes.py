@@ -171,6 +171,8 @@ def _unchanged(_: Mapping[str, Any], given: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _broadcast(*shapes: Shape) -> Shape:
+    if shapes.count(shapes[0]) == len(shapes):
+        return shapes[0]
     rank = max(map(len, shapes))
     sizes = []
     for axis in zip(*[(1,) * (rank - len(shape)) + shape for shape in shapes], strict=True):
