@@ -11,6 +11,7 @@ from freerun.data.tokenizers import load_sentencepiece
 from freerun.errors import BundleError
 from freerun.strict_json import parse
 from freerun.symbols import NUM_SPECIAL, UNK
+from freerun.text import shown
 
 __all__ = ["SPECIAL_NAMES", "Vocabulary"]
 
@@ -125,7 +126,7 @@ def _damaged(where: object, what: str) -> BundleError:
 def _check_version(version: object, where: object) -> None:
     # Not isinstance: true is an int to Python.
     if type(version) is not int or version < 1:
-        raise _damaged(where, f"its version is {json.dumps(version)}")
+        raise _damaged(where, f"its version is {json.dumps(version)[:80]}")
     if version > _VERSION:
         raise BundleError(
             where,
@@ -140,7 +141,7 @@ def _checked_tokens(tokens: object, where: object) -> list[str]:
         raise _damaged(where, "it has no list 'tokens'")
     for position, token in enumerate(tokens):
         if not isinstance(token, str):
-            raise _damaged(where, f"token {position} is {json.dumps(token)}, not a string")
+            raise _damaged(where, f"token {position} is {shown(token)}, not a string")
     return _distinct(tokens, where)
 
 
