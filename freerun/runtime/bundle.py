@@ -141,7 +141,7 @@ class Bundle:
         try:
             arrays: Weights = load(content)
         except (SafetensorError, ValueError, TypeError, KeyError) as error:
-            raise damaged(path, f"not a safetensors file of numbers ({error})") from None
+            raise damaged(path, f"not a safetensors file of numbers ({str(error)[:200]})") from None
         for name, array in arrays.items():
             if not np.isfinite(array).all():
                 raise BundleError(
@@ -161,7 +161,7 @@ class Bundle:
                 raise ValueError(f"its header is said to have {length:,} bytes")
             found = _shapes_in(parse(content[8 : 8 + length]))
         except (ValueError, RecursionError) as error:
-            raise damaged(path, f"not a safetensors file of this model's numbers ({error})") from None
+            raise damaged(path, f"not a safetensors file of this model's numbers ({str(error)[:200]})") from None
         fault = _first_difference(found, self.limits.shapes)
         if fault:
             raise BundleError(

@@ -137,6 +137,8 @@ def _damaged(draw, name: str, content: bytes, other: bytes) -> bytes:
 
 
 def _take_hash(case: Path, name: str, content: bytes) -> None:
+    if (case / "config.json").is_symlink():  # to something endless
+        return
     try:
         config = json.loads((case / "config.json").read_bytes())
         config["files"][name] = bytes_hash(content)

@@ -85,7 +85,7 @@ class Texts:
         for pair in found:
             for field in pair[:2]:
                 field.encode()
-                assert not set("\t\n\r\0") & set(field)
+                assert not set("\t\n\0") & set(field)
         return "read pairs"
 
     def _file(self, draw, name: str) -> Path:
