@@ -147,7 +147,7 @@ def test_what_a_model_cannot_be_run_with_is_told(bundle, tmp_path):
             {"runtime": "torch", "precision": "int8"},
             "precision: int8 with torch. Expected fp32 with torch. Leave one of the two out.",
         ),
-        ({"max_length": -1}, "max_length: it is -1. Expected 0 or more tokens. Raise the maximum length."),
+        ({"max_length": -1}, "max_length: it is -1. Expected 0 to 65,536 tokens. Choose another maximum length."),
     ],
 )
 def test_impossible_choices_are_told(untouched, options, expected):
@@ -274,8 +274,8 @@ def test_search_checks_the_graphs_it_uses(bundle):
     ("key", "value", "expected"),
     [
         ("hidden_size", 5, "decoder.layers.0.bias_hh is (16,) and should be (20,)"),
-        ("num_layers", 1, "decoder.layers.1.bias_hh is (16,) and should be nothing"),
-        ("attention", "dot", "decoder.attention.combine.weight is nothing and should be (4, 8)"),
+        ("num_layers", 1, "decoder.layers.1.bias_hh is (16,), and the model has none"),
+        ("attention", "dot", "decoder.attention.combine.weight is missing and should be (4, 8)"),
     ],
 )
 def test_weights_that_do_not_fit_the_sizes_are_told(tmp_path, key, value, expected):
@@ -284,7 +284,7 @@ def test_weights_that_do_not_fit_the_sizes_are_told(tmp_path, key, value, expect
     with pytest.raises(BundleError) as error:
         graph_files(read_bundle(folder), "fp32")
     assert str(error.value) == (
-        f"{folder / 'model.safetensors'}: the weights do not fit the sizes in config.json: {expected}. "
+        f"{folder / 'model.safetensors'}: the weights do not fit the sizes in config.json ({expected}). "
         "Expected the weights of this bundle. Copy the whole bundle again."
     )
 
