@@ -8,7 +8,7 @@ const FORMAT = "freerun bundle";
 const VERSION = 1;
 const VOCABULARY_VERSION = 1;
 /** What no length bound exceeds, as MOST_TOKENS of freerun/search/bound.py. */
-const MAX_LENGTH = 2 ** 31;
+const MAX_LENGTH = 2 ** 16;
 const SIDES = ["source", "target"];
 const AGAIN = "Copy the whole bundle again";
 const EXPORT = "Export it: freerun export MODEL";
@@ -76,10 +76,20 @@ function exportOf(precision) {
 
 function parsed(name, bytes) {
   try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes));
-  } catch {
-    throw new BundleError(name, "it is not JSON", "Expected a file of an exported bundle", AGAIN);
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes), strict);
+  } catch (error) {
+    const what = error instanceof RangeError ? `damaged: ${error.message}` : "it is not JSON";
+    throw new BundleError(name, what, "Expected a file of an exported bundle", AGAIN);
   }
+}
+
+/** A value of a JSON file, unless JSON allows it and freerun/strict_json.py does not. */
+function strict(key, value) {
+  for (const text of [key, value]) {
+    if (/\p{Surrogate}/u.test(text)) throw new RangeError(`the string ${JSON.stringify(text)} has half a surrogate pair`);
+  }
+  if (typeof value === "number" && !Number.isFinite(value)) throw new RangeError("a number is too large");
+  return value;
 }
 
 function checkedConfig(config) {
@@ -126,7 +136,6 @@ function tokensIn(name, content) {
   const known = new Set();
   for (const token of content.tokens) {
     if (typeof token !== "string") throw damaged(`the token ${JSON.stringify(token)} is not a string`);
-    if (/\p{Surrogate}/u.test(token)) throw damaged(`the token ${JSON.stringify(token)} has half a surrogate pair`);
     if (known.has(token)) throw damaged(`the token ${JSON.stringify(token)} occurs twice`);
     known.add(token);
   }

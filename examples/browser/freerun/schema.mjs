@@ -2,7 +2,10 @@
 
 const isTable = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
-const whole = (least) => [(value) => Number.isSafeInteger(value) && value >= least, `a whole number, ${least} or more`];
+const whole = (least, most = Number.MAX_SAFE_INTEGER) => [
+  (value) => Number.isSafeInteger(value) && value >= least && value <= most,
+  `a whole number, ${least} or more`,
+];
 const word = (...words) => [(value) => words.includes(value), `one of "${words.join('", "')}"`];
 const optional = ([fits, expected]) => [(value) => value === undefined || value === null || fits(value), expected];
 
@@ -12,7 +15,7 @@ const NUMBER = [(value) => Number.isFinite(value) && value >= 0, "a number, 0 or
 const TABLE = [isTable, "a table"];
 const STRINGS = [(value) => isTable(value) && Object.values(value).every(STRING[0]), "a table of strings"];
 const TOKENS = [
-  (value) => typeof value === "string" && /^(char|whitespace|sentencepiece:[0-9]+)$/.test(value),
+  (value) => typeof value === "string" && /^(char|whitespace|sentencepiece:[0-9]{1,9})$/.test(value),
   '"char", "whitespace" or "sentencepiece:N"',
 ];
 
@@ -30,7 +33,7 @@ const CONFIG = {
     target_vocabulary: whole(1),
     embedding_size: whole(1),
     hidden_size: whole(1),
-    num_layers: whole(1),
+    num_layers: whole(1, 1000),
     cell: word("lstm", "gru", "rnn"),
     bidirectional: TRUTH,
     context: word("init", "every_step"),
