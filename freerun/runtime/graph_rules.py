@@ -28,7 +28,7 @@ from freerun.runtime.onnx_file import Attribute, Constant, Declared, Node, OnnxF
 from freerun.runtime.sizes import Sizes
 from freerun.symbols import NEVER_WRITTEN
 
-__all__ = ["IR_VERSION", "OPERATORS", "OPSET", "check_graph"]
+__all__ = ["IR_VERSION", "OPERATORS", "OPSET", "check_graph", "checked_constants"]
 
 OPSET: Final = 20
 """Of the standard operators, the only ones used: the first in which ReduceMax takes truth values."""
@@ -83,7 +83,7 @@ def check_graph(file: OnnxFile, name: str, sizes: Sizes) -> None:
     for node in graph.nodes:
         _check_node(node, max(widest, _LEAST_LIMIT))
     _check_loops(graph, name)
-    contents = _checked_constants(graph, sizes.target_vocabulary, max(widest, _LEAST_LIMIT))
+    contents = checked_constants(graph, sizes.target_vocabulary, max(widest, _LEAST_LIMIT))
     _check_interface("input", graph.inputs, inputs_of(name, sizes))
     _check_interface("output", graph.outputs, outputs_of(name, sizes))
     check_growth(graph, contents, _PER_LAYER * (min(sizes.num_layers, len(graph.nodes)) + 2) * widest)
@@ -166,8 +166,11 @@ def _is_one(constant: Constant) -> bool:
 #  constants -----------------------------------------------------------------------------------------------------------
 
 
-def _checked_constants(graph: OnnxGraph, vocabulary: int, limit: int) -> dict[str, Shape]:
-    """Check all constants; returns the whole numbers that may say what a shape is."""
+def checked_constants(graph: OnnxGraph, vocabulary: int, limit: int) -> dict[str, Shape]:
+    """Check all constants; returns the numbers of those that may say what a shape is, by name.
+
+    ``vocabulary`` is the number of target ids; whole numbers may not exceed ``limit``.
+    """
     contents = {}
     for constant in graph.constants:
         array = _array(constant)

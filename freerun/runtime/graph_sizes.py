@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from freerun.runtime.onnx_file import Declared, Node, OnnxFault, OnnxGraph, quoted
 
-__all__ = ["MAX_CONTENT", "RULES", "Shape", "check_growth"]
+__all__ = ["MAX_CONTENT", "RULES", "Shape", "check_growth", "shapes_of"]
 
 _SMALL: Final = {"B": 2, "S": 3, "T": 5, "E": 2, "R": 7, "P": 11, "K": 2}
 """The sizes of small inputs, named as in docs/export.md. N is E * R: R rows for each entry."""
@@ -56,6 +56,12 @@ def check_growth(graph: OnnxGraph, contents: Mapping[str, Shape], per_position: 
         _Evaluation(sizes, 8 * stored + per_position * prod(sizes.values())).run(graph, contents)
 
 
+def shapes_of(graph: OnnxGraph, contents: Mapping[str, Shape], sizes: Mapping[str, int]) -> dict[str, Shape]:
+    """The shapes of a graph's values by name for the ``sizes`` B, S, T, E, R, N, P and K; not those in bodies."""
+    known = _Evaluation(sizes, _LARGE).run(graph, contents)
+    return {name: tensor.shape for name, tensor in known.items()}
+
+
 def _free_sizes(graph: OnnxGraph) -> list[str]:
     """The sizes that are known only at run time."""
     axes = {axis for each in graph.inputs for axis in each.shape if isinstance(axis, str)}
@@ -73,8 +79,8 @@ class _Evaluation:
         self._sizes = {**sizes, "N": sizes.get("E", 1) * sizes.get("R", 1)}
         self._left = most
 
-    def run(self, graph: OnnxGraph, contents: Mapping[str, Shape]) -> None:
-        """Go through the nodes of a graph."""
+    def run(self, graph: OnnxGraph, contents: Mapping[str, Shape]) -> dict[str, Tensor]:
+        """All values of a graph by name."""
         known = {each.name: self._input(each) for each in graph.inputs}
         for constant in graph.constants:
             _add(known, constant.name, Tensor(constant.dims, contents.get(constant.name)))
@@ -82,6 +88,7 @@ class _Evaluation:
         for declared in graph.outputs:
             if declared.name not in known or known[declared.name].shape != self._input(declared).shape:
                 raise OnnxFault(f"its output {quoted(declared.name)} has not the shape that it is declared with")
+        return known
 
     def _input(self, declared: Declared) -> Tensor:
         shape = tuple([size if isinstance(size, int) else self._sizes[size] for size in declared.shape])

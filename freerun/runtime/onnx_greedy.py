@@ -15,8 +15,8 @@ from freerun.symbols import EOS, NUM_SPECIAL
 
 __all__ = ["OnnxGreedy"]
 
-
 _OUTPUTS = ["tokens", "scores"]
+_INT64 = np.dtype(np.int64)
 
 
 class OnnxGreedy:
@@ -42,29 +42,32 @@ class OnnxGreedy:
         session = self._graphs.session("greedy")
         steps = source_ids.shape[1] + max(bounds) + 1
         tokens, scores = session.run(_OUTPUTS, feeds, rows=len(sources), steps=steps)
-        if tokens.shape != scores.shape or tokens.ndim != 2 or len(tokens) != len(sources) or tokens.dtype != np.int64:
+        if tokens.shape != scores.shape or tokens.ndim != 2 or len(tokens) != len(sources) or tokens.dtype != _INT64:
             shapes = f"tokens {tokens.dtype} {tokens.shape} and scores {scores.dtype} {scores.shape}"
             raise session.damaged(f"it gave {shapes} for {len(sources)} sources")
         size = self._graphs.vocabulary_size
-        found = [_hypothesis(*row, size) for row in zip(tokens.tolist(), scores.tolist(), bounds, strict=True)]
-        outputs = [hypothesis for hypothesis in found if hypothesis is not None]
-        if len(outputs) != len(found):
-            raise session.damaged(f"it wrote ids outside of 0 to {size - 1}, or too few of them")
-        return outputs
+        try:
+            return [_hypothesis(*row, size) for row in zip(tokens.tolist(), scores.tolist(), bounds, strict=True)]
+        except IndexError as error:
+            raise session.damaged(str(error)) from None
 
 
-def _hypothesis(tokens: list[int], scores: list[float], bound: int, size: int) -> Hypothesis | None:
+def _hypothesis(tokens: list[int], scores: list[float], bound: int, size: int) -> Hypothesis:
     """From tokens and scores [T], padded; without an end among them, ``bound`` tokens were written.
 
-    None for what is no output: ids beyond the vocabulary of ``size``, or fewer than there have to be.
+    IndexError for ids beyond the vocabulary of ``size``, or fewer than there have to be.
     """
     truncated = EOS not in tokens
     length = bound if truncated else tokens.index(EOS)
     ids = tokens[:length]
-    if length > len(tokens) or (ids and not 0 <= min(ids) <= max(ids) < size):
-        return None
     kept = tuple(scores[: length + (not truncated)])
-    if ids and min(ids) < NUM_SPECIAL:
-        kept = (math.nan,)  # PAD, BOS and UNK are the best only where no probability is a number
+    if length > len(tokens):
+        raise IndexError(f"it wrote {len(tokens)} ids and no end, and the length bound is {bound}")
+    if ids:
+        least, most = min(ids), max(ids)
+        if least < 0 or most >= size:
+            raise IndexError(f"it wrote an id outside of 0 to {size - 1}")
+        if least < NUM_SPECIAL:
+            kept = (math.nan,)  # PAD, BOS and UNK are the best only where no probability is a number
     score = sum(kept)
     return Hypothesis(tuple(ids), score, kept, score, truncated)

@@ -5,7 +5,8 @@ Legend: B sources, N rows, E entries, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class OnnxStepper:
         self._statics: dict[str, Any] = {}
         self._entries = SharedEntries(0)
         self._log_probs: Any = None
+        self._number, self._k = 0, None
 
     def start(self, source_ids: Ids, lengths: Ids) -> None:
         """Read sources: ids [B, S], right-padded, and their lengths [B].
@@ -65,11 +67,13 @@ class OnnxStepper:
         wanted = [_STATE, _LOG_PROBS, *([_IDS, _BEST] if in_graph else [])]
         most = self.vocabulary_size - len(NEVER_WRITTEN)
         number = min(k, most) if in_graph and k is not None else 1
-        feeds = {"tokens": _value(tokens), "origins": _value(origins), "k": _value(np.array([number]))}
+        if number != self._number:
+            self._number, self._k = number, _value(np.array([number]))
+        feeds = {"tokens": _value(tokens), "origins": _value(origins), "k": self._k}
         feeds |= {"state": self._state, **self._statics}
         session = self._graphs.session("step")
         self._state, self._log_probs, *best = session.run_with_ort_values(wanted, feeds, len(tokens))
-        if not best:
+        if not in_graph:
             return best_allowed(self._all_log_probs(len(tokens)), k, banned)
         ids, values = best[0].numpy(), best[1].numpy()
         if not ids.shape == values.shape == (len(tokens), number):
@@ -101,6 +105,12 @@ class OnnxStepper:
 
 def _value(array: np.ndarray[Any, Any]) -> Any:
     """An array as onnxruntime holds it."""
-    from onnxruntime import OrtValue
+    return _from_numpy()(np.ascontiguousarray(array))
 
-    return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+
+@cache
+def _from_numpy() -> Callable[[np.ndarray[Any, Any]], Any]:
+    from onnxruntime import OrtValue  # when it is needed: it takes longer to import than all the rest
+
+    make: Callable[[np.ndarray[Any, Any]], Any] = OrtValue.ortvalue_from_numpy
+    return make

@@ -32,54 +32,59 @@ _SHORT: Final = 2_000_000_000
 
 
 class Session:
-    """A graph, ready to run in any thread. ``where`` is its file."""
+    """A graph, ready to run in any thread. ``where`` is its file.
+
+    ``rows`` and ``steps`` of a run say how long it may take: one that may be long is made so that signals end it.
+    """
 
     def __init__(self, session: Any, size: int, where: Path | str) -> None:
         """``size`` is that of the file in bytes."""
         self.where = where
-        self._session = session
+        self.output_names = [output.name for output in session.get_outputs()]
         self._size = size
-
-    @property
-    def output_names(self) -> list[str]:
-        """The names of all outputs."""
-        return [output.name for output in self._session.get_outputs()]
+        self._run, self._run_values = session.run, session.run_with_ort_values
 
     def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, Any], rows: int = 1, steps: int = 1) -> list[Any]:
-        """The ``outputs`` (or all of them) as NumPy arrays; ``rows`` and ``steps`` say how long it may take.
+        """The ``outputs`` (or all of them) as NumPy arrays.
 
         Raises:
             BundleError: onnxruntime gives up.
         """
-        return self._run(self._session.run, outputs, feeds, rows, steps)
+        try:
+            if steps * (_NODES + rows * self._size) <= _SHORT:
+                found: list[Any] = self._run(outputs, feeds)
+                return found
+            return _interruptible(self._run, outputs, feeds)
+        except Exception as error:  # noqa: BLE001 (onnxruntime's errors have no common base but this one)
+            raise self._failure(error) from None
 
     def run_with_ort_values(
         self, outputs: Sequence[str], feeds: Mapping[str, Any], rows: int = 1, steps: int = 1
     ) -> list[Any]:
         """The same with onnxruntime's own tensors."""
-        return self._run(self._session.run_with_ort_values, outputs, feeds, rows, steps)
+        try:
+            if steps * (_NODES + rows * self._size) <= _SHORT:
+                found: list[Any] = self._run_values(outputs, feeds)
+                return found
+            return _interruptible(self._run_values, outputs, feeds)
+        except Exception as error:  # noqa: BLE001 (onnxruntime's errors have no common base but this one)
+            raise self._failure(error) from None
 
     def damaged(self, what: str) -> BundleError:
         """An error about what the graph gave."""
         return BundleError(self.where, f"damaged: {what}", "Expected a graph that freerun exported", EXPORT_AGAIN)
 
-    def _run(
-        self,
-        run: Callable[..., list[Any]],
-        outputs: Sequence[str] | None,
-        feeds: Mapping[str, Any],
-        rows: int,
-        steps: int,
-    ) -> list[Any]:
-        try:
-            if steps * (_NODES + rows * self._size) <= _SHORT:
-                return run(outputs, feeds)
-            options = _onnxruntime().RunOptions()
-            return interruptible(lambda: run(outputs, feeds, options), lambda: setattr(options, "terminate", True))
-        except Exception as error:
-            if isinstance(error, _FAILURES) or type(error).__module__.startswith("onnxruntime"):
-                raise self.damaged(f"onnxruntime gave up ({_in_short(error)})") from None
-            raise  # of a signal's handler
+    def _failure(self, error: Exception) -> Exception:
+        """What is to be raised instead of an error of a run."""
+        if isinstance(error, _FAILURES) or type(error).__module__.startswith("onnxruntime"):
+            return self.damaged(f"onnxruntime gave up ({_in_short(error)})")
+        return error  # of a signal's handler
+
+
+def _interruptible(run: Callable[..., list[Any]], outputs: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
+    """``run(outputs, feeds)``, which ends early if a signal's handler raises."""
+    options = _onnxruntime().RunOptions()
+    return interruptible(lambda: run(outputs, feeds, options), lambda: setattr(options, "terminate", True))
 
 
 def open_session(content: bytes, threads: int, where: Path | str) -> Session:
@@ -99,7 +104,7 @@ def open_session(content: bytes, threads: int, where: Path | str) -> Session:
         return Session(
             runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"]), len(content), where
         )
-    except Exception as error:  # noqa: BLE001 (its errors have no common base but this one)
+    except Exception as error:  # noqa: BLE001 (onnxruntime's errors have no common base but this one)
         raise BundleError(
             where,
             f"onnxruntime {runtime.__version__} cannot run this graph ({_in_short(error)})",

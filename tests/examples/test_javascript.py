@@ -111,10 +111,7 @@ CONFIG_DAMAGES = [
     *((f"model.{key}", value) for key in ("bidirectional", "tied_output") for value in (REMOVED, None, 0, "no")),
     *(("model.input_feeding", value) for value in (0, "no", [])),
     *(("length_bound.longest_target", value) for value in (REMOVED, None, -1, 1.5, "5", True)),
-    *(
-        ("length_bound.largest_ratio", value)
-        for value in (REMOVED, None, -0.5, "1", True, [], float("nan"), 10**400)
-    ),
+    *(("length_bound.largest_ratio", value) for value in (REMOVED, None, -0.5, "1", True, [], float("nan"), 10**400)),
     *(("length_bound.fixed", value) for value in ("abc", "9", -1, 1.5, True, [], {})),
     *(("most_frequent_target", value) for value in (REMOVED, None, 1, ["v"], "\ud800")),
     *(("training", value) for value in (REMOVED, None, [], "x")),

@@ -81,10 +81,11 @@ def test_outputs_end_where_they_say_or_at_the_bound():
 @pytest.mark.parametrize(
     ("tokens", "expected"),
     [
-        ([[4, 9, 2], [2, 0, 0]], "it wrote ids outside of 0 to 8, or too few of them"),
-        ([[4, -1, 2], [2, 0, 0]], "it wrote ids outside of 0 to 8, or too few of them"),
-        ([[4, 2**62, 2], [2, 0, 0]], "it wrote ids outside of 0 to 8, or too few of them"),
-        ([[4, 4, 4], [2, 0, 0]], "it wrote ids outside of 0 to 8, or too few of them"),
+        ([[4, 9, 2], [2, 0, 0]], "it wrote an id outside of 0 to 8"),
+        ([[4, -1, 2], [2, 0, 0]], "it wrote an id outside of 0 to 8"),
+        ([[2, 0, 0], [4, 2**62, 2]], "it wrote an id outside of 0 to 8"),
+        ([[4, 4, 4], [2, 0, 0]], "it wrote 3 ids and no end, and the length bound is 4"),
+        ([[], []], "it wrote 0 ids and no end, and the length bound is 4"),
         ([[4, 2]], "it gave tokens int64 (1, 2) and scores float32 (1, 2) for 2 sources"),
         ([4, 2], "it gave tokens int64 (2,) and scores float32 (2,) for 2 sources"),
         ([[[4, 2]], [[4, 2]]], "it gave tokens int64 (2, 1, 2) and scores float32 (2, 1, 2) for 2 sources"),
