@@ -273,17 +273,36 @@ def test_short_runs_and_other_threads_need_no_thread_of_their_own(monkeypatch):
     assert found == [thread]
 
 
+class Telling(Giving):
+    """A session that says whether it runs in the main thread, and with how many arguments."""
+
+    def run(self, *arguments):
+        return [threading.current_thread() is threading.main_thread(), len(arguments)]
+
+    run_with_ort_values = run
+
+
+@pytest.mark.parametrize("method", ["run", "run_with_ort_values"])
 @pytest.mark.parametrize(
-    ("rows", "steps", "alone"), [(1, 1, True), (1, 10**4, False), (10**6, 1, False), (1, 300, True)]
+    ("rows", "steps", "alone"), [(1, 1, True), (1, 10**4, False), (10**6, 1, False), (1, 300, True), (0, 10**6, False)]
 )
-def test_what_may_take_long_has_a_thread_of_its_own(rows, steps, alone):
+def test_what_may_take_long_has_a_thread_of_its_own(method, rows, steps, alone):
     """For a graph of 5 MB: 1,000 reads of all weights take about half a second."""
+    session = Session(Telling(), 5_000_000, "x")
+    assert getattr(session, method)([], {}, rows, steps) == [alone, 2 if alone else 3]
 
-    class Telling:
-        def run(self, *arguments):
-            return [threading.current_thread() is threading.main_thread(), len(arguments)]
 
-    assert Session(Telling(), 5_000_000, "x").run([], {}, rows, steps) == [alone, 2 if alone else 3]
+def test_greedy_decoding_and_the_encoder_say_how_long_they_may_take(monkeypatch):
+    """Rows, and steps: source positions, and for greedy decoding the tokens of the longest output, with its end."""
+    seen = []
+    monkeypatch.setattr(Session, "run", lambda *arguments, **named: seen.append(named) or 1 / 0)
+    monkeypatch.setattr(Session, "run_with_ort_values", lambda *arguments: seen.append(arguments[3:]) or 1 / 0)
+    graphs = GraphsOf(network(1, torch.float32))
+    with pytest.raises(ZeroDivisionError):
+        OnnxGreedy(graphs)(SOURCES, [7, 900])
+    with pytest.raises(ZeroDivisionError):
+        OnnxStepper(graphs).start(*sources(SOURCES))
+    assert seen == [{"rows": 2, "steps": 3 + 901}, (2, 3)]
 
 
 def test_results_and_errors_come_back():
