@@ -151,6 +151,7 @@ GRAPH = field(7, b"")
         (b"\x08\x09" * 2 + GRAPH, "the field ir_version of a ModelProto occurs twice"),
         (GRAPH + GRAPH, "the field graph of a ModelProto occurs twice"),
         (b"\x3a\x05", "a ModelProto ends in the middle of a field"),
+        (field(7, b"\x0a\x04") + field(8, b"\x0a\x00"), "a GraphProto ends in the middle of a field"),
         (b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "a ModelProto ends in the middle of a field"),
         (b"\x08" + b"\xff" * 9 + b"\x02", "it has a number of more than 64 bits"),
         (b"\x08" + b"\x80" * 10 + b"\x01", "it has a number of more than 64 bits"),
