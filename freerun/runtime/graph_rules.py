@@ -28,7 +28,7 @@ from freerun.runtime.onnx_file import Attribute, Constant, Declared, Node, OnnxF
 from freerun.runtime.sizes import Sizes
 from freerun.symbols import NEVER_WRITTEN
 
-__all__ = ["IR_VERSION", "OPERATORS", "OPSET", "check_graph", "checked_constants"]
+__all__ = ["IR_VERSION", "OPERATORS", "OPSET", "check_graph", "checked_constants", "most_fields"]
 
 OPSET: Final = 20
 """Of the standard operators, the only ones used: the first in which ReduceMax takes truth values."""
@@ -66,6 +66,11 @@ _LEAST_LIMIT: Final = 16
 """Whole numbers up to it are axes, ids or element types, however small a model is."""
 _PER_LAYER: Final = 64
 """Values as wide as the widest of a model that a layer may compute; freerun's layers compute up to about 20."""
+
+
+def most_fields(sizes: Sizes) -> int:
+    """Fields (names, nodes, attributes, ...) that a graph may have: twice what the largest ones have."""
+    return 2000 * (sizes.num_layers + 4)
 
 
 def check_graph(file: OnnxFile, name: str, sizes: Sizes) -> None:

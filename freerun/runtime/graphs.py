@@ -14,7 +14,7 @@ from typing import Final
 
 from freerun.errors import BundleError
 from freerun.runtime.bundle import Bundle, graph_file
-from freerun.runtime.graph_rules import check_graph
+from freerun.runtime.graph_rules import check_graph, most_fields
 from freerun.runtime.onnx_file import OnnxFault, read_onnx
 from freerun.runtime.session import EXPORT_AGAIN, Session, open_session
 from freerun.runtime.sizes import Sizes
@@ -75,10 +75,11 @@ class Graphs:
         file = graph_file(name, self.precision)
         path = self.bundle.folder / file
         content = self.bundle.checked_bytes(file)
+        sizes = Sizes.of(self.bundle.model)
         try:
-            found = read_onnx(content)
+            found = read_onnx(content, most_fields(sizes))
             check_metadata(path, found.metadata, metadata_of(self.bundle, name, self.precision))
-            check_graph(found, name, Sizes.of(self.bundle.model))
+            check_graph(found, name, sizes)
         except OnnxFault as fault:
             expected = "Expected a graph that freerun exported, of this model's sizes"
             raise BundleError(path, f"damaged: {fault}", expected, EXPORT_AGAIN) from None

@@ -16,8 +16,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 __all__ = ["Attribute", "Constant", "Declared", "Node", "OnnxFault", "OnnxFile", "OnnxGraph", "quoted", "read_onnx"]
 
-MAX_FIELDS: Final = 2**18
-"""Fields of a whole file: about six times as many as the largest graph of a model of 100 layers has."""
+MAX_FIELDS: Final = 2**20
+"""Fields of a whole file, whatever the model."""
 
 _NUMBER, _BYTES = 0, 2
 """Wire types: a number of 7 bits per byte, and a length followed by bytes."""
@@ -164,14 +164,14 @@ class OnnxFile(NamedTuple):
 Attribute: TypeAlias = int | str | tuple[int, ...] | OnnxGraph
 
 
-def read_onnx(content: bytes) -> OnnxFile:
-    """Read a file that freerun may have written.
+def read_onnx(content: bytes, most_fields: int = MAX_FIELDS) -> OnnxFile:
+    """Read a file of at most so many fields that freerun may have written.
 
     Raises:
         OnnxFault: it is damaged, or has something in it that freerun never writes.
     """
     try:
-        return _Reader(content).file()
+        return _Reader(content, most_fields).file()
     except IndexError:
         raise OnnxFault("it is truncated") from None
     except UnicodeDecodeError:
@@ -179,10 +179,10 @@ def read_onnx(content: bytes) -> OnnxFile:
 
 
 class _Reader:
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, most_fields: int) -> None:
         self._content = content
         self._view = memoryview(content)
-        self._left = MAX_FIELDS
+        self._most_fields = self._left = min(most_fields, MAX_FIELDS)
 
     # -- protobuf ------------------------------------------------------------------------------------------------------
 
@@ -212,7 +212,7 @@ class _Reader:
                 found[name] = value
             self._left -= 1
             if self._left < 0:
-                raise OnnxFault(f"it has more than {MAX_FIELDS:,} fields")
+                raise OnnxFault(f"it has more than {self._most_fields:,} fields")
         if at != end or at > len(content):
             raise OnnxFault(f"a {message.name} ends in the middle of a field")
         return found

@@ -76,9 +76,7 @@ class Session:
 
     def _failure(self, error: Exception) -> Exception:
         """What is to be raised instead of an error of a run."""
-        if isinstance(error, _FAILURES) or type(error).__module__.startswith("onnxruntime"):
-            return self.damaged(f"onnxruntime gave up ({_in_short(error)})")
-        return error  # of a signal's handler
+        return self.damaged(f"onnxruntime gave up ({_in_short(error)})") if _is_of_onnxruntime(error) else error
 
 
 def _interruptible(run: Callable[..., list[Any]], outputs: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
@@ -104,13 +102,20 @@ def open_session(content: bytes, threads: int, where: Path | str) -> Session:
         return Session(
             runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"]), len(content), where
         )
-    except Exception as error:  # noqa: BLE001 (onnxruntime's errors have no common base but this one)
+    except Exception as error:
+        if not _is_of_onnxruntime(error):
+            raise
         raise BundleError(
             where,
             f"onnxruntime {runtime.__version__} cannot run this graph ({_in_short(error)})",
             "Expected a graph that freerun exported, of operators that this onnxruntime knows",
             f"{EXPORT_AGAIN}; or install another version of onnxruntime",
         ) from None
+
+
+def _is_of_onnxruntime(error: Exception) -> bool:
+    """Return True for an error of onnxruntime, False for one of a signal's handler."""
+    return isinstance(error, _FAILURES) or type(error).__module__.startswith("onnxruntime")
 
 
 def _in_short(error: Exception) -> str:

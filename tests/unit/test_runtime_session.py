@@ -190,6 +190,19 @@ def test_an_error_of_onnxruntime_is_about_the_bundle():
     assert "\n" not in message and len(message) < 300
 
 
+def test_an_error_of_a_signals_handler_is_not(monkeypatch):
+    def interrupted(*_, **__):
+        raise TimeoutError("enough")
+
+    made = Giving()
+    made.run = interrupted
+    with pytest.raises(TimeoutError, match="enough"):
+        Session(made, 1, "x").run([], {})
+    monkeypatch.setattr("onnxruntime.InferenceSession", interrupted)
+    with pytest.raises(TimeoutError, match="enough"):
+        open_session(b"", 1, "x")
+
+
 def test_in_a_long_run_too(monkeypatch):
     monkeypatch.setattr("freerun.runtime.session._SHORT", 0)
     test_an_error_of_onnxruntime_is_about_the_bundle()
@@ -251,11 +264,12 @@ def test_the_hosts_own_handler_runs_during_a_long_run(interrupt):
         seen.append(time.monotonic())
         raise TimeoutError("enough")
 
+    session = endless()
     before = signal.signal(signal.SIGINT, handler)
     try:
         interrupt()
         with pytest.raises(TimeoutError, match="enough"):
-            endless().run(["y"], feeds(10**12), steps=10**12)
+            session.run(["y"], feeds(10**12), steps=10**12)
         assert len(seen) == 1 and signal.getsignal(signal.SIGINT) is handler
     finally:
         signal.signal(signal.SIGINT, before)
