@@ -8,7 +8,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow mutants lint format clean clean-venv stale
+.PHONY: help install demo test test-slow mutants fuzz lint format clean clean-venv stale
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -46,6 +46,12 @@ MINUTES ?= 60
 MUTANTS ?=
 mutants: $(INSTALLED) ## Change the code in small ways, each of which a test should notice (MINUTES=60; resumes)
 	$(BIN)/python scripts/mutants.py --minutes $(MINUTES) --processes 2 $(MUTANTS)
+
+# COUNT is of each target; the script's --help explains FUZZ.
+COUNT ?= 100000
+FUZZ ?=
+fuzz: $(INSTALLED) ## Hand damaged bundles, texts and checkpoints to freerun (COUNT=100000, MINUTES=60; resumes)
+	$(BIN)/python scripts/fuzz.py --count $(COUNT) --minutes $(MINUTES) --processes 2 $(FUZZ)
 
 lint: $(INSTALLED) ## Lint, format, types and layers
 	$(BIN)/ruff check .

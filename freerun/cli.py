@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 import typer
 
 from freerun.errors import ConfigError, Interrupted, MissingExtraError, UserError
+from freerun.search.bound import MOST_TOKENS
+from freerun.text import one_line
 from freerun.version import VERSION
 
 __all__ = ["app", "main"]
@@ -51,7 +53,8 @@ EarlyStop = Annotated[
     bool, typer.Option("--early-stop", help="With --length-penalty: faster, but may miss the best output.")
 ]
 MaxLength = Annotated[
-    int | None, typer.Option(min=1, help="Most tokens an output may have; otherwise the bundle's bound.")
+    int | None,
+    typer.Option(min=1, max=MOST_TOKENS, help="Most tokens an output may have; otherwise the bundle's bound."),
 ]
 Ensemble = Annotated[
     list[Path] | None, typer.Option(metavar="MODEL", help="Average with this model too; may be repeated.")
@@ -392,5 +395,6 @@ def _usage(error: typer.TyperException) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    print(message, file=sys.stderr)
+    # messages quote files that may come from anywhere
+    print("\n".join(map(one_line, message.split("\n"))), file=sys.stderr)
     return code

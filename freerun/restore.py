@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from freerun.errors import BundleError
 from freerun.models.seq2seq import Seq2Seq, Sizes
@@ -29,46 +31,29 @@ def load_model(bundle: Bundle) -> Seq2Seq:
     Raises:
         BundleError: sizes and weights do not fit each other.
     """
-    model = Seq2Seq(sizes_of(bundle))
-    load_weights(model, bundle)
+    sizes = sizes_of(bundle)
+    weights = bundle.weights()  # before anything is built: sizes that the file does not bear out may be of any size
+    model = Seq2Seq(sizes)
+    _fill(model, weights)
     return model.eval()
 
 
 def sizes_of(bundle: Bundle) -> Sizes:
-    """The sizes that a bundle names, checked against its vocabularies."""
+    """The sizes that a bundle names."""
     path = bundle.folder / "config.json"
     try:
-        sizes = Sizes(**bundle.model)
+        return Sizes(**bundle.model)
     except TypeError as error:
         raise BundleError(path, f"its model section does not fit: {error}", fix="Copy the bundle again") from None
-    found = len(bundle.source.vocabulary), len(bundle.target.vocabulary)
-    if (sizes.source_vocabulary, sizes.target_vocabulary) != found:
-        raise BundleError(
-            path,
-            f"the model has {sizes.source_vocabulary} source and {sizes.target_vocabulary} target ids, its "
-            f"vocabularies {found[0]} and {found[1]}",
-            "Expected vocabularies of the same bundle",
-            "Copy the whole bundle again",
-        )
-    return sizes
 
 
 def load_weights(model: Seq2Seq, bundle: Bundle) -> None:
-    """Fill ``model`` with a bundle's weights.
+    """Fill ``model``, of the bundle's sizes, with its weights."""
+    _fill(model, bundle.weights())
 
-    Raises:
-        BundleError: names or shapes differ.
-    """
-    weights = {name: torch.from_numpy(array.copy()) for name, array in bundle.weights().items()}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise BundleError(
-            bundle.folder / "model.safetensors",
-            f"the weights do not fit the sizes in config.json ({' '.join(str(error).split())[:300]})",
-            "Expected the weights of this bundle",
-            "Copy the whole bundle again",
-        ) from None
+
+def _fill(model: Seq2Seq, weights: Mapping[str, NDArray[Any]]) -> None:
+    model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.items()})
 
 
 def load_steppers(bundle: Bundle) -> Callable[[], TorchStepper]:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 
-__all__ = ["duration", "printable", "shown"]
+__all__ = ["duration", "json_line", "one_line", "printable", "shown"]
+
+_CONTROLS = [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029]
+"""Characters that end a line, or that a terminal obeys instead of showing them."""
+_ESCAPED = {number: chr(number).encode("unicode_escape").decode() for number in _CONTROLS}
+_ESCAPED_IN_JSON = {number: f"\\u{number:04x}" for number in _CONTROLS}
 
 
 def duration(seconds: float) -> str:
@@ -22,6 +27,20 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def one_line(text: str) -> str:
+    """``text`` with control characters and line separators escaped: it stays one line, and moves no terminal.
+
+    Unlike ``printable`` it keeps everything that is part of some writing system, such as joiners and no-break spaces.
+    """
+    return text if text.isprintable() else text.translate(_ESCAPED)
+
+
+def json_line(value: object) -> str:
+    """A value as one line of JSON that moves no terminal; raises ValueError for NaN and infinity, which JSON lacks."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return text if text.isprintable() else text.translate(_ESCAPED_IN_JSON)
 
 
 def shown(value: object, most: int = 80) -> str:

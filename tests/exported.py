@@ -21,7 +21,10 @@ from freerun.export.products import Fp32
 from freerun.export.step import step_graph
 from freerun.export.weights import ModelWeights
 from freerun.runtime.bundle import read_bundle
-from freerun.runtime.graphs import metadata_of, open_session
+from freerun.runtime.graph_rules import check_graph
+from freerun.runtime.graphs import metadata_of
+from freerun.runtime.onnx_file import read_onnx
+from freerun.runtime.session import open_session
 from freerun.runtime.sizes import Sizes
 from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
@@ -60,7 +63,7 @@ def model_options(draw):
 
 
 class GraphsOf:
-    """Stands for ``freerun.runtime.graphs.Graphs``, without a bundle."""
+    """Stands for ``freerun.runtime.graphs.Graphs``, without a bundle; graphs are checked as they are there."""
 
     def __init__(self, model, arithmetic=None, limit=1.0):
         self.vocabulary_size = model.sizes.target_vocabulary
@@ -72,7 +75,9 @@ class GraphsOf:
         if name not in self._sessions:
             make = {"encoder": encoder_graph, "step": step_graph, "greedy": greedy_graph}[name]
             graph = make(self.weights, self._arithmetic, *([] if name == "encoder" else [self._limit]))
-            self._sessions[name] = open_session(model_of(graph, {}), 1, name)
+            content = model_of(graph, {})
+            check_graph(read_onnx(content), name, self.weights.sizes)
+            self._sessions[name] = open_session(content, 1, name)
         return self._sessions[name]
 
 

@@ -9,7 +9,9 @@ from functools import cached_property
 
 from freerun.data.tokenizers import load_sentencepiece
 from freerun.errors import BundleError
+from freerun.strict_json import parse
 from freerun.symbols import NUM_SPECIAL, UNK
+from freerun.text import shown
 
 __all__ = ["SPECIAL_NAMES", "Vocabulary"]
 
@@ -36,10 +38,10 @@ class Vocabulary:
         return cls(sorted(frequent, key=lambda token: (-counts[token], token)))
 
     @classmethod
-    def from_json(cls, text: str, where: object) -> Vocabulary:
+    def from_json(cls, text: str | bytes, where: object) -> Vocabulary:
         """The inverse of ``to_json``; raises ``BundleError`` naming ``where`` for anything damaged or newer."""
         try:
-            content = json.loads(text)
+            content = parse(text.encode() if isinstance(text, str) else text)
         except (ValueError, RecursionError) as error:
             raise _damaged(where, f"it is not JSON: {error}") from error
         if not isinstance(content, dict):
@@ -53,7 +55,11 @@ class Vocabulary:
         processor = load_sentencepiece(model, where)
         special = (processor.is_unknown, processor.is_control, processor.is_unused)
         numbers = (n for n in range(processor.get_piece_size()) if not any(is_special(n) for is_special in special))
-        return cls(processor.id_to_piece(n) for n in numbers)
+        try:
+            pieces = [processor.id_to_piece(n) for n in numbers]
+        except UnicodeDecodeError as error:
+            raise _damaged(where, f"a piece is not UTF-8 ({error.reason})") from None
+        return cls(_distinct(pieces, where))
 
     def to_json(self) -> str:
         """The vocabulary as JSON, one token a line: the same text for the same vocabulary."""
@@ -120,7 +126,7 @@ def _damaged(where: object, what: str) -> BundleError:
 def _check_version(version: object, where: object) -> None:
     # Not isinstance: true is an int to Python.
     if type(version) is not int or version < 1:
-        raise _damaged(where, f"its version is {json.dumps(version)}")
+        raise _damaged(where, f"its version is {json.dumps(version)[:80]}")
     if version > _VERSION:
         raise BundleError(
             where,
@@ -135,8 +141,12 @@ def _checked_tokens(tokens: object, where: object) -> list[str]:
         raise _damaged(where, "it has no list 'tokens'")
     for position, token in enumerate(tokens):
         if not isinstance(token, str):
-            raise _damaged(where, f"token {position} is {json.dumps(token)}, not a string")
-    # The second of two equal tokens would have an id that no text is encoded to.
+            raise _damaged(where, f"token {position} is {shown(token)}, not a string")
+    return _distinct(tokens, where)
+
+
+def _distinct(tokens: list[str], where: object) -> list[str]:
+    """``tokens``, unless two are equal: the second one would have an id that no text is encoded to."""
     if len(set(tokens)) != len(tokens):
         raise _damaged(where, f"the token {_repeated(tokens)!r} stands in it twice")
     return tokens

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from freerun.export.encoder import encode, statics_of
+from freerun.export.encoder import encode
 from freerun.export.graph import FLOAT, INT64, Graph
 from freerun.export.products import Arithmetic
-from freerun.export.step import state_size
 from freerun.export.weights import ModelWeights
+from freerun.runtime.interface import state_size, statics_of
 
 __all__ = ["encoder_graph"]
 
@@ -16,7 +16,7 @@ def encoder_graph(weights: ModelWeights, arithmetic: Arithmetic) -> Graph:
     graph = Graph("encoder")
     source, lengths = graph.input("source", INT64, ["B", "S"]), graph.input("lengths", INT64, ["B"])
     encoded = encode(graph, weights, arithmetic, source, lengths)
-    graph.output(graph.concat(encoded.state(graph, weights).values()), FLOAT, ["B", state_size(weights)], "state")
-    for name, shape in statics_of(weights).items():
+    graph.output(graph.concat(encoded.state(graph, weights).values()), FLOAT, ["B", state_size(weights.sizes)], "state")
+    for name, shape in statics_of(weights.sizes).items():
         graph.output(encoded.statics[name], FLOAT, shape, name)
     return graph

@@ -17,7 +17,7 @@ from freerun.export.products import Arithmetic
 from freerun.export.recurrence import by_operator, by_scan, input_gates, token_gates
 from freerun.export.weights import LayerWeights, ModelWeights
 
-__all__ = ["Encoded", "encode", "statics_of"]
+__all__ = ["Encoded", "encode"]
 
 _MASKED: Final = -1e30
 """Added to the score of padding: its weight becomes 0."""
@@ -25,7 +25,7 @@ _MASKED: Final = -1e30
 
 @dataclass(frozen=True)
 class Encoded:
-    """The decoder's first state, and the static tensors by name, see ``statics_of``."""
+    """The decoder's first state, and the static tensors by name, see ``freerun.runtime.interface.statics_of``."""
 
     layers: list[LayerState]
     statics: dict[str, Value] = field(default_factory=dict)
@@ -34,27 +34,6 @@ class Encoded:
         """The decoder's first state; there was no attentional output before it, so that is 0."""
         h = self.layers[0][0]
         return State(self.layers, graph.op("Sub", h, h) if weights.sizes.input_feeding else None)
-
-
-def statics_of(weights: ModelWeights) -> dict[str, list[int | str]]:
-    """Names and shapes of what the encoder gives to every step beside the state.
-
-    - ``context_gates`` [B, G], ``context_output`` [B, O]: the context's share of the first layer's gates (part after
-      part) and of what the output layer begins with;
-    - ``memory`` [B, S, M], ``keys``, ``mask`` [B, 1, S]: for attention; the mask is added to the scores. Keys are
-      [B, H, S] for a score that is a product, [B, 1, S, H] for one that is a sum.
-    """
-    sizes = weights.sizes
-    shapes: dict[str, list[int | str]] = {}
-    if sizes.every_step:
-        outputs = sizes.embedding_size if weights.has("decoder.projection.weight") else sizes.target_vocabulary
-        shapes |= {"context_gates": ["B", sizes.gates], "context_output": ["B", outputs]}
-    if sizes.attention != "none":
-        keys: list[int | str] = (
-            ["B", 1, "S", sizes.hidden_size] if _is_sum(sizes.attention) else ["B", sizes.hidden_size, "S"]
-        )
-        shapes |= {"memory": ["B", "S", sizes.memory_size], "keys": keys, "mask": ["B", 1, "S"]}
-    return shapes
 
 
 def encode(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, source: Value, lengths: Value) -> Encoded:

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
+
+from freerun.runtime.graph_rules import IR_VERSION, OPERATORS, OPSET
+from freerun.runtime.interface import BOOL, FLOAT, INT32, INT64
 
 __all__ = ["BOOL", "FLOAT", "INT32", "INT64", "IR_VERSION", "OPSET", "Array", "Graph", "Shape", "Value", "model_of"]
-
-OPSET: Final = 20
-"""Of the standard operators, the only ones used: the first in which ReduceMax takes truth values."""
-IR_VERSION: Final = 9
-
-FLOAT: Final[int] = TensorProto.FLOAT
-INT64: Final[int] = TensorProto.INT64
-INT32: Final[int] = TensorProto.INT32
-BOOL: Final[int] = TensorProto.BOOL
 
 Array: TypeAlias = NDArray[Any]
 Value: TypeAlias = str
@@ -78,7 +72,13 @@ class Graph:
         return self.ops(kind, *inputs, count=1, attributes=attributes)[0]
 
     def ops(self, kind: str, *inputs: Value, count: int, attributes: Mapping[str, Any] | None = None) -> list[Value]:
-        """Add a node with ``count`` outputs, and return them."""
+        """Add a node with ``count`` outputs, and return them.
+
+        ValueError for an operator or attribute that no reader of bundles accepts: ``graph_rules`` lists them.
+        """
+        unlisted = set(attributes or {}) - set(OPERATORS.get(kind, ()))
+        if kind not in OPERATORS or unlisted:
+            raise ValueError(f"{kind} {sorted(unlisted)} is not in OPERATORS of freerun.runtime.graph_rules")
         outputs = [self._new(f"{kind.lower()}.{len(self._taken)}") for _ in range(count)]
         self._nodes.append(helper.make_node(kind, list(inputs), outputs, **(attributes or {})))
         return outputs

@@ -8,19 +8,14 @@ from __future__ import annotations
 import numpy as np
 
 from freerun.export.decoder import DecoderStep, State
-from freerun.export.encoder import statics_of
 from freerun.export.entries import Entries, OneRowEach, SeveralRowsEach
 from freerun.export.graph import FLOAT, INT64, Graph, Value
 from freerun.export.products import Arithmetic
 from freerun.export.weights import ModelWeights
+from freerun.runtime.interface import state_size, statics_of
 from freerun.symbols import NEVER_WRITTEN
 
-__all__ = ["never_written", "state_size", "step_graph"]
-
-
-def state_size(weights: ModelWeights) -> int:
-    """D: each layer's h, then each layer's c, then the attentional output where it is fed in again."""
-    return sum(_parts(weights))
+__all__ = ["never_written", "step_graph"]
 
 
 def step_graph(weights: ModelWeights, arithmetic: Arithmetic, limit: float = 1.0) -> Graph:
@@ -31,16 +26,16 @@ def step_graph(weights: ModelWeights, arithmetic: Arithmetic, limit: float = 1.0
     """
     graph = Graph("step")
     tokens, origins = (graph.input(name, INT64, ["N"]) for name in ("tokens", "origins"))
-    before = graph.input("state", FLOAT, ["P", state_size(weights)])
+    before = graph.input("state", FLOAT, ["P", state_size(weights.sizes)])
     k = graph.input("k", INT64, [1])
-    statics = {name: graph.input(name, FLOAT, ["E", *shape[1:]]) for name, shape in statics_of(weights).items()}
+    statics = {name: graph.input(name, FLOAT, ["E", *shape[1:]]) for name, shape in statics_of(weights.sizes).items()}
     entries: Entries = SeveralRowsEach(graph, next(iter(statics.values()))) if statics else OneRowEach()
     step = DecoderStep(weights, arithmetic, limit)
     state = _taken_apart(graph, weights, graph.op("Gather", before, origins, attributes={"axis": 0}))
     logits, after = step.step(graph, tokens, step.wanted(graph, state, hand_on=False), statics, entries, hand_on=False)
     log_probs = graph.op("LogSoftmax", logits, attributes={"axis": -1})
     best, ids = graph.ops("TopK", graph.op("Add", log_probs, never_written(graph, weights)), k, count=2)
-    graph.output(graph.concat(after.values()), FLOAT, ["N", state_size(weights)], "new_state")
+    graph.output(graph.concat(after.values()), FLOAT, ["N", state_size(weights.sizes)], "new_state")
     graph.output(log_probs, FLOAT, ["N", weights.sizes.target_vocabulary], "log_probs")
     graph.output(ids, INT64, ["N", "K"], "ids")
     graph.output(best, FLOAT, ["N", "K"], "best")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TextIO
 
-from freerun.text import duration, printable
+from freerun.text import duration, one_line, printable
 
 if TYPE_CHECKING:  # a command that does not train need not wait for the trainer
     from freerun.training.trainer import Measured
@@ -17,8 +17,8 @@ __all__ = ["ConsoleReporter", "CountLine", "say"]
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """One line of news on standard error."""
-    print(text, file=stream or sys.stderr, flush=True)
+    """News on standard error, whose text may quote files from anywhere."""
+    print("\n".join(map(one_line, text.split("\n"))), file=stream or sys.stderr, flush=True)
 
 
 class CountLine:

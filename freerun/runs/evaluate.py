@@ -22,8 +22,8 @@ from freerun.runs.dataset import location_of
 from freerun.runs.figures import bands_table, defined, figures_table
 from freerun.runs.load import Mean, Precision, Runtime, load_bundles
 from freerun.runs.unknown_tokens import warn_of_unknown_targets
-from freerun.runtime.predictor import Predictor
-from freerun.text import printable
+from freerun.runtime.predictor import Predictor, check_score
+from freerun.text import printable, shown
 
 __all__ = ["EvaluateRequest", "PairsToRead", "dev_pairs_of", "evaluate", "evaluate_items", "evaluate_predictor"]
 
@@ -106,7 +106,7 @@ def evaluate_items(
 ) -> Evaluation:
     """The same on pairs that were read already."""
     with CountLine("evaluating", "sequences") as progress:
-        return evaluate_stepper(
+        found = evaluate_stepper(
             predictor.stepper,
             items,
             predictor.source,
@@ -118,6 +118,9 @@ def evaluate_items(
             greedy=predictor.greedy,
             progress=progress,
         )
+    for item, hypothesis, nll in zip(items.items, found.hypotheses, found.teacher.nll.tolist(), strict=True):
+        check_score(hypothesis.score + nll, f"source {shown(item.source)}")
+    return found
 
 
 def dev_pairs_of(model: Path) -> PairsToRead:

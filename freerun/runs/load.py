@@ -18,8 +18,10 @@ from freerun.runtime.graphs import Graphs
 from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper
 from freerun.runtime.predictor import Predictor
+from freerun.search.bound import MOST_TOKENS
 from freerun.search.ensemble import EnsembleStepper
 from freerun.search.stepper import Greedy, Stepper
+from freerun.text import shown
 
 __all__ = ["Mean", "Precision", "Runtime", "load", "load_bundles"]
 
@@ -39,6 +41,7 @@ def load(
     max_length: int | None = None,
     runtime: Runtime | None = None,
     precision: Precision = "fp32",
+    digest: str | None = None,
 ) -> Predictor:
     """A model, or several as one, ready to predict. Several threads may use it at once.
 
@@ -51,13 +54,15 @@ def load(
         runtime: "onnx" or "torch"; otherwise torch for a model that was not exported, and for one that was onnxruntime,
             or for plain greedy search freerun's compiled library where there is one.
         precision: "int8" takes the quantised graphs.
+        digest: what ``freerun inspect`` prints of the bundle that ``model`` has to be. It stands for every file that a
+            prediction depends on, so a model that was exchanged for another one is not loaded.
 
     Raises:
-        BundleError: a bundle that cannot be used, or models that do not fit together.
-        ConfigError: an unknown runtime or precision, or int8 with torch.
+        BundleError: a bundle that cannot be used or is not the one of ``digest``, or models that do not fit together.
+        ConfigError: an unknown runtime or precision, int8 with torch, or a maximum length out of range.
     """
     models = [Path(model), *map(Path, ensemble)]
-    return load_bundles(models, mean, threads, max_length, runtime, precision)[0]
+    return load_bundles(models, mean, threads, max_length, runtime, precision, digest)[0]
 
 
 def load_bundles(
@@ -67,11 +72,15 @@ def load_bundles(
     max_length: int | None = None,
     runtime: Runtime | None = None,
     precision: Precision = "fp32",
+    digest: str | None = None,
 ) -> tuple[Predictor, Bundle]:
     """The predictor of one or several models, and the first one's bundle."""
     _check_choice(runtime, precision)
+    _check_max_length(max_length)
     bundles = [read_bundle(model) for model in models]
     first = bundles[0]
+    if digest is not None:
+        _check_digest(first, digest)
     for other in bundles[1:]:
         _check_same_tokens(first, other)
     found = [_runnable(bundle, runtime, precision, threads) for bundle in bundles]
@@ -127,6 +136,22 @@ def _check_choice(runtime: str | None, precision: str) -> None:
     if runtime == "torch" and precision != "fp32":
         what = f"{precision} with torch"
         raise ConfigError.single("precision", what, "Expected fp32 with torch", "Leave one of the two out")
+
+
+def _check_max_length(max_length: int | None) -> None:
+    if max_length is not None and not 0 <= max_length <= MOST_TOKENS:
+        what, fix = f"it is {max_length}", "Choose another maximum length"
+        raise ConfigError.single("max_length", what, f"Expected 0 to {MOST_TOKENS:,} tokens", fix)
+
+
+def _check_digest(bundle: Bundle, digest: str) -> None:
+    if bundle.digest != digest.lower():
+        raise BundleError(
+            bundle.folder,
+            f"its digest is {bundle.digest}",
+            f"Expected {shown(digest)}",
+            "Check where the bundle comes from; `freerun inspect` prints a digest",
+        )
 
 
 def _check_same_tokens(first: Bundle, other: Bundle) -> None:

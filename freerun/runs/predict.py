@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from freerun.runs.load import Mean, Precision, Runtime, load
 from freerun.runs.output import open_output
 from freerun.runs.unknown_tokens import count_tokens, named_tokens
 from freerun.runtime.predictor import PredictedHypothesis, Prediction, Predictor, Search, windows
+from freerun.text import json_line, one_line
 
 __all__ = ["PredictRequest", "predict"]
 
@@ -125,11 +125,11 @@ def _shown(prediction: Prediction, request: PredictRequest) -> str:
             }
             for h in prediction.hypotheses
         ]
-        return json.dumps({"source": prediction.source, "hypotheses": hypotheses}, ensure_ascii=False) + "\n"
+        return json_line({"source": prediction.source, "hypotheses": hypotheses}) + "\n"
     if request.many:
-        lines = [f"{rank}\t{h.score:.6f}\t{h.text}\n" for rank, h in enumerate(prediction.hypotheses, 1)]
+        lines = [f"{rank}\t{h.score:.6f}\t{one_line(h.text)}\n" for rank, h in enumerate(prediction.hypotheses, 1)]
         return "".join(lines) + "\n"
-    return prediction.text + "\n"
+    return one_line(prediction.text) + "\n"
 
 
 class _Watch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from freerun.runs.load import load
 from freerun.runs.output import open_output
 from freerun.runs.unknown_tokens import count_tokens, named_tokens
 from freerun.runtime.predictor import Scored
+from freerun.text import json_line
 
 __all__ = ["score"]
 
@@ -46,7 +46,7 @@ def _as_json(scored: Scored) -> str:
         "score": scored.score,
         "token_scores": list(scored.token_scores),
     }
-    return json.dumps(values, ensure_ascii=False) + "\n"
+    return json_line(values) + "\n"
 
 
 def _as_line(scored: Scored) -> str:

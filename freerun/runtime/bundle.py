@@ -19,19 +19,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import NoneType
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
 from freerun.data.codec import Codec
-from freerun.data.tokenizers import SentencePieceTokenizer, make_tokenizer
+from freerun.data.tokenizers import SentencePieceTokenizer, Tokenizer, make_tokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.errors import BundleError, MissingExtraError
 from freerun.files import bytes_hash, present_folder
+from freerun.runtime.limits import MOST_CONFIG, Limits
 from freerun.runtime.schema import first_fault
+from freerun.runtime.shapes import Shapes
+from freerun.runtime.sizes import Sizes
+from freerun.runtime.snapshot import Snapshot, damaged
 from freerun.search.bound import LengthBound
+from freerun.strict_json import parse
+from freerun.text import shown
 
 __all__ = [
     "EXPORTED",
@@ -57,20 +65,34 @@ Weights = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle as read. ``config`` is the whole of config.json."""
+    """A bundle as read.
+
+    Attributes:
+        folder: where it was read from.
+        config: the whole of config.json.
+        digest: SHA-256 of config.json, which names the hash of every file that a prediction depends on.
+        metrics: the whole of metrics.json.
+    """
 
     folder: Path
     config: Mapping[str, Any]
+    digest: str
     source: Codec
     target: Codec
     bound: LengthBound
     metrics: Mapping[str, float | None]
+    files: Snapshot
 
     @property
     def model(self) -> Mapping[str, Any]:
         """The sizes of the network."""
         sizes: Mapping[str, Any] = self.config["model"]
         return sizes
+
+    @cached_property
+    def limits(self) -> Limits:
+        """How large its files may be."""
+        return Limits(Sizes.of(self.model))
 
     @property
     def has_weights(self) -> bool:
@@ -91,15 +113,15 @@ class Bundle:
         """The content of one of its files.
 
         Raises:
-            BundleError: it is not there, or not the one that config.json names.
+            BundleError: it is not there, too large for the model, or not the one that config.json names.
         """
-        return _checked_bytes(self.folder / name, self.config)
+        return _checked_bytes(self.files, name, self.config, self.limits.of(name))
 
     def weights(self) -> Weights:
-        """The weights by name, as arrays.
+        """The weights by name, as arrays: float32, finite, of the shapes that the sizes ask for.
 
         Raises:
-            BundleError: there are none, or the file is not the one that config.json names.
+            BundleError: there are none, or the file is not the one that config.json names, or not of this model.
         """
         if not self.has_weights and self.has_graphs():
             raise BundleError(
@@ -114,11 +136,66 @@ class Bundle:
         except ImportError:
             raise MissingExtraError("safetensors", "train", "reading a model's weights") from None
         path = self.folder / WEIGHTS
+        content = self.checked_bytes(WEIGHTS)
+        self._check_header(content)
         try:
-            arrays: Weights = load(self.checked_bytes(WEIGHTS))
+            arrays: Weights = load(content)
         except (SafetensorError, ValueError, TypeError, KeyError) as error:
-            raise _damaged(path, f"not a safetensors file of numbers ({error})") from None
+            raise damaged(path, f"not a safetensors file of numbers ({str(error)[:200]})") from None
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise BundleError(
+                    path,
+                    f"{name} has numbers that are not finite",
+                    "Expected finite weights",
+                    "Copy the whole bundle again, or train the model again",
+                )
         return arrays
+
+    def _check_header(self, content: bytes) -> None:
+        """Whether a weight file has the weights of this model, before an array is made of them."""
+        path = self.folder / WEIGHTS
+        length = int.from_bytes(content[:8], "little")
+        try:
+            if not 0 < length <= len(content) - 8:
+                raise ValueError(f"its header is said to have {length:,} bytes")
+            found = _shapes_in(parse(content[8 : 8 + length]))
+        except (ValueError, RecursionError) as error:
+            raise damaged(path, f"not a safetensors file of this model's numbers ({str(error)[:200]})") from None
+        fault = _first_difference(found, self.limits.shapes)
+        if fault:
+            raise BundleError(
+                path,
+                f"the weights do not fit the sizes in config.json ({fault})",
+                "Expected the weights of this bundle",
+                "Copy the whole bundle again",
+            )
+
+
+def _shapes_in(header: object) -> Shapes:
+    """The shapes that a safetensors file says its float32 arrays have."""
+    if not isinstance(header, dict):
+        raise ValueError("it is not a JSON object")
+    shapes: Shapes = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        shape = entry.get("shape") if isinstance(entry, dict) else None
+        if not isinstance(shape, list) or any(type(size) is not int for size in shape):
+            raise ValueError(f"{name} has no shape")
+        if entry.get("dtype") != "F32":
+            raise ValueError(f"{name} is not of 32-bit floating-point numbers")
+        shapes[name] = tuple(shape)
+    return shapes
+
+
+def _first_difference(found: Shapes, expected: Shapes) -> str:
+    """The first weight that is not as expected, in words; empty if there is none."""
+    for name in sorted(found.keys() | expected.keys()):
+        if found.get(name) != expected.get(name):
+            one, other = (str(shapes.get(name, "missing")) for shapes in (found, expected))
+            return f"{name} is {one}" + (f" and should be {other}" if name in expected else ", and the model has none")
+    return ""
 
 
 def graph_file(name: str, precision: str = "fp32") -> str:
@@ -170,23 +247,56 @@ def find_bundle(model: Path) -> Path:
 def read_bundle(model: Path) -> Bundle:
     """Read a bundle or a run folder's best bundle, all but the weights.
 
+    Files are opened now and read when they are asked for. If the bundle is replaced meanwhile, all of them are the old
+    one's or all are the new one's.
+
     Raises:
         BundleError: it is missing, incomplete, damaged, from a newer version, or a file belongs to another bundle.
     """
-    folder = find_bundle(model)
-    config = _read_config(folder)
-    source, target = (_read_codec(folder, side, config) for side in ("source", "target"))
+    for _ in range(_ATTEMPTS):
+        before = _identity(model)
+        try:
+            bundle = _read(find_bundle(model))
+        except BundleError:
+            if _identity(model) == before:
+                raise
+            continue  # it was replaced while it was read
+        if bundle.files.identity("config.json") == _identity(model):
+            return bundle
+    raise BundleError(
+        model, "it is being replaced all the time", "Expected a bundle that stays as it is for a moment", "Try again"
+    )
+
+
+_ATTEMPTS: Final = 100
+
+
+def _identity(model: Path) -> tuple[int, int] | None:
+    """Which config.json the bundle has at this moment, if it has one."""
+    try:
+        found = (find_bundle(model) / "config.json").stat()
+    except (OSError, BundleError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _read(folder: Path) -> Bundle:
+    files = Snapshot(folder)
+    files.open(["config.json"])
+    content = files.read("config.json", MOST_CONFIG)
+    config = _checked_config(folder, content)
+    named = config["files"]
+    files.open(["metrics.json", *(name for name in (WEIGHTS, *EXPORTED) if name in named)])
+    limits = Limits(Sizes.of(config["model"]))
+    source, target = (_read_codec(files, side, config, limits) for side in ("source", "target"))
     bound = {key: config["length_bound"].get(key) for key in ("longest_target", "largest_ratio", "fixed")}
-    bundle = Bundle(folder, config, source, target, LengthBound(**bound), _read_metrics(folder))
-    for name in (WEIGHTS, *EXPORTED):
-        if name in config["files"] and not (folder / name).exists():
-            raise _missing(folder, name)
-    return bundle
+    metrics = _read_metrics(files)
+    return Bundle(folder, config, bytes_hash(content), source, target, LengthBound(**bound), metrics, files)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _checked_config(folder: Path, content: bytes) -> dict[str, Any]:
     path = folder / "config.json"
-    config = _read_json(path)
+    config = _parsed(path, content)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise BundleError(
             path,
@@ -196,7 +306,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
     version = config.get("version")
     if type(version) is not int or version < 1:
-        raise _damaged(path, f"its version is {json.dumps(version)}")
+        raise damaged(path, f"its version is {json.dumps(version)[:80]}")
     if version > VERSION:
         raise BundleError(
             path,
@@ -211,79 +321,62 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_codec(folder: Path, side: str, config: Mapping[str, Any]) -> Codec:
+def _read_codec(files: Snapshot, side: str, config: Mapping[str, Any], limits: Limits) -> Codec:
     settings = config[side]
     spec = settings["tokens"]
-    options = (settings["normalisation"], settings["case"], settings["reverse"])
-    if spec.startswith("sentencepiece"):
-        path = folder / f"{side}_vocabulary.model"
-        model = _checked_bytes(path, config)
-        return Codec(SentencePieceTokenizer(model, spec, path), Vocabulary.from_sentencepiece(model, path), *options)
-    path = folder / f"{side}_vocabulary.json"
-    try:
-        text = _checked_bytes(path, config).decode()
-    except UnicodeDecodeError as error:
-        raise _damaged(path, f"byte {error.start} is not UTF-8") from None
-    return Codec(make_tokenizer(spec), Vocabulary.from_json(text, path), *options)
+    subwords = spec.startswith("sentencepiece")
+    name = f"{side}_vocabulary.{'model' if subwords else 'json'}"
+    path = files.folder / name
+    files.open([name])
+    content = _checked_bytes(files, name, config, limits.of(name))
+    if subwords:
+        tokenizer: Tokenizer = SentencePieceTokenizer(content, spec, path)
+        vocabulary = Vocabulary.from_sentencepiece(content, path)
+    else:
+        tokenizer, vocabulary = make_tokenizer(spec), Vocabulary.from_json(content, path)
+    size = config["model"][f"{side}_vocabulary"]
+    if len(vocabulary) != size:
+        raise BundleError(
+            files.folder / "config.json",
+            f"damaged: model.{side}_vocabulary: it is {size}, and the {side} vocabulary has {len(vocabulary)} ids",
+            "Expected the sizes of this bundle's model",
+            "Copy the whole bundle again",
+        )
+    return Codec(tokenizer, vocabulary, settings["normalisation"], settings["case"], settings["reverse"])
 
 
-def _read_metrics(folder: Path) -> dict[str, float | None]:
-    if not (folder / "metrics.json").exists():
-        raise _missing(folder, "metrics.json")
-    metrics = _read_json(folder / "metrics.json")
+def _read_metrics(files: Snapshot) -> dict[str, float | None]:
+    path = files.folder / "metrics.json"
+    metrics = _parsed(path, files.read("metrics.json", MOST_CONFIG))
     if not isinstance(metrics, dict):
-        raise _damaged(folder / "metrics.json", "not a JSON object")
+        raise damaged(path, "not a JSON object")
     for name, value in metrics.items():
         if type(value) not in (int, float, NoneType):
-            raise _damaged(folder / "metrics.json", f"{name} is {json.dumps(value)}, not a number")
+            raise damaged(path, f"{name} is {shown(value)}, not a number")
     return metrics
 
 
-def _read_json(path: Path) -> Any:
+def _parsed(path: Path, content: bytes) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise _unreadable(path, error) from None
+        return parse(content)
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"not JSON ({error})") from None
+        raise damaged(path, f"not JSON ({error})") from None
 
 
-def _checked_bytes(path: Path, config: Mapping[str, Any]) -> bytes:
+def _checked_bytes(files: Snapshot, name: str, config: Mapping[str, Any], most: int) -> bytes:
     """A file of the bundle, compared with the hash in config.json."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise _missing(path.parent, path.name) from None
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    found, expected = bytes_hash(content), config["files"].get(path.name)
+    expected = config["files"].get(name)
     if expected is None:
-        raise _damaged(path.parent / "config.json", f"it names no hash of {path.name}")
+        raise damaged(files.folder / "config.json", f"it names no hash of {name}")
+    files.open([name])
+    content = files.read(name, most)
+    found = bytes_hash(content)
     if found != expected:
         raise BundleError(
-            path,
+            files.folder / name,
             f"its SHA-256 is {found[:12]}... and config.json names {expected[:12]}...: truncated, changed, or of "
             "another bundle",
             "Expected the file that was written with this bundle",
             "Copy the whole bundle again",
         )
     return content
-
-
-def _missing(folder: Path, name: str) -> BundleError:
-    return BundleError(
-        folder,
-        f"{name} is missing",
-        "Expected a complete bundle",
-        "Copy the whole folder again, or train the model again",
-    )
-
-
-def _unreadable(path: Path, error: OSError) -> BundleError:
-    return BundleError(
-        path, f"it cannot be read ({error.strerror})", "Expected a readable file", "Mend that, or copy the bundle again"
-    )
-
-
-def _damaged(path: Path, what: str) -> BundleError:
-    return BundleError(path, f"damaged: {what}", "Expected a file as freerun wrote it", "Copy the whole bundle again")

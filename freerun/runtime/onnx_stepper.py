@@ -5,7 +5,8 @@ Legend: B sources, N rows, E entries, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -34,36 +35,66 @@ class OnnxStepper:
         self._statics: dict[str, Any] = {}
         self._entries = SharedEntries(0)
         self._log_probs: Any = None
+        self._number, self._k = 0, None
 
     def start(self, source_ids: Ids, lengths: Ids) -> None:
-        """Read sources: ids [B, S], right-padded, and their lengths [B]."""
+        """Read sources: ids [B, S], right-padded, and their lengths [B].
+
+        Raises:
+            BundleError: the graph fails, or gives no state for each source.
+        """
         session = self._graphs.session("encoder")
-        names = [output.name for output in session.get_outputs()]
+        names = session.output_names
         feeds = {"source": _value(source_ids), "lengths": _value(lengths)}
-        self._statics = dict(zip(names, session.run_with_ort_values(names, feeds), strict=True))
+        rows, steps = source_ids.shape
+        self._statics = dict(zip(names, session.run_with_ort_values(names, feeds, rows, steps), strict=True))
+        for name, value in self._statics.items():
+            if value.shape()[:1] != [rows]:
+                raise session.damaged(f"it gave {name} {value.shape()} for {rows} sources")
         self._state = self._statics.pop("state")
         self._entries = SharedEntries(len(lengths))
         self._log_probs = None
 
     def step(self, tokens: Ids, origins: Ids, k: int | None = None, banned: Sequence[int] = ()) -> tuple[Ids, LogProbs]:
-        """See ``Stepper``; the k best come from the graph itself where ``banned`` is what no search writes."""
+        """See ``Stepper``; the k best come from the graph itself where ``banned`` is what no search writes.
+
+        Raises:
+            BundleError: the graph fails, or gives what are no ids and log-probabilities of this model.
+        """
         assert self._state is not None, "start() comes first"
         self._keep(self._entries.follow(origins)[1])
         in_graph = k is not None and set(banned) == set(NEVER_WRITTEN)
         wanted = [_STATE, _LOG_PROBS, *([_IDS, _BEST] if in_graph else [])]
         most = self.vocabulary_size - len(NEVER_WRITTEN)
         number = min(k, most) if in_graph and k is not None else 1
-        feeds = {"tokens": _value(tokens), "origins": _value(origins), "k": _value(np.array([number]))}
+        if number != self._number:
+            self._number, self._k = number, _value(np.array([number]))
+        feeds = {"tokens": _value(tokens), "origins": _value(origins), "k": self._k}
         feeds |= {"state": self._state, **self._statics}
-        self._state, self._log_probs, *best = self._graphs.session("step").run_with_ort_values(wanted, feeds)
-        if best:
-            return best[0].numpy(), best[1].numpy()
-        return best_allowed(self._log_probs.numpy(), k, banned)
+        session = self._graphs.session("step")
+        self._state, self._log_probs, *best = session.run_with_ort_values(wanted, feeds, len(tokens))
+        if not in_graph:
+            return best_allowed(self._all_log_probs(len(tokens)), k, banned)
+        ids, values = best[0].numpy(), best[1].numpy()
+        if not ids.shape == values.shape == (len(tokens), number):
+            raise session.damaged(f"it gave ids {ids.shape} and {values.shape} for the {number} best of {len(tokens)}")
+        # as unsigned numbers negative ones are the largest
+        if ids.view(np.uint64).max(initial=0) >= self.vocabulary_size:
+            raise session.damaged(f"it gave an id outside of 0 to {self.vocabulary_size - 1}")
+        return ids, values
 
     def log_prob_of(self, tokens: Ids) -> LogProbs:
         """See ``Stepper``."""
         assert self._log_probs is not None, "step() comes first"
-        values: LogProbs = np.take_along_axis(self._log_probs.numpy(), tokens[:, None], 1)[:, 0]
+        values: LogProbs = np.take_along_axis(self._all_log_probs(len(tokens)), tokens[:, None], 1)[:, 0]
+        return values
+
+    def _all_log_probs(self, rows: int) -> LogProbs:
+        """Log-probabilities [N, V] of the last step."""
+        values: LogProbs = self._log_probs.numpy()
+        if values.shape != (rows, self.vocabulary_size):
+            what = f"it gave log-probabilities {values.shape} for {rows} rows and {self.vocabulary_size} ids"
+            raise self._graphs.session("step").damaged(what)
         return values
 
     def _keep(self, entries: Ids | None) -> None:
@@ -74,6 +105,12 @@ class OnnxStepper:
 
 def _value(array: np.ndarray[Any, Any]) -> Any:
     """An array as onnxruntime holds it."""
-    from onnxruntime import OrtValue
+    return _from_numpy()(np.ascontiguousarray(array))
 
-    return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+
+@cache
+def _from_numpy() -> Callable[[np.ndarray[Any, Any]], Any]:
+    from onnxruntime import OrtValue  # when it is needed: it takes longer to import than all the rest
+
+    make: Callable[[np.ndarray[Any, Any]], Any] = OrtValue.ortvalue_from_numpy
+    return make

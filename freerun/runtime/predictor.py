@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 
 from freerun.data.batching import MOST_POSITIONS, ROWS, pad, similar_lengths
 from freerun.data.codec import Codec
-from freerun.errors import DataError
+from freerun.errors import BundleError, DataError
 from freerun.search.beam import beam_search
 from freerun.search.bound import LengthBound
 from freerun.search.hypothesis import Hypothesis
@@ -29,6 +30,7 @@ __all__ = [
     "Sampling",
     "Scored",
     "Search",
+    "check_score",
     "windows",
 ]
 
@@ -191,7 +193,7 @@ class Predictor:
     def predict(self, text: str, search: Search = Beam(), prefix: str = "") -> Prediction:
         """The outputs for one text. ``prefix`` is text that every output is made to begin with.
 
-        Raises ``DataError`` when the text is longer than ``longest_source``, or as ``predict_batch`` does.
+        Raises as ``predict_batch`` does.
         """
         return self.predict_batch([text], search, prefix)[0]
 
@@ -201,14 +203,19 @@ class Predictor:
         """The outputs for several texts, in their order; texts do not influence each other.
 
         ``rows`` are the texts' numbers where they are part of a longer list (a draw depends on its text's number).
-        Raises ``DataError`` when ``prefix`` has a token that the model cannot write, or a text is longer than
-        ``longest_source``.
+
+        Raises:
+            DataError: ``prefix`` has a token that the model cannot write, or a text is longer than ``longest_source``.
+            BundleError: the model gives a text a score that is not finite, or what runs it finds the bundle damaged.
         """
         forced = self._prefix(prefix) if prefix else []
         numbers = range(len(texts)) if rows is None else rows
         tokens = [self.source.tokens(text) for text in texts]
         encoded = [self._ids(each, number) for each, number in zip(tokens, numbers, strict=True)]
         found = self._found(search, encoded, numbers, forced)
+        for number, hypotheses in zip(numbers, found, strict=True):
+            for hypothesis in hypotheses:
+                check_score(hypothesis.score, f"text {number + 1}")
         return [self._prediction(*each) for each in zip(texts, tokens, encoded, found, strict=True)]
 
     def _ids(self, tokens: list[str], number: int) -> list[int]:
@@ -324,6 +331,7 @@ class Predictor:
             forced = score_targets(self.stepper, ids, lengths, [encoded[row][1] for row in rows])
             for row, log_probs in zip(rows, forced.log_probs, strict=True):
                 scores[row] = log_probs.tolist()
+                check_score(sum(scores[row]), f"pair {numbers[row] + 1}")
         return [
             self._as_scored(pair, tokens, ids, each)
             for pair, tokens, (_, ids), each in zip(pairs, targets, encoded, scores, strict=True)
@@ -335,6 +343,17 @@ class Predictor:
             return Scored(pair.source, pair.target, float(sum(scores)), tuple(scores))
         known = tuple(None if number == UNK else score for number, score in zip(ids, scores, strict=True))
         return Scored(pair.source, pair.target, None, known, tuple(self.target.unknown_among(tokens)))
+
+
+def check_score(score: float, where: str) -> None:
+    """Raise ``BundleError`` for the score of a source at ``where`` that is not finite."""
+    if not math.isfinite(score):
+        raise BundleError(
+            where,
+            f"the model gives it the score {score}: its weights are so large that numbers overflow",
+            "Expected a finite score",
+            "Use another model, or train this one again with a lower learning rate",
+        )
 
 
 def windows(items: Iterable[T]) -> Iterator[list[T]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from freerun.runtime.limits import MOST_LAYERS
 from freerun.text import shown
 
 __all__ = ["CONFIG", "Fault", "first_fault"]
@@ -37,8 +38,12 @@ class _Value:
 _Section = Mapping[str, "_Value | _Section"]
 
 
-def _whole(least: int, optional: bool = False) -> _Value:
-    return _Value(lambda value: type(value) is int and value >= least, f"a whole number, {least} or more", optional)
+def _whole(least: int, most: int | None = None, optional: bool = False) -> _Value:
+    def fits(value: Any) -> bool:
+        return type(value) is int and value >= least and (most is None or value <= most)
+
+    expected = f"a whole number, {least} or more" if most is None else f"a whole number from {least} to {most:,}"
+    return _Value(fits, expected, optional)
 
 
 def _word(*words: str) -> _Value:
@@ -51,7 +56,7 @@ def _is_number(value: object) -> bool:
 
 
 def _is_tokens(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch("char|whitespace|sentencepiece:[0-9]+", value) is not None
+    return isinstance(value, str) and re.fullmatch("char|whitespace|sentencepiece:[0-9]{1,9}", value) is not None
 
 
 def _is_table_of_strings(value: object) -> bool:
@@ -71,10 +76,8 @@ CONFIG: Final[_Section] = {
     "source": _SIDE,
     "target": _SIDE,
     "model": {
-        **{
-            name: _whole(1)
-            for name in ("source_vocabulary", "target_vocabulary", "embedding_size", "hidden_size", "num_layers")
-        },
+        **{name: _whole(1) for name in ("source_vocabulary", "target_vocabulary", "embedding_size", "hidden_size")},
+        "num_layers": _whole(1, MOST_LAYERS),
         "cell": _word("lstm", "gru", "rnn"),
         "bidirectional": _TRUTH,
         "context": _word("init", "every_step"),

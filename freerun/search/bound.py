@@ -12,8 +12,8 @@ from freerun.search.stepper import Ids
 
 __all__ = ["MOST_TOKENS", "LengthBound", "length_bound"]
 
-MOST_TOKENS: Final = 2**31
-"""What no bound exceeds: a machine would have to write for days, and larger numbers do not fit everywhere."""
+MOST_TOKENS: Final = 2**16
+"""What no bound exceeds: more than any output that makes sense, and few enough for memory that is taken in advance."""
 
 
 def length_bound(source_length: int, longest_target: int, largest_ratio: float) -> int:

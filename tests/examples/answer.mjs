@@ -43,6 +43,8 @@ const answer = {
     const codec = new Codec(settings, vocabulary);
     return codec.text(codec.decode(ids));
   },
+  // the message of what is wrong, or null
+  open: ({ files }) => Bundle.open(async (name) => Buffer.from(files[name], "base64")).then(() => null, (error) => `${error}`),
   bound: ({ bound, length }) => Object.assign(new Bundle(), { config: { length_bound: bound } }).lengthBound(length),
 };
 

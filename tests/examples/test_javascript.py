@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
+import json
 import random
 import unicodedata
 from pathlib import Path
@@ -12,8 +14,12 @@ import pytest
 from freerun.data.codec import Codec
 from freerun.data.tokenizers import make_tokenizer
 from freerun.data.vocabulary import Vocabulary
+from freerun.errors import BundleError
+from freerun.files import bytes_hash
+from freerun.runtime.bundle import read_bundle
 from freerun.search.beam import beam_search
 from freerun.search.bound import LengthBound
+from tests.exported import write_model
 from tests.javascript import EXAMPLES, answers, program, run
 from tests.steppers import TableStepper, batch, bounds
 
@@ -63,13 +69,139 @@ def test_ids_become_text(kind, text):
 
 
 def test_the_length_bound_is_the_same():
-    cases = itertools.product((0, 5, 20), (0.0, 0.7, 7.0, 1.1), (None, 0, 9), (0, 1, 7, 30))
+    cases = itertools.product((0, 5, 20, 10**5), (0.0, 0.7, 7.0, 1.1, 1e300), (None, 0, 9, 10**9), (0, 1, 7, 30))
     questions = [
         {"kind": "bound", "bound": {"longest_target": longest, "largest_ratio": ratio, "fixed": fixed}, "length": n}
         for longest, ratio, fixed, n in cases
     ]
     expected = [int(LengthBound(**each["bound"]).of(bounds(each["length"] + 1))[0]) for each in questions]
     assert answers(ANSWER, questions) == expected
+
+
+# ------------------------------------------------------------------------------------------------------------- bundles
+
+REMOVED = object()
+CONFIG_DAMAGES = [
+    *(("version", value) for value in (REMOVED, None, "1", 0, -1, 2, 1.5, True, [1], {})),
+    *(("format", value) for value in (REMOVED, None, "freerun", 1)),
+    *(
+        (section, value)
+        for section in ("source", "target", "model", "length_bound")
+        for value in (REMOVED, None, [], "x", 1)
+    ),
+    *((f"source.{key}", value) for key in ("normalisation", "case") for value in (REMOVED, None, "x", "", ["NFC"], 1)),
+    *(("target.tokens", value) for value in (REMOVED, None, "x", "Char", "sentencepiece", "char\n", ["char"], 1)),
+    *(("source.reverse", value) for value in (REMOVED, None, 0, 1, "true")),
+    *(
+        (f"model.{side}_vocabulary", value)
+        for side in ("source", "target")
+        for value in (REMOVED, None, 8, 10, "9", 0, 9.5)
+    ),
+    *(
+        (f"model.{key}", value)
+        for key in ("hidden_size", "embedding_size")
+        for value in (REMOVED, None, 0, -1, 1.5, "4", True)
+    ),
+    *(("model.num_layers", value) for value in (REMOVED, 0, 1001, 10**9, 2**70)),
+    *(
+        (f"model.{key}", value)
+        for key in ("cell", "context", "attention")
+        for value in (REMOVED, None, "x", 1, ["lstm"])
+    ),
+    *((f"model.{key}", value) for key in ("bidirectional", "tied_output") for value in (REMOVED, None, 0, "no")),
+    *(("model.input_feeding", value) for value in (0, "no", [])),
+    *(("length_bound.longest_target", value) for value in (REMOVED, None, -1, 1.5, "5", True)),
+    *(("length_bound.largest_ratio", value) for value in (REMOVED, None, -0.5, "1", True, [], float("nan"), 10**400)),
+    *(("length_bound.fixed", value) for value in ("abc", "9", -1, 1.5, True, [], {})),
+    *(("most_frequent_target", value) for value in (REMOVED, None, 1, ["v"], "\ud800")),
+    *(("training", value) for value in (REMOVED, None, [], "x")),
+    *(("files", value) for value in (REMOVED, None, [], "x", {}, {"source_vocabulary.json": 1})),
+    *(("graphs", value) for value in ("x", [], {"weights": 1})),
+    *(("another_key", value) for value in ("\ud800", ["\udfff"], {"\udc00": 1}, float("-inf"))),
+]
+VOCABULARY_DAMAGES = [
+    *("", "{", "[]", "null", "3", '"x"', "\ufeff{}"),
+    *(json.dumps({"tokens": list("vwxyz"), "version": value}) for value in (None, "1", 0, 2, 1.5, True, [])),
+    json.dumps({"tokens": list("vwxyz")}),
+    *(json.dumps({"version": 1, "tokens": value}) for value in (None, "vwxyz", {"v": 4}, 5)),
+    json.dumps({"version": 1}),
+    *(json.dumps({"version": 1, "tokens": [*"vwxy", value]}) for value in ("v", 5, None, ["z"], "\ud83d", "z\udc00")),
+    json.dumps({"version": 1, "tokens": [*"vwxy"]}),
+    json.dumps({"version": 1, "tokens": [*"vwxyz", "a"]}),
+]
+BUNDLE_FILES = ("config.json", "source_vocabulary.json", "target_vocabulary.json", "metrics.json")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The files of a bundle by name."""
+    folder = write_model(tmp_path_factory.mktemp("whole") / "bundle").folder
+    return {name: (folder / name).read_bytes() for name in (*BUNDLE_FILES, "model.safetensors")}
+
+
+def with_value(files, path, value):
+    """config.json with one value changed or removed."""
+    config = json.loads(files["config.json"])
+    *sections, key = path.split(".")
+    section = config
+    for name in sections:
+        section = section[name]
+    section[key] = value
+    if value is REMOVED:
+        del section[key]
+    return {**files, "config.json": json.dumps(config).encode()}
+
+
+def with_vocabulary(files, text):
+    """Another target vocabulary, with its hash in config.json."""
+    config = json.loads(files["config.json"])
+    config["files"]["target_vocabulary.json"] = bytes_hash(text.encode())
+    return {**files, "config.json": json.dumps(config).encode(), "target_vocabulary.json": text.encode()}
+
+
+def opened_by_python(folder, files):
+    """The message of what is wrong, or None."""
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    try:
+        read_bundle(folder)
+    except BundleError as error:
+        return str(error)
+    return None
+
+
+def opened_by_javascript(bundles):
+    """The messages of what is wrong with each of the bundles, or None."""
+    encoded = [{name: base64.b64encode(files[name]).decode() for name in BUNDLE_FILES} for files in bundles]
+    return answers(ANSWER, [{"kind": "open", "files": files} for files in encoded])
+
+
+def test_both_readers_open_a_whole_bundle(whole, tmp_path):
+    kept = [
+        whole,
+        with_value(whole, "model.input_feeding", None),
+        with_value(whole, "length_bound.fixed", None),
+        with_value(whole, "length_bound.fixed", 0),
+        with_value(whole, "length_bound.largest_ratio", 0),
+        with_value(whole, "graphs", {"weights": "x"}),
+        with_value(whole, "another_key", [1]),
+        with_vocabulary(whole, json.dumps({"version": 1, "tokens": ["v", "w", "\U0001f600", "__proto__", "\x1b"]})),
+    ]
+    assert opened_by_javascript(kept) == [None] * len(kept)
+    assert [opened_by_python(tmp_path / str(number), files) for number, files in enumerate(kept)] == [None] * len(kept)
+
+
+def test_both_readers_reject_every_damage(whole, tmp_path):
+    damaged = [with_value(whole, *damage) for damage in CONFIG_DAMAGES]
+    damaged += [with_vocabulary(whole, text) for text in VOCABULARY_DAMAGES]
+    damaged += [{**whole, "config.json": content} for content in (b"", b"{", b"[]", b"null", b"\xff{}", b"[" * 10**5)]
+    damaged.append({**whole, "target_vocabulary.json": whole["target_vocabulary.json"] + b" "})
+    found = opened_by_javascript(damaged)
+    for number, (files, message) in enumerate(zip(damaged, found, strict=True)):
+        damage = [*CONFIG_DAMAGES, *VOCABULARY_DAMAGES, *["another file"] * 7][number]
+        assert message is not None and message.startswith("BundleError: "), (damage, message)
+        assert opened_by_python(tmp_path / str(number), files) is not None, damage
 
 
 # -------------------------------------------------------------------------------------------------------------- search

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from freerun.export.products import Fp32
 from freerun.export.quantise import Int8
-from freerun.export.shapes import expected_shapes
 from freerun.export.weights import Linear
 from freerun.models.stepper import TorchStepper
 from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper
+from freerun.runtime.shapes import expected_shapes
 from freerun.search import beam_search, sample, score_targets
 from freerun.search.ensemble import EnsembleStepper
 from freerun.symbols import EOS

@@ -115,7 +115,8 @@ def test_a_bundle_with_sentencepiece_comes_back(tmp_path):
         reverse_source=False,
         shared_vocabulary=False,
     )
-    write_bundle(tmp_path / "bundle", parts(source, target))
+    made = Seq2Seq(Sizes(len(source.vocabulary), len(target.vocabulary), 3, 4, 1, "gru"))
+    write_bundle(tmp_path / "bundle", parts(source, target, model=sizes_as_dict(made.sizes)))
     found = read_bundle(tmp_path / "bundle")
     assert (tmp_path / "bundle" / "target_vocabulary.model").exists()
     assert found.target.encode("gh 7 kl") == target.encode("gh 7 kl")
@@ -330,7 +331,7 @@ def test_a_version_that_never_was_is_told(bundle, version, told):
         ("model/cell", "lsmt", 'model.cell: the value is "lsmt". Expected one of "lstm", "gru", "rnn".'),
         ("model/hidden_size", "4", 'model.hidden_size: the value is "4". Expected a whole number, 1 or more.'),
         ("model/hidden_size", 0, "model.hidden_size: the value is 0. Expected a whole number, 1 or more."),
-        ("model/num_layers", None, "model.num_layers: this key is missing. Expected a whole number, 1 or more."),
+        ("model/num_layers", None, "model.num_layers: this key is missing. Expected a whole number from 1 to 1,000."),
         ("model/attention", "location", 'model.attention: the value is "location". Expected one of "none", "dot",'),
         ("model/bidirectional", 1, "model.bidirectional: the value is 1. Expected true or false."),
         ("length_bound", None, "length_bound: this key is missing."),
@@ -362,10 +363,14 @@ def test_a_wrong_value_in_config_json_is_told(bundle, path, value, expected):
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
-        ("model/hidden_size", 5, "the weights do not fit the sizes in config.json (Error(s) in loading state_dict"),
+        (
+            "model/hidden_size",
+            5,
+            "the weights do not fit the sizes in config.json (decoder.layers.0.bias_hh is",
+        ),
         ("model/cell", "rnn", "the weights do not fit the sizes in config.json"),
         ("model/bidirectional", True, "the weights do not fit the sizes in config.json"),
-        ("model/source_vocabulary", 9, "the model has 9 source and 7 target ids, its vocabularies 6 and 7."),
+        ("model/source_vocabulary", 9, "model.source_vocabulary: it is 9, and the source vocabulary has 6 ids."),
         ("model/unheard_of", 1, "its model section does not fit: "),
     ],
 )
@@ -399,12 +404,12 @@ def test_weights_of_a_kind_that_numpy_does_not_know_are_told(bundle):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"\xff", "damaged: byte 0 is not UTF-8"),
+        (b"\xff", "it is not JSON: 'utf-8' codec can't decode byte 0xff"),
         (b"{", "it is not JSON"),
         (b"[]", "it is not a JSON object"),
         (b'{"version": 9, "tokens": []}', "version 9 of the vocabulary format"),
         (b'{"version": 1, "tokens": ["a", "a"]}', "the token 'a' stands in it twice"),
-        (b'{"version": 1, "tokens": ["a"]}', "the model has 6 source and 7 target ids, its vocabularies 5 and 7"),
+        (b'{"version": 1, "tokens": ["a"]}', "model.source_vocabulary: it is 6, and the source vocabulary has 5 ids"),
     ],
 )
 def test_a_vocabulary_that_is_none_is_told_even_with_the_right_hash(bundle, content, expected):
@@ -435,4 +440,6 @@ def test_figures_that_are_none_are_told(bundle, content, expected):
 def test_a_folder_in_the_place_of_a_file_is_told(bundle, name):
     (bundle / name).unlink()
     (bundle / name).mkdir()
-    assert message(bundle).startswith(f"{bundle / name}: it cannot be read (Is a directory). Expected a readable file.")
+    assert message(bundle).startswith(
+        f"{bundle / name}: this is not a regular file. Expected a file as freerun wrote it."
+    )

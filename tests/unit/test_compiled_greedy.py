@@ -21,6 +21,7 @@ from freerun.runtime.bundle import read_bundle
 from freerun.runtime.compiled import LIBRARY, library
 from freerun.runtime.compiled_greedy import CompiledGreedy
 from freerun.runtime.onnx_greedy import OnnxGreedy
+from freerun.search.bound import MOST_TOKENS
 from freerun.symbols import EOS
 from tests.compiled import BUILD, needs_compiler
 from tests.exported import ArraysOf
@@ -139,7 +140,7 @@ def test_a_huge_bound_takes_no_memory(untouched, monkeypatch):
         2,
         1,
     ]
-    for bound in (400, 10**9):
+    for bound in (400, MOST_TOKENS):
         assert freerun.load(untouched, max_length=bound).predict_batch(TEXTS) == expected
 
 
@@ -147,7 +148,7 @@ def test_bounds_cut_off_and_bad_ones_are_told(untouched):
     predictor = freerun.load(untouched, max_length=0)
     (hypothesis,) = predictor.predict("a b c").hypotheses
     assert (hypothesis.tokens, hypothesis.truncated, hypothesis.score) == ((), True, 0)
-    with pytest.raises(ConfigError, match=r"^max_length: it is -1\. Expected 0 or more tokens"):
+    with pytest.raises(ConfigError, match=r"^max_length: it is -1\. Expected 0 to 65,536 tokens"):
         freerun.load(untouched, max_length=-1).predict("a")
     assert predictor.predict_batch([]) == []
     assert predictor.greedy([], []) == []
@@ -243,12 +244,12 @@ def test_what_is_no_npz_is_told_even_with_the_right_hash(bundle, content):
 
 def test_a_zip_of_other_things_is_told(bundle):
     put(bundle, "greedy.npz", foreign())
-    assert message(bundle) == f"{bundle / 'greedy.npz'}: damaged: readme.txt is not an array of numbers. {AGAIN}"
+    assert message(bundle).startswith(f"{bundle / 'greedy.npz'}: damaged: not an .npz file of numbers (")
 
 
 def test_pickled_objects_are_not_read(bundle):
     rewrite(bundle, **{"decoder.0.table": np.array([{}, print], dtype=object)})
-    assert "not an .npz file of numbers (Object arrays cannot be loaded" in message(bundle)
+    assert "not an .npz file of numbers (cannot create an OBJECT array from memory buffer)" in message(bundle)
 
 
 @pytest.mark.parametrize(
@@ -294,8 +295,8 @@ def test_numbers_that_are_not_finite_are_told(bundle, value):
 
 
 def test_more_layers_than_arrays_are_told_at_once(bundle):
-    edit(bundle, lambda config: config["model"].update(num_layers=10**8))
-    assert "arrays, too few for 100000000 layers." in message(bundle)
+    edit(bundle, lambda config: config["model"].update(num_layers=1000))
+    assert "arrays, too few for 1000 layers." in message(bundle)
 
 
 @pytest.mark.parametrize(

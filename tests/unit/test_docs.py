@@ -11,10 +11,10 @@ from pydantic import TypeAdapter
 
 from freerun.config import Config, StudyConfig, parse_config
 from freerun.config.raw import read_toml
-from freerun.export.encoder import statics_of
 from freerun.forcing.registry import STRATEGIES, settings_of
 from freerun.forcing.schedules import Schedule
 from freerun.runtime.graphs import metadata_of
+from freerun.runtime.interface import FLOAT, INT64, inputs_of, outputs_of, statics_of
 from tests.exported import GraphsOf, write_model
 from tests.networks import network
 
@@ -102,12 +102,11 @@ OPTIONS = [{"attention": "general", "context": "every_step"}, {"attention": "bah
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_what_graphs_take_and_give_is_documented_with_types_and_shapes(name: str, options: dict[str, str]) -> None:
     page = (ROOT / "docs" / "export.md").read_text()
-    session = GraphsOf(network(0, torch.float32, **options)).session(name)
-    for value in (*session.get_inputs(), *session.get_outputs()):
-        kind = {"tensor(int64)": "int64", "tensor(float)": "float32"}[value.type]
-        named = [part for part in value.shape if isinstance(part, str)]
-        if value.name in statics_of(GraphsOf(network(0, torch.float32, **options)).weights):
-            assert f"`{value.name}`" in page and named[0] in ("B", "E")
+    sizes = GraphsOf(network(0, torch.float32, **options)).weights.sizes
+    for value in (*inputs_of(name, sizes), *outputs_of(name, sizes)):
+        kind = {INT64: "int64", FLOAT: "float32"}[value.element_type]
+        if value.name in statics_of(sizes):
+            assert f"`{value.name}`" in page and value.shape[0] in ("B", "E")
         elif name != "encoder" or value.name != "state":
             free = [part if isinstance(part, str) else {9: "V", 16: "D", 1: "1"}[part] for part in value.shape]
             assert f"| `{value.name}` | {kind} | {', '.join(free)} |" in page

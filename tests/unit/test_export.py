@@ -22,7 +22,7 @@ from freerun.export.weights import Linear
 from freerun.files import bytes_hash
 from freerun.runs.export import _first_states_limit
 from freerun.runtime.bundle import GRAPHS, Bundle, graph_file, read_bundle
-from freerun.runtime.graphs import open_session
+from freerun.runtime.session import open_session
 from freerun.search.hypothesis import Hypothesis
 from tests.exported import write_model
 from tests.networks import network
@@ -147,7 +147,7 @@ def test_what_a_model_cannot_be_run_with_is_told(bundle, tmp_path):
             {"runtime": "torch", "precision": "int8"},
             "precision: int8 with torch. Expected fp32 with torch. Leave one of the two out.",
         ),
-        ({"max_length": -1}, "max_length: it is -1. Expected 0 or more tokens. Raise the maximum length."),
+        ({"max_length": -1}, "max_length: it is -1. Expected 0 to 65,536 tokens. Choose another maximum length."),
     ],
 )
 def test_impossible_choices_are_told(untouched, options, expected):
@@ -241,21 +241,29 @@ def test_an_unsupported_opset_is_told(bundle):
     model = onnx.load(bundle / "greedy.onnx")
     model.opset_import[0].version = 9999
     put(bundle, "greedy.onnx", model.SerializeToString())
-    found = message(bundle, runtime="onnx")
-    assert found.startswith(f"{bundle / 'greedy.onnx'}: onnxruntime ")
-    assert " cannot run this graph (ONNX Runtime only " in found and "9999" in found
+    assert message(bundle, runtime="onnx") == (
+        f"{bundle / 'greedy.onnx'}: damaged: it has IR version 9 and opsets '' 9999, and freerun writes 9 and '' 20. "
+        f"Expected a graph that freerun exported, of this model's sizes. {AGAIN}"
+    )
+
+
+def test_what_onnxruntime_cannot_run_is_told():
+    with pytest.raises(BundleError) as error:
+        open_session(b"garbage", 1, "greedy.onnx")
+    found = str(error.value)
+    assert found.startswith("greedy.onnx: onnxruntime ") and " cannot run this graph (" in found
     assert found.endswith("or install another version of onnxruntime.") and len(found) < 700
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x08\x08" * 50])
 def test_what_is_no_graph_is_told_even_with_the_right_hash(bundle, content):
     put(bundle, "greedy.onnx", content)
-    assert message(bundle, runtime="onnx").startswith(f"{bundle / 'greedy.onnx'}: onnxruntime ")
+    assert message(bundle, runtime="onnx").startswith(f"{bundle / 'greedy.onnx'}: damaged: ")
 
 
 def test_search_checks_the_graphs_it_uses(bundle):
     put(bundle, "step.onnx", b"garbage")
-    with pytest.raises(BundleError, match=r"step\.onnx: onnxruntime"):
+    with pytest.raises(BundleError, match=r"step\.onnx: damaged: "):
         freerun.load(bundle).predict("a", freerun.Beam(2))
 
 
@@ -266,8 +274,8 @@ def test_search_checks_the_graphs_it_uses(bundle):
     ("key", "value", "expected"),
     [
         ("hidden_size", 5, "decoder.layers.0.bias_hh is (16,) and should be (20,)"),
-        ("num_layers", 1, "decoder.layers.1.bias_hh is (16,) and should be nothing"),
-        ("attention", "dot", "decoder.attention.combine.weight is nothing and should be (4, 8)"),
+        ("num_layers", 1, "decoder.layers.1.bias_hh is (16,), and the model has none"),
+        ("attention", "dot", "decoder.attention.combine.weight is missing and should be (4, 8)"),
     ],
 )
 def test_weights_that_do_not_fit_the_sizes_are_told(tmp_path, key, value, expected):
@@ -276,7 +284,7 @@ def test_weights_that_do_not_fit_the_sizes_are_told(tmp_path, key, value, expect
     with pytest.raises(BundleError) as error:
         graph_files(read_bundle(folder), "fp32")
     assert str(error.value) == (
-        f"{folder / 'model.safetensors'}: the weights do not fit the sizes in config.json: {expected}. "
+        f"{folder / 'model.safetensors'}: the weights do not fit the sizes in config.json ({expected}). "
         "Expected the weights of this bundle. Copy the whole bundle again."
     )
 

@@ -2,10 +2,13 @@
 
 import { Codec } from "./codec.mjs";
 import { BundleError } from "./errors.mjs";
+import { firstFault } from "./schema.mjs";
 
 const FORMAT = "freerun bundle";
 const VERSION = 1;
 const VOCABULARY_VERSION = 1;
+/** What no length bound exceeds, as MOST_TOKENS of freerun/search/bound.py. */
+const MAX_LENGTH = 2 ** 16;
 const SIDES = ["source", "target"];
 const AGAIN = "Copy the whole bundle again";
 const EXPORT = "Export it: freerun export MODEL";
@@ -22,13 +25,14 @@ export class Bundle {
 
   /** The precisions in which the bundle has all of these graphs. */
   precisions(...graphs) {
-    return ["fp32", "int8"].filter((each) => graphs.every((graph) => graphFile(graph, each) in this.config.files));
+    const { files } = this.config;
+    return ["fp32", "int8"].filter((each) => graphs.every((graph) => Object.hasOwn(files, graphFile(graph, each))));
   }
 
   /** Most tokens to write for a source of so many tokens, EOS counted in neither. */
   lengthBound(sourceTokens) {
     const { longest_target: longest, largest_ratio: ratio, fixed } = this.config.length_bound;
-    return fixed ?? Math.max(3 * longest, Math.ceil(2 * ratio * sourceTokens)) + 10;
+    return Math.min(fixed ?? Math.max(3 * longest, Math.ceil(2 * ratio * sourceTokens)) + 10, MAX_LENGTH);
   }
 
   /** A graph's bytes. */
@@ -42,7 +46,13 @@ export class Bundle {
 
   async codec(side) {
     const name = `${side}_vocabulary.json`;
-    return new Codec(this.config[side], tokensIn(name, parsed(name, await this.checked(name))));
+    const codec = new Codec(this.config[side], tokensIn(name, parsed(name, await this.checked(name))));
+    const size = this.config.model[`${side}_vocabulary`];
+    if (codec.size !== size) {
+      const what = `damaged: model.${side}_vocabulary: it is ${size}, and the ${side} vocabulary has ${codec.size} ids`;
+      throw new BundleError("config.json", what, "Expected the sizes of this bundle's model", AGAIN);
+    }
+    return codec;
   }
 
   /** A file's bytes, compared with the hash in config.json where the browser allows it (https and this machine). */
@@ -66,10 +76,20 @@ function exportOf(precision) {
 
 function parsed(name, bytes) {
   try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-  } catch {
-    throw new BundleError(name, "it is not JSON", "Expected a file of an exported bundle", AGAIN);
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes), strict);
+  } catch (error) {
+    const what = error instanceof RangeError ? `damaged: ${error.message}` : "it is not JSON";
+    throw new BundleError(name, what, "Expected a file of an exported bundle", AGAIN);
   }
+}
+
+/** A value of a JSON file, unless JSON allows it and freerun/strict_json.py does not. */
+function strict(key, value) {
+  for (const text of [key, value]) {
+    if (/\p{Surrogate}/u.test(text)) throw new RangeError(`the string ${JSON.stringify(text)} has half a surrogate pair`);
+  }
+  if (typeof value === "number" && !Number.isFinite(value)) throw new RangeError("a number is too large");
+  return value;
 }
 
 function checkedConfig(config) {
@@ -77,26 +97,47 @@ function checkedConfig(config) {
   if (config?.format !== FORMAT) {
     throw new BundleError(where, "it is not of a freerun bundle", `Expected the format "${FORMAT}"`, AGAIN);
   }
-  if (!(config.version <= VERSION)) {
-    const expected = `Expected version ${VERSION} at most, the newest that this example knows`;
-    throw new BundleError(where, `this bundle has version ${config.version}`, expected, "Take the newer example");
+  checkVersion(where, "bundle", config.version, VERSION);
+  const fault = firstFault(config);
+  if (fault) {
+    throw new BundleError(where, `damaged: ${fault.key}: ${shown(config, fault.key)}`, `Expected ${fault.expected}`, AGAIN);
   }
   for (const side of SIDES) {
-    if (!["char", "whitespace"].includes(config[side]?.tokens)) {
-      const what = `the ${side} has "${config[side]?.tokens}" tokens, which this example cannot make`;
+    if (config[side].tokens.startsWith("sentencepiece")) {
+      const what = `the ${side} has "${config[side].tokens}" tokens, which this example cannot make`;
       throw new BundleError(where, what, 'Expected "char" or "whitespace"', "Train a model with such tokens");
     }
-  }
-  if (!config.files || !config.length_bound) {
-    throw new BundleError(where, "it is damaged", "Expected files and length_bound in it", AGAIN);
   }
   return config;
 }
 
+/** A whole number from 1 to the newest version that is known. */
+function checkVersion(where, what, version, newest) {
+  if (!Number.isSafeInteger(version) || version < 1) {
+    throw new BundleError(where, `damaged: its version is ${JSON.stringify(version)}`, "Expected a whole number", AGAIN);
+  }
+  if (version > newest) {
+    const expected = `Expected version ${newest} at most, the newest that this example knows`;
+    throw new BundleError(where, `this ${what} has version ${version}`, expected, "Take the newer example");
+  }
+}
+
+/** The value at a key path, in words. */
+function shown(config, key) {
+  const value = key.split(".").reduce((section, name) => section?.[name], config);
+  return value === undefined ? "this key is missing" : `the value is ${JSON.stringify(value).slice(0, 80)}`;
+}
+
 function tokensIn(name, content) {
-  if (!(content?.version <= VOCABULARY_VERSION) || !Array.isArray(content.tokens)) {
-    const expected = `Expected a list of tokens, version ${VOCABULARY_VERSION}`;
-    throw new BundleError(name, "it is not a vocabulary that this example knows", expected, AGAIN);
+  const damaged = (what) => new BundleError(name, `damaged: ${what}`, "Expected a vocabulary as freerun writes it", AGAIN);
+  if (typeof content !== "object" || content === null || Array.isArray(content)) throw damaged("it is not a JSON object");
+  checkVersion(name, "vocabulary", content.version, VOCABULARY_VERSION);
+  if (!Array.isArray(content.tokens)) throw damaged("it has no list of tokens");
+  const known = new Set();
+  for (const token of content.tokens) {
+    if (typeof token !== "string") throw damaged(`the token ${JSON.stringify(token)} is not a string`);
+    if (known.has(token)) throw damaged(`the token ${JSON.stringify(token)} occurs twice`);
+    known.add(token);
   }
   return content.tokens;
 }

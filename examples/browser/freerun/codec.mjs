@@ -1,5 +1,6 @@
 /** Text to ids and back for one side of a model. */
 
+import { BundleError } from "./errors.mjs";
 import { normalise, separatorOf, tokensOf } from "./text.mjs";
 
 export const PAD = 0;
@@ -47,7 +48,11 @@ export class Codec {
 
   /** The tokens of ids that a search wrote, without EOS. */
   decode(ids) {
-    return ids.map((id) => this.vocabulary[id - FIRST_ID]);
+    return ids.map((id) => {
+      if (id >= FIRST_ID && id < this.size) return this.vocabulary[id - FIRST_ID];
+      const what = `the model wrote the id ${id}`;
+      throw new BundleError("bundle", what, `Expected ids from ${FIRST_ID} to ${this.size - 1}`, "Export it again");
+    });
   }
 
   /** The text that tokens stand for. */

@@ -8,7 +8,29 @@ import { BundleError } from "../freerun/errors.mjs";
 globalThis.crypto ??= webcrypto; // for Node 18
 
 const SIDE = { tokens: "char", normalisation: "NFC", case: "keep", reverse: false };
-const CONFIG = { format: "freerun bundle", version: 1, source: SIDE, target: SIDE, length_bound: {}, files: {} };
+const MODEL = {
+  source_vocabulary: 5,
+  target_vocabulary: 5,
+  embedding_size: 1,
+  hidden_size: 1,
+  num_layers: 1,
+  cell: "gru",
+  bidirectional: false,
+  context: "init",
+  attention: "none",
+  tied_output: false,
+};
+const CONFIG = {
+  format: "freerun bundle",
+  version: 1,
+  source: SIDE,
+  target: SIDE,
+  model: MODEL,
+  length_bound: { longest_target: 5, largest_ratio: 1.5 },
+  most_frequent_target: "a",
+  training: {},
+  files: {},
+};
 const VOCABULARY = { version: 1, tokens: ["a"] };
 
 const bytes = (value) => new TextEncoder().encode(typeof value === "string" ? value : JSON.stringify(value));
@@ -40,9 +62,12 @@ for (const [name, config, said] of [
   ["another format", { ...CONFIG, format: "x" }, /not of a freerun bundle/],
   ["no object", "null", /not of a freerun bundle/],
   ["a newer version", { ...CONFIG, version: 2 }, /this bundle has version 2.*newer example/],
-  ["no version", { ...CONFIG, version: undefined }, /version undefined/],
+  ["no version", { ...CONFIG, version: undefined }, /damaged: its version is undefined/],
+  ["another version", { ...CONFIG, version: "1" }, /damaged: its version is "1"/],
   ["SentencePiece", { ...CONFIG, target: { ...SIDE, tokens: "sentencepiece:80" } }, /the target has "sentencepiece:80"/],
-  ["no length bound", { ...CONFIG, length_bound: undefined }, /damaged/],
+  ["no length bound", { ...CONFIG, length_bound: undefined }, /damaged: length_bound: this key is missing.*a section/],
+  ["a size of 0", { ...CONFIG, model: { ...MODEL, hidden_size: 0 } }, /model.hidden_size: the value is 0\. Expected a whole/],
+  ["another vocabulary", { ...CONFIG, model: { ...MODEL, target_vocabulary: 6 } }, /it is 6, and the target.* has 5 ids/],
 ]) {
   test(`config.json is refused: ${name}`, async () => {
     await assert.rejects(open(config), (error) => error instanceof BundleError && said.test(error.message));
@@ -54,6 +79,26 @@ test("a changed file is refused", async () => {
   await assert.rejects(open(CONFIG, VOCABULARY, changed), /target_vocabulary.json: its SHA-256 is not/);
 });
 
-test("a newer vocabulary is refused", async () => {
-  await assert.rejects(open(CONFIG, { ...VOCABULARY, version: 2 }), /not a vocabulary that this example knows/);
+for (const [name, vocabulary, said] of [
+  ["no object", [], /not a JSON object/],
+  ["a newer version", { ...VOCABULARY, version: 2 }, /this vocabulary has version 2.*newer example/],
+  ["no version", { tokens: ["a"] }, /its version is undefined/],
+  ["no tokens", { version: 1, tokens: "a" }, /no list of tokens/],
+  ["a token twice", { version: 1, tokens: ["a", "a"] }, /the token "a" occurs twice/],
+  ["a number", { version: 1, tokens: [1] }, /the token 1 is not a string/],
+  ["half a character", { version: 1, tokens: ["\ud83d"] }, /damaged: the string "\\ud83d" has half a surrogate pair/],
+]) {
+  test(`a vocabulary is refused: ${name}`, async () => {
+    await assert.rejects(open(CONFIG, vocabulary), (error) => error instanceof BundleError && said.test(error.message));
+  });
+}
+
+test("a whole character outside of the first plane is a token", async () => {
+  const bundle = await open(CONFIG, { version: 1, tokens: ["\ud83d\ude00"] });
+  assert.deepEqual(bundle.target.decode([4]), ["\u{1f600}"]);
+});
+
+test("ids that are no tokens are refused", async () => {
+  const { target } = await open(CONFIG);
+  for (const id of [-1, 0, 3, 5, 1.5, NaN]) assert.throws(() => target.decode([id]), BundleError);
 });

@@ -1,0 +1,67 @@
+/** What config.json of a bundle must hold, as freerun/runtime/schema.py has it. */
+
+const isTable = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+
+const whole = (least, most = Number.MAX_SAFE_INTEGER) => [
+  (value) => Number.isSafeInteger(value) && value >= least && value <= most,
+  `a whole number, ${least} or more`,
+];
+const word = (...words) => [(value) => words.includes(value), `one of "${words.join('", "')}"`];
+const optional = ([fits, expected]) => [(value) => value === undefined || value === null || fits(value), expected];
+
+const TRUTH = [(value) => typeof value === "boolean", "true or false"];
+const STRING = [(value) => typeof value === "string", "a string"];
+const NUMBER = [(value) => Number.isFinite(value) && value >= 0, "a number, 0 or more"];
+const TABLE = [isTable, "a table"];
+const STRINGS = [(value) => isTable(value) && Object.values(value).every(STRING[0]), "a table of strings"];
+const TOKENS = [
+  (value) => typeof value === "string" && /^(char|whitespace|sentencepiece:[0-9]{1,9})$/.test(value),
+  '"char", "whitespace" or "sentencepiece:N"',
+];
+
+const SIDE = {
+  tokens: TOKENS,
+  normalisation: word("NFC", "NFD", "NFKC", "NFKD", "none"),
+  case: word("keep", "lower"),
+  reverse: TRUTH,
+};
+const CONFIG = {
+  source: SIDE,
+  target: SIDE,
+  model: {
+    source_vocabulary: whole(1),
+    target_vocabulary: whole(1),
+    embedding_size: whole(1),
+    hidden_size: whole(1),
+    num_layers: whole(1, 1000),
+    cell: word("lstm", "gru", "rnn"),
+    bidirectional: TRUTH,
+    context: word("init", "every_step"),
+    attention: word("none", "dot", "general", "concat", "bahdanau"),
+    tied_output: TRUTH,
+    input_feeding: optional(TRUTH),
+  },
+  length_bound: { longest_target: whole(0), largest_ratio: NUMBER, fixed: optional(whole(0)) },
+  most_frequent_target: STRING,
+  training: TABLE,
+  files: STRINGS,
+  graphs: optional(STRINGS),
+};
+
+/**
+ * The first value that is wrong: its key path and what was expected there; null if there is none.
+ *
+ * @returns {{key: string, expected: string} | null}
+ */
+export function firstFault(config, section = CONFIG, prefix = "") {
+  for (const [name, expected] of Object.entries(section)) {
+    const [key, value] = [prefix + name, Object.hasOwn(config, name) ? config[name] : undefined];
+    if (!Array.isArray(expected)) {
+      const fault = isTable(value) ? firstFault(value, expected, `${key}.`) : { key, expected: `a section, [${key}]` };
+      if (fault) return fault;
+    } else if (!expected[0](value)) {
+      return { key, expected: expected[1] };
+    }
+  }
+  return null;
+}

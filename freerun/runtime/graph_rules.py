@@ -1,0 +1,238 @@
+"""What a graph of a bundle may hold: a bundle is data from a stranger, and onnxruntime runs whatever a graph says.
+
+A graph passes if it is made of what freerun writes and of nothing else:
+
+- operators, attributes and the opset version of ``OPERATORS`` and ``OPSET``, no functions and no external data
+  (``onnx_file`` rejects those);
+- constants whose data have the length that their shape implies, whose numbers are finite, and whose whole numbers,
+  which may become sizes, are no larger than the model's;
+- the inputs and outputs of ``interface``;
+- at most one loop, only in greedy.onnx, that ends after max(max_lengths) + 1 steps;
+- values that do not grow out of proportion (``graph_sizes``).
+
+It can still compute nonsense, in bounded memory and, apart from decoding to the length bound, in bounded time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite, isqrt, prod
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from freerun.runtime.graph_sizes import MAX_CONTENT, Shape, check_growth
+from freerun.runtime.interface import BOOL, FLOAT, INT8, INT32, INT64, UINT8, inputs_of, outputs_of
+from freerun.runtime.onnx_file import Attribute, Constant, Declared, Node, OnnxFault, OnnxFile, OnnxGraph, quoted
+from freerun.runtime.sizes import Sizes
+from freerun.symbols import NEVER_WRITTEN
+
+__all__ = ["IR_VERSION", "OPERATORS", "OPSET", "check_graph", "checked_constants", "most_fields"]
+
+OPSET: Final = 20
+"""Of the standard operators, the only ones used: the first in which ReduceMax takes truth values."""
+IR_VERSION: Final = 9
+
+_RECURRENT: Final = ("hidden_size", "direction")
+OPERATORS: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("Add", "And", "Clip", "Equal", "Expand", "Gemm", "GreaterOrEqual", "Identity", "Less"), ()),
+    **dict.fromkeys(("MatMul", "MatMulInteger", "Max", "Mul", "QuantizeLinear", "Range", "Reshape", "Sigmoid"), ()),
+    **dict.fromkeys(("Squeeze", "Sub", "Tanh", "TopK", "Unsqueeze", "Where"), ()),
+    **dict.fromkeys(("Concat", "LogSoftmax", "Softmax", "Split", "Gather"), ("axis",)),
+    "ArgMax": ("axis", "keepdims"),
+    "Cast": ("to",),
+    "CumSum": ("exclusive",),
+    "GRU": (*_RECURRENT, "linear_before_reset"),
+    "LSTM": _RECURRENT,
+    "Loop": ("body",),
+    "RNN": _RECURRENT,
+    "ReduceMax": ("keepdims",),
+    "Scan": ("body", "num_scan_inputs", "scan_input_directions", "scan_output_directions"),
+    "Shape": ("start", "end"),
+    "Transpose": ("perm",),
+}
+"""Every operator that freerun writes, with its attributes. ``freerun.export`` writes no others."""
+
+_KINDS: Final[Mapping[int, np.dtype[Any]]] = {
+    FLOAT: np.dtype("<f4"),
+    UINT8: np.dtype("u1"),
+    INT8: np.dtype("i1"),
+    INT32: np.dtype("<i4"),
+    INT64: np.dtype("<i8"),
+    BOOL: np.dtype("u1"),
+}
+_LEAST_LIMIT: Final = 16
+"""Whole numbers up to it are axes, ids or element types, however small a model is."""
+_PER_LAYER: Final = 64
+"""Values as wide as the widest of a model that a layer may compute; freerun's layers compute up to about 20."""
+
+
+def most_fields(sizes: Sizes) -> int:
+    """Fields (names, nodes, attributes, ...) that a graph may have: twice what the largest ones have."""
+    return 2000 * (sizes.num_layers + 4)
+
+
+def check_graph(file: OnnxFile, name: str, sizes: Sizes) -> None:
+    """Check that the graph ``name`` of a model of these ``sizes`` is made of what freerun writes.
+
+    Raises:
+        OnnxFault: it is not.
+    """
+    graph = file.graph
+    if file.ir_version != IR_VERSION or file.opsets != {"": OPSET}:
+        versions = ", ".join(f"{quoted(domain)} {version}" for domain, version in file.opsets.items())
+        what = f"it has IR version {file.ir_version} and opsets {versions or 'of no domain'}"
+        raise OnnxFault(f"{what}, and freerun writes {IR_VERSION} and '' {OPSET}")
+    widest = _widest(graph, sizes)
+    for node in graph.nodes:
+        _check_node(node, max(widest, _LEAST_LIMIT))
+    _check_loops(graph, name)
+    contents = checked_constants(graph, sizes.target_vocabulary, max(widest, _LEAST_LIMIT))
+    _check_interface("input", graph.inputs, inputs_of(name, sizes))
+    _check_interface("output", graph.outputs, outputs_of(name, sizes))
+    check_growth(graph, contents, _PER_LAYER * (min(sizes.num_layers, len(graph.nodes)) + 2) * widest)
+
+
+def _widest(graph: OnnxGraph, sizes: Sizes) -> int:
+    """The widest vector of the model. Sizes count only as far as the graph has the constants that they imply.
+
+    A recurrent weight is [G, H]; an embedding is as wide as a value only if the output layer projects to it [H, E].
+    """
+    stored = sum(prod(constant.dims) for constant in graph.constants)
+    hidden = min(sizes.hidden_size, isqrt(max(stored, 0)))
+    embedding = min(sizes.embedding_size, stored // sizes.hidden_size) if sizes.is_projected else 0
+    return max(sizes.source_vocabulary, sizes.target_vocabulary, 4 * hidden, embedding)
+
+
+#  nodes ---------------------------------------------------------------------------------------------------------------
+
+
+def _check_node(node: Node, limit: int) -> None:
+    if node.domain:
+        raise OnnxFault(f"an operator {quoted(node.operator)} of the domain {quoted(node.domain)}")
+    if node.operator not in OPERATORS:
+        raise OnnxFault(f"an operator {quoted(node.operator)}, which freerun never writes")
+    for name, value in node.attributes.items():
+        if name not in OPERATORS[node.operator]:
+            raise OnnxFault(f"an attribute {quoted(name)} of {node.operator}, which freerun never writes")
+        if isinstance(value, OnnxGraph) != (name == "body"):
+            raise OnnxFault(f"the attribute {quoted(name)} of {node.operator} is of another type than freerun writes")
+        if isinstance(value, OnnxGraph):
+            _check_body(value, limit)
+        else:
+            _check_attribute(node.operator, name, value, limit)
+
+
+def _check_body(body: OnnxGraph, limit: int) -> None:
+    if body.constants:
+        raise OnnxFault("the body of a node has constants of its own")
+    for node in body.nodes:
+        if "body" in OPERATORS.get(node.operator, ()):
+            raise OnnxFault(f"a {node.operator} in the body of another node")
+        _check_node(node, limit)
+
+
+def _check_attribute(operator: str, name: str, value: Attribute, limit: int) -> None:
+    numbers = value if isinstance(value, tuple) else (value,)
+    for number in numbers:
+        if isinstance(number, int) and not -1 <= number <= limit:
+            what = f"the attribute {quoted(name)} of {operator} is {number}"
+            raise OnnxFault(f"{what}; the model has no size above {limit}")
+
+
+def _check_loops(graph: OnnxGraph, name: str) -> None:
+    """One loop, only in the greedy graph; its trip count is computed from ``max_lengths``."""
+    loops = [node for node in graph.nodes if node.operator == "Loop"]
+    if len(loops) != (name == "greedy"):
+        raise OnnxFault(f"{len(loops)} loops, and freerun writes {int(name == 'greedy')} in this graph")
+    if name == "step" and any(node.operator == "Scan" for node in graph.nodes):
+        raise OnnxFault("a Scan, which freerun never writes in this graph")
+    producers = {output: node for node in graph.nodes for output in node.outputs}
+    ones = {each.name for each in graph.constants if _is_one(each)}
+    for loop in loops:
+        trips, condition = (*loop.inputs[:2], "", "")[:2]
+        if condition or not _is_bounded(producers.get(trips), producers, ones):
+            raise OnnxFault("a Loop whose number of steps is not max(max_lengths) + 1")
+
+
+def _is_bounded(trips: Node | None, producers: Mapping[str, Node], ones: set[str]) -> bool:
+    """Return True if a trip count is ReduceMax(max_lengths) + 1, as ``freerun.export.greedy`` writes it."""
+    if trips is None or trips.operator != "Add" or len(trips.inputs) != 2 or trips.inputs[1] not in ones:
+        return False
+    longest = producers.get(trips.inputs[0])
+    return longest is not None and longest.operator == "ReduceMax" and longest.inputs == ("max_lengths",)
+
+
+def _is_one(constant: Constant) -> bool:
+    return constant.element_type == INT64 and not constant.dims and bytes(constant.data) == b"\1" + bytes(7)
+
+
+#  constants -----------------------------------------------------------------------------------------------------------
+
+
+def checked_constants(graph: OnnxGraph, vocabulary: int, limit: int) -> dict[str, Shape]:
+    """Check all constants; returns the numbers of those that may say what a shape is, by name.
+
+    ``vocabulary`` is the number of target ids; whole numbers may not exceed ``limit``.
+    """
+    contents = {}
+    for constant in graph.constants:
+        array = _array(constant)
+        if constant.element_type == FLOAT:
+            _check_finite(constant, array, vocabulary)
+        elif constant.element_type == BOOL:
+            _check_range(constant, array, 0, 1)
+        elif constant.element_type in (INT32, INT64):
+            _check_range(constant, array, -1, limit)
+            if array.size <= MAX_CONTENT:
+                contents[constant.name] = tuple(array.tolist())
+    return contents
+
+
+def _array(constant: Constant) -> NDArray[Any]:
+    """The numbers of a constant, in one dimension, not copied."""
+    kind = _KINDS.get(constant.element_type)
+    if kind is None:
+        raise OnnxFault(f"the constant {quoted(constant.name)} has the element type {constant.element_type}")
+    size = prod(constant.dims)
+    if min(constant.dims, default=1) < 1 or len(constant.data) != size * kind.itemsize:
+        what = f"is {constant.dims} and has {len(constant.data):,} bytes of data"
+        raise OnnxFault(f"the constant {quoted(constant.name)} {what}")
+    return np.frombuffer(constant.data, kind)
+
+
+def _check_range(constant: Constant, array: NDArray[Any], least: int, most: int) -> None:
+    for number in (int(array.min()), int(array.max())):
+        if not least <= number <= most:
+            raise OnnxFault(f"the constant {quoted(constant.name)} has a {number}, outside of {least} to {most}")
+
+
+def _check_finite(constant: Constant, array: NDArray[Any], vocabulary: int) -> None:
+    with np.errstate(all="ignore"):
+        total = array.sum()  # four times as fast as looking at each number; it overflows only if numbers are enormous
+    if not isfinite(total) and not np.isfinite(array).all() and not _bans_ids(constant, array, vocabulary):
+        raise OnnxFault(f"the constant {quoted(constant.name)} has numbers that are not finite")
+
+
+def _bans_ids(constant: Constant, array: NDArray[Any], vocabulary: int) -> bool:
+    """Return True for what is added to log-probabilities: -inf for ids that no search writes, 0 for the others."""
+    if constant.dims != (vocabulary,):
+        return False
+    banned = np.zeros(vocabulary, np.float32)
+    banned[list(NEVER_WRITTEN)] = -np.inf
+    return bool((array == banned).all())
+
+
+#  inputs and outputs --------------------------------------------------------------------------------------------------
+
+
+def _check_interface(what: str, found: tuple[Declared, ...], expected: tuple[Declared, ...]) -> None:
+    names = [[each.name for each in values] for values in (found, expected)]
+    if names[0] != names[1]:
+        listed = [", ".join(map(quoted, each[:12])) or "none" for each in names]
+        raise OnnxFault(f"its {what}s are {listed[0]}, and those of this model {listed[1]}")
+    for one, other in zip(found, expected, strict=True):
+        if one != other:
+            shapes = [f"of type {each.element_type} and shape {list(each.shape)}" for each in (one, other)]
+            raise OnnxFault(f"its {what} {one.name} is {shapes[0]}, and that of this model {shapes[1]}")

@@ -1,0 +1,78 @@
+"""What the graphs of a bundle take and give: names, element types and shapes, as in docs/export.md.
+
+Shape suffixes are those of docs/export.md: B sources, S source, T steps taken, N and P rows of this step and of the
+previous one, E entries, D the state's numbers, V vocabulary, K requested tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from freerun.runtime.onnx_file import Declared
+from freerun.runtime.sizes import Sizes
+
+__all__ = ["BOOL", "FLOAT", "INT8", "INT32", "INT64", "UINT8", "inputs_of", "outputs_of", "state_size", "statics_of"]
+
+FLOAT: Final = 1
+UINT8: Final = 2
+INT8: Final = 3
+INT32: Final = 6
+INT64: Final = 7
+BOOL: Final = 9
+
+
+def state_size(sizes: Sizes) -> int:
+    """D: each layer's h, then each layer's c, then the attentional output if it is fed in again."""
+    return sizes.hidden_size * (sizes.num_layers * (2 if sizes.cell == "lstm" else 1) + sizes.input_feeding)
+
+
+def statics_of(sizes: Sizes) -> dict[str, list[int | str]]:
+    """Names and shapes of what the encoder gives to every step in addition to the state.
+
+    - ``context_gates`` [B, G], ``context_output`` [B, O]: the context's part of the first layer's gates (part after
+      part) and of what the output layer begins with;
+    - ``memory`` [B, S, M], ``keys``, ``mask`` [B, 1, S]: for attention; the mask is added to the scores. Keys are
+      [B, H, S] for a score that is a product, [B, 1, S, H] for one that is a sum.
+    """
+    shapes: dict[str, list[int | str]] = {}
+    if sizes.every_step:
+        outputs = sizes.embedding_size if sizes.is_projected else sizes.target_vocabulary
+        shapes |= {"context_gates": ["B", sizes.gates], "context_output": ["B", outputs]}
+    if sizes.attention != "none":
+        keys: list[int | str] = ["B", sizes.hidden_size, "S"]
+        if sizes.attention in ("concat", "bahdanau"):
+            keys = ["B", 1, "S", sizes.hidden_size]
+        shapes |= {"memory": ["B", "S", sizes.memory_size], "keys": keys, "mask": ["B", 1, "S"]}
+    return shapes
+
+
+def inputs_of(name: str, sizes: Sizes) -> tuple[Declared, ...]:
+    """The inputs of the graph ``name``, in order."""
+    source = (Declared("source", INT64, ("B", "S")), Declared("lengths", INT64, ("B",)))
+    if name == "encoder":
+        return source
+    if name == "greedy":
+        return (*source, Declared("max_lengths", INT64, ("B",)))
+    statics = [Declared(each, FLOAT, ("E", *shape[1:])) for each, shape in statics_of(sizes).items()]
+    return (
+        Declared("tokens", INT64, ("N",)),
+        Declared("origins", INT64, ("N",)),
+        Declared("state", FLOAT, ("P", state_size(sizes))),
+        Declared("k", INT64, (1,)),
+        *statics,
+    )
+
+
+def outputs_of(name: str, sizes: Sizes) -> tuple[Declared, ...]:
+    """The outputs of the graph ``name``, in order."""
+    if name == "greedy":
+        return Declared("tokens", INT64, ("B", "T")), Declared("scores", FLOAT, ("B", "T"))
+    if name == "encoder":
+        statics = [Declared(each, FLOAT, tuple(shape)) for each, shape in statics_of(sizes).items()]
+        return (Declared("state", FLOAT, ("B", state_size(sizes))), *statics)
+    return (
+        Declared("new_state", FLOAT, ("N", state_size(sizes))),
+        Declared("log_probs", FLOAT, ("N", sizes.target_vocabulary)),
+        Declared("ids", INT64, ("N", "K")),
+        Declared("best", FLOAT, ("N", "K")),
+    )
