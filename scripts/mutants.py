@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     root = options.root.resolve()
     try:
-        sources = {name: (root / name).read_bytes() for name in project_files(root) if name.endswith(".py")}
+        sources = {name: (root / name).read_bytes() for name in project_files(root) if name.endswith((".py", ".c"))}
         mutants = _chosen(options, root, sources)
         with workshops(root, options.processes) as opened:
             run = Run(root / "build" / "mutants", sources, options, opened)
