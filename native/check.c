@@ -6,13 +6,6 @@
 #define ALIGNMENT 64 /* of arrays, in bytes */
 #define SPECIALS 4   /* PAD, BOS, EOS and UNK, which every target vocabulary begins with */
 
-static int64_t gates_of(const freerun_model *m) {
-    static const int64_t gates[] = {[FREERUN_LSTM] = 4, [FREERUN_GRU] = 3, [FREERUN_RNN] = 1};
-    return gates[m->cell] * m->hidden;
-}
-
-static int64_t memory_of(const freerun_model *m) { return m->directions * m->hidden; }
-
 static int in_range(int64_t size, int64_t least) { return size >= least && size <= FREERUN_MAX_SIZE; }
 
 /* An array [rows, width] of numbers of up to 4 bytes, which no memory could hold if its bytes overflow. */
@@ -38,9 +31,9 @@ static int are_linears(const freerun_linear *l, int64_t count, int64_t inputs, i
 
 /* `tokens`: rows of the table, or 0 where there must not be one; `inputs`: I, or 0 where there must be a table. */
 static int is_layer(const freerun_model *m, const freerun_layer *layer, int64_t tokens, int64_t inputs) {
-    if (!is_linear(&layer->recurrent, m->hidden, gates_of(m))) return 0;
-    if (layer->table) return tokens && is_array(layer->table, tokens, gates_of(m));
-    return inputs && is_linear(&layer->input, inputs, gates_of(m));
+    if (!is_linear(&layer->recurrent, m->hidden, freerun_gates(m))) return 0;
+    if (layer->table) return tokens && is_array(layer->table, tokens, freerun_gates(m));
+    return inputs && is_linear(&layer->input, inputs, freerun_gates(m));
 }
 
 static int has_sizes(const freerun_model *m) {
@@ -54,7 +47,7 @@ static int has_encoder(const freerun_model *m) {
     if (m->source_embedding && !is_array(m->source_embedding, m->source_vocabulary, m->embedding)) return 0;
     for (int64_t n = 0; n < m->layers * m->directions; n++) {
         int first = n < m->directions;
-        int64_t inputs = !first ? memory_of(m) : m->source_embedding ? m->embedding : 0;
+        int64_t inputs = !first ? freerun_memory(m) : m->source_embedding ? m->embedding : 0;
         if (!is_layer(m, &m->encoder[n], first ? m->source_vocabulary : 0, inputs)) return 0;
     }
     return 1;
@@ -62,7 +55,7 @@ static int has_encoder(const freerun_model *m) {
 
 /* Only states of one direction can be copied: those of two are projected to the decoder's size. */
 static int is_bridge(const freerun_model *m, const freerun_linear *bridge) {
-    return bridge ? are_linears(bridge, m->layers, memory_of(m), m->hidden) : m->directions == 1;
+    return bridge ? are_linears(bridge, m->layers, freerun_memory(m), m->hidden) : m->directions == 1;
 }
 
 static int has_bridges(const freerun_model *m) {
@@ -78,7 +71,7 @@ static int has_decoder(const freerun_model *m) {
 
 static int has_context(const freerun_model *m) {
     if (!m->context_gates && !m->context_output) return 1;
-    return are_linears(m->context_gates, 1, m->hidden, gates_of(m)) &&
+    return are_linears(m->context_gates, 1, m->hidden, freerun_gates(m)) &&
            are_linears(m->context_output, 1, m->hidden, m->output.outputs);
 }
 

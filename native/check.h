@@ -25,4 +25,12 @@ static inline int64_t freerun_rounded(int64_t width) {
     return (width + FREERUN_PANEL - 1) / FREERUN_PANEL * FREERUN_PANEL;
 }
 
+/* G and M of a model whose sizes are in range. */
+static inline int64_t freerun_gates(const freerun_model *m) {
+    static const int64_t gates[] = {[FREERUN_LSTM] = 4, [FREERUN_GRU] = 3, [FREERUN_RNN] = 1};
+    return gates[m->cell] * m->hidden;
+}
+
+static inline int64_t freerun_memory(const freerun_model *m) { return m->directions * m->hidden; }
+
 #endif

@@ -312,14 +312,13 @@ static void read_all(reading *r) {
 }
 
 static reading reading_of(const freerun_model *m, int64_t count, const source *sources) {
-    static const int64_t gates[] = {[FREERUN_LSTM] = 4, [FREERUN_GRU] = 3, [FREERUN_RNN] = 1};
     return (reading){
         .m = m,
         .step = chosen(),
         .sources = sources,
-        .gates = freerun_rounded(gates[m->cell] * m->hidden),
+        .gates = freerun_rounded(freerun_gates(m)),
         .hidden = freerun_rounded(m->hidden),
-        .memory = freerun_rounded(m->hidden * m->directions),
+        .memory = freerun_rounded(freerun_memory(m)),
         .output = freerun_rounded(m->output.outputs),
         .vocabulary = freerun_rounded(m->target_vocabulary),
         .count = count,

@@ -51,8 +51,8 @@ typedef struct {
 
 typedef struct {
     int64_t cell, layers, directions, hidden, embedding, source_vocabulary, target_vocabulary;
-    const freerun_layer *encoder;  /* [layers][directions] */
-    const float *source_embedding; /* [V, E], where the first layer of the encoder has no table; only there is one */
+    const freerun_layer *encoder;  /* [layers][directions]; only the first layer may have a table */
+    const float *source_embedding; /* [V, E], where it has none */
     const freerun_linear *bridge_h, *bridge_c; /* M to H, [layers] each; or NULL: states are handed over as they are,
                                                 * which only those of one direction can be; `bridge_c` of an LSTM only */
     const freerun_layer *decoder;  /* [layers]; the first one has a table, the others have none */

@@ -187,16 +187,11 @@ static freerun_linear *linears(int64_t count, int64_t inputs, int64_t outputs) {
     return made;
 }
 
-static int64_t gates_of(const freerun_model *m) {
-    static const int64_t gates[] = {4, 3, 1};
-    return gates[m->cell] * m->hidden;
-}
-
 /* With a table of so many tokens, or without one for 0. */
 static void make_layer(const freerun_model *m, freerun_layer *layer, int64_t tokens, int64_t inputs) {
-    make_linear(&layer->recurrent, m->hidden, gates_of(m));
-    if (tokens) layer->table = rows_of(tokens, gates_of(m), 1);
-    else make_linear(&layer->input, inputs, gates_of(m));
+    make_linear(&layer->recurrent, m->hidden, freerun_gates(m));
+    if (tokens) layer->table = rows_of(tokens, freerun_gates(m), 1);
+    else make_linear(&layer->input, inputs, freerun_gates(m));
     note(&layer->table, POINTER);
 }
 
@@ -207,7 +202,7 @@ static freerun_layer *make_encoder(freerun_model *m) {
         if (n < m->directions && !table && !m->source_embedding)
             m->source_embedding = rows_of(m->source_vocabulary, m->embedding, 1);
         make_layer(m, &layers[n], table ? m->source_vocabulary : 0,
-                   n < m->directions ? m->embedding : m->directions * m->hidden);
+                   n < m->directions ? m->embedding : freerun_memory(m));
     }
     return layers;
 }
@@ -222,7 +217,7 @@ static void make_output(freerun_model *m, int64_t begins) {
     make_linear(&m->output, m->hidden, begins);
     if (begins != m->target_vocabulary || chance(10)) m->tied = linears(1, begins, m->target_vocabulary);
     if (chance(40)) {
-        m->context_gates = linears(1, m->hidden, gates_of(m));
+        m->context_gates = linears(1, m->hidden, freerun_gates(m));
         m->context_output = linears(1, m->hidden, begins);
     }
 }
@@ -254,8 +249,8 @@ static void make_model(freerun_model *m) {
     note_model(m);
     m->encoder = make_encoder(m);
     m->decoder = make_decoder(m);
-    if (m->directions == 2 || chance(20)) m->bridge_h = linears(m->layers, m->directions * m->hidden, m->hidden);
-    if (m->cell == FREERUN_LSTM && m->bridge_h) m->bridge_c = linears(m->layers, m->directions * m->hidden, m->hidden);
+    if (m->directions == 2 || chance(20)) m->bridge_h = linears(m->layers, freerun_memory(m), m->hidden);
+    if (m->cell == FREERUN_LSTM && m->bridge_h) m->bridge_c = linears(m->layers, freerun_memory(m), m->hidden);
     make_output(m, chance(60) ? m->target_vocabulary : PICK(widths));
 }
 

@@ -11,7 +11,8 @@ from freerun.runtime.compiled import LIBRARY, opened
 from tests.compiled import COMPILER
 from tests.fuzz.native import Native, sanitizers
 
-FEW, MANY = 70, 10_000
+FEW = 70
+MANY = range(1, 101)  # hundreds of models
 SETS = ["base", "avx2", "avx512"]
 
 
@@ -38,4 +39,5 @@ def test_random_models_and_damage_pass_under_sanitizers(folder):
 
 @pytest.mark.slow
 def test_many_random_models_and_damage_pass_under_sanitizers(folder):
-    Native(folder).run(FEW, MANY)
+    native = Native(folder)
+    assert {native(number) for number in MANY} == {"passed"}
