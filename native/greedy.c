@@ -9,7 +9,9 @@
 #include "step.h"
 
 #define ROWS FREERUN_ROWS
+#ifndef MOST_FLOATS
 #define MOST_FLOATS (1 << 24) /* that a group of sources may take for the inputs' half of its gates */
+#endif
 
 enum { PAD, BOS, EOS, UNK };
 
