@@ -82,6 +82,7 @@ enum { ORDINARY, LARGE, ANY };
 /* What a word of a structure is, and so what may be put there: a size, the number of layers, a pointer, a step. */
 enum { SIZE, LAYERS, POINTER, STEP };
 
+#define OWN_WORDS 15 /* of the model itself, which are noted first */
 #define SLACK 64 /* bytes that may be read behind an array */
 
 static struct {
@@ -231,6 +232,7 @@ static void note_model(freerun_model *m) {
     note(&m->layers, LAYERS);
     for (int n = 0; n < 6; n++) note(sizes[n], SIZE);
     for (int n = 0; n < 8; n++) note(pointers[n], POINTER);
+    if (num_words != OWN_WORDS) fail("words of the model that are not its own");
 }
 
 static void make_model(freerun_model *m) {
@@ -260,7 +262,7 @@ static void make_model(freerun_model *m) {
 static void damage_model(void) {
     static const int64_t sizes[] = {0, -1, INT64_MIN, INT64_MAX, (int64_t)1 << 31, (int64_t)1 << 62};
     static const float steps[] = {0, -1, -0.0f, INFINITY, NAN};
-    int64_t n = below(num_words), *word = words[n].word;
+    int64_t n = below(chance(30) ? OWN_WORDS : num_words), *word = words[n].word;
     if (words[n].kind == STEP) {
         float step = PICK(steps);
         memcpy(word, &step, sizeof step);
