@@ -1,4 +1,4 @@
-"""Compiles the library: step.c once for each instruction set, greedy.c once.
+"""Compiles the library: step.c once for each instruction set, the other sources once.
 
     python native/build.py LIBRARY [FLAG ...]
 
@@ -16,6 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+SOURCES = Path(__file__).parent
 # compilers do not fuse products and sums by themselves: then a row's numbers would depend on how many rows there are
 FLAGS = ["-std=gnu11", "-O3", "-fPIC", "-ffp-contract=off"]
 INSTRUCTIONS: dict[str, list[str]] = {"base": []}
@@ -33,16 +34,21 @@ def build(library: Path, flags: tuple[str, ...] = ()) -> None:
         ValueError: CC is not a command.
         subprocess.CalledProcessError: it failed; ``stderr`` says why.
     """
-    compiler, sources = _compiler(), Path(__file__).parent
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        objects = []
-        for name, instructions in INSTRUCTIONS.items():
-            objects.append(f"{folder}/{name}.o")
-            step = ["-c", str(sources / "step.c"), f"-DFREERUN_STEP={name}", "-o", objects[-1]]
-            _run([*compiler, *FLAGS, *flags, *instructions, *step])
-        made = f"{folder}/{library.name}"
-        _run([*compiler, *FLAGS, *flags, "-shared", str(sources / "greedy.c"), *objects, "-lm", "-o", made])
-        Path(made).replace(library)
+        made = Path(folder, library.name)
+        link(made, [str(SOURCES / "greedy.c"), "-shared"], flags)
+        made.replace(library)
+
+
+def link(made: Path, sources: list[str], flags: tuple[str, ...] = ()) -> None:
+    """Compile ``sources`` with the steps of all instruction sets and the checks into ``made``; see ``build``."""
+    compiler = [*_compiler(), *FLAGS, *flags]
+    objects = []
+    for name, instructions in INSTRUCTIONS.items():
+        objects.append(f"{made}.{name}.o")
+        step = ["-c", str(SOURCES / "step.c"), f"-DFREERUN_STEP={name}", "-o", objects[-1]]
+        _run([*compiler, *instructions, *step])
+    _run([*compiler, *sources, str(SOURCES / "check.c"), *objects, "-lm", "-o", str(made)])
 
 
 def _compiler() -> list[str]:

@@ -5,14 +5,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "check.h"
 #include "step.h"
 
 #define ROWS FREERUN_ROWS
+#ifndef MOST_FLOATS
 #define MOST_FLOATS (1 << 24) /* that a group of sources may take for the inputs' half of its gates */
+#endif
 
 enum { PAD, BOS, EOS, UNK };
-
-static int64_t rounded(int64_t width) { return (width + FREERUN_PANEL - 1) / FREERUN_PANEL * FREERUN_PANEL; }
 
 static const freerun_step *chosen(void) {
 #ifdef FREERUN_X86
@@ -33,19 +34,38 @@ const char *freerun_instructions(void) { return chosen()->name; }
 
 /* -- room ------------------------------------------------------------------------------------------------------------- */
 
+/* For tests under AddressSanitizer: bytes after each piece that must not be touched, beyond the 64 that may be read. */
+#ifdef FREERUN_GAPS
+#include <sanitizer/asan_interface.h>
+#define GAP 256
+#define CLOSE(from) ASAN_POISON_MEMORY_REGION(from, GAP - 64)
+#else
+#define GAP 0
+#define CLOSE(from) (void)(from)
+#endif
+
+#define MAX_ROOM (PTRDIFF_MAX / 64 * 64) /* in bytes */
+
 /* One allocation for all arrays of a call, in pieces that begin at multiples of 64 bytes. */
 typedef struct {
     char *start;
-    size_t used;
+    int64_t used; /* MAX_ROOM: too much */
 } room;
 
-static void *taken(room *r, int64_t count, size_t size) {
-    void *piece = r->start ? r->start + r->used : NULL;
-    r->used += ((size_t)count * size + 63) / 64 * 64;
+static void *taken(room *r, int64_t rows, int64_t width, int64_t size) {
+    char *piece = r->start ? r->start + r->used : NULL;
+    int64_t bytes = freerun_times(freerun_times(rows, width), size);
+    if (bytes >= MAX_ROOM - GAP - r->used) {
+        r->used = MAX_ROOM;
+        return NULL;
+    }
+    bytes = (bytes + 63) / 64 * 64 + GAP;
+    r->used += bytes;
+    if (piece) CLOSE(piece + bytes - GAP + 64);
     return piece;
 }
 
-static float *floats(room *r, int64_t count) { return taken(r, count, sizeof(float)); }
+static float *floats(room *r, int64_t rows, int64_t width) { return taken(r, rows, width, sizeof(float)); }
 
 /* -- the encoder ------------------------------------------------------------------------------------------------------ */
 
@@ -85,7 +105,7 @@ static void multiply(const reading *r, const freerun_linear *l, int64_t rows, co
 /* The inputs' half of the gates at every position, unless a table has them. */
 static void give(const reading *r, const group *g, const freerun_layer *layer, int64_t index) {
     if (layer->table) return;
-    int64_t width = index ? r->memory : rounded(r->m->embedding);
+    int64_t width = index ? r->memory : freerun_rounded(r->m->embedding);
     if (!index)
         for (int64_t row = 0; row < g->rows; row++)
             for (int64_t t = 0; t < g->sources[row].length; t++)
@@ -240,28 +260,27 @@ static int64_t larger(int64_t one, int64_t other) { return one > other ? one : o
 /* Pointers into the room, or, while it has no start, how large it must be. `positions`: of the largest group. */
 static void lay_out(room *space, reading *r, writing *w, int64_t positions) {
     const freerun_model *m = r->m;
-    int64_t states = m->layers * r->count * r->hidden;
-    int64_t widest = larger(larger(r->memory, rounded(m->embedding)), larger(r->hidden, r->output));
-    r->first_h = floats(space, states);
-    r->first_c = floats(space, m->cell == FREERUN_LSTM ? states : 0);
-    r->context_gates = floats(space, m->context_gates ? r->count * r->gates : 0);
-    r->context_output = floats(space, m->context_output ? r->count * r->output : 0);
-    int64_t kept = m->layers > 1 || m->source_embedding ? positions : 0;
-    r->given = floats(space, kept * r->gates);
-    r->inputs = floats(space, kept * larger(r->memory, rounded(m->embedding)));
-    r->outputs = floats(space, kept * larger(r->memory, rounded(m->embedding)));
-    r->recurrent = floats(space, ROWS * r->gates);
-    r->h = floats(space, ROWS * r->hidden);
-    r->c = floats(space, ROWS * r->hidden);
-    r->final_h = floats(space, ROWS * r->memory);
-    r->final_c = floats(space, ROWS * r->memory);
-    r->bytes = taken(space, ROWS * widest, 1);
-    w->h = floats(space, m->layers * ROWS * r->hidden);
-    w->c = floats(space, m->layers * ROWS * r->hidden);
-    w->given = floats(space, ROWS * r->gates);
-    w->recurrent = floats(space, ROWS * r->gates);
-    w->output = floats(space, ROWS * r->output);
-    w->logits = floats(space, ROWS * r->vocabulary);
+    int64_t states = freerun_times(m->layers, r->count), kept = m->layers > 1 || m->source_embedding ? positions : 0;
+    int64_t inputs = larger(r->memory, m->source_embedding ? freerun_rounded(m->embedding) : 0);
+    r->first_h = floats(space, states, r->hidden);
+    r->first_c = floats(space, m->cell == FREERUN_LSTM ? states : 0, r->hidden);
+    r->context_gates = floats(space, m->context_gates ? r->count : 0, r->gates);
+    r->context_output = floats(space, m->context_output ? r->count : 0, r->output);
+    r->given = floats(space, kept, r->gates);
+    r->inputs = floats(space, kept, inputs);
+    r->outputs = floats(space, kept, inputs);
+    r->recurrent = floats(space, ROWS, r->gates);
+    r->h = floats(space, ROWS, r->hidden);
+    r->c = floats(space, ROWS, r->hidden);
+    r->final_h = floats(space, ROWS, r->memory);
+    r->final_c = floats(space, ROWS, r->memory);
+    r->bytes = taken(space, ROWS, larger(inputs, r->output), 1); /* of the widest input of a product */
+    w->h = floats(space, m->layers * ROWS, r->hidden);
+    w->c = floats(space, m->layers * ROWS, r->hidden);
+    w->given = floats(space, ROWS, r->gates);
+    w->recurrent = floats(space, ROWS, r->gates);
+    w->output = floats(space, ROWS, r->output);
+    w->logits = floats(space, ROWS, r->vocabulary);
 }
 
 static int longest_first(const void *one, const void *other) {
@@ -273,7 +292,7 @@ static int longest_first(const void *one, const void *other) {
 /* The sources from `start` on that are read together. */
 static group group_from(const reading *r, int64_t start) {
     group g = {.start = start, .sources = r->sources + start};
-    int64_t most = larger(1, MOST_FLOATS / (g.sources[0].length * r->gates));
+    int64_t most = larger(1, MOST_FLOATS / freerun_times(g.sources[0].length, r->gates));
     for (; g.rows < ROWS && g.rows < most && start + g.rows < r->count; g.rows++) {
         g.first[g.rows] = g.positions;
         g.positions += g.sources[g.rows].length;
@@ -295,26 +314,27 @@ static void read_all(reading *r) {
 }
 
 static reading reading_of(const freerun_model *m, int64_t count, const source *sources) {
-    static const int64_t gates[] = {[FREERUN_LSTM] = 4, [FREERUN_GRU] = 3, [FREERUN_RNN] = 1};
     return (reading){
         .m = m,
         .step = chosen(),
         .sources = sources,
-        .gates = rounded(gates[m->cell] * m->hidden),
-        .hidden = rounded(m->hidden),
-        .memory = rounded(m->hidden * m->directions),
-        .output = rounded(m->output.outputs),
-        .vocabulary = rounded(m->target_vocabulary),
+        .gates = freerun_rounded(freerun_gates(m)),
+        .hidden = freerun_rounded(m->hidden),
+        .memory = freerun_rounded(freerun_memory(m)),
+        .output = freerun_rounded(m->output.outputs),
+        .vocabulary = freerun_rounded(m->target_vocabulary),
         .count = count,
     };
 }
 
-/* The sources of a call, longest first; 0 if one cannot be read. */
+/* The sources of a call, longest first; 0 if one cannot be read. Sums stay below `most`, so ids are in memory that can be. */
 static int listed(const freerun_model *m, int64_t count, const int64_t *ids, const int64_t *lengths, const int64_t *bounds,
                   source *sources) {
-    for (int64_t n = 0, place = 0; n < count; n++) {
-        if (lengths[n] < 1 || bounds[n] < 0) return 0;
+    const int64_t most = PTRDIFF_MAX / (int64_t)sizeof *ids;
+    for (int64_t n = 0, place = 0, begin = 0; n < count; n++) {
+        if (lengths[n] < 1 || lengths[n] > most - begin || bounds[n] < 0 || bounds[n] >= most - place) return 0;
         sources[n] = (source){.ids = ids, .length = lengths[n], .bound = bounds[n], .number = n, .place = place};
+        begin += lengths[n];
         place += bounds[n] + 1;
         for (const int64_t *end = ids + lengths[n]; ids < end; ids++)
             if (*ids < 0 || *ids >= m->source_vocabulary) return 0;
@@ -335,7 +355,7 @@ static int decode(const freerun_model *model, int64_t count, const source *sourc
         rows = g.rows;
     }
     lay_out(&space, &r, &w, positions); /* counted first, then made */
-    char *start = aligned_alloc(64, space.used);
+    char *start = space.used < MAX_ROOM ? aligned_alloc(64, (size_t)space.used) : NULL;
     if (!start) return FREERUN_NO_MEMORY;
     space = (room){.start = start};
     lay_out(&space, &r, &w, positions);
@@ -347,7 +367,13 @@ static int decode(const freerun_model *model, int64_t count, const source *sourc
 
 int freerun_greedy(const freerun_model *model, int64_t count, const int64_t *ids, const int64_t *lengths,
                    const int64_t *bounds, int32_t *tokens, float *scores, int64_t *written) {
+    if (!freerun_valid(model)) return FREERUN_BAD_MODEL;
     if (!count) return FREERUN_OK;
+    if (count < 0 || !freerun_placed(ids, sizeof *ids) || !freerun_placed(lengths, sizeof *lengths) ||
+        !freerun_placed(bounds, sizeof *bounds) || !freerun_placed(tokens, sizeof *tokens) ||
+        !freerun_placed(scores, sizeof *scores) || !freerun_placed(written, sizeof *written))
+        return FREERUN_BAD_SOURCE;
+    if (count > PTRDIFF_MAX / (int64_t)sizeof(source)) return FREERUN_NO_MEMORY;
     source *sources = malloc((size_t)count * sizeof *sources);
     if (!sources) return FREERUN_NO_MEMORY;
     int result = FREERUN_BAD_SOURCE;

@@ -16,17 +16,22 @@
 #define FREERUN_PANEL 64
 
 enum { FREERUN_LSTM, FREERUN_GRU, FREERUN_RNN };
-enum { FREERUN_OK, FREERUN_NO_MEMORY, FREERUN_BAD_SOURCE };
+enum { FREERUN_OK, FREERUN_NO_MEMORY, FREERUN_BAD_SOURCE, FREERUN_BAD_MODEL };
 
 /* Changes whenever something below does. */
-#define FREERUN_VERSION 1
+#define FREERUN_VERSION 2
+
+/* Limits: of each size of a model, and of the inputs of a product in 8 bits, whose sums fit into 32 bits up to there. */
+#define FREERUN_MAX_SIZE INT32_MAX
+#define FREERUN_MAX_BYTE_INPUTS (1 << 16)
 
 /* y = x W + b. All arrays begin at multiples of 64 bytes, and there is room to read for 64 bytes behind each: vectors may
  * reach past the last gates of a layer.
  *
- * float32: `weight` is [panels][inputs][64], scale and correction are NULL.
+ * float32: `weight` is [panels][inputs][64], scale and correction are NULL, and step is 0.
  * 8 bits: `weight`, of -64 to 64, is int8 [panels][inputs / 4, rounded up][64][4]; x is rounded to bytes x / step + 128, and
- * y = (x_bytes W + correction) scale + b, where correction [outputs] is -128 times the sum of a column. */
+ * y = (x_bytes W + correction) scale + b, where correction [outputs] is -128 times the sum of a column;
+ * step is finite and above 0. */
 typedef struct {
     int64_t inputs, outputs;
     const void *weight;
@@ -46,11 +51,13 @@ typedef struct {
 
 typedef struct {
     int64_t cell, layers, directions, hidden, embedding, source_vocabulary, target_vocabulary;
-    const freerun_layer *encoder;  /* [layers][directions] */
-    const float *source_embedding; /* [V, E], where the first layer of the encoder has no table */
-    const freerun_linear *bridge_h, *bridge_c; /* [layers] each, or NULL: states are handed over as they are */
-    const freerun_layer *decoder;  /* [layers]; the first one has a table */
-    const freerun_linear *context_gates, *context_output; /* H to G and to O, where the context is read at every step */
+    const freerun_layer *encoder;  /* [layers][directions]; only the first layer may have a table */
+    const float *source_embedding; /* [V, E], where it has none */
+    const freerun_linear *bridge_h, *bridge_c; /* M to H, [layers] each; or NULL: states are handed over as they are,
+                                                * which only those of one direction can be; `bridge_c` of an LSTM only */
+    const freerun_layer *decoder;  /* [layers]; the first one has a table, the others have none */
+    const freerun_linear *context_gates, *context_output; /* H to G and to O, where the context is read at every step; or
+                                                           * both NULL */
     freerun_linear output;         /* H to O */
     const freerun_linear *tied;    /* O to V, where O is not V yet; or NULL */
 } freerun_model;
@@ -61,8 +68,19 @@ typedef struct {
  * tokens, scores: where source n begins to write its tokens (EOS with them) and their natural log-probabilities is the
  * sum of `bounds` + 1 over the sources before it; written [count] says how many it wrote. PAD, BOS and UNK (0, 1 and 3)
  * are never written. What is written for a source depends on nothing but that source, to the last bit.
- * Returns FREERUN_OK, or what went wrong (BAD_SOURCE: an empty one, an id beyond the vocabulary, a bound below 0); then
- * nothing of the outputs means anything. */
+ *
+ * Returns FREERUN_OK, or what went wrong; the outputs are undefined then:
+ *   NO_MEMORY   the call needs more memory than there is
+ *   BAD_SOURCE  `count` is below 0, an array of the call is NULL or misaligned, a source is empty, an id is not in the
+ *               vocabulary, a bound is below 0, or lengths or bounds add up to more than memory can hold
+ *   BAD_MODEL   a size of the model is out of range (a target vocabulary has the four special tokens at least), sizes
+ *               disagree, or a pointer is NULL or misaligned where the model needs it, or set where it has no use
+ *
+ * Guaranteed: if the arrays are as long as their sizes say, any numbers in them, NaN and infinities too, are decoded
+ * without undefined behavior and within these arrays, and every token written is EOS or an id from 4 to V - 1. Scores
+ * are NaN or infinite where logits overflow or are NaN; where all are NaN, the token is EOS. Not checked: the lengths of
+ * arrays, and that weights in 8 bits stay within -64 to 64 (others give wrong products). Where an input in 8 bits is NaN it
+ * is rounded to some level, so finite scores do not prove finite weights: check weights when you read them. */
 int freerun_greedy(const freerun_model *model, int64_t count, const int64_t *ids, const int64_t *lengths,
                    const int64_t *bounds, int32_t *tokens, float *scores, int64_t *written);
 

@@ -33,6 +33,7 @@ _Static_assert(PANEL % (COLUMNS * LANES) == 0, "a panel is a whole number of pro
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES), aligned(4), may_alias)); /* sums that wrap around */
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
@@ -83,11 +84,12 @@ INLINE ivec byte_products(ivec sums, ivec x, const int8_t *weight) {
 #elif defined(__AVX2__)
     /* two products fit into 16 bits, for weights have 7: 2 x 255 x 64 */
     __m256i pairs = _mm256_maddubs_epi16((__m256i)x, _mm256_loadu_si256((const __m256i *)weight));
-    return sums + (ivec)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    return (ivec)((uvec)sums + (uvec)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 #else
     const uint8_t *bytes = (const uint8_t *)&x;
     for (int lane = 0; lane < LANES; lane++)
-        for (int j = 0; j < 4; j++) sums[lane] += bytes[4 * lane + j] * weight[4 * lane + j];
+        for (int j = 0; j < 4; j++)
+            sums[lane] = (int32_t)((uint32_t)sums[lane] + (uint32_t)(bytes[4 * lane + j] * weight[4 * lane + j]));
     return sums;
 #endif
 }
@@ -183,7 +185,7 @@ INLINE vec exponential(vec x) {
     p = fused(p, r, all(1.6666665459e-1f));
     p = fused(p, r, all(5.0000001201e-1f));
     p = fused(p * r, r, r) + 1.0f;
-    return p * (vec)(((ivec)shifted + 127) << 23);
+    return p * (vec)(((uvec)shifted + 127u) << 23);
 }
 
 INLINE vec sigmoid(vec x) { return 1.0f / (1.0f + exponential(-x)); }

@@ -43,6 +43,8 @@ from mutation.results import NOTICED, Journal, Result, accepted, record
 from mutation.workshop import Outcome, Workshop, project_files, workshops
 
 PACKAGES = ("forcing", "search", "studies", "diagnostics", "metrics", "training")
+SUFFIXES = (".py", ".c", ".h")
+"""Of sources; generated mutants are of Python only."""
 COLUMNS = ("tried", "killed", "timeout", "survived", "untested", "accepted")
 FIRST = 30
 """Most mutants fail one of the first tests, so a small number of test files is loaded first."""
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     root = options.root.resolve()
     try:
-        sources = {name: (root / name).read_bytes() for name in project_files(root) if name.endswith(".py")}
+        sources = {name: (root / name).read_bytes() for name in project_files(root) if name.endswith(SUFFIXES)}
         mutants = _chosen(options, root, sources)
         with workshops(root, options.processes) as opened:
             run = Run(root / "build" / "mutants", sources, options, opened)

@@ -37,4 +37,4 @@ def build(tmp_path_factory):
     return library
 
 
-__all__ = ["BUILD", "KINDS", "build", "needs_compiler"]
+__all__ = ["BUILD", "COMPILER", "KINDS", "build", "needs_compiler"]

@@ -23,7 +23,7 @@ LIBRARY: Final = Path(__file__).with_name("greedy.so")
 CELLS: Final = {"lstm": 0, "gru": 1, "rnn": 2}
 PRODUCT_LEVELS: Final = 64
 """What a weight of 7 bits is within: what all processors can add up."""
-_VERSION: Final = 1
+_VERSION: Final = 2
 """FREERUN_VERSION of native/greedy.h."""
 _PANEL: Final = 64
 _FOUR: Final = 4

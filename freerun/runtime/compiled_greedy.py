@@ -10,6 +10,7 @@ import zipfile
 from array import array
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -28,7 +29,7 @@ __all__ = ["ARRAYS_VERSION", "CompiledGreedy", "can_run", "supports"]
 ARRAYS_VERSION: Final = 1
 """Changes whenever what greedy.npz holds, or what it means, does."""
 
-_NO_MEMORY, _BAD_SOURCE = 1, 2
+_NO_MEMORY, _BAD_SOURCE, _BAD_MODEL = 1, 2, 3
 _MOST_TOKENS: Final = 2**12
 """What an output is given room for at first."""
 _MOST_ROOM: Final = 2**20
@@ -116,6 +117,8 @@ class CompiledGreedy:
             raise MemoryError("no memory for decoding")
         if result == _BAD_SOURCE:
             raise ValueError("a source is empty, or has an id that is not of the source vocabulary")
+        if result == _BAD_MODEL:
+            raise _fault(self._bundle.folder / arrays_file(self._precision), "the compiled library rejects its sizes")
         found, start = [], 0
         for count, bound in zip(written, bounds, strict=True):
             found.append(_hypothesis(tokens[start : start + count].tolist(), scores[start : start + count].tolist()))
@@ -318,9 +321,13 @@ class _Reader:
         return self._kept[-1]
 
     def _fault(self, what: str) -> BundleError:
-        return BundleError(
-            self._path,
-            f"damaged: {what}",
-            "Expected a file as freerun export wrote it",
-            "Export again: freerun export MODEL",
-        )
+        return _fault(self._path, what)
+
+
+def _fault(path: Path, what: str) -> BundleError:
+    return BundleError(
+        path,
+        f"damaged: {what}",
+        "Expected a file as freerun export wrote it",
+        "Export again: freerun export MODEL",
+    )

@@ -17,9 +17,8 @@ class BatchOrder:
     def __init__(self, corpus: Corpus, seed: int, batch_size: int | None, batch_tokens: int | None) -> None:
         self.corpus = corpus
         self._options = (batch_size, batch_tokens, seed)
-        self._epoch = -1
-        self._plan: list[Any] = []
-        self.batches_per_epoch = len(self._of(0))
+        self._epoch, self._plan = 0, self._planned(0)
+        self.batches_per_epoch = len(self._plan)
 
     @property
     def tokens_per_batch(self) -> float:
@@ -42,8 +41,10 @@ class BatchOrder:
 
     def _of(self, epoch: int) -> list[Any]:
         if epoch != self._epoch:
-            batch_size, batch_tokens, seed = self._options
-            lengths = self.corpus.sources.lengths, self.corpus.targets.lengths
-            self._plan = plan_epoch(*lengths, batch_size=batch_size, batch_tokens=batch_tokens, seed=seed, epoch=epoch)
-            self._epoch = epoch
+            self._epoch, self._plan = epoch, self._planned(epoch)
         return self._plan
+
+    def _planned(self, epoch: int) -> list[Any]:
+        batch_size, batch_tokens, seed = self._options
+        lengths = self.corpus.sources.lengths, self.corpus.targets.lengths
+        return plan_epoch(*lengths, batch_size=batch_size, batch_tokens=batch_tokens, seed=seed, epoch=epoch)

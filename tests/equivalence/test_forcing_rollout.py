@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from freerun.forcing.rollout import aligned_in_passes, aligned_rollout, free_rol
 from freerun.forcing.scheduled_sampling import ScheduledSampling
 from freerun.forcing.strategy import Objective
 from freerun.models.decoder import Decoded
+from freerun.models.state import State
 from freerun.symbols import BOS, EOS, NEVER_WRITTEN, PAD
 from tests import oracle
 from tests import oracle_losses as by_the_book
@@ -210,3 +212,23 @@ def test_a_free_rollout_ends_with_its_longest_row():
     run = free_rollout(model.decoder, encoded, torch.full((4,), 9), torch.zeros(4, 9), Draw("argmax"))
     assert run.written_BT.tolist() == [[EOS]] * 4
     assert run.fed_BT.tolist() == [[BOS]] * 4
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("given", [torch.bfloat16, torch.float64])
+def test_a_rollout_steps_in_fp32_at_least(monkeypatch, cell, given):
+    model = network(cell=cell, dtype=torch.float64 if given == torch.float64 else torch.float32)
+    encoded, _ = encode(model, BATCH, UPDATE)
+    states, step = [], model.decoder.step
+    monkeypatch.setattr(model.decoder, "step", lambda *how: states.append(how[1].state) or step(*how))
+    rounded = replace(encoded, state=State(*(each if each is None else each.to(given) for each in state_of(encoded))))
+    numbers, draw = torch.zeros(4, 9), Draw("argmax")
+    free_rollout(model.decoder, rounded, torch.full((4,), 9), numbers, draw)
+    aligned_rollout(model.decoder, rounded, BATCH.target_in_BT, BATCH.drawable_BT, numbers, draw)
+    expected = torch.float64 if given == torch.float64 else torch.float32
+    assert {each.dtype for state in states for each in (state.h_LBH, state.c_LBH) if each is not None} == {expected}
+    assert (states[0].c_LBH is not None) == (cell == "lstm")
+
+
+def state_of(encoded):
+    return encoded.state.h_LBH, encoded.state.c_LBH

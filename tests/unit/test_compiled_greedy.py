@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import freerun
-from freerun.errors import ConfigError
+from freerun.errors import BundleError, ConfigError
 from freerun.export.files import graph_files
 from freerun.runtime import compiled, compiled_greedy
 from freerun.runtime.bundle import read_bundle
@@ -84,7 +84,7 @@ def test_what_is_no_library_or_another_one_is_passed_over(tmp_path, monkeypatch)
         assert library.__wrapped__() is None
     monkeypatch.setattr(compiled, "LIBRARY", LIBRARY)
     assert library.__wrapped__() is not None
-    monkeypatch.setattr(compiled, "_VERSION", 2)
+    monkeypatch.setattr(compiled, "_VERSION", 1)
     assert library.__wrapped__() is None
 
 
@@ -346,6 +346,15 @@ def test_an_evaluation_measures_what_predicts(untouched, tmp_path, monkeypatch):
     assert found.free.texts == texts
     freerun.evaluate(untouched, tmp_path / "pairs.tsv", beam_size=2)
     assert len(calls) == 2  # the prediction's
+
+
+def test_a_model_that_the_library_rejects_is_an_error_of_the_arrays():
+    greedy = CompiledGreedy(ArraysOf(network(1, torch.float32)))
+    assert greedy([[4, EOS]], [3])
+    greedy._kept[0].layers = 0
+    with pytest.raises(BundleError) as caught:
+        greedy([[4, EOS]], [3])
+    assert str(caught.value) == f"bundle/greedy.npz: damaged: the compiled library rejects its sizes. {AGAIN}"
 
 
 def test_an_array_too_many_is_told(bundle):

@@ -126,6 +126,16 @@ def test_the_accuracy_is_a_moving_average_of_both_streams():
     assert strategy.accuracy == pytest.approx(0.75 * 0.8 + 0.25 * now)
 
 
+def test_a_score_above_0_says_teacher_forced(monkeypatch):
+    strategy = professor(network(), discriminator_gate=0.0)
+    taught, free = [0.5, 0.0, -0.5, 9.0], [0.5, 0.0, -0.5, -9.0]
+    monkeypatch.setattr(strategy, "discriminator", lambda _: torch.tensor([*taught, *free]))
+    behaviour = Behaviour([draw(3, 4, 4)], None, draw(4, 4), torch.tensor([3, 2, 1, 0]))  # the last row has no step
+    figures = strategy._judge(behaviour, behaviour)
+    assert figures["discriminator_accuracy.teacher"] == (1, 3)
+    assert figures["discriminator_accuracy.free"] == (2, 3)
+
+
 def test_a_new_discriminator_is_at_chance_and_the_model_is_spared():
     strategy = Professor(Professor.Settings(), Objective())
     strategy.prepare(network(), 1)

@@ -123,6 +123,7 @@ def test_strategies_under_one_seed_share_their_dropout():
         ),
         ({"schedule": "linear"}, 'forcing.schedule: the value is "linear"'),
         ({"schedule": {"kind": "liner"}}, 'forcing.schedule.kind: the value is "liner"'),
+        ({"position": {"kind": "liner"}}, 'forcing.position.kind: the value is "liner"'),
         ({"coin": "row"}, 'forcing.coin: the value is "row"'),
         ({"temperature": 0.0}, "forcing.temperature: the value is 0.0. Expected a number, above 0"),
         ({"passes": -1}, "forcing.passes: the value is -1"),

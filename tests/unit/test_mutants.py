@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.compiled import COMPILER
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
@@ -422,7 +424,12 @@ def test_a_planted_mutant_whose_test_is_gone_is_named(toy):
 
 def test_the_planted_mutants_fit_the_sources(part):
     for mutant in part("planted").planted(ROOT):
-        compile(mutant.apply((ROOT / mutant.file).read_bytes()), mutant.file, "exec")
+        source = mutant.apply((ROOT / mutant.file).read_bytes())
+        if mutant.file.endswith(".py"):
+            compile(source, mutant.file, "exec")
+        elif COMPILER:
+            command = [COMPILER, "-fsyntax-only", "-DFREERUN_STEP=base", "-Inative", "-xc", "-"]
+            subprocess.run(command, input=source, cwd=ROOT, check=True)
 
 
 def test_every_survivor_has_a_reason():

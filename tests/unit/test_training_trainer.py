@@ -176,14 +176,20 @@ def test_a_run_has_its_events_at_their_updates(tmp_path):
     ]
 
 
-def test_the_last_update_is_evaluated_whatever_the_interval(tmp_path):
-    run(trainer(tmp_path, updates=5, evaluate_every=0, checkpoint_every=0, journal_every=99))
+@pytest.mark.parametrize("updates", [1, 5])
+def test_the_last_update_is_evaluated_whatever_the_interval(tmp_path, updates):
+    run(trainer(tmp_path, updates=updates, evaluate_every=0, checkpoint_every=0, journal_every=99))
     assert [(event["event"], event["update"]) for event in events(tmp_path)] == [
-        ("evaluation", 5),
-        ("checkpoint", 5),
-        ("evaluation", 5),
-        ("stop", 5),
+        ("evaluation", updates),
+        ("checkpoint", updates),
+        ("evaluation", updates),
+        ("stop", updates),
     ]
+
+
+def test_every_update_may_have_a_checkpoint_from_the_first_on(tmp_path):
+    run(trainer(tmp_path, updates=3, checkpoint_every=1, keep=5))
+    assert [event["update"] for event in events(tmp_path, "checkpoint")] == [1, 2, 3]
 
 
 def test_figures_of_an_interval_are_means_of_its_own_updates(tmp_path):

@@ -1,0 +1,404 @@
+/* Random models, sources and damage for freerun_greedy, to be built with sanitizers: `native FIRST COUNT` runs the cases
+ * from FIRST on with every instruction set of this machine. A failure names its case, and `native CASE 1` repeats it.
+ *
+ * A valid case is decoded twice, with different bytes in fresh memory and behind arrays, and one of its sources again
+ * alone: three times the same outputs. A damaged one has to be rejected, or to be as good as a valid one.
+ * greedy.c is included here so that tests choose its instruction set and its memory.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* -- what stands between greedy.c and the machine --------------------------------------------------------------------- */
+
+enum { BASE, AVX2, AVX512, SETS };
+
+static int allowed;       /* the best instruction set that may be used */
+static int fill;          /* the byte that fresh memory is full of */
+static int64_t live;      /* pieces of memory in use */
+static int64_t allocated; /* pieces so far in a call */
+static int64_t failing;   /* the piece that there is no memory for, or 0 */
+
+static int permitted(const char *feature) { return allowed >= (strncmp(feature, "avx512", 6) ? AVX2 : AVX512); }
+
+static void *fresh(size_t alignment, size_t size) {
+    void *made = NULL;
+    if (++allocated == failing || size > (size_t)1 << 30 || posix_memalign(&made, alignment, size)) return NULL;
+    live++;
+    return memset(made, fill, size);
+}
+
+static void *test_malloc(size_t size) { return fresh(sizeof(void *), size); }
+static void *test_aligned_alloc(size_t alignment, size_t size) { return fresh(alignment, size); }
+
+static void test_free(void *piece) {
+    live -= piece != NULL;
+    free(piece);
+}
+
+#define __builtin_cpu_supports(feature) (permitted(feature) && __builtin_cpu_supports(feature))
+#define MOST_FLOATS (1 << 14) /* small, for groups that have to be split */
+#define malloc test_malloc
+#define aligned_alloc test_aligned_alloc
+#define free test_free
+#include "greedy.c"
+#undef malloc
+#undef aligned_alloc
+#undef free
+
+/* -- random numbers --------------------------------------------------------------------------------------------------- */
+
+static int64_t number; /* of the case */
+static uint64_t seed;
+
+static void say_case(void) { fprintf(stderr, "case %lld, %s\n", (long long)number, freerun_instructions()); }
+
+static void fail(const char *what) {
+    fprintf(stderr, "%s\n", what);
+    say_case();
+    abort();
+}
+
+/* splitmix64 (Steele, Lea and Flood 2014) */
+static uint64_t draw(void) {
+    uint64_t z = seed += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+static int64_t below(int64_t limit) { return (int64_t)(draw() % (uint64_t)limit); }
+static int chance(int percent) { return below(100) < percent; }
+static float uniform(void) { return (float)below(1 << 24) / (1 << 23) - 1; }
+
+#define PICK(values) ((values)[below((int64_t)(sizeof(values) / sizeof *(values)))])
+
+/* -- models ----------------------------------------------------------------------------------------------------------- */
+
+/* Numbers of a model: ordinary ones, ones that overflow, any bits at all. */
+enum { ORDINARY, LARGE, ANY };
+/* What a word of a structure is, and so what may be put there: a size, the number of layers, a pointer, a step. */
+enum { SIZE, LAYERS, POINTER, STEP };
+
+#define OWN_WORDS 15 /* of the model itself, which are noted first */
+#define SLACK 64 /* bytes that may be read behind an array */
+
+static struct {
+    char *start;
+    size_t bytes, slack;
+} arrays[1024];
+static struct {
+    void *word;
+    int kind;
+} words[2048];
+static int64_t num_arrays, num_words;
+static int style, eights; /* eights: per cent of the products in 8 bits */
+
+static void *piece(int64_t bytes, size_t slack) {
+    void *made = NULL;
+    if (num_arrays == 1024 || posix_memalign(&made, 64, (size_t)bytes + slack)) fail("no room for a case");
+    memset(made, 0, (size_t)bytes);
+    arrays[num_arrays].slack = slack;
+    arrays[num_arrays].bytes = (size_t)bytes;
+    arrays[num_arrays++].start = made;
+    return made;
+}
+
+static void *array(int64_t items, int64_t size) { return piece(items * size, SLACK); }
+static void *structures(int64_t items, size_t size) { return piece(items * (int64_t)size, 0); }
+
+static void fill_slack(void) {
+    for (int64_t n = 0; n < num_arrays; n++) memset(arrays[n].start + arrays[n].bytes, fill, arrays[n].slack);
+}
+
+static void release(void) {
+    while (num_arrays) free(arrays[--num_arrays].start);
+    num_words = 0;
+}
+
+static void note(void *word, int kind) {
+    if (num_words == 2048) fail("no room for a word");
+    words[num_words].word = word;
+    words[num_words++].kind = kind;
+}
+
+static float drawn(float scale) {
+    if (style == LARGE && chance(5)) return uniform() * 3e38f;
+    if (style != ANY) return uniform() * scale;
+    uint32_t bits = (uint32_t)draw();
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+/* [rows, width], the columns up to the next panel being 0. */
+static float *rows_of(int64_t rows, int64_t width, float scale) {
+    int64_t stride = freerun_rounded(width);
+    float *made = array(rows * stride, sizeof(float));
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t column = 0; column < width; column++) made[row * stride + column] = drawn(scale);
+    return made;
+}
+
+static void fill_floats(freerun_linear *l) {
+    float *weight = array(l->inputs * freerun_rounded(l->outputs), sizeof(float));
+    for (int64_t column = 0; column < l->outputs; column++)
+        for (int64_t k = 0; k < l->inputs; k++)
+            weight[(column / 64 * l->inputs + k) * 64 + column % 64] = drawn(0.5f);
+    l->weight = weight;
+}
+
+static void fill_bytes(freerun_linear *l) {
+    int64_t fours = (l->inputs + 3) / 4;
+    int8_t *weight = array(4 * fours * freerun_rounded(l->outputs), 1);
+    int32_t *correction = array(freerun_rounded(l->outputs), sizeof *correction);
+    for (int64_t column = 0; column < l->outputs; column++) {
+        for (int64_t k = 0; k < l->inputs; k++) {
+            int8_t value = (int8_t)(style == ANY ? below(256) - 128 : below(129) - 64);
+            weight[((column / 64 * fours + k / 4) * 64 + column % 64) * 4 + k % 4] = value;
+            correction[column] -= 128 * value;
+        }
+        if (style == ANY) correction[column] = (int32_t)(uint32_t)draw();
+    }
+    l->weight = weight;
+    l->correction = correction;
+    l->scale = rows_of(1, l->outputs, 0.001f);
+    l->step = style == ORDINARY ? 1.0f / 127 : chance(50) ? 1e-44f : 3e38f;
+}
+
+static void make_linear(freerun_linear *l, int64_t inputs, int64_t outputs) {
+    l->inputs = inputs;
+    l->outputs = outputs;
+    if (chance(eights)) fill_bytes(l);
+    else fill_floats(l);
+    if (chance(70)) l->bias = rows_of(1, outputs, 0.5f);
+    note(&l->inputs, SIZE);
+    note(&l->outputs, SIZE);
+    note(&l->weight, POINTER);
+    note(&l->bias, POINTER);
+    note(&l->scale, POINTER);
+    note(&l->correction, POINTER);
+    note(&l->step, STEP);
+}
+
+static freerun_linear *linears(int64_t count, int64_t inputs, int64_t outputs) {
+    freerun_linear *made = structures(count, sizeof *made);
+    for (int64_t n = 0; n < count; n++) make_linear(&made[n], inputs, outputs);
+    return made;
+}
+
+/* With a table of so many tokens, or without one for 0. */
+static void make_layer(const freerun_model *m, freerun_layer *layer, int64_t tokens, int64_t inputs) {
+    make_linear(&layer->recurrent, m->hidden, freerun_gates(m));
+    if (tokens) layer->table = rows_of(tokens, freerun_gates(m), 1);
+    else make_linear(&layer->input, inputs, freerun_gates(m));
+    note(&layer->table, POINTER);
+}
+
+static freerun_layer *make_encoder(freerun_model *m) {
+    freerun_layer *layers = structures(m->layers * m->directions, sizeof *layers);
+    for (int64_t n = 0; n < m->layers * m->directions; n++) {
+        int table = n < m->directions && chance(50);
+        if (n < m->directions && !table && !m->source_embedding)
+            m->source_embedding = rows_of(m->source_vocabulary, m->embedding, 1);
+        make_layer(m, &layers[n], table ? m->source_vocabulary : 0,
+                   n < m->directions ? m->embedding : freerun_memory(m));
+    }
+    return layers;
+}
+
+static freerun_layer *make_decoder(const freerun_model *m) {
+    freerun_layer *layers = structures(m->layers, sizeof *layers);
+    for (int64_t n = 0; n < m->layers; n++) make_layer(m, &layers[n], n ? 0 : m->target_vocabulary, m->hidden);
+    return layers;
+}
+
+static void make_output(freerun_model *m, int64_t begins) {
+    make_linear(&m->output, m->hidden, begins);
+    if (begins != m->target_vocabulary || chance(10)) m->tied = linears(1, begins, m->target_vocabulary);
+    if (chance(40)) {
+        m->context_gates = linears(1, m->hidden, freerun_gates(m));
+        m->context_output = linears(1, m->hidden, begins);
+    }
+}
+
+static void note_model(freerun_model *m) {
+    int64_t *sizes[] = {&m->cell,      &m->directions,        &m->hidden,
+                        &m->embedding, &m->source_vocabulary, &m->target_vocabulary};
+    void *pointers[] = {&m->encoder,       &m->source_embedding, &m->bridge_h, &m->bridge_c, &m->decoder,
+                        &m->context_gates, &m->context_output,   &m->tied};
+    note(&m->layers, LAYERS);
+    for (int n = 0; n < 6; n++) note(sizes[n], SIZE);
+    for (int n = 0; n < 8; n++) note(pointers[n], POINTER);
+    if (num_words != OWN_WORDS) fail("words of the model that are not its own");
+}
+
+static void make_model(freerun_model *m) {
+    static const int64_t widths[] = {1,  2,  3,  4,  5,  8,  9,  15, 16, 17,  21,  22,
+                                     31, 32, 33, 43, 47, 63, 64, 65, 86, 127, 128, 129};
+    static const int64_t vocabularies[] = {4, 5, 9, 15, 16, 17, 33, 63, 64, 65, 100, 128, 129};
+    static const int often[] = {0, 0, 100, 100, 50};
+    style = chance(60) ? ORDINARY : chance(50) ? LARGE : ANY;
+    eights = PICK(often);
+    *m = (freerun_model){.cell = below(3),
+                         .layers = 1 + below(3),
+                         .directions = 1 + below(2),
+                         .hidden = PICK(widths),
+                         .embedding = PICK(widths),
+                         .source_vocabulary = PICK(vocabularies),
+                         .target_vocabulary = PICK(vocabularies)};
+    note_model(m);
+    m->encoder = make_encoder(m);
+    m->decoder = make_decoder(m);
+    if (m->directions == 2 || chance(20)) m->bridge_h = linears(m->layers, freerun_memory(m), m->hidden);
+    if (m->cell == FREERUN_LSTM && m->bridge_h) m->bridge_c = linears(m->layers, freerun_memory(m), m->hidden);
+    make_output(m, chance(50) ? m->target_vocabulary : chance(50) ? PICK(widths) : 70 + below(130));
+}
+
+/* Something in a word of a structure that cannot be used: never a pointer to memory that is not there, nor a number of
+ * layers that the arrays do not have, for nothing can notice these. */
+static void damage_model(void) {
+    static const int64_t sizes[] = {0, -1, INT64_MIN, INT64_MAX, (int64_t)1 << 31, (int64_t)1 << 62};
+    static const float steps[] = {0, -1, -0.0f, INFINITY, NAN};
+    int64_t n = below(chance(30) ? OWN_WORDS : num_words), *word = words[n].word;
+    if (words[n].kind == STEP) {
+        float step = PICK(steps);
+        memcpy(word, &step, sizeof step);
+    } else if (words[n].kind == POINTER) *word = chance(50) ? 0 : *word + (chance(50) ? 1 : 4);
+    else *word = words[n].kind == SIZE && chance(30) ? *word + (chance(50) ? 1 : 4) : PICK(sizes);
+}
+
+/* -- calls ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    int64_t count, *ids, *lengths, *bounds;
+} texts;
+typedef struct {
+    int32_t *tokens;
+    float *scores;
+    int64_t *written;
+} outputs;
+
+static void make_texts(const freerun_model *m, texts *t) {
+    int64_t total = 0, count = t->count = chance(90) ? below(16) : 40 + below(40);
+    int64_t longest = count > 3 || chance(80) ? 12 : 300;
+    t->lengths = structures(count + !count, sizeof *t->lengths);
+    t->bounds = structures(count + !count, sizeof *t->bounds);
+    for (int64_t n = 0; n < count; n++) {
+        total += t->lengths[n] = 1 + below(longest);
+        t->bounds[n] = chance(90) ? below(9) : below(70);
+    }
+    t->ids = structures(total + !total, sizeof *t->ids);
+    for (int64_t n = 0; n < total; n++) t->ids[n] = below(m->source_vocabulary);
+}
+
+/* The result that the damage has to give. */
+static int damage_texts(const freerun_model *m, texts *t) {
+    static const int64_t ids[] = {-1, INT64_MIN, INT64_MAX}, lengths[] = {0, -1, INT64_MIN, INT64_MAX, (int64_t)1 << 61};
+    static const int64_t bounds[] = {-1, INT64_MIN, INT64_MAX, INT64_MAX - 1}, counts[] = {-1, INT64_MIN};
+    int64_t n = t->count ? below(t->count) : 0;
+    int64_t kind = t->count ? below(6) : 0, **one[] = {&t->ids, &t->lengths, &t->bounds}, **which = PICK(one);
+    if (kind == 0) t->count = PICK(counts);
+    if (kind == 1) t->count = chance(50) ? INT64_MAX : INT64_MAX / 64;
+    if (kind == 2) *which = chance(50) ? NULL : (int64_t *)((uintptr_t)*which + 1 + (uintptr_t)below(7));
+    if (kind == 3) t->ids[n] = chance(25) ? m->source_vocabulary : PICK(ids);
+    if (kind == 4) t->lengths[n] = n && chance(30) ? INT64_MAX / 8 : PICK(lengths); /* the former only in their sum */
+    if (kind == 5) t->bounds[n] = PICK(bounds);
+    return kind == 1 ? FREERUN_NO_MEMORY : FREERUN_BAD_SOURCE;
+}
+
+static int64_t room_of(const texts *t) {
+    int64_t room = 0;
+    for (int64_t n = 0; n < t->count; n++) room += t->bounds[n] + 1;
+    return room;
+}
+
+static outputs make_outputs(int64_t room, int64_t count) {
+    return (outputs){structures(room + !room, sizeof(int32_t)), structures(room + !room, sizeof(float)),
+                     structures(count + !count, sizeof(int64_t))};
+}
+
+static int decoded(const freerun_model *m, const texts *t, outputs o, int with) {
+    fill = with;
+    fill_slack();
+    allocated = 0;
+    int result = freerun_greedy(m, t->count, t->ids, t->lengths, t->bounds, o.tokens, o.scores, o.written);
+    if (live) fail("memory is left");
+    return result;
+}
+
+static int same(float one, float other) { return !memcmp(&one, &other, sizeof one) || (one != one && other != other); }
+
+static void compare(outputs one, int64_t n, int64_t place, outputs other, int64_t m, int64_t there) {
+    if (one.written[n] != other.written[m]) fail("outputs of different lengths");
+    for (int64_t k = 0; k < one.written[n]; k++)
+        if (one.tokens[place + k] != other.tokens[there + k] || !same(one.scores[place + k], other.scores[there + k]))
+            fail("outputs that differ");
+}
+
+static void check(const freerun_model *m, int64_t bound, const int32_t *tokens, int64_t written) {
+    if (written < 0 || written > bound + 1) fail("an output longer than its bound");
+    for (int64_t k = 0; k < written; k++)
+        if (tokens[k] < UNK + 1 ? tokens[k] != EOS || k + 1 < written : tokens[k] >= m->target_vocabulary)
+            fail("a token that may not be written");
+    if (written == bound + 1 ? tokens[bound] != EOS : written < bound && (!written || tokens[written - 1] != EOS))
+        fail("an output that does not end");
+}
+
+static void check_all(const freerun_model *m, const texts *t, outputs o) {
+    outputs again = make_outputs(room_of(t), t->count);
+    if (decoded(m, t, again, 0xff) != FREERUN_OK) fail("another result the second time");
+    int64_t alone = t->count ? below(t->count) : -1;
+    for (int64_t n = 0, place = 0, ids = 0; n < t->count; place += t->bounds[n] + 1, ids += t->lengths[n++]) {
+        check(m, t->bounds[n], o.tokens + place, o.written[n]);
+        compare(o, n, place, again, n, place);
+        if (n != alone) continue;
+        texts one = {1, t->ids + ids, t->lengths + n, t->bounds + n};
+        outputs single = make_outputs(t->bounds[n] + 1, 1);
+        if (decoded(m, &one, single, 0x3f) != FREERUN_OK) fail("another result alone");
+        compare(o, n, place, single, 0, 0);
+    }
+}
+
+static int run_case(void) {
+    texts t;
+    freerun_model *m = structures(1, sizeof *m);
+    seed = (uint64_t)number;
+    make_model(m);
+    make_texts(m, &t);
+    outputs o = make_outputs(room_of(&t), t.count);
+    int harm = chance(30) ? 1 : chance(20) ? 2 : chance(5) ? 3 : 0, expected = FREERUN_OK;
+    if (harm == 1) damage_model();
+    if (harm == 2) expected = damage_texts(m, &t);
+    if (harm == 3 && t.count) expected = FREERUN_NO_MEMORY;
+    failing = harm == 3 ? 1 + below(2) : 0;
+    int result = decoded(m, &t, o, 0);
+    failing = 0;
+    if (harm == 1 ? result != FREERUN_OK && result != FREERUN_BAD_MODEL : result != expected) fail("an unexpected result");
+    if (result == FREERUN_OK) check_all(m, &t, o);
+    release();
+    return result;
+}
+
+/* Of the sanitizers' own; called before they stop the program. */
+__attribute__((weak)) void __sanitizer_set_death_callback(void (*callback)(void));
+
+static const char *names[] = {"base", "avx2", "avx512"};
+
+/* Whether this machine has the best of the allowed instruction sets. */
+static int is_here(void) { return !strcmp(freerun_instructions(), names[allowed]); }
+
+int main(int argc, char **argv) {
+    int64_t first = argc == 3 ? atoll(argv[1]) : 0, count = argc == 3 ? atoll(argv[2]) : 100, results[4] = {0};
+    if (__sanitizer_set_death_callback) __sanitizer_set_death_callback(say_case);
+    for (allowed = BASE; allowed < SETS; allowed++)
+        if (is_here()) printf("%s ", names[allowed]);
+    for (number = first; number < first + count; number++)
+        for (allowed = BASE; allowed < SETS; allowed++)
+            if (is_here()) results[run_case()]++;
+    printf("ok %lld, no memory %lld, bad source %lld, bad model %lld\n", (long long)results[0], (long long)results[1],
+           (long long)results[2], (long long)results[3]);
+    return 0;
+}
