@@ -28,9 +28,11 @@ from freerun.errors import RunError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["LOCK", "beside", "holder", "inside", "only_writer"]
+__all__ = ["LOCK", "REFUSAL", "beside", "holder", "inside", "only_writer"]
 
 LOCK = ".lock"
+REFUSAL = "is writing here"
+"""Part of the message to a second writer."""
 _TRIES = 5
 _PAUSE_SECONDS = 0.05
 """Between tries: the file's holder may be about to end, or to write who it is."""
@@ -137,7 +139,7 @@ def _acquire(file: Path) -> int:
         os.close(handle)
     raise RunError(
         _subject(file),
-        f"{note} is writing here",
+        f"{note} {REFUSAL}",
         "Expected one writer at a time",
         "Wait until that process ends, stop it, or choose another directory",
     )

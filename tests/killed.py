@@ -120,6 +120,7 @@ def main(arguments: list[str]) -> int:
     """
     config, folder, seed, kills, longest, *settings = arguments
     runs.tensorboard_is_installed = lambda: False
+    os.fsync = lambda handle: None  # what a killed process wrote is not lost
     request = TrainRequest(subject=Path(config), out=Path(folder), settings=tuple(settings), resume=True)
     moments = random.Random(int(seed))
 

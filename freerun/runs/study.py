@@ -6,9 +6,6 @@ import hashlib
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +38,7 @@ from freerun.runs.dataset import location_of
 from freerun.runs.evaluate import PairsToRead, dev_pairs_of, evaluate_predictor
 from freerun.runs.figures import aligned
 from freerun.runs.load import load
+from freerun.runs.training_process import TrainingProcess
 from freerun.runtime.bundle import read_bundle
 from freerun.studies.analysis import Analysis, ArmFigures, Comparison, analyse
 from freerun.studies.results import Result, read_result, write_result
@@ -300,26 +298,33 @@ def _train_all(waiting: Sequence[_Run], settings: StudyConfig) -> None:
     """Train runs, some at a time, each in a process of its own, and keep their results."""
     todo = list(waiting)
     told: set[str] = set()
-    running: dict[str, tuple[_Run, subprocess.Popen[bytes], float]] = {}
+    running: dict[str, tuple[_Run, TrainingProcess]] = {}
     finished = 0
     with stop_on_signals() as stop:
         try:
             while todo or running:
                 while len(running) < settings.processes and not stop and (run := _next_free(todo, told)):
-                    running[run.name] = run, _started(run, settings.processes), time.time()
+                    running[run.name] = run, _started(run, settings.processes)
                 if stop:
                     raise Interrupted(stop.signal)
-                for run, process, began in list(running.values()):
-                    if process.poll() is None:
+                for run, process in list(running.values()):
+                    code = process.poll()
+                    if code is None:
                         continue
                     del running[run.name]
+                    if process.was_refused():
+                        todo.append(run)  # a training of an earlier study was just starting
+                        continue
                     finished += 1
-                    failed = _keep(run, process.returncode, began, settings)
+                    failed = _keep(run, code, process.began, settings)
                     say(f"{run.name}: {f'failed: {failed}' if failed else 'done'} ({finished} of {len(waiting)})")
                 time.sleep(_POLL_SECONDS)
         finally:
             # whatever ends this, no training goes on unseen
-            _stop([process for _, process, _ in running.values()])
+            for _, process in running.values():
+                process.ask_to_stop()
+            for _, process in running.values():
+                process.wait()
 
 
 def _next_free(todo: list[_Run], told: set[str]) -> _Run | None:
@@ -337,27 +342,14 @@ def _next_free(todo: list[_Run], told: set[str]) -> _Run | None:
     return None
 
 
-def _started(run: _Run, processes: int) -> subprocess.Popen[bytes]:
-    run.log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "freerun", "train", str(run.folder / "configs" / f"{run.arm}.toml")]
-    command += ["--seed", str(run.seed), "--out", str(run.run), "--resume"]
+def _started(run: _Run, processes: int) -> TrainingProcess:
     environment = dict(os.environ)
     if processes > 1 and not run.config.training.threads:
         # cores are shared out; not as a key of the configuration, which would be another one with other processes
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     say(f"{run.name}: training, see {run.log}")
-    with run.log.open("ab") as log:
-        # a group of its own: a Ctrl-C is for us, and we pass it on once
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-
-
-def _stop(processes: Any) -> None:
-    """Ask for a checkpoint and an end, and wait for both."""
-    asked = list(processes)
-    for process in asked:
-        process.send_signal(signal.SIGTERM)
-    for process in asked:
-        process.wait()
+    arguments = [str(run.folder / "configs" / f"{run.arm}.toml"), "--seed", str(run.seed)]
+    return TrainingProcess([*arguments, "--out", str(run.run), "--resume"], run.log, environment)
 
 
 def _keep(run: _Run, code: int, began: float, settings: StudyConfig) -> str | None:

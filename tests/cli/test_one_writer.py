@@ -22,6 +22,7 @@ from freerun.forcing.registry import settings_of
 from freerun.lock import beside, holder, inside, only_writer
 from freerun.runs import export as exporting
 from freerun.runs import study as studies
+from freerun.runs.training_process import TrainingProcess
 from tests.cli.conftest import Freerun
 
 STUDY = 'base = "config.toml"\ncontrol = "a"\nseeds = [1]\n[strategies.a]\nstrategy = "teacher"\n'
@@ -259,6 +260,47 @@ def test_a_study_waits_for_a_training_that_outlived_an_earlier_one(
         assert line.endswith(" is training it; waiting for its end\n") and line.count("\n") == 1
     assert studies._next_free(todo, told).name == "a-1"
     assert studies._next_free(todo, told) is None
+
+
+class Training:
+    """Stands for a training process that ended."""
+
+    began = 0.0
+
+    def __init__(self, code: int, was_refused: bool) -> None:
+        self.poll = lambda: code
+        self.was_refused = lambda: was_refused
+
+
+def test_a_training_that_was_refused_is_started_again(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that outlived an earlier study was just starting, and took its lock after this study had looked."""
+    config = parse_config({"data": {"train": "t.tsv"}}, "test", settings_of)
+    trainings = [Training(2, True), Training(0, False), Training(0, False)]
+    started, kept = [], []
+    monkeypatch.setattr(studies, "_started", lambda run, _: started.append(run.name) or trainings.pop(0))
+    monkeypatch.setattr(studies, "_keep", lambda run, code, *_: kept.append((run.name, code)))
+    monkeypatch.setattr(studies, "_POLL_SECONDS", 0.0)
+    settings = studies.StudyConfig(base="b", control="a", seeds=[1])
+    studies._train_all([studies._Run(name, 1, config, pairs) for name in "ab"], settings)
+    assert (started, kept) == (["a-1", "b-1", "a-1"], [("b-1", 0), ("a-1", 0)])
+
+
+def test_a_training_says_whether_it_was_refused(pairs: Path) -> None:
+    log = pairs / "logs" / "a.log"
+    log.parent.mkdir()
+    log.write_text("an earlier one: process 1 on host is writing here\n")
+    arguments = ["config.toml", "--out", "run"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(pairs)
+        with only_writer(inside(Path("run"))):
+            refused = TrainingProcess(arguments, log, os.environ)
+            refused.wait()
+        wrong = TrainingProcess([*arguments, "--set", "model.cell=gpu"], log, os.environ)
+        assert wrong.poll() is None
+        wrong.wait()
+    assert (refused.poll(), refused.was_refused()) == (2, True)
+    assert (wrong.poll(), wrong.was_refused()) == (2, False)
+    assert f"process {os.getpid()} on" in log.read_text()
 
 
 def test_a_dataset_is_written_by_one_process(freerun: Freerun, tmp_path: Path) -> None:

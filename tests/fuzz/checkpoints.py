@@ -67,14 +67,19 @@ class Checkpoints:
         (folder / "pairs.tsv").write_text("".join(f"{text}\t{text[::-1]}\n" for text in texts))
         (folder / "config.toml").write_text(CONFIG)
         self.whole = folder / COMPLETE
+        with _no_waiting():
+            self._prepare()
+        self.expected = contents(self.whole)
+        self.events = journal(self.whole)
+
+    def _prepare(self) -> None:
+        """Train to the end, and to each of the stops."""
         self._train(self.whole)
         self.starts = {COMPLETE: self.whole}
         for update in STOPS:
-            self.starts[f"stopped at {update}"] = folder / f"stopped-{update}"
+            folder = self.starts[f"stopped at {update}"] = self.folder / f"stopped-{update}"
             with contextlib.suppress(Interrupted), _stopped_at(update):
-                self._train(folder / f"stopped-{update}")
-        self.expected = contents(self.whole)
-        self.events = journal(self.whole)
+                self._train(folder)
 
     def __call__(self, number: int) -> str:
         """Run a case: "resumed", "complete" or "rejected"; anything else is raised."""
@@ -85,7 +90,7 @@ class Checkpoints:
         done = [self._damage(draw) for _ in range(draw.choice([1, 1, 1, 2, 3]))]
         before = {path.name for path in self.case.glob("checkpoints/*")}
         try:
-            with patch.object(os, "fsync", lambda handle: None):
+            with _no_waiting():
                 told = self._train(self.case)
         except UserError as error:
             _check_message(error)
@@ -233,6 +238,11 @@ def _check_message(error: UserError) -> None:
     parts = {name: getattr(error, name) for name in ("where", "what", "expected", "fix")}
     empty = [name for name, text in parts.items() if not text]
     assert not empty, f"{error}: {', '.join(empty)} missing"
+
+
+def _no_waiting() -> contextlib.AbstractContextManager[object]:
+    """Nothing waits for the disk: no case is about a power cut."""
+    return patch.object(os, "fsync", lambda handle: None)
 
 
 @contextlib.contextmanager

@@ -215,6 +215,12 @@ def test_a_lock_without_a_note_is_a_lock(tmp_path, monkeypatch):
         assert refused(inside(tmp_path))
 
 
+def test_a_shorter_note_leaves_nothing_of_a_longer_one(tmp_path):
+    (tmp_path / ".lock").write_text("x" * 9999)
+    with only_writer(inside(tmp_path)):
+        assert json.loads((tmp_path / ".lock").read_text())["process"] == os.getpid()
+
+
 def test_a_long_command_is_cut(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/usr/bin/freerun", "train", "x" * 1000])
     with only_writer(inside(tmp_path)):

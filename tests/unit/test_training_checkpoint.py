@@ -258,6 +258,14 @@ def test_a_torn_checkpoint_of_an_earlier_version_is_told(tmp_path, name, damage)
         checkpoints.load(10)
 
 
+def test_a_renamed_checkpoint_of_an_earlier_version_is_told(tmp_path):
+    checkpoints = saved(tmp_path)
+    without_manifest(checkpoints, 10)
+    checkpoints.path(10).rename(checkpoints.path(30))
+    with pytest.raises(Damaged, match="it is that of update 10, not 30"):
+        checkpoints.load(30)
+
+
 def test_removed_checkpoints_are_gone_and_the_others_stay(tmp_path):
     checkpoints = saved(tmp_path, 10, 20, 30)
     checkpoints.remove([10, 30, 40])

@@ -502,6 +502,16 @@ def test_a_run_goes_back_before_a_damaged_checkpoint_that_is_averaged(tmp_path):
     assert began == 6
 
 
+def test_a_changed_journal_is_cut_back_to_an_earlier_checkpoint(tmp_path):
+    def damage(run):
+        path = run / "journal.jsonl"
+        before, mark, after = path.read_bytes().partition(b'"checkpoint", "update": 8}')
+        path.write_bytes(before + mark + after.replace(b"loss", b"lose", 1))
+
+    _, began = damaged_and_resumed(tmp_path, damage)
+    assert began == 8
+
+
 def test_a_best_model_that_is_damaged_is_written_again_from_its_checkpoint(tmp_path):
     made, began = damaged_and_resumed(tmp_path, lambda run: flip(run / "best/model.safetensors"))
     assert began == 10
