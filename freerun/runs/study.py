@@ -6,9 +6,6 @@ import hashlib
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,14 +29,16 @@ from freerun.config import (
 from freerun.data.readers import content_hash, read_pairs
 from freerun.diagnostics.plain import as_values
 from freerun.errors import ConfigError, Interrupted, RunError, UserError
-from freerun.files import write_atomic
+from freerun.files import mend_leftovers, write_atomic
 from freerun.forcing.registry import settings_of
+from freerun.lock import LOCK, holder, inside, only_writer
 from freerun.runs.begun import Begun, begun_with, check_study_begun, is_over
 from freerun.runs.console import say
 from freerun.runs.dataset import location_of
 from freerun.runs.evaluate import PairsToRead, dev_pairs_of, evaluate_predictor
 from freerun.runs.figures import aligned
 from freerun.runs.load import load
+from freerun.runs.training_process import TrainingProcess
 from freerun.runtime.bundle import read_bundle
 from freerun.studies.analysis import Analysis, ArmFigures, Comparison, analyse
 from freerun.studies.results import Result, read_result, write_result
@@ -106,12 +105,19 @@ def study(request: StudyRequest) -> Analysis:
     Everything finished is kept in ``results/`` and not run again; a run that was stopped goes on where it was.
 
     Raises:
-        UserError: a fault in the study or in any arm, a folder of another study.
+        UserError: a fault in the study or in any arm, a folder of another study, another process that runs this one.
         Interrupted: a signal stopped it; the same command goes on.
     """
     settings, raws = _settled(request.config)
-    arms = {name: config for name, (_, config) in raws.items()}
     folder = request.out or Path("runs") / request.config.stem
+    with only_writer(inside(folder)):
+        return _study(request, settings, raws, folder)
+
+
+def _study(
+    request: StudyRequest, settings: StudyConfig, raws: Mapping[str, tuple[dict[str, Any], Config]], folder: Path
+) -> Analysis:
+    arms = {name: config for name, (_, config) in raws.items()}
     runs = [
         _Run(name, seed, _with_seed(config, seed), folder) for name, config in arms.items() for seed in settings.seeds
     ]
@@ -204,13 +210,14 @@ def _with_seed(config: Config, seed: int) -> Config:
 def _begin_folder(folder: Path, settings: StudyConfig, arms: Mapping[str, Config], runs: Sequence[_Run]) -> None:
     """Keep what the study is; refuse a folder of another one. More seeds, arms and processes may come later."""
     path = folder / "study.json"
+    _mend_folder(folder)
     kept = settings.model_dump(mode="json", exclude={"base", "pairs", "strategies", "variants"})
     asked: dict[str, Any] = {"settings": kept, "arms": {name: _elsewhere_too(config) for name, config in arms.items()}}
     if settings.pairs:
         asked["pairs_sha256"] = content_hash(Path(settings.pairs))
     if path.exists():
         _refuse_changes(folder, _read_study(path), asked)
-    elif folder.exists() and {each.name for each in folder.iterdir()} - {"results"}:
+    elif {each.name for each in folder.iterdir()} - {"results", LOCK}:
         raise RunError(
             folder,
             "this folder is not empty, and holds no study",
@@ -219,8 +226,17 @@ def _begin_folder(folder: Path, settings: StudyConfig, arms: Mapping[str, Config
         )
     # before anything is written: the version that began the study may have to finish it
     check_study_begun(folder, {run.name: run.begun for run in runs})
-    (folder / "configs").mkdir(parents=True, exist_ok=True)
+    # first of all: without it, a folder is none of a study
     write_atomic(path, json.dumps(asked, indent=1) + "\n")
+    (folder / "configs").mkdir(exist_ok=True)
+
+
+def _mend_folder(folder: Path) -> None:
+    """Clear away what a killed process left half done; each run clears its own folder."""
+    for name in ("study.json", "analysis.json", "report.html"):
+        mend_leftovers(folder, name)
+    mend_leftovers(folder / "configs", "*.toml")
+    mend_leftovers(folder / "results", "*.json")
 
 
 def _read_study(path: Path) -> dict[str, Any]:
@@ -281,50 +297,59 @@ def _placeless(config: Config) -> dict[str, Any]:
 def _train_all(waiting: Sequence[_Run], settings: StudyConfig) -> None:
     """Train runs, some at a time, each in a process of its own, and keep their results."""
     todo = list(waiting)
-    running: dict[str, tuple[_Run, subprocess.Popen[bytes], float]] = {}
+    told: set[str] = set()
+    running: dict[str, tuple[_Run, TrainingProcess]] = {}
     finished = 0
     with stop_on_signals() as stop:
         try:
             while todo or running:
-                while todo and len(running) < settings.processes and not stop:
-                    run = todo.pop(0)
-                    running[run.name] = run, _started(run, settings.processes), time.time()
+                while len(running) < settings.processes and not stop and (run := _next_free(todo, told)):
+                    running[run.name] = run, _started(run, settings.processes)
                 if stop:
                     raise Interrupted(stop.signal)
-                for run, process, began in list(running.values()):
-                    if process.poll() is None:
+                for run, process in list(running.values()):
+                    code = process.poll()
+                    if code is None:
                         continue
                     del running[run.name]
+                    if process.was_refused():
+                        todo.append(run)  # a training of an earlier study was just starting
+                        continue
                     finished += 1
-                    failed = _keep(run, process.returncode, began, settings)
+                    failed = _keep(run, code, process.began, settings)
                     say(f"{run.name}: {f'failed: {failed}' if failed else 'done'} ({finished} of {len(waiting)})")
                 time.sleep(_POLL_SECONDS)
         finally:
             # whatever ends this, no training goes on unseen
-            _stop([process for _, process, _ in running.values()])
+            for _, process in running.values():
+                process.ask_to_stop()
+            for _, process in running.values():
+                process.wait()
 
 
-def _started(run: _Run, processes: int) -> subprocess.Popen[bytes]:
-    run.log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "freerun", "train", str(run.folder / "configs" / f"{run.arm}.toml")]
-    command += ["--seed", str(run.seed), "--out", str(run.run), "--resume"]
+def _next_free(todo: list[_Run], told: set[str]) -> _Run | None:
+    """Take the first run that no other process trains, if any.
+
+    A training outlives a study that was killed. It is waited for, and then its run is resumed like any other.
+    """
+    for number, run in enumerate(todo):
+        other = holder(inside(run.run))
+        if other is None:
+            return todo.pop(number)
+        if run.name not in told:
+            told.add(run.name)
+            say(f"{run.name}: {other} is training it; waiting for its end")
+    return None
+
+
+def _started(run: _Run, processes: int) -> TrainingProcess:
     environment = dict(os.environ)
     if processes > 1 and not run.config.training.threads:
         # cores are shared out; not as a key of the configuration, which would be another one with other processes
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     say(f"{run.name}: training, see {run.log}")
-    with run.log.open("ab") as log:
-        # a group of its own: a Ctrl-C is for us, and we pass it on once
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-
-
-def _stop(processes: Any) -> None:
-    """Ask for a checkpoint and an end, and wait for both."""
-    asked = list(processes)
-    for process in asked:
-        process.send_signal(signal.SIGTERM)
-    for process in asked:
-        process.wait()
+    arguments = [str(run.folder / "configs" / f"{run.arm}.toml"), "--seed", str(run.seed)]
+    return TrainingProcess([*arguments, "--out", str(run.run), "--resume"], run.log, environment)
 
 
 def _keep(run: _Run, code: int, began: float, settings: StudyConfig) -> str | None:

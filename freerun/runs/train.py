@@ -21,11 +21,12 @@ from freerun.build import (
 )
 from freerun.config import Config, ModelConfig, merge, parse_config, read_toml, shown, to_toml
 from freerun.data.batching import Batch
-from freerun.errors import ConfigError, Interrupted, RunError
+from freerun.errors import BundleError, ConfigError, Interrupted, RunError, UserError
 from freerun.evaluation.baseline import baselines, most_frequent_target
 from freerun.evaluation.evaluate import evaluate
 from freerun.files import write_atomic
 from freerun.forcing.registry import settings_of
+from freerun.lock import inside, only_writer
 from freerun.models.seq2seq import Seq2Seq, Sizes
 from freerun.models.stepper import TorchStepper
 from freerun.restore import load_weights, set_threads, sizes_as_dict, sizes_of
@@ -34,12 +35,13 @@ from freerun.runs.begun import check_begun, is_over
 from freerun.runs.console import ConsoleReporter, say
 from freerun.runs.dataset import DataSource, TrainingData, choose_tokens, load_data, write_held_out
 from freerun.runs.figures import defined, figures_table
-from freerun.runs.request import RunPlan, TrainRequest, plan_run
-from freerun.runtime.bundle import Bundle, read_bundle
+from freerun.runs.request import RunPlan, TrainRequest, mend_folder, plan_run, run_folder
+from freerun.runtime.bundle import WEIGHTS, Bundle, read_bundle
 from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
 from freerun.training.checkpoint import Checkpoints, serialised
-from freerun.training.journal import read_journal
+from freerun.training.journal import Journal, read_journal
+from freerun.training.resume import Resumption, choose_checkpoint
 from freerun.training.selection import Metrics
 from freerun.training.signals import stop_on_signals
 from freerun.training.tensorboard import TensorBoardReporter, tensorboard_is_installed
@@ -64,10 +66,17 @@ def train(request: TrainRequest) -> TrainResult:
 
     Raises:
         UserError: anything that the user can mend; nothing that was there before is lost.
+        RunError: another process or thread trains into this folder.
         Interrupted: a signal stopped the run, which can be gone on with.
     """
+    # before anything in the folder is read: what another process is writing is no base for a plan
+    with only_writer(inside(run_folder(request))):
+        return _train(request)
+
+
+def _train(request: TrainRequest) -> TrainResult:
     plan = plan_run(request)
-    if plan.resumes and (done := _complete(plan.folder)):
+    if plan.resumes and (done := _complete(plan.folder)) and _has_its_best(plan.folder):
         say(f"{plan.folder}: this run is complete ({done}); there is nothing to go on with.")
         _tell_next_steps(plan.folder)
         return TrainResult(plan.folder, read_bundle(plan.folder).metrics)
@@ -85,8 +94,9 @@ def train(request: TrainRequest) -> TrainResult:
     most_frequent = most_frequent_target(lambda: (pair.target for pair in pairs.train()))
     run = _Run(plan.folder, config, data, start, threads, most_frequent)
     _begin_folder(plan, config, pairs)
-    trainer = run.trainer()
-    _go_on_or_start(trainer, plan, hashes, run)
+    resumption = run.resumption() if plan.resumes else None
+    trainer = run.trainer(resumption.update if resumption else 0)
+    _go_on_or_start(trainer, plan, hashes, run, resumption)
     try:
         with stop_on_signals() as stop:
             progress = trainer.run(stop)
@@ -194,11 +204,11 @@ def _begin_folder(plan: RunPlan, config: Config, pairs: DataSource) -> None:
     """The run folder with its complete configuration, by which a run is known; then the held-out pairs."""
     folder = plan.folder
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if not plan.resumes:
+            mend_folder(folder)
             write_atomic(folder / "config.toml", to_toml(config))
-        if not (folder / "dev.tsv").exists():
-            write_held_out(config.data, pairs, folder)
+        # also of a run that is resumed: the file has no hash, and the pairs have
+        write_held_out(config.data, pairs, folder)
     except OSError as error:
         raise RunError(
             folder,
@@ -232,6 +242,32 @@ def _complete(folder: Path) -> str:
     return f"update {last['update']:,}, {reason.get(str(last.get('reason')), 'stopped')}"
 
 
+def _has_its_best(folder: Path) -> bool:
+    """Return True if a complete run's best bundle is whole; otherwise say why not: the run concludes again.
+
+    Raises:
+        RunError: it is not, and there is no checkpoint to conclude from.
+    """
+    try:
+        bundle = read_bundle(folder / "best")
+        bundle.checked_bytes(WEIGHTS)
+        final = [event for event in read_journal(folder / "journal.jsonl") if event.get("final")]
+        if not final or final[-1].get("best_sha256") in (None, bundle.weights_hash):
+            return True
+        where, what = folder / "best", "its weights are not those of the best model when training ended"
+    except BundleError as error:
+        where, what = Path(error.where), error.what
+    if not Checkpoints(folder / "checkpoints", 1).updates():
+        raise RunError(
+            where,
+            f"{what}, and no checkpoint is left to write it again from",
+            "Expected the directory best/ as training wrote it",
+            "Put it back, or train again into another directory with --out",
+        )
+    say(f"{where}: {what}. Ending this run again from its newest checkpoint.")
+    return False
+
+
 # -- building ---------------------------------------------------------------------------------------------------------
 
 
@@ -254,24 +290,27 @@ class _Run:
         # made before the folder is: what is wrong with the configuration is told without leaving one behind
         self.order = order_of(config.training, data.corpus)
         self.learner = learner_of(config, self.model, self.order)
+        self.settings = trainer_settings(config, self.order)
+        self.checkpoints = Checkpoints(folder / "checkpoints", config.training.keep)
 
     def _new_sizes(self) -> Sizes:
         return model_sizes(self.config.model, len(self.data.source.vocabulary), len(self.data.target.vocabulary))
 
-    def trainer(self) -> Trainer:
-        """The loop with everything it needs."""
-        settings = trainer_settings(self.config, self.order)
-        checkpoints = Checkpoints(self.folder / "checkpoints", self.config.training.keep)
-        reporters = self._reporters(settings.updates, (checkpoints.updates() or [0])[-1])
+    def resumption(self) -> Resumption | None:
+        """The checkpoint to resume from, None if there is none yet."""
+        return choose_checkpoint(self.checkpoints, Journal(self.folder / "journal.jsonl"), self.settings)
+
+    def trainer(self, start: int) -> Trainer:
+        """The loop with everything it needs; ``start`` is the update that it resumes from."""
         return Trainer(
             self.learner,
             self.order,
-            settings,
+            self.settings,
             selection_of(self.config),
             self,
             self.folder,
-            checkpoints,
-            reporters,
+            self.checkpoints,
+            self._reporters(self.settings.updates, start),
         )
 
     def evaluate(self, model: Seq2Seq, everything: bool, check: Callable[[], None]) -> Measured:
@@ -293,8 +332,17 @@ class _Run:
         examples = [(item.source, item.texts[0], text) for item, text in shown]
         return Measured(defined(evaluation.metrics()), () if everything else examples)
 
-    def write_bundle(self, name: str, weights: Mapping[str, Tensor], metrics: Metrics, update: int) -> None:
-        """Replace the bundle ``best`` or ``last``."""
+    def read_label(self, name: str) -> tuple[int, str] | None:
+        """The update of the bundle ``best`` or ``last``, and the SHA-256 of its weights; None if it is damaged."""
+        try:
+            bundle = read_bundle(self.folder / name)
+        except UserError:
+            return None
+        update = bundle.config["training"].get("update")
+        return (update, bundle.weights_hash) if type(update) is int else None
+
+    def write_bundle(self, name: str, weights: Mapping[str, Tensor], metrics: Metrics, update: int) -> str:
+        """Replace the bundle ``best`` or ``last``; returns the SHA-256 of its weights."""
         parts = BundleParts(
             self.data.source,
             self.data.target,
@@ -307,7 +355,7 @@ class _Run:
             VERSION,
         )
         try:
-            write_bundle(self.folder / name, parts)
+            return write_bundle(self.folder / name, parts)
         except OSError as error:
             raise RunError(
                 self.folder / name,
@@ -351,11 +399,14 @@ class _Run:
         ]
 
 
-def _go_on_or_start(trainer: Trainer, plan: RunPlan, hashes: Mapping[str, str], run: _Run) -> None:
-    """From the newest checkpoint, or from the beginning with a clean journal."""
-    checkpoint = trainer.checkpoints.newest(trainer.checkpoints.updates()) if plan.resumes else None
-    if checkpoint is not None:
-        trainer.go_on_from(checkpoint)
+def _go_on_or_start(
+    trainer: Trainer, plan: RunPlan, hashes: Mapping[str, str], run: _Run, resumption: Resumption | None
+) -> None:
+    """From the newest whole checkpoint, or from the beginning with a clean journal."""
+    if resumption is not None:
+        for notice in resumption.notices:
+            say(notice)
+        trainer.go_on_from(resumption.checkpoint, resumption.useless)
         say(f"Going on from update {trainer.progress.update:,}.")
         return
     if plan.resumes:

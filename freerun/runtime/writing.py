@@ -37,12 +37,13 @@ class BundleParts:
     freerun_version: str
 
 
-def write_bundle(folder: Path, parts: BundleParts) -> None:
-    """Write a bundle whole, in the place of whatever was at ``folder`` before."""
+def write_bundle(folder: Path, parts: BundleParts) -> str:
+    """Write a bundle whole, in the place of whatever was at ``folder`` before; returns the SHA-256 of its weights."""
     files: dict[str, bytes] = {WEIGHTS: parts.weights}
     for side, codec in (("source", parts.source), ("target", parts.target)):
         name, content = _vocabulary_file(side, codec)
         files[name] = content
+    hashes = {name: bytes_hash(content) for name, content in sorted(files.items())}
     config = {
         "format": FORMAT,
         "version": VERSION,
@@ -53,7 +54,7 @@ def write_bundle(folder: Path, parts: BundleParts) -> None:
         "length_bound": asdict(parts.bound),
         "most_frequent_target": parts.most_frequent_target,
         "training": dict(parts.training),
-        "files": {name: bytes_hash(content) for name, content in sorted(files.items())},
+        "files": hashes,
     }
     files["config.json"] = as_json(config)
     files["metrics.json"] = as_json(dict(parts.metrics))
@@ -61,6 +62,7 @@ def write_bundle(folder: Path, parts: BundleParts) -> None:
     with replacing_folder(folder) as new:
         for name, content in files.items():
             write_atomic(new / name, content)
+    return hashes[WEIGHTS]
 
 
 def _vocabulary_file(side: str, codec: Codec) -> tuple[str, bytes]:

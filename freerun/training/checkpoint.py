@@ -2,7 +2,12 @@
 
 A checkpoint is a folder ``update-00000500`` with ``model.safetensors``, ``optimizer.safetensors``,
 ``strategy.safetensors`` and ``state.json``. It is filled under another name and renamed when complete, so a folder with
-that name is always whole.
+that name is always whole when it is written.
+
+``manifest.json`` says what it was then: ``{"version": 1, "update": 500, "files": {"model.safetensors": "9f86d0...",
+...}}``, with the SHA-256 of the four files. A checkpoint is loaded only if all of that is true of it, so damage, a file
+of another checkpoint, or a renamed folder is never trained on. Checkpoints of earlier versions have no manifest: they
+are loaded unverified.
 """
 
 from __future__ import annotations
@@ -10,8 +15,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +27,34 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from freerun.errors import RunError
-from freerun.files import replacing_folder, write_atomic
+from freerun.files import bytes_hash, replacing_folder, write_atomic
 
-__all__ = ["Checkpoint", "Checkpoints", "serialised"]
+__all__ = ["Checkpoint", "Checkpoints", "Damaged", "serialised"]
 
 _NAME = re.compile(r"update-(\d{8,})")
 _PARTS = ("model.safetensors", "optimizer.safetensors", "strategy.safetensors", "state.json")
+_MANIFEST = "manifest.json"
+_VERSION = 1
+_SINCE_MANIFESTS = "best_sha256"
+"""A key that every state with a manifest has: without the manifest, the checkpoint is damaged and not old."""
+
+
+class Damaged(RunError):
+    """A checkpoint that is not what was written; ``what`` says in which way."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights, optimiser state and the strategy's own by name, and the rest of the state as JSON values."""
+    """Weights, optimiser state and the strategy's own by name, and the rest of the state as JSON values.
+
+    ``is_verified``: its files have the hashes that were written with them.
+    """
 
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     strategy: Mapping[str, Tensor]
     state: Mapping[str, Any]
+    is_verified: bool = True
 
 
 class Checkpoints:
@@ -51,7 +69,7 @@ class Checkpoints:
         self.keep = keep
 
     def updates(self) -> list[int]:
-        """The updates of all whole checkpoints, oldest first."""
+        """The updates of all checkpoints, oldest first."""
         if not self.folder.is_dir():
             return []
         return sorted(int(match[1]) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name)))
@@ -64,64 +82,81 @@ class Checkpoints:
         """
         # keys stay in their order: figures that are resumed in it are written to the journal in it
         state = json.dumps({**checkpoint.state, "scheduled": scheduled}, indent=1, allow_nan=False)
-        final = self._path(update)
+        tensors = (checkpoint.model, checkpoint.optimizer, checkpoint.strategy)
+        contents = zip(_PARTS, chain(map(serialised, tensors), [state.encode()]), strict=True)
+        final = self.path(update)
+        hashes: dict[str, str] = {}
         try:
             with replacing_folder(final) as new:
-                write_atomic(new / "model.safetensors", serialised(checkpoint.model))
-                write_atomic(new / "optimizer.safetensors", serialised(checkpoint.optimizer))
-                write_atomic(new / "strategy.safetensors", serialised(checkpoint.strategy))
-                write_atomic(new / "state.json", state)
+                for name, content in contents:
+                    hashes[name] = bytes_hash(content)
+                    write_atomic(new / name, content)
+                write_atomic(new / _MANIFEST, json.dumps(_manifest(update, hashes), indent=1) + "\n")
         except OSError as error:
             raise self._cannot_write(final, error) from error
         self._prune()
 
     def load(self, update: int) -> Checkpoint:
-        """Read one.
+        """Read one, and compare it with its manifest.
 
         Raises:
-            RunError: a part is missing or damaged.
+            Damaged: a file is missing, unreadable or not the one that was written with this checkpoint.
         """
-        folder = self._path(update)
+        folder = self.path(update)
         try:
-            model, optimizer, strategy = (load_tensors((folder / name).read_bytes()) for name in _PARTS[:3])
-            return Checkpoint(model, optimizer, strategy, self._state(update))
-        except (OSError, SafetensorError, ValueError) as error:
-            raise RunError(
+            contents = {name: _content(folder / name) for name in _PARTS}
+            state = _state(contents["state.json"])
+            is_verified = self._verify(update, contents, state)
+            model, optimizer, strategy = (load_tensors(contents[name]) for name in _PARTS[:3])
+            return Checkpoint(model, optimizer, strategy, state, is_verified)
+        except (OSError, SafetensorError, ValueError, RecursionError) as error:
+            raise Damaged(
                 folder,
-                f"this checkpoint cannot be read ({error})",
-                "Expected whole files " + ", ".join(_PARTS),
-                "Remove the folder to go on from the checkpoint before it",
+                f"this checkpoint is damaged ({error})",
+                "Expected the files " + ", ".join((*_PARTS, _MANIFEST)) + " as they were written together",
+                "Put them back, or remove the folder to continue from the checkpoint before it",
             ) from error
 
-    def newest(self, updates: list[int]) -> Checkpoint | None:
-        """The checkpoint of the last of ``updates``, None when there is none."""
-        return self.load(updates[-1]) if updates else None
+    def _verify(self, update: int, contents: Mapping[str, bytes], state: Mapping[str, Any]) -> bool:
+        """Return False if there is no manifest to verify by. Raises ValueError if something differs from it."""
+        if state.get("update") != update:
+            raise ValueError(f"it is that of update {state.get('update')}, not {update}")
+        path = self.path(update) / _MANIFEST
+        if not path.exists() and _SINCE_MANIFESTS not in state:
+            return False
+        manifest = json.loads(_content(path))
+        hashes = {name: bytes_hash(content) for name, content in contents.items()}
+        if manifest != _manifest(update, hashes):
+            files = manifest.get("files") if isinstance(manifest, dict) else None
+            named = files if isinstance(files, dict) else {}
+            others = [name for name, found in hashes.items() if named.get(name) != found]
+            what = f"the SHA-256 of {', '.join(others)} is another" if others else "it is of another kind"
+            raise ValueError(f"{_MANIFEST}: {what}")
+        return True
+
+    def remove(self, updates: Collection[int]) -> None:
+        """Remove some, whatever state they are in."""
+        for update in updates:
+            shutil.rmtree(self.path(update), ignore_errors=True)
 
     def scheduled(self) -> list[int]:
         """The updates of the scheduled checkpoints, oldest first; one that cannot be read is not among them."""
         return [update for update in self.updates() if self._is_scheduled(update)]
 
-    def _path(self, update: int) -> Path:
+    def path(self, update: int) -> Path:
+        """The directory of a checkpoint."""
         return self.folder / f"update-{update:08d}"
-
-    def _state(self, update: int) -> Mapping[str, Any]:
-        state = json.loads((self._path(update) / "state.json").read_bytes())
-        if not isinstance(state, dict):
-            raise ValueError("state.json is not a JSON object")
-        return state
 
     def _is_scheduled(self, update: int) -> bool:
         try:
-            return self._state(update).get("scheduled") is True
-        except (OSError, ValueError):
+            return _state(_content(self.path(update) / "state.json")).get("scheduled") is True
+        except (OSError, ValueError, RecursionError):
             return False
 
     def _prune(self) -> None:
         updates = self.updates()
         kept = {*self.scheduled()[-self.keep :], updates[-1]}
-        for update in updates:
-            if update not in kept:
-                shutil.rmtree(self._path(update), ignore_errors=True)
+        self.remove([update for update in updates if update not in kept])
 
     def _cannot_write(self, final: Path, error: OSError) -> RunError:
         updates = self.updates()
@@ -137,3 +172,21 @@ class Checkpoints:
 def serialised(tensors: Mapping[str, Tensor]) -> bytes:
     """Tensors as the bytes of a safetensors file; equal tensors give equal bytes."""
     return save_tensors({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
+
+
+def _manifest(update: int, hashes: Mapping[str, str]) -> dict[str, Any]:
+    return {"version": _VERSION, "update": update, "files": dict(hashes)}
+
+
+def _content(path: Path) -> bytes:
+    """A file's bytes; a pipe, which might never end, is no file."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path.name} is not a regular file")
+    return path.read_bytes()
+
+
+def _state(content: bytes) -> Mapping[str, Any]:
+    state = json.loads(content)
+    if not isinstance(state, dict):
+        raise ValueError("state.json is not a JSON object")
+    return state

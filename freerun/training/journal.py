@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,15 @@ class Journal:
             os.fsync(handle.fileno())
             return os.fstat(handle.fileno()).st_size
 
+    def hash(self, size: int) -> str:
+        """SHA-256 of the first ``size`` bytes, as hex: what a checkpoint remembers of the events before it."""
+        return hashlib.sha256(self._beginning(size)).hexdigest()
+
+    def holds(self, size: int, sha256: str) -> bool:
+        """Return True if the journal begins with ``size`` bytes that have this SHA-256."""
+        beginning = self._beginning(size)
+        return len(beginning) == size and hashlib.sha256(beginning).hexdigest() == sha256
+
     def cut_back(self, size: int) -> None:
         """Forget everything after the first ``size`` bytes: the events after the checkpoint that a run goes on from."""
         with self._opened() as handle:
@@ -48,6 +58,18 @@ class Journal:
             "Expected the journal that belongs to the checkpoints beside it",
             "Put it back, or train again into another folder with --out",
         )
+
+    def _beginning(self, size: int) -> bytes:
+        try:
+            with self.path.open("rb") as handle:
+                return handle.read(size)
+        except OSError as error:
+            raise RunError(
+                self.path,
+                f"the journal cannot be read ({error.strerror or error})",
+                "Expected the journal of the checkpoints next to it",
+                "Put it back, or train again into another directory with --out",
+            ) from error
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[BinaryIO]:
@@ -64,16 +86,21 @@ class Journal:
 
 
 def read_journal(path: Path) -> list[Mapping[str, Any]]:
-    """All whole events of a journal; a last line that a crash cut short, and anything after it, is left out."""
+    """All whole events of a journal; a line that a crash cut short or damaged, and anything after it, is left out."""
     if not path.exists():
         return []
     events: list[Mapping[str, Any]] = []
     for line in path.read_bytes().splitlines():
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             break
-        if not isinstance(event, dict):
+        if not _is_event(event):
             break
         events.append(event)
     return events
+
+
+def _is_event(event: object) -> bool:
+    """Return True for what ``Journal.write`` wrote: readers rely on these two keys."""
+    return isinstance(event, dict) and type(event.get("event")) is str and type(event.get("update")) is int

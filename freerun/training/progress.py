@@ -13,7 +13,10 @@ class Progress:
 
     ``epoch`` and ``batch`` are the place of the next batch; ``evaluated`` and ``best_update`` are -1 before there is an
     evaluation; ``stale`` counts the evaluations since the best one. ``best`` and ``last`` are the metrics found then,
-    ``interval`` the sums and counts of the figures since the last journal line, ``journal_size`` the journal's bytes.
+    ``interval`` the sums and counts of the figures since the last journal line.
+
+    ``best_sha256`` is the SHA-256 of the best bundle's weights; ``journal_size`` and ``journal_sha256`` are of the
+    journal. They are "" in checkpoints of earlier versions.
     """
 
     update: int = 0
@@ -26,6 +29,8 @@ class Progress:
     last: dict[str, float | None] | None = None
     interval: dict[str, list[float]] = field(default_factory=dict)
     journal_size: int = 0
+    best_sha256: str = ""
+    journal_sha256: str = ""
 
     def add(self, name: str, total: float, count: float) -> None:
         """Add to a figure of the present journal interval; with a count of 0 it is a sum, otherwise a mean."""

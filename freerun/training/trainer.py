@@ -17,14 +17,14 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from freerun.data.batching import Batch
 from freerun.errors import Interrupted, RunError, TrainingError
-from freerun.files import write_atomic
+from freerun.files import bytes_hash, file_hash, write_atomic
 from freerun.models.seq2seq import Seq2Seq
-from freerun.training.checkpoint import Checkpoint, Checkpoints
+from freerun.training.checkpoint import Checkpoint, Checkpoints, Damaged, serialised
 from freerun.training.journal import Journal
 from freerun.training.learner import Learner, NotFinite, Step
 from freerun.training.order import BatchOrder
@@ -70,8 +70,12 @@ class Host(Protocol):
         """
         ...
 
-    def write_bundle(self, name: str, weights: Mapping[str, Tensor], metrics: Metrics, update: int) -> None:
-        """Replace the bundle folder ``name`` ("best" or "last")."""
+    def write_bundle(self, name: str, weights: Mapping[str, Tensor], metrics: Metrics, update: int) -> str:
+        """Replace the bundle folder ``name`` ("best" or "last"); returns the SHA-256 of its weights."""
+        ...
+
+    def read_label(self, name: str) -> tuple[int, str] | None:
+        """Return the update of a bundle and the SHA-256 that it names for its weights; None if it cannot be read."""
         ...
 
     def describe(self, batch: Batch) -> list[dict[str, str]]:
@@ -257,7 +261,7 @@ class Trainer:
         progress.stale = 0 if is_best else progress.stale + 1
         if is_best:
             progress.best_update, progress.best = progress.update, dict(measured.metrics)
-            self.host.write_bundle("best", weights, measured.metrics, progress.update)
+            progress.best_sha256 = self.host.write_bundle("best", weights, measured.metrics, progress.update)
         self.host.write_bundle("last", weights, measured.metrics, progress.update)
         self._write_evaluation(measured, is_best)
         for reporter in self.reporters:
@@ -285,8 +289,8 @@ class Trainer:
         progress = self.progress
         weights = self._average_if_better(stop) or self._weights_of_best()
         measured = self._measure_with(weights, True, stop)
-        self.host.write_bundle("best", weights, measured.metrics, progress.best_update)
-        self._write_evaluation(measured, True, final=True, best_update=progress.best_update)
+        written = self.host.write_bundle("best", weights, measured.metrics, progress.best_update)
+        self._write_evaluation(measured, True, final=True, best_update=progress.best_update, best_sha256=written)
         reason = "patience" if progress.update < self.settings.updates else "complete"
         self.journal.write("stop", progress.update, reason=reason, seconds=self._seconds())
 
@@ -315,10 +319,13 @@ class Trainer:
             )
 
     def _weights_of_best(self) -> Mapping[str, Tensor]:
-        path = self.folder / "best" / "model.safetensors"
+        path = self._best_weights
         try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
+            content = path.read_bytes()
+            if bytes_hash(content) != self.progress.best_sha256:
+                raise ValueError("the SHA-256 is another than when it was evaluated")
+            return load_tensors(content)
+        except (OSError, SafetensorError, ValueError) as error:
             raise RunError(
                 path,
                 f"the weights of the best model, that of update {self.progress.best_update}, cannot be read ({error})",
@@ -333,14 +340,16 @@ class Trainer:
         if scheduled:
             self.journal.write("checkpoint", self.progress.update)
         self.progress.journal_size = self.journal.size()
+        self.progress.journal_sha256 = self.journal.hash(self.progress.journal_size)
         checkpoint = Checkpoint(*self.learner.state(), dataclasses.asdict(self.progress))
         self.checkpoints.save(self.progress.update, checkpoint, scheduled)
 
-    def go_on_from(self, checkpoint: Checkpoint) -> None:
-        """Take up the state of a checkpoint; the journal forgets what came after it.
+    def go_on_from(self, checkpoint: Checkpoint, useless: Sequence[int] = ()) -> None:
+        """Take up the state of a checkpoint; the journal forgets what came after it, and ``useless`` ones are removed.
 
         Raises:
-            RunError: it is not of this model, or the journal is not that of the checkpoint.
+            RunError: it is not of this model, the journal is not that of the checkpoint, or the best model is damaged
+                and no checkpoint has its weights.
         """
         state = {key: value for key, value in checkpoint.state.items() if key != "scheduled"}
         try:
@@ -353,8 +362,59 @@ class Trainer:
                 "Expected a checkpoint that this run wrote, with this version of freerun",
                 "Train again into another folder with --out",
             ) from error
+        self._restore_best()
         self.journal.cut_back(self.progress.journal_size)
+        self.checkpoints.remove(useless)
+        if self.progress.evaluated == self.progress.update:
+            # an evaluation may be the last one: nothing would write this bundle again
+            self.host.write_bundle("last", checkpoint.model, self.progress.last or {}, self.progress.update)
         self.journal.write("resume", self.progress.update)
+
+    def _restore_best(self) -> None:
+        """Make sure that the best bundle is the one that ``Progress`` means, or one that the run will write again."""
+        progress = self.progress
+        if progress.best_update < 0:
+            return
+        label, present = self.host.read_label("best"), self._hash_of_best()
+        if not progress.best_sha256 and label == (progress.best_update, present):
+            progress.best_sha256 = present  # resumed from an earlier version's checkpoint: the bundle's own hash
+        if label == (progress.best_update, progress.best_sha256) and present == progress.best_sha256:
+            return
+        if label is not None and label[0] > progress.best_update:
+            return  # written after this checkpoint, so the run comes to it again
+        weights = self._weights_of_best() if present == progress.best_sha256 else self._saved_weights_of_best()
+        progress.best_sha256 = self.host.write_bundle("best", weights, progress.best or {}, progress.best_update)
+        for reporter in self.reporters:
+            reporter.said(f"{self.folder / 'best'}: damaged, and written again from the weights of its update.")
+
+    def _saved_weights_of_best(self) -> Mapping[str, Tensor]:
+        """The weights of the best model, from the checkpoint of its update."""
+        progress = self.progress
+        try:
+            weights = self.checkpoints.load(progress.best_update).model
+        except Damaged as error:
+            reason = f"the checkpoint of that update is gone ({error.what})"
+        else:
+            if progress.best_sha256 in ("", bytes_hash(serialised(weights))):
+                return weights
+            reason = "the checkpoint of that update has other weights"
+        raise RunError(
+            self.folder / "best",
+            f"the best model, that of update {progress.best_update}, is damaged, and {reason}",
+            "Expected the directory best/ as training wrote it",
+            "Put it back and resume with --resume, or train again into another directory with --out",
+        )
+
+    @property
+    def _best_weights(self) -> Path:
+        return self.folder / "best" / "model.safetensors"
+
+    def _hash_of_best(self) -> str:
+        """SHA-256 of the best bundle's weights as they are now, "" if there are none."""
+        try:
+            return file_hash(self._best_weights) if self._best_weights.is_file() else ""
+        except OSError:
+            return ""
 
     def _stop(self, signal: int) -> None:
         """Write a checkpoint, if this update has none yet, and the last bundle; then tell who called."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -16,8 +15,8 @@ import pytest
 from freerun.errors import Interrupted
 from freerun.runs import train as runs
 from freerun.runs.request import TrainRequest
-from freerun.training.checkpoint import Checkpoints
 from freerun.training.journal import read_journal
+from tests.killed import differences, journal, leftovers
 
 COMMON = (
     'data.source_tokens="char"',
@@ -178,27 +177,10 @@ def stop_in_evaluation(patch, number):
     patch.setattr(runs, "evaluate", told)
 
 
-def journal(folder):
-    """The events, but for the time they took and for where the run went on."""
-    times = ("seconds", "_per_second")
-    events = [event for event in read_journal(folder / "journal.jsonl") if event["event"] != "resume"]
-    return [json.dumps({key: value for key, value in event.items() if not key.endswith(times)}) for event in events]
-
-
-def result(folder):
-    """Everything that has to be the same to the last byte."""
-    names = ["best/model.safetensors", "last/model.safetensors", "best/metrics.json", "last/metrics.json"]
-    names += ["best/config.json", "config.toml"]
-    for update in Checkpoints(folder / "checkpoints", 3).updates():
-        names += [f"checkpoints/update-{update:08d}/{part}.safetensors" for part in ("model", "optimizer", "strategy")]
-    return {name: (folder / name).read_bytes() for name in names}
-
-
 def assert_same(folder, whole):
     assert journal(folder) == journal(whole)
-    found, expected = result(folder), result(whole)
-    assert found.keys() == expected.keys()
-    assert [name for name in found if found[name] != expected[name]] == []
+    assert differences(folder, whole) == []
+    assert leftovers(folder) == []
 
 
 def interrupted(pairs, folder, name, arrange, when):
@@ -265,45 +247,6 @@ def test_an_old_checkpoint_is_as_good_as_a_new_one(pairs, undisturbed, tmp_path)
     assert_same(tmp_path / "run", undisturbed(name))
 
 
-KILLER = """
-import os, random, signal, sys, time
-from pathlib import Path
-from freerun.runs import train as runs
-from freerun.runs.request import TrainRequest
-from freerun.training.checkpoint import Checkpoints
-
-config, folder, seed, kills, longest, *settings = sys.argv[1:]
-runs.tensorboard_is_installed = lambda: False
-request = TrainRequest(subject=Path(config), out=Path(folder), settings=tuple(settings), resume=True)
-moments, waited = random.Random(int(seed)), float(longest)
-
-def attempt():
-    child = os.fork()
-    if child == 0:
-        runs.train(request)
-        os._exit(0)
-    return child
-
-for _ in range(int(kills)):
-    newest = (Checkpoints(Path(folder) / "checkpoints", 9).updates() or [0])[-1]
-    child = attempt()
-    started = time.monotonic()
-    # some way into it: until it got further than the last one, and then a random while
-    while os.waitpid(child, os.WNOHANG)[0] == 0:
-        later = (Checkpoints(Path(folder) / "checkpoints", 9).updates() or [0])[-1]
-        if later > newest or time.monotonic() - started > 60:
-            time.sleep(moments.uniform(0, waited))
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            print("killed at", newest, later, flush=True)
-            break
-        time.sleep(0.01)
-    else:
-        break
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(attempt(), 0)[1]))
-"""
-
-
 def killed(pairs, folder, settings, kills, seed, longest):
     """Train in a process of its own that is killed and started again; returns from where it went on each time."""
     config = pairs.with_suffix(".toml")
@@ -311,7 +254,7 @@ def killed(pairs, folder, settings, kills, seed, longest):
     arguments = [config, folder, seed, kills, longest, *COMMON, *settings]
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", KILLER, *map(str, arguments)],
+        [sys.executable, "-m", "tests.killed", *map(str, arguments)],
         cwd=root,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
         capture_output=True,

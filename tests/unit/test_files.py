@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -175,14 +176,35 @@ def test_a_folder_that_never_was_is_looked_for_in_its_place(tmp_path):
 def test_leftovers_go_away_and_what_stepped_aside_comes_back(tmp_path):
     folder_with(tmp_path / ".update-01.old", "old")
     folder_with(tmp_path / ".update-02.old", "old")
-    folder_with(tmp_path / ".update-02.x1y2z3ab", "half")
+    folder_with(tmp_path / ".update-02.x1y2z3ab.tmp", "half")
     folder_with(tmp_path / "update-02", "new")
-    (tmp_path / ".update-03.abcd").write_text("half a file")
+    (tmp_path / ".update-03.abcdefgh.tmp").write_text("half a file")
     folder_with(tmp_path / ".git.old", "not ours")
+    others = [".update-03.tmp", ".update-03.settings", ".update-03.my-notes.tmp"]
+    for name in others:
+        (tmp_path / name).write_text("a user's own")
     mend_leftovers(tmp_path, "update-*")
-    assert names(tmp_path) == [".git.old", "update-01", "update-02"]
+    assert names(tmp_path) == sorted([".git.old", *others, "update-01", "update-02"])
     assert [(tmp_path / name / "a").read_text() for name in ("update-01", "update-02")] == ["old", "new"]
     mend_leftovers(tmp_path / "missing", "update-*")
+
+
+def test_what_a_killed_write_leaves_is_a_leftover(tmp_path, monkeypatch):
+    """The names that are written and those that are cleared away are the same."""
+    with monkeypatch.context() as patch:
+        patch.setattr("freerun.files.shutil.rmtree", lambda *_, **__: None)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        patch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="No space left"):
+            write_atomic(tmp_path / "file", "new")
+        with pytest.raises(OSError, match="No space left"), replacing_folder(tmp_path / "best"):
+            pass
+    assert len(names(tmp_path)) == 2
+    mend_leftovers(tmp_path, "other")
+    assert len(names(tmp_path)) == 2
+    mend_leftovers(tmp_path, "file")
+    mend_leftovers(tmp_path, "best")
+    assert names(tmp_path) == []
 
 
 def test_file_hash_is_that_of_the_bytes(tmp_path):

@@ -332,13 +332,13 @@ def test_going_on_clears_away_what_a_crash_left():
     folder = begun()
     for name in (
         ".best.old",
-        ".last.abc",
-        "checkpoints/.update-00000003.xyz",
+        ".last.abcdefgh.tmp",
+        "checkpoints/.update-00000003.x_z01234.tmp",
         "checkpoints/.update-00000002.old",
         ".git",
     ):
         (folder / name).mkdir(parents=True)
-    (folder / ".config.toml.abc").touch()
+    (folder / ".config.toml.abcdefgh.tmp").touch()
     plan(None, out=folder, resume=True)
     found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
     assert found == [".git", "best", "checkpoints", "checkpoints/update-00000002", "config.toml", "journal.jsonl"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -121,10 +122,11 @@ def test_a_run_begun_with_other_random_numbers_is_not_resumed(version, name):
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
 
 
-def test_a_run_begun_with_these_random_numbers_is_resumed():
-    train()
+def test_a_run_begun_with_these_random_numbers_is_resumed(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "VERSION", "9.9.9")
+        train()
     edit_journal(lambda events: events[:-1])
-    edit_journal(begun_with("9.9.9"))
     train(resume=True)
     assert read_journal(Path("run/journal.jsonl"))[-1]["event"] == "stop"
 
@@ -209,6 +211,107 @@ def test_a_folder_that_cannot_be_made_is_told():
     with pytest.raises(RunError) as error:
         train(out="file/run")
     assert str(error.value) == (
-        "file/run: this folder cannot be written (Not a directory). Expected a place for the run. "
+        "file/run: this directory cannot be written (Not a directory). Expected a directory that can be written. "
         "Choose another with --out."
     )
+
+
+# -------------------------------------------------------------------------------------------------------------- damage
+
+
+def flip(path):
+    """Change the last bit of a file."""
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def other_best():
+    """Another model in place of the best one, whole in itself."""
+    runs.train(TrainRequest(Path("c.toml"), out=Path("other"), seed=9))
+    shutil.rmtree("run/best")
+    shutil.copytree("other/best", "run/best")
+
+
+BEST = {
+    "its weights": lambda: flip("run/best/model.safetensors"),
+    "gone": lambda: shutil.rmtree("run/best"),
+    "a vocabulary": lambda: flip("run/best/source_vocabulary.json"),
+    "its configuration": lambda: Path("run/best/config.json").write_text("{"),
+    "another model": other_best,
+}
+
+
+@pytest.mark.parametrize("damage", BEST)
+def test_a_complete_run_whose_best_model_is_damaged_ends_once_more(damage, capsys):
+    first = train()
+    before = {path: path.read_bytes() for path in Path("run/best").iterdir()}
+    BEST[damage]()
+    capsys.readouterr()
+    assert train(resume=True) == first
+    told = capsys.readouterr().err
+    assert "Ending this run again from its newest checkpoint." in told and "Going on from update 4." in told
+    assert {path: path.read_bytes() for path in Path("run/best").iterdir()} == before
+    assert read_journal(Path("run/journal.jsonl"))[-1]["event"] == "stop"
+
+
+def test_a_complete_run_with_neither_best_model_nor_checkpoint_is_told(capsys):
+    train()
+    flip("run/best/model.safetensors")
+    shutil.rmtree("run/checkpoints")
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    with pytest.raises(RunError) as error:
+        train(resume=True)
+    assert str(error.value).startswith("run/best/model.safetensors: its SHA-256 is ")
+    assert str(error.value).endswith(
+        ", and no checkpoint is left to write it again from. Expected the directory best/ as training wrote it. Put it "
+        "back, or train again into another directory with --out."
+    )
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+
+
+def test_a_complete_run_whose_journal_names_no_hash_is_complete(capsys):
+    """As earlier versions wrote it."""
+    train()
+
+    def without(events):
+        return [{key: value for key, value in event.items() if key != "best_sha256"} for event in events]
+
+    edit_journal(without)
+    train(resume=True)
+    assert "this run is complete" in capsys.readouterr().err
+
+
+def test_what_is_left_out_is_told_before_the_run_goes_on(capsys):
+    train()
+    edit_journal(lambda events: events[:-1])
+    flip("run/checkpoints/update-00000004/optimizer.safetensors")
+    capsys.readouterr()
+    train(resume=True)
+    told = capsys.readouterr().err
+    notice = "run/checkpoints/update-00000004: this checkpoint is damaged (manifest.json: the SHA-256 of optimizer.safe"
+    assert notice in told.partition("Going on from update 2.")[0]
+    assert sorted(path.name for path in Path("run/checkpoints").iterdir()) == ["update-00000002", "update-00000004"]
+
+
+def test_held_out_pairs_are_written_again():
+    train()
+    before = Path("run/dev.tsv").read_text()
+    Path("run/dev.tsv").write_text("zz\tzz\n")
+    flip("run/best/model.safetensors")
+    train(resume=True)
+    assert Path("run/dev.tsv").read_text() == before
+
+
+@pytest.mark.parametrize(("damaged", "start"), [([], 4), ([4], 2)])
+def test_the_progress_of_a_resumed_run_counts_from_its_checkpoint(monkeypatch, damaged, start):
+    """TensorBoard drops the events after it."""
+    train()
+    for update in damaged:
+        flip(f"run/checkpoints/update-{update:08d}/optimizer.safetensors")
+    flip("run/best/model.safetensors")
+    starts, reporter = [], runs.ConsoleReporter
+    monkeypatch.setattr(
+        runs, "ConsoleReporter", lambda updates, start: starts.append(start) or reporter(updates, start)
+    )
+    train(resume=True)
+    assert starts == [start]

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
+import shutil
 
 import pytest
 import torch
 
 from freerun.errors import RunError
-from freerun.training.checkpoint import Checkpoint, Checkpoints, serialised
+from freerun.training import checkpoint as module
+from freerun.training.checkpoint import Checkpoint, Checkpoints, Damaged, serialised
+
+FILES = ["model.safetensors", "optimizer.safetensors", "strategy.safetensors", "state.json"]
 
 
 def checkpoint(value=0.0, **state):
+    """As training writes it: ``value`` is the update as well, unless said otherwise."""
     tensors = {"b": torch.full((2, 3), value), "a": torch.tensor(value)}
     own = {"accuracy": torch.tensor(value, dtype=torch.float64)}
-    return Checkpoint(tensors, {"b/step": torch.tensor(value)}, own, {"update": 1, **state})
+    return Checkpoint(tensors, {"b/step": torch.tensor(value)}, own, {"update": int(value), "best_sha256": "", **state})
 
 
 def saved(tmp_path, *updates, keep=3, unscheduled=()):
@@ -28,13 +35,14 @@ def saved(tmp_path, *updates, keep=3, unscheduled=()):
 def test_a_checkpoint_comes_back_as_it_was(tmp_path):
     state = {"figures": {"z": [0.1 + 0.2, 3], "a": [1.0, 0.0]}, "nothing": None}
     checkpoints = Checkpoints(tmp_path / "checkpoints", 3)
-    checkpoints.save(7, checkpoint(1 / 3, **state))
+    checkpoints.save(7, checkpoint(1 / 3, update=7, **state))
     found = checkpoints.load(7)
     assert torch.equal(found.model["b"], torch.full((2, 3), 1 / 3))
     assert found.model["a"].shape == ()
     assert torch.equal(found.optimizer["b/step"], torch.tensor(1 / 3))
     assert found.strategy["accuracy"].item() == 1 / 3
-    assert found.state == {"update": 1, **state, "scheduled": True}
+    assert found.state == {"update": 7, "best_sha256": "", **state, "scheduled": True}
+    assert found.is_verified
     assert list(found.state["figures"]) == ["z", "a"]  # the journal writes them in this order
 
 
@@ -69,16 +77,32 @@ def test_an_unscheduled_checkpoint_changes_nothing_for_the_scheduled_ones(tmp_pa
 
 def test_a_scheduled_checkpoint_takes_the_place_of_an_unscheduled_one(tmp_path):
     checkpoints = saved(tmp_path, 20, unscheduled=[20])
-    checkpoints.save(20, checkpoint(2.0))
+    checkpoints.save(20, checkpoint(2.0, update=20))
     assert checkpoints.scheduled() == [20]
     assert checkpoints.load(20).model["a"] == 2.0
 
 
-def test_newest_is_the_last_of_the_updates(tmp_path):
-    checkpoints = saved(tmp_path, 10, 20)
-    assert checkpoints.newest(checkpoints.updates()).model["a"] == 20.0
-    assert checkpoints.newest([]) is None
+def test_a_run_that_has_not_begun_has_no_checkpoints(tmp_path):
     assert Checkpoints(tmp_path / "none", 1).updates() == []
+
+
+def test_a_manifest_has_the_update_and_the_hash_of_each_file(tmp_path):
+    checkpoints = saved(tmp_path, 10)
+    folder = checkpoints.path(10)
+    assert json.loads((folder / "manifest.json").read_text()) == {
+        "version": 1,
+        "update": 10,
+        "files": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES},
+    }
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES, "manifest.json"])
+
+
+def test_the_manifest_is_written_last(tmp_path, monkeypatch):
+    written = []
+    write = module.write_atomic
+    monkeypatch.setattr(module, "write_atomic", lambda path, data: written.append(path.name) or write(path, data))
+    saved(tmp_path, 10)
+    assert written == [*FILES, "manifest.json"]
 
 
 def test_other_files_in_the_folder_are_no_checkpoints(tmp_path):
@@ -107,7 +131,7 @@ def test_a_full_disk_leaves_the_last_good_one_and_says_so(tmp_path, monkeypatch,
     assert checkpoints.load(10).model["a"] == 10.0
 
 
-@pytest.mark.parametrize("writes", range(4))
+@pytest.mark.parametrize("writes", range(5))
 def test_a_disk_that_fills_up_at_any_file_leaves_no_half_checkpoint(tmp_path, monkeypatch, writes):
     checkpoints = Checkpoints(tmp_path / "checkpoints", 3)
     fsync, calls = os.fsync, []
@@ -130,28 +154,122 @@ def test_a_checkpoint_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
         os, "replace", lambda a, b: full() if (b == whole and not str(a).endswith(".old")) else replace(a, b)
     )
     with pytest.raises(RunError, match="the one of update 10 is untouched"):
-        checkpoints.save(10, checkpoint(99.0))
+        checkpoints.save(10, checkpoint(99.0, update=10))
     assert checkpoints.load(10).model["a"] == 10.0
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "strategy.safetensors", "state.json"])
-@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def flip(path, bit=-1):
+    """Change one bit: the last one, or that of this number."""
+    content = bytearray(path.read_bytes())
+    byte = bit // 8 % len(content)
+    content[byte] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "missing": lambda path: path.unlink(),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-3]),
+    "empty": lambda path: path.write_bytes(b""),
+    "a bit": flip,
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b" "),
+    "another kind": lambda path: path.write_text("[]"),
+    "deep": lambda path: path.write_text("[" * 100_000),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_is_told(tmp_path, name, damage):
     checkpoints = saved(tmp_path, 10)
-    path = checkpoints.folder / "update-00000010" / name
-    if damage == "missing":
-        path.unlink()
-    else:
-        path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(RunError, match=r"update-00000010: this checkpoint cannot be read .*Remove the folder"):
+    DAMAGE[damage](checkpoints.path(10) / name)
+    if (name, damage) == ("manifest.json", "longer"):
+        assert checkpoints.load(10).is_verified  # a space at the end changes nothing that it says
+        return
+    with pytest.raises(Damaged) as error:
         checkpoints.load(10)
+    assert error.value.where == str(checkpoints.path(10))
+    assert error.value.what.startswith("this checkpoint is damaged (")
+    assert error.value.expected.endswith(
+        "strategy.safetensors, state.json, manifest.json as they were written together"
+    )
+    assert error.value.fix == "Put them back, or remove the folder to continue from the checkpoint before it"
 
 
-def test_a_state_that_is_no_object_is_told(tmp_path):
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+def test_a_file_of_another_checkpoint_is_told(tmp_path, name):
+    checkpoints = saved(tmp_path, 10, 20)
+    shutil.copyfile(checkpoints.path(10) / name, checkpoints.path(20) / name)
+    with pytest.raises(
+        Damaged, match=r"it is that of update 10, not 20" if name == "state.json" else "manifest.json: the SHA"
+    ):
+        checkpoints.load(20)
+
+
+def test_the_damaged_file_is_named(tmp_path):
     checkpoints = saved(tmp_path, 10)
-    (checkpoints.folder / "update-00000010" / "state.json").write_text("[]")
-    with pytest.raises(RunError, match="not a JSON object"):
+    flip(checkpoints.path(10) / "optimizer.safetensors")
+    with pytest.raises(Damaged, match=r"\(manifest\.json: the SHA-256 of optimizer\.safetensors is another\)"):
         checkpoints.load(10)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"version": 2}, {"version": None}, {"update": 20}, {"update": "10"}, {"more": 1}, {"files": {}}, {"files": []}],
+)
+def test_a_manifest_that_says_something_else_is_told(tmp_path, change):
+    checkpoints = saved(tmp_path, 10)
+    path = checkpoints.path(10) / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(Damaged, match=r"manifest\.json: (it is of another kind|the SHA-256 of )"):
+        checkpoints.load(10)
+
+
+def test_a_renamed_checkpoint_is_told(tmp_path):
+    checkpoints = saved(tmp_path, 10)
+    checkpoints.path(10).rename(checkpoints.path(30))
+    with pytest.raises(Damaged, match=r"\(it is that of update 10, not 30\)"):
+        checkpoints.load(30)
+
+
+def without_manifest(checkpoints, update, **state):
+    """A checkpoint as earlier versions wrote it."""
+    checkpoints.save(update, checkpoint(float(update)))
+    path = checkpoints.path(update) / "state.json"
+    path.write_text(json.dumps({"update": update, "scheduled": True, **state}))
+    (checkpoints.path(update) / "manifest.json").unlink()
+
+
+def test_a_checkpoint_of_an_earlier_version_is_loaded_unverified(tmp_path):
+    checkpoints = saved(tmp_path)
+    without_manifest(checkpoints, 10)
+    found = checkpoints.load(10)
+    assert (found.is_verified, found.model["a"].item()) == (False, 10.0)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_torn_checkpoint_of_an_earlier_version_is_told(tmp_path, name, damage):
+    checkpoints = saved(tmp_path)
+    without_manifest(checkpoints, 10)
+    DAMAGE[damage](checkpoints.path(10) / name)
+    with pytest.raises(Damaged):
+        checkpoints.load(10)
+
+
+def test_a_renamed_checkpoint_of_an_earlier_version_is_told(tmp_path):
+    checkpoints = saved(tmp_path)
+    without_manifest(checkpoints, 10)
+    checkpoints.path(10).rename(checkpoints.path(30))
+    with pytest.raises(Damaged, match="it is that of update 10, not 30"):
+        checkpoints.load(30)
+
+
+def test_removed_checkpoints_are_gone_and_the_others_stay(tmp_path):
+    checkpoints = saved(tmp_path, 10, 20, 30)
+    checkpoints.remove([10, 30, 40])
+    assert checkpoints.updates() == [20]
 
 
 def test_an_older_damaged_checkpoint_does_not_stop_a_run(tmp_path):

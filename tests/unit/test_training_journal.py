@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -116,3 +117,27 @@ def test_size_is_what_reached_the_disk(tmp_path, monkeypatch):
     written = journal(tmp_path, "start")
     assert written.size() == len(json.dumps({"event": "start", "update": 0})) + 1
     assert synced == [written.path.stat().st_size]
+
+
+def test_a_journal_is_known_by_the_hash_of_its_beginning(tmp_path):
+    written = journal(tmp_path, "start", "update")
+    size = written.size()
+    sha256 = written.hash(size)
+    assert sha256 == hashlib.sha256(written.path.read_bytes()).hexdigest()
+    written.write("update", 2)
+    assert written.holds(size, sha256)
+    assert not written.holds(size - 1, sha256)
+    written.path.write_bytes(written.path.read_bytes()[: size - 1])
+    assert not written.holds(size, written.hash(size))  # it is shorter, whatever its hash
+    assert not written.holds(size, sha256)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"event": "stop", "updatf": 3}', '{"event": "stop", "update": "3"}', '{"event": 1, "update": 3}', "[" * 100_000],
+)
+def test_a_line_that_is_no_event_ends_the_journal_that_is_read(tmp_path, line):
+    """Readers rely on both keys."""
+    path = journal(tmp_path, "start").path
+    path.write_text(path.read_text() + line + "\n" + path.read_text())
+    assert [event["event"] for event in read_journal(path)] == ["start"]

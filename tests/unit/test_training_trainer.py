@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from freerun.errors import Interrupted, RunError, TrainingError
-from freerun.training.checkpoint import Checkpoints
+from freerun.training.checkpoint import Checkpoint, Checkpoints, serialised
 from freerun.training.journal import read_journal
 from freerun.training.learner import NotFinite, Step
+from freerun.training.resume import choose_checkpoint
 from freerun.training.selection import Selection
 from freerun.training.signals import StopRequest
 from freerun.training.trainer import Measured, Trainer, TrainerSettings, average
@@ -89,8 +92,16 @@ class ScriptedHost:
 
     def write_bundle(self, name, weights, metrics, update):
         (self.folder / name).mkdir(exist_ok=True)
-        save_file(dict(weights), self.folder / name / "model.safetensors")
+        content = serialised(weights)
+        (self.folder / name / "model.safetensors").write_bytes(content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        (self.folder / name / "label.json").write_text(json.dumps([update, sha256]))
         self.bundles.append((name, float(weights["weight"]), update, dict(metrics)))
+        return sha256
+
+    def read_label(self, name):
+        path = self.folder / name / "label.json"
+        return tuple(json.loads(path.read_text())) if path.exists() else None
 
     def describe(self, batch):
         return [{"source": "abc", "target": "def"}]
@@ -134,7 +145,8 @@ def trainer(folder, host=None, stop_at=None, learner=None, keep=3, resume=False,
         [Recorder(host.stop, stop_at)],
     )
     if resume:
-        made.go_on_from(made.checkpoints.newest(made.checkpoints.updates()))
+        found = choose_checkpoint(made.checkpoints, made.journal, made.settings)
+        made.go_on_from(found.checkpoint, found.useless)
     return made
 
 
@@ -144,6 +156,10 @@ def run(made):
 
 def events(folder, kind=None):
     return [event for event in read_journal(folder / "journal.jsonl") if kind in (None, event["event"])]
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def weight(folder, name):
@@ -223,6 +239,7 @@ def test_an_evaluation_event_has_figures_examples_and_whether_it_is_the_best(tmp
         {"event": "evaluation", "update": 12, "symbol_error_rate.free": 1.0, "best": False, **sample},
     ]
     assert (found[3]["final"], found[3]["best_update"], found[3]["everything"]) == (True, 8, 1)
+    assert found[3]["best_sha256"] == sha256(tmp_path / "best" / "model.safetensors")
 
 
 def test_the_other_events_have_no_other_keys(tmp_path):
@@ -407,20 +424,237 @@ def test_a_checkpoint_is_not_written_twice_at_one_update(tmp_path):
 def test_a_checkpoint_of_something_else_is_told(tmp_path, state):
     made = trainer(tmp_path)
     made.save_checkpoint()
-    path = tmp_path / "checkpoints" / "update-00000000"
-    if "strange" in state:
-        (path / "state.json").write_text(json.dumps({**json.loads((path / "state.json").read_text()), **state}))
-    else:
-        save_file({"other": torch.zeros(())}, path / "model.safetensors")
+    (found,) = [made.checkpoints.load(update) for update in made.checkpoints.updates()]
+    model = found.model if "strange" in state else {"other": torch.zeros(())}
+    changed = Checkpoint(model, found.optimizer, found.strategy, {**found.state, **state, "update": 0})
+    made.checkpoints.save(0, changed)
     with pytest.raises(RunError, match=r"newest checkpoint does not fit this run .*(strange|other)"):
         trainer(tmp_path, resume=True)
 
 
 def test_a_missing_best_model_is_told_at_the_end(tmp_path):
     made = trainer(tmp_path, updates=4)
-    made.host.write_bundle = lambda *_: None
+    made.host.write_bundle = lambda *_: "0123"
     with pytest.raises(RunError, match=r"best/model\.safetensors: the weights of the best model, that of update 4,"):
         run(made)
+
+
+# --------------------------------------------------------------------------------------------------------------- damage
+
+RATES = {4.0: 0.5, 8.0: 0.25}
+"""Of the best models: that of update 4, then that of update 8."""
+
+
+def damaged_and_resumed(tmp_path, damage, stop_at=10, keep=4, rates=RATES, **settings):
+    """A run that is stopped, damaged by ``damage(folder)`` and resumed to its end; and one that was left alone."""
+    whole, folder = tmp_path / "whole", tmp_path / "damaged"
+    for each in (whole, folder):
+        each.mkdir()
+    run(trainer(whole, ScriptedHost(whole, rates), keep=keep, **settings))
+    with pytest.raises(Interrupted):
+        run(trainer(folder, ScriptedHost(folder, rates), stop_at, keep=keep, **settings))
+    damage(folder)
+    made = trainer(folder, ScriptedHost(folder, rates), resume=True, keep=keep, **settings)
+    began = made.progress.update
+    run(made)
+    assert without_times(folder) == without_times(whole)
+    for name in ("best", "last"):
+        for file in ("model.safetensors", "label.json"):
+            assert (folder / name / file).read_bytes() == (whole / name / file).read_bytes()
+    return made, began
+
+
+def flip(path):
+    """Change the last bit of a file."""
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def updates(folder):
+    return Checkpoints(folder / "checkpoints", 4).updates()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "strategy.safetensors", "state.json"])
+def test_a_damaged_newest_checkpoint_is_left_out_and_replaced(tmp_path, name):
+    made, began = damaged_and_resumed(tmp_path, lambda run: flip(run / "checkpoints/update-00000010" / name))
+    assert began == 8
+    assert updates(made.folder) == updates(tmp_path / "whole") == [6, 8, 10, 12]
+    assert made.checkpoints.load(10).is_verified
+
+
+def test_all_later_checkpoints_are_written_again(tmp_path):
+    """Left where it is, a damaged one of update 10 would be taken for the newest when that of update 8 is written."""
+
+    def damage(run):
+        for update in (8, 10):
+            flip(run / f"checkpoints/update-{update:08d}/model.safetensors")
+
+    made, began = damaged_and_resumed(tmp_path, damage, keep=3)
+    assert began == 6
+    assert updates(made.folder) == [8, 10, 12]
+
+
+def test_an_older_damaged_checkpoint_is_removed(tmp_path):
+    """It does not count among those that are kept, although its state could be read."""
+    made, began = damaged_and_resumed(tmp_path, lambda run: flip(run / "checkpoints/update-00000006/model.safetensors"))
+    assert began == 10
+    assert updates(made.folder) == [4, 8, 10, 12]
+
+
+def test_a_run_goes_back_before_a_damaged_checkpoint_that_is_averaged(tmp_path):
+    rates = {**RATES, 11.0: 0.1}
+    damage = lambda run: flip(run / "checkpoints/update-00000008/model.safetensors")  # noqa: E731
+    _, began = damaged_and_resumed(tmp_path, damage, rates=rates, average=4)
+    assert began == 6
+
+
+def test_a_changed_journal_is_cut_back_to_an_earlier_checkpoint(tmp_path):
+    def damage(run):
+        path = run / "journal.jsonl"
+        before, mark, after = path.read_bytes().partition(b'"checkpoint", "update": 8}')
+        path.write_bytes(before + mark + after.replace(b"loss", b"lose", 1))
+
+    _, began = damaged_and_resumed(tmp_path, damage)
+    assert began == 8
+
+
+def test_a_best_model_that_is_damaged_is_written_again_from_its_checkpoint(tmp_path):
+    made, began = damaged_and_resumed(tmp_path, lambda run: flip(run / "best/model.safetensors"))
+    assert began == 10
+    assert made.host.bundles[0] == (
+        "best",
+        8.0,
+        8,
+        {"symbol_error_rate.free": 0.25, "nll.teacher": 2.0, "everything": 0},
+    )
+    assert made.reporters[0].told[0] == (
+        "said",
+        f"{made.folder / 'best'}: damaged, and written again from the weights of its update.",
+    )
+
+
+def test_a_best_model_of_another_update_is_not_taken_for_the_best(tmp_path):
+    """Whole in itself, and not the one that was evaluated."""
+
+    def damage(run):
+        shutil.copytree(run / "last", run / "best", dirs_exist_ok=True)
+        (run / "best" / "label.json").write_text(json.dumps([4, sha256(run / "best" / "model.safetensors")]))
+
+    damaged_and_resumed(tmp_path, damage)
+
+
+def test_a_best_model_whose_other_files_are_damaged_is_written_again(tmp_path):
+    made, _ = damaged_and_resumed(tmp_path, lambda run: (run / "best" / "label.json").unlink(), stop_at=6)
+    assert made.host.bundles[0][:3] == ("best", 4.0, 4)
+
+
+def damaged(tmp_path, stop_at, *damage, **settings):
+    """A stopped run of which these files have changed; the error of resuming it."""
+    with pytest.raises(Interrupted):
+        run(trainer(tmp_path, ScriptedHost(tmp_path, RATES), stop_at, keep=2, **settings))
+    for name in damage:
+        flip(tmp_path / name)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(RunError) as error:
+        trainer(tmp_path, ScriptedHost(tmp_path, RATES), resume=True, keep=2, **settings)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    return str(error.value)
+
+
+def test_a_damaged_best_model_without_its_checkpoint_is_rejected_at_once(tmp_path):
+    told = damaged(tmp_path, 7, "best/model.safetensors", checkpoint_every=1)
+    assert told.startswith(
+        f"{tmp_path / 'best'}: the best model, that of update 4, is damaged, and the checkpoint of that update is gone "
+        "(this checkpoint is damaged (["
+    )
+    assert told.endswith(
+        "Expected the directory best/ as training wrote it. Put it back and resume with --resume, or train again into "
+        "another directory with --out."
+    )
+
+
+def test_a_checkpoint_with_other_weights_than_the_best_model_is_not_taken_for_it(tmp_path):
+    with pytest.raises(Interrupted):
+        run(trainer(tmp_path, ScriptedHost(tmp_path, RATES), 6))
+    made = trainer(tmp_path, ScriptedHost(tmp_path, RATES))
+    found = made.checkpoints.load(4)
+    made.checkpoints.save(4, Checkpoint({"weight": torch.tensor(3.0)}, found.optimizer, found.strategy, found.state))
+    flip(tmp_path / "best" / "model.safetensors")
+    with pytest.raises(RunError, match="is damaged, and the checkpoint of that update has other weights"):
+        trainer(tmp_path, resume=True)
+
+
+def test_a_best_model_that_is_damaged_while_training_is_not_given_a_valid_hash(tmp_path):
+    made = trainer(tmp_path, ScriptedHost(tmp_path, RATES), stop_at=None)
+    evaluate = made.host.evaluate
+
+    def damage(model, everything, check):
+        if model.weight.item() == 12 and not everything:
+            flip(tmp_path / "best" / "model.safetensors")
+        return evaluate(model, everything, check)
+
+    made.host.evaluate = damage
+    with pytest.raises(RunError, match=r"cannot be read \(the SHA-256 is another than when it was evaluated\)"):
+        run(made)
+
+
+@pytest.mark.parametrize("update", [8, 12], ids=["of an evaluation", "of the end"])
+def test_a_best_model_that_is_newer_than_the_checkpoint_is_normal(tmp_path, update):
+    """Killed between the two: the run comes to it again."""
+    rates = {4.0: 0.5, float(update): 0.25}
+
+    def damage(run_folder):
+        newer = trainer(run_folder, ScriptedHost(run_folder, rates))
+        weights = {"weight": torch.tensor(float(update))}
+        newer.host.write_bundle("best", weights, {"symbol_error_rate.free": 0.25, "nll.teacher": 2.0}, update)
+
+    made, began = damaged_and_resumed(tmp_path, damage, stop_at=6, rates=rates)
+    assert began == 6
+    assert all(name != "best" or number >= update for name, _, number, _ in made.host.bundles)
+
+
+def test_an_average_that_was_written_before_the_run_was_killed_is_normal(tmp_path):
+    rates = {4.0: 0.5, 11.0: 0.25}
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+        run(trainer(tmp_path / name, ScriptedHost(tmp_path / name, rates), average=2))
+    folder = tmp_path / "killed"
+    assert weight(folder, "best") == 11.0
+    journal = folder / "journal.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:-1]))
+    run(trainer(folder, ScriptedHost(folder, rates), average=2, resume=True))
+    assert without_times(folder) == without_times(tmp_path / "whole")
+    assert weight(folder, "best") == 11.0
+
+
+def test_the_last_bundle_is_written_again_where_nothing_else_would(tmp_path):
+    run(trainer(tmp_path, ScriptedHost(tmp_path, RATES)))
+    before = (tmp_path / "last" / "model.safetensors").read_bytes()
+    flip(tmp_path / "last" / "model.safetensors")
+    made = trainer(tmp_path, ScriptedHost(tmp_path, RATES), resume=True)
+    assert (tmp_path / "last" / "model.safetensors").read_bytes() == before
+    metrics = {"symbol_error_rate.free": 1.0, "nll.teacher": 2.0, "everything": 0}
+    assert made.host.bundles == [("last", 12.0, 12, metrics)]
+
+
+def test_a_run_of_an_earlier_version_is_resumed_and_remembers_its_best_model_from_then_on(tmp_path):
+    """Its checkpoints have no manifests and know no hashes."""
+    for name in ("whole", "old"):
+        (tmp_path / name).mkdir()
+    run(trainer(tmp_path / "whole", ScriptedHost(tmp_path / "whole", RATES)))
+    folder = tmp_path / "old"
+    with pytest.raises(Interrupted):
+        run(trainer(folder, ScriptedHost(folder, RATES), 10))
+    for path in (folder / "checkpoints").iterdir():
+        (path / "manifest.json").unlink()
+        state = json.loads((path / "state.json").read_text())
+        del state["best_sha256"], state["journal_sha256"]
+        (path / "state.json").write_text(json.dumps(state))
+    made = trainer(folder, ScriptedHost(folder, RATES), resume=True)
+    assert (made.progress.update, made.host.bundles) == (10, [])
+    assert made.progress.best_sha256 == sha256(folder / "best" / "model.safetensors")
+    run(made)
+    assert without_times(folder) == without_times(tmp_path / "whole")
 
 
 # ------------------------------------------------------------------------------------------------ what cannot be learnt

@@ -1,0 +1,59 @@
+"""A training in a process of its own, as a study starts it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from freerun.lock import REFUSAL
+
+__all__ = ["TrainingProcess"]
+
+
+class TrainingProcess:
+    """``freerun train`` with these arguments; its messages are appended to ``log``.
+
+    ``began`` is when it was started, in seconds since 1970.
+    """
+
+    def __init__(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.began = time.time()
+        self._log = log
+        with log.open("ab") as out:
+            self._logged = out.tell()
+            # a group of its own: a Ctrl-C is for us, and we pass it on once
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "freerun", "train", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=dict(environment),
+                start_new_session=True,
+            )
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it trains."""
+        return self._process.poll()
+
+    def was_refused(self) -> bool:
+        """Return True if it ended because another process trains this run.
+
+        Its own part of the log says so. The lock itself may be free again by now, and the other process may write into
+        the same log.
+        """
+        with self._log.open("rb") as log:
+            log.seek(self._logged)
+            return self._process.returncode == 2 and REFUSAL.encode() in log.read()
+
+    def ask_to_stop(self) -> None:
+        """Ask for a checkpoint and an end."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> None:
+        """Wait for the end."""
+        self._process.wait()
