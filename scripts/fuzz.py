@@ -39,6 +39,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 TARGETS: Final = {
     "bundles": ("tests.fuzz.bundles", "Bundles"),
     "texts": ("tests.fuzz.texts", "Texts"),
+    "checkpoints": ("tests.fuzz.checkpoints", "Checkpoints"),
 }
 CHUNK: Final = 200
 SECONDS: Final = 10.0
