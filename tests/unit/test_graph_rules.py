@@ -258,6 +258,10 @@ def attribute(kind, name, value):
         (add_function, "functions in a ModelProto, which freerun never writes"),
         (add_constant_node, "a tensor in a AttributeProto, which freerun never writes"),
         (lambda m: m.training_info.add(), "training information in a ModelProto, which freerun never writes"),
+        (
+            lambda m: body(m).initializer.append(numpy_helper.from_array(np.ones(3, np.float32), "own")),
+            "the body of a node has constants of its own",
+        ),
         (sparse, "sparse tensors in a GraphProto, which freerun never writes"),
         (attribute("Transpose", "axis", 1), "an attribute 'axis' of Transpose, which freerun never writes"),
         (
@@ -544,7 +548,7 @@ MISFIT = "the inputs or attributes of "
     ("change", "expected"),
     [
         (appended(*doubled("lengths", 60)), OUT_OF_PROPORTION),
-        (appended(*doubled("constant.ints.1", 60)), OUT_OF_PROPORTION),
+        (appended(*doubled("constant.ints.1", 40)), OUT_OF_PROPORTION),
         (
             appended(*(("Concat", [f"c{n}"] * 100, f"c{n + 1}", {"axis": 0}) for n in range(3)), c0=[1]),
             OUT_OF_PROPORTION,
@@ -585,6 +589,7 @@ MISFIT = "the inputs or attributes of "
         (appended(("Reshape", ["lengths", "lengths"], "r")), f"{MISFIT}'Reshape' (for 'r')"),
         (appended(("Add", ["lengths", "nothing"], "a")), f"{MISFIT}'Add' (for 'a')"),
         (appended(("Add", [], "a")), f"{MISFIT}'Add' (for 'a')"),
+        (lambda m: setattr(body(m).output[1], "name", body(m).output[3].name), f"{MISFIT}'Loop' (for 'loop."),
         (appended(("Add", ["source", "max_lengths"], "a")), f"{MISFIT}'Add' (for 'a')"),
         (appended(("Gather", ["source", "source"], "g", {"axis": 5})), f"{MISFIT}'Gather' (for 'g')"),
         (appended(("Tanh", ["lengths"], "source")), "two of its values have the name 'source'"),
