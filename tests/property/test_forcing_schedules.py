@@ -26,6 +26,11 @@ RISING = st.fixed_dictionaries(
 )
 
 
+def test_a_schedule_cannot_be_changed():
+    with pytest.raises(ValidationError, match="frozen"):
+        schedule(kind="constant").teacher_prob = 0.1
+
+
 def schedule(**settings):
     return TypeAdapter(Schedule).validate_python(settings)
 

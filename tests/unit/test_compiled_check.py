@@ -133,7 +133,7 @@ def test_a_vocabulary_without_its_special_tokens_is_rejected(decode):
 def grown(call, size):
     """An RNN of one layer with so many units; its arrays are as before."""
     model = call.model
-    model.layers, model.hidden, model.embedding = 1, size, min(size, 5)
+    model.layers, model.hidden, model.embedding = 1, size, 5
     for linear in call.linears():
         linear.inputs, linear.outputs = size, size
     model.encoder[0].input.inputs = model.embedding
@@ -144,6 +144,22 @@ def grown(call, size):
 def test_arrays_that_no_memory_can_hold_are_rejected(decode):
     assert grown(Call(decode, "rnn"), 2**30) == OK
     assert grown(Call(decode, "rnn"), 2**31 - 64) == BAD_MODEL  # 4 x 2^31 x 2^31 bytes
+
+
+def test_a_layer_without_units_is_rejected_even_if_all_sizes_agree(decode):
+    assert [grown(Call(decode, "rnn"), size) for size in (1, 0, -1)] == [OK, BAD_MODEL, BAD_MODEL]
+
+
+def test_three_directions_are_rejected_even_if_all_sizes_agree(decode):
+    call = Call(decode, "gru")
+    model = call.model
+    bridge = Linear.from_buffer_copy(model.output)
+    bridge.inputs, bridge.outputs = 3 * model.hidden, model.hidden
+    layers, bridges = (Layer * 3)(*[model.encoder[0]] * 3), (Linear * 1)(bridge)
+    model.layers, model.directions, model.encoder, model.bridge_h = 1, 3, layers, bridges
+    assert call(0) == BAD_MODEL
+    bridges[0].inputs, model.directions = 2 * model.hidden, 2
+    assert call(0) == OK
 
 
 def test_products_of_bytes_whose_sums_do_not_fit_are_rejected(decode):
@@ -193,6 +209,8 @@ def test_tables_are_where_they_have_to_be_and_nowhere_else(call):
     for first in (model.decoder[0], *(model.encoder[n] for n in range(model.directions) if model.encoder[n].table)):
         assert call.is_rejected(first, table=None)
         assert call.is_rejected(first, table=first.table + 4)
+    # not even if it has all that it would need without
+    assert call.is_rejected(model.decoder[0], table=None, input=model.decoder[1].input)
     for later in (model.decoder[1], model.encoder[model.directions]):
         assert call.is_rejected(later, table=table)
     if model.source_embedding:

@@ -53,6 +53,15 @@ def test_a_difference_is_found_and_none_is_not():
     assert apart.classifier_accuracy.n == 40
 
 
+def test_a_classifier_finds_its_direction_wherever_the_states_are():
+    rows, one, other = clouds(2.0, size=200)
+    expected = state_divergence(States(rows, one, other)).classifier_accuracy.value
+    far = np.array([100.0, -50.0, 10.0])
+    moved = state_divergence(States(rows, one + far, other + far)).classifier_accuracy.value
+    assert expected > 0.8
+    assert moved == pytest.approx(expected, abs=0.02)
+
+
 def test_the_classifier_is_tried_on_other_sources_than_it_was_made_from():
     # twice as many dimensions as sources: on its own sources it could tell anything apart
     found = state_divergence(clouds(0.0, size=60, dimensions=120))

@@ -112,6 +112,8 @@ def test_tokens_stay_as_many_and_as_different():
     assert len(text.split()) == len(set(text.split())) == len(WHITESPACE) + len(others)
     assert {len(token) for token in text.split()} == {1}
     assert text.split()[len(WHITESPACE) :] == others
+    # no token of a text is a lone surrogate
+    assert all("\ud800" <= token <= "\udfff" for token in text.split()[: len(WHITESPACE)])
 
 
 def test_tokens_without_whitespace_are_compared_as_they_are():

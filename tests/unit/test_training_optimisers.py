@@ -44,6 +44,12 @@ def test_a_restored_optimiser_goes_on_bit_by_bit(kind):
     assert torch.equal(weights(again), weights(module))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_decay_only_if_told_to(kind):
+    (group,) = make_optimiser(kind, [nn.Parameter(torch.ones(2))], 0.05).param_groups
+    assert (group["lr"], group["weight_decay"]) == (0.05, 0.0)
+
+
 def test_adam_keeps_step_and_both_moments_of_every_parameter():
     module, optimiser = problem("adam")
     updates(module, optimiser, range(1, 3))
