@@ -87,7 +87,7 @@ def _locks(request: ExportRequest) -> list[Path]:
 
 def _lock_of(folder: Path) -> Path:
     """The lock of a bundle: that of its run, which replaces it in training, or one of its own."""
-    for run in (folder, folder.absolute().parent):
+    for run in (folder, folder.resolve().parent):
         if (run / "config.toml").is_file():
             return inside(run)
     return beside(folder)

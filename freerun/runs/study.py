@@ -297,13 +297,13 @@ def _placeless(config: Config) -> dict[str, Any]:
 def _train_all(waiting: Sequence[_Run], settings: StudyConfig) -> None:
     """Train runs, some at a time, each in a process of its own, and keep their results."""
     todo = list(waiting)
-    told: set[str] = set()
+    reported: set[str] = set()
     running: dict[str, tuple[_Run, TrainingProcess]] = {}
     finished = 0
     with stop_on_signals() as stop:
         try:
             while todo or running:
-                while len(running) < settings.processes and not stop and (run := _next_free(todo, told)):
+                while len(running) < settings.processes and not stop and (run := _next_free(todo, reported)):
                     running[run.name] = run, _started(run, settings.processes)
                 if stop:
                     raise Interrupted(stop.signal)
@@ -327,7 +327,7 @@ def _train_all(waiting: Sequence[_Run], settings: StudyConfig) -> None:
                 process.wait()
 
 
-def _next_free(todo: list[_Run], told: set[str]) -> _Run | None:
+def _next_free(todo: list[_Run], reported: set[str]) -> _Run | None:
     """Take the first run that no other process trains, if any.
 
     A training outlives a study that was killed. It is waited for, and then its run is resumed like any other.
@@ -336,8 +336,8 @@ def _next_free(todo: list[_Run], told: set[str]) -> _Run | None:
         other = holder(inside(run.run))
         if other is None:
             return todo.pop(number)
-        if run.name not in told:
-            told.add(run.name)
+        if run.name not in reported:
+            reported.add(run.name)
             say(f"{run.name}: {other} is training it; waiting for its end")
     return None
 

@@ -254,17 +254,17 @@ def _has_its_best(folder: Path) -> bool:
         final = [event for event in read_journal(folder / "journal.jsonl") if event.get("final")]
         if not final or final[-1].get("best_sha256") in (None, bundle.weights_hash):
             return True
-        where, what = folder / "best", "its weights are not those of the best model when training ended"
+        where, what = folder / "best", "its weights are not those that training ended with"
     except BundleError as error:
         where, what = Path(error.where), error.what
     if not Checkpoints(folder / "checkpoints", 1).updates():
         raise RunError(
             where,
-            f"{what}, and no checkpoint is left to write it again from",
+            f"{what}, and no checkpoint is left to restore it from",
             "Expected the directory best/ as training wrote it",
             "Put it back, or train again into another directory with --out",
         )
-    say(f"{where}: {what}. Ending this run again from its newest checkpoint.")
+    say(f"{where}: {what}. Repeating the end of this run from its newest checkpoint.")
     return False
 
 
@@ -406,7 +406,7 @@ def _go_on_or_start(
     if resumption is not None:
         for notice in resumption.notices:
             say(notice)
-        trainer.go_on_from(resumption.checkpoint, resumption.useless)
+        trainer.go_on_from(resumption.checkpoint, resumption.discarded)
         say(f"Going on from update {trainer.progress.update:,}.")
         return
     if plan.resumes:

@@ -120,7 +120,7 @@ class Checkpoints:
     def _verify(self, update: int, contents: Mapping[str, bytes], state: Mapping[str, Any]) -> bool:
         """Return False if there is no manifest to verify by. Raises ValueError if something differs from it."""
         if state.get("update") != update:
-            raise ValueError(f"it is that of update {state.get('update')}, not {update}")
+            raise ValueError(f"state.json is of update {state.get('update')}, not {update}")
         path = self.path(update) / _MANIFEST
         if not path.exists() and _SINCE_MANIFESTS not in state:
             return False
@@ -130,7 +130,7 @@ class Checkpoints:
             files = manifest.get("files") if isinstance(manifest, dict) else None
             named = files if isinstance(files, dict) else {}
             others = [name for name, found in hashes.items() if named.get(name) != found]
-            what = f"the SHA-256 of {', '.join(others)} is another" if others else "it is of another kind"
+            what = f"the SHA-256 of {', '.join(others)} differs" if others else "unexpected content"
             raise ValueError(f"{_MANIFEST}: {what}")
         return True
 

@@ -18,13 +18,13 @@ __all__ = ["Resumption", "choose_checkpoint"]
 class Resumption:
     """Where a run resumes.
 
-    ``useless`` are the updates of checkpoints to be removed: damaged ones, and all after ``update``, which the run will
-    write again. ``notices`` say what is wrong with them.
+    ``discarded`` are the updates of checkpoints to be removed: damaged ones, and all after ``update``, which the run
+    will write again. ``notices`` say what is wrong with them.
     """
 
     update: int
     checkpoint: Checkpoint
-    useless: tuple[int, ...] = ()
+    discarded: tuple[int, ...] = ()
     notices: tuple[str, ...] = ()
 
 
@@ -48,10 +48,10 @@ def choose_checkpoint(checkpoints: Checkpoints, journal: Journal, settings: Trai
         problems[update] = reason
     if not updates:
         return None
-    told = "; ".join(f"update {update}: {problems[update]}" for update in updates)
+    details = "; ".join(f"update {update}: {problems[update]}" for update in updates)
     raise RunError(
         checkpoints.folder,
-        f"no checkpoint can be resumed from: {told}",
+        f"no checkpoint is usable: {details}",
         "Expected checkpoints and a journal as this run wrote them",
         "Put the files back, or remove this directory to start the run from the beginning",
     )
@@ -69,7 +69,7 @@ def _obstacle(state: Mapping[str, Any], journal: Journal, settings: TrainerSetti
     """Return why a run cannot resume from a whole checkpoint, "" if it can."""
     sha256 = state.get("journal_sha256")
     if sha256 and not journal.holds(state["journal_size"], sha256):
-        return f"{journal.path.name} is not the one that this checkpoint was written after"
+        return f"the part of {journal.path.name} before this checkpoint has changed"
     missing = [update for update in _averaged(state, journal, settings) if update not in whole]
     if missing:
         return f"the checkpoint of update {missing[0]} is missing or damaged, and may be averaged at the end"
@@ -108,10 +108,7 @@ def _resumption(
     checkpoints: Checkpoints, update: int, checkpoint: Checkpoint, problems: Mapping[int, str]
 ) -> Resumption:
     # every later one has a problem: the newest without one was chosen
-    notices = [
-        f"{checkpoints.path(other)}: {reason}. The checkpoint is left out and removed."
-        for other, reason in problems.items()
-    ]
+    notices = [f"{checkpoints.path(other)}: {reason}. Skipped and removed." for other, reason in problems.items()]
     if not checkpoint.is_verified:
         path = checkpoints.path(update)
         notices.append(

@@ -323,7 +323,7 @@ class Trainer:
         try:
             content = path.read_bytes()
             if bytes_hash(content) != self.progress.best_sha256:
-                raise ValueError("the SHA-256 is another than when it was evaluated")
+                raise ValueError("the SHA-256 differs from the one at its evaluation")
             return load_tensors(content)
         except (OSError, SafetensorError, ValueError) as error:
             raise RunError(
@@ -344,8 +344,8 @@ class Trainer:
         checkpoint = Checkpoint(*self.learner.state(), dataclasses.asdict(self.progress))
         self.checkpoints.save(self.progress.update, checkpoint, scheduled)
 
-    def go_on_from(self, checkpoint: Checkpoint, useless: Sequence[int] = ()) -> None:
-        """Take up the state of a checkpoint; the journal forgets what came after it, and ``useless`` ones are removed.
+    def go_on_from(self, checkpoint: Checkpoint, discarded: Sequence[int] = ()) -> None:
+        """Take up the state of a checkpoint: cut the journal back to it, and remove the ``discarded`` checkpoints.
 
         Raises:
             RunError: it is not of this model, the journal is not that of the checkpoint, or the best model is damaged
@@ -364,7 +364,7 @@ class Trainer:
             ) from error
         self._restore_best()
         self.journal.cut_back(self.progress.journal_size)
-        self.checkpoints.remove(useless)
+        self.checkpoints.remove(discarded)
         if self.progress.evaluated == self.progress.update:
             # an evaluation may be the last one: nothing would write this bundle again
             self.host.write_bundle("last", checkpoint.model, self.progress.last or {}, self.progress.update)
@@ -382,10 +382,13 @@ class Trainer:
             return
         if label is not None and label[0] > progress.best_update:
             return  # written after this checkpoint, so the run comes to it again
-        weights = self._weights_of_best() if present == progress.best_sha256 else self._saved_weights_of_best()
+        is_whole = present != "" and present == progress.best_sha256
+        weights = self._weights_of_best() if is_whole else self._saved_weights_of_best()
         progress.best_sha256 = self.host.write_bundle("best", weights, progress.best or {}, progress.best_update)
         for reporter in self.reporters:
-            reporter.said(f"{self.folder / 'best'}: damaged, and written again from the weights of its update.")
+            reporter.said(
+                f"{self.folder / 'best'}: damaged; restored from the weights of update {progress.best_update}."
+            )
 
     def _saved_weights_of_best(self) -> Mapping[str, Tensor]:
         """The weights of the best model, from the checkpoint of its update."""
@@ -393,7 +396,7 @@ class Trainer:
         try:
             weights = self.checkpoints.load(progress.best_update).model
         except Damaged as error:
-            reason = f"the checkpoint of that update is gone ({error.what})"
+            reason = f"the checkpoint of that update cannot be used ({error.what})"
         else:
             if progress.best_sha256 in ("", bytes_hash(serialised(weights))):
                 return weights

@@ -140,8 +140,9 @@ def test_while_a_run_is_exported_nothing_else_writes_into_it(
 
 
 @pytest.mark.parametrize("out", [False, True])
-@pytest.mark.parametrize("model", [".", "best"])
+@pytest.mark.parametrize("model", [".", "best", "../link"])
 def test_a_run_in_training_is_not_exported(freerun: Freerun, run: Path, out: bool, model: str) -> None:
+    (run.parent / "link").symlink_to(run / "best")
     before = content(run)
     with only_writer(inside(run)):
         result = freerun("export", run / model, *(("--out", run.parent / "x") if out else ()))

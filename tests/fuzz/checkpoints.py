@@ -173,7 +173,7 @@ class Checkpoints:
 
     def _add(self, draw: random.Random) -> str:
         """Files that no run has."""
-        folder = draw.choice([path for path in (self.case, *self.case.rglob("*")) if path.is_dir()])
+        folder = draw.choice([path for path in (self.case, *sorted(self.case.rglob("*"))) if path.is_dir()])
         name = draw.choice(
             [".lock", ".state.json.abcdefgh.tmp", "notes.txt", ".best.old", "update-00000042", ".DS_Store"]
         )

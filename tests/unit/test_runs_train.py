@@ -249,7 +249,7 @@ def test_a_complete_run_whose_best_model_is_damaged_ends_once_more(damage, capsy
     capsys.readouterr()
     assert train(resume=True) == first
     told = capsys.readouterr().err
-    assert "Ending this run again from its newest checkpoint." in told and "Going on from update 4." in told
+    assert "Repeating the end of this run from its newest checkpoint." in told and "Going on from update 4." in told
     assert {path: path.read_bytes() for path in Path("run/best").iterdir()} == before
     assert read_journal(Path("run/journal.jsonl"))[-1]["event"] == "stop"
 
@@ -263,7 +263,7 @@ def test_a_complete_run_with_neither_best_model_nor_checkpoint_is_told(capsys):
         train(resume=True)
     assert str(error.value).startswith("run/best/model.safetensors: its SHA-256 is ")
     assert str(error.value).endswith(
-        ", and no checkpoint is left to write it again from. Expected the directory best/ as training wrote it. Put it "
+        ", and no checkpoint is left to restore it from. Expected the directory best/ as training wrote it. Put it "
         "back, or train again into another directory with --out."
     )
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before

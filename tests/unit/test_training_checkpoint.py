@@ -202,7 +202,7 @@ def test_a_file_of_another_checkpoint_is_told(tmp_path, name):
     checkpoints = saved(tmp_path, 10, 20)
     shutil.copyfile(checkpoints.path(10) / name, checkpoints.path(20) / name)
     with pytest.raises(
-        Damaged, match=r"it is that of update 10, not 20" if name == "state.json" else "manifest.json: the SHA"
+        Damaged, match=r"state.json is of update 10, not 20" if name == "state.json" else "manifest.json: the SHA"
     ):
         checkpoints.load(20)
 
@@ -210,7 +210,7 @@ def test_a_file_of_another_checkpoint_is_told(tmp_path, name):
 def test_the_damaged_file_is_named(tmp_path):
     checkpoints = saved(tmp_path, 10)
     flip(checkpoints.path(10) / "optimizer.safetensors")
-    with pytest.raises(Damaged, match=r"\(manifest\.json: the SHA-256 of optimizer\.safetensors is another\)"):
+    with pytest.raises(Damaged, match=r"\(manifest\.json: the SHA-256 of optimizer\.safetensors differs\)"):
         checkpoints.load(10)
 
 
@@ -222,14 +222,14 @@ def test_a_manifest_that_says_something_else_is_told(tmp_path, change):
     checkpoints = saved(tmp_path, 10)
     path = checkpoints.path(10) / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(Damaged, match=r"manifest\.json: (it is of another kind|the SHA-256 of )"):
+    with pytest.raises(Damaged, match=r"manifest\.json: (unexpected content|the SHA-256 of )"):
         checkpoints.load(10)
 
 
 def test_a_renamed_checkpoint_is_told(tmp_path):
     checkpoints = saved(tmp_path, 10)
     checkpoints.path(10).rename(checkpoints.path(30))
-    with pytest.raises(Damaged, match=r"\(it is that of update 10, not 30\)"):
+    with pytest.raises(Damaged, match=r"\(state.json is of update 10, not 30\)"):
         checkpoints.load(30)
 
 
@@ -262,7 +262,7 @@ def test_a_renamed_checkpoint_of_an_earlier_version_is_told(tmp_path):
     checkpoints = saved(tmp_path)
     without_manifest(checkpoints, 10)
     checkpoints.path(10).rename(checkpoints.path(30))
-    with pytest.raises(Damaged, match="it is that of update 10, not 30"):
+    with pytest.raises(Damaged, match=r"state\.json is of update 10, not 30"):
         checkpoints.load(30)
 
 

@@ -146,7 +146,7 @@ def trainer(folder, host=None, stop_at=None, learner=None, keep=3, resume=False,
     )
     if resume:
         found = choose_checkpoint(made.checkpoints, made.journal, made.settings)
-        made.go_on_from(found.checkpoint, found.useless)
+        made.go_on_from(found.checkpoint, found.discarded)
     return made
 
 
@@ -529,7 +529,7 @@ def test_a_best_model_that_is_damaged_is_written_again_from_its_checkpoint(tmp_p
     )
     assert made.reporters[0].told[0] == (
         "said",
-        f"{made.folder / 'best'}: damaged, and written again from the weights of its update.",
+        f"{made.folder / 'best'}: damaged; restored from the weights of update 8.",
     )
 
 
@@ -564,8 +564,8 @@ def damaged(tmp_path, stop_at, *damage, **settings):
 def test_a_damaged_best_model_without_its_checkpoint_is_rejected_at_once(tmp_path):
     told = damaged(tmp_path, 7, "best/model.safetensors", checkpoint_every=1)
     assert told.startswith(
-        f"{tmp_path / 'best'}: the best model, that of update 4, is damaged, and the checkpoint of that update is gone "
-        "(this checkpoint is damaged (["
+        f"{tmp_path / 'best'}: the best model, that of update 4, is damaged, and the checkpoint of that update cannot "
+        "be used (this checkpoint is damaged (["
     )
     assert told.endswith(
         "Expected the directory best/ as training wrote it. Put it back and resume with --resume, or train again into "
@@ -594,7 +594,7 @@ def test_a_best_model_that_is_damaged_while_training_is_not_given_a_valid_hash(t
         return evaluate(model, everything, check)
 
     made.host.evaluate = damage
-    with pytest.raises(RunError, match=r"cannot be read \(the SHA-256 is another than when it was evaluated\)"):
+    with pytest.raises(RunError, match=r"cannot be read \(the SHA-256 differs from the one at its evaluation\)"):
         run(made)
 
 
@@ -637,7 +637,8 @@ def test_the_last_bundle_is_written_again_where_nothing_else_would(tmp_path):
     assert made.host.bundles == [("last", 12.0, 12, metrics)]
 
 
-def test_a_run_of_an_earlier_version_is_resumed_and_remembers_its_best_model_from_then_on(tmp_path):
+@pytest.mark.parametrize("has_best", [True, False])
+def test_a_run_of_an_earlier_version_is_resumed_and_remembers_its_best_model_from_then_on(tmp_path, has_best):
     """Its checkpoints have no manifests and know no hashes."""
     for name in ("whole", "old"):
         (tmp_path / name).mkdir()
@@ -650,8 +651,11 @@ def test_a_run_of_an_earlier_version_is_resumed_and_remembers_its_best_model_fro
         state = json.loads((path / "state.json").read_text())
         del state["best_sha256"], state["journal_sha256"]
         (path / "state.json").write_text(json.dumps(state))
+    if not has_best:
+        shutil.rmtree(folder / "best")
     made = trainer(folder, ScriptedHost(folder, RATES), resume=True)
-    assert (made.progress.update, made.host.bundles) == (10, [])
+    assert made.progress.update == 10
+    assert [bundle[:3] for bundle in made.host.bundles] == ([] if has_best else [("best", 8.0, 8)])
     assert made.progress.best_sha256 == sha256(folder / "best" / "model.safetensors")
     run(made)
     assert without_times(folder) == without_times(tmp_path / "whole")
