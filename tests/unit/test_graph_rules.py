@@ -187,15 +187,17 @@ def test_onnxruntime_has_no_directory_to_look_in(tmp_path, monkeypatch):
     """The second line of defence: what would happen to a graph that was not rejected."""
     from freerun.runtime.session import open_session
 
-    (tmp_path / "secret.txt").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    numbers = np.arange(4096, dtype=np.float32)
+    (tmp_path / "secret.txt").write_bytes(numbers.tobytes())
     monkeypatch.chdir(tmp_path)
-    tensor = numpy_helper.from_array(np.ones(4, np.float32), "stolen")
+    tensor = numpy_helper.from_array(numbers, "stolen")
     external(tensor, "secret.txt")
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy")
-    graph = helper.make_graph([helper.make_node("Add", ["x", "stolen"], ["y"])], "g", [x], [y], [tensor])
+    x = helper.make_tensor_value_info("x", TensorProto.INT64, [4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])
+    graph = helper.make_graph([helper.make_node("Gather", ["stolen", "x"], ["y"])], "g", [x], [y], [tensor])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     with pytest.raises(BundleError, match="cannot run this graph"):
-        open_session(model.SerializeToString(), 1, "here").run(None, {"x": np.zeros(4, np.float32)})
+        open_session(model.SerializeToString(), 1, "here").run(None, {"x": np.arange(4)})
 
 
 # ----------------------------------------------------------------------------------------------- operators and versions
