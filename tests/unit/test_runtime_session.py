@@ -341,3 +341,17 @@ def test_a_call_that_does_not_stop_is_left_to_itself(monkeypatch, interrupt):
         interruptible(released.wait, lambda: stopped.append(True))
     released.set()
     assert stopped == [True]
+
+
+def test_a_call_has_ended_when_the_interrupt_is_raised(interrupt):
+    stop, ended = threading.Event(), []
+
+    def call():
+        stop.wait()
+        time.sleep(0.2)
+        ended.append(True)
+
+    interrupt()
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(call, stop.set)
+    assert ended == [True]
