@@ -152,6 +152,10 @@ def test_a_step_gives_what_the_graph_gives():
         ({"ids": np.array([[-1], [4]])}, "it gave an id outside of 0 to 8"),
         ({"ids": np.array([[4]])}, "it gave ids (1, 1) and (2, 1) for the 1 best of 2"),
         ({"ids": np.array([[4, 5], [4, 5]])}, "it gave ids (2, 2) and (2, 1) for the 1 best of 2"),
+        (
+            {"ids": np.array([[4, 5], [4, 5]]), "best": np.zeros((2, 2), np.float32)},
+            "it gave ids (2, 2) and (2, 2) for the 1 best of 2",
+        ),
         ({"best": np.zeros((2, 2), np.float32)}, "it gave ids (2, 1) and (2, 2) for the 1 best of 2"),
     ],
 )
