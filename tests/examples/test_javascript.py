@@ -196,10 +196,13 @@ def test_both_readers_reject_every_damage(whole, tmp_path):
     damaged = [with_value(whole, *damage) for damage in CONFIG_DAMAGES]
     damaged += [with_vocabulary(whole, text) for text in VOCABULARY_DAMAGES]
     damaged += [{**whole, "config.json": content} for content in (b"", b"{", b"[]", b"null", b"\xff{}", b"[" * 10**5)]
+    damaged.append({**whole, "config.json": whole["config.json"].replace(b"{", b'{"x": 1e999,', 1)})
+    damaged.append({**whole, "config.json": b"\xef\xbb\xbf" + whole["config.json"]})
+    damaged.append(with_vocabulary(whole, "\ufeff" + whole["target_vocabulary.json"].decode()))
     damaged.append({**whole, "target_vocabulary.json": whole["target_vocabulary.json"] + b" "})
     found = opened_by_javascript(damaged)
     for number, (files, message) in enumerate(zip(damaged, found, strict=True)):
-        damage = [*CONFIG_DAMAGES, *VOCABULARY_DAMAGES, *["another file"] * 7][number]
+        damage = [*CONFIG_DAMAGES, *VOCABULARY_DAMAGES, *["another file"] * 10][number]
         assert message is not None and message.startswith("BundleError: "), (damage, message)
         assert opened_by_python(tmp_path / str(number), files) is not None, damage
 

@@ -52,3 +52,9 @@ def test_a_start_forgets_what_was_before():
     again.step(BOS, np.array([2, 2, 2]))
     again.start(IDS, LENGTHS)
     np.testing.assert_array_equal(first.step(BOS, ALL)[1], again.step(BOS, ALL)[1])
+
+
+def test_each_step_gives_as_many_as_are_asked_for():
+    stepper = pair()[1]
+    for k in (3, 1, 1, 4):
+        assert stepper.step(BOS, ALL, k, NEVER_WRITTEN)[0].shape == (3, k)

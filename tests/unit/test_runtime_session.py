@@ -152,6 +152,10 @@ def test_a_step_gives_what_the_graph_gives():
         ({"ids": np.array([[-1], [4]])}, "it gave an id outside of 0 to 8"),
         ({"ids": np.array([[4]])}, "it gave ids (1, 1) and (2, 1) for the 1 best of 2"),
         ({"ids": np.array([[4, 5], [4, 5]])}, "it gave ids (2, 2) and (2, 1) for the 1 best of 2"),
+        (
+            {"ids": np.array([[4, 5], [4, 5]]), "best": np.zeros((2, 2), np.float32)},
+            "it gave ids (2, 2) and (2, 2) for the 1 best of 2",
+        ),
         ({"best": np.zeros((2, 2), np.float32)}, "it gave ids (2, 1) and (2, 2) for the 1 best of 2"),
     ],
 )
@@ -227,6 +231,10 @@ def endless():
     return open_session(model_of(graph, {}), 1, "endless.onnx")
 
 
+MANY = 3 * 10**6
+"""Steps that take a quarter of a minute and more."""
+
+
 def feeds(steps):
     return {"steps": np.array(steps), "x": np.zeros((64, 64), np.float32)}
 
@@ -250,11 +258,13 @@ def test_ctrl_c_ends_a_long_run(interrupt):
     session = endless()
     threads = threading.active_count()
     interrupt()
+    start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        session.run(["y"], feeds(10**12), steps=10**12)
+        session.run(["y"], feeds(MANY), steps=MANY)
+    assert time.monotonic() - start < 5
     time.sleep(0.5)  # the timer's thread, too
     assert threading.active_count() <= threads
-    assert session.run(["y"], feeds(3), steps=10**12)[0].shape == (64, 64)  # and leaves the graph as it was
+    assert session.run(["y"], feeds(3), steps=MANY)[0].shape == (64, 64)  # and leaves the graph as it was
 
 
 def test_the_hosts_own_handler_runs_during_a_long_run(interrupt):
@@ -268,8 +278,10 @@ def test_the_hosts_own_handler_runs_during_a_long_run(interrupt):
     before = signal.signal(signal.SIGINT, handler)
     try:
         interrupt()
+        start = time.monotonic()
         with pytest.raises(TimeoutError, match="enough"):
-            session.run(["y"], feeds(10**12), steps=10**12)
+            session.run(["y"], feeds(MANY), steps=MANY)
+        assert time.monotonic() - start < 5
         assert len(seen) == 1 and signal.getsignal(signal.SIGINT) is handler
     finally:
         signal.signal(signal.SIGINT, before)
@@ -333,3 +345,17 @@ def test_a_call_that_does_not_stop_is_left_to_itself(monkeypatch, interrupt):
         interruptible(released.wait, lambda: stopped.append(True))
     released.set()
     assert stopped == [True]
+
+
+def test_a_call_has_ended_when_the_interrupt_is_raised(interrupt):
+    stop, ended = threading.Event(), []
+
+    def call():
+        stop.wait()
+        time.sleep(0.2)
+        ended.append(True)
+
+    interrupt()
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(call, stop.set)
+    assert ended == [True]

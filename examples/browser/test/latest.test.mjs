@@ -8,19 +8,24 @@ const milliseconds = (count) => new Promise((resolve) => setTimeout(resolve, cou
 test("a newer request ends the older one, and they never run at the same time", async () => {
   const latest = new Latest();
   const seen = [];
+  let [begun, release] = [];
+  const running = new Promise((resolve) => (begun = resolve));
+  const released = new Promise((resolve) => (release = resolve));
   const task = (name) => async (pause) => {
     seen.push(`${name} begins`);
     for (let step = 0; step < 3; step += 1) {
       await pause();
-      await milliseconds(2);
+      begun();
+      await released;
       seen.push(name);
     }
     return name;
   };
   const older = latest.run(task("older"));
-  await milliseconds(1);
+  await running;
   const skipped = latest.run(task("skipped"));
   const newer = latest.run(task("newer"));
+  release();
   assert.deepEqual(await Promise.all([older, skipped, newer]), [undefined, undefined, "newer"]);
   assert.deepEqual(seen, ["older begins", "older", "newer begins", "newer", "newer", "newer"]);
 });
