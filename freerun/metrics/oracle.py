@@ -40,7 +40,7 @@ class Oracle:
         self._rows = len(references)
         self._owners_R = np.repeat(np.arange(self._rows), [len(each) for each in references])
         self._lengths_R = np.array([len(each) for each in tokens])
-        longest = int(self._lengths_R.max(initial=0))
+        longest = int(self._lengths_R.max())
         # column j holds the token that follows the reference's first j tokens, EOS after all of them
         self._next_RJ = np.full((len(tokens), longest + 1), EOS, np.int64)
         for row, each in enumerate(tokens):

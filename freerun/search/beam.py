@@ -109,7 +109,7 @@ class BeamChooser:
         num_hypotheses: int,
         max_lengths: Ids,
         vocabulary_size: int,
-        early_stop: bool = False,
+        early_stop: bool,
     ) -> None:
         # One more than K: a row's EOS may leave, and K others must remain to refill the beam.
         self.width = min(beam_size + 1, writable(vocabulary_size))

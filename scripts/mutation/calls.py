@@ -9,6 +9,7 @@ import json
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from mutation.mutant import digest
@@ -140,12 +141,15 @@ def _holds(scope: str, name: str) -> bool:
 
 
 def _within(files: dict[str, list[str]], costs: dict[str, float], budget: float) -> tuple[str, ...]:
-    """Return tests up to ``budget`` seconds. Those of a file stay together, which shares their fixtures."""
-    chosen: list[str] = []
-    for items in sorted(files.values(), key=lambda items: sum(costs[item] for item in items)):
-        for item in items:
-            budget -= costs[item]
-            if budget < 0:
-                return tuple(chosen)
-            chosen.append(item)
-    return tuple(chosen)
+    """Return the quickest tests of all files up to ``budget`` seconds, so that a slow file does not use it up.
+
+    Those of a file stay together, which shares their fixtures; files with little to run come first.
+    """
+    affordable = set()
+    for item in sorted((item for items in files.values() for item in items), key=lambda item: costs[item]):
+        budget -= costs[item]
+        if budget < 0:
+            break
+        affordable.add(item)
+    chosen = [[item for item in items if item in affordable] for items in files.values()]
+    return tuple(chain.from_iterable(sorted(chosen, key=lambda items: sum(costs[item] for item in items))))

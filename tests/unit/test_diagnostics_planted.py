@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from freerun.diagnostics.diagnosis import diagnose
 from freerun.diagnostics.excess_error import excess_error
 from freerun.diagnostics.identity import identity
 from freerun.diagnostics.prefix_switch import prefix_switch, switch_lengths
-from freerun.diagnostics.record import Recorder
+from freerun.diagnostics.record import Recorder, sampled
 from freerun.diagnostics.recovery import recovery
 from freerun.diagnostics.road_exam import RATES, _corrupted, road_exam
 from freerun.search.bound import LengthBound
@@ -238,6 +240,38 @@ def test_an_output_that_was_cut_off_is_not_right():
     assert by_source_length(short, lengths)[0].sequence_accuracy_free.value == 0.0
     assert by_source_length(short, lengths)[0].error_free.value == 0.0
     assert by_source_length(found, lengths)[0].sequence_accuracy_free.value == 1.0
+
+
+NUMBERS = [
+    ("by_position", {"MOST_POSITIONS": 60, "_TOGETHER": 5}),
+    ("excess_error", {"POINTS": 20}),
+    ("prefix_switch", {"POINTS": 6, "MOST_SOURCES": 5000}),
+    ("recovery", {"DISTANCES": 10}),
+    ("road_exam", {"RATES": (0.0, 0.1, 0.2, 0.4), "MOST_SOURCES": 2000}),
+    ("state_divergence", {"MOST_SOURCES": 500, "FEWEST_SOURCES": 20, "PERMUTATIONS": 1000}),
+    ("summary", {"WITHIN": 2}),
+]
+
+
+@pytest.mark.parametrize(("module", "numbers"), NUMBERS)
+def test_figures_of_two_versions_rest_on_the_same_numbers(module, numbers):
+    found = importlib.import_module(f"freerun.diagnostics.{module}")
+    assert {name: getattr(found, name) for name in numbers} == numbers
+
+
+def test_the_documentation_says_how_many_sources_are_looked_at():
+    numbers = dict(NUMBERS)
+    switch, exam, states = (
+        numbers[name]["MOST_SOURCES"] for name in ("prefix_switch", "road_exam", "state_divergence")
+    )
+    expected = f"Prefix switch looks at {switch:,} sources at most, the road exam at {exam:,}, states at {states:,}"
+    assert expected in (Path(__file__).parents[2] / "docs" / "diagnose.md").read_text()
+
+
+def test_a_sample_is_the_same_in_every_version():
+    rows = np.arange(10, 22)
+    assert sampled(rows, 4, "prefix switch").tolist() == [10, 13, 14, 15]
+    assert sampled(rows, 12, "prefix switch") is rows
 
 
 def test_what_is_corrupted_becomes_another_token_any_of_them():

@@ -105,6 +105,28 @@ def test_a_missing_space_lowers_the_score_where_it_is_a_token(score, space):
     assert score([spaced(reference)] * 20, [[at_the_ends]] * 20).value < 95
 
 
+@pytest.mark.parametrize("there", ["MeCab", "ipadic"])
+def test_mecab_needs_its_dictionary(monkeypatch, there):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True if name == there else None)
+    assert bleu_tokenizer("sentencepiece:8000", JAPANESE) == "13a"
+
+
+def test_the_language_is_that_of_the_first_references(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    references = JAPANESE[:1] * 101 + ENGLISH[:1] * 99 + ENGLISH[:1] * 1000
+    assert bleu_tokenizer("sentencepiece:8000", references) == "ja-mecab"
+    assert bleu_tokenizer("sentencepiece:8000", references[1:]) == "13a"
+
+
+def test_an_interval_is_drawn_with_its_seed():
+    words = "abcdefgh"
+    score = bleu(
+        [f"{a} {b} x y" for a in words for b in words], [[f"{a} {a} x y"] for a in words for b in words], "none"
+    )
+    first, again, other = (score.interval(100, seed) for seed in (0, 0, 1))
+    assert first == again != other
+
+
 def test_tokens_stay_as_many_and_as_different():
     # U+2581 is how SentencePiece writes a space, the others are private and last code points
     others = [*"ab", "\u2581", "\u200b", "\ue000", "\uf8ff", "\ufdd0", "\U000f0000", "\U0010ffff"]

@@ -82,3 +82,9 @@ def test_an_undefined_figure_has_an_undefined_interval():
     interval = ratio_interval(np.array([1.0, 2.0]), np.zeros(2))
     assert all(map(math.isnan, (interval.value, interval.low, interval.high)))
     assert math.isnan(percentile_interval(math.nan, np.arange(5.0)).low)
+
+
+def test_an_interval_is_drawn_with_its_seed():
+    numerators, denominators = generator().integers(0, 5, 40), generator().integers(3, 9, 40)
+    first, again, other = (ratio_interval(numerators, denominators, 50, seed) for seed in (0, 0, 1))
+    assert first == again != other

@@ -337,6 +337,14 @@ def test_survivors_are_tried_again_with_more_tests(toy):
     assert set(again) == {"survived", "untested"}
 
 
+def test_a_budget_goes_to_the_quickest_tests_of_all_files(part):
+    files = {"a": ["a::slow", "a::quick", "a::more"], "b": ["b::slow", "b::quick"]}
+    costs = {"a::slow": 9.0, "a::quick": 0.5, "a::more": 1.0, "b::slow": 2.0, "b::quick": 0.25}
+    assert part("calls")._within(files, costs, 1.75) == ("b::quick", "a::quick", "a::more")
+    assert part("calls")._within(files, costs, 4.0) == ("a::quick", "a::more", "b::slow", "b::quick")
+    assert part("calls")._within(files, costs, 99.0) == ("b::slow", "b::quick", "a::slow", "a::quick", "a::more")
+
+
 def test_a_sample_is_drawn_by_its_seed(toy):
     def tried(seed):
         toy.results.unlink(missing_ok=True)

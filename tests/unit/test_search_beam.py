@@ -85,7 +85,7 @@ def test_ties_go_to_the_lowest_id(beam_size):
 
 
 def test_ties_between_parents_go_to_the_lower_token_and_then_to_the_better_parent():
-    chooser = BeamChooser(2, 0.0, num_hypotheses=2, max_lengths=bounds(9), vocabulary_size=9)
+    chooser = BeamChooser(2, 0.0, num_hypotheses=2, max_lengths=bounds(9), vocabulary_size=9, early_stop=False)
     rows = Rows(np.array([0, 0]), np.array([-1.0, -2.0]))
     ids, log_probs = np.array([[5, 6, 2], [4, 5, 2]]), np.array([[-2.0, -2.0, -9.0], [-1.0, -1.0, -9.0]])
     choice = chooser.choose(3, rows, ids, log_probs)
@@ -93,14 +93,14 @@ def test_ties_between_parents_go_to_the_lower_token_and_then_to_the_better_paren
 
 
 def test_an_ending_frees_no_place_and_the_beam_is_refilled():
-    chooser = BeamChooser(2, 0.0, num_hypotheses=2, max_lengths=bounds(9), vocabulary_size=9)
+    chooser = BeamChooser(2, 0.0, num_hypotheses=2, max_lengths=bounds(9), vocabulary_size=9, early_stop=False)
     ids, log_probs = np.array([[EOS, 5, 6]]), np.array([[-0.5, -1.0, -1.5]])
     choice = chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
     assert choice.tokens.tolist() == [EOS, 5, 6]
 
 
 def test_eos_ends_only_among_the_best_k():
-    chooser = BeamChooser(2, 0.0, num_hypotheses=2, max_lengths=bounds(9), vocabulary_size=9)
+    chooser = BeamChooser(2, 0.0, num_hypotheses=2, max_lengths=bounds(9), vocabulary_size=9, early_stop=False)
     ids, log_probs = np.array([[5, 6, EOS]]), np.array([[-0.5, -1.0, -1.5]])
     choice = chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
     assert choice.tokens.tolist() == [5, 6]
@@ -156,7 +156,7 @@ def test_no_bound_holds_before_as_many_have_finished_as_are_requested():
 
 
 def test_what_is_impossible_is_still_searched_for_while_fewer_have_finished():
-    chooser = BeamChooser(2, 0.0, num_hypotheses=2, max_lengths=bounds(9), vocabulary_size=9)
+    chooser = BeamChooser(2, 0.0, num_hypotheses=2, max_lengths=bounds(9), vocabulary_size=9, early_stop=False)
     ids, log_probs = np.array([[EOS, 5, 6]]), np.array([[-0.5, -np.inf, -np.inf]])
     assert chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs).tokens.tolist() == [EOS, 5, 6]
 

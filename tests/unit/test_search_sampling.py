@@ -7,7 +7,7 @@ import pytest
 
 from freerun.errors import ConfigError
 from freerun.search.beam import beam_search
-from freerun.search.sampling import sample
+from freerun.search.sampling import SamplingChooser, sample
 from freerun.search.score import score_targets
 from freerun.symbols import BOS, EOS, NEVER_WRITTEN, PAD, UNK
 from tests.steppers import TableStepper, batch, bounds, writable_ids
@@ -76,6 +76,14 @@ def test_top_p_keeps_the_fewest_best_tokens_that_reach_it(top_p, temperature):
 def test_a_share_that_is_reached_exactly_needs_no_further_token():
     level = TableStepper(vocabulary_size=8, levels=1, bias={EOS: -np.inf, PAD: -np.inf, BOS: -np.inf, UNK: -np.inf})
     assert set(np.flatnonzero(first_tokens(level, 300, top_p=0.5))) == {4, 5}
+
+
+def test_a_top_p_of_1_leaves_nothing_out_however_unlikely():
+    log_probs = np.array([[-60.0, 0.0, -1.0]])
+    everything, nothing_said = (
+        SamplingChooser(np.zeros((1, 1)), 1.0, None, p)._weights(log_probs) for p in (1.0, None)
+    )
+    assert everything.tolist() == nothing_said.tolist() == np.exp(log_probs).tolist()
 
 
 def test_top_p_is_measured_after_top_k():

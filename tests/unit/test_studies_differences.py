@@ -17,6 +17,19 @@ def figures(rate, sources=300, seed=0):
     return generator.binomial(lengths, rate), lengths
 
 
+def alike(*rates):
+    """Runs of a study whose sources all have the same figures."""
+    return [(np.full(20, rate), np.ones(20)) for rate in rates]
+
+
+@pytest.mark.parametrize(
+    "runs", [([figures(0.2)], [figures(0.3, seed=1)]), (alike(0.2, 0.5, 0.3), alike(0.1, 0.1, 0.4))]
+)
+def test_seeds_and_sources_are_drawn_with_the_seed_of_the_bootstrap(runs):
+    first, again, other = (hierarchical_bootstrap(*runs, 100, seed).difference for seed in (0, 0, 1))
+    assert first == again != other
+
+
 def test_t_over_seeds_is_that_of_scipy():
     differences = [0.02, -0.01, 0.03, 0.015, 0.0]
     expected = ttest_1samp(differences, 0.0)
