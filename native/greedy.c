@@ -88,7 +88,11 @@ typedef struct {
     float *given, *inputs, *outputs;        /* of a group: [positions][gates], [positions][memory] twice */
     float *recurrent, *h, *c, *final_h, *final_c; /* [ROWS][gates]; [ROWS][hidden]; [ROWS][memory] */
     uint8_t *bytes;
+    const int32_t *stop;
 } reading;
+
+/* Whether another thread asks for an end. */
+static int stopped(const reading *r) { return r->stop && __atomic_load_n(r->stop, __ATOMIC_RELAXED); }
 
 /* Some sources, the longest first: `start` is the first one's number, and `first` where their positions begin in arrays of
  * the group. */
@@ -131,7 +135,7 @@ static void read_layer(const reading *r, const group *g, int64_t index, int64_t 
     give(r, g, layer, index);
     memset(r->h, 0, (size_t)(ROWS * r->hidden) * sizeof(float));
     memset(r->c, 0, (size_t)(ROWS * r->hidden) * sizeof(float));
-    for (int64_t step = 0; step < g->sources[0].length; step++) {
+    for (int64_t step = 0; step < g->sources[0].length && !stopped(r); step++) {
         while (g->sources[rows - 1].length <= step) rows--;
         recur(r, layer, rows, step);
         for (int64_t row = 0; row < rows; row++) {
@@ -234,7 +238,7 @@ static void step_all(const reading *r, const writing *w) {
 static void write_all(const reading *r, writing *w, int32_t *tokens, float *scores, int64_t *written) {
     int64_t next = 0;
     while (next < r->count && w->rows < ROWS) begin(r, w, w->rows++, next++);
-    while (w->rows) {
+    while (w->rows && !stopped(r)) {
         step_all(r, w);
         for (int64_t row = w->rows - 1; row >= 0; row--) { /* backwards: what is moved to `row` has had its turn */
             float score;
@@ -344,8 +348,9 @@ static int listed(const freerun_model *m, int64_t count, const int64_t *ids, con
 }
 
 static int decode(const freerun_model *model, int64_t count, const source *sources, int32_t *tokens, float *scores,
-                  int64_t *written) {
+                  int64_t *written, const int32_t *stop) {
     reading r = reading_of(model, count, sources);
+    r.stop = stop;
     writing w = {0};
     room space = {0};
     int64_t positions = 0;
@@ -362,23 +367,24 @@ static int decode(const freerun_model *model, int64_t count, const source *sourc
     read_all(&r);
     write_all(&r, &w, tokens, scores, written);
     free(start);
-    return FREERUN_OK;
+    return stopped(&r) ? FREERUN_STOPPED : FREERUN_OK;
 }
 
 int freerun_greedy(const freerun_model *model, int64_t count, const int64_t *ids, const int64_t *lengths,
-                   const int64_t *bounds, int32_t *tokens, float *scores, int64_t *written) {
+                   const int64_t *bounds, int32_t *tokens, float *scores, int64_t *written, const int32_t *stop) {
     if (!freerun_valid(model)) return FREERUN_BAD_MODEL;
     if (!count) return FREERUN_OK;
     if (count < 0 || !freerun_placed(ids, sizeof *ids) || !freerun_placed(lengths, sizeof *lengths) ||
         !freerun_placed(bounds, sizeof *bounds) || !freerun_placed(tokens, sizeof *tokens) ||
-        !freerun_placed(scores, sizeof *scores) || !freerun_placed(written, sizeof *written))
+        !freerun_placed(scores, sizeof *scores) || !freerun_placed(written, sizeof *written) ||
+        (stop && !freerun_placed(stop, sizeof *stop)))
         return FREERUN_BAD_SOURCE;
     if (count > PTRDIFF_MAX / (int64_t)sizeof(source)) return FREERUN_NO_MEMORY;
     source *sources = malloc((size_t)count * sizeof *sources);
     if (!sources) return FREERUN_NO_MEMORY;
     int result = FREERUN_BAD_SOURCE;
     if (listed(model, count, ids, lengths, bounds, sources))
-        result = decode(model, count, sources, tokens, scores, written);
+        result = decode(model, count, sources, tokens, scores, written, stop);
     free(sources);
     return result;
 }

@@ -16,10 +16,10 @@
 #define FREERUN_PANEL 64
 
 enum { FREERUN_LSTM, FREERUN_GRU, FREERUN_RNN };
-enum { FREERUN_OK, FREERUN_NO_MEMORY, FREERUN_BAD_SOURCE, FREERUN_BAD_MODEL };
+enum { FREERUN_OK, FREERUN_NO_MEMORY, FREERUN_BAD_SOURCE, FREERUN_BAD_MODEL, FREERUN_STOPPED };
 
 /* Changes whenever something below does. */
-#define FREERUN_VERSION 2
+#define FREERUN_VERSION 3
 
 /* Limits: of each size of a model, and of the inputs of a product in 8 bits, whose sums fit into 32 bits up to there. */
 #define FREERUN_MAX_SIZE INT32_MAX
@@ -69,12 +69,15 @@ typedef struct {
  * sum of `bounds` + 1 over the sources before it; written [count] says how many it wrote. PAD, BOS and UNK (0, 1 and 3)
  * are never written. What is written for a source depends on nothing but that source, to the last bit.
  *
+ * stop: NULL, or a number that is 0; once another thread sets it, the call ends within the time of one step.
+ *
  * Returns FREERUN_OK, or what went wrong; the outputs are undefined then:
  *   NO_MEMORY   the call needs more memory than there is
  *   BAD_SOURCE  `count` is below 0, an array of the call is NULL or misaligned, a source is empty, an id is not in the
  *               vocabulary, a bound is below 0, or lengths or bounds add up to more than memory can hold
  *   BAD_MODEL   a size of the model is out of range (a target vocabulary has the four special tokens at least), sizes
  *               disagree, or a pointer is NULL or misaligned where the model needs it, or set where it has no use
+ *   STOPPED     `stop` was set
  *
  * Guaranteed: if the arrays are as long as their sizes say, any numbers in them, NaN and infinities too, are decoded
  * without undefined behavior and within these arrays, and every token written is EOS or an id from 4 to V - 1. Scores
@@ -82,7 +85,7 @@ typedef struct {
  * arrays, and that weights in 8 bits stay within -64 to 64 (others give wrong products). Where an input in 8 bits is NaN it
  * is rounded to some level, so finite scores do not prove finite weights: check weights when you read them. */
 int freerun_greedy(const freerun_model *model, int64_t count, const int64_t *ids, const int64_t *lengths,
-                   const int64_t *bounds, int32_t *tokens, float *scores, int64_t *written);
+                   const int64_t *bounds, int32_t *tokens, float *scores, int64_t *written, const int32_t *stop);
 
 /* FREERUN_VERSION of the library. */
 int freerun_version(void);

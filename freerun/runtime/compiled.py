@@ -23,7 +23,7 @@ LIBRARY: Final = Path(__file__).with_name("greedy.so")
 CELLS: Final = {"lstm": 0, "gru": 1, "rnn": 2}
 PRODUCT_LEVELS: Final = 64
 """What a weight of 7 bits is within: what all processors can add up."""
-_VERSION: Final = 2
+_VERSION: Final = 3
 """FREERUN_VERSION of native/greedy.h."""
 _PANEL: Final = 64
 _FOUR: Final = 4
@@ -86,7 +86,7 @@ def opened(path: Path) -> ctypes.CDLL:
         AttributeError: it is another one.
     """
     found = ctypes.CDLL(str(path))
-    found.freerun_greedy.argtypes = [POINTER(Model), c_int64, *[c_void_p] * 6]
+    found.freerun_greedy.argtypes = [POINTER(Model), c_int64, *[c_void_p] * 6, POINTER(c_int32)]
     found.freerun_greedy.restype = c_int32
     found.freerun_version.restype = c_int32
     found.freerun_instructions.restype = ctypes.c_char_p

@@ -9,6 +9,7 @@ import threading
 import zipfile
 from array import array
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,8 @@ from freerun.errors import BundleError
 from freerun.runtime.bundle import Bundle, arrays_file, graph_file
 from freerun.runtime.compiled import CELLS, PRODUCT_LEVELS, Array, Layer, Linear, Model, library, linear, table
 from freerun.runtime.graphs import check_metadata, metadata_of
+from freerun.runtime.interruptible import interruptible
+from freerun.runtime.limits import Limits
 from freerun.runtime.sizes import Sizes
 from freerun.search.hypothesis import Hypothesis
 from freerun.search.loop import refuse
@@ -29,11 +32,13 @@ __all__ = ["ARRAYS_VERSION", "CompiledGreedy", "can_run", "supports"]
 ARRAYS_VERSION: Final = 1
 """Changes whenever what greedy.npz holds, or what it means, does."""
 
-_NO_MEMORY, _BAD_SOURCE, _BAD_MODEL = 1, 2, 3
+_NO_MEMORY, _BAD_SOURCE, _BAD_MODEL, _STOPPED = 1, 2, 3, 4
 _MOST_TOKENS: Final = 2**12
 """What an output is given room for at first."""
 _MOST_ROOM: Final = 2**20
 """Tokens that the sources of one call are given room for at first."""
+_SHORT: Final = 4_000_000_000
+"""Tokens times weights of a call up to which it is over in about 0.2 s."""
 _LEAST_ROWS: Final = 24
 """Sources that are worth a thread's while."""
 
@@ -65,6 +70,7 @@ class CompiledGreedy:
         self._kept: list[Any] = []
         self._model: Any = None
         self._lock = threading.Lock()
+        self._numbers = Limits(Sizes.of(bundle.model)).numbers
 
     def __call__(self, sources: Sequence[Sequence[int]], bounds: Sequence[int]) -> list[Hypothesis]:
         """The output for each of the sources, EOS their last id; ``bounds`` are in tokens without EOS.
@@ -76,33 +82,48 @@ class CompiledGreedy:
             return []
         shortest = min(bounds)
         refuse(shortest < 0, "max_length", shortest, "Expected 0 or more tokens", "Raise the maximum length")
-        model = self._model or self._read()
+        model, stop = self._model or self._read(), ctypes.c_int32()
         if len(sources) == 1:
-            return self._decoded(model, sources, bounds)
-        parts = [(model, sources[part], bounds[part]) for part in _parts(bounds, self._threads)]
+            return self._decoded(model, stop, sources, bounds)
+        parts = [(model, stop, sources[part], bounds[part]) for part in _parts(bounds, self._threads)]
         if self._threads == 1:
             found = [self._decoded(*part) for part in parts]
         else:
-            from concurrent.futures import ThreadPoolExecutor  # one text at a time need not wait for it
-
-            with ThreadPoolExecutor(self._threads) as pool:
-                found = list(pool.map(lambda part: self._decoded(*part), parts))
+            found = self._in_threads(parts, stop)
         return list(chain.from_iterable(found))
 
+    def _in_threads(self, parts: Sequence[Any], stop: ctypes.c_int32) -> list[list[Hypothesis]]:
+        from concurrent.futures import ThreadPoolExecutor  # one text at a time need not wait for it
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            try:
+                return list(pool.map(lambda part: self._decoded(*part), parts))
+            except BaseException:  # Ctrl-C: nobody wants the other parts any more
+                stop.value = 1
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
     def _decoded(
-        self, model: Any, sources: Sequence[Sequence[int]], bounds: Sequence[int], most: int = _MOST_TOKENS
+        self,
+        model: Any,
+        stop: ctypes.c_int32,
+        sources: Sequence[Sequence[int]],
+        bounds: Sequence[int],
+        most: int = _MOST_TOKENS,
     ) -> list[Hypothesis]:
         """With room for ``most`` tokens of each at first: few outputs come near a large bound."""
-        found = self._called(model, sources, [min(bound, most) for bound in bounds])
+        found = self._called(model, stop, sources, [min(bound, most) for bound in bounds])
         rows = [row for row, bound in enumerate(bounds) if bound > most and found[row].truncated]
         if rows:
-            again = self._decoded(model, [sources[row] for row in rows], [bounds[row] for row in rows], 8 * most)
+            again = self._decoded(model, stop, [sources[row] for row in rows], [bounds[row] for row in rows], 8 * most)
             for row, hypothesis in zip(rows, again, strict=True):
                 found[row] = hypothesis
         return found
 
-    def _called(self, model: Any, sources: Sequence[Sequence[int]], bounds: Sequence[int]) -> list[Hypothesis]:
-        """One call of the library."""
+    def _called(
+        self, model: Any, stop: ctypes.c_int32, sources: Sequence[Sequence[int]], bounds: Sequence[int]
+    ) -> list[Hypothesis]:
+        """One call of the library, which signals end if it may be long."""
         room = sum(bounds) + len(bounds)
         arrays = (  # not NumPy's: these are made, and their addresses told, in a third of the time
             array("q", sources[0] if len(sources) == 1 else chain.from_iterable(sources)),
@@ -112,7 +133,14 @@ class CompiledGreedy:
             scores := array("f", bytes(4 * room)),
             written := array("q", bytes(8 * len(sources))),
         )
-        result = self._decode(model, len(sources), *(each.buffer_info()[0] for each in arrays))
+        addresses = [each.buffer_info()[0] for each in arrays]
+        if room * self._numbers <= _SHORT:
+            result = self._decode(model, len(sources), *addresses, stop)
+        else:
+            call = partial(self._decode, model, len(sources), *addresses, stop)
+            result = interruptible(call, lambda: setattr(stop, "value", 1))
+        if result == _STOPPED:
+            raise RuntimeError("stopped, because another part of the same call has failed")
         if result == _NO_MEMORY:
             raise MemoryError("no memory for decoding")
         if result == _BAD_SOURCE:

@@ -45,7 +45,7 @@ class Limits:
         if name.startswith("target_vocabulary"):
             return self._vocabulary(self._sizes.target_vocabulary)
         if name.endswith(".safetensors"):
-            return self.header + _FLOAT * self._numbers
+            return self.header + _FLOAT * self.numbers
         return self._exported
 
     @property
@@ -54,10 +54,11 @@ class Limits:
         sizes = self._sizes
         directions = 2 if sizes.bidirectional else 1
         tables = (directions * sizes.source_vocabulary + sizes.target_vocabulary) * sizes.gates
-        return _ROOM + _EACH_LAYER * sizes.num_layers + _FLOAT * (2 * self._numbers + tables)
+        return _ROOM + _EACH_LAYER * sizes.num_layers + _FLOAT * (2 * self.numbers + tables)
 
-    @property
-    def _numbers(self) -> int:
+    @cached_property
+    def numbers(self) -> int:
+        """How many weights there are."""
         return sum(prod(shape) for shape in self.shapes.values())
 
     @staticmethod

@@ -324,7 +324,7 @@ static int decoded(const freerun_model *m, const texts *t, outputs o, int with) 
     fill = with;
     fill_slack();
     allocated = 0;
-    int result = freerun_greedy(m, t->count, t->ids, t->lengths, t->bounds, o.tokens, o.scores, o.written);
+    int result = freerun_greedy(m, t->count, t->ids, t->lengths, t->bounds, o.tokens, o.scores, o.written, NULL);
     if (live) fail("memory is left");
     return result;
 }

@@ -18,7 +18,7 @@ from tests.networks import network
 
 pytestmark = needs_compiler
 
-OK, NO_MEMORY, BAD_SOURCE, BAD_MODEL = range(4)
+OK, NO_MEMORY, BAD_SOURCE, BAD_MODEL, STOPPED = range(5)
 LEAST, MOST = -(2**63), 2**63 - 1
 SIZES = (0, -1, LEAST, 2**31, 2**62, MOST)  # of no model
 TYPES = {
@@ -49,10 +49,10 @@ class Call:
         arrays = {name: (TYPES[name] * len(of))(*of) for name, of in values.items()}
         self.arrays = arrays | {name: (TYPES[name] * size)() for name, size in sizes.items()}
 
-    def __call__(self, count=2, model=None, **changes):
+    def __call__(self, count=2, model=None, stop=None, **changes):
         """The code of decoding."""
         model = ctypes.pointer(self.model) if model is None else model
-        return self._decode(model, count, *({**self.arrays, **changes}[name] for name in TYPES))
+        return self._decode(model, count, *({**self.arrays, **changes}[name] for name in TYPES), stop)
 
     def is_rejected(self, structure, **values):
         """Whether the model is none with these fields; nothing is decoded, so what is overlooked does no harm."""
@@ -92,6 +92,15 @@ def decode(request, build):
 @pytest.fixture(params=MODELS)
 def call(request, decode):
     return Call(decode, request.param)
+
+
+# ----------------------------------------------------------------------------------------------------------------- stop
+
+
+def test_a_call_that_is_to_stop_stops(call):
+    assert call(stop=ctypes.c_int32(0)) == OK
+    assert call(stop=ctypes.c_int32(1)) == STOPPED
+    assert call(stop=moved(ctypes.pointer(ctypes.c_int32(1)), 1)) == BAD_SOURCE
 
 
 # --------------------------------------------------------------------------------------------------------------- sizes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 import subprocess
@@ -121,7 +122,7 @@ def test_sources_are_shared_out_among_threads_without_a_difference(untouched, mo
     calls = []
     decoded = CompiledGreedy._decoded
     monkeypatch.setattr(
-        CompiledGreedy, "_decoded", lambda *how: calls.append((threading.get_ident(), len(how[2]))) or decoded(*how)
+        CompiledGreedy, "_decoded", lambda *how: calls.append((threading.get_ident(), len(how[3]))) or decoded(*how)
     )
     assert freerun.load(untouched, threads=2).predict_batch(TEXTS * 60) == expected
     assert sorted(size for _, size in calls) == [34, *[38] * 7]
@@ -332,7 +333,7 @@ def test_outputs_longer_than_the_first_room_are_written_whole():
     sources, bounds = [[4, EOS], [5, 6, EOS], [7, EOS]], [40, 3, 9]
     expected = greedy(sources, bounds)
     assert [len(each.ids) for each in expected] == bounds
-    assert greedy._decoded(greedy._read(), sources, bounds, 1) == expected
+    assert greedy._decoded(greedy._read(), ctypes.c_int32(), sources, bounds, 1) == expected
 
 
 def test_an_evaluation_measures_what_predicts(untouched, tmp_path, monkeypatch):
