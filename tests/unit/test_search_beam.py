@@ -176,15 +176,28 @@ def test_rounding_never_makes_the_bound_too_low(penalty, length, longest):
     assert (scores / divisor_bound(length, longest, penalty) >= ranks).all()
 
 
-@pytest.mark.parametrize(("log_prob", "done"), [(-0.66, False), (-0.67, True)])
+@pytest.mark.parametrize(("log_prob", "done"), [(-0.66, False), (0.5 - 7 / 6, True), (-0.67, True)])
 def test_stopping_early_holds_the_best_live_hypothesis_against_the_kth_ending_at_its_length(log_prob, done):
     chooser = BeamChooser(2, 1.0, 1, max_lengths=bounds(9), vocabulary_size=9, early_stop=True)
     ids, log_probs = np.array([[5, EOS, 6]]), np.array([[-0.5, -1.0, -1.1]])
     chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)  # an ending of rank score -1
     ids, log_probs = np.array([[EOS, 5, 6], [7, 8, EOS]]), np.array([[-0.2, log_prob, -9.0], [-9.0, -9.0, -9.0]])
     choice = chooser.choose(1, Rows(np.array([0, 0]), np.array([-0.5, -1.1])), ids, log_probs)
-    # -1.16 / (7 / 6) is above -1, -1.17 / (7 / 6) is below it.
+    # -1.16 / (7 / 6) is above -1, -1.17 / (7 / 6) is below it; one that only ties is no better.
     assert choice.tokens.tolist() == ([EOS] if done else [EOS, 5, 6])
+
+
+@pytest.mark.parametrize(("log_prob", "done"), [(-0.9, False), (-1.6, True)])
+def test_stopping_early_waits_for_as_many_endings_as_the_beam_has_hypotheses(log_prob, done):
+    chooser = BeamChooser(3, 1.0, 1, max_lengths=bounds(9), vocabulary_size=9, early_stop=True)
+    ids, log_probs = np.array([[5, EOS, 6, 7]]), np.array([[-0.5, -1.0, -1.1, -1.2]])
+    chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
+    ids = np.array([[EOS, 5, 6, 7], [EOS, 5, 6, 7], [8, 5, 6, 7]])
+    log_probs = np.full((3, 4), -9.0)
+    log_probs[:2, 0], log_probs[0, 1] = (-0.2, -0.9), log_prob
+    choice = chooser.choose(1, Rows(np.zeros(3, int), np.array([-0.5, -1.1, -1.2])), ids, log_probs)
+    # rank scores of the endings: -1, -0.7 / (7 / 6) and -2 / (7 / 6); of the best active one: -1.4 or -2.1 / (7 / 6)
+    assert (set(choice.tokens.tolist()) == {EOS}) == done
 
 
 @pytest.mark.parametrize(("num_hypotheses", "alive"), [(1, []), (2, [5, 6])])
