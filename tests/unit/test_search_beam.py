@@ -107,24 +107,24 @@ def test_eos_ends_only_among_the_best_k():
 
 
 def test_probability_0_comes_after_all_else_but_is_still_a_candidate():
-    chooser = BeamChooser(3, 0.0, num_hypotheses=3, max_lengths=bounds(9), vocabulary_size=6)
+    chooser = BeamChooser(3, 0.0, num_hypotheses=3, max_lengths=bounds(9), vocabulary_size=6, early_stop=False)
     ids, log_probs = np.array([[5, EOS, 4]]), np.array([[-1.0, -np.inf, -np.inf]])
     choice = chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
     assert choice.tokens.tolist() == [5, EOS, 4]
 
 
 def test_a_live_hypothesis_that_could_only_draw_level_ends_the_search():
-    chooser = BeamChooser(1, 0.0, num_hypotheses=1, max_lengths=bounds(9), vocabulary_size=9)
+    chooser = BeamChooser(1, 0.0, num_hypotheses=1, max_lengths=bounds(9), vocabulary_size=9, early_stop=False)
     ids, log_probs = np.array([[EOS, 5]]), np.array([[-1.0, -1.0]])
     assert chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs).tokens.tolist() == [EOS]
 
 
-def after_one_ended(length_penalty, score, longest=(9,), num_hypotheses=1, **settings):
+def after_one_ended(length_penalty, score, longest=(9,), num_hypotheses=1, early_stop=False):
     """Tokens that a beam of 2 chooses for each source in its second step; one has finished before, with rank score -1.
 
     The best active hypothesis then has ``score``, the other one 1 less.
     """
-    chooser = BeamChooser(2, length_penalty, num_hypotheses, bounds(*longest), vocabulary_size=9, **settings)
+    chooser = BeamChooser(2, length_penalty, num_hypotheses, bounds(*longest), vocabulary_size=9, early_stop=early_stop)
     ids, log_probs = np.array([[5, EOS, 6]] * len(longest)), np.array([[-0.5, -1.0, -1.1]] * len(longest))
     chooser.choose(0, Rows(np.arange(len(longest)), np.zeros(len(longest))), ids, log_probs)
     starts = np.repeat(np.arange(len(longest)), 2)
@@ -163,7 +163,7 @@ def test_what_is_impossible_is_still_searched_for_while_fewer_have_finished():
 
 def test_a_score_of_0_can_reach_any_rank_below_0_but_not_beat_0():
     assert after_one_ended(1.0, 0.0) == [[5, 6]]
-    chooser = BeamChooser(2, 1.0, num_hypotheses=1, max_lengths=bounds(9), vocabulary_size=9)
+    chooser = BeamChooser(2, 1.0, num_hypotheses=1, max_lengths=bounds(9), vocabulary_size=9, early_stop=False)
     ids, log_probs = np.array([[EOS, 5, 6]]), np.array([[0.0, 0.0, 0.0]])
     assert chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs).tokens.tolist() == [EOS]
 
@@ -176,20 +176,33 @@ def test_rounding_never_makes_the_bound_too_low(penalty, length, longest):
     assert (scores / divisor_bound(length, longest, penalty) >= ranks).all()
 
 
-@pytest.mark.parametrize(("log_prob", "done"), [(-0.66, False), (-0.67, True)])
+@pytest.mark.parametrize(("log_prob", "done"), [(-0.66, False), (0.5 - 7 / 6, True), (-0.67, True)])
 def test_stopping_early_holds_the_best_live_hypothesis_against_the_kth_ending_at_its_length(log_prob, done):
     chooser = BeamChooser(2, 1.0, 1, max_lengths=bounds(9), vocabulary_size=9, early_stop=True)
     ids, log_probs = np.array([[5, EOS, 6]]), np.array([[-0.5, -1.0, -1.1]])
     chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)  # an ending of rank score -1
     ids, log_probs = np.array([[EOS, 5, 6], [7, 8, EOS]]), np.array([[-0.2, log_prob, -9.0], [-9.0, -9.0, -9.0]])
     choice = chooser.choose(1, Rows(np.array([0, 0]), np.array([-0.5, -1.1])), ids, log_probs)
-    # -1.16 / (7 / 6) is above -1, -1.17 / (7 / 6) is below it.
+    # -1.16 / (7 / 6) is above -1, -1.17 / (7 / 6) is below it; one that only ties is no better.
     assert choice.tokens.tolist() == ([EOS] if done else [EOS, 5, 6])
+
+
+@pytest.mark.parametrize(("log_prob", "done"), [(-0.9, False), (-1.6, True)])
+def test_stopping_early_waits_for_as_many_endings_as_the_beam_has_hypotheses(log_prob, done):
+    chooser = BeamChooser(3, 1.0, 1, max_lengths=bounds(9), vocabulary_size=9, early_stop=True)
+    ids, log_probs = np.array([[5, EOS, 6, 7]]), np.array([[-0.5, -1.0, -1.1, -1.2]])
+    chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
+    ids = np.array([[EOS, 5, 6, 7], [EOS, 5, 6, 7], [8, 5, 6, 7]])
+    log_probs = np.full((3, 4), -9.0)
+    log_probs[:2, 0], log_probs[0, 1] = (-0.2, -0.9), log_prob
+    choice = chooser.choose(1, Rows(np.zeros(3, int), np.array([-0.5, -1.1, -1.2])), ids, log_probs)
+    # rank scores of the endings: -1, -0.7 / (7 / 6) and -2 / (7 / 6); of the best active one: -1.4 or -2.1 / (7 / 6)
+    assert (set(choice.tokens.tolist()) == {EOS}) == done
 
 
 @pytest.mark.parametrize(("num_hypotheses", "alive"), [(1, []), (2, [5, 6])])
 def test_a_source_is_done_when_nothing_can_beat_what_is_asked_for(num_hypotheses, alive):
-    chooser = BeamChooser(2, 0.0, num_hypotheses, max_lengths=bounds(9), vocabulary_size=9)
+    chooser = BeamChooser(2, 0.0, num_hypotheses, max_lengths=bounds(9), vocabulary_size=9, early_stop=False)
     ids, log_probs = np.array([[EOS, 5, 6]]), np.array([[-0.5, -1.0, -1.2]])
     choice = chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
     assert [token for token in choice.tokens.tolist() if token != EOS] == alive
