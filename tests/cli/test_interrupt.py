@@ -65,8 +65,9 @@ def endless(tmp_path_factory):
         ("greedy.onnx", ["--runtime", "onnx"]),
         ("step.onnx", ["--beam-size", "4"]),
         ("step.onnx", ["--sample"]),
-        ("", []),
-        ("", ["c"] * 60),
+        ("greedy.npz", []),
+        ("greedy.npz", ["c"] * 60),
+        ("greedy.npz", [*["c"] * 60, "--threads", "2"]),
     ],
 )
 def test_ctrl_c_ends_a_prediction(endless, graph, options):
