@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -16,13 +17,25 @@ from freerun.runtime.onnx_stepper import OnnxStepper
 from freerun.runtime.shapes import expected_shapes
 from freerun.search import beam_search, sample, score_targets
 from freerun.search.ensemble import EnsembleStepper
-from freerun.symbols import EOS
+from freerun.symbols import BOS, EOS
 from tests.exported import GraphsOf, model_options, sources
 from tests.networks import network
 
 rows = st.lists(st.lists(st.integers(3, 10), max_size=7).map(lambda ids: [*ids, 2]), min_size=1, max_size=4)
 models = st.tuples(model_options(), st.integers(0, 999))
 few = settings(max_examples=60)
+TIED = {
+    "cell": "lstm",
+    "num_layers": 3,
+    "hidden_size": 1,
+    "embedding_size": 2,
+    "bidirectional": True,
+    "context": "every_step",
+    "attention": "concat",
+    "tied_output": False,
+    "input_feeding": True,
+}
+"""With seed 199, the third and the fourth output have scores that are 1e-7 apart."""
 
 
 def made(options, seed):
@@ -68,14 +81,27 @@ def test_the_greedy_graph_gives_nothing_after_an_end_and_stops_at_the_last(model
 
 @few
 @given(models, rows, st.integers(2, 5))
+@example((TIED, 199), [[2]], 3)
 def test_beam_search_finds_the_same_hypotheses_with_both_steppers(model, source, beam_size):
     model, (ids, lengths) = made(*model), sources(source)
     bounds = np.full(len(source), 6)
     options = {"max_lengths": bounds, "beam_size": beam_size, "num_hypotheses": beam_size}
     expected = beam_search(TorchStepper(model), ids, lengths, **options)
     found = beam_search(OnnxStepper(GraphsOf(model)), ids, lengths, **options)
-    assert ids_of(found) == ids_of(expected)
-    close(found, expected)
+    for row, (ones, others) in enumerate(zip(found, expected, strict=True)):
+        for one, other in zip(ones, others, strict=True):
+            if one.ids == other.ids:
+                close([[one]], [[other]])
+            else:  # rounding decides between two that are as good as equal
+                assert forced(model, source[row], one) == pytest.approx(other.score, abs=1e-6)
+
+
+def forced(model, source, hypothesis):
+    """What torch gives the tokens of a hypothesis."""
+    written = [*hypothesis.ids, *([] if hypothesis.truncated else [EOS])]
+    with torch.no_grad():
+        logits = model(torch.tensor([source]), None, torch.tensor([[BOS, *written[:-1]]]))
+    return torch.log_softmax(logits[0], -1)[range(len(written)), written].sum().item()
 
 
 class Scanning(Fp32):
