@@ -17,7 +17,7 @@ from freerun.runtime.onnx_stepper import OnnxStepper
 from freerun.runtime.shapes import expected_shapes
 from freerun.search import beam_search, sample, score_targets
 from freerun.search.ensemble import EnsembleStepper
-from freerun.symbols import BOS, EOS
+from freerun.symbols import EOS
 from tests.exported import GraphsOf, model_options, sources
 from tests.networks import network
 
@@ -97,11 +97,9 @@ def test_beam_search_finds_the_same_hypotheses_with_both_steppers(model, source,
 
 
 def forced(model, source, hypothesis):
-    """What torch gives the tokens of a hypothesis."""
+    """The score that torch gives the tokens of a hypothesis."""
     written = [*hypothesis.ids, *([] if hypothesis.truncated else [EOS])]
-    with torch.no_grad():
-        logits = model(torch.tensor([source]), None, torch.tensor([[BOS, *written[:-1]]]))
-    return torch.log_softmax(logits[0], -1)[range(len(written)), written].sum().item()
+    return score_targets(TorchStepper(model), *sources([source]), [written]).log_probs[0].sum()
 
 
 class Scanning(Fp32):
