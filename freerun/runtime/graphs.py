@@ -14,8 +14,6 @@ from typing import Final
 
 from freerun.errors import BundleError
 from freerun.runtime.bundle import Bundle, graph_file
-from freerun.runtime.graph_rules import check_graph, most_fields
-from freerun.runtime.onnx_file import OnnxFault, read_onnx
 from freerun.runtime.session import EXPORT_AGAIN, Session, open_session
 from freerun.runtime.sizes import Sizes
 from freerun.text import printable
@@ -72,6 +70,10 @@ class Graphs:
             return self._sessions[name]
 
     def _opened(self, name: str) -> Session:
+        # here: the compiled greedy search needs none of it, and should not wait for it
+        from freerun.runtime.graph_rules import check_graph, most_fields
+        from freerun.runtime.onnx_file import OnnxFault, read_onnx
+
         file = graph_file(name, self.precision)
         path = self.bundle.folder / file
         content = self.bundle.checked_bytes(file)
