@@ -33,7 +33,8 @@ def is_over(run: Path) -> bool:
     """Return True if the run's training ended by itself, so that nothing is left to resume."""
     events = read_journal(run / "journal.jsonl")
     last = events[-1] if events else {}
-    return last.get("event") == "stop" and last.get("reason") != "signal"
+    # by name: a damaged reason must not end a run
+    return last.get("event") == "stop" and last.get("reason") in ("complete", "patience")
 
 
 def check_begun(run: Path) -> None:

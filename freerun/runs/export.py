@@ -7,7 +7,7 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -149,15 +149,22 @@ def _write(new: Path, bundle: Bundle, keeps_weights: bool) -> None:
         if path.name in _GRAPH_FILES or not (keeps_weights or path.name in _kept_names(bundle)):
             continue
         if path.is_dir():
-            shutil.copytree(path, new / path.name)
-        else:
+            shutil.copytree(path, new / path.name, symlinks=True, ignore=_odd_files)
+        elif path.is_file():
             shutil.copyfile(path, new / path.name)
+        else:  # a pipe or a device, which may have no end
+            raise BundleError(path, "this is not a regular file", "Expected a bundle of files", "Remove it")
     _update_card(new, None)
     config: dict[str, Any] = dict(bundle.config)
     kept = {name: value for name, value in bundle.config["files"].items() if name not in _GRAPH_FILES}
     if not keeps_weights:
         kept.pop(WEIGHTS, None)
     _write_config(new, {**config, "files": kept, "graphs": {"weights": bundle.weights_hash}})
+
+
+def _odd_files(folder: str, names: Sequence[str]) -> list[str]:
+    """What cannot be copied: pipes and devices."""
+    return [name for name in names if not (Path(folder, name).is_file() or Path(folder, name).is_dir())]
 
 
 def _kept_names(bundle: Bundle) -> set[str]:
@@ -249,7 +256,7 @@ def _quantised(new: Path, bundle: Bundle, items: EvaluationSet, max_loss: float)
 def _update_card(folder: Path, record: Mapping[str, Any] | None) -> None:
     card = folder / "README.md"
     if card.exists():
-        write_atomic(card, with_quantised(card.read_text(), record))
+        write_atomic(card, with_quantised(card.read_text(encoding="utf-8", errors="replace"), record))
 
 
 def _first_states_limit(new: Path, items: EvaluationSet) -> float:

@@ -239,7 +239,7 @@ def _complete(folder: Path) -> str:
         return ""
     last = read_journal(folder / "journal.jsonl")[-1]
     reason = {"complete": "all updates made", "patience": "no improvement any more"}
-    return f"update {last['update']:,}, {reason.get(str(last.get('reason')), 'stopped')}"
+    return f"update {last['update']:,}, {reason[last['reason']]}"
 
 
 def _has_its_best(folder: Path) -> bool:

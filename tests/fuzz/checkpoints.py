@@ -98,7 +98,7 @@ class Checkpoints:
         try:
             return self._check(told, before)
         except AssertionError as error:
-            raise AssertionError(f"case {number}, {start}, {'; '.join(done)}: {error}") from None
+            raise AssertionError(f"case {number}, {start}, {'; '.join(done)}, told {told!r}: {error}") from error
 
     def _train(self, folder: Path) -> str:
         """Train or resume; returns what was told."""
@@ -191,9 +191,10 @@ class Checkpoints:
         """Damage in a bundle or a checkpoint, with the hashes made right again where a stranger could."""
         name = draw.choice(["best", "last"])
         config = self.case / name / "config.json"
-        if not config.is_file():
+        try:
+            values = json.loads(config.read_bytes())
+        except (OSError, ValueError):  # it was damaged before
             return "nothing"
-        values = json.loads(config.read_bytes())
         path = config.with_name(draw.choice(sorted(values["files"])))
         content = bytearray(path.read_bytes() if path.is_file() else b"new")
         bit = draw.randrange(8 * len(content))

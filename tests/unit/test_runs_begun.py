@@ -33,6 +33,7 @@ def test_the_journal_names_the_version_and_whether_training_ended_by_itself(tmp_
     for stop, over in (
         ({"event": "update", "update": 4}, False),
         ({"event": "stop", "update": 4, "reason": "signal"}, False),
+        ({"event": "stop", "update": 4, "reason": "signam"}, False),  # a bit was flipped
         ({"event": "stop", "update": 4, "reason": "complete"}, True),
         ({"event": "stop", "update": 4, "reason": "patience"}, True),
     ):

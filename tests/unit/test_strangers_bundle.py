@@ -215,6 +215,28 @@ def test_only_regular_files_are_read(bundle, name, kind):
     assert "this is not a regular file" in told or "cannot be read" in told or "no config.json" in told
 
 
+@pytest.mark.parametrize("out", [[], ["--out", "exported"]])
+def test_an_export_copies_no_pipes_and_no_devices(bundle, tmp_path, monkeypatch, capfd, out):
+    monkeypatch.chdir(tmp_path)
+    (bundle / "README.md").unlink()
+    (bundle / "README.md").symlink_to("/dev/zero")
+    assert main(["export", str(bundle), *out]) == 2
+    told = f"error: {bundle / 'README.md'}: this is not a regular file. Expected a bundle of files. Remove it.\n"
+    assert capfd.readouterr().err == told
+    (bundle / "README.md").unlink()
+    (bundle / "notes").mkdir()
+    os.mkfifo(bundle / "notes" / "pipe")
+    (bundle / "notes" / "text").touch()
+    assert main(["export", str(bundle), *out]) == 0
+    assert not (bundle / "notes" / "pipe").exists() or out
+
+
+def test_a_card_that_is_not_utf_8_is_exported(bundle, tmp_path):
+    (bundle / "README.md").write_bytes(b"# A model\xff\n")
+    assert main(["export", str(bundle), "--out", str(tmp_path / "exported")]) == 0
+    assert (tmp_path / "exported" / "README.md").read_text() == "# A model\ufffd\n"
+
+
 def test_a_link_to_a_regular_file_is_read(bundle, untouched):
     for name in FILES:
         (bundle / name).unlink()
