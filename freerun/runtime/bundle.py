@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,7 +37,7 @@ from freerun.runtime.limits import MOST_CONFIG, Limits
 from freerun.runtime.schema import first_fault
 from freerun.runtime.shapes import Shapes
 from freerun.runtime.sizes import Sizes
-from freerun.runtime.snapshot import Snapshot, damaged
+from freerun.runtime.snapshot import Identity, Snapshot, damaged, identity_of
 from freerun.search.bound import LengthBound
 from freerun.strict_json import parse
 from freerun.text import shown
@@ -253,13 +254,18 @@ def read_bundle(model: Path) -> Bundle:
     Raises:
         BundleError: it is missing, incomplete, damaged, from a newer version, or a file belongs to another bundle.
     """
+    gaps = 0
     for _ in range(_ATTEMPTS):
         before = _identity(model)
         try:
             bundle = _read(find_bundle(model))
         except BundleError:
             if _identity(model) == before:
-                raise
+                # between two renames there is none for a moment
+                if before is not None or gaps == _MOST_GAPS:
+                    raise
+                gaps += 1
+                time.sleep(0.001)
             continue  # it was replaced while it was read
         if bundle.files.identity("config.json") == _identity(model):
             return bundle
@@ -268,16 +274,16 @@ def read_bundle(model: Path) -> Bundle:
     )
 
 
-_ATTEMPTS: Final = 100
+_ATTEMPTS: Final = 1000
+_MOST_GAPS: Final = 10
 
 
-def _identity(model: Path) -> tuple[int, int] | None:
+def _identity(model: Path) -> Identity | None:
     """Which config.json the bundle has at this moment, if it has one."""
     try:
-        found = (find_bundle(model) / "config.json").stat()
+        return identity_of((find_bundle(model) / "config.json").stat())
     except (OSError, BundleError):
         return None
-    return found.st_dev, found.st_ino
 
 
 def _read(folder: Path) -> Bundle:

@@ -11,7 +11,9 @@ from typing import Final
 
 from freerun.errors import BundleError
 
-__all__ = ["Snapshot", "damaged", "missing"]
+__all__ = ["Identity", "Snapshot", "damaged", "identity_of", "missing"]
+
+Identity = tuple[int, int, int]
 
 # Without O_NONBLOCK, opening a named pipe waits for a writer. O_BINARY and O_CLOEXEC: Windows, and everything else.
 _FLAGS: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -38,10 +40,9 @@ class Snapshot:
             if name not in self._files:
                 self._files[name] = self._opened(name)
 
-    def identity(self, name: str) -> tuple[int, int]:
-        """Device and inode of an opened file: whether a path still leads to it."""
-        found = os.fstat(self._files[name])
-        return found.st_dev, found.st_ino
+    def identity(self, name: str) -> Identity:
+        """Which file was opened: whether a path still leads to it."""
+        return identity_of(os.fstat(self._files[name]))
 
     def read(self, name: str, most: int) -> bytes:
         """The content of an opened file.
@@ -78,6 +79,11 @@ class Snapshot:
                 path, "this is not a regular file", "Expected a file as freerun wrote it", "Copy the whole bundle again"
             )
         return handle
+
+
+def identity_of(found: os.stat_result) -> Identity:
+    """Which file it is: device, inode and time, for the inode of a file that is gone is soon another one's."""
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def missing(folder: Path, name: str) -> BundleError:
