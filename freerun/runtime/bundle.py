@@ -254,19 +254,19 @@ def read_bundle(model: Path) -> Bundle:
     Raises:
         BundleError: it is missing, incomplete, damaged, from a newer version, or a file belongs to another bundle.
     """
-    gaps = 0
+    faults = 0
     for _ in range(_ATTEMPTS):
         before = _identity(model)
         try:
             bundle = _read(find_bundle(model))
         except BundleError:
+            # It may have been replaced while it was read, or be missing for the moment between two renames.
             if _identity(model) == before:
-                # between two renames there is none for a moment
-                if before is not None or gaps == _MOST_GAPS:
+                faults += 1
+                if faults == _MOST_FAULTS:
                     raise
-                gaps += 1
-                time.sleep(0.001)
-            continue  # it was replaced while it was read
+                time.sleep(0.002 * faults)
+            continue
         if bundle.files.identity("config.json") == _identity(model):
             return bundle
     raise BundleError(
@@ -275,7 +275,8 @@ def read_bundle(model: Path) -> Bundle:
 
 
 _ATTEMPTS: Final = 1000
-_MOST_GAPS: Final = 10
+_MOST_FAULTS: Final = 6
+"""Times that the same bundle may fail to be read: 30 ms until a damaged one is told."""
 
 
 def _identity(model: Path) -> Identity | None:
