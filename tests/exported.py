@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from freerun.data.codec import Codec
+from freerun.data.codec import Codec, build_codecs
+from freerun.data.readers import Pair
 from freerun.data.tokenizers import WhitespaceTokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.export.arrays import greedy_arrays
@@ -23,6 +24,7 @@ from freerun.export.weights import ModelWeights
 from freerun.runtime.bundle import read_bundle
 from freerun.runtime.graph_rules import check_graph
 from freerun.runtime.graphs import metadata_of
+from freerun.runtime.limits import Limits
 from freerun.runtime.onnx_file import read_onnx
 from freerun.runtime.session import open_session
 from freerun.runtime.sizes import Sizes
@@ -88,11 +90,27 @@ class ArraysOf:
         self.folder, self.config, self.weights_hash = Path("bundle"), {"version": 1}, "w"
         self.source, self.target = (Codec(WhitespaceTokenizer(), Vocabulary(each)) for each in ("abcdefg", "vwxyz"))
         self.model = asdict(model.sizes)
+        self.limits = Limits(Sizes(**self.model))
         metadata = metadata_of(self, "greedy", precision)
         self._content = greedy_arrays(GraphsOf(model).weights, precision == "int8", limit, metadata)
 
     def checked_bytes(self, name):
         return self._content if name.endswith("npz") else b""
+
+
+def codecs_of_pieces(size, texts=300):
+    """Source codec of characters and target codec of so many pieces, from pairs that have a number in each."""
+    pairs = [Pair(f"ab cd {n} ef", f"gh {n} ij kl", n) for n in range(texts)]
+    return build_codecs(
+        lambda: iter(pairs),
+        source_tokens="char",
+        target_tokens=f"sentencepiece:{size}",
+        minimum_count=1,
+        normalisation="NFC",
+        source_case="keep",
+        reverse_source=False,
+        shared_vocabulary=False,
+    )
 
 
 def write_model(folder, model=None, **changes):
@@ -122,4 +140,4 @@ def sources(rows):
     return ids, lengths
 
 
-__all__ = ["ArraysOf", "GraphsOf", "graph_files", "model_options", "sources", "write_model"]
+__all__ = ["ArraysOf", "GraphsOf", "codecs_of_pieces", "graph_files", "model_options", "sources", "write_model"]

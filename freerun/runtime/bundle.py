@@ -20,7 +20,6 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import NoneType
 from typing import Any, Final
@@ -73,6 +72,7 @@ class Bundle:
         config: the whole of config.json.
         digest: SHA-256 of config.json, which names the hash of every file that a prediction depends on.
         metrics: the whole of metrics.json.
+        limits: how large its files may be.
     """
 
     folder: Path
@@ -83,17 +83,13 @@ class Bundle:
     bound: LengthBound
     metrics: Mapping[str, float | None]
     files: Snapshot
+    limits: Limits
 
     @property
     def model(self) -> Mapping[str, Any]:
         """The sizes of the network."""
         sizes: Mapping[str, Any] = self.config["model"]
         return sizes
-
-    @cached_property
-    def limits(self) -> Limits:
-        """How large its files may be."""
-        return Limits(Sizes.of(self.model))
 
     @property
     def has_weights(self) -> bool:
@@ -298,7 +294,7 @@ def _read(folder: Path) -> Bundle:
     source, target = (_read_codec(files, side, config, limits) for side in ("source", "target"))
     bound = {key: config["length_bound"].get(key) for key in ("longest_target", "largest_ratio", "fixed")}
     metrics = _read_metrics(files)
-    return Bundle(folder, config, bytes_hash(content), source, target, LengthBound(**bound), metrics, files)
+    return Bundle(folder, config, bytes_hash(content), source, target, LengthBound(**bound), metrics, files, limits)
 
 
 def _checked_config(folder: Path, content: bytes) -> dict[str, Any]:

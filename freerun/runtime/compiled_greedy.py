@@ -21,7 +21,6 @@ from freerun.runtime.bundle import Bundle, arrays_file, graph_file
 from freerun.runtime.compiled import CELLS, PRODUCT_LEVELS, Array, Layer, Linear, Model, library, linear, table
 from freerun.runtime.graphs import check_metadata, metadata_of
 from freerun.runtime.interruptible import interruptible
-from freerun.runtime.limits import Limits
 from freerun.runtime.sizes import Sizes
 from freerun.search.hypothesis import Hypothesis
 from freerun.search.loop import refuse
@@ -70,7 +69,7 @@ class CompiledGreedy:
         self._kept: list[Any] = []
         self._model: Any = None
         self._lock = threading.Lock()
-        self._numbers = Limits(Sizes.of(bundle.model)).numbers
+        self._numbers = bundle.limits.numbers
 
     def __call__(self, sources: Sequence[Sequence[int]], bounds: Sequence[int]) -> list[Hypothesis]:
         """The output for each of the sources, EOS their last id; ``bounds`` are in tokens without EOS.

@@ -50,23 +50,27 @@ class Session:
         Raises:
             BundleError: onnxruntime gives up.
         """
-        try:
-            if steps * (_NODES + rows * self._size) <= _SHORT:
-                found: list[Any] = self._run(outputs, feeds)
-                return found
-            return _interruptible(self._run, outputs, feeds)
-        except Exception as error:  # noqa: BLE001 (onnxruntime's errors have no common base but this one)
-            raise self._failure(error) from None
+        return self._made(self._run, outputs, feeds, rows, steps)
 
     def run_with_ort_values(
         self, outputs: Sequence[str], feeds: Mapping[str, Any], rows: int = 1, steps: int = 1
     ) -> list[Any]:
         """The same with onnxruntime's own tensors."""
+        return self._made(self._run_values, outputs, feeds, rows, steps)
+
+    def _made(
+        self,
+        run: Callable[..., list[Any]],
+        outputs: Sequence[str] | None,
+        feeds: Mapping[str, Any],
+        rows: int,
+        steps: int,
+    ) -> list[Any]:
+        """``run(outputs, feeds)``, so that signals end it if it may be long."""
         try:
             if steps * (_NODES + rows * self._size) <= _SHORT:
-                found: list[Any] = self._run_values(outputs, feeds)
-                return found
-            return _interruptible(self._run_values, outputs, feeds)
+                return run(outputs, feeds)
+            return _interruptible(run, outputs, feeds)
         except Exception as error:  # noqa: BLE001 (onnxruntime's errors have no common base but this one)
             raise self._failure(error) from None
 

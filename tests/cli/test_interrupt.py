@@ -17,7 +17,7 @@ from freerun.search.bound import LengthBound
 from freerun.symbols import EOS
 from tests.exported import write_model
 from tests.networks import network
-from tests.unit.test_graph_rules import put
+from tests.unit.test_export import put
 
 ROOT = Path(__file__).parents[2]
 # the command, which says when it runs a graph

@@ -16,7 +16,7 @@ import onnx
 import torch
 from safetensors.numpy import load, save
 
-from freerun.data.codec import Codec, build_codecs
+from freerun.data.codec import Codec
 from freerun.data.readers import Pair
 from freerun.data.tokenizers import CharTokenizer
 from freerun.data.vocabulary import Vocabulary
@@ -27,7 +27,7 @@ from freerun.runs.load import load as load_predictor
 from freerun.runtime.bundle import WEIGHTS
 from freerun.runtime.predictor import Beam, Sampling
 from freerun.text import json_line, one_line
-from tests.exported import graph_files, write_model
+from tests.exported import codecs_of_pieces, graph_files, write_model
 from tests.fuzz.damage import damaged_bytes, damaged_json
 from tests.networks import network
 
@@ -70,17 +70,7 @@ def _write(folder: Path, model) -> None:
 
 
 def _write_pieces(folder: Path) -> None:
-    pairs = [Pair(f"ab cd {n} ef", f"gh {n} ij kl", n) for n in range(100)]
-    source, target = build_codecs(
-        lambda: iter(pairs),
-        source_tokens="char",
-        target_tokens="sentencepiece:24",
-        minimum_count=1,
-        normalisation="NFC",
-        source_case="keep",
-        reverse_source=False,
-        shared_vocabulary=False,
-    )
+    source, target = codecs_of_pieces(24, 100)
     source = Codec(CharTokenizer(), Vocabulary(list("abcdefg")))
     sizes = {"source_vocabulary": len(source.vocabulary), "target_vocabulary": len(target.vocabulary)}
     bundle = write_model(folder, network_of(**sizes), source=source, target=target)

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from freerun.data.codec import Codec, build_codecs
-from freerun.data.readers import Pair
+from freerun.data.codec import Codec
 from freerun.data.tokenizers import WhitespaceTokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.errors import BundleError
@@ -23,6 +22,7 @@ from freerun.runtime.card import model_card
 from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
 from freerun.training.checkpoint import serialised
+from tests.exported import codecs_of_pieces
 
 TRAINING = {
     "data": {"source_tokens": "char"},
@@ -104,17 +104,7 @@ def test_equal_parts_give_equal_bytes(tmp_path):
 
 
 def test_a_bundle_with_sentencepiece_comes_back(tmp_path):
-    pairs = [Pair(f"ab cd {n} ef", f"gh {n} ij kl", n) for n in range(300)]
-    source, target = build_codecs(
-        lambda: iter(pairs),
-        source_tokens="char",
-        target_tokens="sentencepiece:40",
-        minimum_count=1,
-        normalisation="NFC",
-        source_case="keep",
-        reverse_source=False,
-        shared_vocabulary=False,
-    )
+    source, target = codecs_of_pieces(40, 300)
     made = Seq2Seq(Sizes(len(source.vocabulary), len(target.vocabulary), 3, 4, 1, "gru"))
     write_bundle(tmp_path / "bundle", parts(source, target, model=sizes_as_dict(made.sizes)))
     found = read_bundle(tmp_path / "bundle")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 import time
 from dataclasses import replace
@@ -23,7 +22,6 @@ from freerun.export.greedy import greedy_graph
 from freerun.export.products import Fp32
 from freerun.export.quantise import Int8
 from freerun.export.step import step_graph
-from freerun.files import bytes_hash
 from freerun.runtime.bundle import read_bundle
 from freerun.runtime.graph_rules import OPERATORS, check_graph, most_fields
 from freerun.runtime.graph_sizes import RULES
@@ -32,6 +30,7 @@ from freerun.runtime.onnx_file import OnnxFault, read_onnx
 from freerun.runtime.sizes import Sizes
 from tests.exported import GraphsOf, write_model
 from tests.networks import CELLS, network
+from tests.unit.test_export import put
 
 MAKERS = {
     "encoder": encoder_graph,
@@ -53,14 +52,6 @@ def untouched(tmp_path_factory):
 @pytest.fixture
 def bundle(untouched, tmp_path):
     return shutil.copytree(untouched, tmp_path / "bundle")
-
-
-def put(folder, name, content):
-    """A file, and its hash in config.json."""
-    (folder / name).write_bytes(content)
-    config = json.loads((folder / "config.json").read_text())
-    config["files"][name] = bytes_hash(content)
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 def message(folder, beam_size=1):

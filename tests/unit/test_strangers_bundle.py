@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 import freerun
 from freerun.cli import main
-from freerun.data.codec import Codec, build_codecs
+from freerun.data.codec import Codec
 from freerun.data.readers import Pair
 from freerun.data.tokenizers import CharTokenizer
 from freerun.data.vocabulary import Vocabulary
@@ -31,8 +31,9 @@ from freerun.runtime.bundle import arrays_file, graph_file, read_bundle
 from freerun.runtime.limits import Limits
 from freerun.runtime.sizes import Sizes as BundleSizes
 from freerun.search.bound import MOST_TOKENS
-from tests.exported import graph_files, model_options, write_model
+from tests.exported import codecs_of_pieces, graph_files, model_options, write_model
 from tests.networks import network, randomise
+from tests.unit.test_export import edit, exported, put
 
 FILES = ["config.json", "metrics.json", "source_vocabulary.json", "target_vocabulary.json", "model.safetensors"]
 GRAPHS = ["encoder.onnx", "step.onnx", "greedy.onnx", "greedy.npz"]
@@ -40,30 +41,13 @@ GRAPHS = ["encoder.onnx", "step.onnx", "greedy.onnx", "greedy.npz"]
 
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("untouched") / "bundle"
-    bundle = write_model(folder)
-    for name, content in graph_files(bundle, "fp32").items():
-        put(folder, name, content)
-    edit(folder, lambda config: config.update(graphs={"weights": bundle.weights_hash}))
-    return folder
+    return exported(tmp_path_factory.mktemp("untouched") / "bundle")
 
 
 @pytest.fixture
 def bundle(untouched, tmp_path):
     shutil.copytree(untouched, tmp_path / "bundle")
     return tmp_path / "bundle"
-
-
-def edit(folder, change):
-    config = json.loads((folder / "config.json").read_text())
-    change(config)
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-def put(folder, name, content):
-    """A file and its hash."""
-    (folder / name).write_bytes(content)
-    edit(folder, lambda config: config["files"].__setitem__(name, bytes_hash(content)))
 
 
 def used(folder, runtime=None):
@@ -90,6 +74,12 @@ def test_weights_that_are_not_finite_are_refused(bundle, value, tmp_path):
     )
     assert message(bundle, "torch") == expected
     assert main(["export", str(bundle), "--out", str(tmp_path / "exported")]) == 2
+
+
+def test_weights_of_another_type_are_refused(bundle):
+    arrays = load_arrays((bundle / "model.safetensors").read_bytes())
+    put(bundle, "model.safetensors", save({name: array.astype(np.float64) for name, array in arrays.items()}))
+    assert "is not of 32-bit floating-point numbers" in message(bundle, "torch")
 
 
 def overflowing(folder):
@@ -371,17 +361,7 @@ def test_tokens_that_cannot_be_are_told(bundle, tokens, told):
 
 
 def test_a_piece_that_is_not_utf_8_is_told(tmp_path):
-    pairs = [Pair(f"ab {n}", f"gh {n} ij", n) for n in range(50)]
-    _, target = build_codecs(
-        lambda: iter(pairs),
-        source_tokens="char",
-        target_tokens="sentencepiece:16",
-        minimum_count=1,
-        normalisation="NFC",
-        source_case="keep",
-        reverse_source=False,
-        shared_vocabulary=False,
-    )
+    _, target = codecs_of_pieces(24, 100)
     source = Codec(CharTokenizer(), Vocabulary("abc"))
     model = randomise(Seq2Seq(Sizes(7, len(target.vocabulary), 3, 4, 1)), dtype=torch.float32)
     bundle = write_model(tmp_path / "bundle", model, source=source, target=target)
