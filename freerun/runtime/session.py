@@ -99,13 +99,12 @@ def open_session(content: bytes, threads: int, where: Path | str) -> Session:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what is wrong is raised, and told by us
+    options.log_severity_level = 4  # what is wrong is raised, and told by us; a fallback would print to stdout
     for key, value in _OPTIONS.items():
         options.add_session_config_entry(key, value)
     try:
-        return Session(
-            runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"]), len(content), where
-        )
+        session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        return Session(session, len(content), where)
     except Exception as error:
         if not _is_of_onnxruntime(error):
             raise
