@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import typer
 
 from freerun.errors import ConfigError, Interrupted, MissingExtraError, UserError
 from freerun.search.bound import MOST_TOKENS
+from freerun.streams import give_up_output, prepare_streams, write_news
 from freerun.text import one_line
 from freerun.version import VERSION
 
@@ -100,6 +102,9 @@ def predict(
         str | None, typer.Option("--input", metavar="FILE|-", help="One source text a line; -: standard input.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write here instead of to standard output.")] = None,
+    line_buffered: Annotated[
+        bool, typer.Option("--line-buffered", help="Answer each line before the next is read: slower, for dialogues.")
+    ] = False,
     beam_size: BeamSize = 1,
     num_hypotheses: Annotated[
         int | None, typer.Option(min=1, help="Print this many outputs an input, as rank, score and text.")
@@ -158,6 +163,7 @@ def predict(
             precision,
             num_hypotheses is not None,
             as_json,
+            line_buffered,
         )
     )
 
@@ -350,17 +356,33 @@ def _refuse_without(command: str, option: str, given: bool, others: Mapping[str,
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 2 for what the user can mend, 130 and 143 after signals, else 1."""
+    """Run a command and return its exit code: 0, 2 for what the user can fix, 130 and 143 after signals, else 1."""
+    prepare_streams()
     # read once, when torch is imported; threads that wait by spinning take the time of those they wait for where a
     # machine is shared (docs/decisions/0007)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        code = app(args=arguments, standalone_mode=False, prog_name="freerun")
+        code = _run(arguments)
         sys.stdout.flush()
+    except BrokenPipeError:  # the program that reads our output has ended
+        give_up_output()
+        return 1
+    except OSError as error:
+        give_up_output()
+        return _fail(_of_the_system(error), 2)
+    return code
+
+
+def _run(arguments: list[str] | None) -> int:
+    """Run a command; its errors become messages and exit codes, but for those of the operating system."""
+    try:
+        code = app(args=arguments, standalone_mode=False, prog_name="freerun")
     except typer.TyperException as error:
         return _fail(_usage(error), 2)
     except typer.Exit as error:
         return error.exit_code
+    except SystemExit as error:  # Typer's, when the program that reads our output has ended
+        return error.code if isinstance(error.code, int) else 1
     except ConfigError as error:
         return _fail("\n".join(f"error: {problem}" for problem in error.problems), 2)
     except UserError as error:
@@ -369,20 +391,33 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + error.signal
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
-    except BrokenPipeError:
-        # whoever read our output has left; Python would complain once more when it flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         return _fail(f"error: {MissingExtraError('torch', 'train', 'this command')}", 2)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        # what no layer below told better: a name that is too long, a folder that may not be entered
-        return _fail(f"error: {error.filename}: {error.strerror}. Expected a path that can be used. Check it.", 2)
     return code if isinstance(code, int) else 0
+
+
+_ADVICE = {
+    errno.ENOSPC: ("Expected enough space", "Free some space, or write elsewhere"),
+    errno.EDQUOT: ("Expected enough space", "Free some space, or write elsewhere"),
+    errno.EFBIG: ("Expected enough space", "Raise the limit on the size of files, or write elsewhere"),
+    errno.EACCES: ("Expected a path that you have access to", "Check its permissions, or choose another path"),
+    errno.EPERM: ("Expected a path that you have access to", "Check its permissions, or choose another path"),
+    errno.EROFS: ("Expected a writable path", "Choose another path"),
+    errno.EIO: ("Expected a working device", "Check the disk, or choose another path"),
+    errno.ENOMEM: ("Expected enough memory", "End other programs, or use a smaller model or batch"),
+    errno.EAGAIN: ("Expected room for another thread or process", "End other programs, or use fewer threads"),
+}
+_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
+
+
+def _of_the_system(error: OSError) -> str:
+    """The message for an error that no layer below describes better, such as a full disk or a name that is too long."""
+    # files are named where they are written (freerun/files.py); what has no name is standard output
+    where = error.filename or ("standard output" if error.errno in _WRITING else "the operating system")
+    expected, fix = _ADVICE.get(error.errno or 0, ("Expected a usable path", "Check it"))
+    return f"error: {UserError(where, error.strerror or str(error), expected, fix)}"
 
 
 def _usage(error: typer.TyperException) -> str:
@@ -396,5 +431,5 @@ def _usage(error: typer.TyperException) -> str:
 
 def _fail(message: str, code: int) -> int:
     # messages quote files that may come from anywhere
-    print("\n".join(map(one_line, message.split("\n"))), file=sys.stderr)
+    write_news("\n".join(map(one_line, message.split("\n"))) + "\n")
     return code

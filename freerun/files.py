@@ -5,19 +5,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 __all__ = [
     "bytes_hash",
     "file_hash",
     "mend_leftovers",
-    "new_file_beside",
+    "naming",
     "new_folder_beside",
     "present_folder",
+    "real_path",
     "replace_folder",
+    "replacing_file",
     "replacing_folder",
     "restore_folder",
     "sync_folder",
@@ -27,65 +32,156 @@ __all__ = [
 
 _UNFINISHED = ".tmp"
 _RANDOM = "[a-z0-9_]" * 8
-"""What tempfile puts before the suffix: a user's own .NAME.tmp is no leftover."""
+"""What an unfinished file has before the suffix: a user's own .NAME.tmp is no leftover."""
+_OPEN_FILE = "/proc/self/fd/{}"
+_DESCRIPTORS = re.compile(r"/proc/(\d+)(/task/\d+)?/fd")
+"""The directory that a process's open files are found in; /dev/stdout and /dev/fd lead there."""
+
+
+@contextlib.contextmanager
+def naming(path: object) -> Iterator[None]:
+    """Let an OSError of the block say that it is about ``path``, unless it names another file that a user knows."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or str(error.filename).endswith(_UNFINISHED):
+            error.filename = str(path)
+        raise
+
+
+def real_path(path: Path) -> Path:
+    """Where a path leads, whatever is there: links are followed, "." and ".." are gone."""
+    return Path(os.path.realpath(path))  # unlike Path.resolve it does not give up on links in a circle
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write ``data`` to ``path`` whole or not at all: a temporary file beside it, synced, then renamed over it."""
-    raw = data.encode() if isinstance(data, str) else data
-    new = new_file_beside(path)
-    try:
-        with new.open("wb") as out:
-            out.write(raw)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(new, path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
+    """Write ``data`` to ``path`` whole or not at all, as ``replacing_file`` does."""
+    with replacing_file(path) as out:
+        out.write(data.encode() if isinstance(data, str) else data)
 
 
-def new_file_beside(final: Path) -> Path:
-    """A new empty file on the same file system as ``final``, to be filled and then moved there."""
-    handle, name = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.", suffix=_UNFINISHED)
-    os.close(handle)
+@contextlib.contextmanager
+def replacing_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file to be written: at the end of the block it is synced and takes the place of ``path``, whole.
+
+    After an error it is gone and ``path`` is what it was. Links are followed, and an older file's mode and owner are
+    kept. What is no regular file (a pipe, a device, /dev/stdout) has no place to take: it is written to directly.
+
+    Raises:
+        OSError: about ``path``, or about the temporary file beside it.
+    """
+    with naming(path):
+        direct = _opened_directly(path)
+        if direct is not None:
+            with direct:
+                yield direct
+            return
+        final = real_path(path)
+        new = _unfinished(final)
+        out, named = _new_file(new)
+        try:
+            with out:
+                yield out
+                out.flush()
+                _keep_mode(final, out.fileno())
+                os.fsync(out.fileno())
+                if not named:
+                    # Python follows links only with a directory, which an absolute path makes no use of
+                    os.link(_OPEN_FILE.format(out.fileno()), new, src_dir_fd=out.fileno())
+            os.replace(new, final)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
+
+
+def _opened_directly(path: Path) -> BinaryIO | None:
+    """What cannot be replaced, open for writing; None for a regular file, or where there is none yet."""
+    descriptor = _descriptor(path)
+    if descriptor is not None:
+        return os.fdopen(os.dup(descriptor), "wb")  # opened by its path, a redirected file would lose what it has
     try:
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes the file private; give it the usual mode
-    except BaseException:
-        os.unlink(name)
-        raise
-    return Path(name)
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return None
+    return None if stat.S_ISREG(mode) else path.open("wb")
+
+
+def _descriptor(path: Path) -> int | None:
+    """The open file of this process that a path such as /dev/stdout, or a link to it, leads to."""
+    for _ in range(40):  # what the kernel follows
+        folder = _DESCRIPTORS.fullmatch(str(real_path(path.parent)))
+        if folder and int(folder[1]) == os.getpid() and path.name.isdecimal():
+            return int(path.name)
+        if not path.is_symlink():
+            return None
+        path = path.parent / path.readlink()
+    return None
+
+
+def _new_file(new: Path) -> tuple[BinaryIO, bool]:
+    """A new file in the directory of ``new``, with the usual mode and open for writing; and whether it is ``new``.
+
+    Where the system can, the file has no name yet: nothing is left of it if the process is killed.
+    """
+    if hasattr(os, "O_TMPFILE") and Path(_OPEN_FILE).parent.exists():
+        # some file systems cannot; and what is wrong with the directory, the other way will say
+        with contextlib.suppress(OSError):
+            return os.fdopen(os.open(new.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o666), "wb"), False
+    return os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "wb"), True
+
+
+def _keep_mode(old: Path, new: int) -> None:
+    """Give an open file the mode and, where that is allowed, the owner of the file that it will replace."""
+    try:
+        found = old.stat()
+    except FileNotFoundError:
+        return
+    with contextlib.suppress(PermissionError):
+        os.fchown(new, found.st_uid, found.st_gid)
+    os.fchmod(new, stat.S_IMODE(found.st_mode))
 
 
 def new_folder_beside(final: Path) -> Path:
     """A new empty folder on the same file system as ``final``, to be filled and then moved there."""
+    final = real_path(final)
     final.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=_UNFINISHED))
-    folder.chmod(0o777 & ~_umask())
+    folder = _unfinished(final)
+    folder.mkdir()
     return folder
+
+
+def _unfinished(final: Path) -> Path:
+    """A name beside ``final`` that nobody uses."""
+    return final.with_name(f".{final.name}.{secrets.token_hex(4)}{_UNFINISHED}")
 
 
 @contextlib.contextmanager
 def replacing_folder(final: Path) -> Iterator[Path]:
-    """A new folder to be filled: at the end of the block it takes the place of ``final``, after an error it is gone."""
-    new = new_folder_beside(final)
-    try:
-        yield new
-        replace_folder(new, final)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    """A new folder to be filled: at the end of the block it takes the place of ``final``, after an error it is gone.
+
+    Raises:
+        OSError: about ``final``, or about a file in the new folder.
+    """
+    with naming(final):
+        new = new_folder_beside(final)
+        try:
+            yield new
+            replace_folder(new, final)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
 
 
 def replace_folder(new: Path, final: Path) -> None:
-    """Put the finished folder ``new`` in the place of ``final``.
+    """Put the finished folder ``new`` in the place of ``final``; of a link, in the place of what it leads to.
 
     A folder cannot be renamed over a full one, so the old one steps aside first. A crash between the two renames leaves
     the old content as ``.<name>.old``: ``present_folder`` finds it there, ``restore_folder`` puts it back.
     """
+    final = real_path(final)
     sync_folder(new)
     restore_folder(final)
     old = _aside(final)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
     if final.exists():
         os.replace(final, old)
     try:
@@ -94,11 +190,12 @@ def replace_folder(new: Path, final: Path) -> None:
         restore_folder(final)
         raise
     sync_folder(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
 
 
 def restore_folder(final: Path) -> None:
-    """Mend what a crash in the middle of ``replace_folder`` left: the old content goes back to its place."""
+    """After a crash in the middle of ``replace_folder``: put the old content back in its place."""
+    final = real_path(final)
     old = _aside(final)
     if old.exists() and not final.exists():
         os.replace(old, final)
@@ -106,7 +203,10 @@ def restore_folder(final: Path) -> None:
 
 def present_folder(final: Path) -> Path:
     """Where the content of ``final`` is, for readers, who must not rename: the writer may be at work this moment."""
-    return final if final.exists() or not _aside(final).exists() else _aside(final)
+    if final.exists():
+        return final
+    old = _aside(real_path(final))
+    return old if old.exists() else final
 
 
 def mend_leftovers(parent: Path, name: str) -> None:
@@ -117,10 +217,15 @@ def mend_leftovers(parent: Path, name: str) -> None:
     for old in parent.glob(f".{name}.old"):
         restore_folder(parent / old.name.removeprefix(".").removesuffix(".old"))
     for leftover in [*parent.glob(f".{name}.old"), *parent.glob(f".{name}.{_RANDOM}{_UNFINISHED}")]:
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+        _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    """Remove what is there, whatever it is; a link, not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -145,9 +250,3 @@ def file_hash(path: Path) -> str:
 
 def _aside(final: Path) -> Path:
     return final.with_name(f".{final.name}.old")
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

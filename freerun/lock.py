@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from freerun.errors import RunError
+from freerun.files import real_path
 
 if sys.platform != "win32":
     import fcntl
@@ -47,7 +48,7 @@ def inside(folder: Path) -> Path:
 
 def beside(folder: Path) -> Path:
     """Return the lock file of a directory that is replaced as a whole, so that the file cannot be in it."""
-    final = folder.resolve()
+    final = real_path(folder)
     return final.with_name(f".{final.name}{LOCK}")
 
 
@@ -61,7 +62,7 @@ def only_writer(*files: Path) -> Iterator[None]:
         RunError: another process or thread holds one of them, or a directory cannot be written.
     """
     with contextlib.ExitStack() as stack:
-        for file in sorted({file.parent.resolve() / file.name: file for file in files}.values()):
+        for file in sorted({real_path(file.parent) / file.name: file for file in files}.values()):
             stack.enter_context(_directory(file))
             if sys.platform != "win32":
                 stack.enter_context(_held(file))
@@ -94,7 +95,7 @@ def _directory(file: Path) -> Iterator[None]:
     folder = file.parent
     with _as_run_error(file):
         if folder.exists() and not folder.is_dir():
-            raise RunError(folder, "this is a file", "Expected a directory", "Choose another with --out")
+            raise RunError(folder, "this is a file", "Expected a directory", "Choose another directory")
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -212,5 +213,5 @@ def _as_run_error(file: Path) -> Iterator[None]:
             _subject(file),
             f"this directory cannot be written ({error.strerror or error})",
             "Expected a directory that can be written",
-            "Choose another with --out",
+            "Choose another directory",
         ) from error

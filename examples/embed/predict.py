@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import unicodedata
 from pathlib import Path
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else the import writes into the home directory
 import onnxruntime
 
 EOS, UNK, FIRST = 2, 3, 4  # the vocabulary's first token has the id 4

@@ -11,6 +11,7 @@ import tomli_w
 
 from freerun.config.sections import Config
 from freerun.errors import ConfigError
+from freerun.files import real_path
 from freerun.text import shown
 
 __all__ = [
@@ -152,9 +153,9 @@ def _absolute(path: Any, folder: Path) -> Any:
         return path
     try:
         place = folder / Path(path).expanduser()
-        return str(place.parent.resolve() / place.name)
+        return str(real_path(place.parent) / place.name)
     except (OSError, RuntimeError):
-        # no such user, or links in a circle: whoever reads the file will say that it is not there
+        # no such user: reading the file will fail and say so
         return str(folder / path)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -78,20 +78,25 @@ def make_data_set(name: str, folder: Path, *, stress: bool = False, seed: int = 
     # Everything is made before the folder is, so that a missing package leaves no empty folder.
     content = {part: tsv(pairs).encode() for part, pairs in parts.items()}
     paths = {part: folder / f"{part}.tsv" for part in PARTS}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            folder, f"it cannot be made: {error.strerror}", "Expected a folder", "Choose another"
-        ) from error
     with only_writer(inside(folder)):
         # All are looked at before any is written, so that a refusal leaves nothing half done.
         for part, path in paths.items():
             _check_free(path, content[part])
-        for part, path in paths.items():
-            mend_leftovers(folder, path.name)
-            write_atomic(path, content[part])
+        _write_parts(paths, content)
     return paths
+
+
+def _write_parts(paths: Mapping[str, Path], content: Mapping[str, bytes]) -> None:
+    """Write all parts; after an error, remove those that are new."""
+    new = [path for path in paths.values() if not path.exists()]
+    try:
+        for part, path in paths.items():
+            mend_leftovers(path.parent, path.name)
+            write_atomic(path, content[part])
+    except BaseException:
+        for path in new:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _check_request(name: str, stress: bool) -> None:

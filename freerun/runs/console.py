@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TextIO
 
+from freerun.streams import is_terminal, write_news
 from freerun.text import duration, one_line, printable
 
 if TYPE_CHECKING:  # a command that does not train need not wait for the trainer
@@ -18,7 +19,7 @@ __all__ = ["ConsoleReporter", "CountLine", "say"]
 
 def say(text: str, stream: TextIO | None = None) -> None:
     """News on standard error, whose text may quote files from anywhere."""
-    print("\n".join(map(one_line, text.split("\n"))), file=stream or sys.stderr, flush=True)
+    write_news("\n".join(map(one_line, text.split("\n"))) + "\n", stream)
 
 
 class CountLine:
@@ -26,20 +27,19 @@ class CountLine:
 
     def __init__(self, doing: str, things: str) -> None:
         self._doing, self._things = doing, things
-        self._shows = sys.stderr.isatty()
+        self._shows = is_terminal(sys.stderr)
 
     def __enter__(self) -> CountLine:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._shows:
-            sys.stderr.write("\r\x1b[2K")
+            write_news("\r\x1b[2K")
 
     def __call__(self, done: int, total: int) -> None:
         """Show it."""
         if self._shows:
-            sys.stderr.write(f"\r\x1b[2K{self._doing}: {done:,} of {total:,} {self._things}")
-            sys.stderr.flush()
+            write_news(f"\r\x1b[2K{self._doing}: {done:,} of {total:,} {self._things}")
 
 
 class ConsoleReporter:
@@ -49,7 +49,7 @@ class ConsoleReporter:
         self.stream = stream or sys.stderr
         self.updates = updates
         self.start = start
-        self._terminal = self.stream.isatty()
+        self._terminal = is_terminal(self.stream)
         self._every = 0.5 if self._terminal else every_seconds
         self._began = self._shown = time.perf_counter()
         self._figures: Mapping[str, float] = {}
@@ -92,14 +92,12 @@ class ConsoleReporter:
     def close(self) -> None:
         """Remove the progress line, so that whatever is printed next stands alone."""
         if self._terminal:
-            self.stream.write("\r\x1b[2K")
-            self.stream.flush()
+            write_news("\r\x1b[2K", self.stream)
 
     def _line(self, text: str) -> None:
         if self._terminal:
             # a line that wraps could not be rewritten in place
-            self.stream.write(f"\r\x1b[2K{text[: shutil.get_terminal_size().columns - 1]}")
-            self.stream.flush()
+            write_news(f"\r\x1b[2K{text[: shutil.get_terminal_size().columns - 1]}", self.stream)
         else:
             say(text, self.stream)
 

@@ -6,6 +6,7 @@ import glob
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from freerun.errors import BundleError, MissingExtraError, UserError
 from freerun.evaluation.compare import Comparison, compare
 from freerun.evaluation.evaluate import Evaluation
 from freerun.evaluation.items import EvaluationSet, group_pairs
-from freerun.files import bytes_hash, mend_leftovers, replacing_folder, write_atomic
+from freerun.files import bytes_hash, mend_leftovers, real_path, replacing_folder, write_atomic
 from freerun.lock import beside, inside, only_writer
+from freerun.runs.console import say
 from freerun.runs.evaluate import PairsToRead, dev_pairs_of, evaluate_items
 from freerun.runs.load import load
 from freerun.runtime.bundle import (
@@ -47,6 +49,8 @@ MAX_LOSS: Final = 1.0
 _CALIBRATION: Final = 512
 """Sources that are read to see how large the decoder's first state becomes."""
 _RECORD: Final = "export.json"
+_OF_A_RUN: Final = ("best", "last")
+"""The bundles that training replaces."""
 _GRAPH_FILES: Final = {*EXPORTED, _RECORD}
 
 
@@ -87,15 +91,17 @@ def _locks(request: ExportRequest) -> list[Path]:
 
 def _lock_of(folder: Path) -> Path:
     """The lock of a bundle: that of its run, which replaces it in training, or one of its own."""
-    for run in (folder, folder.resolve().parent):
-        if (run / "config.toml").is_file():
-            return inside(run)
-    return beside(folder)
+    final = real_path(folder)
+    if (final / "config.toml").is_file():
+        return inside(final)
+    if final.name in _OF_A_RUN and (final.parent / "config.toml").is_file():
+        return inside(final.parent)
+    return beside(final)
 
 
 def _mend(folder: Path) -> None:
     """Clear away what a killed export left half done."""
-    place = folder / "best" if (folder / "config.toml").is_file() else folder.absolute()
+    place = real_path(folder / "best" if (folder / "config.toml").is_file() else folder)
     mend_leftovers(place.parent, glob.escape(place.name))
 
 
@@ -104,12 +110,15 @@ def _export(request: ExportRequest) -> dict[str, Any]:
     bundle = read_bundle(request.model)
     items = _dev_items(request, bundle) if request.quantise else None
     target = bundle.folder if request.out is None else _free(request.out, bundle)
-    with replacing_folder(target) as new:
+    final, here = real_path(target), Path.cwd()  # while "." leads there: the directory will be replaced
+    with replacing_folder(final) as new:
         _write(new, bundle, keeps_weights=request.out is None)
         _add_graphs(new, bundle, "fp32")
         _verify(new, bundle, "fp32")
         record = {} if items is None else _quantised(new, bundle, items, request.max_loss)
-    files = {name: (target / name).stat().st_size for name in _graph_names(target)}
+    if not (here.exists() and here.samefile(".")):
+        say(f"Your current directory was replaced. To enter the new one: cd {shlex.quote(str(here))}")
+    files = {name: (final / name).stat().st_size for name in _graph_names(final)}
     found = {"folder": str(target), "files": files, **record}
     print(json.dumps(found) if request.json else _as_text(target, files, record))
     return found

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from freerun.errors import DataError
-from freerun.files import new_file_beside
+from freerun.files import naming, replacing_file
 
 __all__ = ["open_output"]
 
@@ -18,31 +19,27 @@ __all__ = ["open_output"]
 def open_output(path: Path | None) -> Iterator[TextIO]:
     """Standard output for None. A file replaces an older one when everything was written, else nothing changes.
 
+    Pipes, devices and open descriptors such as /dev/stdout are written to directly (``replacing_file``).
+
     Raises:
         DataError: the file cannot be written.
+        OSError: writing failed.
     """
     if path is None:
-        yield sys.stdout
+        with naming("standard output"):
+            yield sys.stdout
+            sys.stdout.flush()
         return
-    if path.exists() and not path.is_file():
-        if path.is_dir():
-            raise DataError(path, "this is a folder", "Expected a file to write to", "Name a file in it")
-        with path.open("w", encoding="utf-8") as out:  # a device or a pipe: nothing to replace
+    if path.is_dir():
+        raise DataError(path, "this is a directory", "Expected a file to write to", "Name a file in it")
+    with ExitStack() as stack:
+        try:
+            raw = stack.enter_context(replacing_file(path))
+        except OSError as error:
+            what = f"cannot be written ({error.strerror})"
+            raise DataError(path, what, "Expected a directory that exists and can be written") from None
+        out = io.TextIOWrapper(raw, encoding="utf-8", newline="\n")
+        try:
             yield out
-        return
-    temporary = _temporary(path)
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as out:
-            yield out
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _temporary(path: Path) -> Path:
-    try:
-        return new_file_beside(path)
-    except OSError as error:
-        raise DataError(
-            path, f"cannot be written ({error.strerror})", "Expected a folder that exists and can be written"
-        ) from None
+        finally:
+            out.detach()  # which writes the rest; the file is closed by its owner

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from freerun.data.codec import Codec
 from freerun.data.readers import read_texts
@@ -16,7 +15,8 @@ from freerun.runs.console import say
 from freerun.runs.load import Mean, Precision, Runtime, load
 from freerun.runs.output import open_output
 from freerun.runs.unknown_tokens import count_tokens, named_tokens
-from freerun.runtime.predictor import PredictedHypothesis, Prediction, Predictor, Search, windows
+from freerun.runtime.predictor import WINDOW, PredictedHypothesis, Prediction, Predictor, Search, windows
+from freerun.streams import binary_input, is_terminal
 from freerun.text import json_line, one_line
 
 __all__ = ["PredictRequest", "predict"]
@@ -24,7 +24,10 @@ __all__ = ["PredictRequest", "predict"]
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """The arguments of ``freerun predict``. ``many`` prints every hypothesis with rank and score."""
+    """The arguments of ``freerun predict``. ``many`` prints every hypothesis with rank and score.
+
+    ``line_buffered`` answers each text before the next one is read.
+    """
 
     model: Path
     texts: Sequence[str]
@@ -40,6 +43,7 @@ class PredictRequest:
     precision: Precision = "fp32"
     many: bool = False
     json: bool = False
+    line_buffered: bool = False
 
 
 def predict(request: PredictRequest) -> None:
@@ -63,7 +67,8 @@ def predict(request: PredictRequest) -> None:
         for prediction in _predictions(predictor, texts, request):
             watch.see(prediction)
             out.write(_shown(prediction, request))
-        out.flush()
+            if request.line_buffered:
+                out.flush()
     watch.report()
 
 
@@ -77,15 +82,14 @@ def _texts(request: PredictRequest) -> Iterable[str]:
         return request.texts
     if request.input is not None and request.input != "-":
         return read_texts(Path(request.input), request.input)
-    if request.input is None and sys.stdin.isatty():
+    if request.input is None and is_terminal(sys.stdin):
         raise UserError(
             "predict",
             "no texts",
             "Expected texts as arguments, --input FILE, or lines on standard input",
             "For example: freerun predict MODEL 'some text'",
         )
-    stream: BinaryIO = sys.stdin.buffer
-    return read_texts(stream, "standard input")
+    return read_texts(binary_input(), "standard input")
 
 
 def _check_argument(text: str, number: int) -> None:
@@ -104,7 +108,7 @@ _NOTHING = PredictedHypothesis("", (), 0.0, 0.0, (), False)
 
 def _predictions(predictor: Predictor, texts: Iterable[str], request: PredictRequest) -> Iterator[Prediction]:
     """One prediction a text; an empty line gives an empty line, whatever the model would write."""
-    for window in windows(enumerate(texts)):
+    for window in windows(enumerate(texts), 1 if request.line_buffered else WINDOW):
         rows = [row for row, text in window if text]
         full = [text for _, text in window if text]
         found = iter(predictor.predict_batch(full, request.search, request.prefix, rows) if full else ())

@@ -21,7 +21,7 @@ from freerun.config import (
     shown,
 )
 from freerun.errors import ConfigError, RunError
-from freerun.files import mend_leftovers
+from freerun.files import mend_leftovers, real_path
 from freerun.forcing.registry import settings_of
 from freerun.lock import LOCK
 from freerun.runs.automatic import choose_before_data
@@ -157,7 +157,7 @@ def _from_subject(subject: Path) -> tuple[dict[str, Any], str]:
     """The keys that a configuration file sets, or the one that pairs set; and what to call that in messages."""
     if _is_pairs(subject):
         return absolute_paths({"data": {"train": str(subject)}}, Path.cwd()), "freerun train"
-    return absolute_paths(read_toml(subject), subject.parent.resolve()), str(subject)
+    return absolute_paths(read_toml(subject), real_path(subject.parent)), str(subject)
 
 
 def _with_typed(raw: Mapping[str, Any], request: TrainRequest) -> dict[str, Any]:

@@ -30,7 +30,6 @@ def score(model: Path, pairs: PairsLocation, as_json: bool = False, threads: int
             without += scored.score is None
             count_tokens(unknown, scored.unknown)
             out.write(_as_json(scored) if as_json else _as_line(scored))
-        out.flush()
     if without:
         say(
             f"warning: {without:,} of {targets:,} targets have no score (null), because they have tokens that are not "

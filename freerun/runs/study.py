@@ -29,7 +29,7 @@ from freerun.config import (
 from freerun.data.readers import content_hash, read_pairs
 from freerun.diagnostics.plain import as_values
 from freerun.errors import ConfigError, Interrupted, RunError, UserError
-from freerun.files import mend_leftovers, write_atomic
+from freerun.files import mend_leftovers, real_path, write_atomic
 from freerun.forcing.registry import settings_of
 from freerun.lock import LOCK, holder, inside, only_writer
 from freerun.runs.begun import Begun, begun_with, check_study_begun, is_over
@@ -143,7 +143,7 @@ def _study(
 def _settled(path: Path) -> tuple[StudyConfig, dict[str, tuple[dict[str, Any], Config]]]:
     """The study, its paths absolute, and each arm's configuration, as it was set and whole; all faults at once."""
     settings = check_values(StudyConfig, read_toml(path), path)
-    folder = path.parent.resolve()
+    folder = real_path(path.parent)
     settings = settings.model_copy(
         update={
             "base": str(folder / settings.base),
@@ -152,7 +152,7 @@ def _settled(path: Path) -> tuple[StudyConfig, dict[str, tuple[dict[str, Any], C
     )
     _check_study(path, settings)
     base_path = Path(settings.base)
-    base = absolute_paths(read_toml(base_path), base_path.parent.resolve())
+    base = absolute_paths(read_toml(base_path), real_path(base_path.parent))
     arms: dict[str, tuple[dict[str, Any], Config]] = {}
     problems: list[UserError] = []
     for name, raw in _raw_arms(base, settings, folder).items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +105,7 @@ def _train(request: TrainRequest) -> TrainResult:
         raise
     best = read_bundle(plan.folder)
     say(f"Done: {progress.update:,} updates; the best model is that of update {progress.best_update:,}.\n")
-    say(figures_table(best.metrics, run.baseline_figures()), sys.stdout)
+    print(figures_table(best.metrics, run.baseline_figures()), flush=True)
     _tell_next_steps(plan.folder)
     return TrainResult(plan.folder, best.metrics)
 
@@ -387,7 +386,7 @@ class _Run:
     def _reporters(self, updates: int, start: int) -> Sequence[Reporter]:
         reporters: list[Reporter] = [ConsoleReporter(updates, start)]
         if tensorboard_is_installed():
-            reporters.append(TensorBoardReporter(self.folder / "tensorboard", start))
+            reporters.append(TensorBoardReporter(self.folder / "tensorboard", start, say))
         return reporters
 
     def describe(self, batch: Batch) -> list[dict[str, str]]:
@@ -444,4 +443,3 @@ def _tell_next_steps(folder: Path) -> None:
         evaluation = f" {shlex.quote(str(pairs))}" if not isinstance(pairs, dict) else ""
         say(f"  freerun evaluate {name}{evaluation}")
     say(f"  freerun train --resume --out {name}")
-    sys.stderr.flush()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from freerun.runtime.graphs import Graphs
+from freerun.runtime.session import import_onnxruntime
 from freerun.search.entries import SharedEntries
 from freerun.search.stepper import Ids, LogProbs
 from freerun.search.top import best_allowed
@@ -110,7 +111,5 @@ def _value(array: np.ndarray[Any, Any]) -> Any:
 
 @cache
 def _from_numpy() -> Callable[[np.ndarray[Any, Any]], Any]:
-    from onnxruntime import OrtValue  # when it is needed: it takes longer to import than all the rest
-
-    make: Callable[[np.ndarray[Any, Any]], Any] = OrtValue.ortvalue_from_numpy
+    make: Callable[[np.ndarray[Any, Any]], Any] = import_onnxruntime().OrtValue.ortvalue_from_numpy
     return make

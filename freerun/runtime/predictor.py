@@ -356,8 +356,8 @@ def check_score(score: float, where: str) -> None:
         )
 
 
-def windows(items: Iterable[T]) -> Iterator[list[T]]:
-    """A stream in lists of ``WINDOW`` items."""
+def windows(items: Iterable[T], size: int = WINDOW) -> Iterator[list[T]]:
+    """A stream in lists of ``size`` items."""
     iterator = iter(items)
-    while window := list(islice(iterator, WINDOW)):
+    while window := list(islice(iterator, size)):
         yield window

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from freerun.errors import BundleError
 from freerun.runtime.interruptible import interruptible
 from freerun.text import printable
 
-__all__ = ["EXPORT_AGAIN", "Session", "open_session"]
+__all__ = ["EXPORT_AGAIN", "Session", "import_onnxruntime", "open_session"]
 
 EXPORT_AGAIN: Final = "Export again: freerun export MODEL"
 
@@ -23,6 +24,7 @@ _OPTIONS: Final = {
     # graphs with data in other files are rejected before; should one come through, this is no directory to look in
     "session.model_external_initializers_file_folder_path": "/dev/null",
 }
+_NO_TELEMETRY: Final = "ORT_DISABLE_TELEMETRY"
 _FAILURES: Final = (MemoryError, RuntimeError, TypeError, ValueError)
 """What a run raises, in addition to onnxruntime's own errors, which have no common base."""
 _NODES: Final = 200_000
@@ -85,7 +87,7 @@ class Session:
 
 def _interruptible(run: Callable[..., list[Any]], outputs: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
     """``run(outputs, feeds)``, which ends early if a signal's handler raises."""
-    options = _onnxruntime().RunOptions()
+    options = import_onnxruntime().RunOptions()
     return interruptible(lambda: run(outputs, feeds, options), lambda: setattr(options, "terminate", True))
 
 
@@ -95,7 +97,7 @@ def open_session(content: bytes, threads: int, where: Path | str) -> Session:
     Raises:
         BundleError: onnxruntime cannot run the graph that is to be found at ``where``.
     """
-    runtime = _onnxruntime()
+    runtime = import_onnxruntime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -127,7 +129,13 @@ def _in_short(error: Exception) -> str:
     return printable(re.sub(r"^/\S+:\d+ .*?\) (?=[A-Z])", "", text)[:200].rstrip("."))
 
 
-def _onnxruntime() -> Any:
-    import onnxruntime  # when it is needed: it takes longer to import than all the rest
+def import_onnxruntime() -> Any:
+    """Import onnxruntime when it is first needed, for it takes longer than all the rest; return the module.
+
+    Once imported it writes a device id and a database of events into the user's home and, where it can, sends them
+    away. A program that reads private texts must not: that is turned off, unless the user has decided it.
+    """
+    os.environ.setdefault(_NO_TELEMETRY, "1")
+    import onnxruntime
 
     return onnxruntime

@@ -8,7 +8,7 @@ import pytest
 from freerun.data import builtin
 from freerun.data.builtin import DATA_SETS, PARTS, make_data_set
 from freerun.data.readers import read_pairs
-from freerun.errors import DataError, MissingExtraError
+from freerun.errors import DataError, MissingExtraError, RunError
 
 LINES = """aalborg AO1 L B AO0 R G # place, danish
 aalborg(2) AA1 L B AO0 R G
@@ -126,7 +126,7 @@ def test_making_it_again_changes_nothing(tmp_path):
 
 def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "x").write_text("")
-    with pytest.raises(DataError, match="it cannot be made"):
+    with pytest.raises(RunError, match="this is a file"):
         make_data_set("copy", tmp_path / "x")
 
 

@@ -16,6 +16,7 @@ from freerun.files import (
     new_folder_beside,
     present_folder,
     replace_folder,
+    replacing_file,
     replacing_folder,
     restore_folder,
     write_atomic,
@@ -37,24 +38,25 @@ def full(*_):
 
 
 @pytest.mark.parametrize(("data", "expected"), [(b"\x00\xff", b"\x00\xff"), ("é\n", b"\xc3\xa9\n"), ("", b"")])
-def test_a_file_is_written_as_it_is(tmp_path, data, expected):
+def test_a_file_is_written_as_it_is(tmp_path, data, expected, kind_of_file):
     write_atomic(tmp_path / "file", data)
     write_atomic(tmp_path / "file", data)
     assert (tmp_path / "file").read_bytes() == expected
     assert names(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace", "chmod"])
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, call):
+@pytest.mark.parametrize("call", ["fsync", "replace", "fchmod"])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, call, kind_of_file):
     write_atomic(tmp_path / "file", "old")
     monkeypatch.setattr(os, call, full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as error:
         write_atomic(tmp_path / "file", "new")
+    assert error.value.filename == str(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "old"
     assert names(tmp_path) == ["file"]
 
 
-def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch, kind_of_file):
     def interrupt(_):
         raise KeyboardInterrupt
 
@@ -64,7 +66,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
-def test_a_file_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
+def test_a_file_is_synced_before_it_gets_its_name(tmp_path, monkeypatch, kind_of_file):
     order = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda handle: order.append(("fsync", os.fstat(handle).st_size)) or fsync(handle))
@@ -73,7 +75,7 @@ def test_a_file_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
     assert order == [("fsync", 5), "replace"]
 
 
-def test_files_and_folders_have_the_usual_modes(tmp_path):
+def test_files_and_folders_have_the_usual_modes(tmp_path, kind_of_file):
     before = os.umask(0o027)
     try:
         write_atomic(tmp_path / "file", "")
@@ -82,6 +84,158 @@ def test_files_and_folders_have_the_usual_modes(tmp_path):
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert modes == {"file": 0o640, "folder": 0o750}
+
+
+def test_a_replaced_file_keeps_its_mode_and_its_owner(tmp_path, monkeypatch, kind_of_file):
+    owners = []
+    monkeypatch.setattr(os, "fchown", lambda handle, *owner: owners.append(owner))
+    path = tmp_path / "file"
+    path.write_text("old")
+    path.chmod(0o4710)
+    write_atomic(path, "new")
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("new", 0o4710)
+    assert owners == [(path.stat().st_uid, path.stat().st_gid)]
+
+
+def test_a_killed_write_leaves_nothing_where_the_system_can(tmp_path, kind_of_file):
+    child = os.fork()
+    if not child:
+        with replacing_file(tmp_path / "file") as out:
+            out.write(b"half")
+            out.flush()
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert len(names(tmp_path)) == (kind_of_file == "named")
+    mend_leftovers(tmp_path, "file")
+    assert names(tmp_path) == []
+
+
+def test_a_file_of_somebody_else_is_replaced_all_the_same(tmp_path, monkeypatch):
+    def forbidden(*_):
+        raise PermissionError
+
+    (tmp_path / "file").write_text("old")
+    monkeypatch.setattr(os, "fchown", forbidden)
+    write_atomic(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "new"
+
+
+def test_the_umask_of_the_process_is_never_touched(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "umask", full)
+    write_atomic(tmp_path / "file", "")
+    with replacing_folder(tmp_path / "folder"):
+        pass
+    assert names(tmp_path) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path, there):
+    (tmp_path / "place").mkdir()
+    if there:
+        (tmp_path / "place" / "file").write_text("old")
+    (tmp_path / "link").symlink_to("place/file")
+    (tmp_path / "link of link").symlink_to("link")
+    write_atomic(tmp_path / "link of link", "new")
+    assert (tmp_path / "link of link").is_symlink()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "place" / "file").read_text() == "new"
+    assert names(tmp_path / "place") == ["file"]
+
+
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_atomic(tmp_path / "pipe", "text")
+    assert os.read(reader, 100) == b"text"
+    os.close(reader)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert names(tmp_path) == ["pipe"]
+
+
+def test_a_device_is_written_to_and_its_errors_have_its_name():
+    write_atomic(Path("/dev/null"), "text")
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+    with pytest.raises(OSError, match="No space left") as error:
+        write_atomic(Path("/dev/full"), "text")
+    assert error.value.filename == "/dev/full"
+
+
+def test_an_open_file_is_written_where_it_stands(tmp_path):
+    """Like ``{ echo head; freerun predict ... --output /dev/stdout; echo tail; } > file``, and through a link."""
+    with (tmp_path / "file").open("wb", buffering=0) as out:
+        out.write(b"head ")
+        write_atomic(Path(f"/dev/fd/{out.fileno()}"), "one ")
+        (tmp_path / "link").symlink_to(f"/proc/self/fd/{out.fileno()}")
+        write_atomic(tmp_path / "link", "two ")
+        out.write(b"tail")
+    assert (tmp_path / "file").read_text() == "head one two tail"
+    assert names(tmp_path) == ["file", "link"]
+
+
+def test_links_in_a_circle_are_an_error_of_their_name(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="Too many levels") as error:
+        write_atomic(tmp_path / "loop", "text")
+    assert error.value.filename == str(tmp_path / "loop")
+    assert present_folder(tmp_path / "loop") == tmp_path / "loop"
+
+
+def test_an_error_that_names_its_file_keeps_the_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as error, replacing_folder(tmp_path / "best"):
+        (tmp_path / "missing").read_text()
+    assert error.value.filename == str(tmp_path / "missing")
+    with pytest.raises(FileNotFoundError) as error:
+        write_atomic(tmp_path / "missing" / "file", "")
+    assert error.value.filename == str(tmp_path / "missing" / "file")
+
+
+@pytest.mark.parametrize("name", [".", "../best", "link"])
+def test_a_directory_is_replaced_by_whatever_name(tmp_path, monkeypatch, name):
+    final = folder_with(tmp_path / "best", "old")
+    (final / "link").symlink_to("../best")
+    monkeypatch.chdir(final)
+    for text in ("new", "newer"):
+        with replacing_folder(Path(name) if text == "new" else final) as new:
+            (new / "a").write_text(text)
+        assert (final / "a").read_text() == text
+    assert names(tmp_path) == ["best"]
+
+
+def test_behind_a_link_the_directory_is_replaced_and_found_after_a_crash(tmp_path, monkeypatch):
+    (tmp_path / "place").mkdir()
+    folder_with(tmp_path / "place" / "v1", "old")
+    link = tmp_path / "current"
+    link.symlink_to("place/v1")
+    with monkeypatch.context() as patch:
+        crash_at(patch, 2)
+        with pytest.raises(SystemExit):
+            replace_folder(folder_with(tmp_path / "new", "new"), link)
+    assert (present_folder(link) / "a").read_text() == "old"
+    restore_folder(link)
+    assert (link / "a").read_text() == "old"
+    for text in ("newer", "newest"):
+        with replacing_folder(link) as new:
+            (new / "a").write_text(text)
+    assert link.is_symlink()
+    assert names(tmp_path / "place") == ["v1"]
+    assert (tmp_path / "place" / "v1" / "a").read_text() == "newest"
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "dangling link", "directory"])
+def test_whatever_has_the_name_of_the_old_content_does_not_block(tmp_path, kind):
+    final, stray = folder_with(tmp_path / "best", "old"), tmp_path / ".best.old"
+    folder_with(tmp_path / "other", "not ours")
+    if kind == "file":
+        stray.touch()
+    elif kind == "directory":
+        stray.mkdir()
+    else:
+        stray.symlink_to("other" if kind == "link" else "nothing")
+    with replacing_folder(final) as new:
+        (new / "a").write_text("new")
+    assert (final / "a").read_text() == "new"
+    assert (tmp_path / "other" / "a").read_text() == "not ours"
+    assert names(tmp_path) == ["best", "other"]
 
 
 def test_a_folder_is_replaced_whole(tmp_path):
@@ -105,6 +259,14 @@ def test_a_folder_that_could_not_be_filled_is_gone_and_the_old_one_stays(tmp_pat
         (new / "a").write_text(str(1 / 0))
     assert names(tmp_path) == ["best"]
     assert (final / "a").read_text() == "old"
+
+
+@pytest.fixture(params=["without a name", "named"])
+def kind_of_file(request, monkeypatch):
+    """Both ways to write a new file: that of Linux, and that of systems and file systems that cannot."""
+    if request.param == "named":
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    return request.param
 
 
 def crash_at(monkeypatch, number):

@@ -230,7 +230,7 @@ def test_a_long_command_is_cut(tmp_path, monkeypatch):
 def test_a_file_in_the_way_is_told(tmp_path):
     (tmp_path / "file").touch()
     assert refused(inside(tmp_path / "file")) == (
-        f"{tmp_path / 'file'}: this is a file. Expected a directory. Choose another with --out."
+        f"{tmp_path / 'file'}: this is a file. Expected a directory. Choose another directory."
     )
     assert refused(inside(tmp_path / "file" / "run")).startswith(
         f"{tmp_path / 'file' / 'run'}: this directory cannot be written (Not a directory)."

@@ -212,7 +212,7 @@ def test_a_folder_that_cannot_be_made_is_told():
         train(out="file/run")
     assert str(error.value) == (
         "file/run: this directory cannot be written (Not a directory). Expected a directory that can be written. "
-        "Choose another with --out."
+        "Choose another directory."
     )
 
 
