@@ -33,6 +33,8 @@ __all__ = [
 _UNFINISHED = ".tmp"
 _RANDOM = "[a-z0-9_]" * 8
 """What an unfinished file has before the suffix: a user's own .NAME.tmp is no leftover."""
+_LONGEST = 230
+"""Bytes of a name that an unfinished file keeps: file systems take 255."""
 _OPEN_FILE = "/proc/self/fd/{}"
 _DESCRIPTORS = re.compile(r"/proc/(\d+)(/task/\d+)?/fd")
 """The directory that a process's open files are found in; /dev/stdout and /dev/fd lead there."""
@@ -151,8 +153,9 @@ def new_folder_beside(final: Path) -> Path:
 
 
 def _unfinished(final: Path) -> Path:
-    """A name beside ``final`` that nobody uses."""
-    return final.with_name(f".{final.name}.{secrets.token_hex(4)}{_UNFINISHED}")
+    """A name beside ``final`` that nobody uses, also where the name is as long as names may be."""
+    name = os.fsdecode(os.fsencode(final.name)[:_LONGEST])
+    return final.with_name(f".{name}.{secrets.token_hex(4)}{_UNFINISHED}")
 
 
 @contextlib.contextmanager

@@ -30,10 +30,10 @@ def open_output(path: Path | None) -> Iterator[TextIO]:
             yield sys.stdout
             sys.stdout.flush()
         return
-    if path.is_dir():
-        raise DataError(path, "this is a directory", "Expected a file to write to", "Name a file in it")
     with ExitStack() as stack:
         try:
+            if path.is_dir():
+                raise DataError(path, "this is a directory", "Expected a file to write to", "Name a file in it")
             raw = stack.enter_context(replacing_file(path))
         except OSError as error:
             what = f"cannot be written ({error.strerror})"

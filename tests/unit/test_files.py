@@ -172,6 +172,12 @@ def test_an_open_file_is_written_where_it_stands(tmp_path):
     assert names(tmp_path) == ["file", "link"]
 
 
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127])
+def test_the_longest_names_can_be_written(tmp_path, kind_of_file, name):
+    write_atomic(tmp_path / name, "text")
+    assert names(tmp_path) == [name]
+
+
 def test_links_in_a_circle_are_an_error_of_their_name(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(OSError, match="Too many levels") as error:
