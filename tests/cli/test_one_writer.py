@@ -166,6 +166,15 @@ def test_a_bundle_is_locked_beside_it(freerun: Freerun, run: Path) -> None:
     assert sorted(path.name for path in run.parent.iterdir()) == ["bundle", "run", "x"]
 
 
+def test_a_bundle_next_to_a_configuration_is_no_part_of_a_run(freerun: Freerun, run: Path) -> None:
+    bundle = Path(shutil.copytree(run / "best", run.parent / "bundle"))
+    (run.parent / "config.toml").touch()
+    with only_writer(inside(run.parent)):
+        assert freerun("export", bundle).code == 0
+    with only_writer(beside(bundle)):
+        assert freerun("export", bundle).code == 2
+
+
 def test_a_model_in_a_folder_that_cannot_be_written_is_exported_elsewhere(
     freerun: Freerun, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -133,3 +135,34 @@ def test_a_file_in_the_place_of_the_folder(tmp_path):
 def test_every_set_is_described():
     assert set(DATA_SETS) == {"cmudict", "copy", "reverse", "sort"}
     assert all(name == found.name and found.description and found.origin for name, found in DATA_SETS.items())
+
+
+def test_a_full_disk_leaves_no_half_set(tmp_path, monkeypatch):
+    write, written = builtin.write_atomic, []
+
+    def full(path, content):
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(path)
+        write(path, content)
+
+    monkeypatch.setattr(builtin, "write_atomic", full)
+    with pytest.raises(OSError, match="No space left"):
+        make_data_set("copy", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    assert len(written) == 2
+
+
+def test_a_full_disk_keeps_the_files_that_were_there(tmp_path, monkeypatch):
+    paths = make_data_set("copy", tmp_path)
+    paths["dev"].unlink()
+    before = paths["train"].read_bytes()
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(builtin, "write_atomic", full)
+    with pytest.raises(OSError, match="No space left"):
+        make_data_set("copy", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["test.tsv", "train.tsv"]
+    assert paths["train"].read_bytes() == before
