@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,13 @@ def test_an_open_file_is_written_where_it_stands(tmp_path):
         out.write(b"tail")
     assert (tmp_path / "file").read_text() == "head one two tail"
     assert names(tmp_path) == ["file", "link"]
+
+
+def test_an_open_file_of_another_process_is_a_file_as_others(tmp_path):
+    with (tmp_path / "file").open("wb") as out, subprocess.Popen(["sleep", "60"], stdout=out) as other:
+        write_atomic(Path(f"/proc/{other.pid}/fd/1"), "text")
+        other.kill()
+    assert (tmp_path / "file").read_text() == "text"
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "é" * 127])

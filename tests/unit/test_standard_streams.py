@@ -92,7 +92,7 @@ from freerun.streams import prepare_streams
 prepare_streams()
 with open({str(tmp_path / "file")!r}, "w") as out:
     out.write(str(out.fileno() > 2))
-    subprocess.run(["sh", "-c", "echo news >&2; echo text; cat"])
+    subprocess.run(["sh", "-c", "echo news >&2 && echo text && cat"], check=True)
 if {number}:
     print("text", file=sys.{name}, flush=True)
 else:
