@@ -26,6 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
+from freerun.config.numbers import Count, Number, PositiveNumber, Size, Temperature
 from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.discriminator import Behaviour, Discriminator
 from freerun.forcing.draw import Draw
@@ -45,7 +46,6 @@ __all__ = ["Professor", "ProfessorSettings"]
 SMALL_VOCABULARY = 1000
 """Up to so many ids the output distributions are part of the behaviour, unless the settings say otherwise."""
 
-Positive = Annotated[float, Field(gt=0.0)]
 Accuracy = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -64,25 +64,25 @@ class ProfessorSettings(StrategySettings):
         **dict.fromkeys(_OF_THE_DISCRIMINATOR, ("adversary", ("logistic", "hinge"))),
     }
 
-    weight: Annotated[float, Field(ge=0.0)] = 0.1
-    warmup: Annotated[int, Field(ge=0)] = 1000
+    weight: Number = 0.1
+    warmup: Count = 1000
     """Updates over which the weight rises from 0."""
     teacher_too: bool = False
     """Add C_t: the teacher-forced behaviour moves towards the free-running one as well."""
     adversary: Literal["logistic", "hinge", "mmd"] = "logistic"
     """mmd: no discriminator; the means of the states over time are matched (a control)."""
     draw: Literal["sample", "argmax"] = "sample"
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
     outputs: bool | Literal["auto"] = "auto"
     """Whether D sees output distributions; "auto": where the vocabulary has at most 1,000 ids."""
-    hidden_size: Annotated[int, Field(ge=1)] = 128
-    learning_rate: Positive = 1e-3
+    hidden_size: Size = 128
+    learning_rate: PositiveNumber = 1e-3
     model_gate: Accuracy = 0.75
     discriminator_gate: Accuracy = 0.99
     average: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     """How much of the moving average of D's accuracy an update keeps."""
     spectral_norm: bool = False
-    r1: Annotated[float, Field(ge=0.0)] = 0.0
+    r1: Number = 0.0
     """Weight of the penalty on D's gradient at teacher-forced behaviour (Mescheder et al. 2018)."""
 
 
