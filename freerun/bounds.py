@@ -26,6 +26,7 @@ __all__ = [
     "NUM_HYPOTHESES",
     "POSITIVE_TEMPERATURE",
     "PROCESSES",
+    "SAMPLES",
     "SEED",
     "SIZE",
     "TEMPERATURE",
@@ -68,7 +69,9 @@ def shown_number(value: float) -> str:
 BEAM_SIZE: Final = Range(1, 1000)
 """A step of a beam of K holds K * (K + 1) candidates and K rows of the vocabulary."""
 NUM_HYPOTHESES: Final = BEAM_SIZE
-"""The beam is raised to it, and as many rows are sampled together."""
+"""Of a search: the beam is raised to it."""
+SAMPLES: Final = Range(1, 10_000)
+"""Of sampling, in place of ``NUM_HYPOTHESES``: all samples of a text are drawn together."""
 LENGTH_PENALTY: Final = Range(0.0, 10.0, is_whole=False)
 """No length that fits a bound overflows then. Wu et al. use 0.2 to 1."""
 TEMPERATURE: Final = Range(0.0, 1000.0, is_whole=False)

@@ -10,6 +10,16 @@ from typing import Annotated, Literal
 
 import typer
 
+from freerun.bounds import (
+    BEAM_SIZE,
+    EXAMPLES,
+    LENGTH_PENALTY,
+    MAX_LOSS,
+    SAMPLES,
+    SEED,
+    TEMPERATURE,
+    TOP_K,
+)
 from freerun.errors import ConfigError, Interrupted, MissingExtraError, UserError
 from freerun.search.bound import MOST_TOKENS
 from freerun.text import one_line
@@ -45,9 +55,14 @@ Precision = Annotated[
     Literal["fp32", "int8"], typer.Option(help="int8: the graphs that freerun export --quantize int8 wrote.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-BeamSize = Annotated[int, typer.Option(min=1, help="Hypotheses kept at each step; 1 is greedy search.")]
+BeamSize = Annotated[
+    int, typer.Option(min=1, max=BEAM_SIZE.high, help="Hypotheses kept at each step; 1 is greedy search.")
+]
 LengthPenalty = Annotated[
-    float, typer.Option(min=0.0, max=10.0, help="Rank by score / ((5 + n) / 6) ** X; 0 ranks by the score itself.")
+    float,
+    typer.Option(
+        min=0.0, max=LENGTH_PENALTY.high, help="Rank by score / ((5 + n) / 6) ** X; 0 ranks by the score itself."
+    ),
 ]
 EarlyStop = Annotated[
     bool, typer.Option("--early-stop", help="With --length-penalty: faster, but may miss the best output.")
@@ -76,7 +91,9 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Set a key, such as training.updates=5000; may be repeated."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="The same as --set training.seed=N.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=SEED.low, max=SEED.high, help="The same as --set training.seed=N.")
+    ] = None,
     init: Annotated[Path | None, typer.Option(metavar="MODEL", help="Start from this model's weights.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the run folder, if there is one.")
@@ -84,12 +101,15 @@ def train(
     columns: Annotated[
         str | None, typer.Option(metavar="A,B", help="Columns of source and target in a TSV file, counted from 1.")
     ] = None,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="With --resume: import the Python code that the run directory names.")
+    ] = False,
 ) -> None:
     """Train a model on pairs; without a configuration, everything is chosen from the data and explained."""
     from freerun.runs.request import TrainRequest
     from freerun.runs.train import train as run
 
-    run(TrainRequest(subject, dev, out, tuple(settings or ()), seed, init, resume, columns))
+    run(TrainRequest(subject, dev, out, tuple(settings or ()), seed, init, resume, columns, trust_code))
 
 
 @app.command()
@@ -102,7 +122,8 @@ def predict(
     output: Annotated[Path | None, typer.Option(help="Write here instead of to standard output.")] = None,
     beam_size: BeamSize = 1,
     num_hypotheses: Annotated[
-        int | None, typer.Option(min=1, help="Print this many outputs an input, as rank, score and text.")
+        int | None,
+        typer.Option(min=1, max=SAMPLES.high, help="Print this many outputs an input, as rank, score and text."),
     ] = None,
     length_penalty: LengthPenalty = 0.0,
     early_stop: EarlyStop = False,
@@ -111,12 +132,19 @@ def predict(
     sample: Annotated[
         bool, typer.Option("--sample", help="Draw from the model instead of searching for the best.")
     ] = False,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="With --sample: below 1 bolder, 0 greedy.")] = None,
-    top_k: Annotated[int | None, typer.Option(min=1, help="With --sample: only among the N best tokens.")] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=TEMPERATURE.high, help="With --sample: below 1 bolder, 0 greedy."),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, max=TOP_K.high, help="With --sample: only among the N best tokens.")
+    ] = None,
     top_p: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="With --sample: only among the best tokens of this share.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="With --sample: another seed, other draws.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=SEED.low, max=SEED.high, help="With --sample: another seed, other draws.")
+    ] = None,
     ensemble: Ensemble = None,
     ensemble_mean: EnsembleMean = "arithmetic",
     runtime: Runtime = None,
@@ -185,8 +213,10 @@ def evaluate(
     length_penalty: LengthPenalty = 0.0,
     early_stop: EarlyStop = False,
     max_length: MaxLength = None,
-    examples: Annotated[int, typer.Option(min=0, help="Print so many random outputs beside their references.")] = 0,
-    worst: Annotated[int, typer.Option(min=0, help="Print so many of the worst outputs.")] = 0,
+    examples: Annotated[
+        int, typer.Option(min=0, max=EXAMPLES.high, help="Print so many random outputs beside their references.")
+    ] = 0,
+    worst: Annotated[int, typer.Option(min=0, max=EXAMPLES.high, help="Print so many of the worst outputs.")] = 0,
     by_length: Annotated[bool, typer.Option("--by-length", help="Give the figures by source length too.")] = False,
     ensemble: Ensemble = None,
     ensemble_mean: EnsembleMean = "arithmetic",
@@ -282,7 +312,11 @@ def export(
     ] = None,
     max_loss: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Points of sequence accuracy that int8 may lose, else nothing is written.  [1.0]"),
+        typer.Option(
+            min=0.0,
+            max=MAX_LOSS.high,
+            help="Points of sequence accuracy that int8 may lose, else nothing is written.  [1.0]",
+        ),
     ] = None,
     dev: Annotated[
         Path | None, typer.Option(metavar="PAIRS.tsv", help="Pairs to measure int8 on; otherwise the run's own.")
@@ -318,7 +352,7 @@ def data_make(
     name: Annotated[str, typer.Argument(metavar="NAME", help="One of those that `freerun data list` shows.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where train.tsv, dev.tsv and test.tsv are written.")],
     stress: Annotated[bool, typer.Option("--stress", help="cmudict: keep the stress marks of vowels.")] = False,
-    seed: Annotated[int, typer.Option(help="For the synthetic sets.")] = 0,
+    seed: Annotated[int, typer.Option(min=SEED.low, max=SEED.high, help="For the synthetic sets.")] = 0,
 ) -> None:
     """Write a built-in data set as train, dev and test TSV."""
     from freerun.runs.data import make

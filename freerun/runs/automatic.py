@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from freerun.build import learner_of, model_sizes, new_model, order_of, updates_of, updates_per_epoch
-from freerun.config import Config, ForcingSettings, flatten, shown
+from freerun.config import Config, ForcingSettings, flatten, shown, strategies_of
 from freerun.errors import ConfigError
 from freerun.runs.dataset import TrainingData
 from freerun.text import duration
@@ -114,22 +114,12 @@ def _only_with_luong(chosen: Mapping[str, Any], forcing: ForcingSettings) -> str
         return "model.input_feeding = true needs it"
     if "model.attention_score" in keys:
         return f"model.attention_score = {shown(keys['model.attention_score'])} is one of its scores"
-    for name in _strategies(chosen.get("forcing")):
+    for name in strategies_of(chosen):
         # an unknown strategy is reported when the configuration is validated
         with contextlib.suppress(ConfigError):
             if getattr(forcing(name), "needs_replay", False):
                 return f"forcing.strategy = {shown(name)} replays whole sequences in one pass"
     return ""
-
-
-def _strategies(section: object) -> list[str]:
-    """Return the names in a raw [forcing] section, phases included."""
-    if not isinstance(section, Mapping):
-        return []
-    phases = section.get("phases")
-    tables = [section, *(phases if isinstance(phases, list) else [])]
-    names = [table.get("strategy") for table in tables if isinstance(table, Mapping)]
-    return [name for name in names if isinstance(name, str)]
 
 
 def _description(data: TrainingData, values: Mapping[str, Any]) -> str:
