@@ -35,6 +35,7 @@ from freerun.forcing.moments import mmd
 from freerun.forcing.replay import encode
 from freerun.forcing.rollout import free_rollout, uniforms
 from freerun.forcing.strategy import Strategy, StrategySettings
+from freerun.memory import check_fits
 from freerun.models.decoder import Decoded, Encoded
 from freerun.models.dropout import DropoutMasks
 from freerun.models.initialise import initialise_network
@@ -102,7 +103,7 @@ class Professor(Strategy):
         sizes = model.sizes
         outputs = settings.outputs if settings.outputs != "auto" else sizes.target_vocabulary <= SMALL_VOCABULARY
         like = model.decoder.output_bias
-        self.discriminator = Discriminator(
+        shape = (
             sizes.num_layers,
             sizes.hidden_size,
             sizes.hidden_size,
@@ -110,7 +111,12 @@ class Professor(Strategy):
             settings.hidden_size,
             # R1 differentiates a gradient, which neither our core nor torch's kernels can
             "reference" if settings.r1 else "auto",
-        ).to(like)
+        )
+        with torch.device("meta"):  # has sizes, but takes no memory
+            parameters = sum(parameter.numel() for parameter in Discriminator(*shape).parameters())
+        what = f"a discriminator with hidden_size = {settings.hidden_size:,}"
+        check_fits("forcing.hidden_size", what, parameters, 4, "Choose a smaller size")
+        self.discriminator = Discriminator(*shape).to(like)
         initialise_network(self.discriminator, seed, "discriminator")
         if settings.spectral_norm:
             self.discriminator.bound_spectra(seed)
