@@ -56,6 +56,7 @@ SMALL = ("model.hidden_size=8", "model.embedding_size=8", "training.updates=2", 
         (["model.input_feeding=true"], "luong"),
         (["model.attention_score=concat"], "luong"),
         (["model.attention_score=dot", "model.bidirectional=false"], "luong"),
+        (["model.attention_score=dot"], "luong"),
         (["model.attention=none"], "none"),
     ],
 )
