@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,11 +18,12 @@ from freerun.bounds import (
     SAMPLES,
     SEED,
     TEMPERATURE,
+    THREADS,
     TOP_K,
 )
 from freerun.errors import ConfigError, Interrupted, MissingExtraError, UserError
 from freerun.search.bound import MOST_TOKENS
-from freerun.text import one_line
+from freerun.text import one_line, shown
 from freerun.version import VERSION
 
 __all__ = ["app", "main"]
@@ -45,7 +46,10 @@ Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A bundle folder, or a run folder (then its best bundle).")
 ]
 Threads = Annotated[
-    int, typer.Option(min=0, help="Threads; 0: every core for torch, one for an exported model in onnxruntime.")
+    int,
+    typer.Option(
+        min=0, max=THREADS.high, help="Threads; 0: every core for torch, one for an exported model in onnxruntime."
+    ),
 ]
 Runtime = Annotated[
     Literal["torch", "onnx"] | None,
@@ -389,6 +393,7 @@ def main(arguments: list[str] | None = None) -> int:
     # machine is shared (docs/decisions/0007)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        _check_arguments(sys.argv[1:] if arguments is None else arguments)
         code = app(args=arguments, standalone_mode=False, prog_name="freerun")
         sys.stdout.flush()
     except typer.TyperException as error:
@@ -396,9 +401,9 @@ def main(arguments: list[str] | None = None) -> int:
     except typer.Exit as error:
         return error.exit_code
     except ConfigError as error:
-        return _fail("\n".join(f"error: {problem}" for problem in error.problems), 2)
+        return _fail("\n".join(one_line(f"error: {problem}") for problem in error.problems), 2)
     except UserError as error:
-        return _fail(f"error: {error}", 2)
+        return _fail(one_line(f"error: {error}"), 2)
     except Interrupted as error:
         return 128 + error.signal
     except (KeyboardInterrupt, typer.Abort):
@@ -419,16 +424,29 @@ def main(arguments: list[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Reject what a shell cannot pass but a program that calls ``main`` can, and no path may hold."""
+    for number, argument in enumerate(arguments, start=1):
+        if "\0" in argument:
+            what, fix = f"{shown(argument)} has a NUL character in it", "Remove the character"
+            raise UserError(f"argument {number}", what, "Expected text without NUL", fix)
+
+
 def _usage(error: typer.TyperException) -> str:
     """What was wrong with the arguments, and where help is."""
     if "Usage:" in error.format_message():  # no arguments at all: the help itself
         return error.format_message()
     context: typer.Context | None = getattr(error, "ctx", None)
     command = context.command_path if context else "freerun"
-    return f"error: {command}: {error.format_message().rstrip('.')}. See {command} --help."
+    return one_line(f"error: {command}: {error.format_message().rstrip('.')}. See {command} --help.")
 
 
 def _fail(message: str, code: int) -> int:
-    # messages quote files that may come from anywhere
-    print("\n".join(map(one_line, message.split("\n"))), file=sys.stderr)
+    # messages quote files and arguments that may come from anywhere, and be of any length
+    print("\n".join(_shortened(one_line(line)) for line in message.split("\n")), file=sys.stderr)
     return code
+
+
+def _shortened(line: str, most: int = 2000) -> str:
+    """A line without its middle if it is very long: where and what stand at its beginning, the fix at its end."""
+    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-(most // 2) :]}"

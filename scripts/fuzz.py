@@ -40,6 +40,8 @@ TARGETS: Final = {
     "bundles": ("tests.fuzz.bundles", "Bundles"),
     "texts": ("tests.fuzz.texts", "Texts"),
     "checkpoints": ("tests.fuzz.checkpoints", "Checkpoints"),
+    "arguments": ("tests.fuzz.arguments", "Arguments"),
+    "configurations": ("tests.fuzz.configurations", "Configurations"),
 }
 CHUNK: Final = 200
 SECONDS: Final = 10.0
