@@ -19,7 +19,6 @@ from tests.fuzz.commands import STUDY, TINY, Workplace, in_directory
 from tests.fuzz.damage import ODD_VALUES, damaged_bytes
 
 SECTIONS = {name: list(info.annotation.model_fields) for name, info in Config.model_fields.items() if info.annotation}
-STRATEGY_KEYS = sorted({key for strategy in STRATEGIES.values() for key in strategy.Settings.model_fields})
 FIELDS = {
     **{key: info for strategy in STRATEGIES.values() for key, info in strategy.Settings.model_fields.items()},
     **{key: i for s in Config.model_fields.values() if s.annotation for key, i in s.annotation.model_fields.items()},
@@ -68,11 +67,14 @@ class Configurations:
             return "done" if result.code == 0 else "rejected"
         begun = draw.random() < 0.1
         folder = self._workplace.inputs_of_case()
-        (folder / "odd.toml").write_bytes(_text(draw, TINY, _keys()))
+        strategy = draw.choice([*STRATEGIES])
+        keys = _keys(strategy)
+        tiny = f'{TINY}[forcing]\nstrategy = "{strategy}"\n' if draw.random() < 0.8 else TINY
+        (folder / "odd.toml").write_bytes(_text(draw, tiny, keys))
         if begun:  # a run directory, whose configuration may come from anywhere
             (folder / "run" / "config.toml").write_bytes((folder / "odd.toml").read_bytes())
         subject = draw.choice(["odd.toml", "odd.toml", "odd.toml", "pairs.tsv", "tiny.toml"])
-        settings = [_setting(draw) for _ in range(draw.choice([0, 0, 1, 1, 2]) + (subject != "odd.toml"))]
+        settings = [_setting(draw, keys) for _ in range(draw.choice([0, 0, 0, 1, 2]) + (subject != "odd.toml"))]
         command = ["--resume", "--out", "run"] if begun else [subject, "--out", "new"]
         small = SMALL if subject == "pairs.tsv" else []
         with in_directory(self._workplace.case, self._workplace.folder):
@@ -126,9 +128,11 @@ def _numbers(value: object) -> list[object]:
 # -- changes ----------------------------------------------------------------------------------------------------------
 
 
-def _keys() -> list[str]:
+def _keys(strategy: str) -> list[str]:
+    """Key paths; of [forcing] those of one strategy."""
+    settings = STRATEGIES[strategy].Settings
     known = [f"{section}.{key}" for section, keys in SECTIONS.items() for key in keys]
-    return [*known, *(f"forcing.{key}" for key in STRATEGY_KEYS), *SECTIONS]
+    return [*known, *(f"forcing.{key}" for key in settings.model_fields), *SECTIONS]
 
 
 def _study_keys() -> list[str]:
@@ -202,10 +206,10 @@ def _words(annotation: Any) -> list[Any]:
     return [word for inner in get_args(annotation) for word in _words(inner)]
 
 
-def _setting(draw: random.Random) -> str:
+def _setting(draw: random.Random, keys: list[str]) -> str:
     """What stands after --set."""
     odd = ".".join(draw.choices([*KEYS, "model"], k=draw.choice([1, 2, 5])))
-    key = draw.choice(_keys()) if draw.random() < 0.95 else odd
+    key = draw.choice(keys) if draw.random() < 0.95 else odd
     if draw.random() < 0.15:
         return f"{key}={draw.choice(RAW_VALUES)}".replace("\0", "")
     plausible = _plausible(draw, key.split("."))
