@@ -68,7 +68,7 @@ def apply_overrides(raw: Mapping[str, Any], settings: Sequence[str], folder: Pat
     for setting in settings:
         path, equals, text = setting.partition("=")
         keys = [key.strip() for key in path.split(".")]
-        if not equals or not all(keys):
+        if not equals or not all(keys) or not _is_text(path):
             raise ConfigError.single(
                 f"--set {cut(setting)}",
                 "this is not key.path=VALUE",
@@ -120,6 +120,15 @@ def _at(raw: Mapping[str, Any], keys: Sequence[str]) -> Any:
 
 def _copy(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, dict) else value for key, value in raw.items()}
+
+
+def _is_text(path: str) -> bool:
+    """Whether this is UTF-8: what a shell passes need not be."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _toml_value(text: str) -> Any:

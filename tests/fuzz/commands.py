@@ -67,7 +67,8 @@ class Workplace:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.inputs = folder / "inputs"
-        self.inputs.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was ended
+        self.inputs.mkdir(parents=True)
         self.case = folder / "case"
         self._is_new = False
         for name in ("home", "fonts"):
