@@ -25,7 +25,7 @@ from freerun.config.sections import (
 from freerun.errors import ConfigError, UserError
 from freerun.text import shown
 
-__all__ = ["ForcingSettings", "check_values", "parse_config"]
+__all__ = ["ForcingSettings", "check_values", "expectation", "parse_config"]
 
 M = TypeVar("M", bound=BaseModel)
 ForcingSettings = Callable[[str], type[BaseModel]]
@@ -320,7 +320,7 @@ class _Place:
             return ""
         if self._is_section():
             return f"a section, [{self.keys[0]}]"
-        return _expectation(self.info.annotation, [self.info])
+        return expectation(self.info)
 
     def needed(self) -> str:
         """The keys without which this one will not do."""
@@ -387,6 +387,11 @@ def _literals(annotation: Any) -> tuple[Any, ...]:
 
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 _BOUNDS = (("ge", "{} or more"), ("gt", "above {}"), ("le", "{} or less"), ("lt", "below {}"))
+
+
+def expectation(field: FieldInfo) -> str:
+    """What a key takes, in words."""
+    return _expectation(field.annotation, [field])
 
 
 def _expectation(annotation: Any, metadata: Sequence[Any]) -> str:
