@@ -14,7 +14,7 @@ ENDS = [
     ("scheduled_sampling", 'forcing.schedule={kind="linear", c=1e38}'),
     ("scheduled_sampling", 'forcing.schedule={kind="exponential", k=5e-324}'),
     ("scheduled_sampling", 'forcing.schedule={kind="inverse_sigmoid", k=1e38, warmup=1e38}'),
-    ("scheduled_sampling", 'forcing.schedule={kind="inverse_sigmoid", k=1}', 'forcing.position={kind="linear", c=1e38}'),
+    ("scheduled_sampling", 'forcing.position={kind="linear", c=1e38}'),
     ("minimum_risk", "forcing.alpha=1e38"),
     ("minimum_risk", "forcing.alpha=5e-324"),
     ("minimum_risk", "forcing.samples=1000", "forcing.temperature=1e-6", "forcing.weight=1e38"),
