@@ -96,7 +96,8 @@ ACCUMULATE: Final = Range(1, 10**4)
 """The batches of an update are all held in memory."""
 SEED: Final = Range(-(2**63), 2**63 - 1)
 """The integers of TOML."""
-THREADS: Final = Range(0, 4096)
+THREADS: Final = Range(0, 1024)
+"""Libraries that are asked for tens of thousands end the process."""
 PROCESSES: Final = Range(1, 256)
 
 # -- other numbers ----------------------------------------------------------------------------------------------------

@@ -39,8 +39,8 @@ DIGITS = "9" * 5000
             "temperature: it is 1e-09. Expected 0, or a number from 1e-06 to 1000.",
         ),
         (("--sample", "--seed", 2**63), "'--seed': Input should be less than or equal to 9223372036854775807."),
-        (("--threads", HUGE), "'--threads': Input should be less than or equal to 4096."),
-        (("--threads", 4097), "'--threads': Input should be less than or equal to 4096."),
+        (("--threads", HUGE), "'--threads': Input should be less than or equal to 1024."),
+        (("--threads", 1025), "'--threads': Input should be less than or equal to 1024."),
     ],
 )
 def test_options_of_a_prediction(freerun: Freerun, trained: Path, arguments: tuple[object, ...], message: str) -> None:
@@ -137,7 +137,7 @@ BIG = 2**63
         (f"training.seed={BIG}", f"{BIG}. Expected a whole number from -9,223,372,036,854,775,808 to"),
         ("training.seed=" + DIGITS, '"99999'),
         ("training.seed=0x" + "f" * 5000, "a whole number of about 6,021 digits. Expected a whole number from"),
-        (f"training.threads={BIG}", f"{BIG}. Expected a whole number from 0 to 4,096."),
+        (f"training.threads={BIG}", f"{BIG}. Expected a whole number from 0 to 1,024."),
         (f"training.journal_every={BIG}", f"{BIG}. Expected a whole number from 1 to 1,000,000,000."),
         (f"training.checkpoint_every={BIG}", f"{BIG}. Expected a whole number from 0 to 1,000,000,000."),
         (f"training.keep={BIG}", f"{BIG}. Expected a whole number from 1 to 1,000,000,000."),

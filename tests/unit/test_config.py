@@ -229,7 +229,7 @@ def test_a_key_before_the_first_section_is_sent_to_its_own():
             "seed = 1.0",
             "1.0. Expected a whole number from -9,223,372,036,854,775,808 to 9,223,372,036,854,775,807.",
         ),
-        ("training", "threads = 99999999999", "99999999999. Expected a whole number from 0 to 4,096."),
+        ("training", "threads = 99999999999", "99999999999. Expected a whole number from 0 to 1,024."),
         ("training", "checkpoint_every = -1", "-1. Expected a whole number from 0 to 1,000,000,000."),
         ("training", 'average = "9"', '"9". Expected a whole number from 0 to 1,000,000,000.'),
         ("training", "init = 3", "3. Expected the path of a bundle or run folder."),
