@@ -113,6 +113,7 @@ def train(
     from freerun.runs.request import TrainRequest
     from freerun.runs.train import train as run
 
+    _refuse_without("train", "--resume", resume, {"--trust-code": trust_code or None})
     run(TrainRequest(subject, dev, out, tuple(settings or ()), seed, init, resume, columns, trust_code))
 
 

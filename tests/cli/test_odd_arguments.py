@@ -338,6 +338,12 @@ def test_code_that_the_user_names_or_trusts_is_imported(
     assert (theirs / "imported").exists()
 
 
+def test_trust_is_needed_for_resuming_only(freerun: Freerun, theirs: Path) -> None:
+    result = freerun("train", "own.toml", "--out", "new", "--trust-code")
+    assert (result.code, (theirs / "new").exists()) == (2, False)
+    assert result.err == "error: train: --trust-code without --resume. Expected --resume beside it. Add --resume.\n"
+
+
 def test_code_is_trusted_in_python_too(theirs: Path) -> None:
     with pytest.raises(ConfigError, match="was not imported"):
         package.train(theirs / "train.tsv", out=theirs / "run", resume=True)
