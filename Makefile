@@ -50,7 +50,7 @@ mutants: $(INSTALLED) ## Change the code in small ways, each of which a test sho
 # COUNT is of each target; the script's --help explains FUZZ.
 COUNT ?= 100000
 FUZZ ?=
-fuzz: $(INSTALLED) ## Hand damaged bundles, texts and checkpoints to freerun (COUNT=100000, MINUTES=60; resumes)
+fuzz: $(INSTALLED) ## Hand damaged files and odd arguments to freerun (COUNT=100000, MINUTES=60; resumes)
 	$(BIN)/python scripts/fuzz.py --count $(COUNT) --minutes $(MINUTES) --processes 2 $(FUZZ)
 
 lint: $(INSTALLED) ## Lint, format, types and layers

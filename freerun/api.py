@@ -25,6 +25,7 @@ def train(
     dev: str | Path | None = None,
     settings: Sequence[str] = (),
     resume: bool = False,
+    trust_code: bool = False,
 ) -> TrainResult:
     """Train as ``freerun train`` does: ``config`` is a TOML configuration or a file of pairs.
 
@@ -34,6 +35,7 @@ def train(
         dev: development pairs.
         settings: "key.path=value", as with --set.
         resume: go on with the run in ``out``.
+        trust_code: import the strategy "module:Class" that the run in ``out`` names, also if nobody named it here.
 
     Returns:
         The run folder, and the best model's figures on all development pairs.
@@ -41,7 +43,7 @@ def train(
     Raises:
         UserError: anything that can be mended; the message says how.
     """
-    request = TrainRequest(Path(config), _path(dev), _path(out), tuple(settings), resume=resume)
+    request = TrainRequest(Path(config), _path(dev), _path(out), tuple(settings), resume=resume, trust_code=trust_code)
     return run_training(request)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from freerun.config import (
@@ -19,8 +20,11 @@ from freerun.errors import ConfigError
 from freerun.forcing.phases import Phases
 from freerun.forcing.registry import strategy_named
 from freerun.forcing.strategy import Objective, Strategy
+from freerun.memory import check_fits
 from freerun.models.initialise import initialise
 from freerun.models.seq2seq import Seq2Seq, Sizes
+from freerun.runtime.limits import Limits
+from freerun.runtime.sizes import Sizes as BundleSizes
 from freerun.training import schedules
 from freerun.training.learner import Learner
 from freerun.training.optimisers import make_optimiser
@@ -43,6 +47,10 @@ __all__ = [
 ]
 
 
+_COPIES = {"sgd": 2, "adam": 4, "adamw": 4}
+"""Numbers that are held for each parameter: itself, its gradient, and the optimizer's state."""
+
+
 def model_sizes(config: ModelConfig, source_vocabulary: int, target_vocabulary: int) -> Sizes:
     """What ``[model]`` and the two vocabularies' sizes say of the network."""
     return Sizes(
@@ -63,13 +71,18 @@ def model_sizes(config: ModelConfig, source_vocabulary: int, target_vocabulary: 
 def new_model(config: Config, sizes: Sizes) -> Seq2Seq:
     """A model with its first weights."""
     options = config.model
+    network = (
+        f"a network with hidden_size = {options.hidden_size:,}, embedding_size = {options.embedding_size:,} and "
+        f"num_layers = {options.num_layers:,}"
+    )
+    parameters = Limits(BundleSizes.of(dataclasses.asdict(sizes))).numbers
+    check_fits("model", network, parameters, _COPIES[config.training.optimizer], "Choose smaller sizes")
     try:
         model = Seq2Seq(sizes, options.dropout, options.embedding_dropout, config.training.backend)
     except (RuntimeError, MemoryError) as error:
         raise ConfigError.single(
             "model",
-            f"a network with hidden_size = {options.hidden_size}, embedding_size = {options.embedding_size} and "
-            f"num_layers = {options.num_layers} does not fit in memory ({str(error).splitlines()[0]})",
+            f"{network} does not fit in memory ({(str(error).splitlines() or ['no reason given'])[0]})",
             "Expected sizes that this machine can hold",
             "Choose smaller ones",
         ) from error

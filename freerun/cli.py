@@ -5,16 +5,27 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from freerun.bounds import (
+    BEAM_SIZE,
+    EXAMPLES,
+    LENGTH_PENALTY,
+    MAX_LOSS,
+    SAMPLES,
+    SEED,
+    TEMPERATURE,
+    THREADS,
+    TOP_K,
+)
 from freerun.errors import ConfigError, Interrupted, MissingExtraError, UserError
 from freerun.search.bound import MOST_TOKENS
 from freerun.streams import give_up_output, prepare_streams, write_news
-from freerun.text import one_line
+from freerun.text import one_line, shown
 from freerun.version import VERSION
 
 __all__ = ["app", "main"]
@@ -37,7 +48,10 @@ Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A bundle folder, or a run folder (then its best bundle).")
 ]
 Threads = Annotated[
-    int, typer.Option(min=0, help="Threads; 0: every core for torch, one for an exported model in onnxruntime.")
+    int,
+    typer.Option(
+        min=0, max=THREADS.high, help="Threads; 0: every core for torch, one for an exported model in onnxruntime."
+    ),
 ]
 Runtime = Annotated[
     Literal["torch", "onnx"] | None,
@@ -47,9 +61,14 @@ Precision = Annotated[
     Literal["fp32", "int8"], typer.Option(help="int8: the graphs that freerun export --quantize int8 wrote.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-BeamSize = Annotated[int, typer.Option(min=1, help="Hypotheses kept at each step; 1 is greedy search.")]
+BeamSize = Annotated[
+    int, typer.Option(min=1, max=BEAM_SIZE.high, help="Hypotheses kept at each step; 1 is greedy search.")
+]
 LengthPenalty = Annotated[
-    float, typer.Option(min=0.0, max=10.0, help="Rank by score / ((5 + n) / 6) ** X; 0 ranks by the score itself.")
+    float,
+    typer.Option(
+        min=0.0, max=LENGTH_PENALTY.high, help="Rank by score / ((5 + n) / 6) ** X; 0 ranks by the score itself."
+    ),
 ]
 EarlyStop = Annotated[
     bool, typer.Option("--early-stop", help="With --length-penalty: faster, but may miss the best output.")
@@ -78,7 +97,9 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Set a key, such as training.updates=5000; may be repeated."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="The same as --set training.seed=N.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=SEED.low, max=SEED.high, help="The same as --set training.seed=N.")
+    ] = None,
     init: Annotated[Path | None, typer.Option(metavar="MODEL", help="Start from this model's weights.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the run folder, if there is one.")
@@ -86,12 +107,16 @@ def train(
     columns: Annotated[
         str | None, typer.Option(metavar="A,B", help="Columns of source and target in a TSV file, counted from 1.")
     ] = None,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="With --resume: import the Python code that the run directory names.")
+    ] = False,
 ) -> None:
     """Train a model on pairs; without a configuration, everything is chosen from the data and explained."""
     from freerun.runs.request import TrainRequest
     from freerun.runs.train import train as run
 
-    run(TrainRequest(subject, dev, out, tuple(settings or ()), seed, init, resume, columns))
+    _refuse_without("train", "--resume", resume, {"--trust-code": trust_code or None})
+    run(TrainRequest(subject, dev, out, tuple(settings or ()), seed, init, resume, columns, trust_code))
 
 
 @app.command()
@@ -107,7 +132,8 @@ def predict(
     ] = False,
     beam_size: BeamSize = 1,
     num_hypotheses: Annotated[
-        int | None, typer.Option(min=1, help="Print this many outputs an input, as rank, score and text.")
+        int | None,
+        typer.Option(min=1, max=SAMPLES.high, help="Print this many outputs an input, as rank, score and text."),
     ] = None,
     length_penalty: LengthPenalty = 0.0,
     early_stop: EarlyStop = False,
@@ -116,12 +142,19 @@ def predict(
     sample: Annotated[
         bool, typer.Option("--sample", help="Draw from the model instead of searching for the best.")
     ] = False,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="With --sample: below 1 bolder, 0 greedy.")] = None,
-    top_k: Annotated[int | None, typer.Option(min=1, help="With --sample: only among the N best tokens.")] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=TEMPERATURE.high, help="With --sample: below 1 bolder, 0 greedy."),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, max=TOP_K.high, help="With --sample: only among the N best tokens.")
+    ] = None,
     top_p: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="With --sample: only among the best tokens of this share.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="With --sample: another seed, other draws.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=SEED.low, max=SEED.high, help="With --sample: another seed, other draws.")
+    ] = None,
     ensemble: Ensemble = None,
     ensemble_mean: EnsembleMean = "arithmetic",
     runtime: Runtime = None,
@@ -191,8 +224,10 @@ def evaluate(
     length_penalty: LengthPenalty = 0.0,
     early_stop: EarlyStop = False,
     max_length: MaxLength = None,
-    examples: Annotated[int, typer.Option(min=0, help="Print so many random outputs beside their references.")] = 0,
-    worst: Annotated[int, typer.Option(min=0, help="Print so many of the worst outputs.")] = 0,
+    examples: Annotated[
+        int, typer.Option(min=0, max=EXAMPLES.high, help="Print so many random outputs beside their references.")
+    ] = 0,
+    worst: Annotated[int, typer.Option(min=0, max=EXAMPLES.high, help="Print so many of the worst outputs.")] = 0,
     by_length: Annotated[bool, typer.Option("--by-length", help="Give the figures by source length too.")] = False,
     ensemble: Ensemble = None,
     ensemble_mean: EnsembleMean = "arithmetic",
@@ -288,7 +323,11 @@ def export(
     ] = None,
     max_loss: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Points of sequence accuracy that int8 may lose, else nothing is written.  [1.0]"),
+        typer.Option(
+            min=0.0,
+            max=MAX_LOSS.high,
+            help="Points of sequence accuracy that int8 may lose, else nothing is written.  [1.0]",
+        ),
     ] = None,
     dev: Annotated[
         Path | None, typer.Option(metavar="PAIRS.tsv", help="Pairs to measure int8 on; otherwise the run's own.")
@@ -324,7 +363,7 @@ def data_make(
     name: Annotated[str, typer.Argument(metavar="NAME", help="One of those that `freerun data list` shows.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where train.tsv, dev.tsv and test.tsv are written.")],
     stress: Annotated[bool, typer.Option("--stress", help="cmudict: keep the stress marks of vowels.")] = False,
-    seed: Annotated[int, typer.Option(help="For the synthetic sets.")] = 0,
+    seed: Annotated[int, typer.Option(min=SEED.low, max=SEED.high, help="For the synthetic sets.")] = 0,
 ) -> None:
     """Write a built-in data set as train, dev and test TSV."""
     from freerun.runs.data import make
@@ -376,6 +415,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str] | None) -> int:
     """Run a command; its errors become messages and exit codes, but for those of the operating system."""
     try:
+        _check_arguments(sys.argv[1:] if arguments is None else arguments)
         code = app(args=arguments, standalone_mode=False, prog_name="freerun")
     except typer.TyperException as error:
         return _fail(_usage(error), 2)
@@ -384,9 +424,9 @@ def _run(arguments: list[str] | None) -> int:
     except SystemExit as error:  # Typer's, when the program that reads our output has ended
         return error.code if isinstance(error.code, int) else 1
     except ConfigError as error:
-        return _fail("\n".join(f"error: {problem}" for problem in error.problems), 2)
+        return _fail("\n".join(one_line(f"error: {problem}") for problem in error.problems), 2)
     except UserError as error:
-        return _fail(f"error: {error}", 2)
+        return _fail(one_line(f"error: {error}"), 2)
     except Interrupted as error:
         return 128 + error.signal
     except (KeyboardInterrupt, typer.Abort):
@@ -420,16 +460,29 @@ def _of_the_system(error: OSError) -> str:
     return f"error: {UserError(where, error.strerror or str(error), expected, fix)}"
 
 
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Reject what a shell cannot pass but a program that calls ``main`` can, and no path may hold."""
+    for number, argument in enumerate(arguments, start=1):
+        if "\0" in argument:
+            what, fix = f"{shown(argument)} has a NUL character in it", "Remove the character"
+            raise UserError(f"argument {number}", what, "Expected text without NUL", fix)
+
+
 def _usage(error: typer.TyperException) -> str:
     """What was wrong with the arguments, and where help is."""
     if "Usage:" in error.format_message():  # no arguments at all: the help itself
         return error.format_message()
     context: typer.Context | None = getattr(error, "ctx", None)
     command = context.command_path if context else "freerun"
-    return f"error: {command}: {error.format_message().rstrip('.')}. See {command} --help."
+    return one_line(f"error: {command}: {error.format_message().rstrip('.')}. See {command} --help.")
 
 
 def _fail(message: str, code: int) -> int:
-    # messages quote files that may come from anywhere
-    write_news("\n".join(map(one_line, message.split("\n"))) + "\n")
+    # messages quote files and arguments that may come from anywhere, and be of any length
+    write_news("\n".join(_shortened(one_line(line)) for line in message.split("\n")) + "\n")
     return code
+
+
+def _shortened(line: str, most: int = 2000) -> str:
+    """A line without its middle if it is very long: where and what stand at its beginning, the fix at its end."""
+    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-(most // 2) :]}"

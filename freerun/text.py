@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 
-__all__ = ["duration", "json_line", "one_line", "printable", "shown"]
+__all__ = ["cut", "duration", "json_line", "one_line", "printable", "shown"]
 
 _CONTROLS = [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029]
 """Characters that end a line, or that a terminal obeys instead of showing them."""
 _ESCAPED = {number: chr(number).encode("unicode_escape").decode() for number in _CONTROLS}
+_MAX_BITS = 4096
+"""Of an integer that is shown in digits: Python converts none of more than 4,300 digits."""
 _ESCAPED_IN_JSON = {number: f"\\u{number:04x}" for number in _CONTROLS}
 
 
@@ -45,7 +48,14 @@ def json_line(value: object) -> str:
 
 def shown(value: object, most: int = 80) -> str:
     """A value as TOML writes it, cut after ``most`` characters; "not set" for None."""
-    text = "not set" if value is None else _toml(value)
+    try:
+        return cut("not set" if value is None else _toml(value), most)
+    except RecursionError:
+        return "a value that is nested too deeply to be shown"
+
+
+def cut(text: str, most: int = 80) -> str:
+    """``text``, cut after ``most`` characters."""
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
@@ -56,4 +66,6 @@ def _toml(value: object) -> str:
         return "[" + ", ".join(_toml(inner) for inner in value) + "]"
     if isinstance(value, str | bool):
         return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        return f"a whole number of about {round(value.bit_length() * math.log10(2)):,} digits"
     return str(value)

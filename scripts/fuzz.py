@@ -1,4 +1,4 @@
-"""Hand damaged files to freerun, many times, each in a process with limits; report whatever is not a clean answer.
+"""Hand damaged files and odd arguments to freerun, in processes with limits; report whatever is not a clean answer.
 
 A case is a number: it decides what is damaged and how, so a finding is repeated by its number. The targets stand in
 tests/fuzz/. Results are kept in build/fuzz/: the same command goes on after a stop, and begins anew where the code or
@@ -40,6 +40,8 @@ TARGETS: Final = {
     "bundles": ("tests.fuzz.bundles", "Bundles"),
     "texts": ("tests.fuzz.texts", "Texts"),
     "checkpoints": ("tests.fuzz.checkpoints", "Checkpoints"),
+    "arguments": ("tests.fuzz.arguments", "Arguments"),
+    "configurations": ("tests.fuzz.configurations", "Configurations"),
 }
 CHUNK: Final = 200
 SECONDS: Final = 10.0

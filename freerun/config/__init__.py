@@ -16,6 +16,7 @@ from freerun.config.raw import (
     merge,
     override,
     read_toml,
+    strategies_of,
     to_toml,
 )
 from freerun.config.sections import (
@@ -62,5 +63,6 @@ __all__ = [
     "parse_config",
     "read_toml",
     "shown",
+    "strategies_of",
     "to_toml",
 ]

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from freerun.bounds import shown_number
 from freerun.config.sections import (
     ALTERNATIVES,
     Config,
@@ -24,7 +25,7 @@ from freerun.config.sections import (
 from freerun.errors import ConfigError, UserError
 from freerun.text import shown
 
-__all__ = ["ForcingSettings", "check_values", "parse_config"]
+__all__ = ["ForcingSettings", "check_values", "expectation", "parse_config"]
 
 M = TypeVar("M", bound=BaseModel)
 ForcingSettings = Callable[[str], type[BaseModel]]
@@ -319,7 +320,7 @@ class _Place:
             return ""
         if self._is_section():
             return f"a section, [{self.keys[0]}]"
-        return _expectation(self.info.annotation, [self.info])
+        return expectation(self.info)
 
     def needed(self) -> str:
         """The keys without which this one will not do."""
@@ -385,7 +386,12 @@ def _literals(annotation: Any) -> tuple[Any, ...]:
 
 
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
-_BOUNDS = (("ge", "{:g} or more"), ("gt", "above {:g}"), ("le", "{:g} or less"), ("lt", "below {:g}"))
+_BOUNDS = (("ge", "{} or more"), ("gt", "above {}"), ("le", "{} or less"), ("lt", "below {}"))
+
+
+def expectation(field: FieldInfo) -> str:
+    """What a key takes, in words."""
+    return _expectation(field.annotation, [field])
 
 
 def _expectation(annotation: Any, metadata: Sequence[Any]) -> str:
@@ -401,11 +407,15 @@ def _expectation(annotation: Any, metadata: Sequence[Any]) -> str:
     if get_origin(annotation) is dict:
         return "a table"
     if annotation in _NAMES:
-        return ", ".join([_NAMES[annotation], *_bounds(metadata)])
+        return _NAMES[annotation] + _bounds(metadata)
     members = [argument for argument in get_args(annotation) if argument is not NoneType]
     return " or ".join(_expectation(member, metadata) for member in members)
 
 
-def _bounds(metadata: Sequence[Any]) -> list[str]:
+def _bounds(metadata: Sequence[Any]) -> str:
+    """The ends of a range, as they follow the kind of number."""
     items = [inner for item in metadata for inner in (item.metadata if isinstance(item, FieldInfo) else [item])]
-    return [text.format(getattr(item, name)) for name, text in _BOUNDS for item in items if hasattr(item, name)]
+    ends = {name: shown_number(getattr(item, name)) for name, _ in _BOUNDS for item in items if hasattr(item, name)}
+    if ends.keys() == {"ge", "le"}:
+        return f" from {ends['ge']} to {ends['le']}"
+    return "".join(f", {text.format(ends[name])}" for name, text in _BOUNDS if name in ends)

@@ -12,7 +12,7 @@ import tomli_w
 from freerun.config.sections import Config
 from freerun.errors import ConfigError
 from freerun.files import real_path
-from freerun.text import shown
+from freerun.text import cut, shown
 
 __all__ = [
     "absolute_paths",
@@ -22,6 +22,7 @@ __all__ = [
     "merge",
     "override",
     "read_toml",
+    "strategies_of",
     "to_toml",
 ]
 
@@ -49,7 +50,7 @@ def read_toml(path: Path) -> dict[str, Any]:
             "Expected UTF-8 text",
             "Save the file as UTF-8",
         ) from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also of a number with more digits than Python converts
         raise ConfigError.single(
             path, f"this is not TOML: {error}", "Expected lines such as key = value", "Correct that place"
         ) from None
@@ -68,14 +69,14 @@ def apply_overrides(raw: Mapping[str, Any], settings: Sequence[str], folder: Pat
     for setting in settings:
         path, equals, text = setting.partition("=")
         keys = [key.strip() for key in path.split(".")]
-        if not equals or not all(keys):
+        if not equals or not all(keys) or not _is_text(path):
             raise ConfigError.single(
-                f"--set {setting}",
+                f"--set {cut(setting)}",
                 "this is not key.path=VALUE",
                 "Expected a key path, an equals sign and a value, for example training.seed=3",
                 "Write it so, without spaces or in quotes",
             )
-        result = override(result, keys, _toml_value(text), f"--set {setting}", folder)
+        result = override(result, keys, _toml_value(text), f"--set {cut(setting)}", folder)
     return result
 
 
@@ -88,10 +89,10 @@ def override(
     for depth, key in enumerate(keys[:-1], start=1):
         inner = place.setdefault(key, {})
         if not isinstance(inner, dict):
-            path = ".".join(keys[:depth])
+            path = cut(".".join(keys[:depth]))
             raise ConfigError.single(
                 where,
-                f"{path} is {shown(inner)}, a value and not a section with a key {keys[depth]!r}",
+                f"{path} is {shown(inner)}, a value and not a section with a key {cut(keys[depth])!r}",
                 f"Expected a section where {path} is set",
                 f"Change {path}, or set it whole",
             )
@@ -122,10 +123,19 @@ def _copy(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, dict) else value for key, value in raw.items()}
 
 
+def _is_text(path: str) -> bool:
+    """Whether this is UTF-8: what a shell passes need not be."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _toml_value(text: str) -> Any:
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # also of a number with more digits than Python converts
         return text
     # a line end in the text could bring in keys of its own
     return parsed["value"] if parsed.keys() == {"value"} else text
@@ -168,6 +178,17 @@ def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         whole = key in ("schedule", "position") or not (isinstance(below, dict) and isinstance(value, dict))
         result[key] = value if whole else merge(below or {}, value)
     return result
+
+
+def strategies_of(raw: Mapping[str, Any]) -> list[str]:
+    """The names of strategies in the section [forcing] of a raw configuration, phases included."""
+    section = raw.get("forcing")
+    if not isinstance(section, Mapping):
+        return []
+    phases = section.get("phases")
+    tables = [section, *(phases if isinstance(phases, list) else [])]
+    names = [table.get("strategy") for table in tables if isinstance(table, Mapping)]
+    return [name for name in names if isinstance(name, str)]
 
 
 def to_toml(config: Config) -> str:

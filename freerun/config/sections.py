@@ -6,6 +6,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from freerun.bounds import ACCUMULATE, BEAM_SIZE, COUNT, LENGTH_PENALTY, MAX_LAYERS, MAX_PIECES, THREADS
+from freerun.config.numbers import (
+    Count,
+    Length,
+    Number,
+    PositiveCount,
+    PositiveNumber,
+    Seed,
+    SignedNumber,
+    Size,
+    within,
+)
+
 __all__ = [
     "ALTERNATIVES",
     "HIGHER_IS_BETTER",
@@ -38,19 +51,20 @@ ALTERNATIVES = (("updates", "epochs"), ("batch_size", "batch_tokens"))
 """Keys of [training] of which one is set."""
 
 # a description is what a message tells the user to expect; without one it is made from the type
-Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 PathText = Annotated[str, Field(pattern=r"\A[^\x00]+\z", description="a path")]
 Columns = Annotated[
-    tuple[Positive, Positive] | None,
+    tuple[Length, Length] | None,
     Field(strict=False, description="two columns, counted from 1, for example [1, 2]"),
 ]
+# a power of ten, or a number of fewer digits
+_UP_TO_MAX_PIECES = rf"{MAX_PIECES}|[1-9][0-9]{{0,{len(str(MAX_PIECES)) - 2}}}"
 TokensSpec = Annotated[
     str,
     Field(
-        pattern=r"\A(auto|char|whitespace|sentencepiece:0*[1-9][0-9]*)\z",
-        description='"auto", "char", "whitespace" or "sentencepiece:N" with N pieces, for example "sentencepiece:8000"',
+        pattern=rf"\A(auto|char|whitespace|sentencepiece:0*({_UP_TO_MAX_PIECES}))\z",
+        description='"auto", "char", "whitespace" or "sentencepiece:N" with N pieces, for example '
+        f'"sentencepiece:8000", at most {MAX_PIECES:,}',
     ),
 ]
 
@@ -93,19 +107,19 @@ class DataConfig(Section):
     target_tokens: TokensSpec = "auto"
     normalisation: Literal["NFC", "NFD", "NFKC", "NFKD", "none"] = "NFC"
     source_case: Literal["keep", "lower"] = "keep"
-    minimum_count: Positive = 1
+    minimum_count: PositiveCount = 1
     shared_vocabulary: bool = False
-    max_source_length: Positive = 1000
-    max_target_length: Positive = 1000
+    max_source_length: Length = 1000
+    max_target_length: Length = 1000
 
 
 class ModelConfig(Section):
     """The network."""
 
     cell: Literal["lstm", "gru", "rnn"] = "lstm"
-    embedding_size: Positive = 256
-    hidden_size: Positive = 512
-    num_layers: Positive = 2
+    embedding_size: Size = 256
+    hidden_size: Size = 512
+    num_layers: Annotated[int, Field(ge=1, le=MAX_LAYERS)] = 2
     bidirectional: bool = False
     reverse_source: bool = True
     context: Literal["init", "every_step"] = "init"
@@ -116,12 +130,12 @@ class ModelConfig(Section):
     embedding_dropout: Share = 0.0
     tied_output: bool = False
     initialisation: Literal["default", "uniform"] = "default"
-    initial_range: Annotated[float, Field(gt=0.0)] = 0.08
-    forget_bias: float | Literal["drawn"] = 1.0
+    initial_range: PositiveNumber = 0.08
+    forget_bias: SignedNumber | Literal["drawn"] = 1.0
 
 
 class _Schedule(Section):
-    warmup: NonNegative = 0
+    warmup: Count = 0
 
 
 class ConstantSchedule(_Schedule):
@@ -134,7 +148,7 @@ class InverseSqrtSchedule(_Schedule):
     """Falls with one over the square root of the update, from the end of the warm-up on."""
 
     kind: Literal["inverse_sqrt"]
-    warmup: Positive = 1000
+    warmup: PositiveCount = 1000
 
 
 class CosineSchedule(_Schedule):
@@ -148,8 +162,8 @@ class HalvingSchedule(_Schedule):
     """Halved every ``every_epochs`` once ``start_epoch`` epochs are over (Sutskever et al. 2014)."""
 
     kind: Literal["halving"]
-    start_epoch: Annotated[float, Field(ge=0.0)] = 5.0
-    every_epochs: Annotated[float, Field(gt=0.0)] = 0.5
+    start_epoch: Number = 5.0
+    every_epochs: PositiveNumber = 0.5
 
 
 Schedule = Annotated[
@@ -161,26 +175,26 @@ Schedule = Annotated[
 class TrainingConfig(Section):
     """How long, how fast and with what the model learns. Of each pair of ``ALTERNATIVES`` one is not None."""
 
-    updates: Positive | None = None
-    epochs: Annotated[float, Field(gt=0.0)] | None = None
-    batch_size: Positive | None = None
-    batch_tokens: Positive | None = None
-    accumulate: Positive = 1
+    updates: PositiveCount | None = None
+    epochs: Annotated[float, Field(gt=0.0, le=COUNT.high)] | None = None
+    batch_size: Size | None = None
+    batch_tokens: PositiveCount | None = None
+    accumulate: Annotated[int, within(ACCUMULATE)] = 1
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    learning_rate: PositiveNumber = 1e-3
+    weight_decay: Number = 0.0
     schedule: Schedule = ConstantSchedule()
     label_smoothing: Share = 0.0
-    clip_norm: Annotated[float, Field(ge=0.0)] = 1.0
+    clip_norm: Number = 1.0
     normalise: Literal["tokens", "sequences"] = "tokens"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     backend: Literal["auto", "fused", "reference"] = "auto"
-    seed: int = 1
-    threads: Annotated[int, Field(ge=0, le=4096)] = 0
-    journal_every: Positive = 50
-    checkpoint_every: NonNegative = 500
-    keep: Positive = 3
-    average: NonNegative = 0
+    seed: Seed = 1
+    threads: Annotated[int, within(THREADS)] = 0
+    journal_every: PositiveCount = 50
+    checkpoint_every: Count = 500
+    keep: PositiveCount = 3
+    average: Count = 0
     init: Annotated[str, Field(pattern=r"\A[^\x00]*\z", description="the path of a bundle or run folder")] = ""
 
     @model_validator(mode="before")
@@ -196,12 +210,12 @@ class TrainingConfig(Section):
 class EvaluationConfig(Section):
     """When and how the model is measured on the development pairs."""
 
-    every: NonNegative = 1000
+    every: Count = 1000
     select_on: Metric = "symbol_error_rate.free"
-    max_sources: Positive = 2000
-    patience: NonNegative = 10
-    beam_size: Positive = 1
-    length_penalty: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0
+    max_sources: PositiveCount = 2000
+    patience: Count = 10
+    beam_size: Annotated[int, within(BEAM_SIZE)] = 1
+    length_penalty: Annotated[float, within(LENGTH_PENALTY)] = 0.0
     early_stop: bool = False
 
 
@@ -221,7 +235,7 @@ class PhaseConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     strategy: str
-    until: Positive | None = None
+    until: PositiveCount | None = None
     """The last update of the phase; none for the last phase, which goes on to the end."""
 
 

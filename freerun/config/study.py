@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from freerun.bounds import PROCESSES
+from freerun.config.numbers import Seed, within
 from freerun.config.sections import PathText, Section
 
 __all__ = ["StudyConfig", "StudyMetric"]
@@ -14,6 +16,9 @@ StudyMetric = Literal[
     "symbol_error_rate.free", "sequence_accuracy.free", "nll.teacher", "token_accuracy.teacher", "hit_length_bound.free"
 ]
 Arm = dict[str, Any]
+Seeds = Annotated[
+    list[Seed], Field(min_length=1, max_length=1000, description="1 to 1,000 seeds, for example [1, 2, 3, 4, 5]")
+]
 
 
 class StudyConfig(Section):
@@ -23,14 +28,14 @@ class StudyConfig(Section):
     """The configuration that all runs share."""
     control: str
     """The arm that the others are compared with."""
-    seeds: Annotated[list[int], Field(min_length=1, description="seeds, for example [1, 2, 3, 4, 5]")] = [1, 2, 3, 4, 5]  # noqa: RUF012 (pydantic copies it)
+    seeds: Seeds = [1, 2, 3, 4, 5]  # noqa: RUF012 (pydantic copies it)
     metric: StudyMetric = "symbol_error_rate.free"
     """The figure of the primary test."""
     pairs: PathText | None = None
     """Pairs that no run was selected on; without them the development pairs are reported on."""
     reach: Annotated[float | None, Field(gt=0.0, lt=1.0)] = None
     """A symbol error rate: how many updates does each arm need to come to it on the development pairs?"""
-    processes: Annotated[int, Field(ge=1)] = 1
+    processes: Annotated[int, within(PROCESSES)] = 1
     """Runs that are trained at the same time."""
     strategies: dict[str, Arm] = Field(default_factory=dict)
     """Name of an arm to its [forcing] section."""

@@ -12,8 +12,10 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any, Protocol
 
+from freerun.bounds import MAX_PIECES
 from freerun.data.sampling import hash_sample
 from freerun.errors import BundleError, ConfigError, MissingExtraError
+from freerun.text import shown
 
 __all__ = [
     "CharTokenizer",
@@ -27,7 +29,10 @@ __all__ = [
 ]
 
 _KINDS = ("char", "whitespace", "sentencepiece")
-_EXPECTED = "Expected char, whitespace or sentencepiece:N with N pieces, for example sentencepiece:8000"
+_EXPECTED = (
+    "Expected char, whitespace or sentencepiece:N with N pieces, for example sentencepiece:8000, at most "
+    f"{MAX_PIECES:,}"
+)
 
 MAX_TRAINING_TEXTS = 200_000
 """SentencePiece sees at most so many texts, so that its memory and time are bounded."""
@@ -115,15 +120,16 @@ def parse_tokens_spec(spec: str, where: object) -> tuple[str, int | None]:
     kind, colon, size = spec.partition(":")
     if kind not in _KINDS:
         near = difflib.get_close_matches(kind, _KINDS, n=1)
-        raise ConfigError.single(where, repr(spec), _EXPECTED, f"The nearest is {near[0]!r}" if near else "")
+        raise ConfigError.single(where, shown(spec), _EXPECTED, f"The nearest is {near[0]!r}" if near else "")
     if kind != "sentencepiece":
         if colon:
-            raise ConfigError.single(where, repr(spec), _EXPECTED, f"{kind} takes no number: write {kind!r}")
+            raise ConfigError.single(where, shown(spec), _EXPECTED, f"{kind} takes no number: write {kind!r}")
         return kind, None
-    # isascii: "²" is a digit to str.isdigit, but no number to int.
-    if not (size.isascii() and size.isdigit() and int(size) > 0):
-        raise ConfigError.single(where, repr(spec), _EXPECTED, "Give the number of pieces after the colon")
-    return kind, int(size)
+    # "²" is a digit to str.isdigit, but no number to int, which takes no more than 4,300 digits either
+    digits = size.lstrip("0") if size.isascii() and size.isdigit() else ""
+    if not digits or len(digits) > len(str(MAX_PIECES)) or int(digits) > MAX_PIECES:
+        raise ConfigError.single(where, shown(spec), _EXPECTED, "Give the number of pieces after the colon")
+    return kind, int(digits)
 
 
 def train_sentencepiece(texts: Iterator[str], size: int, where: object) -> bytes:

@@ -21,6 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from freerun.config.numbers import Temperature
 from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.loss import Losses
 from freerun.forcing.replay import encode, replay
@@ -40,7 +41,7 @@ class InputCorruptionSettings(StrategySettings):
     kind: Literal["dropout", "replacement", "raml"] = "dropout"
     rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
     """Share of the tokens after BOS that are corrupted, by ``dropout`` and ``replacement``."""
-    temperature: Annotated[float, Field(gt=0.0)] = 0.3
+    temperature: Temperature = 0.3
     """Of ``raml``: nearer 0 stays nearer the target."""
 
 

@@ -16,10 +16,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from freerun.bounds import NUM_HYPOTHESES
+from freerun.config.numbers import PositiveNumber, within
 from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.costs import COSTS
 from freerun.forcing.draw import Draw
@@ -39,8 +40,8 @@ __all__ = ["MinimumRisk", "MinimumRiskSettings"]
 class MinimumRiskSettings(SequenceSettings):
     """The keys of ``strategy = "minimum_risk"``."""
 
-    samples: Annotated[int, Field(ge=1)] = 8
-    alpha: Annotated[float, Field(gt=0.0)] = 1.0
+    samples: Annotated[int, within(NUM_HYPOTHESES)] = 8
+    alpha: PositiveNumber = 1.0
     """Sharpness of Q; the gradient scales with it (0.005 in the paper, for long outputs)."""
 
 

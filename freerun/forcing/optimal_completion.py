@@ -21,6 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from freerun.config.numbers import Temperature
 from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.draw import Draw
 from freerun.forcing.loss import Losses, Term, in_full
@@ -41,8 +42,8 @@ class OptimalCompletionSettings(StrategySettings):
     teacher_prob: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """How often a correct continuation is fed instead of the model's own draw."""
     draw: Literal["sample", "argmax"] = "sample"
-    temperature: Annotated[float, Field(gt=0.0)] = 1.0
-    longest_ratio: Annotated[float, Field(ge=1.0)] = 1.5
+    temperature: Temperature = 1.0
+    longest_ratio: Annotated[float, Field(ge=1.0, le=100.0)] = 1.5
     """A rollout ends after this many times the target's length, and three tokens: untrained models write on and on."""
 
 

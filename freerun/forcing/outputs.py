@@ -6,12 +6,11 @@ Shape suffixes: B sources, N outputs, T longest output, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from freerun.config.numbers import Number, Temperature
 from freerun.forcing.batch import TrainingBatch
 from freerun.forcing.costs import Cost, CostName
 from freerun.forcing.loss import in_full
@@ -29,11 +28,11 @@ class SequenceSettings(StrategySettings):
     """The keys that strategies on whole outputs share."""
 
     cost: CostName = "symbol_error_rate"
-    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    temperature: Temperature = 1.0
     """Of the samples."""
-    weight: Annotated[float, Field(ge=0.0)] = 1.0
+    weight: Number = 1.0
     """Of the term on whole outputs."""
-    nll_weight: Annotated[float, Field(ge=0.0)] = 1.0
+    nll_weight: Number = 1.0
     """Of the token NLL beside it."""
 
 

@@ -26,6 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
+from freerun.config.numbers import Count, Number, PositiveNumber, Size, Temperature
 from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.discriminator import Behaviour, Discriminator
 from freerun.forcing.draw import Draw
@@ -34,6 +35,7 @@ from freerun.forcing.moments import mmd
 from freerun.forcing.replay import encode
 from freerun.forcing.rollout import free_rollout, uniforms
 from freerun.forcing.strategy import Strategy, StrategySettings
+from freerun.memory import check_fits
 from freerun.models.decoder import Decoded, Encoded
 from freerun.models.dropout import DropoutMasks
 from freerun.models.initialise import initialise_network
@@ -45,7 +47,6 @@ __all__ = ["Professor", "ProfessorSettings"]
 SMALL_VOCABULARY = 1000
 """Up to so many ids the output distributions are part of the behaviour, unless the settings say otherwise."""
 
-Positive = Annotated[float, Field(gt=0.0)]
 Accuracy = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -64,25 +65,25 @@ class ProfessorSettings(StrategySettings):
         **dict.fromkeys(_OF_THE_DISCRIMINATOR, ("adversary", ("logistic", "hinge"))),
     }
 
-    weight: Annotated[float, Field(ge=0.0)] = 0.1
-    warmup: Annotated[int, Field(ge=0)] = 1000
+    weight: Number = 0.1
+    warmup: Count = 1000
     """Updates over which the weight rises from 0."""
     teacher_too: bool = False
     """Add C_t: the teacher-forced behaviour moves towards the free-running one as well."""
     adversary: Literal["logistic", "hinge", "mmd"] = "logistic"
     """mmd: no discriminator; the means of the states over time are matched (a control)."""
     draw: Literal["sample", "argmax"] = "sample"
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
     outputs: bool | Literal["auto"] = "auto"
     """Whether D sees output distributions; "auto": where the vocabulary has at most 1,000 ids."""
-    hidden_size: Annotated[int, Field(ge=1)] = 128
-    learning_rate: Positive = 1e-3
+    hidden_size: Size = 128
+    learning_rate: PositiveNumber = 1e-3
     model_gate: Accuracy = 0.75
     discriminator_gate: Accuracy = 0.99
     average: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     """How much of the moving average of D's accuracy an update keeps."""
     spectral_norm: bool = False
-    r1: Annotated[float, Field(ge=0.0)] = 0.0
+    r1: Number = 0.0
     """Weight of the penalty on D's gradient at teacher-forced behaviour (Mescheder et al. 2018)."""
 
 
@@ -102,7 +103,7 @@ class Professor(Strategy):
         sizes = model.sizes
         outputs = settings.outputs if settings.outputs != "auto" else sizes.target_vocabulary <= SMALL_VOCABULARY
         like = model.decoder.output_bias
-        self.discriminator = Discriminator(
+        shape = (
             sizes.num_layers,
             sizes.hidden_size,
             sizes.hidden_size,
@@ -110,7 +111,12 @@ class Professor(Strategy):
             settings.hidden_size,
             # R1 differentiates a gradient, which neither our core nor torch's kernels can
             "reference" if settings.r1 else "auto",
-        ).to(like)
+        )
+        with torch.device("meta"):  # has sizes, but takes no memory
+            parameters = sum(parameter.numel() for parameter in Discriminator(*shape).parameters())
+        what = f"a discriminator with hidden_size = {settings.hidden_size:,}"
+        check_fits("forcing.hidden_size", what, parameters, 4, "Choose a smaller size")
+        self.discriminator = Discriminator(*shape).to(like)
         initialise_network(self.discriminator, seed, "discriminator")
         if settings.spectral_norm:
             self.discriminator.bound_spectra(seed)

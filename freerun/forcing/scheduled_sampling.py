@@ -19,6 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from freerun.config.numbers import Temperature
 from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.draw import Draw
 from freerun.forcing.loss import Losses
@@ -38,7 +39,7 @@ class AlignedSettings(StrategySettings):
     used_with: ClassVar = {"temperature": ("draw", ("sample",))}
 
     draw: Literal["sample", "argmax"] = "sample"
-    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    temperature: Temperature = 1.0
     draw_eos: bool = False
     """Let EOS be drawn before the target's end, as in the paper; no such prefix exists in use."""
 
@@ -50,7 +51,7 @@ class ScheduledSamplingSettings(AlignedSettings):
     position: PositionSchedule | None = None
     """Makes ``teacher_prob`` depend on the target position too."""
     coin: Literal["token", "sequence", "batch"] = "token"
-    passes: Annotated[int, Field(ge=0)] = 0
+    passes: Annotated[int, Field(ge=0, le=10_000)] = 0
     """0: token after token. K: in K whole-sequence passes, which is exact where it says so."""
 
 

@@ -12,6 +12,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from freerun.bounds import MAX_NUMBER
+from freerun.config.numbers import Number, PositiveNumber
 from freerun.forcing.batch import Update
 
 __all__ = [
@@ -64,7 +66,7 @@ class Linear(_Kind):
 
     kind: Literal["linear"]
     k: Probability = 1.0
-    c: Annotated[float, Field(gt=0.0)] = 1e-4
+    c: PositiveNumber = 1e-4
     minimum: Probability = 0.0
 
     @model_validator(mode="after")
@@ -95,7 +97,7 @@ class InverseSigmoid(_Kind):
     """k / (k + exp(i / k)), which is sigmoid(log k - i / k): half at i = k log k."""
 
     kind: Literal["inverse_sigmoid"]
-    k: Annotated[float, Field(ge=1.0)] = 2000.0
+    k: Annotated[float, Field(ge=1.0, le=MAX_NUMBER)] = 2000.0
 
     def value(self, i: float) -> float:
         """Falls to 0; the sigmoid in the form whose exponential cannot overflow."""
@@ -109,7 +111,7 @@ class Increasing(_Kind):
     kind: Literal["increasing"]
     start: Probability = 0.0
     end: Probability = 1.0
-    c: Annotated[float, Field(gt=0.0)] = 1e-4
+    c: PositiveNumber = 1e-4
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
@@ -132,7 +134,7 @@ class _OverUpdates(BaseModel):
     """The keys of a schedule over updates: the unit of i, and how long ``warm()`` is held before i begins to count."""
 
     unit: Literal["updates", "epochs"] = "updates"
-    warmup: Annotated[float, Field(ge=0.0)] = 0.0
+    warmup: Number = 0.0
 
 
 class ConstantOverUpdates(Constant, _OverUpdates):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from freerun.build import learner_of, model_sizes, new_model, order_of, updates_of, updates_per_epoch
-from freerun.config import Config, ForcingSettings, flatten, shown
+from freerun.config import Config, ForcingSettings, flatten, shown, strategies_of
 from freerun.errors import ConfigError
 from freerun.runs.dataset import TrainingData
 from freerun.text import duration
@@ -71,7 +71,7 @@ def choose_before_data(chosen: Mapping[str, Any], forcing: ForcingSettings) -> d
     ``chosen`` is validated together with it, so keys that need an attention get the one that allows them.
     """
     attention = "luong" if _only_with_luong(chosen, forcing) else _RECIPES[0].attention
-    return {"model": {"bidirectional": True, "reverse_source": False, "attention": attention}}
+    return {"model": {"bidirectional": not _scores_by_dot(chosen), "reverse_source": False, "attention": attention}}
 
 
 def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], forcing: ForcingSettings) -> Choice:
@@ -99,12 +99,19 @@ def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], forcing: Forcing
     values = {key: value for key, value in values.items() if not _is_set(key, chosen)}
     if _is_set("training.batch_tokens", chosen):
         values.pop("training.batch_size", None)
+    if _scores_by_dot(chosen) and "model.bidirectional" in values:
+        reasons.append('A one-directional encoder, because model.attention_score = "dot" compares vectors of one size.')
     if only_with_luong and "model.attention" in values and recipe.attention != "luong":
         reasons.append(
             f"Luong attention, although {_ATTENTIONS[recipe.attention]} is more accurate on such data, "
             f"because {only_with_luong}."
         )
     return Choice(values, reasons)
+
+
+def _scores_by_dot(chosen: Mapping[str, Any]) -> bool:
+    """Whether ``chosen`` sets the score that compares states of the encoder and the decoder directly."""
+    return flatten(chosen).get("model.attention_score") == "dot"
 
 
 def _only_with_luong(chosen: Mapping[str, Any], forcing: ForcingSettings) -> str:
@@ -114,22 +121,12 @@ def _only_with_luong(chosen: Mapping[str, Any], forcing: ForcingSettings) -> str
         return "model.input_feeding = true needs it"
     if "model.attention_score" in keys:
         return f"model.attention_score = {shown(keys['model.attention_score'])} is one of its scores"
-    for name in _strategies(chosen.get("forcing")):
+    for name in strategies_of(chosen):
         # an unknown strategy is reported when the configuration is validated
         with contextlib.suppress(ConfigError):
             if getattr(forcing(name), "needs_replay", False):
                 return f"forcing.strategy = {shown(name)} replays whole sequences in one pass"
     return ""
-
-
-def _strategies(section: object) -> list[str]:
-    """Return the names in a raw [forcing] section, phases included."""
-    if not isinstance(section, Mapping):
-        return []
-    phases = section.get("phases")
-    tables = [section, *(phases if isinstance(phases, list) else [])]
-    names = [table.get("strategy") for table in tables if isinstance(table, Mapping)]
-    return [name for name in names if isinstance(name, str)]
 
 
 def _description(data: TrainingData, values: Mapping[str, Any]) -> str:
@@ -154,18 +151,36 @@ def choose_length(config: Config, data: TrainingData, chosen: Mapping[str, Any])
         return Choice(_intervals(updates_of(config.training, order), chosen), [])
     a_pass = updates_per_epoch(config.training, order)
     wanted = max(200, round(_recipe(data).passes * a_pass))
-    seconds = _seconds_an_update(config, data, order)
+    seconds = _seconds_an_update(_long_enough(config), data, order)
     # evaluations decode up to 1,000 sources each; measured, they cost up to a quarter of the training beside them
     affordable = max(1, int(LIMIT_MINUTES * 60 / MARGIN / (1.25 * seconds)))
-    updates = min(wanted, affordable)
-    expected = updates * seconds * 1.25
-    minutes = min(LIMIT_MINUTES, max(2, math.ceil(expected * MARGIN / 60)))
+    updates, last_phase = min(wanted, affordable), _last_phase(config)
     why = f" ({wanted:,} would suit the data, but not the limit of {LIMIT_MINUTES} minutes)" if updates < wanted else ""
+    if updates <= last_phase:
+        updates = 2 * last_phase
+        why = f" (twice the {last_phase:,} that end before the last phase of forcing)"
+    expected = updates * seconds * 1.25
+    minutes = max(2, math.ceil(expected * MARGIN / 60))
+    if updates <= affordable:
+        minutes = min(LIMIT_MINUTES, minutes)
     reason = (
         f"{updates:,} updates{why}, {updates / a_pass:.1f} passes over the data: about {duration(expected)} at "
         f"{seconds * 1000:.0f} ms an update on this machine, at most {minutes} minutes."
     )
     return Choice({"training.updates": updates, **_intervals(updates, chosen)}, [reason])
+
+
+def _last_phase(config: Config) -> int:
+    """The update after which the last phase of forcing begins; 0 if there is one only."""
+    return max((phase.get("until", 0) for phase in config.forcing.phases or []), default=0)
+
+
+def _long_enough(config: Config) -> Config:
+    """``config`` with a length in which every phase of forcing begins."""
+    training = config.training.model_copy(
+        update={"updates": max(config.training.updates or 0, 2 * _last_phase(config))}
+    )
+    return config.model_copy(update={"training": training})
 
 
 def _intervals(updates: int, chosen: Mapping[str, Any]) -> dict[str, int]:

@@ -101,7 +101,24 @@ def choose_tokens(config: DataConfig, pairs: DataSource, say: Say) -> dict[str, 
     for reason in choice.reasons:
         say(reason)
     chosen = {"source_tokens": choice.source_tokens, "target_tokens": choice.target_tokens}
-    return {key: chosen[key] if value == "auto" else value for key, value in asked.items()}
+    tokens = {key: chosen[key] if value == "auto" else value for key, value in asked.items()}
+    return _shared(tokens, asked, say) if config.shared_vocabulary else tokens
+
+
+def _shared(tokens: dict[str, str], asked: dict[str, str], say: Say) -> dict[str, str]:
+    """The same tokens for both sides, as one vocabulary needs them: those that were set, else the finer ones."""
+    if len(set(tokens.values())) == 1:
+        return tokens
+    given = [value for value in asked.values() if value != "auto"]
+    finer = (*given, *sorted(tokens.values(), key=_fineness))[0]
+    say(f"Both sides: {finer}, because data.shared_vocabulary = true needs the same tokens.")
+    return dict.fromkeys(tokens, finer)
+
+
+def _fineness(spec: str) -> tuple[int, int]:
+    """Orders tokenisations: characters, then subwords (more of them first, as many as either side supports), words."""
+    kind, _, pieces = spec.partition(":")
+    return ("char", "sentencepiece", "whitespace").index(kind), -int(pieces or 0)
 
 
 def load_data(config: Config, pairs: DataSource, say: Say, codecs: tuple[Codec, Codec] | None = None) -> TrainingData:

@@ -38,8 +38,10 @@ from freerun.runtime.bundle import (
 from freerun.runtime.card import with_quantised
 from freerun.runtime.compiled_greedy import CompiledGreedy, can_run
 from freerun.runtime.graphs import Graphs
+from freerun.runtime.limits import MOST_CONFIG
 from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper
+from freerun.runtime.snapshot import Snapshot
 from freerun.runtime.writing import as_json
 
 __all__ = ["MAX_LOSS", "ExportRequest", "export"]
@@ -52,6 +54,7 @@ _RECORD: Final = "export.json"
 _OF_A_RUN: Final = ("best", "last")
 """The bundles that training replaces."""
 _GRAPH_FILES: Final = {*EXPORTED, _RECORD}
+_INT8: Final = [name for name in EXPORTED if ".int8." in name]
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,13 @@ def _export(request: ExportRequest) -> dict[str, Any]:
     items = _dev_items(request, bundle) if request.quantise else None
     target = bundle.folder if request.out is None else _free(request.out, bundle)
     final, here = real_path(target), Path.cwd()  # while "." leads there: the directory will be replaced
+    measured = {} if request.quantise else _measured_before(target, bundle)
     with replacing_folder(final) as new:
         _write(new, bundle, keeps_weights=request.out is None)
         _add_graphs(new, bundle, "fp32")
         _verify(new, bundle, "fp32")
         record = {} if items is None else _quantised(new, bundle, items, request.max_loss)
+        _keep_measured(new, measured)
     if not (here.exists() and here.samefile(".")):
         say(f"Your current directory was replaced. To enter the new one: cd {shlex.quote(str(here))}")
     files = {name: (final / name).stat().st_size for name in _graph_names(final)}
@@ -184,7 +189,11 @@ def _kept_names(bundle: Bundle) -> set[str]:
 def _add_graphs(new: Path, bundle: Bundle, precision: str, limit: float = 1.0) -> None:
     from freerun.export.files import graph_files
 
-    files = graph_files(bundle, precision, limit)
+    _write_graphs(new, graph_files(bundle, precision, limit))
+
+
+def _write_graphs(new: Path, files: Mapping[str, bytes]) -> None:
+    """Write graphs, and their hashes into config.json."""
     for name, content in files.items():
         write_atomic(new / name, content)
     config = json.loads((new / "config.json").read_bytes())
@@ -194,6 +203,41 @@ def _add_graphs(new: Path, bundle: Bundle, precision: str, limit: float = 1.0) -
 
 def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
     write_atomic(folder / "config.json", as_json(config))
+
+
+def _measured_before(target: Path, bundle: Bundle) -> dict[str, bytes]:
+    """The int8 graphs of an earlier export to ``target``, with the record of what they cost; says what became of them.
+
+    They are kept if they were made of the very weights that are exported now: what was measured is still true then.
+    """
+    names = [name for name in _INT8 if (target / name).exists()]
+    if not names:
+        return {}
+    try:
+        there = read_bundle(target)
+        if there.config["graphs"]["weights"] != bundle.weights_hash:
+            raise BundleError(_INT8[0], "it is a graph of other weights")
+        files = {name: there.checked_bytes(name) for name in _INT8}
+        files_there = Snapshot(target)
+        files_there.open([_RECORD])
+        record = files_there.read(_RECORD, MOST_CONFIG)
+        with_quantised("", json.loads(record))
+    except (BundleError, KeyError, TypeError, AttributeError, OSError, ValueError) as error:
+        reason = (
+            f"{Path(error.where).name}: {error.what}" if isinstance(error, BundleError) else f"{_RECORD}: {error!r}"
+        )
+        say(f"{target}: its int8 graphs are left out ({reason}). Write them anew with --quantize int8.")
+        return {}
+    say(f"{target}: its int8 graphs are kept, because they were measured on these very weights.")
+    return {**files, _RECORD: record}
+
+
+def _keep_measured(new: Path, measured: Mapping[str, bytes]) -> None:
+    """Write what ``_measured_before`` kept into the new bundle."""
+    if measured:
+        _write_graphs(new, {name: content for name, content in measured.items() if name != _RECORD})
+        write_atomic(new / _RECORD, measured[_RECORD])
+        _update_card(new, json.loads(measured[_RECORD]))
 
 
 def _graph_names(folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from freerun.bounds import LENGTH
 from freerun.config import (
     ALTERNATIVES,
     Config,
@@ -19,12 +20,14 @@ from freerun.config import (
     parse_config,
     read_toml,
     shown,
+    strategies_of,
 )
 from freerun.errors import ConfigError, RunError
 from freerun.files import mend_leftovers, real_path
-from freerun.forcing.registry import settings_of
+from freerun.forcing.registry import EVERYTHING, NOBODY, Trust
 from freerun.lock import LOCK
 from freerun.runs.automatic import choose_before_data
+from freerun.text import cut
 from freerun.training.journal import read_journal
 
 __all__ = ["RunPlan", "TrainRequest", "mend_folder", "plan_run", "run_folder"]
@@ -45,6 +48,7 @@ class TrainRequest:
     init: Path | None = None
     resume: bool = False
     columns: str | None = None
+    trust_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class RunPlan:
     """What to do: ``raw`` holds the keys that were set, ``config`` all of them.
 
     ``automatic``: sizes and length are still to be chosen from the data. ``resumes``: the folder holds the run already.
-    ``where`` and ``origins`` name in messages who set a key.
+    ``where`` and ``origins`` name in messages who set a key. ``trust`` says which code of the user's own is imported.
     """
 
     folder: Path
@@ -62,6 +66,7 @@ class RunPlan:
     resumes: bool
     where: str
     origins: Mapping[str, str] = field(default_factory=dict)
+    trust: Trust = NOBODY
 
 
 def plan_run(request: TrainRequest) -> RunPlan:
@@ -87,9 +92,10 @@ def plan_run(request: TrainRequest) -> RunPlan:
     raw = _with_typed(raw, request)
     origins = _origins(request)
     automatic = _is_pairs(request.subject)
-    complete = merge(choose_before_data(raw, settings_of), raw) if automatic else raw
-    config = parse_config(complete, where, settings_of, origins)
-    return RunPlan(folder, config, raw, automatic, False, where, origins)
+    trust = EVERYTHING  # all of it was written or named by the user
+    complete = merge(choose_before_data(raw, trust.settings_of), raw) if automatic else raw
+    config = parse_config(complete, where, trust.settings_of, origins)
+    return RunPlan(folder, config, raw, automatic, False, where, origins, trust)
 
 
 # -- the run folder ----------------------------------------------------------------------------------------------------
@@ -184,20 +190,25 @@ def _options(request: TrainRequest) -> list[tuple[str, str, Any]]:
 
 def _origins(request: TrainRequest) -> dict[str, str]:
     """Key path -> what was typed to set it."""
-    settings = {setting.partition("=")[0].strip(): f"--set {setting}" for setting in request.settings}
+    settings = {setting.partition("=")[0].strip(): f"--set {cut(setting)}" for setting in request.settings}
     return {**{path: option for option, path, _ in _options(request)}, **settings}
 
 
 def _columns(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+    if len(parts) != 2 or not all(_is_column(part) for part in parts):
         raise ConfigError.single(
-            f"--columns {text}",
+            f"--columns {cut(text)}",
             "this does not name two columns",
             "Expected the numbers of the source's and of the target's column, counted from 1",
             "Write for example --columns 1,3",
         )
     return [int(part) for part in parts]
+
+
+def _is_column(text: str) -> bool:
+    """Whether this is the number of a column; of so few digits that Python converts it."""
+    return text.isascii() and text.isdigit() and len(text) <= len(str(LENGTH.high)) and int(text) in LENGTH
 
 
 # -- going on ----------------------------------------------------------------------------------------------------------
@@ -207,18 +218,29 @@ def _resumed(request: TrainRequest, folder: Path) -> RunPlan:
     """The run in ``folder``; what is typed again must agree with it."""
     path = folder / "config.toml"
     saved = read_toml(path)
-    config = parse_config(saved, path, settings_of)
-    _refuse_changes(request, folder, config)
+    trust = Trust(_own_strategies(request, path), request.trust_code)
+    config = parse_config(saved, path, trust.settings_of)
+    _refuse_changes(request, folder, config, trust)
     mend_folder(folder)
-    return RunPlan(folder, config, saved, False, True, str(path))
+    return RunPlan(folder, config, saved, False, True, str(path), trust=trust)
 
 
-def _refuse_changes(request: TrainRequest, folder: Path, config: Config) -> None:
+def _own_strategies(request: TrainRequest, saved: Path) -> list[str]:
+    """The strategies that the user names now; what a run directory says is not theirs, even if they name its file."""
+    subject = request.subject
+    is_own = subject is not None and not _is_pairs(subject) and not (subject.exists() and subject.samefile(saved))
+    raw = _from_subject(subject)[0] if subject is not None and is_own else {}
+    return strategies_of(_with_typed(raw, request))
+
+
+def _refuse_changes(request: TrainRequest, folder: Path, config: Config, trust: Trust) -> None:
     events = read_journal(folder / "journal.jsonl")
     config_then = events[0].get("config") if events else None
     started = config_then if isinstance(config_then, dict) else {}
-    before = _complete(parse_config(started, folder / "journal.jsonl", settings_of)) if started else _complete(config)
-    asked, open_keys = _asked(request, config)
+    before = (
+        _complete(parse_config(started, folder / "journal.jsonl", trust.settings_of)) if started else _complete(config)
+    )
+    asked, open_keys = _asked(request, config, trust)
     edited = changed_keys(before, _complete(config))  # config.toml itself was changed by hand
     typed = [change for change in changed_keys(before, asked) if change[0] not in open_keys]
     changes = edited + [change for change in typed if change not in edited]
@@ -232,13 +254,13 @@ def _refuse_changes(request: TrainRequest, folder: Path, config: Config) -> None
         )
 
 
-def _asked(request: TrainRequest, config: Config) -> tuple[dict[str, Any], set[str]]:
+def _asked(request: TrainRequest, config: Config, trust: Trust) -> tuple[dict[str, Any], set[str]]:
     """The complete configuration that is asked for now, and the keys that were left open, so that any value will do."""
     subject = request.subject
     if subject is not None and not _is_pairs(subject):
         raw, where = _from_subject(subject)
         typed = _with_typed(raw, request)
-        asked = _complete(parse_config(typed, where, settings_of, _origins(request)))
+        asked = _complete(parse_config(typed, where, trust.settings_of, _origins(request)))
         return asked, _open_keys(typed, asked)
     base = _complete(config)
     typed_alone = flatten(_with_typed({}, request))
@@ -247,7 +269,7 @@ def _asked(request: TrainRequest, config: Config) -> tuple[dict[str, Any], set[s
             base["training"] = {key: value for key, value in base["training"].items() if key not in pair}
     if subject is not None:
         base = override(base, ["data", "train"], _from_subject(subject)[0]["data"]["train"], str(subject))
-    asked = _complete(parse_config(_with_typed(base, request), "freerun train", settings_of, _origins(request)))
+    asked = _complete(parse_config(_with_typed(base, request), "freerun train", trust.settings_of, _origins(request)))
     return asked, _automatic_keys(asked)
 
 

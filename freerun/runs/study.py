@@ -30,7 +30,7 @@ from freerun.data.readers import content_hash, read_pairs
 from freerun.diagnostics.plain import as_values
 from freerun.errors import ConfigError, Interrupted, RunError, UserError
 from freerun.files import mend_leftovers, real_path, write_atomic
-from freerun.forcing.registry import settings_of
+from freerun.forcing.registry import EVERYTHING
 from freerun.lock import LOCK, holder, inside, only_writer
 from freerun.runs.begun import Begun, begun_with, check_study_begun, is_over
 from freerun.runs.console import say
@@ -157,7 +157,7 @@ def _settled(path: Path) -> tuple[StudyConfig, dict[str, tuple[dict[str, Any], C
     problems: list[UserError] = []
     for name, raw in _raw_arms(base, settings, folder).items():
         try:
-            arms[name] = raw, parse_config(raw, f"{path}, arm {name}", settings_of)
+            arms[name] = raw, parse_config(raw, f"{path}, arm {name}", EVERYTHING.settings_of)
         except ConfigError as error:
             problems += error.problems
     if problems:

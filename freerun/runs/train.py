@@ -18,13 +18,12 @@ from freerun.build import (
     selection_of,
     trainer_settings,
 )
-from freerun.config import Config, ModelConfig, merge, parse_config, read_toml, shown, to_toml
+from freerun.config import Config, ModelConfig, merge, parse_config, read_toml, shown, strategies_of, to_toml
 from freerun.data.batching import Batch
 from freerun.errors import BundleError, ConfigError, Interrupted, RunError, UserError
 from freerun.evaluation.baseline import baselines, most_frequent_target
 from freerun.evaluation.evaluate import evaluate
 from freerun.files import write_atomic
-from freerun.forcing.registry import settings_of
 from freerun.lock import inside, only_writer
 from freerun.models.seq2seq import Seq2Seq, Sizes
 from freerun.models.stepper import TorchStepper
@@ -117,11 +116,11 @@ def _settle(plan: RunPlan, pairs: DataSource, start: Bundle | None) -> tuple[Con
     """Fill in what was left open: tokens always, sizes and length where there is no configuration file."""
     known = _nested(_settings_of_bundle(start)) if start else {"data": choose_tokens(plan.config.data, pairs, say)}
     raw = merge(plan.raw, known)
-    automatic = choose_before_data(raw, settings_of) if plan.automatic else {}
+    automatic = choose_before_data(raw, plan.trust.settings_of) if plan.automatic else {}
     config = _parsed(plan, merge(automatic, raw))
     data = load_data(config, pairs, say, (start.source, start.target) if start else None)
     if plan.automatic:
-        raw, config = _take(plan, raw, choose_sizes(data, raw, settings_of))
+        raw, config = _take(plan, raw, choose_sizes(data, raw, plan.trust.settings_of))
         raw, config = _take(plan, raw, choose_length(config, data, plan.raw))
     return config, data
 
@@ -135,7 +134,7 @@ def _take(plan: RunPlan, raw: Mapping[str, Any], choice: Choice) -> tuple[dict[s
 
 
 def _parsed(plan: RunPlan, raw: Mapping[str, Any]) -> Config:
-    return parse_config(raw, plan.where, settings_of, plan.origins)
+    return parse_config(raw, plan.where, plan.trust.settings_of, plan.origins)
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -434,7 +433,8 @@ def _go_on_or_start(
 
 def _tell_next_steps(folder: Path) -> None:
     """The exact commands to go on with."""
-    dev = read_toml(folder / "config.toml")["data"].get("dev")
+    raw = read_toml(folder / "config.toml")
+    dev = raw["data"].get("dev")
     pairs = folder / "dev.tsv" if dev is None else dev
     name = shlex.quote(str(folder))
     say("")
@@ -442,4 +442,5 @@ def _tell_next_steps(folder: Path) -> None:
         say(f"  freerun predict {name} 'some text'")
         evaluation = f" {shlex.quote(str(pairs))}" if not isinstance(pairs, dict) else ""
         say(f"  freerun evaluate {name}{evaluation}")
-    say(f"  freerun train --resume --out {name}")
+    own = any(":" in strategy for strategy in strategies_of(raw))
+    say(f"  freerun train --resume --out {name}{' --trust-code' if own else ''}")

@@ -9,11 +9,10 @@ from typing import Final
 from freerun.runtime.shapes import Shapes, expected_shapes
 from freerun.runtime.sizes import Sizes
 
-__all__ = ["MOST_CONFIG", "MOST_LAYERS", "Limits"]
+__all__ = ["MOST_CONFIG", "Limits"]
 
 MOST_CONFIG: Final = 2**24
 """Bytes of config.json and of metrics.json."""
-MOST_LAYERS: Final = 1000
 _FLOAT: Final = 4
 _ROOM: Final = 2**22
 """For names, shapes and nodes."""

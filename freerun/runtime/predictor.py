@@ -14,10 +14,10 @@ import numpy as np
 from freerun.data.batching import MOST_POSITIONS, ROWS, pad, similar_lengths
 from freerun.data.codec import Codec
 from freerun.errors import BundleError, DataError
-from freerun.search.beam import beam_search
+from freerun.search.beam import beam_search, check_beam
 from freerun.search.bound import LengthBound
 from freerun.search.hypothesis import Hypothesis
-from freerun.search.sampling import sample
+from freerun.search.sampling import check_sampling, sample
 from freerun.search.score import score_targets
 from freerun.search.stepper import Greedy, Stepper
 from freerun.symbols import EOS, UNK
@@ -52,6 +52,10 @@ class Beam:
     length_penalty: float = 0.0
     early_stop: bool = False
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a setting that is out of its range."""
+        check_beam(self.beam_size, self.num_hypotheses, self.length_penalty)
+
     @property
     def width(self) -> int:
         """Rows that a source takes."""
@@ -72,6 +76,10 @@ class Sampling:
     top_k: int | None = None
     top_p: float | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a setting that is out of its range."""
+        check_sampling(self.temperature, self.top_k, self.top_p, self.num_hypotheses, self.seed)
 
     @property
     def width(self) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from freerun.runtime.limits import MOST_LAYERS
+from freerun.bounds import MAX_LAYERS
 from freerun.text import shown
 
 __all__ = ["CONFIG", "Fault", "first_fault"]
@@ -77,7 +77,7 @@ CONFIG: Final[_Section] = {
     "target": _SIDE,
     "model": {
         **{name: _whole(1) for name in ("source_vocabulary", "target_vocabulary", "embedding_size", "hidden_size")},
-        "num_layers": _whole(1, MOST_LAYERS),
+        "num_layers": _whole(1, MAX_LAYERS),
         "cell": _word("lstm", "gru", "rnn"),
         "bidirectional": _TRUTH,
         "context": _word("init", "every_step"),

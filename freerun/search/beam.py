@@ -8,14 +8,15 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from freerun.search.hypothesis import MOST_PENALTY, Hypothesis, divisor_bound, penalised
-from freerun.search.loop import Chooser, Rows, decode, refuse, writable
+from freerun.bounds import BEAM_SIZE, LENGTH_PENALTY, NUM_HYPOTHESES, Range
+from freerun.search.hypothesis import Hypothesis, divisor_bound, penalised
+from freerun.search.loop import Chooser, Rows, decode, writable
 from freerun.search.prefix import NO_TOKEN, with_prefix
 from freerun.search.stepper import Ids, LogProbs, Stepper
 from freerun.search.trellis import Choice
 from freerun.symbols import EOS
 
-__all__ = ["BeamChooser", "GreedyChooser", "beam_search"]
+__all__ = ["BeamChooser", "GreedyChooser", "beam_search", "check_beam"]
 
 Mask = npt.NDArray[np.bool_]
 
@@ -40,18 +41,9 @@ def beam_search(
 
     The result is what the same beam gives when it runs to the last length, unless ``early_stop`` is set: then a
     ``length_penalty`` above 0 makes it a heuristic (``BeamChooser``). A beam of one is greedy search, whatever the
-    penalty. Raises ConfigError for sizes below 1, penalties beyond ``MOST_PENALTY``, negative bounds and impossible
-    prefixes.
+    penalty. Raises ConfigError for settings that ``check_beam`` rejects, negative bounds and impossible prefixes.
     """
-    for name, size in (("beam_size", beam_size), ("num_hypotheses", num_hypotheses)):
-        refuse(size < 1, name, size, "Expected a whole number of at least 1", "Use 1 for greedy search")
-    refuse(
-        not abs(length_penalty) <= MOST_PENALTY,
-        "length_penalty",
-        length_penalty,
-        f"Expected a number from {-MOST_PENALTY:g} to {MOST_PENALTY:g}",
-        "Use 0 to rank by the score itself, or about 1 to favour longer outputs",
-    )
+    check_beam(beam_size, num_hypotheses, length_penalty)
     beam_size = max(beam_size, num_hypotheses)
     chooser: Chooser
     if beam_size == 1:
@@ -69,6 +61,19 @@ def beam_search(
         num_hypotheses=num_hypotheses,
         length_penalty=length_penalty,
     )
+
+
+def check_beam(beam_size: int, num_hypotheses: int, length_penalty: float) -> None:
+    """Check the settings of a beam search; a negative ``length_penalty`` favours shorter outputs.
+
+    Raises:
+        ConfigError: one of them is out of its range.
+    """
+    BEAM_SIZE.check("beam_size", beam_size, "Use 1 for greedy search")
+    NUM_HYPOTHESES.check("num_hypotheses", num_hypotheses, "Use 1 for the best output alone")
+    penalties = Range(-LENGTH_PENALTY.high, LENGTH_PENALTY.high, is_whole=False)
+    fix = "Use 0 to rank by the score itself, or about 1 to favour longer outputs"
+    penalties.check("length_penalty", length_penalty, fix)
 
 
 class GreedyChooser:

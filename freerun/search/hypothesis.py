@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MOST_PENALTY", "Hypothesis", "divisor_bound", "penalised"]
+__all__ = ["Hypothesis", "divisor_bound", "penalised"]
 
 Score = TypeVar("Score", float, npt.NDArray[np.float64])
-
-MOST_PENALTY: Final = 10.0
-"""Largest length penalty, in absolute value: no length that fits a bound then overflows. Wu et al. use 0.2 to 1."""
 
 # Relative; far above the rounding errors of a power and a division, far below any difference that matters.
 _ROUNDING = 1e-12

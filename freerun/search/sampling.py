@@ -7,15 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from freerun.bounds import POSITIVE_TEMPERATURE, SAMPLES, SEED, TEMPERATURE, TOP_K
+from freerun.errors import ConfigError
 from freerun.randomness import numpy_generator
 from freerun.search.beam import beam_search
 from freerun.search.hypothesis import Hypothesis
-from freerun.search.loop import Rows, decode, refuse, writable
+from freerun.search.loop import Rows, decode, writable
 from freerun.search.prefix import with_prefix
 from freerun.search.stepper import Ids, LogProbs, Stepper
 from freerun.search.trellis import Choice
+from freerun.text import shown
 
-__all__ = ["SamplingChooser", "sample"]
+__all__ = ["SamplingChooser", "check_sampling", "sample"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -40,9 +43,9 @@ def sample(
     1 / ``temperature`` (0 is greedy search), cut to the ``top_k`` best tokens, then to the fewest best tokens whose
     share reaches ``top_p``, renormalised each time. Scores stay those of the model: untempered, over the whole
     vocabulary. A draw is a pure function of (seed, row, hypothesis, step): ``rows`` [B] numbers the sources globally
-    (default: their place in the batch). Raises ConfigError for settings out of range.
+    (default: their place in the batch). Raises ConfigError for settings that ``check_sampling`` rejects.
     """
-    _check(temperature, top_k, top_p, num_hypotheses)
+    check_sampling(temperature, top_k, top_p, num_hypotheses, seed)
     # Dividing by 0 is no option, and all draws would be the same.
     if temperature == 0:
         best = beam_search(stepper, source_ids, lengths, max_lengths=max_lengths, prefix=prefix)
@@ -63,24 +66,23 @@ def sample(
     return [[only for (only,) in drawn[start : start + num_hypotheses]] for start in starts]
 
 
-def _check(temperature: float, top_k: int | None, top_p: float | None, num_hypotheses: int) -> None:
-    refuse(
-        not 0 <= temperature < np.inf,
-        "temperature",
-        temperature,
-        "Expected 0 or a positive number",
-        "Use 1 for the model's own distribution and 0 for greedy search",
-    )
-    at_least_1 = "Expected a whole number of at least 1"
-    refuse(top_k is not None and top_k < 1, "top_k", top_k, at_least_1, "Leave it out to draw from all tokens")
-    refuse(num_hypotheses < 1, "num_hypotheses", num_hypotheses, at_least_1, "Use 1 for one draw")
-    refuse(
-        top_p is not None and not 0 < top_p <= 1,
-        "top_p",
-        top_p,
-        "Expected a share above 0 and at most 1",
-        "Leave it out to draw from all tokens",
-    )
+def check_sampling(temperature: float, top_k: int | None, top_p: float | None, num_hypotheses: int, seed: int) -> None:
+    """Check the settings of sampling.
+
+    Raises:
+        ConfigError: one of them is out of its range.
+    """
+    TEMPERATURE.check("temperature", temperature, "Use 1 for the model's own distribution and 0 for greedy search")
+    if 0 < temperature < POSITIVE_TEMPERATURE.low:
+        expected = f"Expected 0, or {POSITIVE_TEMPERATURE}"
+        raise ConfigError.single("temperature", f"it is {shown(temperature)}", expected, "Use 0 for greedy search")
+    if top_k is not None:
+        TOP_K.check("top_k", top_k, "Leave it out to sample from all tokens")
+    if top_p is not None and not 0 < top_p <= 1:
+        fix = "Leave it out to sample from all tokens"
+        raise ConfigError.single("top_p", f"it is {shown(top_p)}", "Expected a fraction above 0 and at most 1", fix)
+    SAMPLES.check("num_hypotheses", num_hypotheses, "Use 1 for one sample")
+    SEED.check("seed", seed)
 
 
 def _uniforms(seed: int, rows: Ids, num_hypotheses: int, steps: int) -> Floats:

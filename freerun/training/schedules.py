@@ -46,8 +46,8 @@ def halving(updates_per_epoch: float, start_epoch: float = 5.0, every_epochs: fl
     def factor(update: int) -> float:
         epochs_done = (update - 1) / updates_per_epoch
         # a hair more than a whole number of halvings counts as whole: the division above is not exact
-        halvings = math.floor(max(0.0, epochs_done - start_epoch) / every_epochs + 1e-9)
-        return _warm(update, warmup) * math.pow(0.5, min(halvings, 1000))
+        halvings = math.floor(min(1000.0, max(0.0, epochs_done - start_epoch) / every_epochs + 1e-9))
+        return _warm(update, warmup) * math.pow(0.5, halvings)
 
     return factor
 

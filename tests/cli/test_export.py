@@ -112,10 +112,52 @@ def test_int8_is_measured_and_used_when_asked_for(freerun: Freerun, run: Path, t
     assert f"| sequence_accuracy.free | {record['fp32']['sequence_accuracy.free']:.4f} |" in card
     assert freerun("predict", run, *TEXTS, "--precision", "int8").code == 0
     (run / "best" / "README.md").write_text(card.replace("Forcing strategy", "My own words"))
-    freerun("export", run)
+    before = content(run / "best")
+    again = freerun("export", run)
+    assert again.code == 0
+    assert f"{run / 'best'}: its int8 graphs are kept, because they were measured on these very weights." in again.err
+    assert [line.split()[0] for line in again.out.splitlines()[1:]] == [*FP32, *INT8]
+    assert content(run / "best") == before
+    assert "My own words" in (run / "best" / "README.md").read_text()
+
+
+def test_int8_graphs_of_a_bundle_beside_are_kept_too(freerun: Freerun, run: Path, trained: Path) -> None:
+    out, quantize = run.parent / "small", ("--quantize", "int8", "--dev", trained / "dev.tsv", "--max-loss", 100)
+    assert freerun("export", run, "--out", out, *quantize).code == 0
+    before = content(out)
+    assert freerun("export", run, "--out", out).code == 0
+    assert content(out) == before and "greedy.int8.npz" in before
+
+
+def _other_weights(bundle: Path) -> None:
+    config = json.loads((bundle / "config.json").read_text())
+    config["graphs"]["weights"] = "0" * 64
+    (bundle / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_other_weights, "encoder.int8.onnx: it is a graph of other weights"),
+        (lambda bundle: (bundle / "export.json").write_text("{}"), "export.json: KeyError('difference')"),
+        (lambda bundle: (bundle / "export.json").write_text("[]"), "export.json: TypeError("),
+        (lambda bundle: (bundle / "export.json").unlink(), "export.json"),
+        (lambda bundle: (bundle / "step.int8.onnx").write_bytes(b"x"), "step.int8.onnx"),
+    ],
+    ids=["weights", "record", "list", "missing", "graph"],
+)
+def test_int8_graphs_that_are_not_of_these_weights_are_left_out_and_said(
+    freerun: Freerun, run: Path, trained: Path, change: Callable[[Path], object], reason: str
+) -> None:
+    quantize = ("--quantize", "int8", "--dev", trained / "dev.tsv", "--max-loss", 100)
+    assert freerun("export", run, *quantize).code == 0
+    change(run / "best")
+    result = freerun("export", run)
+    assert result.code == 0
+    assert f"{run / 'best'}: its int8 graphs are left out (" in result.err and reason in result.err
+    assert "Write them anew with --quantize int8." in result.err
     assert not any((run / "best" / name).exists() for name in (*INT8, "export.json"))
-    without = (run / "best" / "README.md").read_text()
-    assert "int8" not in without and "My own words" in without
+    assert "int8" not in (run / "best" / "README.md").read_text()
 
 
 def test_int8_that_loses_too_much_is_refused_and_nothing_is_written(

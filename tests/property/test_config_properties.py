@@ -14,7 +14,7 @@ from freerun.forcing.registry import settings_of
 SIZES = st.integers(1, 10**6)
 COUNTS = st.integers(0, 10**9)
 SHARES = st.floats(0, 1, exclude_max=True)
-POSITIVE = st.floats(0, exclude_min=True, allow_infinity=False)
+POSITIVE = st.floats(0, 1e38, exclude_min=True)
 PATHS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
 FILES = PATHS | st.fixed_dictionaries({"source": PATHS, "target": PATHS})
 TOKENS = st.sampled_from(["auto", "char", "whitespace", "sentencepiece:500"])
@@ -45,7 +45,7 @@ SECTIONS = {
             "bidirectional": st.booleans(),
             "attention": st.sampled_from(["none", "luong"]),
             "dropout": SHARES,
-            "forget_bias": st.floats(allow_nan=False, allow_infinity=False) | st.just("drawn"),
+            "forget_bias": st.floats(-1e38, 1e38) | st.just("drawn"),
         },
     ),
     "training": st.fixed_dictionaries(
@@ -53,8 +53,8 @@ SECTIONS = {
         optional={
             "learning_rate": POSITIVE,
             "schedule": SCHEDULES,
-            "seed": st.integers(-(10**30), 10**30),
-            "accumulate": SIZES,
+            "seed": st.integers(-(2**63), 2**63 - 1),
+            "accumulate": st.integers(1, 10**4),
             "init": PATHS | st.just(""),
         },
     ).flatmap(

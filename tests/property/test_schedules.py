@@ -115,3 +115,8 @@ def test_nothing_overflows_in_a_long_run(update):
     ]
     assert all(0.0 <= factor < 1e-4 for factor in factors)
     assert factors[0] > 0
+
+
+def test_an_interval_that_no_update_can_show_halves_the_rate_away():
+    schedule = halving(10.0, 0.0, 5e-324)
+    assert (schedule(1), schedule(2)) == (1.0, 0.5**1000)

@@ -196,11 +196,11 @@ def test_a_key_before_the_first_section_is_sent_to_its_own():
 @pytest.mark.parametrize(
     ("name", "line", "expected"),
     [
-        ("model", "hidden_size = 0", "0. Expected a whole number, 1 or more."),
-        ("model", "num_layers = -3", "-3. Expected a whole number, 1 or more."),
-        ("model", "embedding_size = 1.5", "1.5. Expected a whole number, 1 or more."),
-        ("model", "embedding_size = true", "true. Expected a whole number, 1 or more."),
-        ("model", 'embedding_size = "8"', '"8". Expected a whole number, 1 or more.'),
+        ("model", "hidden_size = 0", "0. Expected a whole number from 1 to 1,000,000."),
+        ("model", "num_layers = -3", "-3. Expected a whole number from 1 to 1,000."),
+        ("model", "embedding_size = 1.5", "1.5. Expected a whole number from 1 to 1,000,000."),
+        ("model", "embedding_size = true", "true. Expected a whole number from 1 to 1,000,000."),
+        ("model", 'embedding_size = "8"', '"8". Expected a whole number from 1 to 1,000,000.'),
         ("model", "dropout = 1", "1. Expected a number, 0 or more, below 1."),
         ("model", "dropout = -0.1", "-0.1. Expected a number, 0 or more, below 1."),
         ("model", "dropout = nan", "nan. Expected a finite number, 0 or more, below 1."),
@@ -210,23 +210,31 @@ def test_a_key_before_the_first_section_is_sent_to_its_own():
         ("model", "cell = 3", '3. Expected one of "lstm", "gru", "rnn".'),
         ("model", 'cell = "LSTM"', '"LSTM". Expected one of "lstm", "gru", "rnn".'),
         ("model", 'cell = "lsmt"', '"lsmt". Expected one of "lstm", "gru", "rnn". The nearest is \'lstm\'.'),
-        ("model", "hidden_size = 2024-01-01", "2024-01-01. Expected a whole number, 1 or more."),
-        ("model", "hidden_size = [512]", "[512]. Expected a whole number, 1 or more."),
-        ("model", "hidden_size = { a = 1 }", "{ a = 1 }. Expected a whole number, 1 or more."),
-        ("model", 'forget_bias = "drwn"', '"drwn". Expected a number or "drawn". The nearest is \'drawn\'.'),
-        ("training", "learning_rate = 0", "0. Expected a number, above 0."),
-        ("training", "learning_rate = inf", "inf. Expected a finite number, above 0."),
-        ("training", 'learning_rate = "1e-3"', '"1e-3". Expected a number, above 0.'),
-        ("training", "updates = 0", "0. Expected a whole number, 1 or more."),
-        ("training", "epochs = 0", "0. Expected a number, above 0."),
-        ("training", "batch_size = -1", "-1. Expected a whole number, 1 or more."),
-        ("training", "seed = 1.0", "1.0. Expected a whole number."),
-        ("training", "threads = 99999999999", "99999999999. Expected a whole number, 0 or more, 4096 or less."),
-        ("training", "checkpoint_every = -1", "-1. Expected a whole number, 0 or more."),
-        ("training", 'average = "9"', '"9". Expected a whole number, 0 or more.'),
+        ("model", "hidden_size = 2024-01-01", "2024-01-01. Expected a whole number from 1 to 1,000,000."),
+        ("model", "hidden_size = [512]", "[512]. Expected a whole number from 1 to 1,000,000."),
+        ("model", "hidden_size = { a = 1 }", "{ a = 1 }. Expected a whole number from 1 to 1,000,000."),
+        (
+            "model",
+            'forget_bias = "drwn"',
+            '"drwn". Expected a number from -1e+38 to 1e+38 or "drawn". The nearest is \'drawn\'.',
+        ),
+        ("training", "learning_rate = 0", "0. Expected a number, above 0, 1e+38 or less."),
+        ("training", "learning_rate = inf", "inf. Expected a finite number, above 0, 1e+38 or less."),
+        ("training", 'learning_rate = "1e-3"', '"1e-3". Expected a number, above 0, 1e+38 or less.'),
+        ("training", "updates = 0", "0. Expected a whole number from 1 to 1,000,000,000."),
+        ("training", "epochs = 0", "0. Expected a number, above 0, 1,000,000,000 or less."),
+        ("training", "batch_size = -1", "-1. Expected a whole number from 1 to 1,000,000."),
+        (
+            "training",
+            "seed = 1.0",
+            "1.0. Expected a whole number from -9,223,372,036,854,775,808 to 9,223,372,036,854,775,807.",
+        ),
+        ("training", "threads = 99999999999", "99999999999. Expected a whole number from 0 to 1,024."),
+        ("training", "checkpoint_every = -1", "-1. Expected a whole number from 0 to 1,000,000,000."),
+        ("training", 'average = "9"', '"9". Expected a whole number from 0 to 1,000,000,000.'),
         ("training", "init = 3", "3. Expected the path of a bundle or run folder."),
-        ("evaluation", "beam_size = 0", "0. Expected a whole number, 1 or more."),
-        ("evaluation", "length_penalty = 11", "11. Expected a number, 0 or more, 10 or less."),
+        ("evaluation", "beam_size = 0", "0. Expected a whole number from 1 to 1,000."),
+        ("evaluation", "length_penalty = 11", "11. Expected a number from 0 to 10."),
         ("data", "columns = [0, 1]", "[0, 1]. Expected two columns, counted from 1, for example [1, 2]."),
         ("data", 'columns = ["1", 2]', '["1", 2]. Expected two columns, counted from 1, for example [1, 2].'),
         ("data", "columns = [1]", "[1]. Expected two columns, counted from 1, for example [1, 2]."),
@@ -260,7 +268,7 @@ def test_a_metric_without_its_ending_is_told_the_nearest():
 
 def test_of_two_faults_at_a_key_the_first_is_told():
     assert problem("training", 'updates = 5\nepochs = "x"') == (
-        'training.epochs: the value is "x". Expected a number, above 0.'
+        'training.epochs: the value is "x". Expected a number, above 0, 1,000,000,000 or less.'
     )
 
 
@@ -322,8 +330,12 @@ KINDS = 'Expected one of "constant", "inverse_sqrt", "cosine", "halving".'
                 "The nearest is 'every_epochs'."
             ),
         ),
-        ('{ kind = "cosine", final = 2 }', ".final", "the value is 2. Expected a number, 0 or more, 1 or less."),
-        ('{ kind = "inverse_sqrt", warmup = 0 }', ".warmup", "the value is 0. Expected a whole number, 1 or more."),
+        ('{ kind = "cosine", final = 2 }', ".final", "the value is 2. Expected a number from 0 to 1."),
+        (
+            '{ kind = "inverse_sqrt", warmup = 0 }',
+            ".warmup",
+            "the value is 0. Expected a whole number from 1 to 1,000,000,000.",
+        ),
         (
             '"cosine"',
             "",
@@ -460,7 +472,7 @@ def test_a_fault_names_what_was_typed():
 def test_check_values_tells_in_the_same_words():
     with pytest.raises(ConfigError) as error:
         check_values(DataConfig, {"train": "t", "minimum_count": 0}, "here")
-    assert str(error.value) == "here: minimum_count: the value is 0. Expected a whole number, 1 or more."
+    assert str(error.value) == "here: minimum_count: the value is 0. Expected a whole number from 1 to 1,000,000,000."
 
 
 # ----------------------------------------------------------------------------------------------------------------- TOML

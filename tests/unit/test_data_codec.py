@@ -102,7 +102,7 @@ def test_sentencepiece_codecs_share_a_model_when_asked():
 
 
 def test_errors_name_the_key():
-    with pytest.raises(ConfigError, match=r"data\.target_tokens: 'words'"):
+    with pytest.raises(ConfigError, match=r'data\.target_tokens: "words"'):
         build(target_tokens="words")
     with pytest.raises(ConfigError, match=r"data\.source_tokens: sentencepiece:9999"):
         build(source_tokens="sentencepiece:9999")

@@ -57,12 +57,15 @@ def test_specifications(spec, expected):
 
 def test_bad_specifications():
     expected = "Expected char, whitespace or sentencepiece:N"
-    assert spec_error("chars").startswith(f"data.source_tokens: 'chars'. {expected}")
+    assert spec_error("chars").startswith(f'data.source_tokens: "chars". {expected}')
     assert spec_error("chars").endswith("The nearest is 'char'.")
     assert "write 'char'" in spec_error("char:7")
     for spec in ("sentencepiece", "sentencepiece:", "sentencepiece:0", "sentencepiece:-3", "sentencepiece:8k"):
-        assert spec_error(spec).startswith(f"data.source_tokens: '{spec}'. {expected}")
-    assert spec_error("sentencepiece:²").endswith("Give the number of pieces after the colon.")
+        assert spec_error(spec).startswith(f'data.source_tokens: "{spec}". {expected}')
+    for size in ("²", "1000001", "99999999999999999999", "9" * 5000):
+        found = spec_error(f"sentencepiece:{size}")
+        assert found.endswith("at most 1,000,000. Give the number of pieces after the colon.") and len(found) < 300
+    assert parse_tokens_spec("sentencepiece:0001000000", "x") == ("sentencepiece", 1_000_000)
 
 
 def test_make_tokenizer():

@@ -9,10 +9,13 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
+from freerun.bounds import BEAM_SIZE, LENGTH, MAX_PIECES, POSITIVE_TEMPERATURE, SAMPLES
 from freerun.config import Config, StudyConfig, parse_config
+from freerun.config.check import expectation
 from freerun.config.raw import read_toml
+from freerun.config.sections import Schedule as LearningRate
 from freerun.forcing.registry import STRATEGIES, settings_of
-from freerun.forcing.schedules import Schedule
+from freerun.forcing.schedules import PositionSchedule, Schedule
 from freerun.runtime.graphs import metadata_of
 from freerun.runtime.interface import FLOAT, INT64, inputs_of, outputs_of, statics_of
 from tests.exported import GraphsOf, write_model
@@ -41,6 +44,33 @@ def test_every_key_is_documented_with_its_default() -> None:
                 assert shown.strip("`") == (f'"{value}"' if isinstance(value, str) else str(value).lower())
             if shown == "none":
                 assert value is None
+
+
+def test_every_range_is_documented() -> None:
+    rows = re.findall(r"^\| (`\w+\..*`) \| (.*) \|$", PAGE.split("\n## Limits\n")[1], re.MULTILINE)
+    documented = {key: text for keys, text in rows for key in re.findall(r"`(.*?)`", keys)}
+    found = {
+        f"{section}.{key}": expectation(field)
+        for section, info in Config.model_fields.items()
+        for key, field in info.annotation.model_fields.items()
+    }
+    assert documented == {key: text for key, text in found.items() if "number" in text}
+    assert all(f"{limit:,}" in PAGE for limit in (MAX_PIECES, LENGTH.high))
+    page = (ROOT / "docs" / "search.md").read_text()
+    assert f"at most {BEAM_SIZE.high:,} hypotheses, and {SAMPLES.high:,} outputs" in page
+    assert f"{POSITIVE_TEMPERATURE.low:.6f} to {POSITIVE_TEMPERATURE.high:,.0f}" in page and page.count("0.000001") == 1
+
+
+def test_no_key_is_without_a_range() -> None:
+    models = [StudyConfig, *(strategy.Settings for strategy in STRATEGIES.values())]
+    models += [info.annotation for info in Config.model_fields.values()]
+    models += [kind for alias in (Schedule, PositionSchedule, LearningRate) for kind in get_args(get_args(alias)[0])]
+    fields = [(model, key, field) for model in models for key, field in model.model_fields.items()]
+    assert len(fields) > 100
+    for model, key, field in fields:
+        text = expectation(field)
+        ends = (" to ",), ("or more", "or less"), ("or more", "below"), ("above", "or less"), ("above", "below")
+        assert "number" not in text or any(all(word in text for word in pair) for pair in ends), (model, key, text)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -14,7 +14,7 @@ from freerun.errors import ConfigError
 from freerun.forcing.batch import Update
 from freerun.forcing.phases import Phases
 from freerun.forcing.professor import Professor
-from freerun.forcing.registry import settings_of, strategy_named
+from freerun.forcing.registry import EVERYTHING, settings_of
 from freerun.forcing.strategy import Objective
 from freerun.forcing.teacher import Teacher
 from tests.networks import close, network, random_rows, training_batch
@@ -28,7 +28,7 @@ PHASES = [
 
 
 def config(**forcing):
-    return parse_config({"data": {"train": "x"}, "forcing": forcing}, "c.toml", settings_of)
+    return parse_config({"data": {"train": "x"}, "forcing": forcing}, "c.toml", EVERYTHING.settings_of)
 
 
 def faults(**forcing):
@@ -153,13 +153,13 @@ def test_a_strategy_of_ones_own(own_module):
         ("no_such_module:Doubled", "'no_such_module:Doubled' cannot be imported (ModuleNotFoundError"),
         ("my_forcing:Tripled", "'my_forcing:Tripled' cannot be imported (AttributeError"),
         ("my_forcing:NOT_A_STRATEGY", "'my_forcing:NOT_A_STRATEGY' is no strategy"),
-        ("my_forcing:", "cannot be imported"),
-        (":Doubled", "cannot be imported"),
+        ("my_forcing:", "'my_forcing:' is not module:Class. Expected the name of a module"),
+        (":Doubled", "':Doubled' is not module:Class"),
     ],
 )
 def test_a_strategy_of_ones_own_that_is_none(own_module, name, message):
     with pytest.raises(ConfigError) as error:
-        strategy_named(name)
+        EVERYTHING.settings_of(name)
     assert message in str(error.value)
 
 

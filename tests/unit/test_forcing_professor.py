@@ -328,7 +328,7 @@ def test_a_batch_with_one_row_to_compare_has_no_moments():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"weight": -0.1}, "forcing.weight: the value is -0.1. Expected a number, 0 or more"),
+        ({"weight": -0.1}, "forcing.weight: the value is -0.1. Expected a number from 0 to 1e+38."),
         ({"model_gate": 1.5}, "forcing.model_gate: the value is 1.5"),
         ({"average": 1.0}, "forcing.average: the value is 1.0"),
         ({"adversary": "wasserstein"}, 'forcing.adversary: the value is "wasserstein"'),

@@ -119,13 +119,13 @@ def test_strategies_under_one_seed_share_their_dropout():
         ),
         (
             {"schedule": {"kind": "inverse_sigmoid", "k": 0.5}},
-            "forcing.schedule.k: the value is 0.5. Expected a number, 1 or more",
+            "forcing.schedule.k: the value is 0.5. Expected a number from 1 to 1e+38.",
         ),
         ({"schedule": "linear"}, 'forcing.schedule: the value is "linear"'),
         ({"schedule": {"kind": "liner"}}, 'forcing.schedule.kind: the value is "liner"'),
         ({"position": {"kind": "liner"}}, 'forcing.position.kind: the value is "liner"'),
         ({"coin": "row"}, 'forcing.coin: the value is "row"'),
-        ({"temperature": 0.0}, "forcing.temperature: the value is 0.0. Expected a number, above 0"),
+        ({"temperature": 0.0}, "forcing.temperature: the value is 0.0. Expected a number from 1e-06 to 1000."),
         ({"passes": -1}, "forcing.passes: the value is -1"),
         ({"teacher_prob": 0.5}, "forcing.teacher_prob: unknown key"),
         (

@@ -191,6 +191,44 @@ def test_a_length_that_was_set_stays_and_is_evaluated_eight_times(training, upda
     assert (choice.values, choice.reasons) == ({"evaluation.every": updates // 8}, [])
 
 
+PHASES = [{"strategy": "teacher", "until": 700}, {"strategy": "free_running"}]
+
+
+@pytest.mark.parametrize(("until", "updates"), [(599, 600), (600, 1200), (30_000, 60_000)])
+def test_the_length_lets_every_phase_begin(monkeypatch, until, updates):
+    timed(monkeypatch, 0.01)
+    phases = [{**PHASES[0], "until": until}, PHASES[1]]
+    raw = {"data": {"train": "t"}, "model": {"hidden_size": 4, "embedding_size": 4}, "training": {"batch_size": 10}}
+    settings = parse_config({**raw, "forcing": {"phases": phases}}, "here", settings_of)
+    choice = choose_length(settings, data(100), {"data": raw["data"]})
+    assert choice.values["training.updates"] == updates
+    assert (f" (twice the {until:,} that end before the last phase of forcing), " in choice.reasons[0]) == (
+        updates > 600
+    )
+    if until == 30_000:
+        assert choice.reasons[0].endswith("about 12 min 30 s at 10 ms an update on this machine, at most 19 minutes.")
+
+
+def test_updates_are_timed_however_late_the_last_phase_begins():
+    raw = {"data": {"train": "t"}, "model": {"hidden_size": 4, "embedding_size": 4}, "training": {"threads": 1}}
+    settings = parse_config(
+        {**raw, "forcing": {"phases": [{**PHASES[0], "until": 25_000}, PHASES[1]]}}, "x", settings_of
+    )
+    assert choose_length(settings, data(), raw).values["training.updates"] == 50_000
+
+
+def test_a_dot_product_gets_an_encoder_of_one_direction():
+    chosen = {"model": {"attention_score": "dot"}}
+    choice = choose_sizes(data(), chosen)
+    assert (choice.values["model.bidirectional"], choice.values["model.attention"]) == (False, "luong")
+    assert choice.reasons[1] == (
+        'A one-directional encoder, because model.attention_score = "dot" compares vectors of one size.'
+    )
+    assert choose_before_data(chosen, settings_of)["model"]["bidirectional"] is False
+    assert len(choose_sizes(data(), {"model": {"attention_score": "dot", "bidirectional": False}}).reasons) == 2
+    assert choose_before_data({"model": {"attention_score": "general"}}, settings_of)["model"]["bidirectional"] is True
+
+
 def test_an_interval_that_was_set_stays():
     settings, chosen = config(updates=80)
     assert choose_length(settings, data(), {**chosen, "evaluation": {"every": 3}}).values == {}

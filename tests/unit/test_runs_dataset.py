@@ -11,7 +11,8 @@ from freerun.data.readers import read_pairs
 from freerun.data.split import held_out_sources
 from freerun.errors import DataError
 from freerun.forcing.registry import settings_of
-from freerun.runs.dataset import DataSource, load_data, write_held_out
+from freerun.runs import dataset
+from freerun.runs.dataset import DataSource, choose_tokens, load_data, write_held_out
 
 LETTERS = [a + b for a in "abcdefghij" for b in "klmnopqrst"]
 
@@ -170,3 +171,32 @@ def test_at_most_ten_tokens_are_named_and_pairs_that_were_held_out_are_called_so
     assert held_out.count("(1)") == 10 and "and 10 others" in held_out
     assert "training pairs of pairs.tsv: 80 of 320 target tokens" in training
     assert training.count("(1)") == 10
+
+
+ROWS = [f"word{n}\tw o r d {n % 3}" for n in range(60)]  # letters for the sources, words for the targets
+
+
+@pytest.mark.parametrize(
+    ("set_keys", "expected", "reason"),
+    [
+        ({}, {"source_tokens": "char", "target_tokens": "whitespace"}, ""),
+        ({"shared_vocabulary": True}, dict.fromkeys(("source_tokens", "target_tokens"), "char"), "Both sides: char, "),
+        (
+            {"shared_vocabulary": True, "target_tokens": "whitespace"},
+            dict.fromkeys(("source_tokens", "target_tokens"), "whitespace"),
+            "Both sides: whitespace, because data.shared_vocabulary = true needs the same tokens.",
+        ),
+    ],
+)
+def test_a_shared_vocabulary_gets_the_same_tokens_on_both_sides(set_keys, expected, reason):
+    Path("pairs.tsv").write_text("\n".join(ROWS) + "\n")
+    config = parse_config({"data": {"train": "pairs.tsv", **set_keys}}, "test", settings_of)
+    said = []
+    assert choose_tokens(config.data, DataSource.open(config.data, said.append), said.append) == expected
+    assert any(line.startswith(reason) for line in said)
+    assert any(line.startswith("Both sides") for line in said) == bool(reason)
+
+
+def test_subwords_are_finer_than_words_and_more_of_them_than_fewer():
+    specs = ["whitespace", "sentencepiece:1000", "char", "sentencepiece:8000"]
+    assert sorted(specs, key=dataset._fineness) == ["char", "sentencepiece:8000", "sentencepiece:1000", "whitespace"]

@@ -128,8 +128,8 @@ def test_faults_of_the_file_and_of_what_was_typed_come_together(tmp_path):
         plan(settings=["evaluation.every=-1"])
     assert [str(problem) for problem in error.value.problems] == [
         f"{CONFIG}: model: the value is 3. Expected a section, [model].",
-        f"{CONFIG}: training.updates: the value is 0. Expected a whole number, 1 or more.",
-        "--set evaluation.every=-1: the value is -1. Expected a whole number, 0 or more.",
+        f"{CONFIG}: training.updates: the value is 0. Expected a whole number from 1 to 1,000,000,000.",
+        "--set evaluation.every=-1: the value is -1. Expected a whole number from 0 to 1,000,000,000.",
     ]
 
 

@@ -197,8 +197,8 @@ def test_a_bundle_that_does_not_fit_on_the_disk_leaves_the_one_before(monkeypatc
 
 
 def test_a_loss_that_is_not_finite_shows_its_pairs():
-    with pytest.raises(TrainingError, match=r"^update \d+: the loss is (nan|inf)"):
-        train("training.learning_rate=1e41", 'training.optimizer="sgd"', "training.clip_norm=0", "training.updates=9")
+    with pytest.raises(TrainingError, match=r"^update \d+: the loss is .* norm of the gradients (nan|inf);"):
+        train("training.learning_rate=1e38", 'training.optimizer="sgd"', "training.clip_norm=0", "training.updates=9")
     (path,) = Path("run").glob("not-finite-update-*.json")
     saved = json.loads(path.read_text())
     assert 1 <= len(saved["pairs"]) <= 4

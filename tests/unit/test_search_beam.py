@@ -15,6 +15,7 @@ from freerun.search.hypothesis import divisor_bound, penalised
 from freerun.search.loop import Rows
 from freerun.search.score import score_targets
 from freerun.symbols import BOS, EOS, PAD, UNK
+from freerun.text import shown
 from tests.steppers import TableStepper, batch, bounds, rank
 
 SOURCES = [[4, 5, 2], [5, 2], [2], [4, 4, 4, 2]]
@@ -356,9 +357,11 @@ def test_prefixes_and_sources_are_equally_many():
 
 
 @pytest.mark.parametrize("name", ["beam_size", "num_hypotheses"])
-def test_sizes_below_1_are_refused(name):
-    with pytest.raises(ConfigError, match=rf"^{name}: it is 0\. Expected a whole number of at least 1\. Use 1 for"):
-        search(TableStepper(), **{name: 0})
+@pytest.mark.parametrize("value", [0, -1, 1001, 10**21, 2.0, "3", True])
+def test_sizes_out_of_range_are_refused(name, value):
+    message = f"{name}: it is {shown(value)}. Expected a whole number from 1 to 1,000. Use 1 for"
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        search(TableStepper(), **{name: value})
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])

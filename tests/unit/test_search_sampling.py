@@ -188,13 +188,21 @@ def test_a_tiny_temperature_draws_the_best_token():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": -0.5}, r"^temperature: it is -0\.5\. Expected 0 or a positive number\."),
+        ({"temperature": -0.5}, r"^temperature: it is -0\.5\. Expected a number from 0 to 1000\."),
+        ({"temperature": 9.9e-7}, r"^temperature: it is 9\.9e-07\. Expected 0, or a number from 1e-06 to 1000\."),
+        ({"temperature": 1001}, r"^temperature: it is 1001\. Expected a number from 0 to 1000\."),
+        ({"temperature": 1e308}, r"^temperature: it is 1e\+308\."),
         ({"temperature": float("nan")}, r"^temperature: it is nan\."),
         ({"temperature": float("inf")}, r"^temperature: it is inf\."),
-        ({"top_k": 0}, r"^top_k: it is 0\. Expected a whole number of at least 1\."),
-        ({"top_p": 0.0}, r"^top_p: it is 0\.0\. Expected a share above 0 and at most 1\."),
+        ({"top_k": 0}, r"^top_k: it is 0\. Expected a whole number from 1 to 1,000,000,000\."),
+        ({"top_k": 10**21}, r"^top_k: it is 1000000000000000000000\."),
+        ({"top_p": 0.0}, r"^top_p: it is 0\.0\. Expected a fraction above 0 and at most 1\."),
         ({"top_p": 1.5}, r"^top_p: it is 1\.5\."),
-        ({"num_hypotheses": 0}, r"^num_hypotheses: it is 0\."),
+        ({"top_p": float("nan")}, r"^top_p: it is nan\."),
+        ({"num_hypotheses": 0}, r"^num_hypotheses: it is 0\. Expected a whole number from 1 to 10,000\."),
+        ({"num_hypotheses": 10_001}, r"^num_hypotheses: it is 10001\."),
+        ({"seed": 2**63}, r"^seed: it is 9223372036854775808\. Expected .* to 9,223,372,036,854,775,807\."),
+        ({"seed": -(2**63) - 1}, r"^seed: it is -9223372036854775809\."),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
