@@ -9,28 +9,24 @@ from pathlib import Path
 
 import numpy as np
 
-from freerun.config import Config, DataConfig, FilePair
+from freerun.config import Config, DataConfig
 from freerun.data.choose import choose_tokenisation
 from freerun.data.codec import Codec, build_codecs
 from freerun.data.corpus import Corpus, FilterReport, encode_corpus
-from freerun.data.readers import Pair, PairsLocation, ParallelFiles, content_hash, describe, read_pairs
+from freerun.data.readers import Pair, content_hash, describe, read_pairs
 from freerun.data.sampling import hash_sample
 from freerun.data.split import held_out_sources
 from freerun.data.text import normalise
 from freerun.data.writers import write_pairs
 from freerun.evaluation.items import EvaluationSet, group_pairs
+from freerun.runs.pairs import location_of
 from freerun.runs.unknown_tokens import MAX_NAMED, MAX_UNKNOWN, unknown_targets_warning, warn_of_unknown_targets
 from freerun.symbols import UNK
 
-__all__ = ["DataSource", "TrainingData", "choose_tokens", "load_data", "location_of"]
+__all__ = ["DataSource", "TrainingData", "choose_tokens", "load_data"]
 
 HELD_OUT_MOST = 2000
 Say = Callable[[str], None]
-
-
-def location_of(value: str | FilePair) -> PairsLocation:
-    """Where the pairs of a configuration stand."""
-    return Path(value) if isinstance(value, str) else ParallelFiles(Path(value.source), Path(value.target))
 
 
 @dataclass(frozen=True)
@@ -45,9 +41,13 @@ class DataSource:
     """Whether the development pairs were held out of the training file, not given."""
 
     @staticmethod
-    def open(config: DataConfig, say: Say) -> DataSource:
-        """The two streams of a configuration; without development pairs some of the sources are held out."""
+    def open(config: DataConfig, say: Say, name: str | None = None) -> DataSource:
+        """The two streams of a configuration; without development pairs some of the sources are held out.
+
+        ``name`` is what messages call the training pairs, if not by their path.
+        """
         location = location_of(config.train)
+        where = name or describe(location)
         hashes = {"train_sha256": content_hash(location)}
 
         def everything() -> Iterator[Pair]:
@@ -57,15 +57,13 @@ class DataSource:
             dev = location_of(config.dev)
             hashes["dev_sha256"] = content_hash(dev)
             next(read_pairs(dev, config.columns))  # a bad development file is better found now than after an hour
-            return DataSource(everything, lambda: read_pairs(dev, config.columns), hashes, describe(location))
+            return DataSource(everything, lambda: read_pairs(dev, config.columns), hashes, where)
 
         def read_as(pair: Pair) -> str:
             # What the tokenizer will read: where case is folded, "Foo" and "foo" must be on the same side.
             return normalise(pair.source, config.normalisation, config.source_case)
 
-        held_out = held_out_sources(
-            map(read_as, everything()), share=config.held_out, most=HELD_OUT_MOST, where=describe(location)
-        )
+        held_out = held_out_sources(map(read_as, everything()), share=config.held_out, most=HELD_OUT_MOST, where=where)
         say(
             f"No development pairs given: {held_out.count:,} of {held_out.total:,} sources are held out for evaluation "
             "(chosen by a hash, the same at every run)."
@@ -74,7 +72,7 @@ class DataSource:
             lambda: (pair for pair in everything() if read_as(pair) not in held_out),
             lambda: (pair for pair in everything() if read_as(pair) in held_out),
             hashes,
-            describe(location),
+            where,
             holds_out=True,
         )
 

@@ -34,10 +34,10 @@ from freerun.forcing.registry import settings_of
 from freerun.lock import LOCK, holder, inside, only_writer
 from freerun.runs.begun import Begun, begun_with, check_study_begun, is_over
 from freerun.runs.console import say
-from freerun.runs.dataset import location_of
-from freerun.runs.evaluate import PairsToRead, dev_pairs_of, evaluate_predictor
+from freerun.runs.evaluate import evaluate_predictor
 from freerun.runs.figures import aligned
 from freerun.runs.load import load
+from freerun.runs.pairs import PairsToRead, dev_pairs_of, location_of
 from freerun.runs.training_process import TrainingProcess
 from freerun.runtime.bundle import read_bundle
 from freerun.studies.analysis import Analysis, ArmFigures, Comparison, analyse
