@@ -74,6 +74,8 @@ def evaluate(request: EvaluateRequest) -> dict[str, float | None]:
     trivial = baselines(evaluation.items, predictor.target, majority)
     print(figures_table(figures, {name: defined(outputs.metrics()) for name, outputs in trivial.items()}))
     print(f"BLEU: {evaluation.free.bleu.signature}; chrF: {evaluation.free.chrf.signature}")
+    if figures["bleu.free"] is None:
+        print("BLEU is undefined because no output and no reference has four tokens; see chrF.")
     if bands:
         print("\n" + bands_table(bands))
     _print_examples("Random examples", random_examples(evaluation.free, request.random))
