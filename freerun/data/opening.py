@@ -79,15 +79,16 @@ def is_read_once(path: Path) -> bool:
 
 
 def reject_read_once(path: Path) -> None:
-    """Reject a pipe where a file is read several times.
+    """Reject a pipe, and the name of an open file, where a file is read several times.
 
     Raises:
         DataError: it is one.
     """
-    if is_pipe(path):
+    if is_read_once(path):
+        what = "a pipe, which" if is_pipe(path) else "an open file of one process, which"
         raise DataError(
             path,
-            "this is a pipe, which can be read only once",
+            f"this is {what} can be read only once",
             "Expected a regular file, because it is read several times",
             "Write the pairs to a file first",
         )

@@ -30,6 +30,7 @@ __all__ = [
     "location_of",
     "named_files",
     "one_location",
+    "only_tsv",
     "pairs_to_read",
     "parse_columns",
     "training_files",
@@ -181,9 +182,12 @@ def pairs_to_read(models: Sequence[Path], location: PairsLocation | None, column
     """
     if location is None:
         return dev_pairs_of(models[0])
-    if columns is None and kind_of(location) == "TSV" and isinstance(location, Path):
-        columns = _columns_of_runs(models, location)
-    return PairsToRead(location, columns)
+    return PairsToRead(location, columns or _columns_of_runs(models, location))
+
+
+def only_tsv(location: PairsLocation, columns: Columns | None) -> Columns | None:
+    """Columns that were chosen for other pairs, where they mean something for these: only TSV has columns."""
+    return columns if kind_of(location) == "TSV" else None
 
 
 def dev_pairs_of(model: Path) -> PairsToRead:
@@ -215,8 +219,10 @@ def _data_of(path: Path) -> DataConfig:
     return check_values(DataConfig, read_toml(path).get("data", {}), path)
 
 
-def _columns_of_runs(models: Sequence[Path], location: Path) -> Columns | None:
+def _columns_of_runs(models: Sequence[Path], location: PairsLocation) -> Columns | None:
     """The columns that the runs among ``models`` were trained with; none for the pairs that one of them held out."""
+    if isinstance(location, ParallelFiles):
+        return None
     chosen: dict[Columns, Path] = {}
     for model in models:
         if not (model / "config.toml").is_file():
@@ -224,8 +230,8 @@ def _columns_of_runs(models: Sequence[Path], location: Path) -> Columns | None:
         data = _data_of(model / "config.toml")
         if data.dev is None and _same_file(location, model / "dev.tsv"):
             return None  # written by the run, so with two columns
-        if data.columns is not None:
-            chosen.setdefault(data.columns, model)
+        if columns := only_tsv(location, data.columns):
+            chosen.setdefault(columns, model)
     if len(chosen) > 1:
         each = "; ".join(f"{model}: {one},{two}" for (one, two), model in chosen.items())
         raise ConfigError.single(
