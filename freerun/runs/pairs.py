@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from freerun.config import DataConfig, FilePair, check_values, read_toml
+from freerun.data.header import is_named_header
 from freerun.data.readers import (
     Columns,
     Pair,
@@ -20,6 +21,7 @@ from freerun.data.readers import (
 )
 from freerun.errors import ConfigError, UserError
 from freerun.runs.console import say
+from freerun.text import shown
 
 __all__ = [
     "COPIES",
@@ -27,7 +29,9 @@ __all__ = [
     "chosen_columns",
     "copies_in",
     "dev_pairs_of",
+    "header_warning",
     "location_of",
+    "may_have_header",
     "named_files",
     "one_location",
     "only_tsv",
@@ -49,8 +53,28 @@ class PairsToRead:
     columns: Columns | None = None
 
     def read(self) -> Iterator[Pair]:
-        """The pairs, read once: a pipe will do, and is reported if it has to be waited for."""
-        return read_pairs(self.location, self.columns, say)
+        """The pairs, read once: a pipe will do, and is reported if it has to be waited for; warns of a header."""
+        pairs = read_pairs(self.location, self.columns, say)
+        first = next(pairs)
+        # By its words alone: a stream is not read ahead.
+        if may_have_header(self.location) and is_named_header(first.source, first.target):
+            say(header_warning(describe(self.location), first))
+        yield first
+        yield from pairs
+
+
+def may_have_header(location: PairsLocation) -> bool:
+    """Return True for the formats in which a first line with names of columns would be read as a pair."""
+    return kind_of(location) != "JSON Lines"
+
+
+def header_warning(where: str, first: Pair) -> str:
+    """The warning for a first pair that looks like the names of the columns."""
+    named = f"{shown(first.source)} and {shown(first.target)}"
+    return (
+        f"warning: {where}: the first line looks like a header ({named}), but it is read as a pair. If it is a header, "
+        "remove it, for example with: tail -n +2"
+    )
 
 
 def location_of(value: str | FilePair) -> PairsLocation:

@@ -12,6 +12,7 @@ import pytest
 from freerun.config import StudyConfig
 from freerun.errors import RunError
 from freerun.report.study import study_page
+from freerun.runs.overlap import Overlap
 from freerun.runs.study import as_text
 from freerun.studies.analysis import FIGURES, analyse
 from freerun.studies.differences import holm, smallest_detectable
@@ -160,13 +161,13 @@ def test_the_smallest_detectable_difference_is_that_of_the_corrected_test():
 
 def test_the_tables_say_which_p_values_are_corrected():
     found = study({"teacher": 0.3, "a": 0.32, "b": 0.9})
-    text = as_text(found, StudyConfig.model_construct(pairs="held.tsv", reach=None))
+    text = as_text(found, StudyConfig.model_construct(pairs="held.tsv", reach=None), Overlap("held.tsv", 9, 0, 0))
     assert text.count("p (Holm)") == study_page("x", found, [], "held.tsv").count("p (Holm)") == 2
     lines = [line for line in text.splitlines() if line.startswith("a +")]
     for each in (found.comparisons[0].p_value, found.comparisons[0].p_over_seeds):
         assert f"  {each:.3f}  " in lines[0]
     one = study({"teacher": 0.3, "a": 0.32}, seeds=1)
-    assert "nan" not in as_text(one, StudyConfig.model_construct(pairs=None, reach=None))
+    assert "nan" not in as_text(one, StudyConfig.model_construct(pairs=None, reach=None), Overlap(None, 9, 0, 9))
     assert ">nan<" not in study_page("x", one, [], "held.tsv")
 
 
