@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from freerun.config import StudyConfig
+from freerun.diagnostics.plain import as_values
 from freerun.errors import RunError
 from freerun.report.study import study_page
 from freerun.runs.overlap import Overlap
@@ -264,6 +265,20 @@ def test_damaged_and_foreign_results_are_refused(tmp_path):
         path.write_text(json.dumps(content))
         with pytest.raises(RunError, match="cannot be read"):
             read_result(path, "hash")
+
+
+def test_an_undefined_score_is_null_in_files_and_said_on_the_page(tmp_path):
+    made = result("arm", 0, 0.1, scores={"bleu.free": math.nan, "chrf.free": 12.5})
+    write_result(tmp_path / "x.json", made)
+    assert json.loads((tmp_path / "x.json").read_text())["scores"] == {"bleu.free": None, "chrf.free": 12.5}
+    kept = read_result(tmp_path / "x.json", "hash")
+    assert kept is not None and math.isnan(kept.scores["bleu.free"]) and kept.scores["chrf.free"] == 12.5
+    other = result("other", 0, 0.1, scores={})
+    found = analyse([kept, other], ["arm", "other"], "arm", "symbol_error_rate.free")
+    assert as_values(found)["arms"][0]["scores"] == {"bleu.free": None, "chrf.free": 12.5}
+    rows = study_page("x", found, [kept, other], "test.tsv").split('<table id="arms">')[1].split("<tr>")
+    assert '<td class="number">undefined</td><td class="number">12.50</td>' in rows[2]
+    assert '<td class="number"></td><td class="number"></td>' in rows[3]
 
 
 def test_the_page_shows_every_arm_and_escapes_its_name():
