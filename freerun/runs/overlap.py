@@ -47,7 +47,9 @@ class Overlap:
     def __str__(self) -> str:
         if self.pairs is None:
             known = "the development pairs, which also chose each run's best model: give `pairs` for a stricter figure"
-            too = f"; {self._part(self.training_sources)} training sources too" if self.training_sources else ""
+            too = (
+                f"; {self._part(self.training_sources, 'their')} training sources too" if self.training_sources else ""
+            )
             return known + too
         if self.is_clean:
             return f"{self.pairs}, which no run was trained or selected on"
@@ -59,8 +61,8 @@ class Overlap:
             parts.append(f"{self._part(self.development_sources)} {known}")
         return f"{self.pairs}: {', and '.join(parts)}. Figures on new sources may be worse"
 
-    def _part(self, count: int) -> str:
-        return f"{count:,} of its {self.sources:,} sources ({100 * count / self.sources:.1f} %) are"
+    def _part(self, count: int, whose: str = "its") -> str:
+        return f"{count:,} of {whose} {self.sources:,} sources ({100 * count / self.sources:.1f} %) are"
 
 
 def pairs_of_study(pairs: str, data: DataConfig) -> PairsToRead:

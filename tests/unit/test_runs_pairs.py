@@ -369,7 +369,7 @@ STRICTER = "the development pairs, which also chose each run's best model: give 
         (Overlap("x", 8, 2, 1), f"{TRAINED}, and {CHOSE}. {WORSE}"),
         (Overlap("x", 8, 0, 1), f"x: {CHOSE}. {WORSE}"),
         (Overlap(None, 8, 0, 8), STRICTER),
-        (Overlap(None, 8, 2, 8), f"{STRICTER}; 2 of its 8 sources (25.0 %) are training sources too"),
+        (Overlap(None, 8, 2, 8), f"{STRICTER}; 2 of their 8 sources (25.0 %) are training sources too"),
     ],
 )
 def test_a_claim_is_made_only_where_it_is_true(overlap, text):
