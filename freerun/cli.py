@@ -50,7 +50,7 @@ Pairs = Annotated[
 PairsOrDev = Annotated[
     list[Path] | None,
     typer.Argument(
-        metavar="[PAIRS.tsv|SRC TGT]", help="Pairs, or two parallel files. Default: the run's development pairs."
+        metavar="PAIRS.tsv|SRC TGT", help="Pairs, or two parallel files. Default: the run's development pairs."
     ),
 ]
 Columns = Annotated[
@@ -82,7 +82,7 @@ def train(
     subject: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[CONFIG.toml|PAIRS.tsv|SRC TGT]",
+            metavar="CONFIG.toml|PAIRS.tsv|SRC TGT",
             help="A configuration; or pairs: source<TAB>target lines; or two parallel files.",
         ),
     ] = None,
