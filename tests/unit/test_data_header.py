@@ -33,6 +33,7 @@ def test_usual_names_are_a_header(header):
         ("word", "word"),
         ("word", "words"),
         ("form", "forms"),
+        ("phoneme", "phonemes"),
         ("source", "S AO R S"),
         ("mot", "word"),
         ("it", "es"),
