@@ -52,6 +52,7 @@ def test_units_that_occur_nowhere_else_are_a_header():
     assert looks_like_header(("orth", "phon"), SOUNDS)  # words: A, B, ... on one side
     letters = [(text, text.upper()) for text, _ in SOUNDS]
     assert looks_like_header(("orth", "phon"), letters) is False  # characters, h and so on, occur: here "h"
+    assert looks_like_header(("orth", "phon"), [("аб", "phon x")] * 50)  # only the sources tell
     assert looks_like_header(("orth", "ij_kl"), [(text, target.lower()) for text, target in letters])
 
 
