@@ -191,6 +191,11 @@ def test_a_warning_says_which_development_tokens_are_unknown_from_1_percent_on()
     )
 
 
+def test_one_percent_of_unknown_training_tokens_is_no_reason_for_a_warning():
+    train = [(text, "abc" + "Q" * (n == 0)) for n, text in enumerate(LETTERS)]
+    assert warnings(train, dev=[("ab", "abc")], minimum_count=2) == []
+
+
 def test_a_warning_names_training_tokens_that_are_too_rare():
     train = [(text, f"ab{'QX'[n]}" if n < 2 else "ab") for n, text in enumerate(LETTERS[:20])]
     (found,) = warnings(train, dev=[("ab", "ab")], minimum_count=2)
