@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from freerun.config import DataConfig
-from freerun.data.readers import Pair
+from freerun.data.opening import reject_read_once
+from freerun.data.readers import Pair, files_of
 from freerun.data.text import collapse_whitespace, normalise
+from freerun.errors import DataError
 from freerun.runs.dataset import DataSource
-from freerun.runs.pairs import PairsToRead, only_tsv
+from freerun.runs.pairs import PairsToRead, location_of, only_tsv
 
-__all__ = ["Overlap", "pairs_of_study", "worst_overlap"]
+__all__ = ["Overlap", "checked_overlap", "pairs_of_study", "worst_overlap"]
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,26 @@ class Overlap:
 def pairs_of_study(pairs: str, data: DataConfig) -> PairsToRead:
     """The pairs that a study names, by the columns of an arm."""
     return PairsToRead(Path(pairs), only_tsv(Path(pairs), data.columns))
+
+
+def checked_overlap(pairs: str | None, arms: Sequence[DataConfig], say: Say) -> Overlap:
+    """Read all pairs of a study once, and warn if its runs are trained or selected on those that it reports on.
+
+    Raises:
+        DataError: some cannot be read, or only once.
+    """
+    locations = [location_of(value) for arm in arms for value in (arm.train, arm.dev) if value]
+    for location in [*locations, *([Path(pairs)] if pairs else [])]:
+        for file in files_of(location):
+            reject_read_once(file)
+    try:
+        overlap = worst_overlap(pairs, arms)
+    except DataError as error:  # this command has no such option
+        fix = error.fix.replace("with --columns", "with data.columns in the configuration of the arms")
+        raise DataError(error.where, error.what, error.expected, fix) from None
+    if overlap.pairs is not None and not overlap.is_clean:
+        say(f"warning: {overlap}.")
+    return overlap
 
 
 def worst_overlap(pairs: str | None, arms: Iterable[DataConfig]) -> Overlap:

@@ -26,10 +26,9 @@ from freerun.config import (
     read_toml,
     shown,
 )
-from freerun.data.opening import reject_read_once
-from freerun.data.readers import content_hash, files_of
+from freerun.data.readers import content_hash
 from freerun.diagnostics.plain import as_values
-from freerun.errors import ConfigError, DataError, Interrupted, RunError, UserError
+from freerun.errors import ConfigError, Interrupted, RunError, UserError
 from freerun.files import mend_leftovers, write_atomic
 from freerun.forcing.registry import settings_of
 from freerun.lock import LOCK, holder, inside, only_writer
@@ -38,7 +37,7 @@ from freerun.runs.console import say
 from freerun.runs.evaluate import evaluate_predictor
 from freerun.runs.figures import aligned
 from freerun.runs.load import load
-from freerun.runs.overlap import Overlap, pairs_of_study, worst_overlap
+from freerun.runs.overlap import Overlap, checked_overlap, pairs_of_study
 from freerun.runs.pairs import dev_pairs_of, location_of
 from freerun.runs.training_process import TrainingProcess
 from freerun.runtime.bundle import read_bundle
@@ -123,7 +122,8 @@ def _study(
     runs = [
         _Run(name, seed, _with_seed(config, seed), folder) for name, config in arms.items() for seed in settings.seeds
     ]
-    overlap = _checked_pairs(settings, arms)  # bad pairs are better found now than after the first training
+    # bad pairs are better found now than after the first training
+    overlap = checked_overlap(settings.pairs, [config.data for config in arms.values()], say)
     _begin_folder(folder, settings, arms, runs)
     for name, (raw, _) in raws.items():
         write_atomic(folder / "configs" / f"{name}.toml", tomli_w.dumps(raw))
@@ -135,27 +135,6 @@ def _study(
     _write_report(folder, analysis, results, settings, overlap)
     print(json.dumps(_as_json(analysis, overlap)) if request.json else as_text(analysis, settings, overlap))
     return analysis
-
-
-def _checked_pairs(settings: StudyConfig, arms: Mapping[str, Config]) -> Overlap:
-    """Read all pairs of the study once, and warn if the runs are trained or selected on those reported on.
-
-    Raises:
-        DataError: some cannot be read, or only once.
-    """
-    data = [config.data for config in arms.values()]
-    locations = [location_of(value) for each in data for value in (each.train, each.dev) if value]
-    for location in [*locations, *([Path(settings.pairs)] if settings.pairs else [])]:
-        for file in files_of(location):
-            reject_read_once(file)
-    try:
-        overlap = worst_overlap(settings.pairs, data)
-    except DataError as error:  # this command has no such option
-        fix = error.fix.replace("with --columns", "with data.columns in the configuration of the arms")
-        raise DataError(error.where, error.what, error.expected, fix) from None
-    if overlap.pairs is not None and not overlap.is_clean:
-        say(f"warning: {overlap}.")
-    return overlap
 
 
 # -- configuration -----------------------------------------------------------------------------------------------------
@@ -297,15 +276,10 @@ def _elsewhere_too(config: Config) -> dict[str, Any]:
     if config.data.dev is not None:
         raw["data"]["dev_sha256"] = content_hash(location_of(config.data.dev))
     if config.training.init:
-        raw["training"]["init_sha256"] = _initial_weights(Path(config.training.init))
+        bundle = read_bundle(Path(config.training.init))
+        bundle.check_weights()
+        raw["training"]["init_sha256"] = bundle.weights_hash
     return raw
-
-
-def _initial_weights(model: Path) -> str:
-    """The hash of the weights that runs start from."""
-    bundle = read_bundle(model)
-    bundle.check_weights()
-    return bundle.weights_hash
 
 
 def _placeless(config: Config) -> dict[str, Any]:
