@@ -9,8 +9,9 @@ from freerun.data.readers import describe
 from freerun.diagnostics.diagnosis import Diagnosis
 from freerun.evaluation.evaluate import Evaluation
 from freerun.runs.diagnose import diagnose_bundle, items_of
-from freerun.runs.evaluate import PairsToRead, dev_pairs_of, evaluate_predictor
+from freerun.runs.evaluate import evaluate_predictor
 from freerun.runs.load import load
+from freerun.runs.pairs import pairs_to_read
 from freerun.runs.request import TrainRequest
 from freerun.runs.train import TrainResult
 from freerun.runs.train import train as run_training
@@ -47,17 +48,22 @@ def train(
     return run_training(request)
 
 
-def evaluate(model: str | Path, pairs: str | Path | None = None, beam_size: int = 1) -> Evaluation:
+def evaluate(
+    model: str | Path, pairs: str | Path | None = None, beam_size: int = 1, columns: tuple[int, int] | None = None
+) -> Evaluation:
     """Measure a model on pairs (default: its run's development pairs); ``Evaluation.metrics()`` has the figures.
 
+    ``columns`` are those of source and target in a TSV file, counted from 1 (default: those of the model's run).
     Says on standard error if more than 1 % of the target tokens are unknown to the model.
     """
-    place = PairsToRead(Path(pairs)) if pairs is not None else dev_pairs_of(Path(model))
+    place = pairs_to_read([Path(model)], _path(pairs), columns)
     return evaluate_predictor(load(model), place, beam_size, model=model)
 
 
-def diagnose(model: str | Path, pairs: str | Path | None = None) -> Diagnosis:
+def diagnose(model: str | Path, pairs: str | Path | None = None, columns: tuple[int, int] | None = None) -> Diagnosis:
     """Compare a model on right prefixes and on its own (default: on its run's development pairs).
+
+    ``columns`` are those of ``evaluate``.
 
     Returns:
         The measures (``.measures``, as JSON values ``.as_json()``), and the runs that they were made of.
@@ -65,7 +71,7 @@ def diagnose(model: str | Path, pairs: str | Path | None = None) -> Diagnosis:
     Raises:
         UserError: bad pairs, pairs of which the model knows no symbol, a bundle that cannot be used.
     """
-    place = PairsToRead(Path(pairs)) if pairs is not None else dev_pairs_of(Path(model))
+    place = pairs_to_read([Path(model)], _path(pairs), columns)
     bundle = read_bundle(Path(model))
     return diagnose_bundle(bundle, items_of(bundle, place), describe(place.location))[0]
 

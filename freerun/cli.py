@@ -60,6 +60,21 @@ Runtime = Annotated[
 Precision = Annotated[
     Literal["fp32", "int8"], typer.Option(help="int8: the graphs that freerun export --quantize int8 wrote.")
 ]
+Pairs = Annotated[
+    list[Path], typer.Argument(metavar="PAIRS.tsv|SRC TGT", help="Pairs, or two parallel files: source and target.")
+]
+PairsOrDev = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="PAIRS.tsv|SRC TGT", help="Pairs, or two parallel files. Default: the run's development pairs."
+    ),
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B", help="Columns of source and target in a TSV file, counted from 1. Default: those of MODEL's run."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 BeamSize = Annotated[
     int, typer.Option(min=1, max=BEAM_SIZE.high, help="Hypotheses kept at each step; 1 is greedy search.")
@@ -86,11 +101,19 @@ EnsembleMean = Annotated[Mean, typer.Option(help="The mean of the ensemble's dis
 @app.command()
 def train(
     subject: Annotated[
-        Path | None,
-        typer.Argument(metavar="CONFIG.toml|PAIRS.tsv", help="A configuration, or pairs: source<TAB>target lines."),
+        list[Path] | None,
+        typer.Argument(
+            metavar="CONFIG.toml|PAIRS.tsv|SRC TGT",
+            help="A configuration; or pairs: source<TAB>target lines; or two parallel files.",
+        ),
     ] = None,
     dev: Annotated[
-        Path | None, typer.Option(help="Development pairs; otherwise 5 % of the sources are held out.")
+        list[Path] | None,
+        typer.Option(
+            metavar="DEV.tsv",
+            help="Development pairs; twice for parallel files: source, then target. "
+            "Default: 5 % of the sources are held out.",
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; otherwise runs/<name of the config or pairs>.")] = None,
     settings: Annotated[
@@ -112,11 +135,13 @@ def train(
     ] = False,
 ) -> None:
     """Train a model on pairs; without a configuration, everything is chosen from the data and explained."""
+    from freerun.runs.pairs import training_files
     from freerun.runs.request import TrainRequest
     from freerun.runs.train import train as run
 
     _refuse_without("train", "--resume", resume, {"--trust-code": trust_code or None})
-    run(TrainRequest(subject, dev, out, tuple(settings or ()), seed, init, resume, columns, trust_code))
+    pairs, development = training_files(subject or [], dev or [])
+    run(TrainRequest(pairs, development, out, tuple(settings or ()), seed, init, resume, columns, trust_code))
 
 
 @app.command()
@@ -204,22 +229,23 @@ def predict(
 @app.command()
 def score(
     model: Model,
-    pairs: Annotated[Path, typer.Argument(metavar="PAIRS.tsv", help="The sources with the targets to score.")],
+    pairs: Pairs,
+    columns: Columns = None,
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
     """Print the total natural-log probability of each given target, a line a pair; null if it has unknown tokens."""
+    from freerun.runs.pairs import chosen_columns, one_location
     from freerun.runs.score import score as run
 
-    run(model, pairs, as_json, threads)
+    run(model, one_location(pairs, "score"), as_json, threads, chosen_columns(columns))
 
 
 @app.command()
 def evaluate(
     model: Model,
-    pairs: Annotated[
-        Path | None, typer.Argument(metavar="PAIRS.tsv", help="Default: the run's development pairs.")
-    ] = None,
+    pairs: PairsOrDev = None,
+    columns: Columns = None,
     beam_size: BeamSize = 1,
     length_penalty: LengthPenalty = 0.0,
     early_stop: EarlyStop = False,
@@ -239,14 +265,17 @@ def evaluate(
     """Measure a model on pairs: fed with the right tokens and with its own, trivial baselines beside."""
     from freerun.runs.evaluate import EvaluateRequest
     from freerun.runs.evaluate import evaluate as run
+    from freerun.runs.pairs import chosen_columns, named_files
 
+    _refuse_without("evaluate", "PAIRS", bool(pairs), {"--columns": columns})
     _refuse_without("evaluate", "--length-penalty", length_penalty > 0, {"--early-stop": early_stop or None})
     if as_json and (examples or worst):
         raise UserError("evaluate", "--json prints figures only", "Expected no --examples and no --worst beside it")
     run(
         EvaluateRequest(
             model=model,
-            pairs=pairs,
+            pairs=named_files(pairs or [], "evaluate"),
+            columns=chosen_columns(columns),
             beam_size=beam_size,
             length_penalty=length_penalty,
             early_stop=early_stop,
@@ -268,23 +297,28 @@ def evaluate(
 def compare(
     model_a: Annotated[Path, typer.Argument(metavar="MODEL", help="The one model.")],
     model_b: Annotated[Path, typer.Argument(metavar="MODEL", help="The other.")],
-    pairs: Annotated[Path, typer.Argument(metavar="PAIRS.tsv", help="Pairs that neither was trained on.")],
+    pairs: Annotated[
+        list[Path],
+        typer.Argument(metavar="PAIRS.tsv|SRC TGT", help="Pairs that neither was trained on, or two parallel files."),
+    ],
+    columns: Columns = None,
     beam_size: BeamSize = 1,
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
     """Test two models on the same pairs: differences with intervals, and whether they could be chance."""
     from freerun.runs.compare import compare as run
+    from freerun.runs.pairs import chosen_columns, one_location
 
-    run(model_a, model_b, pairs, beam_size, threads, as_json)
+    location = one_location(pairs, "compare")
+    run(model_a, model_b, location, beam_size, threads, as_json, chosen_columns(columns))
 
 
 @app.command()
 def diagnose(
     model: Model,
-    pairs: Annotated[
-        Path | None, typer.Argument(metavar="PAIRS.tsv", help="Default: the run's development pairs.")
-    ] = None,
+    pairs: PairsOrDev = None,
+    columns: Columns = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page with pictures and single examples, too.")
     ] = None,
@@ -294,8 +328,11 @@ def diagnose(
     """Show exposure bias: how a model does on right prefixes and on its own, where it derails, whether it recovers."""
     from freerun.runs.diagnose import DiagnoseRequest
     from freerun.runs.diagnose import diagnose as run
+    from freerun.runs.pairs import chosen_columns, named_files
 
-    run(DiagnoseRequest(model, pairs, html, threads, as_json))
+    _refuse_without("diagnose", "PAIRS", bool(pairs), {"--columns": columns})
+    chosen = chosen_columns(columns)
+    run(DiagnoseRequest(model, named_files(pairs or [], "diagnose"), html, threads, as_json, chosen))
 
 
 @app.command()
@@ -330,16 +367,32 @@ def export(
         ),
     ] = None,
     dev: Annotated[
-        Path | None, typer.Option(metavar="PAIRS.tsv", help="Pairs to measure int8 on; otherwise the run's own.")
+        list[Path] | None,
+        typer.Option(
+            metavar="PAIRS.tsv", help="Pairs to measure int8 on; twice for parallel files. Default: the run's own."
+        ),
     ] = None,
+    columns: Columns = None,
     as_json: Json = False,
 ) -> None:
     """Write ONNX graphs: the model then runs without torch, and faster."""
     from freerun.runs.export import MAX_LOSS, ExportRequest
     from freerun.runs.export import export as run
+    from freerun.runs.pairs import chosen_columns, named_files
 
-    _refuse_without("export", "--quantize", quantize is not None, {"--max-loss": max_loss, "--dev": dev})
-    run(ExportRequest(model, out, quantize == "int8", MAX_LOSS if max_loss is None else max_loss, dev, as_json))
+    _refuse_without("export", "--quantize", quantize is not None, {"--max-loss": max_loss, "--dev": dev or None})
+    _refuse_without("export", "--dev", bool(dev), {"--columns": columns})
+    run(
+        ExportRequest(
+            model,
+            out,
+            quantize == "int8",
+            MAX_LOSS if max_loss is None else max_loss,
+            named_files(dev or [], "export --dev"),
+            as_json,
+            chosen_columns(columns),
+        )
+    )
 
 
 @app.command()

@@ -32,7 +32,7 @@ class StudyConfig(Section):
     metric: StudyMetric = "symbol_error_rate.free"
     """The figure of the primary test."""
     pairs: PathText | None = None
-    """Pairs that no run was selected on; without them the development pairs are reported on."""
+    """Pairs to report on, at best none that a run was trained or selected on; otherwise the development pairs."""
     reach: Annotated[float | None, Field(gt=0.0, lt=1.0)] = None
     """A symbol error rate: how many updates does each arm need to come to it on the development pairs?"""
     processes: Annotated[int, within(PROCESSES)] = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from freerun.data.codec import Codec
 from freerun.data.readers import Pair
 from freerun.errors import DataError
 
-__all__ = ["Corpus", "FilterReport", "Ragged", "encode_corpus"]
+__all__ = ["Corpus", "FilterReport", "IntArray", "Ragged", "encode_corpus"]
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -61,7 +62,8 @@ class FilterReport:
     """Which pairs were left out. Lengths are in tokens without EOS; the longest ones are of the kept pairs.
 
     ``same_as_held_out`` counts the pairs whose source ids are those of a held-out source. A pair counts once, under the
-    first reason of ``read = kept + same_as_held_out + too_long_source + too_long_target``.
+    first reason of ``read = kept + same_as_held_out + too_long_source + too_long_target``. ``development_sources`` are
+    those whose ids are those of a kept pair's source.
     """
 
     read: int
@@ -71,6 +73,7 @@ class FilterReport:
     longest_source: int
     longest_target: int
     same_as_held_out: int = 0
+    development_sources: int = 0
 
     def __str__(self) -> str:
         same = f", {self.same_as_held_out:,} with the tokens of a held-out source" if self.same_as_held_out else ""
@@ -134,16 +137,19 @@ def encode_corpus(
     max_target_length: int | None = None,
     where: object = "pairs",
     held_out: Iterable[str] = (),
+    development: Iterable[str] = (),
 ) -> tuple[Corpus, FilterReport]:
     """Encode pairs, leaving out those longer (in tokens without EOS) than the two limits.
 
     Pairs with the source ids of a ``held_out`` source text are left out too: whatever made the ids equal (whitespace,
-    unknown tokens, a tokenizer's own normalisation), the model cannot distinguish these sources.
+    unknown tokens, a tokenizer's own normalisation), the model cannot distinguish these sources. Of the different
+    ``development`` source texts, those with the ids of a kept pair's source are counted.
     Memory: the token arrays and 20 bytes a pair, twice that while the sources are numbered; the held-out ids. Raises
     ``DataError`` at ``where`` when no pair is left.
     """
     sources, targets, report = _Rows(source), _Rows(target), _Counts()
     held_out_ids = {sources.raw(source.encode(text)) for text in held_out}
+    unseen = Counter(sources.raw(source.encode(text)) for text in development)
     hashes = bytearray()
     for pair in pairs:
         report.read += 1
@@ -162,6 +168,7 @@ def encode_corpus(
         # 8 bytes stand for the source: among 10 million sources two are confused with a chance of 3 in a million.
         hashes += hashlib.blake2b(raw, digest_size=8).digest()
         sources.append(raw)
+        report.development_sources += unseen.pop(raw, 0)
         targets.append(targets.raw(target_ids))
     if not hashes:
         raise _nothing_left(report, max_source_length, max_target_length, where)
@@ -201,6 +208,7 @@ class _Counts:
     too_long_source: int = 0
     too_long_target: int = 0
     same_as_held_out: int = 0
+    development_sources: int = 0
 
     def finished(self, corpus: Corpus) -> FilterReport:
         longest = [int(rows.lengths.max()) - 1 for rows in (corpus.sources, corpus.targets)]
@@ -212,6 +220,7 @@ class _Counts:
             longest[0],
             longest[1],
             self.same_as_held_out,
+            self.development_sources,
         )
 
 
@@ -226,7 +235,8 @@ def _nothing_left(counts: _Counts, max_source: int | None, max_target: int | Non
             f"{counts.same_as_held_out:,} of {counts.read:,} training pairs have the source tokens of a held-out "
             f"source{others}, so no pair is left",
             "Expected sources that the model can distinguish",
-            "Lower data.minimum_count, choose other source tokens, or give the evaluation pairs with --dev",
+            "Lower data.minimum_count, choose other source tokens, leave out --init if its model lacks these tokens, "
+            "or give the evaluation pairs with --dev",
         )
     return DataError(
         where,

@@ -1,8 +1,9 @@
 r"""Pairs and texts from files: TSV, two parallel files, JSON Lines, each plain, ``.gz`` or ``.xz``.
 
-Everything streams: no more than one line is in memory. Lines end with ``\n`` or ``\r\n``; other characters that Unicode
-counts as line ends (U+2028, form feed) are ordinary text. Each fault is a ``DataError`` with file, line and, for a bad
-byte, its offset from the start of the (decompressed) file.
+Everything streams: no more than one line is in memory. ``opening`` says which files can be opened, and how pipes are
+waited for; a pipe is read once, so what takes several passes copies it first (``copy_pairs``). Lines end with ``\n`` or
+``\r\n``; other characters that Unicode counts as line ends (U+2028, form feed) are ordinary text. Each fault is a
+``DataError`` with file, line and, for a bad byte, its offset from the start of the (decompressed) file.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, zip_longest
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
+from freerun.data.opening import Say, open_file, reject_read_once
 from freerun.errors import DataError
-from freerun.files import file_hash
 
 __all__ = [
     "MAX_LINE_BYTES",
@@ -29,7 +30,11 @@ __all__ = [
     "PairsLocation",
     "ParallelFiles",
     "content_hash",
+    "copy_pairs",
     "describe",
+    "each_file",
+    "files_of",
+    "kind_of",
     "read_pairs",
     "read_texts",
 ]
@@ -69,18 +74,43 @@ class _Line(NamedTuple):
     text: str
 
 
-def read_pairs(location: PairsLocation, columns: tuple[int, int] | None = None) -> Iterator[Pair]:
+Columns = tuple[int, int]
+"""Numbers (from 1) of the source's and the target's column of a TSV file."""
+Sink = Callable[[bytes], object]
+"""Receives the raw bytes of each line, decompressed, before they are parsed."""
+
+
+def read_pairs(location: PairsLocation, columns: Columns | None = None, on_wait: Say | None = None) -> Iterator[Pair]:
     """Stream the pairs of a file, or of two parallel files, in their order.
 
     Args:
         location: a TSV file; a JSON Lines file (``.jsonl`` or ``.json``, objects ``{"source": str, "target": str}``; a
             list of strings as target means several references and gives several pairs); or two parallel files.
-        columns: numbers (from 1) of the source's and the target's column of a TSV file; without it there must be two.
+        columns: of a TSV file; without them there must be two columns.
+        on_wait: is called with a sentence if a pipe gives nothing for a while.
 
     Raises:
         DataError: for anything that is not as described; also when there is no pair at all.
     """
-    pairs = _pairs_of(location, columns)
+    return _pairs(location, columns, on_wait, {})
+
+
+def copy_pairs(
+    location: PairsLocation, copies: dict[Path, Sink], columns: Columns | None = None, on_wait: Say | None = None
+) -> None:
+    """Read pairs once, as ``read_pairs`` does, and pass every line of each file in ``copies`` to its sink.
+
+    A sink receives the decompressed bytes of the file unchanged; lines are checked before the next one is read, so a
+    stream without line ends or of other content ends after one line. Raises as ``read_pairs`` does.
+    """
+    for _ in _pairs(location, columns, on_wait, copies):
+        pass
+
+
+def _pairs(
+    location: PairsLocation, columns: Columns | None, on_wait: Say | None, copies: dict[Path, Sink]
+) -> Iterator[Pair]:
+    pairs = _pairs_of(location, columns, _Opener(on_wait, copies))
     # Told here for all formats: a pass over no pairs would look like one that went well.
     first = next(pairs, None)
     if first is None:
@@ -94,24 +124,29 @@ def read_pairs(location: PairsLocation, columns: tuple[int, int] | None = None) 
     yield from pairs
 
 
-def read_texts(path: Path | BinaryIO, name: str) -> Iterator[str]:
+def read_texts(path: Path | BinaryIO, name: str, on_wait: Say | None = None) -> Iterator[str]:
     """Stream the lines of a file of texts, or of an open binary stream; an empty line is an empty text.
 
-    ``name`` is what error messages call the file. An empty file gives nothing. Raises ``DataError`` for a tab in a line
-    and for all that ``read_pairs`` refuses in a line's bytes.
+    ``name`` is what error messages call the file. An empty file gives nothing. ``on_wait`` is that of ``read_pairs``.
+    Raises ``DataError`` for a tab in a line and for all that ``read_pairs`` refuses in a line's bytes.
     """
     if isinstance(path, Path):
-        with _open(path, name) as stream:
+        with _Opener(on_wait, {})(path, name) as stream:
             yield from _texts(stream, name, "input")
     else:  # a stream is its owner's to close
         yield from _texts(path, name, "input")
 
 
 def content_hash(location: PairsLocation) -> str:
-    """SHA-256 (hex) of the raw bytes of a file; for parallel files, of the two files' hashes in their order."""
+    """SHA-256 (hex) of the raw bytes of a file; for parallel files, of the two files' hashes in their order.
+
+    Raises ``DataError`` for a file that cannot be read, and for a pipe, because a file with a hash is read again.
+    """
     if isinstance(location, Path):
+        reject_read_once(location)
         with _as_data_error(str(location)):
-            return file_hash(location)
+            with open_file(location, str(location)) as handle:
+                return hashlib.file_digest(cast(io.BufferedReader, handle), "sha256").hexdigest()
     # Hashing the hashes keeps apart two pairs of files whose concatenation is the same.
     both = content_hash(location.source) + content_hash(location.target)
     return hashlib.sha256(both.encode()).hexdigest()
@@ -122,16 +157,68 @@ def describe(location: PairsLocation) -> str:
     return str(location) if isinstance(location, Path) else f"{location.source} and {location.target}"
 
 
-def _pairs_of(location: PairsLocation, columns: tuple[int, int] | None) -> Iterator[Pair]:
-    kind = _kind(location)
+def files_of(location: PairsLocation) -> list[Path]:
+    """The one file, or both, in their order."""
+    return [location] if isinstance(location, Path) else [location.source, location.target]
+
+
+def each_file(location: PairsLocation, change: Callable[[Path], Path]) -> PairsLocation:
+    """``location`` with each of its files changed."""
+    if isinstance(location, Path):
+        return change(location)
+    return ParallelFiles(change(location.source), change(location.target))
+
+
+@dataclass(frozen=True)
+class _Opener:
+    """Opens files for one pass; lines of those in ``copies`` are passed to their sinks too."""
+
+    on_wait: Say | None
+    copies: dict[Path, Sink]
+
+    @contextlib.contextmanager
+    def __call__(self, path: Path, name: str) -> Iterator[BinaryIO]:
+        with _as_data_error(name):
+            raw = open_file(path, name, self.on_wait)
+        with raw:
+            stream = _decompressed(raw, path.suffix.lower())
+            sink = self.copies.get(path)
+            yield stream if sink is None else cast(BinaryIO, _Tee(stream, sink))
+
+
+class _Tee:
+    """A stream of lines, each of which goes to a sink as well."""
+
+    def __init__(self, stream: BinaryIO, sink: Sink) -> None:
+        self._stream, self._sink = stream, sink
+
+    def readline(self, limit: int) -> bytes:
+        """The next line; at most ``limit`` bytes of it, so that a stream without line ends is not copied whole."""
+        line = self._stream.readline(limit)
+        self._sink(line)
+        return line
+
+
+def _decompressed(raw: BinaryIO, suffix: str) -> BinaryIO:
+    if suffix == ".gz":
+        # GzipFile reads lines through Python code; the buffer around it makes that C.
+        return cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=raw)))
+    if suffix == ".xz":
+        return cast(BinaryIO, io.BufferedReader(lzma.LZMAFile(raw)))
+    return raw
+
+
+def _pairs_of(location: PairsLocation, columns: Columns | None, opened: _Opener) -> Iterator[Pair]:
+    kind = kind_of(location)
     if columns is not None:
         _check_columns(location, kind, columns)
     if isinstance(location, ParallelFiles):
-        return _parallel_pairs(location)
-    return _json_pairs(location) if kind == "JSON Lines" else _tsv_pairs(location, columns)
+        return _parallel_pairs(location, opened)
+    return _json_pairs(location, opened) if kind == "JSON Lines" else _tsv_pairs(location, columns, opened)
 
 
-def _kind(location: PairsLocation) -> str:
+def kind_of(location: PairsLocation) -> str:
+    """The format: "TSV", "JSON Lines" or "parallel files"."""
     if isinstance(location, ParallelFiles):
         return "parallel files"
     # The name decides, not the content: a TSV line may well begin with a brace.
@@ -141,13 +228,13 @@ def _kind(location: PairsLocation) -> str:
     return "JSON Lines" if suffixes and suffixes[-1] in _JSON_SUFFIXES else "TSV"
 
 
-def _check_columns(location: PairsLocation, kind: str, columns: tuple[int, int]) -> None:
+def _check_columns(location: PairsLocation, kind: str, columns: Columns) -> None:
     if kind != "TSV":
         raise DataError(
             describe(location),
             f"columns {columns[0]},{columns[1]} were chosen, but this is {kind}",
             "Expected a TSV file, for only TSV has columns",
-            "Leave out --columns",
+            "Leave out --columns, or data.columns in a configuration",
         )
     if min(columns) < 1:
         raise DataError(
@@ -158,9 +245,9 @@ def _check_columns(location: PairsLocation, kind: str, columns: tuple[int, int])
         )
 
 
-def _tsv_pairs(path: Path, columns: tuple[int, int] | None) -> Iterator[Pair]:
+def _tsv_pairs(path: Path, columns: Columns | None, opened: _Opener) -> Iterator[Pair]:
     name = str(path)
-    with _open(path, name) as stream:
+    with opened(path, name) as stream:
         for number, text in _lines(stream, name):
             fields = text.split("\t")
             # The usual case comes first: this loop is what reading costs.
@@ -187,7 +274,7 @@ def _wrong_columns(name: str, number: int, found: int) -> DataError:
     return DataError(f"{name}:{number}", f"{found} tab-separated column{plural}", "Expected 2: source and target", fix)
 
 
-def _column_out_of_range(name: str, number: int, found: int, columns: tuple[int, int]) -> DataError:
+def _column_out_of_range(name: str, number: int, found: int, columns: Columns) -> DataError:
     plural = "" if found == 1 else "s"
     return DataError(
         f"{name}:{number}",
@@ -197,9 +284,9 @@ def _column_out_of_range(name: str, number: int, found: int, columns: tuple[int,
     )
 
 
-def _json_pairs(path: Path) -> Iterator[Pair]:
+def _json_pairs(path: Path, opened: _Opener) -> Iterator[Pair]:
     name = str(path)
-    with _open(path, name) as stream:
+    with opened(path, name) as stream:
         for number, text in _lines(stream, name):
             if not text.strip():
                 raise _blank_line(name, number, "one JSON object")
@@ -278,8 +365,8 @@ def _check_field(text: str, where: str, key: str) -> None:
         ) from error
 
 
-def _parallel_pairs(files: ParallelFiles) -> Iterator[Pair]:
-    with _open(files.source, str(files.source)) as left, _open(files.target, str(files.target)) as right:
+def _parallel_pairs(files: ParallelFiles, opened: _Opener) -> Iterator[Pair]:
+    with opened(files.source, str(files.source)) as left, opened(files.target, str(files.target)) as right:
         sources, targets = (_texts(left, str(files.source), "source"), _texts(right, str(files.target), "target"))
         for number, (source, target) in enumerate(zip_longest(sources, targets), start=1):
             if source is None or target is None:
@@ -306,7 +393,9 @@ def _texts(stream: BinaryIO, name: str, kind: str) -> Iterator[str]:
                 f"{name}:{number}",
                 f"a tab at character {text.index(chr(9)) + 1} of the line",
                 f"Expected one {kind} text a line",
-                "Remove the tab, or what stands after it",
+                "Remove the tab, or what stands after it"
+                if kind == "input"
+                else "Remove the tab; if this file holds pairs (source<TAB>target), name it alone",
             )
         yield text
 
@@ -356,17 +445,6 @@ def _decode(content: bytes, name: str, number: int, start: int) -> str:
             "Expected UTF-8 text",
             "Convert the file, for example with: iconv -f ENCODING -t UTF-8",
         ) from error
-
-
-def _open(path: Path, name: str) -> BinaryIO:
-    suffix = path.suffix.lower()
-    with _as_data_error(name):
-        if suffix == ".gz":
-            # GzipFile reads lines through Python code; the buffer around it makes that C.
-            return cast(BinaryIO, io.BufferedReader(gzip.open(path, "rb")))
-        if suffix == ".xz":
-            return cast(BinaryIO, io.BufferedReader(lzma.open(path, "rb")))
-        return path.open("rb")
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ The question of Sutskever et al. 2014 (figure 3) and Bahdanau et al. 2015 (figur
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -66,5 +66,5 @@ def _band(evaluation: Evaluation, lengths: npt.NDArray[np.int_], shortest: int, 
         for name, (above, below) in evaluation.ratios.items()
     }
     for name, score in evaluation.free.scores.items():
-        figures[name] = replace(score, statistics=score.statistics[rows]).interval()
+        figures[name] = score.of(rows).interval()
     return Band(shortest, longest, len(rows), figures)

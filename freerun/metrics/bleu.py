@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -36,30 +37,47 @@ _VISIBLE = {number: 0xD800 + place for place, number in enumerate(_WHITESPACE)}
 class CorpusScore:
     """A score of a corpus, 0-100, as counts that add up over sources.
 
-    statistics: [N, C], sacrebleu's counts of each source. signature: sacrebleu's, which says how it was computed.
+    It is undefined (NaN) where neither the outputs nor their references have an n-gram that the score needs: 4-grams
+    for BLEU, which averages precisions of 1- to 4-grams, and characters for chrF. sacrebleu calls that 0, which would
+    make outputs under four tokens worthless, perfect ones too.
+
+    statistics: [N, C], sacrebleu's counts of each source. comparable: [N], the number of those n-grams in each output
+    and in its reference closest in length. signature: sacrebleu's, which says how the score was computed.
     """
 
     statistics: npt.NDArray[np.int64]
+    comparable: npt.NDArray[np.int64]
     signature: str
     _metric: BLEU | CHRF
 
     @property
     def value(self) -> float:
         """The score of all sources together."""
-        return self._score(self.statistics.sum(axis=0))
+        return self._score(self._counts.sum(axis=0))
 
     def resampled(self, resamples: int = RESAMPLES, seed: int = 0) -> npt.NDArray[np.float64]:
         """The score of each bootstrap resample [R]."""
-        sums = resampled_sums(self.statistics, resamples, seed).astype(np.int64)
+        sums = resampled_sums(self._counts, resamples, seed).astype(np.int64)
         return np.array([self._score(row) for row in sums])
+
+    def of(self, rows: npt.NDArray[np.intp]) -> CorpusScore:
+        """The score of some of the sources."""
+        return replace(self, statistics=self.statistics[rows], comparable=self.comparable[rows])
+
+    @property
+    def _counts(self) -> npt.NDArray[np.int64]:
+        """[N, 1 + C]: what the score depends on."""
+        return np.column_stack([self.comparable, self.statistics])
 
     def interval(self, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
         """The score with its 95 % bootstrap interval."""
         return percentile_interval(self.value, self.resampled(resamples, seed))
 
     def _score(self, counts: npt.NDArray[np.int64]) -> float:
+        if counts[0] == 0:
+            return math.nan
         # As Python's integers: BLEU changes some in place, and NumPy's would warn where Python's are exact.
-        return float(self._metric._compute_score_from_stats(counts.tolist()).score)
+        return float(self._metric._compute_score_from_stats(counts[1:].tolist()).score)
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]], tokenize: str) -> CorpusScore:
@@ -92,8 +110,21 @@ def _corpus_score(metric: BLEU | CHRF, hypotheses: Sequence[str], references: Se
     ranks = range(max(map(len, references)))
     streams = [[refs[rank] if rank < len(refs) else None for refs in references] for rank in ranks]
     # Not part of sacrebleu's public interface, but all that its own bootstrap is built on; tests hold both equal.
-    statistics = metric._extract_corpus_statistics(hypotheses, streams)  # type: ignore[arg-type]
-    return CorpusScore(np.array(statistics, np.int64), str(metric.get_signature()), metric)
+    statistics = np.array(metric._extract_corpus_statistics(hypotheses, streams), np.int64)  # type: ignore[arg-type]
+    return CorpusScore(statistics, _comparable(metric, statistics, hypotheses), str(metric.get_signature()), metric)
+
+
+def _comparable(
+    metric: BLEU | CHRF, statistics: npt.NDArray[np.int64], hypotheses: Sequence[str]
+) -> npt.NDArray[np.int64]:
+    """[N]: n-grams without which the score is undefined, those of the output and of the reference added up."""
+    if isinstance(metric, BLEU):
+        # Lengths of output and closest reference, then matching n-grams and n-grams of the output, each by order.
+        order = metric.max_ngram_order
+        return statistics[:, 1 + 2 * order] + np.maximum(statistics[:, 1] - (order - 1), 0)
+    # Counted here, since sacrebleu leaves the characters of an output out if its reference has none.
+    characters = np.array([len("".join(text.split())) for text in hypotheses], np.int64)
+    return characters + statistics[:, 1]
 
 
 def bleu_tokenizer(target_tokens: str, references: Iterable[str]) -> str:

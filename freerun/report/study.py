@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup
@@ -47,9 +47,17 @@ def study_page(
         shown=shown,
         number=number,
         ends=_ends,
+        score=_score,
         captions=CAPTIONS,
         pictures=_pictures(analysis, [each for each in results if each.failed is None]),
     )
+
+
+def _score(scores: Mapping[str, float], name: str) -> str:
+    """A score of 0 to 100; nothing where an arm has none."""
+    if name not in scores:
+        return ""
+    return "undefined" if math.isnan(scores[name]) else f"{scores[name]:.2f}"
 
 
 def _ends(interval: Interval) -> str:

@@ -7,18 +7,31 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from freerun.data.readers import Columns, PairsLocation, describe
 from freerun.evaluation.compare import Comparison
 from freerun.evaluation.compare import compare as compare_evaluations
-from freerun.runs.evaluate import PairsToRead, evaluate_predictor
+from freerun.runs.evaluate import evaluate_pairs
 from freerun.runs.load import load
+from freerun.runs.pairs import pairs_to_read
 
 __all__ = ["compare"]
 
 
-def compare(a: Path, b: Path, pairs: Path, beam_size: int = 1, threads: int = 0, as_json: bool = False) -> Comparison:
+def compare(
+    a: Path,
+    b: Path,
+    pairs: PairsLocation,
+    beam_size: int = 1,
+    threads: int = 0,
+    as_json: bool = False,
+    columns: Columns | None = None,
+) -> Comparison:
     """Evaluate both models on the same sources and print paired differences B - A."""
+    # read once for both: a pipe has nothing left for a second reader, and a file may change
+    read = list(pairs_to_read([a, b], pairs, columns).read())
+    where = describe(pairs)
     evaluations = [
-        evaluate_predictor(load(model, threads=threads), PairsToRead(pairs), beam_size, model=model) for model in (a, b)
+        evaluate_pairs(load(model, threads=threads), read, where, beam_size, model=model) for model in (a, b)
     ]
     comparison = compare_evaluations(*evaluations)
     print(json.dumps(_as_values(comparison)) if as_json else _as_table(comparison, a, b))

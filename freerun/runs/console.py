@@ -77,6 +77,8 @@ class ConsoleReporter:
         """The figures, how the decoder was fed named beside each, and the example outputs."""
         names = ("nll.teacher", "token_accuracy.teacher", "symbol_error_rate.free", "sequence_accuracy.free")
         figures = "  ".join(f"{name} {_shown(measured.metrics[name])}" for name in names if name in measured.metrics)
+        if unknown := measured.metrics.get("unknown_target_tokens"):
+            figures += f"  unknown_target_tokens {unknown:.4f}"
         best = "  (best so far)" if is_best else ""
         self.said(f"evaluation at update {update:,}: {figures}{best}")
         for source, reference, free_run in measured.examples:

@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from freerun.config import Config, DataConfig, FilePair
+from freerun.config import Config, DataConfig
 from freerun.data.choose import choose_tokenisation
 from freerun.data.codec import Codec, build_codecs
-from freerun.data.corpus import Corpus, FilterReport, encode_corpus
-from freerun.data.readers import Pair, PairsLocation, ParallelFiles, content_hash, describe, read_pairs
+from freerun.data.corpus import Corpus, FilterReport, IntArray, encode_corpus
+from freerun.data.header import SAMPLE_PAIRS, looks_like_header
+from freerun.data.readers import Columns, Pair, PairsLocation, content_hash, describe, read_pairs
 from freerun.data.sampling import hash_sample
 from freerun.data.split import held_out_sources
 from freerun.data.text import normalise
 from freerun.data.writers import write_pairs
 from freerun.evaluation.items import EvaluationSet, group_pairs
-from freerun.runs.unknown_tokens import MAX_NAMED, MAX_UNKNOWN, unknown_targets_warning, warn_of_unknown_targets
+from freerun.runs.pairs import header_warning, location_of, may_have_header
+from freerun.runs.unknown_tokens import (
+    FIX_INIT,
+    FIX_TRAINING,
+    MAX_NAMED,
+    MAX_UNKNOWN,
+    unknown_sources_warning,
+    unknown_targets_warning,
+    warn_of_unknown_targets,
+)
 from freerun.symbols import UNK
 
-__all__ = ["DataSource", "TrainingData", "choose_tokens", "load_data", "location_of"]
+__all__ = ["DataSource", "TrainingData", "choose_tokens", "load_data"]
 
 HELD_OUT_MOST = 2000
 Say = Callable[[str], None]
-
-
-def location_of(value: str | FilePair) -> PairsLocation:
-    """Where the pairs of a configuration stand."""
-    return Path(value) if isinstance(value, str) else ParallelFiles(Path(value.source), Path(value.target))
 
 
 @dataclass(frozen=True)
@@ -45,27 +51,31 @@ class DataSource:
     """Whether the development pairs were held out of the training file, not given."""
 
     @staticmethod
-    def open(config: DataConfig, say: Say) -> DataSource:
-        """The two streams of a configuration; without development pairs some of the sources are held out."""
+    def open(config: DataConfig, say: Say, name: str | None = None) -> DataSource:
+        """The two streams of a configuration; without development pairs some of the sources are held out.
+
+        ``name`` is what messages call the training pairs, if not by their path.
+        """
         location = location_of(config.train)
+        where = name or describe(location)
         hashes = {"train_sha256": content_hash(location)}
 
         def everything() -> Iterator[Pair]:
             return read_pairs(location, config.columns)
 
+        _warn_of_header(location, config.columns, where, say)
         if config.dev is not None:
             dev = location_of(config.dev)
             hashes["dev_sha256"] = content_hash(dev)
-            next(read_pairs(dev, config.columns))  # a bad development file is better found now than after an hour
-            return DataSource(everything, lambda: read_pairs(dev, config.columns), hashes, describe(location))
+            # also because a bad development file is better found now than after an hour
+            _warn_of_header(dev, config.columns, describe(dev), say)
+            return DataSource(everything, lambda: read_pairs(dev, config.columns), hashes, where)
 
         def read_as(pair: Pair) -> str:
             # What the tokenizer will read: where case is folded, "Foo" and "foo" must be on the same side.
             return normalise(pair.source, config.normalisation, config.source_case)
 
-        held_out = held_out_sources(
-            map(read_as, everything()), share=config.held_out, most=HELD_OUT_MOST, where=describe(location)
-        )
+        held_out = held_out_sources(map(read_as, everything()), share=config.held_out, most=HELD_OUT_MOST, where=where)
         say(
             f"No development pairs given: {held_out.count:,} of {held_out.total:,} sources are held out for evaluation "
             "(chosen by a hash, the same at every run)."
@@ -74,9 +84,18 @@ class DataSource:
             lambda: (pair for pair in everything() if read_as(pair) not in held_out),
             lambda: (pair for pair in everything() if read_as(pair) in held_out),
             hashes,
-            describe(location),
+            where,
             holds_out=True,
         )
+
+
+def _warn_of_header(location: PairsLocation, columns: Columns | None, where: str, say: Say) -> None:
+    """Say so if the first pair looks like the names of the columns."""
+    pairs = read_pairs(location, columns)
+    first = next(pairs)
+    others = ((pair.source, pair.target) for pair in islice(pairs, SAMPLE_PAIRS))
+    if may_have_header(location) and looks_like_header((first.source, first.target), others):
+        say(header_warning(where, first))
 
 
 @dataclass(frozen=True)
@@ -135,6 +154,7 @@ def load_data(config: Config, pairs: DataSource, say: Say, codecs: tuple[Codec, 
         shared_vocabulary=options.shared_vocabulary,
     )
     dev_pairs = list(pairs.dev())
+    dev = group_pairs(dev_pairs, source, target)
     corpus, report = encode_corpus(
         pairs.train(),
         source,
@@ -143,11 +163,11 @@ def load_data(config: Config, pairs: DataSource, say: Say, codecs: tuple[Codec, 
         options.max_target_length,
         pairs.name,
         held_out=(pair.source for pair in dev_pairs) if pairs.holds_out else (),
+        development=dev.sources,
     )
-    dev = group_pairs(dev_pairs, source, target)
     data = TrainingData(source, target, corpus, report, dev, _sample(dev, config.evaluation.max_sources))
     _tell(data, say)
-    _warn_of_unknown_targets(data, pairs, say)
+    _warn_of_unknown_tokens(data, pairs, config.training.init if codecs else "", say)
     return data
 
 
@@ -164,6 +184,12 @@ def _tell(data: TrainingData, say: Say) -> None:
             f"{count:,} training pair{'' if count == 1 else 's'} left out: the model reads the same token ids as for a "
             "held-out source, so training on them would leak."
         )
+    if count := data.report.development_sources:
+        say(
+            f"warning: {count:,} of {len(data.dev):,} development sources ({100 * count / len(data.dev):.1f} %) are "
+            "training sources too, as the model reads them. On these, metrics measure what it remembers, not how it "
+            "does on new sources, and the best model is chosen by them. Remove them from one of the two."
+        )
     say(
         f"Vocabulary: {len(data.source.vocabulary):,} source ids ({data.source.tokenizer.spec}), "
         f"{len(data.target.vocabulary):,} target ids ({data.target.tokenizer.spec}). "
@@ -172,22 +198,34 @@ def _tell(data: TrainingData, say: Say) -> None:
     )
 
 
-def _warn_of_unknown_targets(data: TrainingData, pairs: DataSource, say: Say) -> None:
-    """Say so if the model can never write many tokens of the training or of the development targets."""
-    tokens = data.corpus.targets.tokens
-    unknown = int(np.count_nonzero(tokens == UNK))
-    if unknown > MAX_UNKNOWN * len(tokens):
-        examples = _unknown_examples(pairs, data.target)
-        say(unknown_targets_warning(f"training pairs of {pairs.name}", examples, unknown, len(tokens)))
+def _warn_of_unknown_tokens(data: TrainingData, pairs: DataSource, init: str, say: Say) -> None:
+    """Say so if the model can never write many tokens of the training or of the development targets.
+
+    ``init`` is the model that training starts from, if any: it may lack tokens of the sources, too.
+    """
+    where = f"training pairs of {pairs.name}"
+    vocabulary, fix = (f"the vocabulary of {init}", FIX_INIT) if init else ("the vocabulary", FIX_TRAINING)
+    if init and (count := _unknown_among(sources := data.corpus.sources.tokens)):
+        examples = _unknown_examples(data.source, (pair.source for pair in pairs.train()))
+        say(unknown_sources_warning(where, examples, count, len(sources), vocabulary))
+    if count := _unknown_among(targets := data.corpus.targets.tokens):
+        examples = _unknown_examples(data.target, (pair.target for pair in pairs.train()))
+        say(unknown_targets_warning(where, examples, count, len(targets), vocabulary, fix))
     where = f"held-out pairs of {pairs.name}" if pairs.holds_out else "development pairs"
-    warn_of_unknown_targets(where, data.dev, data.target, say)
+    warn_of_unknown_targets(where, data.dev, data.target, say, vocabulary, fix)
 
 
-def _unknown_examples(pairs: DataSource, target: Codec) -> Counter[str]:
-    """Unknown tokens among the first training pairs that have some: ids no longer say which tokens they were."""
+def _unknown_among(tokens: IntArray) -> int:
+    """The number of unknown ids, 0 if they are too few for a warning."""
+    unknown = int(np.count_nonzero(tokens == UNK))
+    return unknown if unknown > MAX_UNKNOWN * len(tokens) else 0
+
+
+def _unknown_examples(codec: Codec, texts: Iterable[str]) -> Counter[str]:
+    """Unknown tokens among the first texts that have some: ids no longer say which tokens they were."""
     found: Counter[str] = Counter()
-    for pair in pairs.train():
-        found.update(target.unknown(pair.target))
+    for text in texts:
+        found.update(codec.unknown(text))
         if len(found) >= MAX_NAMED:
             break
     return found

@@ -10,7 +10,7 @@ import numpy as np
 
 from freerun.data.batching import pad
 from freerun.data.codec import Codec
-from freerun.data.readers import describe, read_pairs
+from freerun.data.readers import Columns, PairsLocation, describe
 from freerun.diagnostics.diagnosis import Diagnosis
 from freerun.diagnostics.diagnosis import diagnose as diagnose_stepper
 from freerun.diagnostics.estimate import Estimate
@@ -24,9 +24,9 @@ from freerun.models.stepper import TorchStepper
 from freerun.randomness import numpy_generator
 from freerun.restore import load_model, set_threads
 from freerun.runs.console import CountLine, say
-from freerun.runs.evaluate import PairsToRead, dev_pairs_of
 from freerun.runs.figures import aligned
 from freerun.runs.output import open_output
+from freerun.runs.pairs import PairsToRead, pairs_to_read
 from freerun.runtime.bundle import Bundle, read_bundle
 
 __all__ = ["DiagnoseRequest", "diagnose", "diagnose_bundle", "items_of"]
@@ -40,10 +40,11 @@ class DiagnoseRequest:
     """The arguments of ``freerun diagnose``; without ``pairs`` the run's own development pairs are taken."""
 
     model: Path
-    pairs: Path | None = None
+    pairs: PairsLocation | None = None
     html: Path | None = None
     threads: int = 0
     json: bool = False
+    columns: Columns | None = None
 
 
 def diagnose(request: DiagnoseRequest) -> Diagnosis:
@@ -54,7 +55,7 @@ def diagnose(request: DiagnoseRequest) -> Diagnosis:
     """
     if request.html is not None:
         import freerun.report.diagnose  # noqa: F401 (a missing extra is told before the work, not after it)
-    pairs = PairsToRead(request.pairs) if request.pairs else dev_pairs_of(request.model)
+    pairs = pairs_to_read([request.model], request.pairs, request.columns)
     bundle = read_bundle(request.model)
     items = items_of(bundle, pairs)
     set_threads(request.threads)
@@ -70,7 +71,7 @@ def diagnose(request: DiagnoseRequest) -> Diagnosis:
 
 def items_of(bundle: Bundle, pairs: PairsToRead) -> EvaluationSet:
     """The pairs as the model's tokens."""
-    return group_pairs(read_pairs(pairs.location, pairs.columns), bundle.source, bundle.target)
+    return group_pairs(pairs.read(), bundle.source, bundle.target)
 
 
 def diagnose_bundle(bundle: Bundle, items: EvaluationSet, where: str) -> tuple[Diagnosis, StateReader]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from freerun.config import DataConfig, check_values, read_toml
-from freerun.data.readers import PairsLocation, describe, read_pairs
-from freerun.errors import UserError
+from freerun.data.readers import Columns, Pair, PairsLocation, describe
 from freerun.evaluation.baseline import baselines
 from freerun.evaluation.by_length import Band, by_source_length
 from freerun.evaluation.evaluate import Evaluation
@@ -18,22 +16,22 @@ from freerun.evaluation.examples import Example, random_examples, worst_examples
 from freerun.evaluation.free_running import flat
 from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.runs.console import CountLine, say
-from freerun.runs.dataset import location_of
 from freerun.runs.figures import bands_table, defined, figures_table
 from freerun.runs.load import Mean, Precision, Runtime, load_bundles
+from freerun.runs.pairs import PairsToRead, dev_pairs_of, pairs_to_read
 from freerun.runs.unknown_tokens import warn_of_unknown_targets
 from freerun.runtime.predictor import Predictor, check_score
 from freerun.text import printable, shown
 
-__all__ = ["EvaluateRequest", "PairsToRead", "dev_pairs_of", "evaluate", "evaluate_items", "evaluate_predictor"]
-
-
-@dataclass(frozen=True)
-class PairsToRead:
-    """Where pairs stand, and which columns of it."""
-
-    location: PairsLocation
-    columns: tuple[int, int] | None = None
+__all__ = [
+    "EvaluateRequest",
+    "PairsToRead",
+    "dev_pairs_of",
+    "evaluate",
+    "evaluate_items",
+    "evaluate_pairs",
+    "evaluate_predictor",
+]
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class EvaluateRequest:
     """The arguments of ``freerun evaluate``; without ``pairs`` the run's own development pairs are taken."""
 
     model: Path
-    pairs: Path | None = None
+    pairs: PairsLocation | None = None
     beam_size: int = 1
     length_penalty: float = 0.0
     early_stop: bool = False
@@ -55,12 +53,13 @@ class EvaluateRequest:
     worst: int = 0
     by_length: bool = False
     json: bool = False
+    columns: Columns | None = None
 
 
 def evaluate(request: EvaluateRequest) -> dict[str, float | None]:
     """Print the figures, and examples where they were asked for; returns the figures."""
-    pairs = PairsToRead(request.pairs) if request.pairs else dev_pairs_of(request.model)
     models = [request.model, *request.ensemble]
+    pairs = pairs_to_read(models, request.pairs, request.columns)
     predictor, bundle = load_bundles(
         models, request.mean, request.threads, request.max_length, request.runtime, request.precision
     )
@@ -75,6 +74,8 @@ def evaluate(request: EvaluateRequest) -> dict[str, float | None]:
     trivial = baselines(evaluation.items, predictor.target, majority)
     print(figures_table(figures, {name: defined(outputs.metrics()) for name, outputs in trivial.items()}))
     print(f"BLEU: {evaluation.free.bleu.signature}; chrF: {evaluation.free.chrf.signature}")
+    if figures["bleu.free"] is None:
+        print("BLEU is undefined because no output and no reference has four tokens; see chrF.")
     if bands:
         print("\n" + bands_table(bands))
     _print_examples("Random examples", random_examples(evaluation.free, request.random))
@@ -91,9 +92,22 @@ def evaluate_predictor(
     model: object = "the model",
 ) -> Evaluation:
     """Evaluate on pairs, with a progress line on a terminal; warn if ``model`` lacks many of the target tokens."""
-    items = group_pairs(read_pairs(pairs.location, pairs.columns), predictor.source, predictor.target)
-    vocabulary = f"the vocabulary of {model}"
-    warn_of_unknown_targets(describe(pairs.location), items, predictor.target, say, vocabulary)
+    where = describe(pairs.location)
+    return evaluate_pairs(predictor, pairs.read(), where, beam_size, length_penalty, early_stop, model)
+
+
+def evaluate_pairs(
+    predictor: Predictor,
+    pairs: Iterable[Pair],
+    where: str,
+    beam_size: int = 1,
+    length_penalty: float = 0.0,
+    early_stop: bool = False,
+    model: object = "the model",
+) -> Evaluation:
+    """The same on pairs that are being read, or were; ``where`` they are stored, for messages."""
+    items = group_pairs(pairs, predictor.source, predictor.target)
+    warn_of_unknown_targets(where, items, predictor.target, say, f"the vocabulary of {model}")
     return evaluate_items(predictor, items, beam_size, length_penalty, early_stop)
 
 
@@ -104,7 +118,7 @@ def evaluate_items(
     length_penalty: float = 0.0,
     early_stop: bool = False,
 ) -> Evaluation:
-    """The same on pairs that were read already."""
+    """The same on pairs that the model has read already."""
     with CountLine("evaluating", "sequences") as progress:
         found = evaluate_stepper(
             predictor.stepper,
@@ -121,31 +135,6 @@ def evaluate_items(
     for item, hypothesis, nll in zip(items.items, found.hypotheses, found.teacher.nll.tolist(), strict=True):
         check_score(hypothesis.score + nll, f"source {shown(item.source)}")
     return found
-
-
-def dev_pairs_of(model: Path) -> PairsToRead:
-    """The development pairs that a run was selected on.
-
-    Raises:
-        UserError: ``model`` is not a run folder.
-    """
-    path = model / "config.toml"
-    if not path.exists():
-        raise UserError(
-            model,
-            "no pairs were named, and this is not a run folder, which would know its development pairs",
-            "Expected MODEL and PAIRS.tsv",
-            "Name a file of pairs",
-        )
-    if (model / "dev.tsv").exists():
-        return PairsToRead(model / "dev.tsv")
-    # the rest of the configuration is training's, and may name a strategy of one's own that is not in reach here
-    data = check_values(DataConfig, read_toml(path).get("data", {}), path)
-    if data.dev is None:
-        raise UserError(
-            model / "dev.tsv", "no such file", "Expected the pairs held out by this run", "Name a file of pairs"
-        )
-    return PairsToRead(location_of(data.dev), data.columns)
 
 
 def _bands(evaluation: Evaluation, predictor: Predictor) -> list[Band]:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from freerun.data.batching import pad
-from freerun.data.readers import read_pairs
+from freerun.data.readers import Columns, PairsLocation
 from freerun.errors import BundleError, MissingExtraError, UserError
 from freerun.evaluation.compare import Comparison, compare
 from freerun.evaluation.evaluate import Evaluation
@@ -24,8 +24,9 @@ from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.files import bytes_hash, mend_leftovers, real_path, replacing_folder, write_atomic
 from freerun.lock import beside, inside, only_writer
 from freerun.runs.console import say
-from freerun.runs.evaluate import PairsToRead, dev_pairs_of, evaluate_items
+from freerun.runs.evaluate import evaluate_items
 from freerun.runs.load import load
+from freerun.runs.pairs import pairs_to_read
 from freerun.runtime.bundle import (
     EXPORTED,
     WEIGHTS,
@@ -65,8 +66,9 @@ class ExportRequest:
     out: Path | None = None
     quantise: bool = False
     max_loss: float = MAX_LOSS
-    dev: Path | None = None
+    dev: PairsLocation | None = None
     json: bool = False
+    columns: Columns | None = None
 
 
 def export(request: ExportRequest) -> dict[str, Any]:
@@ -274,8 +276,8 @@ def _verify(new: Path, bundle: Bundle, precision: str) -> None:
 
 
 def _dev_items(request: ExportRequest, bundle: Bundle) -> EvaluationSet:
-    pairs = PairsToRead(request.dev) if request.dev else dev_pairs_of(request.model)
-    return group_pairs(read_pairs(pairs.location, pairs.columns), bundle.source, bundle.target)
+    pairs = pairs_to_read([request.model], request.dev, request.columns)
+    return group_pairs(pairs.read(), bundle.source, bundle.target)
 
 
 # -- int8 -------------------------------------------------------------------------------------------------------------

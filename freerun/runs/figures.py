@@ -68,7 +68,8 @@ def bands_table(bands: Sequence[Band]) -> str:
         ends = f"{band.shortest}" if band.shortest == band.longest else f"{band.shortest} to {band.longest}"
         last = band.figures[names[-1]]
         figures = defined({name: band.figures[name].value for name in names} | {"low": last.low, "high": last.high})
-        interval = f"{_shown(figures['low'])} to {_shown(figures['high'])}"
+        undefined = figures["low"] is None
+        interval = "" if undefined else f"{_shown(figures['low'])} to {_shown(figures['high'])}"
         rows.append([ends, f"{band.sources:,}", *(_shown(figures[name]) for name in names), interval])
     return "\n".join(aligned(rows))
 

@@ -81,7 +81,7 @@ def _texts(request: PredictRequest) -> Iterable[str]:
             _check_argument(text, number)
         return request.texts
     if request.input is not None and request.input != "-":
-        return read_texts(Path(request.input), request.input)
+        return read_texts(Path(request.input), request.input, say)
     if request.input is None and is_terminal(sys.stdin):
         raise UserError(
             "predict",

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from freerun.bounds import LENGTH
 from freerun.config import (
     ALTERNATIVES,
     Config,
@@ -22,11 +21,15 @@ from freerun.config import (
     shown,
     strategies_of,
 )
+from freerun.data.readers import PairsLocation, ParallelFiles, describe, files_of
 from freerun.errors import ConfigError, RunError
 from freerun.files import mend_leftovers, real_path
 from freerun.forcing.registry import EVERYTHING, NOBODY, Trust
 from freerun.lock import LOCK
 from freerun.runs.automatic import choose_before_data
+from freerun.runs.console import say
+from freerun.runs.pairs import COPIES, parse_columns, value_of
+from freerun.runs.spool import complete_spool, with_copies
 from freerun.text import cut
 from freerun.training.journal import read_journal
 
@@ -38,10 +41,10 @@ _DATA_SUFFIXES = (".gz", ".xz", ".tsv", ".txt", ".jsonl", ".json", ".toml", ".cs
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """The arguments of ``freerun train``."""
+    """The arguments of ``freerun train``; ``subject`` is a configuration (a path that ends in .toml) or pairs."""
 
-    subject: Path | None = None
-    dev: Path | None = None
+    subject: PairsLocation | None = None
+    dev: PairsLocation | None = None
     out: Path | None = None
     settings: tuple[str, ...] = ()
     seed: int | None = None
@@ -116,10 +119,23 @@ def run_folder(request: TrainRequest) -> Path:
             "Expected freerun train CONFIG.toml, freerun train PAIRS.tsv, or --resume with the --out of a run",
             "Name one of them",
         )
-    name = request.subject.name
+    return Path("runs") / _name_of(request.subject)
+
+
+def _name_of(subject: PairsLocation) -> str:
+    """The name of a configuration or of pairs without its suffixes; of parallel files what both names begin with."""
+    names = [_bare_name(file) for file in files_of(subject)]
+    stems = {Path(name).stem for name in names}
+    return names[0] if len(names) == 1 or len(stems) > 1 else stems.pop()
+
+
+def _bare_name(file: Path) -> str:
+    if file.parent.name == "fd":  # <(command): another number at every call
+        return "pipe"
+    name = file.name
     while Path(name).suffix in _DATA_SUFFIXES:
         name = Path(name).stem
-    return Path("runs") / name
+    return name
 
 
 def _refuse_occupied(folder: Path, is_run: bool) -> None:
@@ -133,8 +149,8 @@ def _refuse_occupied(folder: Path, is_run: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise RunError(folder, "this is a file", "Expected a new or empty folder", "Choose another with --out")
     found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    # our own lock; and a run that was killed as it began may have left an unfinished config.toml
-    found = [name for name in found if name != LOCK and not name.startswith(".config.toml.")]
+    # our own lock; and a run that was killed as it began may have left an unfinished config.toml, or copies of pairs
+    found = [name for name in found if name != LOCK and not name.startswith((".config.toml.", f".{COPIES}."))]
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise RunError(
@@ -155,14 +171,14 @@ def mend_folder(folder: Path) -> None:
 # -- the configuration -------------------------------------------------------------------------------------------------
 
 
-def _is_pairs(subject: Path) -> bool:
-    return subject.suffix != ".toml"
+def _is_pairs(subject: PairsLocation) -> bool:
+    return isinstance(subject, ParallelFiles) or subject.suffix != ".toml"
 
 
-def _from_subject(subject: Path) -> tuple[dict[str, Any], str]:
+def _from_subject(subject: PairsLocation) -> tuple[dict[str, Any], str]:
     """The keys that a configuration file sets, or the one that pairs set; and what to call that in messages."""
-    if _is_pairs(subject):
-        return absolute_paths({"data": {"train": str(subject)}}, Path.cwd()), "freerun train"
+    if isinstance(subject, ParallelFiles) or _is_pairs(subject):
+        return absolute_paths({"data": {"train": value_of(subject)}}, Path.cwd()), "freerun train"
     return absolute_paths(read_toml(subject), real_path(subject.parent)), str(subject)
 
 
@@ -178,9 +194,10 @@ def _options(request: TrainRequest) -> list[tuple[str, str, Any]]:
     """Option as typed, key path, value."""
     options: list[tuple[str, str, Any]] = []
     if request.dev is not None:
-        options.append((f"--dev {request.dev}", "data.dev", str(request.dev)))
+        option = " ".join(f"--dev {file}" for file in files_of(request.dev))
+        options.append((option, "data.dev", value_of(request.dev)))
     if request.columns is not None:
-        options.append((f"--columns {request.columns}", "data.columns", _columns(request.columns)))
+        options.append((f"--columns {request.columns}", "data.columns", list(parse_columns(request.columns))))
     if request.seed is not None:
         options.append((f"--seed {request.seed}", "training.seed", request.seed))
     if request.init is not None:
@@ -194,23 +211,6 @@ def _origins(request: TrainRequest) -> dict[str, str]:
     return {**{path: option for option, path, _ in _options(request)}, **settings}
 
 
-def _columns(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) != 2 or not all(_is_column(part) for part in parts):
-        raise ConfigError.single(
-            f"--columns {cut(text)}",
-            "this does not name two columns",
-            "Expected the numbers of the source's and of the target's column, counted from 1",
-            "Write for example --columns 1,3",
-        )
-    return [int(part) for part in parts]
-
-
-def _is_column(text: str) -> bool:
-    """Whether this is the number of a column; of so few digits that Python converts it."""
-    return text.isascii() and text.isdigit() and len(text) <= len(str(LENGTH.high)) and int(text) in LENGTH
-
-
 # -- going on ----------------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +220,7 @@ def _resumed(request: TrainRequest, folder: Path) -> RunPlan:
     saved = read_toml(path)
     trust = Trust(_own_strategies(request, path), request.trust_code)
     config = parse_config(saved, path, trust.settings_of)
+    complete_spool(folder)
     _refuse_changes(request, folder, config, trust)
     mend_folder(folder)
     return RunPlan(folder, config, saved, False, True, str(path), trust=trust)
@@ -228,7 +229,8 @@ def _resumed(request: TrainRequest, folder: Path) -> RunPlan:
 def _own_strategies(request: TrainRequest, saved: Path) -> list[str]:
     """The strategies that the user names now; what a run directory says is not theirs, even if they name its file."""
     subject = request.subject
-    is_own = subject is not None and not _is_pairs(subject) and not (subject.exists() and subject.samefile(saved))
+    is_configuration = isinstance(subject, Path) and not _is_pairs(subject)
+    is_own = is_configuration and not (subject.exists() and subject.samefile(saved))
     raw = _from_subject(subject)[0] if subject is not None and is_own else {}
     return strategies_of(_with_typed(raw, request))
 
@@ -241,6 +243,7 @@ def _refuse_changes(request: TrainRequest, folder: Path, config: Config, trust: 
         _complete(parse_config(started, folder / "journal.jsonl", trust.settings_of)) if started else _complete(config)
     )
     asked, open_keys = _asked(request, config, trust)
+    asked = with_copies(asked, before, folder, say)
     edited = changed_keys(before, _complete(config))  # config.toml itself was changed by hand
     typed = [change for change in changed_keys(before, asked) if change[0] not in open_keys]
     changes = edited + [change for change in typed if change not in edited]
@@ -268,7 +271,7 @@ def _asked(request: TrainRequest, config: Config, trust: Trust) -> tuple[dict[st
         if any(f"training.{key}" in typed_alone for key in pair):
             base["training"] = {key: value for key, value in base["training"].items() if key not in pair}
     if subject is not None:
-        base = override(base, ["data", "train"], _from_subject(subject)[0]["data"]["train"], str(subject))
+        base = override(base, ["data", "train"], _from_subject(subject)[0]["data"]["train"], describe(subject))
     asked = _complete(parse_config(_with_typed(base, request), "freerun train", trust.settings_of, _origins(request)))
     return asked, _automatic_keys(asked)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from freerun.data.readers import PairsLocation, read_pairs
+from freerun.data.readers import Columns, PairsLocation
 from freerun.runs.console import say
 from freerun.runs.load import load
 from freerun.runs.output import open_output
+from freerun.runs.pairs import pairs_to_read
 from freerun.runs.unknown_tokens import count_tokens, named_tokens
 from freerun.runtime.predictor import Scored
 from freerun.text import json_line
@@ -16,16 +17,19 @@ from freerun.text import json_line
 __all__ = ["score"]
 
 
-def score(model: Path, pairs: PairsLocation, as_json: bool = False, threads: int = 0) -> None:
+def score(
+    model: Path, pairs: PairsLocation, as_json: bool = False, threads: int = 0, columns: Columns | None = None
+) -> None:
     """Write a line a pair, in their order: the total natural-log probability, end token included.
 
     A target with a token that the vocabulary lacks has none: ``null``, and a notice on standard error in the end.
     """
+    chosen = pairs_to_read([model], pairs, columns)
     predictor = load(model, threads=threads)
     unknown: Counter[str] = Counter()
     targets = without = 0
     with open_output(None) as out:
-        for scored in predictor.score_stream(read_pairs(pairs)):
+        for scored in predictor.score_stream(chosen.read()):
             targets += 1
             without += scored.score is None
             count_tokens(unknown, scored.unknown)

@@ -26,7 +26,7 @@ from freerun.config import (
     read_toml,
     shown,
 )
-from freerun.data.readers import content_hash, read_pairs
+from freerun.data.readers import content_hash
 from freerun.diagnostics.plain import as_values
 from freerun.errors import ConfigError, Interrupted, RunError, UserError
 from freerun.files import mend_leftovers, real_path, write_atomic
@@ -34,10 +34,11 @@ from freerun.forcing.registry import EVERYTHING
 from freerun.lock import LOCK, holder, inside, only_writer
 from freerun.runs.begun import Begun, begun_with, check_study_begun, is_over
 from freerun.runs.console import say
-from freerun.runs.dataset import location_of
-from freerun.runs.evaluate import PairsToRead, dev_pairs_of, evaluate_predictor
+from freerun.runs.evaluate import evaluate_predictor
 from freerun.runs.figures import aligned
 from freerun.runs.load import load
+from freerun.runs.overlap import Overlap, checked_overlap, pairs_of_study
+from freerun.runs.pairs import dev_pairs_of, location_of
 from freerun.runs.training_process import TrainingProcess
 from freerun.runtime.bundle import read_bundle
 from freerun.studies.analysis import Analysis, ArmFigures, Comparison, analyse
@@ -121,9 +122,8 @@ def _study(
     runs = [
         _Run(name, seed, _with_seed(config, seed), folder) for name, config in arms.items() for seed in settings.seeds
     ]
-    if settings.pairs:  # bad pairs are better found now than after the first training
-        for _ in read_pairs(Path(settings.pairs), next(iter(arms.values())).data.columns):
-            pass
+    # bad pairs are better found now than after the first training
+    overlap = checked_overlap(settings.pairs, [config.data for config in arms.values()], say)
     _begin_folder(folder, settings, arms, runs)
     for name, (raw, _) in raws.items():
         write_atomic(folder / "configs" / f"{name}.toml", tomli_w.dumps(raw))
@@ -132,8 +132,8 @@ def _study(
     _train_all(waiting, settings)
     results = [found for run in runs if (found := read_result(run.result, run.config_hash)) is not None]
     analysis = analyse(results, list(arms), settings.control, settings.metric, settings.reach)
-    _write_report(folder, analysis, results, settings)
-    print(json.dumps(as_values(analysis)) if request.json else as_text(analysis, settings))
+    _write_report(folder, analysis, results, settings, overlap)
+    print(json.dumps(_as_json(analysis, overlap)) if request.json else as_text(analysis, settings, overlap))
     return analysis
 
 
@@ -276,7 +276,9 @@ def _elsewhere_too(config: Config) -> dict[str, Any]:
     if config.data.dev is not None:
         raw["data"]["dev_sha256"] = content_hash(location_of(config.data.dev))
     if config.training.init:
-        raw["training"]["init_sha256"] = read_bundle(Path(config.training.init)).config["files"]["model.safetensors"]
+        bundle = read_bundle(Path(config.training.init))
+        bundle.check_weights()
+        raw["training"]["init_sha256"] = bundle.weights_hash
     return raw
 
 
@@ -370,7 +372,7 @@ def _keep(run: _Run, code: int, began: float, settings: StudyConfig) -> str | No
         # a result like any other: that a strategy fails under some seeds is what a study is to find out
         write_result(run.result, about)
         return failed
-    pairs = PairsToRead(Path(settings.pairs), run.config.data.columns) if settings.pairs else dev_pairs_of(run.run)
+    pairs = pairs_of_study(settings.pairs, run.config.data) if settings.pairs else dev_pairs_of(run.run)
     search = run.config.evaluation
     options = search.beam_size, search.length_penalty, search.early_stop
     evaluation = evaluate_predictor(load(run.run), pairs, *options, model=run.name)
@@ -437,28 +439,26 @@ def _last_line(log: Path) -> str:
 # -- what came out -----------------------------------------------------------------------------------------------------
 
 
-def _write_report(folder: Path, analysis: Analysis, results: Sequence[Result], settings: StudyConfig) -> None:
-    write_atomic(folder / "analysis.json", json.dumps(as_values(analysis), indent=1) + "\n")
+def _as_json(analysis: Analysis, overlap: Overlap) -> dict[str, Any]:
+    return {**as_values(analysis), "reported_on": overlap.as_json()}
+
+
+def _write_report(
+    folder: Path, analysis: Analysis, results: Sequence[Result], settings: StudyConfig, overlap: Overlap
+) -> None:
+    write_atomic(folder / "analysis.json", json.dumps(_as_json(analysis, overlap), indent=1) + "\n")
     try:
         from freerun.report.study import study_page
     except UserError as error:  # a study is no worse for having no pictures
         say(f"No report.html: {error}")
         return
-    write_atomic(
-        folder / "report.html", study_page(folder.name, analysis, results, _reported_on(settings), settings.reach)
-    )
+    write_atomic(folder / "report.html", study_page(folder.name, analysis, results, str(overlap), settings.reach))
     say(f"Wrote {folder / 'report.html'}: open it in a browser.")
 
 
-def _reported_on(settings: StudyConfig) -> str:
-    if settings.pairs:
-        return f"{Path(settings.pairs).name}, which no run was selected on"
-    return "the development pairs, which also chose each run's best model: give `pairs` for a stricter figure"
-
-
-def as_text(analysis: Analysis, settings: StudyConfig) -> str:
+def as_text(analysis: Analysis, settings: StudyConfig, overlap: Overlap) -> str:
     """Statements, arms and comparisons as tables."""
-    parts = ["\n".join(analysis.statements), f"Figures on {_reported_on(settings)} ({analysis.sources:,} sources)."]
+    parts = ["\n".join(analysis.statements), f"Figures on {analysis.sources:,} sources of {overlap}."]
     rows = [["", "seeds", "symbol error rate", "95 %, seeds and sources", "sequence accuracy", "NLL", "minutes"]]
     rows += [_arm_row(arm) for arm in analysis.arms if arm.figures]
     if len(rows) > 1:

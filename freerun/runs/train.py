@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,17 @@ from freerun.build import (
     selection_of,
     trainer_settings,
 )
-from freerun.config import Config, ModelConfig, merge, parse_config, read_toml, shown, strategies_of, to_toml
+from freerun.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    merge,
+    parse_config,
+    read_toml,
+    shown,
+    strategies_of,
+    to_toml,
+)
 from freerun.data.batching import Batch
 from freerun.errors import BundleError, ConfigError, Interrupted, RunError, UserError
 from freerun.evaluation.baseline import baselines, most_frequent_target
@@ -34,6 +45,7 @@ from freerun.runs.console import ConsoleReporter, say
 from freerun.runs.dataset import DataSource, TrainingData, choose_tokens, load_data, write_held_out
 from freerun.runs.figures import defined, figures_table
 from freerun.runs.request import RunPlan, TrainRequest, mend_folder, plan_run, run_folder
+from freerun.runs.spool import Spool, found_spool, spool_pairs
 from freerun.runtime.bundle import WEIGHTS, Bundle, read_bundle
 from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
@@ -83,15 +95,17 @@ def _train(request: TrainRequest) -> TrainResult:
     if request.resume and not plan.resumes:
         say(f"{plan.folder}: no run to go on with; starting from the beginning.")
     threads = set_threads(plan.config.training.threads)
-    pairs = DataSource.open(plan.config.data, say)
     start = _initial_bundle(plan)
-    hashes = {**pairs.hashes, **_hash_of(start)}
-    if plan.resumes:
-        _refuse_changed_data(plan.folder, hashes)
-    config, data = _settle(plan, pairs, start)
-    most_frequent = most_frequent_target(lambda: (pair.target for pair in pairs.train()))
-    run = _Run(plan.folder, config, data, start, threads, most_frequent)
-    _begin_folder(plan, config, pairs)
+    with _spooled(plan) as spool:
+        plan = _naming_copies(plan, spool)
+        pairs = DataSource.open(spool.reading, say, spool.name)
+        hashes = {**pairs.hashes, **_hash_of(start)}
+        if plan.resumes:
+            _refuse_changed_data(plan.folder, hashes)
+        config, data = _settle(plan, pairs, start)
+        most_frequent = most_frequent_target(lambda: (pair.target for pair in pairs.train()))
+        run = _Run(plan.folder, config, data, start, threads, most_frequent)
+        _begin_folder(plan, config, pairs, spool)
     resumption = run.resumption() if plan.resumes else None
     trainer = run.trainer(resumption.update if resumption else 0)
     _go_on_or_start(trainer, plan, hashes, run, resumption)
@@ -110,6 +124,26 @@ def _train(request: TrainRequest) -> TrainResult:
 
 
 # -- configuration and data -------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _spooled(plan: RunPlan) -> Iterator[Spool]:
+    """The run's pairs in files that can be read again; copies go away unless the run begins."""
+    data = plan.config.data
+    spool = found_spool(plan.folder, data) if plan.resumes else spool_pairs(plan.folder, data, say)
+    try:
+        yield spool
+    finally:
+        spool.discard()
+
+
+def _naming_copies(plan: RunPlan, spool: Spool) -> RunPlan:
+    """The plan with the run's copies, where there are any, in place of pipes."""
+    if not spool.recorded:
+        return plan
+    data = DataConfig.model_validate({**plan.config.data.model_dump(), **spool.recorded})
+    raw = merge(plan.raw, {"data": spool.recorded})
+    return replace(plan, raw=raw, config=plan.config.model_copy(update={"data": data}))
 
 
 def _settle(plan: RunPlan, pairs: DataSource, start: Bundle | None) -> tuple[Config, TrainingData]:
@@ -151,6 +185,7 @@ def _initial_bundle(plan: RunPlan) -> Bundle | None:
     if not plan.config.training.init:
         return None
     bundle = read_bundle(Path(plan.config.training.init))
+    bundle.check_weights()
     _refuse_other_sizes(plan, bundle)
     return bundle
 
@@ -195,11 +230,11 @@ def _settings_of_bundle(bundle: Bundle) -> dict[str, Any]:
 
 
 def _hash_of(start: Bundle | None) -> dict[str, str]:
-    return {} if start is None else {"init_sha256": start.config["files"]["model.safetensors"]}
+    return {} if start is None else {"init_sha256": start.weights_hash}
 
 
-def _begin_folder(plan: RunPlan, config: Config, pairs: DataSource) -> None:
-    """The run folder with its complete configuration, by which a run is known; then the held-out pairs."""
+def _begin_folder(plan: RunPlan, config: Config, pairs: DataSource, spool: Spool) -> None:
+    """The run folder with its complete configuration, by which a run is known; then held-out and copied pairs."""
     folder = plan.folder
     try:
         if not plan.resumes:
@@ -207,6 +242,7 @@ def _begin_folder(plan: RunPlan, config: Config, pairs: DataSource) -> None:
             write_atomic(folder / "config.toml", to_toml(config))
         # also of a run that is resumed: the file has no hash, and the pairs have
         write_held_out(config.data, pairs, folder)
+        spool.publish()
     except OSError as error:
         raise RunError(
             folder,

@@ -10,10 +10,13 @@ from freerun.evaluation.items import EvaluationSet
 from freerun.text import printable
 
 __all__ = [
+    "FIX_INIT",
+    "FIX_TRAINING",
     "MAX_NAMED",
     "MAX_UNKNOWN",
     "count_tokens",
     "named_tokens",
+    "unknown_sources_warning",
     "unknown_targets_warning",
     "warn_of_unknown_targets",
 ]
@@ -39,22 +42,53 @@ def named_tokens(counts: Counter[str]) -> str:
     return named + more
 
 
+FIX_TRAINING = (
+    "Train on more data, lower data.minimum_count, choose smaller data.target_tokens (char or sentencepiece:N), or "
+    "give the targets the training data's spelling and Unicode form."
+)
+FIX_INIT = (
+    "A model that training starts from keeps its vocabulary: start without --init, start from a model trained on data "
+    "with these tokens, or give the pairs that data's spelling, case and Unicode form."
+)
+
+
 def warn_of_unknown_targets(
-    where: object, items: EvaluationSet, target: Codec, say: Callable[[str], None], vocabulary: str = "the vocabulary"
+    where: object,
+    items: EvaluationSet,
+    target: Codec,
+    say: Callable[[str], None],
+    vocabulary: str = "the vocabulary",
+    fix: str = FIX_TRAINING,
 ) -> None:
     """Say so if more than ``MAX_UNKNOWN`` of the reference tokens are unknown; ``where`` the pairs are stored."""
     unknown, total = items.unknown_targets(target)
     if sum(unknown.values()) > MAX_UNKNOWN * total:
-        say(unknown_targets_warning(where, unknown, sum(unknown.values()), total, vocabulary))
+        say(unknown_targets_warning(where, unknown, sum(unknown.values()), total, vocabulary, fix))
 
 
 def unknown_targets_warning(
-    where: object, examples: Counter[str], count: int, total: int, vocabulary: str = "the vocabulary"
+    where: object,
+    examples: Counter[str],
+    count: int,
+    total: int,
+    vocabulary: str = "the vocabulary",
+    fix: str = FIX_TRAINING,
 ) -> str:
     """The warning: ``count`` of ``total`` target tokens are unknown, ``examples`` among them."""
     return (
-        f"warning: {where}: {count:,} of {total:,} target tokens ({100 * count / total:.1f} %) are not in "
-        f"{vocabulary}: {named_tokens(examples)}. The model can never write them, and teacher-forced metrics leave "
-        "them out. Train on more data, lower data.minimum_count, choose smaller data.target_tokens (char or "
-        "sentencepiece:N), or give the targets the training data's spelling and Unicode form."
+        f"{_unknown(where, examples, count, total, 'target', vocabulary)} The model can never write them, and "
+        f"teacher-forced metrics leave them out. {fix}"
     )
+
+
+def unknown_sources_warning(where: object, examples: Counter[str], count: int, total: int, vocabulary: str) -> str:
+    """The warning that a model to start from reads ``count`` of ``total`` source tokens as unknown."""
+    return (
+        f"{_unknown(where, examples, count, total, 'source', vocabulary)} The model reads all of them as one unknown "
+        f"token. {FIX_INIT}"
+    )
+
+
+def _unknown(where: object, examples: Counter[str], count: int, total: int, side: str, vocabulary: str) -> str:
+    share = f"{count:,} of {total:,} {side} tokens ({100 * count / total:.1f} %)"
+    return f"warning: {where}: {share} are not in {vocabulary}: {named_tokens(examples)}."

@@ -114,19 +114,27 @@ class Bundle:
         """
         return _checked_bytes(self.files, name, self.config, self.limits.of(name))
 
-    def weights(self) -> Weights:
-        """The weights by name, as arrays: float32, finite, of the shapes that the sizes ask for.
+    def check_weights(self) -> None:
+        """Check that this bundle was not exported without weights.
 
         Raises:
-            BundleError: there are none, or the file is not the one that config.json names, or not of this model.
+            BundleError: it was, so torch cannot run it, and no training can start from it.
         """
         if not self.has_weights and self.has_graphs():
             raise BundleError(
                 self.folder,
                 f"this bundle was exported without {WEIGHTS}, so torch cannot run it",
                 "Expected a bundle with weights",
-                "Leave the runtime to freerun, or use the run or bundle that it was exported from",
+                "Use the run or bundle that it was exported from; to predict, leave out --runtime torch",
             )
+
+    def weights(self) -> Weights:
+        """The weights by name, as arrays: float32, finite, of the shapes that the sizes ask for.
+
+        Raises:
+            BundleError: there are none, or the file is not the one that config.json names, or not of this model.
+        """
+        self.check_weights()
         try:
             from safetensors import SafetensorError
             from safetensors.numpy import load

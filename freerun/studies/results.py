@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ class Result:
         failed: why there are no figures, None where there are.
         sources_hash: of the sources that the figures are of; only equal ones are compared.
         ratios: name of a figure to numerators and denominators, one of each a source, in the order of the pairs.
-        scores: figures of the whole set without such parts: BLEU and chrF.
+        scores: figures of the whole set without such parts: BLEU and chrF; NaN (null in the file) where undefined.
         curve: (update, figures on the development pairs) of every evaluation.
         updates: optimiser steps taken; ``seconds`` of training, evaluations among them.
         journal: means of what the strategy noted over the last quarter, by name.
@@ -86,7 +87,8 @@ class Result:
 def write_result(path: Path, result: Result) -> None:
     """Write it whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(asdict(result), separators=(",", ":")) + "\n")
+    scores = {name: None if math.isnan(score) else score for name, score in result.scores.items()}
+    write_atomic(path, json.dumps({**asdict(result), "scores": scores}, separators=(",", ":")) + "\n")
 
 
 def read_result(path: Path, config_hash: str) -> Result | None:
@@ -97,7 +99,9 @@ def read_result(path: Path, config_hash: str) -> Result | None:
     """
     try:
         raw: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        parts = {"ratios": _pairs(raw["ratios"]), "curve": [tuple(point) for point in raw["curve"]]}
+        scores = {name: math.nan if score is None else score for name, score in raw["scores"].items()}
+        curve = [tuple(point) for point in raw["curve"]]
+        parts = {"ratios": _pairs(raw["ratios"]), "scores": scores, "curve": curve}
         result = Result(**{"freerun": UNNAMED, **raw, **parts})
     except FileNotFoundError:
         return None

@@ -188,7 +188,7 @@ def test_no_permission(tmp_path, monkeypatch):
         def refuse(*_):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(Path, "open", refuse)
+        monkeypatch.setattr(os, "open", refuse)
     assert message(path) == f"{path}: no permission to read it. Expected a readable file. Change its mode."
 
 

@@ -160,7 +160,7 @@ def test_torch_cannot_run_a_bundle_without_weights_and_says_so(bundle):
     assert freerun.load(bundle).predict("a b").text
     assert message(bundle, runtime="torch") == (
         f"{bundle}: this bundle was exported without model.safetensors, so torch cannot run it. Expected a bundle with "
-        "weights. Leave the runtime to freerun, or use the run or bundle that it was exported from."
+        "weights. Use the run or bundle that it was exported from; to predict, leave out --runtime torch."
     )
 
 

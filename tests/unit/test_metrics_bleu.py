@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import sacrebleu
 
 from freerun.metrics.bleu import bleu, bleu_tokenizer, chrf, spaced
 
@@ -33,14 +34,55 @@ def test_what_equals_one_of_its_references_is_perfect(score):
 
 
 def test_what_shares_nothing_is_worth_0():
-    assert bleu(["a b"], [["c d"]], "none").value == 0
+    assert bleu(["a b c d"], [["e f g h"]], "none").value < 20  # smoothed
+    assert bleu(["a b"], [["c d e f"]], "none").value == 0
     assert chrf(["a b"], [["c d"]]).value == 0
 
 
 @pytest.mark.parametrize("score", [lambda *each: bleu(*each, tokenize="none"), chrf])
 def test_empty_outputs_and_references_are_allowed(score):
     assert score(["", "a b c d e"], [[""], ["a b c d e"]]).value == pytest.approx(100)
-    assert score(["", "x"], [["a b"], [""]]).value == 0
+    assert score(["", "x"], [["a b c d"], [""]]).value == 0
+
+
+def test_bleu_of_outputs_under_four_tokens_is_undefined_and_not_0():
+    short = bleu(["a b c", "d"], [["a b c"], ["d"]], "none")
+    assert math.isnan(short.value)
+    assert math.isnan(short.interval().low)
+    assert math.isnan(short.interval().high)
+    assert np.isnan(short.resampled()).all()
+    # one 4-gram, of an output or of a reference, is enough to be wrong about
+    assert bleu(["a b c", "d"], [["a b c d"], ["d"]], "none").value == 0
+    assert bleu(["a b c d", "d"], [["a b c"], ["d"]], "none").value == pytest.approx(
+        sacrebleu.corpus_bleu(["a b c d", "d"], [["a b c", "d"]], tokenize="none").score
+    )
+
+
+def test_the_reference_that_counts_is_the_one_closest_in_length():
+    assert math.isnan(bleu(["a b"], [["a b", "a b c d e"]], "none").value)
+    assert bleu(["a b c"], [["a b c d", "a"]], "none").value == 0
+
+
+def test_resamples_without_a_4_gram_are_left_out_of_the_interval():
+    score = bleu(["a b c d"] + ["a"] * 3, [["a b c d"]] + [["a"]] * 3, "none")
+    resampled = score.resampled()
+    assert 0.2 < np.isnan(resampled).mean() < 0.45  # (3 / 4) ** 4 = 0.32
+    assert resampled[~np.isnan(resampled)] == pytest.approx(100)
+    assert score.interval().low == pytest.approx(100)
+
+
+def test_chrf_of_nothing_at_all_is_undefined():
+    assert math.isnan(chrf(["", " "], [[""], [""]]).value)
+    assert chrf(["", ""], [["a"], [""]]).value == 0
+    assert chrf(["a", ""], [[""], [""]]).value == 0
+    assert chrf(["ab"], [["ab"]]).value == pytest.approx(100)
+
+
+def test_a_score_of_some_sources_is_that_of_their_texts():
+    outputs, references = ["a b c d e", "x y", "a b c d"], [["a b c d e"], ["x y"], ["a b x d"]]
+    every, rows = bleu(outputs, references, "none"), np.array([0, 2])
+    assert every.of(rows).value == bleu([outputs[0], outputs[2]], [references[0], references[2]], "none").value
+    assert math.isnan(every.of(np.array([1])).value)
 
 
 def test_signatures_say_how_the_score_was_computed():

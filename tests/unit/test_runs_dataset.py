@@ -93,11 +93,50 @@ def test_no_pair_left_is_an_error_that_says_why():
         load(pairs, minimum_count=2, max_source_length=3)
     assert str(caught.value) == (
         "pairs.tsv: 48 of 48 training pairs have the source tokens of a held-out source, so no pair is left. Expected "
-        "sources that the model can distinguish. Lower data.minimum_count, choose other source tokens, or give the "
-        "evaluation pairs with --dev."
+        "sources that the model can distinguish. Lower data.minimum_count, choose other source tokens, leave out "
+        "--init if its model lacks these tokens, or give the evaluation pairs with --dev."
     )
     with pytest.raises(DataError, match=r"50 of 51 training pairs .* source, and the other 1 are too long, so no"):
         load([*pairs, ("yyyyyy", "y"), ("a", "y")], minimum_count=2, max_source_length=3, held_out=0.02)
+
+
+def overlap_warnings(pairs, **options):
+    said = []
+    load(pairs, said, **options)
+    return [line for line in said if "development sources (" in line]
+
+
+def test_sources_in_training_and_development_pairs_are_counted_as_the_model_reads_them():
+    train = [("Ab", "y"), ("Ab", "z"), ("cd", "y"), ("a  b", "y")]
+    dev = [("ab", "y"), ("cd", "y"), ("cd", "z"), ("ef", "y"), ("dc", "y")]
+    (found,) = overlap_warnings(train, dev=dev, source_case="lower")
+    assert found == (
+        "warning: 2 of 4 development sources (50.0 %) are training sources too, as the model reads them. On these, "
+        "metrics measure what it remembers, not how it does on new sources, and the best model is chosen by them. "
+        "Remove them from one of the two."
+    )
+    assert "1 of 4 development sources (25.0 %)" in overlap_warnings(train, dev=dev)[0]
+    assert "1 of 1 development sources" in overlap_warnings(train, dev=[("a b", "y")], source_tokens="whitespace")[0]
+    # a training pair that is left out teaches nothing; and held-out sources are no training sources
+    assert overlap_warnings([("ab", "y"), ("abc", "z")], dev=[("abc", "z")], max_source_length=2) == []
+    assert overlap_warnings(TRIPLES) == []
+
+
+def header_warnings(pairs, **options):
+    said = []
+    load(pairs, said, **options)
+    return [line for line in said if "header" in line]
+
+
+def test_a_header_is_warned_of_in_both_files():
+    pairs = [(text, text.upper()) for text in LETTERS]
+    (found,) = header_warnings([("Lemma", "inflected_form"), *pairs], dev=pairs)
+    assert found == (
+        'warning: pairs.tsv: the first line looks like a header ("Lemma" and "inflected_form"), but it is read as a '
+        "pair. If it is a header, remove it, for example with: tail -n +2"
+    )
+    assert header_warnings(pairs, dev=pairs) == []
+    assert header_warnings(pairs, dev=[("source", "target"), *pairs])[0].startswith("warning: dev.tsv: the first line")
 
 
 def test_the_written_pairs_are_the_held_out_ones_each_time(tmp_path):
@@ -134,7 +173,7 @@ def test_the_sample_of_distinct_sources_is_unchanged():
 def warnings(pairs, **options):
     said = []
     load(pairs, said, **options)
-    return [line for line in said if line.startswith("warning")]
+    return [line for line in said if line.startswith("warning") and "not in the vocabulary" in line]
 
 
 def test_a_warning_says_which_development_tokens_are_unknown_from_1_percent_on():
@@ -151,6 +190,11 @@ def test_a_warning_says_which_development_tokens_are_unknown_from_1_percent_on()
         "choose smaller data.target_tokens (char or sentencepiece:N), or give the targets the training data's spelling "
         "and Unicode form."
     )
+
+
+def test_one_percent_of_unknown_training_tokens_is_no_reason_for_a_warning():
+    train = [(text, "abc" + "Q" * (n == 0)) for n, text in enumerate(LETTERS)]
+    assert warnings(train, dev=[("ab", "abc")], minimum_count=2) == []
 
 
 def test_a_warning_names_training_tokens_that_are_too_rare():

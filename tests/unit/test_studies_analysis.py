@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from freerun.config import StudyConfig
+from freerun.diagnostics.plain import as_values
 from freerun.errors import RunError
 from freerun.report.study import study_page
+from freerun.runs.overlap import Overlap
 from freerun.runs.study import as_text
 from freerun.studies.analysis import FIGURES, analyse
 from freerun.studies.differences import holm, smallest_detectable
@@ -160,13 +162,13 @@ def test_the_smallest_detectable_difference_is_that_of_the_corrected_test():
 
 def test_the_tables_say_which_p_values_are_corrected():
     found = study({"teacher": 0.3, "a": 0.32, "b": 0.9})
-    text = as_text(found, StudyConfig.model_construct(pairs="held.tsv", reach=None))
+    text = as_text(found, StudyConfig.model_construct(pairs="held.tsv", reach=None), Overlap("held.tsv", 9, 0, 0))
     assert text.count("p (Holm)") == study_page("x", found, [], "held.tsv").count("p (Holm)") == 2
     lines = [line for line in text.splitlines() if line.startswith("a +")]
     for each in (found.comparisons[0].p_value, found.comparisons[0].p_over_seeds):
         assert f"  {each:.3f}  " in lines[0]
     one = study({"teacher": 0.3, "a": 0.32}, seeds=1)
-    assert "nan" not in as_text(one, StudyConfig.model_construct(pairs=None, reach=None))
+    assert "nan" not in as_text(one, StudyConfig.model_construct(pairs=None, reach=None), Overlap(None, 9, 0, 9))
     assert ">nan<" not in study_page("x", one, [], "held.tsv")
 
 
@@ -263,6 +265,20 @@ def test_damaged_and_foreign_results_are_refused(tmp_path):
         path.write_text(json.dumps(content))
         with pytest.raises(RunError, match="cannot be read"):
             read_result(path, "hash")
+
+
+def test_an_undefined_score_is_null_in_files_and_said_on_the_page(tmp_path):
+    made = result("arm", 0, 0.1, scores={"bleu.free": math.nan, "chrf.free": 12.5})
+    write_result(tmp_path / "x.json", made)
+    assert json.loads((tmp_path / "x.json").read_text())["scores"] == {"bleu.free": None, "chrf.free": 12.5}
+    kept = read_result(tmp_path / "x.json", "hash")
+    assert kept is not None and math.isnan(kept.scores["bleu.free"]) and kept.scores["chrf.free"] == 12.5
+    other = result("other", 0, 0.1, scores={})
+    found = analyse([kept, other], ["arm", "other"], "arm", "symbol_error_rate.free")
+    assert as_values(found)["arms"][0]["scores"] == {"bleu.free": None, "chrf.free": 12.5}
+    rows = study_page("x", found, [kept, other], "test.tsv").split('<table id="arms">')[1].split("<tr>")
+    assert '<td class="number">undefined</td><td class="number">12.50</td>' in rows[2]
+    assert '<td class="number"></td><td class="number"></td>' in rows[3]
 
 
 def test_the_page_shows_every_arm_and_escapes_its_name():

@@ -1,0 +1,119 @@
+"""Which of the sources that a study reports on its runs were trained or selected on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from freerun.config import DataConfig
+from freerun.data.opening import reject_read_once
+from freerun.data.readers import Pair, files_of
+from freerun.data.text import collapse_whitespace, normalise
+from freerun.errors import DataError
+from freerun.runs.dataset import DataSource
+from freerun.runs.pairs import PairsToRead, location_of, only_tsv
+
+__all__ = ["Overlap", "checked_overlap", "pairs_of_study", "worst_overlap"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What a study reports on.
+
+    Sources are compared as the models read them: normalised, case-folded where the configuration does that, and without
+    differences in whitespace.
+
+    Attributes:
+        pairs: the name of the file, None for the development pairs.
+        sources: number of distinct sources.
+        training_sources: how many of them are in the training pairs.
+        development_sources: how many are in the development pairs, by which each run's best model is chosen.
+    """
+
+    pairs: str | None
+    sources: int
+    training_sources: int
+    development_sources: int
+
+    @property
+    def is_clean(self) -> bool:
+        """Return True if no run was trained or selected on any of the sources."""
+        return not self.training_sources and not self.development_sources
+
+    def as_json(self) -> dict[str, Any]:
+        """The attributes by name."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        if self.pairs is None:
+            known = "the development pairs, which also chose each run's best model: give `pairs` for a stricter figure"
+            too = (
+                f"; {self._part(self.training_sources, 'their')} training sources too" if self.training_sources else ""
+            )
+            return known + too
+        if self.is_clean:
+            return f"{self.pairs}, which no run was trained or selected on"
+        parts = []
+        if self.training_sources:
+            parts.append(f"{self._part(self.training_sources)} training sources")
+        if self.development_sources:
+            known = "development sources, which chose each run's best model"
+            parts.append(f"{self._part(self.development_sources)} {known}")
+        return f"{self.pairs}: {', and '.join(parts)}. Figures on new sources may be worse"
+
+    def _part(self, count: int, whose: str = "its") -> str:
+        return f"{count:,} of {whose} {self.sources:,} sources ({100 * count / self.sources:.1f} %) are"
+
+
+def pairs_of_study(pairs: str, data: DataConfig) -> PairsToRead:
+    """The pairs that a study names, by the columns of an arm."""
+    return PairsToRead(Path(pairs), only_tsv(Path(pairs), data.columns))
+
+
+def checked_overlap(pairs: str | None, arms: Sequence[DataConfig], say: Say) -> Overlap:
+    """Read all pairs of a study once, and warn if its runs are trained or selected on those that it reports on.
+
+    Raises:
+        DataError: some cannot be read, or only once.
+    """
+    locations = [location_of(value) for arm in arms for value in (arm.train, arm.dev) if value]
+    for location in [*locations, *([Path(pairs)] if pairs else [])]:
+        for file in files_of(location):
+            reject_read_once(file)
+    try:
+        overlap = worst_overlap(pairs, arms)
+    except DataError as error:  # this command has no such option
+        fix = error.fix.replace("with --columns", "with data.columns in the configuration of the arms")
+        raise DataError(error.where, error.what, error.expected, fix) from None
+    if overlap.pairs is not None and not overlap.is_clean:
+        say(f"warning: {overlap}.")
+    return overlap
+
+
+def worst_overlap(pairs: str | None, arms: Iterable[DataConfig]) -> Overlap:
+    """Compare the pairs that a study reports on with the data of each arm; the arm with the largest overlap counts.
+
+    Reads the data of each different [data] section once or twice; keeps the sources of the reported pairs in memory.
+    """
+    different = {arm.model_dump_json(): arm for arm in arms}
+    return max(
+        (_overlap(pairs, data) for data in different.values()),
+        key=lambda found: (found.training_sources + found.development_sources) / found.sources,
+    )
+
+
+def _overlap(pairs: str | None, data: DataConfig) -> Overlap:
+    def read_as(pair: Pair) -> str:
+        return collapse_whitespace(normalise(pair.source, data.normalisation, data.source_case))
+
+    source = DataSource.open(data, lambda _: None)
+    reported = source.dev() if pairs is None else pairs_of_study(pairs, data).read()
+    sources = set(map(read_as, reported))
+    training = sources.intersection(map(read_as, source.train()))
+    development = sources.intersection(map(read_as, source.dev()))
+    name = None if pairs is None else Path(pairs).name
+    return Overlap(name, len(sources), len(training), len(development))

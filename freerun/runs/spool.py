@@ -1,0 +1,221 @@
+"""Pairs that can be read only once, from a pipe or ``/dev/fd/N``: training copies them into its run directory.
+
+Training reads its pairs several times, and again when it is resumed. The copies are written to a temporary directory
+inside the run directory, which becomes ``pairs/`` once the run has its ``config.toml``; that names the copies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from freerun.config import DataConfig
+from freerun.data.opening import is_read_once
+from freerun.data.readers import Columns, PairsLocation, Sink, copy_pairs, describe, each_file, files_of, kind_of
+from freerun.errors import DataError, RunError
+from freerun.files import mend_leftovers, new_folder_beside, sync_folder
+from freerun.runs.pairs import COPIES, copies_in, location_of, value_of
+
+__all__ = ["Spool", "complete_spool", "found_spool", "spool_pairs", "with_copies"]
+
+_UNFINISHED: Final = f".{COPIES}.*.tmp"
+_PARTS: Final = ("train", "dev")
+# What an absolute path makes of /dev/fd/63.
+_DESCRIPTOR: Final = re.compile(r"/proc/(self|\d+)/fd/(\d+)")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Spool:
+    """Where a run's pairs are.
+
+    Attributes:
+        folder: the run directory.
+        reading: names the pairs where they can be read now.
+        name: the training pairs as they were typed, for messages.
+        recorded: ``train`` and ``dev`` of a configuration, as far as copies took their place.
+        copies: the temporary directory, None if nothing had to be copied.
+    """
+
+    folder: Path
+    reading: DataConfig
+    name: str
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    copies: Path | None = None
+
+    def publish(self) -> None:
+        """Move the copies to their place in the run directory."""
+        if self.copies is not None:
+            os.replace(self.copies, self.folder / COPIES)
+            sync_folder(self.folder)
+
+    def discard(self) -> None:
+        """Remove the copies unless they were published."""
+        if self.copies is not None:
+            shutil.rmtree(self.copies, ignore_errors=True)
+
+
+def spool_pairs(folder: Path, data: DataConfig, say: Say) -> Spool:
+    """Copy the pairs of a new run that can be read only once.
+
+    Raises:
+        DataError: a pipe holds no pairs, or bad ones; or a copy cannot be written. Nothing is left behind.
+    """
+    once = {part: location for part in _PARTS if (location := _location(data, part)) and _is_read_once(location)}
+    name = describe(_as_typed(location_of(data.train)))
+    if not once:
+        return Spool(folder, data, name)
+    mend_leftovers(folder, COPIES)
+    copies = new_folder_beside(folder / COPIES)
+    try:
+        now = {part: _copied(location, copies, part, data.columns, say) for part, location in once.items()}
+        sync_folder(copies)
+    except BaseException:
+        shutil.rmtree(copies, ignore_errors=True)
+        raise
+    final = folder.resolve() / COPIES
+    later = {part: _moved(location, copies, final) for part, location in now.items()}
+    for part, location in once.items():
+        say(f"{describe(_as_typed(location))}: can be read only once, so it is copied to {describe(later[part])}.")
+    recorded = {part: value_of(location) for part, location in later.items()}
+    return Spool(folder, _naming(data, now), name, recorded, copies)
+
+
+def found_spool(folder: Path, data: DataConfig) -> Spool:
+    """The same for a run that exists; its copies may have been moved with it."""
+    found = {part: copies_in(folder, location) for part in _PARTS if (location := _location(data, part))}
+    return Spool(folder, _naming(data, found), describe(found["train"]))
+
+
+def complete_spool(folder: Path) -> None:
+    """Before a run is resumed: repeat the renaming of its copies if a kill came between it and ``config.toml``."""
+    unfinished = list(folder.glob(_UNFINISHED))
+    if len(unfinished) == 1 and not (folder / COPIES).exists():
+        os.replace(unfinished[0], folder / COPIES)
+    mend_leftovers(folder, COPIES)
+
+
+def with_copies(asked: Mapping[str, Any], before: Mapping[str, Any], folder: Path, say: Say) -> dict[str, Any]:
+    """``asked``, a complete configuration, with this run's copies in place of pipes that give the same pairs again.
+
+    Raises:
+        RunError: a pipe gives other pairs.
+    """
+    data = dict(asked["data"])
+    for part in _PARTS:
+        if not (data.get(part) and before["data"].get(part)):
+            continue
+        location, copy = (_location(DataConfig.model_validate(each["data"]), part) for each in (asked, before))
+        if location is None or copy is None or not _is_read_once(location) or not _is_copy(copy):
+            continue
+        if not _same_content(location, copies_in(folder, copy), data.get("columns"), say):
+            raise RunError(
+                folder,
+                f"{describe(_as_typed(location))} gives other pairs than those that this run copied to "
+                f"{describe(copy)}",
+                "Expected the very same pairs",
+                "Leave the pairs out to resume, or train into another directory with --out",
+            )
+        data[part] = before["data"][part]
+    return {**asked, "data": data}
+
+
+def _location(data: DataConfig, part: str) -> PairsLocation | None:
+    value = data.train if part == "train" else data.dev
+    return None if value is None else location_of(value)
+
+
+def _is_read_once(location: PairsLocation) -> bool:
+    return any(is_read_once(file) for file in files_of(location))
+
+
+def _is_copy(location: PairsLocation) -> bool:
+    return any(file.parent.name == COPIES for file in files_of(location))
+
+
+def _as_typed(location: PairsLocation) -> PairsLocation:
+    """``/dev/fd/N`` for what became ``/proc/PID/fd/N``."""
+    return each_file(location, _typed)
+
+
+def _typed(file: Path) -> Path:
+    found = _DESCRIPTOR.fullmatch(str(file))
+    return Path(f"/dev/fd/{found[2]}") if found and found[1] in ("self", str(os.getpid())) else file
+
+
+def _copied(location: PairsLocation, folder: Path, part: str, columns: Columns | None, say: Say) -> PairsLocation:
+    """Copy those files of ``location`` that are read once to ``folder``, and return where the pairs are now."""
+    typed = _as_typed(location)
+    names = _names(typed, part)
+    with contextlib.ExitStack() as stack:
+        sinks: dict[Path, Sink] = {}
+        for file, name in names.items():
+            if is_read_once(file):
+                sinks[file] = _writer(stack.enter_context(_synced(folder / name)), file, folder.parent)
+        copy_pairs(typed, sinks, columns, say)
+    return each_file(typed, lambda file: folder / names[file] if file in sinks else file)
+
+
+def _names(location: PairsLocation, part: str) -> dict[Path, str]:
+    """The names of the copies; a name tells the format, and copies are not compressed."""
+    if isinstance(location, Path):
+        return {location: f"{part}.jsonl" if kind_of(location) == "JSON Lines" else f"{part}.tsv"}
+    return {location.source: f"{part}.source.txt", location.target: f"{part}.target.txt"}
+
+
+@contextlib.contextmanager
+def _synced(path: Path) -> Iterator[BinaryIO]:
+    with path.open("wb") as out:
+        yield out
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _writer(out: BinaryIO, file: Path, folder: Path) -> Sink:
+    def write(line: bytes) -> None:
+        try:
+            out.write(line)
+        except OSError as error:
+            raise DataError(
+                file,
+                f"the copy of these pairs in {folder} cannot be written ({error.strerror or error})",
+                "Expected room for the pairs, which can be read only once",
+                "Free disk space, or choose another directory with --out",
+            ) from error
+
+    return write
+
+
+def _moved(location: PairsLocation, old: Path, new: Path) -> PairsLocation:
+    return each_file(location, lambda file: new / file.name if file.parent == old else file)
+
+
+def _naming(data: DataConfig, locations: Mapping[str, PairsLocation]) -> DataConfig:
+    """``data`` with other training or development pairs."""
+    return DataConfig.model_validate(
+        {**data.model_dump(), **{part: value_of(each) for part, each in locations.items()}}
+    )
+
+
+def _same_content(location: PairsLocation, copy: PairsLocation, columns: Columns | None, say: Say) -> bool:
+    """Return True if the files of ``location`` that are read once have the content of their copies."""
+    typed = _as_typed(location)
+    files, copies = files_of(typed), files_of(copy)
+    hashes = {file: hashlib.sha256() for file in files if is_read_once(file)}
+    copy_pairs(typed, {file: found.update for file, found in hashes.items()}, columns, say)
+    return len(files) == len(copies) and all(
+        file == other if file not in hashes else hashes[file].digest() == _digest(other)
+        for file, other in zip(files, copies, strict=True)
+    )
+
+
+def _digest(file: Path) -> bytes:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").digest()
