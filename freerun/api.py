@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from freerun.arguments import as_list, as_path, check_int, check_text, wrong_type
 from freerun.data.readers import describe
 from freerun.diagnostics.diagnosis import Diagnosis
 from freerun.evaluation.evaluate import Evaluation
@@ -39,9 +40,15 @@ def train(
         The run folder, and the best model's figures on all development pairs.
 
     Raises:
+        TypeError: an argument of another type.
         UserError: anything that can be mended; the message says how.
     """
-    request = TrainRequest(Path(config), _path(dev), _path(out), tuple(settings), resume=resume)
+    for number, setting in enumerate(given := as_list("settings", settings, 'str, for example ["training.seed=3"]')):
+        check_text(f"settings[{number}]", setting)
+    if not isinstance(resume, bool):
+        raise wrong_type("resume", resume, "True or False")
+    paths = as_path("config", config), _path("dev", dev), _path("out", out)
+    request = TrainRequest(*paths, tuple(given), resume=resume)
     return run_training(request)
 
 
@@ -49,9 +56,15 @@ def evaluate(model: str | Path, pairs: str | Path | None = None, beam_size: int 
     """Measure a model on pairs (default: its run's development pairs); ``Evaluation.metrics()`` has the figures.
 
     Says on standard error if more than 1 % of the target tokens are unknown to the model.
+
+    Raises:
+        TypeError: an argument of another type.
+        UserError: bad pairs, or a bundle that cannot be used.
     """
-    place = PairsToRead(Path(pairs)) if pairs is not None else dev_pairs_of(Path(model))
-    return evaluate_predictor(load(model), place, beam_size, model=model)
+    folder = as_path("model", model)
+    check_int("beam_size", beam_size)
+    place = _pairs(pairs, folder)
+    return evaluate_predictor(load(folder), place, beam_size, model=model)
 
 
 def diagnose(model: str | Path, pairs: str | Path | None = None) -> Diagnosis:
@@ -61,12 +74,18 @@ def diagnose(model: str | Path, pairs: str | Path | None = None) -> Diagnosis:
         The measures (``.measures``, as JSON values ``.as_json()``), and the runs that they were made of.
 
     Raises:
+        TypeError: an argument of another type.
         UserError: bad pairs, pairs of which the model knows no symbol, a bundle that cannot be used.
     """
-    place = PairsToRead(Path(pairs)) if pairs is not None else dev_pairs_of(Path(model))
-    bundle = read_bundle(Path(model))
+    folder = as_path("model", model)
+    place = _pairs(pairs, folder)
+    bundle = read_bundle(folder)
     return diagnose_bundle(bundle, items_of(bundle, place), describe(place.location))[0]
 
 
-def _path(value: str | Path | None) -> Path | None:
-    return None if value is None else Path(value)
+def _path(name: str, value: str | Path | None) -> Path | None:
+    return None if value is None else as_path(name, value)
+
+
+def _pairs(pairs: str | Path | None, model: Path) -> PairsToRead:
+    return dev_pairs_of(model) if pairs is None else PairsToRead(as_path("pairs", pairs))

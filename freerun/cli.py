@@ -13,6 +13,7 @@ import typer
 from freerun.errors import ConfigError, Interrupted, MissingExtraError, UserError
 from freerun.search.bound import MOST_TOKENS
 from freerun.text import one_line
+from freerun.threads import MAX_THREADS, in_a_command
 from freerun.version import VERSION
 
 __all__ = ["app", "main"]
@@ -35,7 +36,12 @@ Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A bundle folder, or a run folder (then its best bundle).")
 ]
 Threads = Annotated[
-    int, typer.Option(min=0, help="Threads; 0: every core for torch, one for an exported model in onnxruntime.")
+    int,
+    typer.Option(
+        min=0,
+        max=MAX_THREADS,
+        help="Threads; 0: OMP_NUM_THREADS or every core for torch, one for an exported model in onnxruntime.",
+    ),
 ]
 Runtime = Annotated[
     Literal["torch", "onnx"] | None,
@@ -334,11 +340,13 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def common(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Turn a file of sequence pairs into a small, fast sequence-to-sequence model."""
+    context.with_resource(in_a_command())
 
 
 def _refuse_without(command: str, option: str, given: bool, others: Mapping[str, object]) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from freerun.threads import MAX_THREADS
+
 __all__ = [
     "ALTERNATIVES",
     "HIGHER_IS_BETTER",
@@ -176,7 +178,7 @@ class TrainingConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     backend: Literal["auto", "fused", "reference"] = "auto"
     seed: int = 1
-    threads: Annotated[int, Field(ge=0, le=4096)] = 0
+    threads: Annotated[int, Field(ge=0, le=MAX_THREADS)] = 0
     journal_every: Positive = 50
     checkpoint_every: NonNegative = 500
     keep: Positive = 3

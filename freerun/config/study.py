@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from freerun.config.sections import PathText, Section
+from freerun.threads import MAX_THREADS
 
 __all__ = ["StudyConfig", "StudyMetric"]
 
@@ -30,7 +31,7 @@ class StudyConfig(Section):
     """Pairs that no run was selected on; without them the development pairs are reported on."""
     reach: Annotated[float | None, Field(gt=0.0, lt=1.0)] = None
     """A symbol error rate: how many updates does each arm need to come to it on the development pairs?"""
-    processes: Annotated[int, Field(ge=1)] = 1
+    processes: Annotated[int, Field(ge=1, le=MAX_THREADS)] = 1
     """Runs that are trained at the same time."""
     strategies: dict[str, Arm] = Field(default_factory=dict)
     """Name of an arm to its [forcing] section."""

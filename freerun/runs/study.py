@@ -42,6 +42,7 @@ from freerun.runs.training_process import TrainingProcess
 from freerun.runtime.bundle import read_bundle
 from freerun.studies.analysis import Analysis, ArmFigures, Comparison, analyse
 from freerun.studies.results import Result, read_result, write_result
+from freerun.threads import cores
 from freerun.training.journal import read_journal
 from freerun.training.signals import stop_on_signals
 from freerun.version import VERSION
@@ -346,7 +347,7 @@ def _started(run: _Run, processes: int) -> TrainingProcess:
     environment = dict(os.environ)
     if processes > 1 and not run.config.training.threads:
         # cores are shared out; not as a key of the configuration, which would be another one with other processes
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
     say(f"{run.name}: training, see {run.log}")
     arguments = [str(run.folder / "configs" / f"{run.arm}.toml"), "--seed", str(run.seed)]
     return TrainingProcess([*arguments, "--out", str(run.run), "--resume"], run.log, environment)

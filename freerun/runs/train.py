@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from freerun.build import (
@@ -29,7 +30,8 @@ from freerun.forcing.registry import settings_of
 from freerun.lock import inside, only_writer
 from freerun.models.seq2seq import Seq2Seq, Sizes
 from freerun.models.stepper import TorchStepper
-from freerun.restore import load_weights, set_threads, sizes_as_dict, sizes_of
+from freerun.models.threads import Threads
+from freerun.restore import load_weights, sizes_as_dict, sizes_of
 from freerun.runs.automatic import Choice, choose_before_data, choose_length, choose_sizes
 from freerun.runs.begun import check_begun, is_over
 from freerun.runs.console import ConsoleReporter, say
@@ -39,6 +41,7 @@ from freerun.runs.request import RunPlan, TrainRequest, mend_folder, plan_run, r
 from freerun.runtime.bundle import WEIGHTS, Bundle, read_bundle
 from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
+from freerun.threads import resolved
 from freerun.training.checkpoint import Checkpoints, serialised
 from freerun.training.journal import Journal, read_journal
 from freerun.training.resume import Resumption, choose_checkpoint
@@ -84,7 +87,12 @@ def _train(request: TrainRequest) -> TrainResult:
         check_begun(plan.folder)
     if request.resume and not plan.resumes:
         say(f"{plan.folder}: no run to go on with; starting from the beginning.")
-    threads = set_threads(plan.config.training.threads)
+    with Threads(resolved(plan.config.training.threads)):
+        return _carry_out(plan)
+
+
+def _carry_out(plan: RunPlan) -> TrainResult:
+    """Train as planned."""
     pairs = DataSource.open(plan.config.data, say)
     start = _initial_bundle(plan)
     hashes = {**pairs.hashes, **_hash_of(start)}
@@ -92,7 +100,7 @@ def _train(request: TrainRequest) -> TrainResult:
         _refuse_changed_data(plan.folder, hashes)
     config, data = _settle(plan, pairs, start)
     most_frequent = most_frequent_target(lambda: (pair.target for pair in pairs.train()))
-    run = _Run(plan.folder, config, data, start, threads, most_frequent)
+    run = _Run(plan.folder, config, data, start, most_frequent)
     _begin_folder(plan, config, pairs)
     resumption = run.resumption() if plan.resumes else None
     trainer = run.trainer(resumption.update if resumption else 0)
@@ -275,12 +283,11 @@ class _Run:
     """The objects of one run, made from its configuration and data."""
 
     def __init__(
-        self, folder: Path, config: Config, data: TrainingData, start: Bundle | None, threads: int, most_frequent: str
+        self, folder: Path, config: Config, data: TrainingData, start: Bundle | None, most_frequent: str
     ) -> None:
         self.folder = folder
         self.config = config
         self.data = data
-        self.threads = threads
         self.most_frequent = most_frequent
         self.sizes = sizes_of(start) if start else self._new_sizes()
         self.model = new_model(config, self.sizes)
@@ -423,7 +430,8 @@ def _go_on_or_start(
         **hashes,
     }
     trainer.journal.write("start", 0, **figures)
-    threads = f"{run.threads} thread{'s' if run.threads > 1 else ''}"
+    number = torch.get_num_threads()
+    threads = f"{number} thread{'s' if number > 1 else ''}"
     forcing = run.config.forcing
     strategies = ", then ".join(str(phase["strategy"]) for phase in forcing.phases or [forcing.model_dump()])
     say(

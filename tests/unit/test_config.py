@@ -221,7 +221,7 @@ def test_a_key_before_the_first_section_is_sent_to_its_own():
         ("training", "epochs = 0", "0. Expected a number, above 0."),
         ("training", "batch_size = -1", "-1. Expected a whole number, 1 or more."),
         ("training", "seed = 1.0", "1.0. Expected a whole number."),
-        ("training", "threads = 99999999999", "99999999999. Expected a whole number, 0 or more, 4096 or less."),
+        ("training", "threads = 99999999999", "99999999999. Expected a whole number, 0 or more, 1024 or less."),
         ("training", "checkpoint_every = -1", "-1. Expected a whole number, 0 or more."),
         ("training", 'average = "9"', '"9". Expected a whole number, 0 or more.'),
         ("training", "init = 3", "3. Expected the path of a bundle or run folder."),
