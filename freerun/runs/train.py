@@ -20,7 +20,7 @@ from freerun.build import (
     selection_of,
     trainer_settings,
 )
-from freerun.config import Config, ModelConfig, merge, parse_config, read_toml, shown, to_toml
+from freerun.config import Config, CosineSchedule, ModelConfig, merge, parse_config, read_toml, shown, to_toml
 from freerun.data.batching import Batch
 from freerun.errors import BundleError, ConfigError, Interrupted, RunError, UserError
 from freerun.evaluation.baseline import baselines, most_frequent_target
@@ -37,6 +37,7 @@ from freerun.runs.begun import check_begun, is_over
 from freerun.runs.console import ConsoleReporter, say
 from freerun.runs.dataset import DataSource, TrainingData, choose_tokens, load_data, write_held_out
 from freerun.runs.figures import defined, figures_table
+from freerun.runs.lengthening import Lengthening, length_of, recorded_length
 from freerun.runs.request import RunPlan, TrainRequest, mend_folder, plan_run, run_folder
 from freerun.runtime.bundle import WEIGHTS, Bundle, read_bundle
 from freerun.runtime.writing import BundleParts, write_bundle
@@ -46,7 +47,7 @@ from freerun.training.checkpoint import Checkpoints, serialised
 from freerun.training.journal import Journal, read_journal
 from freerun.training.resume import Resumption, choose_checkpoint
 from freerun.training.selection import Metrics
-from freerun.training.signals import stop_on_signals
+from freerun.training.signals import CheckpointRequest, checkpoints_on_signals, stop_on_signals
 from freerun.training.tensorboard import TensorBoardReporter, tensorboard_is_installed
 from freerun.training.trainer import Measured, Reporter, Trainer
 from freerun.version import VERSION
@@ -72,14 +73,15 @@ def train(request: TrainRequest) -> TrainResult:
         RunError: another process or thread trains into this folder.
         Interrupted: a signal stopped the run, which can be gone on with.
     """
-    # before anything in the folder is read: what another process is writing is no base for a plan
-    with only_writer(inside(run_folder(request))):
-        return _train(request)
+    # The lock is taken before anything in the directory is read: what another process writes is no base for a plan. A
+    # study sends SIGUSR1 only to a training that holds its lock, so the handler comes first.
+    with checkpoints_on_signals() as wanted, only_writer(inside(run_folder(request))):
+        return _train(request, wanted)
 
 
-def _train(request: TrainRequest) -> TrainResult:
+def _train(request: TrainRequest, wanted: CheckpointRequest) -> TrainResult:
     plan = plan_run(request)
-    if plan.resumes and (done := _complete(plan.folder)) and _has_its_best(plan.folder):
+    if plan.resumes and not plan.longer and (done := _complete(plan.folder)) and _has_its_best(plan.folder):
         say(f"{plan.folder}: this run is complete ({done}); there is nothing to go on with.")
         _tell_next_steps(plan.folder)
         return TrainResult(plan.folder, read_bundle(plan.folder).metrics)
@@ -88,10 +90,10 @@ def _train(request: TrainRequest) -> TrainResult:
     if request.resume and not plan.resumes:
         say(f"{plan.folder}: no run to go on with; starting from the beginning.")
     with Threads(resolved(plan.config.training.threads)):
-        return _carry_out(plan)
+        return _carry_out(plan, wanted)
 
 
-def _carry_out(plan: RunPlan) -> TrainResult:
+def _carry_out(plan: RunPlan, wanted: CheckpointRequest) -> TrainResult:
     """Train as planned."""
     pairs = DataSource.open(plan.config.data, say)
     start = _initial_bundle(plan)
@@ -103,11 +105,18 @@ def _carry_out(plan: RunPlan) -> TrainResult:
     run = _Run(plan.folder, config, data, start, most_frequent)
     _begin_folder(plan, config, pairs)
     resumption = run.resumption() if plan.resumes else None
+    if plan.longer and resumption is None and is_over(plan.folder):
+        raise RunError(
+            plan.folder / "checkpoints",
+            "no checkpoint is left to continue this run from",
+            "Expected the checkpoints that training wrote",
+            "Put them back, or train into another directory with --out",
+        )
     trainer = run.trainer(resumption.update if resumption else 0)
     _go_on_or_start(trainer, plan, hashes, run, resumption)
     try:
         with stop_on_signals() as stop:
-            progress = trainer.run(stop)
+            progress = trainer.run(stop, wanted)
     except Interrupted:
         say(f"Stopped at update {trainer.progress.update:,}; a checkpoint is written.")
         _tell_next_steps(plan.folder)
@@ -413,12 +422,17 @@ def _go_on_or_start(
     if resumption is not None:
         for notice in resumption.notices:
             say(notice)
-        trainer.go_on_from(resumption.checkpoint, resumption.discarded)
+        record = _changed_length(plan, trainer.journal, resumption.checkpoint.state["journal_size"])
+        trainer.go_on_from(resumption.checkpoint, resumption.discarded, plan.longer is not None, record)
+        _rewrite_config(plan, run.config)
         say(f"Going on from update {trainer.progress.update:,}.")
+        if plan.longer:
+            _explain(plan.longer, trainer, run.config)
         return
     if plan.resumes:
         say(f"{plan.folder}: no checkpoint yet; starting from the beginning.")
-        trainer.journal.cut_back(0)
+        trainer.journal.clear()  # first: then there is nothing that config.toml could contradict
+        _rewrite_config(plan, run.config)
     precision, parameters = trainer.learner.precision, run.model.num_parameters()
     figures = {
         "pairs": len(run.data.corpus),
@@ -439,6 +453,49 @@ def _go_on_or_start(
         f"{trainer.order.batches_per_epoch:,} batches an epoch; {precision} on {threads}; "
         f"forcing: {strategies}; run folder {plan.folder}."
     )
+
+
+def _changed_length(plan: RunPlan, journal: Journal, size: int) -> dict[str, Any]:
+    """What the ``resume`` event records: the length, if it differs from that in the journal's first ``size`` bytes.
+
+    Events of a lengthening that come after the checkpoint are cut off, so that it has to be recorded again.
+    """
+    events = read_journal(journal.path, size)
+    if not events or "config" not in events[0]:
+        return {}
+    key, value = length_of(events[0]["config"])
+    before, _ = recorded_length(events, key, value)
+    now = length_of(plan.config.model_dump(exclude_none=True, mode="json"))[1]
+    return {"changed": {key: [before, now]}} if before != now else {}
+
+
+def _rewrite_config(plan: RunPlan, config: Config) -> None:
+    """Write the new length into ``config.toml``, after the journal, which is believed where they differ."""
+    if plan.is_outdated:
+        try:
+            write_atomic(plan.folder / "config.toml", to_toml(config))
+        except OSError as error:
+            raise RunError(
+                plan.folder / "config.toml",
+                f"it could not be written ({error.strerror or error})",
+                "Expected room and permission to write",
+                "Make room, then resume with --resume",
+            ) from error
+
+
+def _explain(longer: Lengthening, trainer: Trainer, config: Config) -> None:
+    """Say what the new length means for a run that was resumed."""
+    say(f"This run is longer now: {longer.key} was {shown(longer.before)}, and is {shown(longer.after)}.")
+    if isinstance(config.training.schedule, CosineSchedule):
+        say(
+            "From here on the learning rate follows the cosine schedule of the new length, so the result is not that "
+            "of a run given this length from the start."
+        )
+    if trainer.is_out_of_patience:
+        say(
+            f"The last {trainer.progress.stale} evaluations found no better model (evaluation.patience = "
+            f"{config.evaluation.patience}), so the run ends at this update whatever its length."
+        )
 
 
 def _tell_next_steps(folder: Path) -> None:
