@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import time
@@ -43,7 +44,10 @@ class CountLine:
 
 
 class ConsoleReporter:
-    """Progress of training: a line every few seconds, rewritten in place on a terminal, and the evaluations in full."""
+    """Progress of training: a line every few seconds, rewritten in place on a terminal, and the evaluations in full.
+
+    A terminal that was closed, or a full disk under a log, does not end a training: what it would have shown is lost.
+    """
 
     def __init__(self, updates: int, start: int, stream: TextIO | None = None, every_seconds: float = 10.0) -> None:
         self.stream = stream or sys.stderr
@@ -80,28 +84,34 @@ class ConsoleReporter:
         best = "  (best so far)" if is_best else ""
         self.said(f"evaluation at update {update:,}: {figures}{best}")
         for source, reference, free_run in measured.examples:
-            say(f"    source     {printable(source)}", self.stream)
-            say(f"    reference  {printable(reference)}", self.stream)
-            say(f"    free run   {printable(free_run)}", self.stream)
+            self._say(f"    source     {printable(source)}")
+            self._say(f"    reference  {printable(reference)}")
+            self._say(f"    free run   {printable(free_run)}")
 
     def said(self, text: str) -> None:
         """One line of news."""
         self.close()
-        say(text, self.stream)
+        self._say(text)
 
     def close(self) -> None:
         """Remove the progress line, so that whatever is printed next stands alone."""
         if self._terminal:
-            self.stream.write("\r\x1b[2K")
-            self.stream.flush()
+            with contextlib.suppress(OSError):
+                self.stream.write("\r\x1b[2K")
+                self.stream.flush()
+
+    def _say(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            say(text, self.stream)
 
     def _line(self, text: str) -> None:
         if self._terminal:
-            # a line that wraps could not be rewritten in place
-            self.stream.write(f"\r\x1b[2K{text[: shutil.get_terminal_size().columns - 1]}")
-            self.stream.flush()
+            with contextlib.suppress(OSError):
+                # a line that wraps could not be rewritten in place
+                self.stream.write(f"\r\x1b[2K{text[: shutil.get_terminal_size().columns - 1]}")
+                self.stream.flush()
         else:
-            say(text, self.stream)
+            self._say(text)
 
 
 def _shown(value: float | None) -> str:

@@ -275,10 +275,10 @@ def _refuse_changes(folder: Path, changes: Sequence[Change]) -> None:
 
 def _longer_fix(changes: Sequence[Change]) -> str:
     """What to do if only the length in ``config.toml`` was raised by hand."""
-    if len(changes) == 1 and changes[0][0] in LENGTHS:
-        key, _, value = changes[0]
-        return f"; to train longer, add --set {key}={shown(value)}"
-    return ""
+    (key, before, now), *others = changes
+    if others or key not in LENGTHS or before is None or now is None or now < before:
+        return ""
+    return f"; to train longer, add --set {key}={shown(now)}"
 
 
 def _asked(request: TrainRequest, saved: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -118,8 +119,9 @@ def _carry_out(plan: RunPlan, wanted: CheckpointRequest) -> TrainResult:
         with stop_on_signals() as stop:
             progress = trainer.run(stop, wanted)
     except Interrupted:
-        say(f"Stopped at update {trainer.progress.update:,}; a checkpoint is written.")
-        _tell_next_steps(plan.folder)
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            say(f"Stopped at update {trainer.progress.update:,}; a checkpoint is written.")
+            _tell_next_steps(plan.folder)
         raise
     best = read_bundle(plan.folder)
     say(f"Done: {progress.update:,} updates; the best model is that of update {progress.best_update:,}.\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -359,7 +360,7 @@ def test_a_run_that_is_made_longer_again_and_again(pairs, tmp_path, lengths):
     assert_as_if_longer_from_the_start(tmp_path / "run", tmp_path / "whole")
     events = [event for event in read_journal(tmp_path / "run" / "journal.jsonl") if event["event"] == "resume"]
     assert [(event["update"], event["changed"]) for event in events] == [
-        (before, {"training.updates": [before, after]}) for before, after in zip(lengths, lengths[1:], strict=False)
+        (before, {"training.updates": [before, after]}) for before, after in itertools.pairwise(lengths)
     ]
 
 
