@@ -14,7 +14,16 @@ from typing import Any
 from freerun.config import override, shown
 from freerun.errors import RunError
 
-__all__ = ["LENGTHS", "Change", "Lengthening", "check_lengthening", "length_of", "recorded_length", "with_length"]
+__all__ = [
+    "LENGTHS",
+    "Change",
+    "Lengthening",
+    "check_lengthening",
+    "has_changed",
+    "length_of",
+    "recorded_length",
+    "with_length",
+]
 
 LENGTHS = ("training.updates", "training.epochs")
 """A run has one of them."""
@@ -63,11 +72,10 @@ def check_lengthening(folder: object, changes: Sequence[Change]) -> Lengthening 
     lengths = [change for change in changes if change[0] in LENGTHS]
     if len(lengths) == 2:
         had, value = next((key, old) for key, old, _ in lengths if old is not None)
-        given, new = next((key, new) for key, _, new in lengths if new is not None)
         raise RunError(
             folder,
-            f"the length of this run is {had} = {shown(value)}, not {given} = {shown(new)}",
-            f"Expected a larger {had}",
+            has_changed(changes),
+            f"Expected {had}, which this run was started with: {shown(value)} or more",
             f"Set {had} to train longer, or train into another directory with --out",
         )
     if not lengths or len(changes) > 1:
@@ -76,8 +84,14 @@ def check_lengthening(folder: object, changes: Sequence[Change]) -> Lengthening 
     if after < before:
         raise RunError(
             folder,
-            f"{key} is {shown(before)} in this run, and {shown(after)} here: a run can be made longer, but not shorter",
-            f"Expected {key} = {shown(before)} or more",
+            has_changed(changes),
+            f"Expected {shown(before)} or more: a run can be made longer, but not shorter",
             f"Add --set {key}={shown(before)} to resume it, or train into another directory with --out",
         )
     return Lengthening(key, before, after)
+
+
+def has_changed(changes: Sequence[Change]) -> str:
+    """Return in words what has changed."""
+    details = "; ".join(f"{key} was {shown(old)}, now {shown(new)}" for key, old, new in changes)
+    return f"the configuration has changed: {details}"

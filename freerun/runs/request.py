@@ -30,6 +30,7 @@ from freerun.runs.lengthening import (
     Change,
     Lengthening,
     check_lengthening,
+    has_changed,
     length_of,
     recorded_length,
     with_length,
@@ -264,10 +265,9 @@ def _names_length(request: TrainRequest) -> bool:
 
 
 def _refuse_changes(folder: Path, changes: Sequence[Change]) -> None:
-    details = "; ".join(f"{key} was {shown(old)}, now {shown(new)}" for key, old, new in changes)
     raise RunError(
         folder,
-        f"the configuration has changed: {details}",
+        has_changed(changes),
         "Expected the configuration that this run was started with",
         "Undo the change to go on, or train into another folder with --out" + _longer_fix(changes),
     )

@@ -283,8 +283,9 @@ def test_the_other_way_to_say_how_long_is_a_change_and_no_contradiction(subject)
     begun()
     found = refusal(subject=None, settings=["training.epochs=2"], out=Path("run"), resume=True)
     assert found == (
-        "run: the length of this run is training.updates = 5, not training.epochs = 2.0. Expected a larger "
-        "training.updates. Set training.updates to train longer, or train into another directory with --out."
+        "run: the configuration has changed: training.epochs was not set, now 2.0; training.updates was 5, now not "
+        "set. Expected training.updates, which this run was started with: 5 or more. Set training.updates to train "
+        "longer, or train into another directory with --out."
     )
 
 
@@ -407,12 +408,11 @@ def test_epochs_become_more():
         found = plan(None, resume=True, out=Path("run"), settings=[f"training.epochs={epochs}"])
         assert (found.longer.key, found.longer.before, found.longer.after) == ("training.epochs", 2.0, float(epochs))
         assert found.config.training.epochs == float(epochs)
-    assert "training.epochs is 2.0 in this run, and 1.5 here: a run can be made longer, but not shorter" in refusal(
+    assert "training.epochs was 2.0, now 1.5. Expected 2.0 or more: a run can be made longer, but not" in refusal(
         subject=None, resume=True, out=Path("run"), settings=["training.epochs=1.5"]
     )
-    assert (
-        "the length of this run is training.epochs = 2.0, not training.updates = 9. Expected a larger tra"
-        in refusal(subject=None, resume=True, out=Path("run"), settings=["training.updates=9"])
+    assert "Expected training.epochs, which this run was started with: 2.0 or more. Set training.epochs to" in refusal(
+        subject=None, resume=True, out=Path("run"), settings=["training.updates=9"]
     )
 
 
@@ -420,9 +420,8 @@ def test_epochs_become_more():
 def test_a_shorter_run_is_rejected(subject):
     begun()
     assert refusal(subject=subject, resume=True, out=Path("run"), settings=["training.updates=4"]) == (
-        "run: training.updates is 5 in this run, and 4 here: a run can be made longer, but not shorter. Expected "
-        "training.updates = 5 or more. Add --set training.updates=5 to resume it, or train into another directory with "
-        "--out."
+        "run: the configuration has changed: training.updates was 5, now 4. Expected 5 or more: a run can be made "
+        "longer, but not shorter. Add --set training.updates=5 to resume it, or train into another directory with --out."
     )
 
 
@@ -444,7 +443,7 @@ def test_a_run_that_was_made_longer_is_the_longer_one_from_then_on():
     assert longer(settings=["training.updates=20"]) == (20, 20, None, False)
     assert longer(settings=["training.updates=21"])[2] == ("training.updates", 20, 21)
     assert "Add --set training.updates=20 to resume it" in refusal(resume=True, out=Path("run"))
-    assert "training.updates is 20 in this run, and 8 here" in refusal(
+    assert "training.updates was 20, now 8. Expected 20 or more" in refusal(
         resume=True, out=Path("run"), settings=["training.updates=8"]
     )
 
