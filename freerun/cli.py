@@ -85,7 +85,11 @@ def train(
     seed: Annotated[int | None, typer.Option(help="The same as --set training.seed=N.")] = None,
     init: Annotated[Path | None, typer.Option(metavar="MODEL", help="Start from this model's weights.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the run folder, if there is one.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Resume the run in the run directory, if there is one; training.updates or epochs may be larger now.",
+        ),
     ] = False,
     columns: Annotated[
         str | None, typer.Option(metavar="A,B", help="Columns of source and target in a TSV file, counted from 1.")

@@ -421,7 +421,8 @@ def test_a_shorter_run_is_rejected(subject):
     begun()
     assert refusal(subject=subject, resume=True, out=Path("run"), settings=["training.updates=4"]) == (
         "run: the configuration has changed: training.updates was 5, now 4. Expected 5 or more: a run can be made "
-        "longer, but not shorter. Add --set training.updates=5 to resume it, or train into another directory with --out."
+        "longer, but not shorter. Add --set training.updates=5 to resume it, or train into another directory with "
+        "--out."
     )
 
 
