@@ -239,12 +239,14 @@ class Predictor:
                 or is not one line of valid Unicode without tabs.
             BundleError: the model gives a text a score that is not finite, or what runs it finds the bundle damaged.
         """
-        texts = as_list("texts", texts, _TEXTS)
+        if type(texts) is not list:
+            texts = as_list("texts", texts, _TEXTS)
         _check_search(search, prefix)
         forced = self._prefix(prefix) if prefix else []
         numbers = range(len(texts)) if rows is None else rows
         for place, (number, text) in enumerate(zip(numbers, texts, strict=True)):
-            _check_line(text, f"texts[{place}]", f"text {number + 1}")
+            if type(text) is not str or not text.isprintable():  # nearly every text is, and that is seen in 0.1 µs
+                _check_line(text, f"texts[{place}]", f"text {number + 1}")
         tokens = [self.source.tokens(text) for text in texts]
         encoded = [self._ids(each, number) for each, number in zip(tokens, numbers, strict=True)]
         found = self._found(search, encoded, numbers, forced)
@@ -411,13 +413,12 @@ def _check_pair(pair: _Pair, number: int) -> None:
 def _check_search(search: object, prefix: str) -> None:
     if not isinstance(search, Beam | Sampling):
         raise wrong_type("search", search, "a freerun.Beam or a freerun.Sampling")
-    check_text("prefix", prefix)
+    if type(prefix) is not str:
+        check_text("prefix", prefix)
 
 
 def _check_line(text: Any, name: str, where: str) -> None:
     """Check a text, the argument ``name``, for what no line of a file of texts can hold; ``where`` is for messages."""
-    if type(text) is str and text.isprintable():  # nearly every text, in 0.1 µs
-        return
     check_text(name, text)
     for character, called in (("\t", "a tab"), ("\n", "a line feed"), ("\0", "a NUL character")):
         if character in text:
