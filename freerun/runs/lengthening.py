@@ -11,14 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from freerun.config import override, shown
+from freerun.config import Config, CosineSchedule, override, shown
 from freerun.errors import RunError
 
 __all__ = [
     "LENGTHS",
     "Change",
     "Lengthening",
+    "changed_length",
     "check_lengthening",
+    "explained",
     "has_changed",
     "length_of",
     "recorded_length",
@@ -95,3 +97,32 @@ def has_changed(changes: Sequence[Change]) -> str:
     """Return in words what has changed."""
     details = "; ".join(f"{key} was {shown(old)}, now {shown(new)}" for key, old, new in changes)
     return f"the configuration has changed: {details}"
+
+
+def changed_length(events: Sequence[Mapping[str, Any]], config: Config) -> dict[str, Any]:
+    """Return what a ``resume`` event records: the length, if it differs from that in the events that are kept.
+
+    Events of a lengthening that come after the checkpoint are cut off, so it has to be recorded again.
+    """
+    if not events or "config" not in events[0]:
+        return {}
+    key, value = length_of(events[0]["config"])
+    before, _ = recorded_length(events, key, value)
+    now = length_of(config.model_dump(exclude_none=True, mode="json"))[1]
+    return {"changed": {key: [before, now]}} if before != now else {}
+
+
+def explained(longer: Lengthening, config: Config, is_out_of_patience: bool) -> list[str]:
+    """Return what the new length means for a run that was resumed, in sentences."""
+    sentences = [f"This run is longer now: {longer.key} was {shown(longer.before)}, and is {shown(longer.after)}."]
+    if isinstance(config.training.schedule, CosineSchedule):
+        sentences.append(
+            "From here on the learning rate follows the cosine schedule of the new length, so the result is not that "
+            "of a run given this length from the start."
+        )
+    if is_out_of_patience:
+        sentences.append(
+            f"The last {config.evaluation.patience} evaluations found no better model (evaluation.patience), so the "
+            "run ends at this update whatever its length."
+        )
+    return sentences

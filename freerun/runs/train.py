@@ -21,7 +21,7 @@ from freerun.build import (
     selection_of,
     trainer_settings,
 )
-from freerun.config import Config, CosineSchedule, ModelConfig, merge, parse_config, read_toml, shown, to_toml
+from freerun.config import Config, ModelConfig, merge, parse_config, read_toml, shown, to_toml
 from freerun.data.batching import Batch
 from freerun.errors import BundleError, ConfigError, Interrupted, RunError, UserError
 from freerun.evaluation.baseline import baselines, most_frequent_target
@@ -38,7 +38,7 @@ from freerun.runs.begun import check_begun, is_over
 from freerun.runs.console import ConsoleReporter, say
 from freerun.runs.dataset import DataSource, TrainingData, choose_tokens, load_data, write_held_out
 from freerun.runs.figures import defined, figures_table
-from freerun.runs.lengthening import Lengthening, length_of, recorded_length
+from freerun.runs.lengthening import changed_length, explained
 from freerun.runs.request import RunPlan, TrainRequest, mend_folder, plan_run, run_folder
 from freerun.runtime.bundle import WEIGHTS, Bundle, read_bundle
 from freerun.runtime.writing import BundleParts, write_bundle
@@ -424,12 +424,14 @@ def _go_on_or_start(
     if resumption is not None:
         for notice in resumption.notices:
             say(notice)
-        record = _changed_length(plan, trainer.journal, resumption.checkpoint.state["journal_size"])
+        kept = read_journal(trainer.journal.path, resumption.checkpoint.state["journal_size"])
+        record = changed_length(kept, plan.config)
         trainer.go_on_from(resumption.checkpoint, resumption.discarded, plan.longer is not None, record)
         _rewrite_config(plan, run.config)
         say(f"Going on from update {trainer.progress.update:,}.")
         if plan.longer:
-            _explain(plan.longer, trainer, run.config)
+            for sentence in explained(plan.longer, run.config, trainer.is_out_of_patience):
+                say(sentence)
         return
     if plan.resumes:
         say(f"{plan.folder}: no checkpoint yet; starting from the beginning.")
@@ -457,20 +459,6 @@ def _go_on_or_start(
     )
 
 
-def _changed_length(plan: RunPlan, journal: Journal, size: int) -> dict[str, Any]:
-    """What the ``resume`` event records: the length, if it differs from that in the journal's first ``size`` bytes.
-
-    Events of a lengthening that come after the checkpoint are cut off, so that it has to be recorded again.
-    """
-    events = read_journal(journal.path, size)
-    if not events or "config" not in events[0]:
-        return {}
-    key, value = length_of(events[0]["config"])
-    before, _ = recorded_length(events, key, value)
-    now = length_of(plan.config.model_dump(exclude_none=True, mode="json"))[1]
-    return {"changed": {key: [before, now]}} if before != now else {}
-
-
 def _rewrite_config(plan: RunPlan, config: Config) -> None:
     """Write the new length into ``config.toml``, after the journal, which is believed where they differ."""
     if plan.is_outdated:
@@ -483,21 +471,6 @@ def _rewrite_config(plan: RunPlan, config: Config) -> None:
                 "Expected room and permission to write",
                 "Make room, then resume with --resume",
             ) from error
-
-
-def _explain(longer: Lengthening, trainer: Trainer, config: Config) -> None:
-    """Say what the new length means for a run that was resumed."""
-    say(f"This run is longer now: {longer.key} was {shown(longer.before)}, and is {shown(longer.after)}.")
-    if isinstance(config.training.schedule, CosineSchedule):
-        say(
-            "From here on the learning rate follows the cosine schedule of the new length, so the result is not that "
-            "of a run given this length from the start."
-        )
-    if trainer.is_out_of_patience:
-        say(
-            f"The last {trainer.progress.stale} evaluations found no better model (evaluation.patience = "
-            f"{config.evaluation.patience}), so the run ends at this update whatever its length."
-        )
 
 
 def _tell_next_steps(folder: Path) -> None:
