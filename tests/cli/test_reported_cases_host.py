@@ -193,8 +193,13 @@ def test_the_largest_number_of_threads_is_accepted():
 
 # ----------------------------------------------------------------------------------------------------------------- fork
 
+LIMIT = """
+import os, signal
+signal.alarm(60)  # what hangs is ended, in children too, which inherit no alarm
+os.register_at_fork(after_in_child=lambda: signal.alarm(30))
+"""
 FORKED = """
-import os, sys, time
+import sys
 import freerun
 from freerun.runtime import compiled_greedy, session
 
@@ -250,20 +255,18 @@ if __name__ == "__main__":
 def test_a_forked_child_answers(models, tmp_path, kind, name, runtime, precision, threads, beam_size, is_long):
     """With the predictor of its parent, and with one of its own, and it ends."""
     script = tmp_path / "forked.py"
-    script.write_text(FORKED)
+    script.write_text(LIMIT + FORKED)
     arguments = (kind, str(models[name]), runtime, precision, threads, beam_size, is_long)
     done = subprocess.run(
         [sys.executable, script, repr(arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT), "ORT_DISABLE_TELEMETRY": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr[-2000:]
 
 
 CHILD = """
-import os
 import torch
 torch.set_num_threads(4)
 import freerun
@@ -285,9 +288,9 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), torch.get_num_threads(
     ],
 )
 def test_a_forked_child_has_one_thread(models, use, inside, printed):
-    code = CHILD.format(use=use, inside=inside).replace("MODEL", repr(str(models["words"])))
+    code = LIMIT + CHILD.format(use=use, inside=inside).replace("MODEL", repr(str(models["words"])))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, printed), done.stderr
 
 
@@ -299,12 +302,12 @@ def test_a_fork_imports_no_torch(models):
         "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "0"), done.stderr
 
 
 LOCKED = """
-import os, threading, time
+import threading, time
 import freerun
 from freerun.runtime.bundle import Bundle
 m = freerun.load(MODEL, runtime=RUNTIME)
@@ -328,9 +331,9 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("runtime", [None, "onnx"])
 def test_a_lock_that_a_thread_held_at_the_fork_is_free_in_the_child(models, runtime):
-    code = LOCKED.replace("MODEL", repr(str(models["characters exported"]))).replace("RUNTIME", repr(runtime))
+    code = LIMIT + LOCKED.replace("MODEL", repr(str(models["characters exported"]))).replace("RUNTIME", repr(runtime))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "ORT_DISABLE_TELEMETRY": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "7"), done.stderr
 
 
