@@ -79,7 +79,8 @@ def test_settings_of_a_program_are_pickled_too(models):
     again = pickle.loads(pickle.dumps(model))
     assert (again.batch_size, again.longest_source) == (7, 5)
     other = pickle.loads(pickle.dumps(freerun.load(models["words"])))
-    assert (other.batch_size, other.longest_source) != (7, 5), "objects of several pickles are independent"
+    assert (other.batch_size, other.longest_source) != (7, 5)
+    assert (again.batch_size, again.longest_source) == (7, 5), "objects of several pickles are independent"
 
 
 def test_a_process_that_is_not_forked_maps_over_a_predictor(models):
