@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from freerun.arguments import as_list, as_path, check_int, check_text, wrong_type
 from freerun.data.readers import describe
 from freerun.diagnostics.diagnosis import Diagnosis
 from freerun.evaluation.evaluate import Evaluation
@@ -42,9 +43,16 @@ def train(
         The run folder, and the best model's figures on all development pairs.
 
     Raises:
+        TypeError: an argument of another type.
         UserError: anything that can be mended; the message says how.
     """
-    request = TrainRequest(Path(config), _path(dev), _path(out), tuple(settings), resume=resume, trust_code=trust_code)
+    for number, setting in enumerate(given := as_list("settings", settings, 'str, for example ["training.seed=3"]')):
+        check_text(f"settings[{number}]", setting)
+    for name, value in (("resume", resume), ("trust_code", trust_code)):
+        if not isinstance(value, bool):
+            raise wrong_type(name, value, "True or False")
+    paths = as_path("config", config), _path("dev", dev), _path("out", out)
+    request = TrainRequest(*paths, tuple(given), resume=resume, trust_code=trust_code)
     return run_training(request)
 
 
@@ -55,9 +63,15 @@ def evaluate(
 
     ``columns`` are those of source and target in a TSV file, counted from 1 (default: those of the model's run).
     Says on standard error if more than 1 % of the target tokens are unknown to the model.
+
+    Raises:
+        TypeError: an argument of another type.
+        UserError: bad pairs, or a bundle that cannot be used.
     """
-    place = pairs_to_read([Path(model)], _path(pairs), columns)
-    return evaluate_predictor(load(model), place, beam_size, model=model)
+    folder = as_path("model", model)
+    check_int("beam_size", beam_size)
+    place = pairs_to_read([folder], _path("pairs", pairs), columns)
+    return evaluate_predictor(load(folder), place, beam_size, model=model)
 
 
 def diagnose(model: str | Path, pairs: str | Path | None = None, columns: tuple[int, int] | None = None) -> Diagnosis:
@@ -69,12 +83,14 @@ def diagnose(model: str | Path, pairs: str | Path | None = None, columns: tuple[
         The measures (``.measures``, as JSON values ``.as_json()``), and the runs that they were made of.
 
     Raises:
+        TypeError: an argument of another type.
         UserError: bad pairs, pairs of which the model knows no symbol, a bundle that cannot be used.
     """
-    place = pairs_to_read([Path(model)], _path(pairs), columns)
-    bundle = read_bundle(Path(model))
+    folder = as_path("model", model)
+    place = pairs_to_read([folder], _path("pairs", pairs), columns)
+    bundle = read_bundle(folder)
     return diagnose_bundle(bundle, items_of(bundle, place), describe(place.location))[0]
 
 
-def _path(value: str | Path | None) -> Path | None:
-    return None if value is None else Path(value)
+def _path(name: str, value: str | Path | None) -> Path | None:
+    return None if value is None else as_path(name, value)

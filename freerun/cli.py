@@ -26,6 +26,7 @@ from freerun.errors import ConfigError, Interrupted, MissingExtraError, UserErro
 from freerun.search.bound import MOST_TOKENS
 from freerun.streams import give_up_output, prepare_streams, write_news
 from freerun.text import one_line, shown
+from freerun.threads import in_a_command
 from freerun.version import VERSION
 
 __all__ = ["app", "main"]
@@ -50,7 +51,9 @@ Model = Annotated[
 Threads = Annotated[
     int,
     typer.Option(
-        min=0, max=THREADS.high, help="Threads; 0: every core for torch, one for an exported model in onnxruntime."
+        min=0,
+        max=THREADS.high,
+        help="Threads; 0: OMP_NUM_THREADS or every core for torch, one for an exported model in onnxruntime.",
     ),
 ]
 Runtime = Annotated[
@@ -125,7 +128,11 @@ def train(
     ] = None,
     init: Annotated[Path | None, typer.Option(metavar="MODEL", help="Start from this model's weights.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the run folder, if there is one.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Resume the run in the run directory, if there is one; training.updates or epochs may be larger now.",
+        ),
     ] = False,
     columns: Annotated[
         str | None, typer.Option(metavar="A,B", help="Columns of source and target in a TSV file, counted from 1.")
@@ -432,11 +439,13 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def common(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Turn a file of sequence pairs into a small, fast sequence-to-sequence model."""
+    context.with_resource(in_a_command())
 
 
 def _refuse_without(command: str, option: str, given: bool, others: Mapping[str, object]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,14 +14,7 @@ from freerun.models.seq2seq import Seq2Seq, Sizes
 from freerun.models.stepper import TorchStepper
 from freerun.runtime.bundle import Bundle
 
-__all__ = ["load_model", "load_steppers", "load_weights", "set_threads", "sizes_as_dict", "sizes_of"]
-
-
-def set_threads(threads: int) -> int:
-    """Let torch use so many threads (0: one a core that this process may run on); returns their number."""
-    number = threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
-    torch.set_num_threads(number)
-    return number
+__all__ = ["load_model", "load_steppers", "load_weights", "sizes_as_dict", "sizes_of"]
 
 
 def load_model(bundle: Bundle) -> Seq2Seq:
@@ -56,10 +48,10 @@ def _fill(model: Seq2Seq, weights: Mapping[str, NDArray[Any]]) -> None:
     model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.items()})
 
 
-def load_steppers(bundle: Bundle) -> Callable[[], TorchStepper]:
-    """Makes steppers that share a bundle's model, each ready to be searched."""
+def load_steppers(bundle: Bundle, threads: int = 0) -> Callable[[], TorchStepper]:
+    """Makes steppers that share a bundle's model, each ready to be searched; ``threads`` as in ``TorchStepper``."""
     model = load_model(bundle)
-    return lambda: TorchStepper(model)
+    return lambda: TorchStepper(model, threads)
 
 
 def sizes_as_dict(sizes: Sizes) -> dict[str, object]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from freerun.models.decoder import Encoded, Tables
 from freerun.models.seq2seq import Seq2Seq
+from freerun.models.threads import Threads
 from freerun.search.entries import SharedEntries
 
 __all__ = ["TorchStepper"]
@@ -22,11 +23,13 @@ Ids = NDArray[np.int64]
 class TorchStepper:
     """Steps a model without gradients; keeps and re-orders the recurrent state itself.
 
-    ``start`` prepares the decoder's tables, so weights may change between two calls of it, not in between.
+    ``start`` prepares the decoder's tables, so weights may change between two calls of it, not in between. Each call
+    uses ``threads`` threads of torch; 0: as many as torch has then.
     """
 
-    def __init__(self, model: Seq2Seq) -> None:
+    def __init__(self, model: Seq2Seq, threads: int = 0) -> None:
         self.model = model
+        self._threads = threads
         self.vocabulary_size = model.sizes.target_vocabulary
         self._encoded: Encoded | None = None
         self._entries = SharedEntries(0)
@@ -36,6 +39,10 @@ class TorchStepper:
     @torch.inference_mode()
     def start(self, source_ids: Ids, lengths: Ids) -> None:
         """Read sources: ids [B, S], right-padded, and their lengths [B]."""
+        with Threads(self._threads):
+            self._start(source_ids, lengths)
+
+    def _start(self, source_ids: Ids, lengths: Ids) -> None:
         device = self.model.decoder.output_bias.device
         source = torch.as_tensor(source_ids, device=device)
         padded = bool((lengths < source_ids.shape[1]).any())
@@ -53,6 +60,12 @@ class TorchStepper:
         Log-probabilities are normalised over the whole vocabulary before anything is banned. Best first, ties to the
         lowest id; ``k=None``: all of them in the order of ids, banned ones at -inf.
         """
+        with Threads(self._threads):
+            return self._step(tokens, origins, k, banned)
+
+    def _step(
+        self, tokens: Ids, origins: Ids, k: int | None, banned: Sequence[int]
+    ) -> tuple[Ids, NDArray[np.floating]]:
         assert self._encoded is not None and self._tables is not None, "start() comes first"
         device = self.model.decoder.output_bias.device
         encoded = self._continued(origins)

@@ -43,7 +43,10 @@ class CountLine:
 
 
 class ConsoleReporter:
-    """Progress of training: a line every few seconds, rewritten in place on a terminal, and the evaluations in full."""
+    """Progress of training: a line every few seconds, rewritten in place on a terminal, and the evaluations in full.
+
+    A terminal that was closed, or a full disk under a log, does not end a training: what it would have shown is lost.
+    """
 
     def __init__(self, updates: int, start: int, stream: TextIO | None = None, every_seconds: float = 10.0) -> None:
         self.stream = stream or sys.stderr

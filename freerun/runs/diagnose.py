@@ -21,13 +21,15 @@ from freerun.errors import DataError
 from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.models.states import StateReader
 from freerun.models.stepper import TorchStepper
+from freerun.models.threads import Threads
 from freerun.randomness import numpy_generator
-from freerun.restore import load_model, set_threads
+from freerun.restore import load_model
 from freerun.runs.console import CountLine, say
 from freerun.runs.figures import aligned
 from freerun.runs.output import open_output
 from freerun.runs.pairs import PairsToRead, pairs_to_read
 from freerun.runtime.bundle import Bundle, read_bundle
+from freerun.threads import check_threads, resolved
 
 __all__ = ["DiagnoseRequest", "diagnose", "diagnose_bundle", "items_of"]
 
@@ -58,8 +60,8 @@ def diagnose(request: DiagnoseRequest) -> Diagnosis:
     pairs = pairs_to_read([request.model], request.pairs, request.columns)
     bundle = read_bundle(request.model)
     items = items_of(bundle, pairs)
-    set_threads(request.threads)
-    with open_output(request.html) as page:
+    threads = resolved(check_threads(request.threads))
+    with open_output(request.html) as page, Threads(threads):
         found, reader = diagnose_bundle(bundle, items, describe(pairs.location))
         if request.html is not None:
             page.write(_page(found, reader, bundle, items, request.model.name, _name(pairs)))

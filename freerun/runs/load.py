@@ -5,11 +5,15 @@ Nothing is imported of the runtime that is not used.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+from freerun.arguments import as_path, as_paths, check_int, check_text
 from freerun.data.codec import Codec
 from freerun.errors import BundleError, ConfigError, MissingExtraError
 from freerun.runtime.bundle import PRECISIONS, Bundle, graph_file, read_bundle
@@ -22,6 +26,7 @@ from freerun.search.bound import MOST_TOKENS
 from freerun.search.ensemble import EnsembleStepper
 from freerun.search.stepper import Greedy, Stepper
 from freerun.text import shown
+from freerun.threads import check_threads, resolved
 
 __all__ = ["Mean", "Precision", "Runtime", "load", "load_bundles"]
 
@@ -49,7 +54,9 @@ def load(
         model: a bundle folder, or a run folder (then its best bundle).
         ensemble: further models whose distributions are averaged with it.
         mean: of probabilities ("arithmetic") or of log-probabilities ("geometric").
-        threads: for a call; 0 takes every core for torch, one for onnxruntime.
+        threads: for a call; 0 takes the threads that torch has in this program, one for onnxruntime. Another number is
+            torch's during each prediction only, so that it stays the program's own. A forked child has one thread for
+            torch in any case (docs/python.md).
         max_length: at most so many tokens an output instead of the bundle's bound.
         runtime: "onnx" or "torch"; otherwise torch for a model that was not exported, and for one that was onnxruntime,
             or for plain greedy search freerun's compiled library where there is one.
@@ -58,10 +65,12 @@ def load(
             prediction depends on, so a model that was exchanged for another one is not loaded.
 
     Raises:
+        TypeError: an argument of another type.
         BundleError: a bundle that cannot be used or is not the one of ``digest``, or models that do not fit together.
-        ConfigError: an unknown runtime or precision, int8 with torch, or a maximum length out of range.
+        ConfigError: an unknown mean, runtime or precision, int8 with torch, or a maximum length or number of threads
+            out of range.
     """
-    models = [Path(model), *map(Path, ensemble)]
+    models = [as_path("model", model), *as_paths("ensemble", ensemble)]
     return load_bundles(models, mean, threads, max_length, runtime, precision, digest)[0]
 
 
@@ -75,7 +84,8 @@ def load_bundles(
     digest: str | None = None,
 ) -> tuple[Predictor, Bundle]:
     """The predictor of one or several models, and the first one's bundle."""
-    _check_choice(runtime, precision)
+    check_threads(threads)
+    _check_choice(runtime, precision, mean)
     _check_max_length(max_length)
     bundles = [read_bundle(model) for model in models]
     first = bundles[0]
@@ -86,9 +96,44 @@ def load_bundles(
     found = [_runnable(bundle, runtime, precision, threads) for bundle in bundles]
     members = [new_stepper for new_stepper, _ in found]
     bound = first.bound if max_length is None else replace(first.bound, fixed=max_length)
-    if len(members) == 1:
-        return Predictor(members[0], first.source, first.target, bound, greedy=found[0][1]), first
-    return Predictor(lambda: _ensemble(members, mean), first.source, first.target, bound), first
+    paths = tuple(os.path.abspath(model) for model in models)  # noqa: PTH100 (links stay links)
+    loaded = _Loaded(paths, tuple(each.digest for each in bundles), mean, threads, max_length, runtime, precision)
+    greedy = found[0][1] if len(members) == 1 else None
+    new_stepper = members[0] if len(members) == 1 else partial(_ensemble, members, mean)
+    predictor = Predictor(
+        new_stepper, first.source, first.target, bound, greedy=greedy, load_again=(_load_again, (loaded,))
+    )
+    return predictor, first
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """How a predictor was loaded: all that its pickle holds. ``paths`` are absolute, ``digests`` those of the bundles.
+
+    Another process may have another working directory, and find another bundle at the same path.
+    """
+
+    paths: tuple[str, ...]
+    digests: tuple[str, ...]
+    mean: Mean
+    threads: int
+    max_length: int | None
+    runtime: Runtime | None
+    precision: Precision
+
+
+def _load_again(loaded: _Loaded) -> Predictor:
+    """The predictor of a pickle: another object each time, as pickles are, but the model is loaded once."""
+    return copy(_loaded_again(loaded))
+
+
+@lru_cache(maxsize=1)  # Pool.map sends its function, and the model that it belongs to, with every chunk of its work
+def _loaded_again(loaded: _Loaded) -> Predictor:
+    models = [Path(path) for path in loaded.paths]
+    for model, digest in zip(models, loaded.digests, strict=True):
+        _check_digest(read_bundle(model), digest, "It was replaced after the Predictor was loaded: load it again")
+    options = loaded.mean, loaded.threads, loaded.max_length, loaded.runtime, loaded.precision
+    return load_bundles(models, *options, loaded.digests[0])[0]
 
 
 def _ensemble(members: Sequence[Callable[[], Stepper]], mean: Mean) -> Stepper:
@@ -119,16 +164,18 @@ def _torch(bundle: Bundle, threads: int) -> Callable[[], Stepper]:
     if not bundle.has_weights:
         bundle.weights()  # says why not
     try:
-        from freerun.restore import load_steppers, set_threads
+        from freerun.restore import load_steppers
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise MissingExtraError("torch", "train", "running this model with torch") from None
-    set_threads(threads)
-    return load_steppers(bundle)
+    return load_steppers(bundle, resolved(threads))
 
 
-def _check_choice(runtime: str | None, precision: str) -> None:
+def _check_choice(runtime: str | None, precision: str, mean: str) -> None:
+    if mean not in get_args(Mean):
+        expected = "Expected 'arithmetic' or 'geometric'"
+        raise ConfigError.single("mean", f"it is {mean!r}", expected, "Choose one of them")
     if runtime not in (None, "torch", "onnx"):
         raise ConfigError.single("runtime", f"it is {runtime!r}", "Expected 'torch' or 'onnx'", "Choose one of them")
     if precision not in PRECISIONS:
@@ -139,18 +186,23 @@ def _check_choice(runtime: str | None, precision: str) -> None:
 
 
 def _check_max_length(max_length: int | None) -> None:
+    if max_length is not None:
+        check_int("max_length", max_length)
     if max_length is not None and not 0 <= max_length <= MOST_TOKENS:
         what, fix = f"it is {max_length}", "Choose another maximum length"
         raise ConfigError.single("max_length", what, f"Expected 0 to {MOST_TOKENS:,} tokens", fix)
 
 
-def _check_digest(bundle: Bundle, digest: str) -> None:
+def _check_digest(
+    bundle: Bundle, digest: str, fix: str = "Check where the bundle comes from; `freerun inspect` prints a digest"
+) -> None:
+    check_text("digest", digest)
     if bundle.digest != digest.lower():
         raise BundleError(
             bundle.folder,
             f"its digest is {bundle.digest}",
             f"Expected {shown(digest)}",
-            "Check where the bundle comes from; `freerun inspect` prints a digest",
+            fix,
         )
 
 

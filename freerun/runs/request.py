@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,16 @@ from freerun.forcing.registry import EVERYTHING, NOBODY, Trust
 from freerun.lock import LOCK
 from freerun.runs.automatic import choose_before_data
 from freerun.runs.console import say
+from freerun.runs.lengthening import (
+    LENGTHS,
+    Change,
+    Lengthening,
+    check_lengthening,
+    has_changed,
+    length_of,
+    recorded_length,
+    with_length,
+)
 from freerun.runs.pairs import COPIES, parse_columns, value_of
 from freerun.runs.spool import complete_spool, with_copies
 from freerun.text import cut
@@ -60,6 +70,7 @@ class RunPlan:
 
     ``automatic``: sizes and length are still to be chosen from the data. ``resumes``: the folder holds the run already.
     ``where`` and ``origins`` name in messages who set a key. ``trust`` says which code of the user's own is imported.
+    ``longer`` is how a resumed run's length was changed, ``is_outdated``: its ``config.toml`` has another length.
     """
 
     folder: Path
@@ -70,6 +81,8 @@ class RunPlan:
     where: str
     origins: Mapping[str, str] = field(default_factory=dict)
     trust: Trust = NOBODY
+    longer: Lengthening | None = None
+    is_outdated: bool = False
 
 
 def plan_run(request: TrainRequest) -> RunPlan:
@@ -215,49 +228,83 @@ def _origins(request: TrainRequest) -> dict[str, str]:
 
 
 def _resumed(request: TrainRequest, folder: Path) -> RunPlan:
-    """The run in ``folder``; what is typed again must agree with it."""
+    """The run in ``folder``; what is typed again must agree with it, except that the run may become longer."""
     path = folder / "config.toml"
     saved = read_toml(path)
     trust = Trust(_own_strategies(request, path), request.trust_code)
     config = parse_config(saved, path, trust.settings_of)
     complete_spool(folder)
-    _refuse_changes(request, folder, config, trust)
+    length = _agreed_length(request, folder, _complete(config), trust)
+    is_outdated = length.after != length_of(_complete(config))[1]
+    if is_outdated:
+        saved = override(saved, length.key.split("."), length.after, str(path))
+        config = parse_config(saved, path, trust.settings_of)
     mend_folder(folder)
-    return RunPlan(folder, config, saved, False, True, str(path), trust=trust)
+    longer = length if length.after > length.before else None
+    return RunPlan(folder, config, saved, False, True, str(path), trust=trust, longer=longer, is_outdated=is_outdated)
 
 
 def _own_strategies(request: TrainRequest, saved: Path) -> list[str]:
     """The strategies that the user names now; what a run directory says is not theirs, even if they name its file."""
-    subject = request.subject
-    is_configuration = isinstance(subject, Path) and not _is_pairs(subject)
-    is_own = is_configuration and not (subject.exists() and subject.samefile(saved))
-    raw = _from_subject(subject)[0] if subject is not None and is_own else {}
+    raw: dict[str, Any] = {}
+    if isinstance(request.subject, Path) and not _is_pairs(request.subject):
+        is_saved = request.subject.exists() and request.subject.samefile(saved)
+        raw = {} if is_saved else _from_subject(request.subject)[0]
     return strategies_of(_with_typed(raw, request))
 
 
-def _refuse_changes(request: TrainRequest, folder: Path, config: Config, trust: Trust) -> None:
+def _agreed_length(request: TrainRequest, folder: Path, saved: Mapping[str, Any], trust: Trust) -> Lengthening:
+    """The length that the journal records, and the one to train to now; ``saved`` is ``config.toml``, complete.
+
+    Raises:
+        RunError: anything else differs between the journal, ``config.toml`` and the request.
+    """
     events = read_journal(folder / "journal.jsonl")
     config_then = events[0].get("config") if events else None
     started = config_then if isinstance(config_then, dict) else {}
-    before = (
-        _complete(parse_config(started, folder / "journal.jsonl", trust.settings_of)) if started else _complete(config)
-    )
-    asked, open_keys = _asked(request, config, trust)
+    before = _complete(parse_config(started, folder / "journal.jsonl", trust.settings_of)) if started else saved
+    key, value = length_of(before)
+    length, former = recorded_length(events, key, value)
+    before = with_length(before, length)
+    if length_of(saved) == (key, former):
+        saved = with_length(saved, length)  # the process was killed before it rewrote config.toml
+    asked, open_keys = _asked(request, saved, trust)
     asked = with_copies(asked, before, folder, say)
-    edited = changed_keys(before, _complete(config))  # config.toml itself was changed by hand
+    edited = changed_keys(before, saved)  # config.toml itself was changed by hand
     typed = [change for change in changed_keys(before, asked) if change[0] not in open_keys]
+    if typed == edited and _names_length(request):
+        edited = []  # both ask for the same length
     changes = edited + [change for change in typed if change not in edited]
-    if changes:
-        told = "; ".join(f"{key} was {shown(old)}, now {shown(new)}" for key, old, new in changes)
-        raise RunError(
-            folder,
-            f"the configuration has changed: {told}",
-            "Expected the configuration that this run was started with",
-            "Undo the change to go on, or train into another folder with --out",
-        )
+    longer = None if edited else check_lengthening(folder, changes)
+    if changes and longer is None:
+        _refuse_changes(folder, changes)
+    return longer or Lengthening(key, length, length)
 
 
-def _asked(request: TrainRequest, config: Config, trust: Trust) -> tuple[dict[str, Any], set[str]]:
+def _names_length(request: TrainRequest) -> bool:
+    """Return True if the request itself says how long the run is to be."""
+    is_configuration = request.subject is not None and not _is_pairs(request.subject)
+    return is_configuration or not flatten(_with_typed({}, request)).keys().isdisjoint(LENGTHS)
+
+
+def _refuse_changes(folder: Path, changes: Sequence[Change]) -> None:
+    raise RunError(
+        folder,
+        has_changed(changes),
+        "Expected the configuration that this run was started with",
+        "Undo the change to go on, or train into another folder with --out" + _longer_fix(changes),
+    )
+
+
+def _longer_fix(changes: Sequence[Change]) -> str:
+    """What to do if only the length in ``config.toml`` was raised by hand."""
+    (key, before, now), *others = changes
+    if others or key not in LENGTHS or before is None or now is None or now < before:
+        return ""
+    return f"; to train longer, add --set {key}={shown(now)}"
+
+
+def _asked(request: TrainRequest, saved: Mapping[str, Any], trust: Trust) -> tuple[dict[str, Any], set[str]]:
     """The complete configuration that is asked for now, and the keys that were left open, so that any value will do."""
     subject = request.subject
     if subject is not None and not _is_pairs(subject):
@@ -265,7 +312,7 @@ def _asked(request: TrainRequest, config: Config, trust: Trust) -> tuple[dict[st
         typed = _with_typed(raw, request)
         asked = _complete(parse_config(typed, where, trust.settings_of, _origins(request)))
         return asked, _open_keys(typed, asked)
-    base = _complete(config)
+    base = dict(saved)
     typed_alone = flatten(_with_typed({}, request))
     for pair in ALTERNATIVES:
         if any(f"training.{key}" in typed_alone for key in pair):

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,9 @@ from freerun.runs.training_process import TrainingProcess
 from freerun.runtime.bundle import read_bundle
 from freerun.studies.analysis import Analysis, ArmFigures, Comparison, analyse
 from freerun.studies.results import Result, read_result, write_result
+from freerun.threads import cores
 from freerun.training.journal import read_journal
-from freerun.training.signals import stop_on_signals
+from freerun.training.signals import checkpoints_on_signals, stop_on_signals
 from freerun.version import VERSION
 
 __all__ = ["StudyRequest", "study"]
@@ -302,9 +303,11 @@ def _train_all(waiting: Sequence[_Run], settings: StudyConfig) -> None:
     reported: set[str] = set()
     running: dict[str, tuple[_Run, TrainingProcess]] = {}
     finished = 0
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, checkpoints_on_signals() as wanted:
         try:
             while todo or running:
+                if wanted.take():
+                    _ask_for_checkpoints(running.values())
                 while len(running) < settings.processes and not stop and (run := _next_free(todo, reported)):
                     running[run.name] = run, _started(run, settings.processes)
                 if stop:
@@ -329,6 +332,14 @@ def _train_all(waiting: Sequence[_Run], settings: StudyConfig) -> None:
                 process.wait()
 
 
+def _ask_for_checkpoints(running: Iterable[tuple[_Run, TrainingProcess]]) -> None:
+    """Pass SIGUSR1 on to the trainings that have begun: it would end one that is still starting."""
+    asked = [(run, process) for run, process in running if holder(inside(run.run)) is not None]
+    for _, process in asked:
+        process.ask_for_checkpoint()
+    say(f"Asked {len(asked)} training{'' if len(asked) == 1 else 's'} for a checkpoint, as SIGUSR1 asked.")
+
+
 def _next_free(todo: list[_Run], reported: set[str]) -> _Run | None:
     """Take the first run that no other process trains, if any.
 
@@ -348,7 +359,7 @@ def _started(run: _Run, processes: int) -> TrainingProcess:
     environment = dict(os.environ)
     if processes > 1 and not run.config.training.threads:
         # cores are shared out; not as a key of the configuration, which would be another one with other processes
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
     say(f"{run.name}: training, see {run.log}")
     arguments = [str(run.folder / "configs" / f"{run.arm}.toml"), "--seed", str(run.seed)]
     return TrainingProcess([*arguments, "--out", str(run.run), "--resume"], run.log, environment)

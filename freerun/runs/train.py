@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from freerun.build import (
@@ -38,22 +39,25 @@ from freerun.files import write_atomic
 from freerun.lock import inside, only_writer
 from freerun.models.seq2seq import Seq2Seq, Sizes
 from freerun.models.stepper import TorchStepper
-from freerun.restore import load_weights, set_threads, sizes_as_dict, sizes_of
+from freerun.models.threads import Threads
+from freerun.restore import load_weights, sizes_as_dict, sizes_of
 from freerun.runs.automatic import Choice, choose_before_data, choose_length, choose_sizes
 from freerun.runs.begun import check_begun, is_over
 from freerun.runs.console import ConsoleReporter, say
 from freerun.runs.dataset import DataSource, TrainingData, choose_tokens, load_data, write_held_out
 from freerun.runs.figures import defined, figures_table
+from freerun.runs.lengthening import changed_length, explained
 from freerun.runs.request import RunPlan, TrainRequest, mend_folder, plan_run, run_folder
 from freerun.runs.spool import Spool, found_spool, spool_pairs
 from freerun.runtime.bundle import WEIGHTS, Bundle, read_bundle
 from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
+from freerun.threads import resolved
 from freerun.training.checkpoint import Checkpoints, serialised
 from freerun.training.journal import Journal, read_journal
 from freerun.training.resume import Resumption, choose_checkpoint
 from freerun.training.selection import Metrics
-from freerun.training.signals import stop_on_signals
+from freerun.training.signals import CheckpointRequest, checkpoints_on_signals, stop_on_signals
 from freerun.training.tensorboard import TensorBoardReporter, tensorboard_is_installed
 from freerun.training.trainer import Measured, Reporter, Trainer
 from freerun.version import VERSION
@@ -79,14 +83,15 @@ def train(request: TrainRequest) -> TrainResult:
         RunError: another process or thread trains into this folder.
         Interrupted: a signal stopped the run, which can be gone on with.
     """
-    # before anything in the folder is read: what another process is writing is no base for a plan
-    with only_writer(inside(run_folder(request))):
-        return _train(request)
+    # The lock is taken before anything in the directory is read: what another process writes is no base for a plan. A
+    # study sends SIGUSR1 only to a training that holds its lock, so the handler comes first.
+    with checkpoints_on_signals() as wanted, only_writer(inside(run_folder(request))):
+        return _train(request, wanted)
 
 
-def _train(request: TrainRequest) -> TrainResult:
+def _train(request: TrainRequest, wanted: CheckpointRequest) -> TrainResult:
     plan = plan_run(request)
-    if plan.resumes and (done := _complete(plan.folder)) and _has_its_best(plan.folder):
+    if plan.resumes and not plan.longer and (done := _complete(plan.folder)) and _has_its_best(plan.folder):
         say(f"{plan.folder}: this run is complete ({done}); there is nothing to go on with.")
         _tell_next_steps(plan.folder)
         return TrainResult(plan.folder, read_bundle(plan.folder).metrics)
@@ -94,7 +99,12 @@ def _train(request: TrainRequest) -> TrainResult:
         check_begun(plan.folder)
     if request.resume and not plan.resumes:
         say(f"{plan.folder}: no run to go on with; starting from the beginning.")
-    threads = set_threads(plan.config.training.threads)
+    with Threads(resolved(plan.config.training.threads)):
+        return _carry_out(plan, wanted)
+
+
+def _carry_out(plan: RunPlan, wanted: CheckpointRequest) -> TrainResult:
+    """Train as planned."""
     start = _initial_bundle(plan)
     with _spooled(plan) as spool:
         plan = _naming_copies(plan, spool)
@@ -104,17 +114,25 @@ def _train(request: TrainRequest) -> TrainResult:
             _refuse_changed_data(plan.folder, hashes)
         config, data = _settle(plan, pairs, start)
         most_frequent = most_frequent_target(lambda: (pair.target for pair in pairs.train()))
-        run = _Run(plan.folder, config, data, start, threads, most_frequent)
+        run = _Run(plan.folder, config, data, start, most_frequent)
         _begin_folder(plan, config, pairs, spool)
     resumption = run.resumption() if plan.resumes else None
+    if plan.longer and resumption is None and is_over(plan.folder):
+        raise RunError(
+            plan.folder / "checkpoints",
+            "no checkpoint is left to continue this run from",
+            "Expected the checkpoints that training wrote",
+            "Put them back, or train into another directory with --out",
+        )
     trainer = run.trainer(resumption.update if resumption else 0)
     _go_on_or_start(trainer, plan, hashes, run, resumption)
     try:
         with stop_on_signals() as stop:
-            progress = trainer.run(stop)
+            progress = trainer.run(stop, wanted)
     except Interrupted:
-        say(f"Stopped at update {trainer.progress.update:,}; a checkpoint is written.")
-        _tell_next_steps(plan.folder)
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            say(f"Stopped at update {trainer.progress.update:,}; a checkpoint is written.")
+            _tell_next_steps(plan.folder)
         raise
     best = read_bundle(plan.folder)
     say(f"Done: {progress.update:,} updates; the best model is that of update {progress.best_update:,}.\n")
@@ -309,12 +327,11 @@ class _Run:
     """The objects of one run, made from its configuration and data."""
 
     def __init__(
-        self, folder: Path, config: Config, data: TrainingData, start: Bundle | None, threads: int, most_frequent: str
+        self, folder: Path, config: Config, data: TrainingData, start: Bundle | None, most_frequent: str
     ) -> None:
         self.folder = folder
         self.config = config
         self.data = data
-        self.threads = threads
         self.most_frequent = most_frequent
         self.sizes = sizes_of(start) if start else self._new_sizes()
         self.model = new_model(config, self.sizes)
@@ -440,12 +457,19 @@ def _go_on_or_start(
     if resumption is not None:
         for notice in resumption.notices:
             say(notice)
-        trainer.go_on_from(resumption.checkpoint, resumption.discarded)
+        kept = read_journal(trainer.journal.path, resumption.checkpoint.state["journal_size"])
+        record = changed_length(kept, plan.config)
+        trainer.go_on_from(resumption.checkpoint, resumption.discarded, plan.longer is not None, record)
+        _rewrite_config(plan, run.config)
         say(f"Going on from update {trainer.progress.update:,}.")
+        if plan.longer:
+            for sentence in explained(plan.longer, run.config, trainer.is_out_of_patience):
+                say(sentence)
         return
     if plan.resumes:
         say(f"{plan.folder}: no checkpoint yet; starting from the beginning.")
-        trainer.journal.cut_back(0)
+        trainer.journal.clear()  # first: then there is nothing that config.toml could contradict
+        _rewrite_config(plan, run.config)
     precision, parameters = trainer.learner.precision, run.model.num_parameters()
     figures = {
         "pairs": len(run.data.corpus),
@@ -457,7 +481,8 @@ def _go_on_or_start(
         **hashes,
     }
     trainer.journal.write("start", 0, **figures)
-    threads = f"{run.threads} thread{'s' if run.threads > 1 else ''}"
+    number = torch.get_num_threads()
+    threads = f"{number} thread{'s' if number > 1 else ''}"
     forcing = run.config.forcing
     strategies = ", then ".join(str(phase["strategy"]) for phase in forcing.phases or [forcing.model_dump()])
     say(
@@ -465,6 +490,20 @@ def _go_on_or_start(
         f"{trainer.order.batches_per_epoch:,} batches an epoch; {precision} on {threads}; "
         f"forcing: {strategies}; run folder {plan.folder}."
     )
+
+
+def _rewrite_config(plan: RunPlan, config: Config) -> None:
+    """Write the new length into ``config.toml``, after the journal, which is believed where they differ."""
+    if plan.is_outdated:
+        try:
+            write_atomic(plan.folder / "config.toml", to_toml(config))
+        except OSError as error:
+            raise RunError(
+                plan.folder / "config.toml",
+                f"it could not be written ({error.strerror or error})",
+                "Expected room and permission to write",
+                "Make room, then resume with --resume",
+            ) from error
 
 
 def _tell_next_steps(folder: Path) -> None:

@@ -54,6 +54,11 @@ class TrainingProcess:
         """Ask for a checkpoint and an end."""
         self._process.send_signal(signal.SIGTERM)
 
+    def ask_for_checkpoint(self) -> None:
+        """Ask for a checkpoint; only a process that holds the lock of its run expects the signal."""
+        if sys.platform != "win32":
+            self._process.send_signal(signal.SIGUSR1)
+
     def wait(self) -> None:
         """Wait for the end."""
         self._process.wait()

@@ -19,6 +19,7 @@ import numpy as np
 from freerun.errors import BundleError
 from freerun.runtime.bundle import Bundle, arrays_file, graph_file
 from freerun.runtime.compiled import CELLS, PRODUCT_LEVELS, Array, Layer, Linear, Model, library, linear, table
+from freerun.runtime.forked import renew_when_forked
 from freerun.runtime.graphs import check_metadata, metadata_of
 from freerun.runtime.interruptible import interruptible
 from freerun.runtime.sizes import Sizes
@@ -70,6 +71,11 @@ class CompiledGreedy:
         self._model: Any = None
         self._lock = threading.Lock()
         self._numbers = bundle.limits.numbers
+        renew_when_forked(self)
+
+    def renew(self) -> None:
+        """Make this usable in a forked child; it has no threads between two calls."""
+        self._lock = threading.Lock()
 
     def __call__(self, sources: Sequence[Sequence[int]], bounds: Sequence[int]) -> list[Hypothesis]:
         """The output for each of the sources, EOS their last id; ``bounds`` are in tokens without EOS.

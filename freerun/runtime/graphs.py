@@ -14,6 +14,7 @@ from typing import Final
 
 from freerun.errors import BundleError
 from freerun.runtime.bundle import Bundle, graph_file
+from freerun.runtime.forked import keep_for_ever, renew_when_forked
 from freerun.runtime.session import EXPORT_AGAIN, Session, open_session
 from freerun.runtime.sizes import Sizes
 from freerun.text import printable
@@ -43,7 +44,10 @@ def metadata_of(bundle: Bundle, name: str, precision: str) -> dict[str, str]:
 
 
 class Graphs:
-    """A bundle's graphs of one precision. Sessions are opened once, when first asked for; any thread may run them."""
+    """A bundle's graphs of one precision. Sessions are opened once, when first asked for; any thread may run them.
+
+    A forked child opens those with several threads again: their threads stayed in the parent.
+    """
 
     def __init__(self, bundle: Bundle, precision: str = "fp32", threads: int = 1) -> None:
         self.bundle = bundle
@@ -51,6 +55,15 @@ class Graphs:
         self._threads = threads
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
+        renew_when_forked(self)
+
+    def renew(self) -> None:
+        """Make this usable in a forked child."""
+        self._lock = threading.Lock()
+        if self._threads > 1:
+            for session in self._sessions.values():
+                keep_for_ever(session)
+            self._sessions = {}
 
     @property
     def vocabulary_size(self) -> int:

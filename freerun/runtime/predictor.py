@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from freerun.arguments import as_list, check_items, check_text, wrong_type
 from freerun.data.batching import MOST_POSITIONS, ROWS, pad, similar_lengths
 from freerun.data.codec import Codec
 from freerun.errors import BundleError, DataError
@@ -88,6 +89,8 @@ class Sampling:
 
 
 Search = Beam | Sampling
+Reload = tuple[Callable[..., "Predictor"], tuple[Any, ...]]
+"""A function of a module, which loads a predictor, and its arguments."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,8 @@ class _Pair(Protocol):
 class Predictor:
     """A model with its codecs, ready for texts. Made by ``freerun.load``.
 
-    Several threads may use it at once: a search has its state in a stepper, and each thread gets one of its own.
+    Several threads may use it at once: a search has its state in a stepper, and each thread gets one of its own. A copy
+    shares the model. A pickle says where the model was loaded from, and loads it again there.
     """
 
     def __init__(
@@ -179,8 +183,12 @@ class Predictor:
         batch_size: int = ROWS,
         greedy: Greedy | None = None,
         longest_source: int = MOST_POSITIONS,
+        load_again: Reload | None = None,
     ) -> None:
-        """``greedy`` is used instead of a stepper where it can be; ``longest_source`` is in tokens, with the end."""
+        """``greedy`` is used instead of a stepper where it can be; ``longest_source`` is in tokens, with the end.
+
+        ``load_again``, a function of a module and its arguments, is what a pickle keeps; without it there is none.
+        """
         self.source = source
         self.target = target
         self.bound = bound
@@ -188,7 +196,27 @@ class Predictor:
         self.longest_source = longest_source
         self._new_stepper = new_stepper
         self.greedy = greedy
+        self._load_again = load_again
         self._of_thread = threading.local()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._load_again is None:
+            raise TypeError(
+                "Predictor: it was not loaded from a bundle, so a pickle cannot say where to load it again. Expected a "
+                "Predictor that freerun.load returned. Load one from a bundle, or create it in each process."
+            )
+        return (*self._load_again, self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        """The attributes that a program may have set."""
+        return {name: getattr(self, name) for name in ("bound", "batch_size", "longest_source")}
+
+    def __copy__(self) -> Predictor:
+        shared = self._new_stepper, self.source, self.target, self.bound, self.batch_size, self.greedy
+        return Predictor(*shared, self.longest_source, self._load_again)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Predictor:
+        return self.__copy__()  # what is shared never changes
 
     @property
     def stepper(self) -> Stepper:
@@ -203,21 +231,30 @@ class Predictor:
 
         Raises as ``predict_batch`` does.
         """
+        check_text("text", text)
         return self.predict_batch([text], search, prefix)[0]
 
     def predict_batch(
-        self, texts: Sequence[str], search: Search = Beam(), prefix: str = "", rows: Sequence[int] | None = None
+        self, texts: Iterable[str], search: Search = Beam(), prefix: str = "", rows: Sequence[int] | None = None
     ) -> list[Prediction]:
         """The outputs for several texts, in their order; texts do not influence each other.
 
         ``rows`` are the texts' numbers where they are part of a longer list (a draw depends on its text's number).
 
         Raises:
-            DataError: ``prefix`` has a token that the model cannot write, or a text is longer than ``longest_source``.
+            TypeError: an argument of another type; ``texts`` is a single text.
+            DataError: ``prefix`` has a token that the model cannot write, or a text is longer than ``longest_source``
+                or is not one line of valid Unicode without tabs.
             BundleError: the model gives a text a score that is not finite, or what runs it finds the bundle damaged.
         """
+        if type(texts) is not list:
+            texts = as_list("texts", texts, _TEXTS)
+        _check_search(search, prefix)
         forced = self._prefix(prefix) if prefix else []
         numbers = range(len(texts)) if rows is None else rows
+        for place, (number, text) in enumerate(zip(numbers, texts, strict=True)):
+            if type(text) is not str or not text.isprintable():  # nearly every text is, and that is seen in 0.1 µs
+                _check_line(text, f"texts[{place}]", f"text {number + 1}")
         tokens = [self.source.tokens(text) for text in texts]
         encoded = [self._ids(each, number) for each, number in zip(tokens, numbers, strict=True)]
         found = self._found(search, encoded, numbers, forced)
@@ -255,11 +292,25 @@ class Predictor:
 
     def predict_stream(self, texts: Iterable[str], search: Search = Beam(), prefix: str = "") -> Iterator[Prediction]:
         """The same for any number of texts, in constant memory."""
+        check_items("texts", texts, _TEXTS)
+        _check_search(search, prefix)  # now, and not when the first prediction is taken
+        return self._stream(texts, search, prefix)
+
+    def _stream(self, texts: Iterable[str], search: Search, prefix: str) -> Iterator[Prediction]:
         for window in windows(enumerate(texts)):
             yield from self.predict_batch([text for _, text in window], search, prefix, [row for row, _ in window])
 
     def score_stream(self, pairs: Iterable[_Pair]) -> Iterator[Scored]:
-        """The log-probability of each given target, in constant memory; None for one with an unknown token."""
+        """The log-probability of each given target, in constant memory; None for one with an unknown token.
+
+        Raises:
+            TypeError: not an iterable of pairs with the attributes ``source`` and ``target``, both str.
+            DataError: a text that is too long, or not one line of valid Unicode without tabs.
+        """
+        check_items("pairs", pairs, _PAIRS)
+        return self._score_stream(pairs)
+
+    def _score_stream(self, pairs: Iterable[_Pair]) -> Iterator[Scored]:
         for window in windows(enumerate(pairs)):
             yield from self._scored([pair for _, pair in window], [number for number, _ in window])
 
@@ -327,6 +378,8 @@ class Predictor:
         return ids[: ids.index(EOS)]
 
     def _scored(self, pairs: Sequence[_Pair], numbers: Sequence[int]) -> list[Scored]:
+        for number, pair in zip(numbers, pairs, strict=True):
+            _check_pair(pair, number)
         targets = [self.target.tokens(pair.target) for pair in pairs]
         encoded = [
             (self._ids(self.source.tokens(pair.source), number), self.target.encode_tokens(tokens))
@@ -351,6 +404,42 @@ class Predictor:
             return Scored(pair.source, pair.target, float(sum(scores)), tuple(scores))
         known = tuple(None if number == UNK else score for number, score in zip(ids, scores, strict=True))
         return Scored(pair.source, pair.target, None, known, tuple(self.target.unknown_among(tokens)))
+
+
+_TEXTS = "str (predict() takes a single one)"
+_PAIRS = "pairs with the attributes source and target"
+
+
+def _check_pair(pair: _Pair, number: int) -> None:
+    for side in ("source", "target"):
+        text = getattr(pair, side, None)
+        if not isinstance(text, str):
+            raise wrong_type(f"pairs[{number}]", pair, "an object with the attributes source and target, both str")
+        _check_line(text, side, f"{side} of pair {number + 1}")
+
+
+def _check_search(search: object, prefix: str) -> None:
+    if not isinstance(search, Beam | Sampling):
+        raise wrong_type("search", search, "a freerun.Beam or a freerun.Sampling")
+    if type(prefix) is not str:
+        check_text("prefix", prefix)
+
+
+def _check_line(text: Any, name: str, where: str) -> None:
+    """Check a text, the argument ``name``, for what no line of a file of texts can hold; ``where`` is for messages."""
+    check_text(name, text)
+    for character, called in (("\t", "a tab"), ("\n", "a line feed"), ("\0", "a NUL character")):
+        if character in text:
+            raise DataError(where, f"it has {called} in it", "Expected one line of text", "Put a space in its place")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            where,
+            f"it has half a surrogate pair (U+{ord(text[error.start]):04X}) in it",
+            "Expected whole Unicode characters",
+            "Decode the text with the right encoding, and without surrogateescape",
+        ) from None
 
 
 def check_score(score: float, where: str) -> None:

@@ -1,11 +1,11 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped, as safetensors and JSON.
 
 A checkpoint is a folder ``update-00000500`` with ``model.safetensors``, ``optimizer.safetensors``,
-``strategy.safetensors`` and ``state.json``. It is filled under another name and renamed when complete, so a folder with
-that name is always whole when it is written.
+``strategy.safetensors`` and ``state.json``; one from before the end of a run has ``best.safetensors``, too. It is
+filled under another name and renamed when complete, so a folder with that name is always whole when it is written.
 
 ``manifest.json`` says what it was then: ``{"version": 1, "update": 500, "files": {"model.safetensors": "9f86d0...",
-...}}``, with the SHA-256 of the four files. A checkpoint is loaded only if all of that is true of it, so damage, a file
+...}}``, with the SHA-256 of these files. A checkpoint is loaded only if all of that is true of it, so damage, a file
 of another checkpoint, or a renamed folder is never trained on. Checkpoints of earlier versions have no manifest: they
 are loaded unverified.
 """
@@ -33,6 +33,7 @@ __all__ = ["Checkpoint", "Checkpoints", "Damaged", "serialised"]
 
 _NAME = re.compile(r"update-(\d{8,})")
 _PARTS = ("model.safetensors", "optimizer.safetensors", "strategy.safetensors", "state.json")
+_BEST = "best.safetensors"
 _MANIFEST = "manifest.json"
 _VERSION = 1
 _SINCE_MANIFESTS = "best_sha256"
@@ -47,7 +48,8 @@ class Damaged(RunError):
 class Checkpoint:
     """Weights, optimiser state and the strategy's own by name, and the rest of the state as JSON values.
 
-    ``is_verified``: its files have the hashes that were written with them.
+    ``is_verified``: its files have the hashes that were written with them. ``best``: the best model's weights, in a
+    checkpoint from before the end of a run, which may replace that model.
     """
 
     model: Mapping[str, Tensor]
@@ -55,6 +57,7 @@ class Checkpoint:
     strategy: Mapping[str, Tensor]
     state: Mapping[str, Any]
     is_verified: bool = True
+    best: Mapping[str, Tensor] | None = None
 
 
 class Checkpoints:
@@ -83,7 +86,8 @@ class Checkpoints:
         # keys stay in their order: figures that are resumed in it are written to the journal in it
         state = json.dumps({**checkpoint.state, "scheduled": scheduled}, indent=1, allow_nan=False)
         tensors = (checkpoint.model, checkpoint.optimizer, checkpoint.strategy)
-        contents = zip(_PARTS, chain(map(serialised, tensors), [state.encode()]), strict=True)
+        parts = zip(_PARTS, chain(map(serialised, tensors), [state.encode()]), strict=True)
+        contents = chain(parts, [] if checkpoint.best is None else [(_BEST, serialised(checkpoint.best))])
         final = self.path(update)
         hashes: dict[str, str] = {}
         try:
@@ -104,11 +108,13 @@ class Checkpoints:
         """
         folder = self.path(update)
         try:
-            contents = {name: _content(folder / name) for name in _PARTS}
+            names = (*_PARTS, _BEST) if (folder / _BEST).exists() else _PARTS
+            contents = {name: _content(folder / name) for name in names}
             state = _state(contents["state.json"])
             is_verified = self._verify(update, contents, state)
             model, optimizer, strategy = (load_tensors(contents[name]) for name in _PARTS[:3])
-            return Checkpoint(model, optimizer, strategy, state, is_verified)
+            best = load_tensors(contents[_BEST]) if _BEST in contents else None
+            return Checkpoint(model, optimizer, strategy, state, is_verified, best)
         except (OSError, SafetensorError, ValueError, RecursionError) as error:
             raise Damaged(
                 folder,

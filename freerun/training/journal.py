@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from freerun.errors import RunError
+from freerun.files import write_atomic
 
 __all__ = ["Journal", "read_journal"]
 
@@ -26,9 +27,8 @@ class Journal:
 
     def write(self, event: str, update: int, **figures: Any) -> None:
         """Append ``{"event": ..., "update": ..., **figures}``; only keys in seconds may differ between equal runs."""
-        line = json.dumps({"event": event, "update": update, **figures}, ensure_ascii=False, allow_nan=False)
         with self._opened() as handle:
-            handle.write(line.encode() + b"\n")
+            handle.write(_line(event, update, figures))
 
     def size(self) -> int:
         """Bytes that would survive a power cut: what a checkpoint remembers as its place in the journal."""
@@ -45,19 +45,26 @@ class Journal:
         beginning = self._beginning(size)
         return len(beginning) == size and hashlib.sha256(beginning).hexdigest() == sha256
 
-    def cut_back(self, size: int) -> None:
-        """Forget everything after the first ``size`` bytes: the events after the checkpoint that a run goes on from."""
+    def clear(self) -> None:
+        """Forget all events: the run starts again."""
         with self._opened() as handle:
-            present = os.fstat(handle.fileno()).st_size
-            if present >= size:
-                handle.truncate(size)
-                return
-        raise RunError(
-            self.path,
-            f"the journal has {present} bytes, the checkpoint was written after {size}",
-            "Expected the journal that belongs to the checkpoints beside it",
-            "Put it back, or train again into another folder with --out",
-        )
+            handle.truncate(0)
+
+    def resume(self, size: int, update: int, **figures: Any) -> None:
+        """Put a ``resume`` event in the place of everything after the first ``size`` bytes, atomically.
+
+        They are the events up to the checkpoint that a run resumes from. What the event records is never missing.
+        """
+        beginning = self._beginning(size)
+        if len(beginning) < size:
+            raise RunError(
+                self.path,
+                f"the journal has {len(beginning)} bytes, the checkpoint was written after {size}",
+                "Expected the journal that belongs to the checkpoints beside it",
+                "Put it back, or train again into another folder with --out",
+            )
+        with self._as_run_error():
+            write_atomic(self.path, beginning + _line("resume", update, figures))
 
     def _beginning(self, size: int) -> bytes:
         try:
@@ -73,9 +80,13 @@ class Journal:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[BinaryIO]:
+        with self._as_run_error(), self.path.open("ab") as handle:
+            yield handle
+
+    @contextlib.contextmanager
+    def _as_run_error(self) -> Iterator[None]:
         try:
-            with self.path.open("ab") as handle:
-                yield handle
+            yield
         except OSError as error:
             raise RunError(
                 self.path,
@@ -85,12 +96,20 @@ class Journal:
             ) from error
 
 
-def read_journal(path: Path) -> list[Mapping[str, Any]]:
-    """All whole events of a journal; a line that a crash cut short or damaged, and anything after it, is left out."""
+def _line(event: str, update: int, figures: Mapping[str, Any]) -> bytes:
+    values = {"event": event, "update": update, **figures}
+    return json.dumps(values, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def read_journal(path: Path, size: int | None = None) -> list[Mapping[str, Any]]:
+    """All whole events of a journal, or of its first ``size`` bytes.
+
+    A line that a crash cut short or damaged, and anything after it, is left out.
+    """
     if not path.exists():
         return []
     events: list[Mapping[str, Any]] = []
-    for line in path.read_bytes().splitlines():
+    for line in path.read_bytes()[:size].splitlines():
         try:
             event = json.loads(line)
         except (ValueError, RecursionError):

@@ -70,6 +70,10 @@ def _obstacle(state: Mapping[str, Any], journal: Journal, settings: TrainerSetti
     sha256 = state.get("journal_sha256")
     if sha256 and not journal.holds(state["journal_size"], sha256):
         return f"the part of {journal.path.name} before this checkpoint has changed"
+    at_end = state["update"] == state["evaluated"] and not settings.evaluates_at(state["update"])
+    if at_end and state["update"] < settings.updates:
+        # only earlier versions wrote such a checkpoint
+        return "it is from the end of a shorter run, after an evaluation that this run does not have"
     missing = [update for update in _averaged(state, journal, settings) if update not in whole]
     if missing:
         return f"the checkpoint of update {missing[0]} is missing or damaged, and may be averaged at the end"

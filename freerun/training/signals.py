@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a request to stop at the next safe place."""
+"""Signals as requests: SIGINT, SIGTERM and SIGHUP to stop at the next safe place, SIGUSR1 to write a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["StopRequest", "stop_on_signals"]
+__all__ = ["CheckpointRequest", "StopRequest", "checkpoints_on_signals", "stop_on_signals"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Windows has neither SIGHUP nor SIGUSR1.
+_HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)
+_CHECKPOINT: signal.Signals | None = getattr(signal, "SIGUSR1", None)
 _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
@@ -25,25 +27,72 @@ class StopRequest:
         return self.signal != 0
 
 
+class CheckpointRequest:
+    """Remembers that a signal asked for a checkpoint."""
+
+    def __init__(self) -> None:
+        self._is_open = False
+
+    def open(self) -> None:
+        """Ask for one."""
+        self._is_open = True
+
+    def take(self) -> bool:
+        """Return True if one was asked for since the last call."""
+        was_open, self._is_open = self._is_open, False
+        return was_open
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within it, the first SIGINT or SIGTERM is only remembered; the next one acts at once, as usual."""
+    """Within it, the first SIGINT, SIGTERM or SIGHUP is only remembered; the next one acts at once, as usual.
+
+    A SIGHUP that was ignored before (``nohup``) stays ignored. Another SIGHUP after the first signal is ignored, too:
+    when a terminal is closed, the shell and the system may both send one, and the checkpoint is still being written.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request  # Python delivers signals to the main thread only
         return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = _handlers([signal.SIGINT, signal.SIGTERM, *_caught(_HANG_UP)])
 
     def remember(number: int, _: FrameType | None) -> None:
         request.signal = number
         _restore(before)
+        if _HANG_UP in before:
+            signal.signal(_HANG_UP, signal.SIG_IGN)
 
-    for number in _SIGNALS:
+    for number in before:
         signal.signal(number, remember)
     try:
         yield request
     finally:
         _restore(before)
+
+
+@contextmanager
+def checkpoints_on_signals() -> Iterator[CheckpointRequest]:
+    """Within it, SIGUSR1 asks for a checkpoint instead of ending the process, unless it was ignored before."""
+    request = CheckpointRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = _handlers(_caught(_CHECKPOINT))
+    for number in before:
+        signal.signal(number, lambda number, frame: request.open())
+    try:
+        yield request
+    finally:
+        _restore(before)
+
+
+def _caught(number: signal.Signals | None) -> list[signal.Signals]:
+    """Return the signal in a list, unless it is ignored or does not exist here."""
+    return [] if number is None or signal.getsignal(number) is signal.SIG_IGN else [number]
+
+
+def _handlers(numbers: list[signal.Signals]) -> dict[signal.Signals, _Handler]:
+    return {number: signal.getsignal(number) for number in numbers}
 
 
 def _restore(handlers: Mapping[signal.Signals, _Handler]) -> None:

@@ -30,7 +30,7 @@ from freerun.training.learner import Learner, NotFinite, Step
 from freerun.training.order import BatchOrder
 from freerun.training.progress import Progress
 from freerun.training.selection import Metrics, Selection
-from freerun.training.signals import StopRequest
+from freerun.training.signals import CheckpointRequest, StopRequest
 
 __all__ = ["Host", "Measured", "Reporter", "Trainer", "TrainerSettings", "average"]
 
@@ -50,6 +50,10 @@ class TrainerSettings:
     evaluate_every: int = 1000
     patience: int = 10
     average: int = 0
+
+    def evaluates_at(self, update: int) -> bool:
+        """Return True if there is an evaluation after this update, however long the run is."""
+        return self.evaluate_every > 0 and update > 0 and update % self.evaluate_every == 0
 
 
 @dataclass(frozen=True)
@@ -139,8 +143,8 @@ class Trainer:
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
-    def run(self, stop: StopRequest) -> Progress:
-        """Train to the end.
+    def run(self, stop: StopRequest, wanted: CheckpointRequest | None = None) -> Progress:
+        """Train to the end; ``wanted`` may ask for checkpoints in addition to the scheduled ones.
 
         Raises:
             Interrupted: a signal came; a checkpoint was written.
@@ -148,14 +152,18 @@ class Trainer:
             RunError: something could not be written.
         """
         self._started = self._interval_started = time.perf_counter()
+        wanted = wanted or CheckpointRequest()
         try:
-            while not self._finished(stop):
+            while not self._finished(stop, wanted):
                 self._update()
                 if self.progress.update % self.settings.journal_every == 0:
                     self._write_interval()
-                for reporter in self.reporters:
+                # the terminal may have gone with the signal: first the checkpoint
+                for reporter in [] if stop else self.reporters:
                     reporter.ticked(self.progress.update)
             self._conclude(stop)
+            if wanted.take():
+                self._say(f"Training has ended; its last checkpoint is that of update {self.progress.update:,}.")
         except _StopNow:
             self._stop(stop.signal)
         finally:
@@ -163,28 +171,57 @@ class Trainer:
                 reporter.close()
         return self.progress
 
-    def _finished(self, stop: StopRequest) -> bool:
-        """Do what is due between two updates, and tell whether the run is over."""
-        if self._evaluation_is_due():
+    def _finished(self, stop: StopRequest, wanted: CheckpointRequest) -> bool:
+        """Do what is due between two updates, and return True if the run is over."""
+        if self._evaluation_is_due() and self.settings.evaluates_at(self.progress.update):
             self._evaluate(stop)
-            self.save_checkpoint()
+            self.save_checkpoint(with_best=self.settings.average > 1 and self._is_over())
+        elif self._evaluation_is_due():
+            self._evaluate_at_the_end(stop)
         elif self._checkpoint_is_due():
             self.save_checkpoint()
+        if self.progress.update > 0 and wanted.take():
+            self._save_now()
         if stop:
             raise _StopNow
-        return self.progress.update >= self.settings.updates or self._out_of_patience()
+        return self._is_over()
+
+    def _is_over(self) -> bool:
+        return self.progress.update >= self.settings.updates or self.is_out_of_patience
 
     def _evaluation_is_due(self) -> bool:
-        update, every = self.progress.update, self.settings.evaluate_every
-        at_end = update >= self.settings.updates
-        return update != self.progress.evaluated and update > 0 and (at_end or (every > 0 and update % every == 0))
+        update, settings = self.progress.update, self.settings
+        return update != self.progress.evaluated and (settings.evaluates_at(update) or update >= settings.updates > 0)
+
+    def _evaluate_at_the_end(self, stop: StopRequest) -> None:
+        """Evaluate where a longer run would not.
+
+        The checkpoint is written before, because a run that is made longer continues from it and has to know nothing of
+        this evaluation. The journal has the event where an evaluation's checkpoint always has it.
+        """
+        if self.progress.update not in self.checkpoints.updates():
+            self.save_checkpoint(scheduled=False, with_best=True)
+        self._evaluate(stop)
+        self.journal.write("checkpoint", self.progress.update)
+
+    def _save_now(self) -> None:
+        """Write a checkpoint that a signal asked for, unless this update has one."""
+        if self.progress.update not in self.checkpoints.updates():
+            self.save_checkpoint(scheduled=False)
+        self._say(f"Saved the checkpoint of update {self.progress.update:,}, as SIGUSR1 asked; training continues.")
+
+    def _say(self, text: str) -> None:
+        for reporter in self.reporters:
+            reporter.said(text)
 
     def _checkpoint_is_due(self) -> bool:
         update, every = self.progress.update, self.settings.checkpoint_every
         due = every > 0 and update > 0 and update % every == 0
         return due and update not in self.checkpoints.scheduled()[-1:]
 
-    def _out_of_patience(self) -> bool:
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether the last ``patience`` evaluations found no better model."""
         return 0 < self.settings.patience <= self.progress.stale
 
     # -- updates and the journal --------------------------------------------------------------------------------------
@@ -193,8 +230,7 @@ class Trainer:
         number = self.progress.update + 1
         if (phase := self.learner.phase(number)) != self.learner.phase(self.progress.update):
             self.journal.write("phase", self.progress.update, strategy=phase)
-            for reporter in self.reporters:
-                reporter.said(f"From update {number:,} on: {phase}.")
+            self._say(f"From update {number:,} on: {phase}.")
         batches = [self.order.take(self.progress) for _ in range(self.settings.accumulate)]
         try:
             step = self.learner.update(number, batches)
@@ -296,7 +332,10 @@ class Trainer:
 
     def _average_if_better(self, stop: StopRequest) -> Mapping[str, Tensor] | None:
         """The mean of the last ``average`` checkpoints' weights where it beats the best model on the sample."""
-        updates = self.checkpoints.scheduled()[-self.settings.average :] if self.settings.average > 1 else []
+        number = self.settings.average
+        # the one at the end is not scheduled where a longer run has none
+        saved = sorted({*self.checkpoints.scheduled(), self.progress.update})
+        updates = saved[-number:] if number > 1 else []
         if len(updates) < 2:
             return None
         mean = average([self.checkpoints.load(update).model for update in updates])
@@ -312,11 +351,10 @@ class Trainer:
     def _tell_average(self, updates: Sequence[int], measured: Measured, is_best: bool) -> None:
         value = measured.metrics[self.selection.metric]
         found = f"{self.selection.metric} {'undefined' if value is None else f'{value:.4f}'}"
-        for reporter in self.reporters:
-            reporter.said(
-                f"The mean of the checkpoints of updates {', '.join(map(str, updates))}: {found}, "
-                f"{'better than the best model, and taken' if is_best else 'no better than the best model'}."
-            )
+        self._say(
+            f"The mean of the checkpoints of updates {', '.join(map(str, updates))}: {found}, "
+            f"{'better than the best model, and taken' if is_best else 'no better than the best model'}."
+        )
 
     def _weights_of_best(self) -> Mapping[str, Tensor]:
         path = self._best_weights
@@ -335,17 +373,39 @@ class Trainer:
 
     # -- stopping and going on ----------------------------------------------------------------------------------------
 
-    def save_checkpoint(self, scheduled: bool = True) -> None:
-        """Write the present state; a scheduled checkpoint is also an event of the journal."""
+    def save_checkpoint(self, scheduled: bool = True, with_best: bool = False) -> None:
+        """Write the present state; a scheduled checkpoint is also an event of the journal.
+
+        ``with_best``: it holds the best model's weights too, because what follows may replace them in ``best/``.
+        """
         if scheduled:
             self.journal.write("checkpoint", self.progress.update)
         self.progress.journal_size = self.journal.size()
         self.progress.journal_sha256 = self.journal.hash(self.progress.journal_size)
-        checkpoint = Checkpoint(*self.learner.state(), dataclasses.asdict(self.progress))
+        best = self._kept_best() if with_best else None
+        checkpoint = Checkpoint(*self.learner.state(), dataclasses.asdict(self.progress), best=best)
         self.checkpoints.save(self.progress.update, checkpoint, scheduled)
 
-    def go_on_from(self, checkpoint: Checkpoint, discarded: Sequence[int] = ()) -> None:
+    def _kept_best(self) -> Mapping[str, Tensor] | None:
+        """The best model's weights; None if there is none, it is the present one, or ``best/`` has another already."""
+        if self.progress.best_update in (-1, self.progress.update):
+            return None
+        try:
+            return self._weights_of_best()
+        except RunError:
+            return None  # written at the end of the run before a crash, and now again
+
+    def go_on_from(
+        self,
+        checkpoint: Checkpoint,
+        discarded: Sequence[int] = (),
+        is_longer: bool = False,
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
         """Take up the state of a checkpoint: cut the journal back to it, and remove the ``discarded`` checkpoints.
+
+        ``is_longer``: the run is made longer now, so what was written at its end before will not be written again.
+        ``record`` is added to the journal's event.
 
         Raises:
             RunError: it is not of this model, the journal is not that of the checkpoint, or the best model is damaged
@@ -362,15 +422,14 @@ class Trainer:
                 "Expected a checkpoint that this run wrote, with this version of freerun",
                 "Train again into another folder with --out",
             ) from error
-        self._restore_best()
-        self.journal.cut_back(self.progress.journal_size)
+        self._restore_best(checkpoint, is_longer)
+        self.journal.resume(self.progress.journal_size, self.progress.update, **(record or {}))
         self.checkpoints.remove(discarded)
         if self.progress.evaluated == self.progress.update:
             # an evaluation may be the last one: nothing would write this bundle again
             self.host.write_bundle("last", checkpoint.model, self.progress.last or {}, self.progress.update)
-        self.journal.write("resume", self.progress.update)
 
-    def _restore_best(self) -> None:
+    def _restore_best(self, checkpoint: Checkpoint, is_longer: bool) -> None:
         """Make sure that the best bundle is the one that ``Progress`` means, or one that the run will write again."""
         progress = self.progress
         if progress.best_update < 0:
@@ -380,19 +439,23 @@ class Trainer:
             progress.best_sha256 = present  # resumed from an earlier version's checkpoint: the bundle's own hash
         if label == (progress.best_update, progress.best_sha256) and present == progress.best_sha256:
             return
-        if label is not None and label[0] > progress.best_update:
+        if label is not None and label[0] > progress.best_update and not (is_longer and self._is_of_an_end(label[0])):
             return  # written after this checkpoint, so the run comes to it again
         is_whole = present != "" and present == progress.best_sha256
-        weights = self._weights_of_best() if is_whole else self._saved_weights_of_best()
+        weights = self._weights_of_best() if is_whole else self._saved_weights_of_best(checkpoint)
         progress.best_sha256 = self.host.write_bundle("best", weights, progress.best or {}, progress.best_update)
-        for reporter in self.reporters:
-            reporter.said(
-                f"{self.folder / 'best'}: damaged; restored from the weights of update {progress.best_update}."
-            )
+        reason = "what the end of the shorter run wrote is undone" if is_longer else "damaged"
+        self._say(f"{self.folder / 'best'}: {reason}; restored from the weights of update {progress.best_update}.")
 
-    def _saved_weights_of_best(self) -> Mapping[str, Tensor]:
-        """The weights of the best model, from the checkpoint of its update."""
+    def _is_of_an_end(self, update: int) -> bool:
+        """Return True for the label of a bundle that a run of the present length does not write after this update."""
+        return update <= self.progress.update or not self.settings.evaluates_at(update)
+
+    def _saved_weights_of_best(self, checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+        """The weights of the best model, from the checkpoint that is resumed from or from that of its update."""
         progress = self.progress
+        if checkpoint.best is not None and bytes_hash(serialised(checkpoint.best)) == progress.best_sha256:
+            return checkpoint.best
         try:
             weights = self.checkpoints.load(progress.best_update).model
         except Damaged as error:
@@ -422,7 +485,7 @@ class Trainer:
     def _stop(self, signal: int) -> None:
         """Write a checkpoint, if this update has none yet, and the last bundle; then tell who called."""
         progress = self.progress
-        if progress.update not in self.checkpoints.scheduled():
+        if progress.update not in self.checkpoints.updates():
             self.save_checkpoint(scheduled=False)
         measured = progress.last if progress.evaluated == progress.update else None
         self.host.write_bundle("last", self.learner.model.state_dict(), measured or {}, progress.update)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import math
 import os
 import random
 import shutil
@@ -12,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from freerun.errors import Interrupted
+from freerun.errors import Interrupted, RunError
+from freerun.files import bytes_hash
 from freerun.runs import train as runs
 from freerun.runs.request import TrainRequest
+from freerun.training.checkpoint import Checkpoints, serialised
 from freerun.training.journal import read_journal
 from tests.killed import differences, journal, leftovers
 
@@ -289,3 +294,257 @@ def test_a_run_that_was_killed_ten_times(pairs, tmp_path, name):
     assert len(reached) == 10
     assert all(update > 0 for update in reached)
     assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+# ------------------------------------------------------------------------------------------------------- longer runs
+
+LONGER = {
+    # name: the shorter run, the longer one, settings of both
+    "between evaluations": (9, 20, ()),
+    "at an evaluation": (12, 20, ()),
+    "at a checkpoint": (8, 20, ()),
+    "before the first checkpoint": (3, 20, ()),
+    "an average that is taken at the end": (12, 20, ("training.average=3", "training.learning_rate=0.05")),
+    "an average between evaluations": (10, 21, ("training.average=2", "training.keep=2")),
+    "few checkpoints": (9, 20, ("training.keep=1",)),
+    "evaluated only at the end": (9, 14, ("evaluation.every=0",)),
+    "checkpoints only at evaluations": (9, 20, ("training.checkpoint_every=0",)),
+    "patience at the end": (12, 30, ("evaluation.patience=1", "training.learning_rate=1e-30")),
+    "patience between evaluations": (9, 30, ("evaluation.patience=1", "training.learning_rate=1e-30")),
+    "patience before the end": (
+        29,
+        60,
+        ("evaluation.patience=2", "training.learning_rate=1e-30", "training.average=2"),
+    ),
+    "by one update": (9, 10, ()),
+    "inverse square root": (9, 20, ('training.schedule={kind="inverse_sqrt", warmup=5}',)),
+}
+CONSTANT = ("model.num_layers=1", "training.batch_size=8", "training.learning_rate=0.02")
+
+
+def lengthened(pairs, folder, settings, *lengths, key="training.updates"):
+    """Train to each of the lengths in turn, in one directory."""
+    config = pairs.with_suffix(".toml")
+    config.write_text(f'[data]\ntrain = "{pairs.name}"\n')
+    for length in lengths:
+        given = (*COMMON, *CONSTANT, *settings, f"{key}={length}")
+        runs.train(TrainRequest(subject=config, out=folder, settings=given, resume=True))
+
+
+def assert_as_if_longer_from_the_start(folder, whole):
+    """All files; the journal except the length in its first event, and resume events."""
+    assert [name for name in differences(folder, whole) if name != "journal.jsonl"] == []
+    found, expected = ([json.loads(line) for line in journal(each)] for each in (folder, whole))
+    assert found[1:] == expected[1:]
+    for start in (found[0], expected[0]):
+        del start["updates"]
+        for key in ("updates", "epochs"):
+            start["config"]["training"].pop(key, None)
+    assert found[0] == expected[0]
+    assert leftovers(folder) == []
+
+
+@pytest.mark.parametrize("name", LONGER)
+def test_a_complete_run_that_is_made_longer(pairs, tmp_path, name):
+    shorter, longer, settings = LONGER[name]
+    lengthened(pairs, tmp_path / "whole", settings, longer)
+    lengthened(pairs, tmp_path / "run", settings, shorter, longer)
+    assert_as_if_longer_from_the_start(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("lengths", [(3, 9, 20), (9, 10, 11, 20), (6, 12, 20)])
+def test_a_run_that_is_made_longer_again_and_again(pairs, tmp_path, lengths):
+    settings = LONGER["an average that is taken at the end"][2]
+    lengthened(pairs, tmp_path / "whole", settings, lengths[-1])
+    lengthened(pairs, tmp_path / "run", settings, *lengths)
+    assert_as_if_longer_from_the_start(tmp_path / "run", tmp_path / "whole")
+    events = [event for event in read_journal(tmp_path / "run" / "journal.jsonl") if event["event"] == "resume"]
+    assert [(event["update"], event["changed"]) for event in events] == [
+        (before, {"training.updates": [before, after]}) for before, after in itertools.pairwise(lengths)
+    ]
+
+
+def test_a_run_in_epochs_is_made_longer(pairs, tmp_path):
+    settings = ('training.optimizer="sgd"', 'training.schedule={kind="halving", start_epoch=0.5}')
+    lengthened(pairs, tmp_path / "whole", settings, 3.7, key="training.epochs")
+    lengthened(pairs, tmp_path / "run", settings, 1.3, 3.7, key="training.epochs")
+    assert_as_if_longer_from_the_start(tmp_path / "run", tmp_path / "whole")
+    (event,) = [event for event in read_journal(tmp_path / "run" / "journal.jsonl") if event["event"] == "resume"]
+    assert event["changed"] == {"training.epochs": [1.3, 3.7]}
+
+
+def longer_while_stopped(pairs, folder, settings, arrange, when, first, *lengths):
+    """Stop the first of several lengths by a signal, then train to the others."""
+    with pytest.MonkeyPatch.context() as patch:
+        arrange(patch, when)
+        with pytest.raises(Interrupted):
+            lengthened(pairs, folder, settings, first)
+    lengthened(pairs, folder, settings, *lengths)
+
+
+@pytest.mark.parametrize(
+    ("arrange", "when"),
+    [
+        (stop_after, 3),
+        (stop_after, 7),
+        (stop_after, 9),  # the end of the shorter run: before its evaluation
+        (stop_in_evaluation, 2),  # the one that the longer run does not have
+        (stop_in_evaluation, 3),  # the average, when best/ is that of update 9 already
+        (stop_in_evaluation, 4),  # the last one, on all pairs
+    ],
+)
+def test_a_run_that_was_stopped_is_made_longer(pairs, tmp_path, arrange, when):
+    settings = ("training.average=2", "training.keep=2", "training.learning_rate=0.05")
+    lengthened(pairs, tmp_path / "whole", settings, 20)
+    longer_while_stopped(pairs, tmp_path / "run", settings, arrange, when, 9, 20)
+    assert_as_if_longer_from_the_start(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("when", [10, 13])
+def test_a_longer_run_is_stopped_and_resumed(pairs, tmp_path, when):
+    """Before its first checkpoint, so that the length is recorded again, and after it."""
+    lengthened(pairs, tmp_path / "whole", (), 20)
+    lengthened(pairs, tmp_path / "run", (), 9)
+    longer_while_stopped(pairs, tmp_path / "run", (), stop_after, when, 20)
+    runs.train(TrainRequest(out=tmp_path / "run", resume=True))
+    assert_as_if_longer_from_the_start(tmp_path / "run", tmp_path / "whole")
+
+
+class Killed(BaseException):
+    """Ends a process at once, as far as the files of its run are concerned."""
+
+
+@pytest.mark.parametrize("step", range(12))
+@pytest.mark.parametrize("again", [True, False])
+def test_a_run_that_is_killed_while_it_is_made_longer(pairs, tmp_path, monkeypatch, step, again):
+    """Before each of the renames that make it longer, whether the length is given again or not."""
+    settings = LONGER["an average that is taken at the end"][2]
+    lengthened(pairs, tmp_path / "whole", settings, 20)
+    lengthened(pairs, tmp_path / "run", settings, 9)
+    done, replace = [], os.replace
+
+    def replace_or_die(*paths):
+        if len(done) == step:
+            raise Killed
+        done.append(paths)
+        return replace(*paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace_or_die)
+        with pytest.raises(Killed):
+            lengthened(pairs, tmp_path / "run", settings, 20)
+    recorded = read_journal(tmp_path / "run" / "journal.jsonl")[-1].get("event") == "stop"
+    if again or recorded:  # nothing has happened yet: the run is complete as it was
+        lengthened(pairs, tmp_path / "run", settings, 20)
+    else:
+        runs.train(TrainRequest(out=tmp_path / "run", resume=True))
+    assert_as_if_longer_from_the_start(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_run_that_was_killed_while_it_was_made_longer_may_stay_as_it_was(pairs, tmp_path, monkeypatch):
+    """best/ is restored before the journal says so; a resumed run of the old length concludes again."""
+    settings = LONGER["an average that is taken at the end"][2]
+    lengthened(pairs, tmp_path / "whole", settings, 9)
+    lengthened(pairs, tmp_path / "run", settings, 9)
+    with monkeypatch.context() as patch:
+        patch.setattr("freerun.training.journal.write_atomic", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            lengthened(pairs, tmp_path / "run", settings, 20)
+    assert differences(tmp_path / "run", tmp_path / "whole") != []
+    lengthened(pairs, tmp_path / "run", settings, 9)
+    assert differences(tmp_path / "run", tmp_path / "whole") == []
+
+
+def test_a_cosine_schedule_continues_with_the_new_length_and_says_so(pairs, tmp_path, capsys):
+    settings = ('training.schedule={kind="cosine"}', "training.journal_every=1", "training.learning_rate=0.5")
+    lengthened(pairs, tmp_path / "run", settings, 10)
+    lengthened(pairs, tmp_path / "run", settings, 20)
+    told = capsys.readouterr().err
+    assert "This run is longer now: training.updates was 10, and is 20.\n" in told
+    assert "From here on the learning rate follows the cosine schedule of the new length, so the result is not" in told
+    rates = {
+        event["update"]: event["learning_rate"]
+        for event in read_journal(tmp_path / "run" / "journal.jsonl")
+        if event["event"] == "update"
+    }
+    expected = {n: 0.25 * (1 + math.cos(math.pi * n / (10 if n <= 10 else 20))) for n in range(1, 21)}
+    assert rates == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("schedule", ['{kind="constant"}', '{kind="inverse_sqrt"}', '{kind="halving"}'])
+def test_other_schedules_do_not_depend_on_the_length(pairs, tmp_path, capsys, schedule):
+    lengthened(pairs, tmp_path / "run", (f"training.schedule={schedule}",), 4, 5)
+    told = capsys.readouterr().err
+    assert "This run is longer now: training.updates was 4, and is 5.\n" in told
+    assert "Going on from update 4." in told
+    assert "learning rate" not in told
+
+
+def test_a_run_without_improvement_ends_where_it_did(pairs, tmp_path, capsys):
+    settings = LONGER["patience before the end"][2]
+    lengthened(pairs, tmp_path / "run", settings, 29, 60)
+    assert (
+        "The last 2 evaluations found no better model (evaluation.patience), so the run ends at this update whatever "
+        "its length.\n"
+    ) in capsys.readouterr().err
+    assert read_journal(tmp_path / "run" / "journal.jsonl")[-1]["update"] == 18
+
+
+def test_the_end_of_a_run_keeps_what_a_longer_one_needs(pairs, tmp_path):
+    """The checkpoint is from before the last evaluation, with the best model, which that evaluation may replace."""
+    lengthened(pairs, tmp_path / "run", ("training.learning_rate=0.05",), 9)
+    events = read_journal(tmp_path / "run" / "journal.jsonl")
+    evaluations = [(event["update"], event["best"]) for event in events if event["event"] == "evaluation"]
+    assert evaluations[:2] == [(6, True), (9, True)], "otherwise this tests nothing"
+    assert [event["update"] for event in events if event["event"] == "checkpoint"] == [4, 6, 8, 9]
+    checkpoint = Checkpoints(tmp_path / "run" / "checkpoints", 3).load(9)
+    assert (checkpoint.state["evaluated"], checkpoint.state["best_update"], checkpoint.state["scheduled"]) == (
+        6,
+        6,
+        False,
+    )
+    assert bytes_hash(serialised(checkpoint.best)) == checkpoint.state["best_sha256"]
+    best = (tmp_path / "run" / "best" / "model.safetensors").read_bytes()
+    assert bytes_hash(best) != checkpoint.state["best_sha256"]
+
+
+def test_a_complete_run_without_checkpoints_cannot_be_made_longer(pairs, tmp_path):
+    lengthened(pairs, tmp_path / "run", (), 9)
+    before = journal(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(RunError, match=r"checkpoints: no checkpoint is left to continue this run from\. Expected"):
+        lengthened(pairs, tmp_path / "run", (), 20)
+    assert journal(tmp_path / "run") == before
+    lengthened(pairs, tmp_path / "run", (), 9)  # it is complete as it is
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again_with_the_new_length(pairs, tmp_path):
+    lengthened(pairs, tmp_path / "whole", (), 20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs.Trainer, "run", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            lengthened(pairs, tmp_path / "run", (), 9)
+    lengthened(pairs, tmp_path / "run", (), 20)
+    assert_as_if_longer_from_the_start(tmp_path / "run", tmp_path / "whole")
+    assert read_journal(tmp_path / "run" / "journal.jsonl")[0]["updates"] == 20
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_the_last_checkpoint_of_an_earlier_version_is_left_out(pairs, tmp_path, keep):
+    """It is from after an evaluation that a longer run does not have."""
+    settings = (f"training.keep={keep}",)
+    lengthened(pairs, tmp_path / "whole", settings, 20)
+    with pytest.MonkeyPatch.context() as patch:
+
+        def evaluate_at_the_end(self, stop):
+            self._evaluate(stop)
+            self.save_checkpoint()
+
+        patch.setattr(runs.Trainer, "_evaluate_at_the_end", evaluate_at_the_end)
+        lengthened(pairs, tmp_path / "run", settings, 9)
+    if keep == 1:
+        with pytest.raises(RunError, match=r"update 9: it is from the end of a shorter run, after an evaluation that"):
+            lengthened(pairs, tmp_path / "run", settings, 20)
+        return
+    lengthened(pairs, tmp_path / "run", settings, 20)
+    assert_as_if_longer_from_the_start(tmp_path / "run", tmp_path / "whole")

@@ -16,6 +16,7 @@ from freerun.config import (
     DataConfig,
     FilePair,
     HalvingSchedule,
+    StudyConfig,
     absolute_paths,
     apply_overrides,
     changed_keys,
@@ -675,3 +676,12 @@ def test_the_complete_configuration_has_every_default():
 )
 def test_values_are_shown_as_toml_writes_them(value, expected):
     assert shown(value) == expected
+
+
+def test_the_processes_of_a_study_are_bounded():
+    raw = {"base": "b.toml", "control": "a", "processes": 1025}
+    with pytest.raises(
+        ConfigError, match=r"s: processes: the value is 1025\. Expected a whole number, 1 or more, 1024"
+    ):
+        check_values(StudyConfig, raw, "s")
+    assert check_values(StudyConfig, {**raw, "processes": 1024}, "s").processes == 1024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 
 import pytest
@@ -83,3 +84,20 @@ def test_news_goes_to_standard_error(capsys):
     say("news")
     ConsoleReporter(1, 0).said("more")
     assert capsys.readouterr() == ("", "news\nmore\n")
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_a_stream_that_cannot_be_written_does_not_end_a_training(kind, clock):
+    """A terminal that was closed, a full disk under a log."""
+
+    class Gone(kind):
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+    reporter = ConsoleReporter(10, 0, Gone())
+    reporter.updated(1, FIGURES)
+    clock.now += 100
+    reporter.ticked(2)
+    reporter.evaluated(3, Measured({"nll.teacher": 1.0}, [("a", "b", "c")]), True)
+    reporter.said("news")
+    reporter.close()

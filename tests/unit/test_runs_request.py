@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -280,7 +282,11 @@ def test_precision_auto_is_a_value_like_any_other():
 def test_the_other_way_to_say_how_long_is_a_change_and_no_contradiction(subject):
     begun()
     found = refusal(subject=None, settings=["training.epochs=2"], out=Path("run"), resume=True)
-    assert "training.epochs was not set, now 2.0; training.updates was 5, now not set." in found
+    assert found == (
+        "run: the configuration has changed: training.epochs was not set, now 2.0; training.updates was 5, now not "
+        "set. Expected training.updates, which this run was started with: 5 or more. Set training.updates to train "
+        "longer, or train into another directory with --out."
+    )
 
 
 def test_a_misspelt_key_is_told_when_going_on_too():
@@ -354,3 +360,137 @@ def test_a_refused_command_clears_away_nothing():
 def test_a_plan_is_a_pure_function_of_the_request():
     request = TrainRequest(CONFIG, settings=("training.seed=3",))
     assert plan_run(request) == plan_run(replace(request))
+
+
+# ------------------------------------------------------------------------------------------------------- longer runs
+
+
+def changed(folder, *lengths, key="training.updates"):
+    """The journal of a run that was made longer: from the first length to the second, and so on."""
+    path = folder / "journal.jsonl"
+    for before, after in itertools.pairwise(lengths):
+        event = {"event": "resume", "update": before, "changed": {key: [before, after]}}
+        path.write_text(path.read_text() + json.dumps(event) + "\n")
+    return folder
+
+
+def with_updates(folder, number):
+    path = folder / "config.toml"
+    path.write_text(re.sub(r"updates = \d+", f"updates = {number}", path.read_text()))
+    return folder
+
+
+def longer(**request):
+    found = plan(resume=True, out=Path("run"), **request)
+    length = found.longer and (found.longer.key, found.longer.before, found.longer.after)
+    return found.config.training.updates, found.raw["training"]["updates"], length, found.is_outdated
+
+
+def test_a_longer_run_is_the_one_change_that_resuming_accepts():
+    begun()
+    accepted = (8, 8, ("training.updates", 5, 8), True)
+    assert longer(settings=["training.updates=8"]) == accepted
+    assert longer(subject=None, settings=["training.updates=8"]) == accepted
+    CONFIG.write_text(CONFIG.read_text().replace("updates = 5", "updates = 8"))
+    assert longer() == accepted
+    assert longer(subject=None) == (5, 5, None, False)
+
+
+def test_a_run_from_pairs_becomes_longer_by_a_setting():
+    begun(subject="pairs.tsv", settings=["training.updates=5"])
+    assert longer(subject="pairs.tsv", settings=["training.updates=8"])[2] == ("training.updates", 5, 8)
+    assert longer(subject="pairs.tsv")[2] is None
+
+
+def test_epochs_become_more():
+    begun(settings=["training.epochs=2"], subject="pairs.tsv")
+    for epochs in ("2.5", "3"):
+        found = plan(None, resume=True, out=Path("run"), settings=[f"training.epochs={epochs}"])
+        assert (found.longer.key, found.longer.before, found.longer.after) == ("training.epochs", 2.0, float(epochs))
+        assert found.config.training.epochs == float(epochs)
+    assert "training.epochs was 2.0, now 1.5. Expected 2.0 or more: a run can be made longer, but not" in refusal(
+        subject=None, resume=True, out=Path("run"), settings=["training.epochs=1.5"]
+    )
+    assert "Expected training.epochs, which this run was started with: 2.0 or more. Set training.epochs to" in refusal(
+        subject=None, resume=True, out=Path("run"), settings=["training.updates=9"]
+    )
+
+
+@pytest.mark.parametrize("subject", [CONFIG, None])
+def test_a_shorter_run_is_rejected(subject):
+    begun()
+    assert refusal(subject=subject, resume=True, out=Path("run"), settings=["training.updates=4"]) == (
+        "run: the configuration has changed: training.updates was 5, now 4. Expected 5 or more: a run can be made "
+        "longer, but not shorter. Add --set training.updates=5 to resume it, or train into another directory with "
+        "--out."
+    )
+
+
+@pytest.mark.parametrize("subject", [CONFIG, None])
+def test_no_other_change_comes_along(subject):
+    begun()
+    for setting in ("training.seed=3", "evaluation.every=7", "training.learning_rate=0.5"):
+        settings = ["training.updates=8", setting]
+        message = refusal(subject=subject, resume=True, out=Path("run"), settings=settings)
+        assert "the configuration has changed: " in message
+        assert setting.split("=")[0] in message
+        assert "training.updates was 5, now 8" in message
+
+
+def test_a_run_that_was_made_longer_is_the_longer_one_from_then_on():
+    """The original command is that of another run now, and says what to add."""
+    with_updates(changed(begun(), 5, 8, 20), 20)
+    assert longer(subject=None) == (20, 20, None, False)
+    assert longer(settings=["training.updates=20"]) == (20, 20, None, False)
+    assert longer(settings=["training.updates=21"])[2] == ("training.updates", 20, 21)
+    assert "Add --set training.updates=20 to resume it" in refusal(resume=True, out=Path("run"))
+    assert "training.updates was 20, now 8. Expected 20 or more" in refusal(
+        resume=True, out=Path("run"), settings=["training.updates=8"]
+    )
+
+
+def test_config_toml_may_be_older_than_the_journal_by_one_change():
+    """The process was killed between the two."""
+    with_updates(changed(begun(), 5, 8, 20), 8)
+    assert longer(subject=None) == (20, 20, None, True)
+    assert longer(settings=["training.updates=20"]) == (20, 20, None, True)
+    assert longer(settings=["training.updates=30"]) == (30, 30, ("training.updates", 20, 30), True)
+    with_updates(Path("run"), 5)
+    assert "training.updates was 20, now 5" in refusal(subject=None, resume=True, out=Path("run"))
+
+
+def test_a_length_that_only_config_toml_has_is_damage_unless_it_is_given_too():
+    with_updates(begun(), 50)
+    message = refusal(subject=None, resume=True, out=Path("run"))
+    assert "the configuration has changed: training.updates was 5, now 50." in message
+    assert message.endswith("with --out; to train longer, add --set training.updates=50.")
+    assert longer(settings=["training.updates=50"]) == (50, 50, ("training.updates", 5, 50), False)
+    assert longer(subject=Path("run/config.toml"))[2] == ("training.updates", 5, 50)
+    assert "was 5, now 50" in refusal(resume=True, out=Path("run"), settings=["training.updates=60"])
+    with_updates(Path("run"), 4)
+    message = refusal(subject=None, resume=True, out=Path("run"))
+    assert "training.updates was 5, now 4." in message
+    assert message.endswith("with --out.")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"event": "resume", "update": 5, "changed": "x"},
+        {"event": "resume", "update": 5, "changed": {"training.updates": [5]}},
+        {"event": "resume", "update": 5, "changed": {"training.updates": ["5", "8"]}},
+        {"event": "resume", "update": 5, "changed": {"training.updates": [True, False]}},
+        {"event": "update", "update": 5, "changed": {"training.updates": [5, 8]}},
+        {"event": "resume", "update": 5, "changed": {"training.epochs": [5, 8]}},
+        {"event": "resume", "update": 5},
+    ],
+)
+def test_only_what_training_wrote_is_a_change(event):
+    path = begun() / "journal.jsonl"
+    path.write_text(path.read_text() + json.dumps(event) + "\n")
+    assert longer(subject=None) == (5, 5, None, False)
+
+
+def test_a_journal_without_a_configuration_leaves_the_length_to_config_toml():
+    begun(journal=False)
+    assert longer(subject=None, settings=["training.updates=8"])[2] == ("training.updates", 5, 8)

@@ -45,6 +45,23 @@ def test_numbers_come_back_as_the_very_same_floats(tmp_path):
     assert read_journal(tmp_path / "journal.jsonl")[0]["loss"] == value
 
 
+def test_the_event_of_a_resumed_run_replaces_what_came_after_in_one_step(tmp_path, monkeypatch):
+    """A process that is killed leaves the one journal or the other."""
+    written, seen = journal(tmp_path, "start", "update"), []
+    size = len(written.path.read_bytes().splitlines(keepends=True)[0])
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda *paths: seen.append(read_journal(written.path)) or replace(*paths))
+    written.resume(size, 0)
+    assert [event["event"] for event in seen[0]] == ["start", "update"]
+    assert [event["event"] for event in read_journal(written.path)] == ["start", "resume"]
+
+
+def test_a_run_that_starts_again_has_an_empty_journal(tmp_path):
+    written = journal(tmp_path, "start", "update")
+    written.clear()
+    assert written.path.read_bytes() == b""
+
+
 def test_a_figure_that_json_cannot_hold_is_refused(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         journal(tmp_path).write("update", 1, loss=float("nan"))
@@ -55,16 +72,19 @@ def test_cutting_back_forgets_what_came_after_and_writing_goes_on_there(tmp_path
     written = journal(tmp_path, "start", "update")
     size = written.size()
     written.write("update", 2)
-    written.cut_back(size)
-    written.write("resume", 1)
-    assert [event["event"] for event in read_journal(written.path)] == ["start", "update", "resume"]
+    written.resume(size, 1, changed={"training.updates": [1, 2]})
+    written.write("update", 2)
+    events = read_journal(written.path)
+    assert [event["event"] for event in events] == ["start", "update", "resume", "update"]
+    assert events[2] == {"event": "resume", "update": 1, "changed": {"training.updates": [1, 2]}}
+    assert read_journal(written.path, size) == events[:2]
     assert size == len(b"".join((tmp_path / "journal.jsonl").read_bytes().splitlines(keepends=True)[:2]))
 
 
 def test_cutting_back_beyond_the_end_names_both_sizes(tmp_path):
     written = journal(tmp_path, "start")
     with pytest.raises(RunError, match=rf"has {written.size()} bytes, the checkpoint was written after 1000\."):
-        written.cut_back(1000)
+        written.resume(1000, 1)
     assert len(read_journal(written.path)) == 1
 
 

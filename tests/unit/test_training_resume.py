@@ -29,7 +29,7 @@ class Run:
             size = self.journal.size()
             state = {
                 "update": update,
-                "evaluated": update // 4 * 4 or -1,
+                "evaluated": (self.settings.evaluate_every and update // 4 * 4) or -1,
                 "stale": stale,
                 "best_sha256": "",
                 "journal_size": size,

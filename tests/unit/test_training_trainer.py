@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from freerun.training.journal import read_journal
 from freerun.training.learner import NotFinite, Step
 from freerun.training.resume import choose_checkpoint
 from freerun.training.selection import Selection
-from freerun.training.signals import StopRequest
+from freerun.training.signals import CheckpointRequest, StopRequest
 from freerun.training.trainer import Measured, Trainer, TrainerSettings, average
 
 BATCH = SimpleNamespace(num_pairs=8, num_tokens=30)
@@ -697,3 +698,189 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_the_reason(tmp_pa
     (tmp_path / "checkpoints").write_text("a file")
     with pytest.raises(RunError, match="this checkpoint could not be written"):
         run(made)
+
+
+# ------------------------------------------------------------------------------------------------------- longer runs
+
+
+def longer(folder, host, **settings):
+    """The trainer of a run in ``folder`` that is made longer."""
+    made = trainer(folder, host, **settings)
+    found = choose_checkpoint(made.checkpoints, made.journal, made.settings)
+    made.go_on_from(found.checkpoint, found.discarded, is_longer=True)
+    return made
+
+
+BEST = {
+    # the best model is that of update 4, which is no longer among the checkpoints
+    "an average": ({"updates": 8, "average": 2, "keep": 2}, {4.0: 0.5, 7.0: 0.1, 8.0: 0.6, 11.0: 0.9, 12.0: 0.7}, 7.0),
+    "an average of patience": (
+        {"updates": 20, "average": 2, "patience": 1, "keep": 2},
+        {4.0: 0.5, 7.0: 0.1, 8.0: 0.6},
+        7.0,
+    ),
+    "the last evaluation": ({"updates": 7, "keep": 1}, {4.0: 0.5, 7.0: 0.1, 8.0: 0.6, 12.0: 0.7}, 7.0),
+}
+
+
+@pytest.mark.parametrize("name", BEST)
+def test_a_longer_run_has_the_best_model_from_before_the_end(tmp_path, name):
+    settings, rates, at_the_end = BEST[name]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "whole").mkdir()
+    run(trainer(tmp_path / "run", ScriptedHost(tmp_path / "run", rates), **settings))
+    assert weight(tmp_path / "run", "best") == at_the_end
+    assert 4 not in Checkpoints(tmp_path / "run" / "checkpoints", 2).updates()
+    settings = {**settings, "updates": 30 if "patience" in settings else 12}
+    made = longer(tmp_path / "run", ScriptedHost(tmp_path / "run", rates), **settings)
+    assert (weight(tmp_path / "run", "best"), made.progress.best_update) == (4.0, 4)
+    assert made.reporters[0].told == [
+        (
+            "said",
+            (
+                f"{tmp_path / 'run' / 'best'}: what the end of the shorter run wrote is undone; restored from the "
+                "weights of update 4."
+            ),
+        )
+    ]
+    run(made)
+    run(trainer(tmp_path / "whole", ScriptedHost(tmp_path / "whole", rates), **settings))
+    assert weight(tmp_path / "run", "best") == weight(tmp_path / "whole", "best")
+    for folder in ("run", "whole"):
+        assert events(tmp_path / folder)[-2]["best_update"] == (8 if "patience" in settings else 4)
+
+
+def test_a_kept_best_model_with_another_hash_is_not_taken(tmp_path):
+    settings, rates, _ = BEST["the last evaluation"]
+    run(trainer(tmp_path, ScriptedHost(tmp_path, rates), **settings))
+    checkpoints = Checkpoints(tmp_path / "checkpoints", 2)
+    found = checkpoints.load(7)
+    other = {"weight": found.best["weight"] + 1}
+    checkpoints.save(7, dataclasses.replace(found, best=other), scheduled=False)
+    with pytest.raises(RunError, match=r"the best model, that of update 4, is damaged, and the checkpoint of that upd"):
+        longer(tmp_path, ScriptedHost(tmp_path, rates), keep=1, updates=12)
+    assert [event["event"] for event in events(tmp_path)][-1] == "stop", "the run is as it was"
+
+
+def test_a_best_model_that_needs_no_copy_has_none(tmp_path):
+    """There is none yet, it is in the checkpoint itself, or nothing replaces it."""
+    for name, settings in (
+        ("first", {"updates": 3}),
+        ("itself", {"updates": 4, "average": 2}),
+        ("kept", {"updates": 8}),
+    ):
+        (tmp_path / name).mkdir()
+        run(trainer(tmp_path / name, ScriptedHost(tmp_path / name, {4.0: 0.5}), **settings))
+        assert Checkpoints(tmp_path / name / "checkpoints", 3).load(settings["updates"]).best is None
+
+
+def test_the_end_is_evaluated_again_after_a_crash_before_its_evaluation(tmp_path):
+    """best/ is that of the end already, so the copy of the model before it is the one in the checkpoint."""
+    settings, rates, _ = BEST["the last evaluation"]
+    run(trainer(tmp_path, ScriptedHost(tmp_path, rates), **settings))
+    before = Checkpoints(tmp_path / "checkpoints", 2).load(7)
+    told = [(event["event"], event["update"]) for event in events(tmp_path) if event["event"] != "resume"]
+    run(trainer(tmp_path, ScriptedHost(tmp_path, rates), resume=True, **settings))
+    after = Checkpoints(tmp_path / "checkpoints", 2).load(7)
+    assert after.best["weight"] == before.best["weight"] == 4.0
+    assert weight(tmp_path, "best") == 7.0
+    assert [(event["event"], event["update"]) for event in events(tmp_path) if event["event"] != "resume"] == told
+
+
+# ----------------------------------------------------------------------------------------- checkpoints on request
+
+
+class Asks(Recorder):
+    """Asks for a checkpoint after some updates."""
+
+    def __init__(self, wanted, *updates):
+        super().__init__(StopRequest())
+        self.wanted, self.updates = wanted, updates
+
+    def ticked(self, update):
+        if update in self.updates:
+            self.wanted.open()
+
+
+def requested(folder, *updates, first=False, **settings):
+    """Run with requests; returns what was told about them and what checkpoints were saved, in their order."""
+    wanted = CheckpointRequest()
+    if first:
+        wanted.open()
+    made = trainer(folder, **settings)
+    made.reporters = [Asks(wanted, *updates)]
+    saved, save = [], made.checkpoints.save
+
+    def spy(update, checkpoint, scheduled=True):
+        saved.append((update, scheduled))
+        save(update, checkpoint, scheduled)
+
+    made.checkpoints.save = spy
+    made.run(made.host.stop, wanted)
+    return [told[1] for told in made.reporters[0].told if told[0] == "said"], saved
+
+
+def test_a_requested_checkpoint_is_not_scheduled(tmp_path):
+    told, saved = requested(tmp_path, 3, updates=8)
+    assert told == ["Saved the checkpoint of update 3, as SIGUSR1 asked; training continues."]
+    assert saved == [(2, True), (3, False), (4, True), (6, True), (8, True)]
+    assert [event["update"] for event in events(tmp_path, "checkpoint")] == [2, 4, 6, 8]
+    assert Checkpoints(tmp_path / "checkpoints", 3).updates() == [4, 6, 8]
+
+
+def test_a_requested_checkpoint_that_is_there_is_not_written_again(tmp_path):
+    told, saved = requested(tmp_path, 4, updates=8)
+    assert told == ["Saved the checkpoint of update 4, as SIGUSR1 asked; training continues."]
+    assert saved == [(2, True), (4, True), (6, True), (8, True)]
+
+
+def test_a_checkpoint_that_is_requested_before_the_first_update_comes_after_it(tmp_path):
+    told, saved = requested(tmp_path, first=True, updates=4)
+    assert told == ["Saved the checkpoint of update 1, as SIGUSR1 asked; training continues."]
+    assert saved == [(1, False), (2, True), (4, True)]
+
+
+def test_a_checkpoint_that_is_requested_at_the_end_is_the_one_from_before_it(tmp_path):
+    told, saved = requested(tmp_path, 7, updates=7)
+    assert told == ["Saved the checkpoint of update 7, as SIGUSR1 asked; training continues."]
+    assert saved == [(2, True), (4, True), (6, True), (7, False)]
+
+
+def test_a_request_while_the_best_model_is_measured_is_answered_too(tmp_path):
+    wanted = CheckpointRequest()
+    made = trainer(tmp_path, updates=4)
+    evaluate = made.host.evaluate
+
+    def asks(model, everything, check):
+        if everything:
+            wanted.open()
+        return evaluate(model, everything, check)
+
+    made.host.evaluate = asks
+    made.run(made.host.stop, wanted)
+    assert made.reporters[0].told[-2] == ("said", "Training has ended; its last checkpoint is that of update 4.")
+
+
+def test_nothing_is_shown_between_a_signal_and_its_checkpoint(tmp_path):
+    """The terminal may have gone with the signal."""
+    made = trainer(tmp_path)
+    shown = []
+
+    class Gone(Recorder):
+        def ticked(self, update):
+            assert not self.stop, "the terminal is gone"
+            shown.append(update)
+
+    learner = made.learner.update
+
+    def update(number, batches):
+        if number == 3:
+            made.host.stop.signal = 1
+        return learner(number, batches)
+
+    made.learner.update = update
+    made.reporters = [Gone(made.host.stop)]
+    with pytest.raises(Interrupted):
+        run(made)
+    assert shown == [1, 2]
+    assert Checkpoints(tmp_path / "checkpoints", 3).updates() == [2, 3]

@@ -1,0 +1,62 @@
+"""Types of arguments that programs pass in: an argument of another type is a TypeError that names it."""
+
+from __future__ import annotations
+
+import os
+import reprlib
+from collections.abc import Iterable, Mapping, Set
+from pathlib import Path
+from typing import Any
+
+__all__ = ["as_list", "as_path", "as_paths", "check_int", "check_items", "check_text", "wrong_type"]
+
+
+def wrong_type(name: str, value: object, expected: str) -> TypeError:
+    """Return the error for an argument that is not what is ``expected``."""
+    what = "None" if value is None else f"{reprlib.repr(value)} ({type(value).__name__})"
+    return TypeError(f"{name}: the value is {what}. Expected {expected}.")
+
+
+def check_text(name: str, value: object) -> None:
+    """Raise TypeError unless ``value`` is a str."""
+    if not isinstance(value, str):
+        hint = ", for example value.decode()" if isinstance(value, bytes | bytearray | memoryview) else ""
+        raise wrong_type(name, value, f"a str{hint}")
+
+
+def check_int(name: str, value: object) -> None:
+    """Raise TypeError unless ``value`` is an int; True and False are none."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise wrong_type(name, value, "an int")
+
+
+def check_items(name: str, values: object, things: str) -> None:
+    """Raise TypeError unless ``values`` is an iterable with an order, such as a list or a generator.
+
+    A text is an iterable of its characters, but never means them; sets and mappings have no order, or no items.
+    """
+    if isinstance(values, str | bytes | bytearray | Mapping | Set) or not isinstance(values, Iterable):
+        raise wrong_type(name, values, f"a list or another iterable of {things}")
+
+
+def as_list(name: str, values: Any, things: str) -> list[Any]:
+    """Return the items of an iterable; raises TypeError as ``check_items`` does."""
+    check_items(name, values, things)
+    return list(values)
+
+
+def as_path(name: str, value: Any) -> Path:
+    """Return a path, given as str or os.PathLike.
+
+    Raises:
+        TypeError: something else.
+    """
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str):
+        raise wrong_type(name, value, "a path (str or os.PathLike)")
+    return Path(path)
+
+
+def as_paths(name: str, values: Any) -> list[Path]:
+    """Return paths, given as an iterable of str or os.PathLike."""
+    return [as_path(f"{name}[{number}]", value) for number, value in enumerate(as_list(name, values, "paths"))]
