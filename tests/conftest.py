@@ -17,9 +17,11 @@ hypothesis.settings.register_profile("freerun", deadline=None)
 hypothesis.settings.load_profile("freerun")
 
 
-# A shell starts its background jobs with SIGINT ignored, and whatever they start inherits that.
+# A shell starts its background jobs with SIGINT ignored, nohup with SIGHUP, and their children inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

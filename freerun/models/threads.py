@@ -22,7 +22,7 @@ class Threads:
     """``with Threads(2):`` lets torch use two threads in the block, in this Python thread; 0 leaves them alone.
 
     The number from before comes back at the end of the block, because torch's threads belong to the whole program.
-    Both together take 0.5 µs. In a forked child this does nothing: torch has one thread there.
+    Both together take 0.7 µs. In a forked child this does nothing: torch has one thread there.
     """
 
     def __init__(self, number: int) -> None:

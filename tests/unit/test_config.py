@@ -680,8 +680,6 @@ def test_values_are_shown_as_toml_writes_them(value, expected):
 
 def test_the_processes_of_a_study_are_bounded():
     raw = {"base": "b.toml", "control": "a", "processes": 1025}
-    with pytest.raises(
-        ConfigError, match=r"s: processes: the value is 1025\. Expected a whole number, 1 or more, 1024"
-    ):
+    with pytest.raises(ConfigError, match=r"s: processes: the value is 1025\. Expected a whole number from 1 to 256\."):
         check_values(StudyConfig, raw, "s")
-    assert check_values(StudyConfig, {**raw, "processes": 1024}, "s").processes == 1024
+    assert check_values(StudyConfig, {**raw, "processes": 256}, "s").processes == 256
