@@ -20,7 +20,7 @@ from freerun.config import DataConfig
 from freerun.data.opening import is_read_once
 from freerun.data.readers import Columns, PairsLocation, Sink, copy_pairs, describe, each_file, files_of, kind_of
 from freerun.errors import DataError, RunError
-from freerun.files import mend_leftovers, new_folder_beside, sync_folder
+from freerun.files import mend_leftovers, naming, new_folder_beside, real_path, sync_folder
 from freerun.runs.pairs import COPIES, copies_in, location_of, value_of
 
 __all__ = ["Spool", "complete_spool", "found_spool", "spool_pairs", "with_copies"]
@@ -80,7 +80,7 @@ def spool_pairs(folder: Path, data: DataConfig, say: Say) -> Spool:
     except BaseException:
         shutil.rmtree(copies, ignore_errors=True)
         raise
-    final = folder.resolve() / COPIES
+    final = real_path(folder) / COPIES
     later = {part: _moved(location, copies, final) for part, location in now.items()}
     for part, location in once.items():
         say(f"{describe(_as_typed(location))}: can be read only once, so it is copied to {describe(later[part])}.")
@@ -158,7 +158,7 @@ def _copied(location: PairsLocation, folder: Path, part: str, columns: Columns |
         sinks: dict[Path, Sink] = {}
         for file, name in names.items():
             if is_read_once(file):
-                sinks[file] = _writer(stack.enter_context(_synced(folder / name)), file, folder.parent)
+                sinks[file] = _writer(stack.enter_context(_synced(folder / name)), file)
         copy_pairs(typed, sinks, columns, say)
     return each_file(typed, lambda file: folder / names[file] if file in sinks else file)
 
@@ -172,20 +172,20 @@ def _names(location: PairsLocation, part: str) -> dict[Path, str]:
 
 @contextlib.contextmanager
 def _synced(path: Path) -> Iterator[BinaryIO]:
-    with path.open("wb") as out:
+    with naming(path), path.open("wb") as out:
         yield out
         out.flush()
         os.fsync(out.fileno())
 
 
-def _writer(out: BinaryIO, file: Path, folder: Path) -> Sink:
+def _writer(out: BinaryIO, file: Path) -> Sink:
     def write(line: bytes) -> None:
         try:
             out.write(line)
         except OSError as error:
             raise DataError(
                 file,
-                f"the copy of these pairs in {folder} cannot be written ({error.strerror or error})",
+                f"the copy of these pairs cannot be written ({error.strerror or error})",
                 "Expected room for the pairs, which can be read only once",
                 "Free disk space, or choose another directory with --out",
             ) from error

@@ -42,7 +42,8 @@ def cells(tmp_path_factory):
 
     def make(folder: Path) -> None:
         found = run_table(folder, COMPILER)
-        shutil.rmtree(folder / "scenes")
+        for scenes in folder.glob("*/scenes"):
+            shutil.rmtree(scenes)
         (folder / "table.json").write_text(json.dumps([asdict(cell) for cell in found]))
 
     folder = once(tmp_path_factory, "faults", make)

@@ -183,7 +183,7 @@ def test_a_number_of_threads_out_of_range_is_rejected_before_a_model_is_read(mod
 def test_training_threads_are_bounded(threads, models, freerun_command, tmp_path):
     pairs = models["words"].parent / "pairs.tsv"
     code, err = freerun_command("train", pairs, "--out", tmp_path / "run", "--set", f"training.threads={threads}")
-    assert (code, "Expected a whole number, 0 or more, 1024 or less." in err) == (2, True)
+    assert (code, "Expected a whole number from 0 to 1,024." in err) == (2, True)
     assert not (tmp_path / "run").exists()
 
 

@@ -145,17 +145,33 @@ def build_shim(folder: Path, compiler: str) -> Path:
     return library
 
 
-def run_table(folder: Path, compiler: str, commands: tuple[str, ...] = (), faults: tuple[str, ...] = ()) -> list[Cell]:
-    """All cells, or those of some commands and faults, tried in ``folder``."""
+def run_table(
+    folder: Path, compiler: str, commands: tuple[str, ...] = (), faults: tuple[str, ...] = (), processes: int = 2
+) -> list[Cell]:
+    """All cells, or those of some commands and faults, tried in ``folder`` by several processes."""
     folder.mkdir(parents=True, exist_ok=True)
-    result = folder / "cells.json"
-    arguments = [sys.executable, "-m", "tests.faults.table", str(folder / "scenes"), str(result)]
-    arguments += [f"--command={name}" for name in commands] + [f"--fault={name}" for name in faults]
     environment = {**os.environ, "LD_PRELOAD": str(build_shim(folder, compiler)), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-4000:])
-    return [Cell(**each) for each in json.loads(result.read_text())]
+    chosen = commands or tuple(COMMANDS)
+    parts = [chosen[number::processes] for number in range(min(processes, len(chosen)))]
+    started = [_started(folder / str(number), part, faults, environment) for number, part in enumerate(parts)]
+    cells: list[Cell] = []
+    for number, process in enumerate(started):
+        _, errors = process.communicate()
+        if process.returncode:
+            raise RuntimeError(errors[-4000:])
+        cells += [Cell(**each) for each in json.loads((folder / str(number) / "cells.json").read_text())]
+    return sorted(cells, key=lambda cell: (chosen.index(cell.command), list(FAULTS).index(cell.fault)))
+
+
+def _started(
+    folder: Path, commands: tuple[str, ...], faults: tuple[str, ...], environment: Mapping[str, str]
+) -> subprocess.Popen[str]:
+    folder.mkdir()
+    arguments = [sys.executable, "-m", "tests.faults.table", str(folder / "scenes"), str(folder / "cells.json")]
+    arguments += [f"--command={name}" for name in commands] + [f"--fault={name}" for name in faults]
+    return subprocess.Popen(
+        arguments, cwd=ROOT, env=dict(environment), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
 
 
 # -- the scene ---------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from freerun.runs.pairs import (
     value_of,
 )
 from freerun.runs.spool import complete_spool, found_spool, spool_pairs, with_copies
+from freerun.text import cut
 
 A, B, C = Path("a"), Path("b"), Path("c")
 CONFIG = Path("c.toml")
@@ -59,8 +60,8 @@ def test_columns(text, columns):
 )
 def test_columns_that_are_none(text):
     assert message(chosen_columns, text) == (
-        f"--columns {text}: this does not name two columns. Expected the numbers of the source's and of the target's "
-        "column, counted from 1. Write for example --columns 1,3."
+        f"--columns {cut(text)}: this does not name two columns. Expected the numbers of the source's and of the "
+        "target's column, counted from 1. Write for example --columns 1,3."
     )
 
 
@@ -245,7 +246,7 @@ def test_a_full_disk_is_said_of_the_copy(monkeypatch):
     monkeypatch.setattr(runs_spool, "_synced", lambda path: contextlib.nullcontext(Full()))
     train = fifo("ff", b"a\tb\n")
     assert message(spool_pairs, Path("run"), DataConfig(train=str(train)), str) == (
-        f"{train}: the copy of these pairs in run cannot be written (No space left on device). Expected room for the "
+        f"{train}: the copy of these pairs cannot be written (No space left on device). Expected room for the "
         "pairs, which can be read only once. Free disk space, or choose another directory with --out."
     )
     assert list(Path("run").iterdir()) == []
