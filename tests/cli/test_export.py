@@ -14,6 +14,7 @@ from freerun.runs import export as runs
 from freerun.runtime.bundle import GRAPHS, read_bundle
 from tests.cli.conftest import Freerun
 from tests.compiled import needs_compiler
+from tests.trained import bundles
 
 FP32 = [*(f"{name}.onnx" for name in GRAPHS), "greedy.npz"]
 INT8 = [*(f"{name}.int8.onnx" for name in GRAPHS), "greedy.int8.npz"]
@@ -119,6 +120,19 @@ def test_int8_is_measured_and_used_when_asked_for(freerun: Freerun, run: Path, t
     assert [line.split()[0] for line in again.out.splitlines()[1:]] == [*FP32, *INT8]
     assert content(run / "best") == before
     assert "My own words" in (run / "best" / "README.md").read_text()
+
+
+def test_int8_graphs_of_a_model_with_attention_are_kept(
+    freerun: Freerun, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    made = bundles(tmp_path_factory)["words"].parent
+    run = Path(shutil.copytree(made / "run", tmp_path / "run"))
+    quantize = ("--quantize", "int8", "--dev", made / "pairs.tsv", "--max-loss", 100)
+    assert freerun("export", run, *quantize).code == 0
+    before = content(run / "best")
+    result = freerun("export", run)
+    assert f"{run / 'best'}: its int8 graphs are kept, because they were measured on these very weights." in result.err
+    assert content(run / "best") == before and "greedy.int8.onnx" in before and "greedy.int8.npz" not in before
 
 
 def test_int8_graphs_of_a_bundle_beside_are_kept_too(freerun: Freerun, run: Path, trained: Path) -> None:
