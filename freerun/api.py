@@ -44,7 +44,7 @@ def train(
 
     Raises:
         TypeError: an argument of another type.
-        UserError: anything that can be mended; the message says how.
+        UserError: anything that you can fix; the message says how.
     """
     for number, setting in enumerate(given := as_list("settings", settings, 'str, for example ["training.seed=3"]')):
         check_text(f"settings[{number}]", setting)

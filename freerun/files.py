@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 __all__ = [
     "bytes_hash",
+    "clean_up",
     "file_hash",
-    "mend_leftovers",
     "naming",
     "new_folder_beside",
     "present_folder",
@@ -212,7 +212,7 @@ def present_folder(final: Path) -> Path:
     return old if old.exists() else final
 
 
-def mend_leftovers(parent: Path, name: str) -> None:
+def clean_up(parent: Path, name: str) -> None:
     """After a crash: in ``parent``, what stepped aside goes back, what is unfinished goes away. ``name`` is a glob.
 
     Only for the one writer of ``name``: another one's unfinished files would go away, too.

@@ -19,7 +19,7 @@ import numpy as np
 from freerun.data.sampling import hash_of
 from freerun.data.writers import tsv
 from freerun.errors import DataError, MissingExtraError
-from freerun.files import mend_leftovers, write_atomic
+from freerun.files import clean_up, write_atomic
 from freerun.lock import inside, only_writer
 from freerun.randomness import numpy_generator
 
@@ -91,7 +91,7 @@ def _write_parts(paths: Mapping[str, Path], content: Mapping[str, bytes]) -> Non
     new = [path for path in paths.values() if not path.exists()]
     try:
         for part, path in paths.items():
-            mend_leftovers(path.parent, path.name)
+            clean_up(path.parent, path.name)
             write_atomic(path, content[part])
     except BaseException:
         for path in new:

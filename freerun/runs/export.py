@@ -21,7 +21,7 @@ from freerun.errors import BundleError, MissingExtraError, UserError
 from freerun.evaluation.compare import Comparison, compare
 from freerun.evaluation.evaluate import Evaluation
 from freerun.evaluation.items import EvaluationSet, group_pairs
-from freerun.files import bytes_hash, mend_leftovers, real_path, replacing_folder, write_atomic
+from freerun.files import bytes_hash, clean_up, real_path, replacing_folder, write_atomic
 from freerun.lock import beside, inside, only_writer
 from freerun.runs.console import say
 from freerun.runs.evaluate import evaluate_items
@@ -104,14 +104,14 @@ def _lock_of(folder: Path) -> Path:
     return beside(final)
 
 
-def _mend(folder: Path) -> None:
+def _clean_up_export(folder: Path) -> None:
     """Clear away what a killed export left half done."""
     place = real_path(folder / "best" if (folder / "config.toml").is_file() else folder)
-    mend_leftovers(place.parent, glob.escape(place.name))
+    clean_up(place.parent, glob.escape(place.name))
 
 
 def _export(request: ExportRequest) -> dict[str, Any]:
-    _mend(request.out or request.model)
+    _clean_up_export(request.out or request.model)
     bundle = read_bundle(request.model)
     items = _dev_items(request, bundle) if request.quantise else None
     target = bundle.folder if request.out is None else _free(request.out, bundle)

@@ -23,7 +23,7 @@ from freerun.config import (
 )
 from freerun.data.readers import PairsLocation, ParallelFiles, describe, files_of
 from freerun.errors import ConfigError, RunError
-from freerun.files import mend_leftovers, real_path
+from freerun.files import clean_up, real_path
 from freerun.forcing.registry import EVERYTHING, NOBODY, Trust
 from freerun.lock import LOCK
 from freerun.runs.automatic import choose_before_data
@@ -43,7 +43,7 @@ from freerun.runs.spool import complete_spool, with_copies
 from freerun.text import cut
 from freerun.training.journal import read_journal
 
-__all__ = ["RunPlan", "TrainRequest", "mend_folder", "plan_run", "run_folder"]
+__all__ = ["RunPlan", "TrainRequest", "clean_up_run", "plan_run", "run_folder"]
 
 _OF_A_BUNDLE = ("data.normalisation", "data.source_case", "data.source_tokens", "data.target_tokens")
 _DATA_SUFFIXES = (".gz", ".xz", ".tsv", ".txt", ".jsonl", ".json", ".toml", ".csv")
@@ -174,11 +174,11 @@ def _refuse_occupied(folder: Path, is_run: bool) -> None:
         )
 
 
-def mend_folder(folder: Path) -> None:
+def clean_up_run(folder: Path) -> None:
     """Clear away what a killed process left half done."""
     for name in ("best", "last", "config.toml", "dev.tsv"):
-        mend_leftovers(folder, name)
-    mend_leftovers(folder / "checkpoints", "update-*")
+        clean_up(folder, name)
+    clean_up(folder / "checkpoints", "update-*")
 
 
 # -- the configuration -------------------------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ def _resumed(request: TrainRequest, folder: Path) -> RunPlan:
     if is_outdated:
         saved = override(saved, length.key.split("."), length.after, str(path))
         config = parse_config(saved, path, trust.settings_of)
-    mend_folder(folder)
+    clean_up_run(folder)
     longer = length if length.after > length.before else None
     return RunPlan(folder, config, saved, False, True, str(path), trust=trust, longer=longer, is_outdated=is_outdated)
 

@@ -20,7 +20,7 @@ from freerun.config import DataConfig
 from freerun.data.opening import is_read_once
 from freerun.data.readers import Columns, PairsLocation, Sink, copy_pairs, describe, each_file, files_of, kind_of
 from freerun.errors import DataError, RunError
-from freerun.files import mend_leftovers, naming, new_folder_beside, real_path, sync_folder
+from freerun.files import clean_up, naming, new_folder_beside, real_path, sync_folder
 from freerun.runs.pairs import COPIES, copies_in, location_of, value_of
 
 __all__ = ["Spool", "complete_spool", "found_spool", "spool_pairs", "with_copies"]
@@ -72,7 +72,7 @@ def spool_pairs(folder: Path, data: DataConfig, say: Say) -> Spool:
     name = describe(_as_typed(location_of(data.train)))
     if not once:
         return Spool(folder, data, name)
-    mend_leftovers(folder, COPIES)
+    clean_up(folder, COPIES)
     copies = new_folder_beside(folder / COPIES)
     try:
         now = {part: _copied(location, copies, part, data.columns, say) for part, location in once.items()}
@@ -99,7 +99,7 @@ def complete_spool(folder: Path) -> None:
     unfinished = list(folder.glob(_UNFINISHED))
     if len(unfinished) == 1 and not (folder / COPIES).exists():
         os.replace(unfinished[0], folder / COPIES)
-    mend_leftovers(folder, COPIES)
+    clean_up(folder, COPIES)
 
 
 def with_copies(asked: Mapping[str, Any], before: Mapping[str, Any], folder: Path, say: Say) -> dict[str, Any]:

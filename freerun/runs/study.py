@@ -29,7 +29,7 @@ from freerun.config import (
 from freerun.data.readers import content_hash
 from freerun.diagnostics.plain import as_values
 from freerun.errors import ConfigError, Interrupted, RunError, UserError
-from freerun.files import mend_leftovers, real_path, write_atomic
+from freerun.files import clean_up, real_path, write_atomic
 from freerun.forcing.registry import EVERYTHING
 from freerun.lock import LOCK, holder, inside, only_writer
 from freerun.runs.begun import Begun, begun_with, check_study_begun, is_over
@@ -211,7 +211,7 @@ def _with_seed(config: Config, seed: int) -> Config:
 def _begin_folder(folder: Path, settings: StudyConfig, arms: Mapping[str, Config], runs: Sequence[_Run]) -> None:
     """Keep what the study is; refuse a folder of another one. More seeds, arms and processes may come later."""
     path = folder / "study.json"
-    _mend_folder(folder)
+    _clean_up_study(folder)
     kept = settings.model_dump(mode="json", exclude={"base", "pairs", "strategies", "variants"})
     asked: dict[str, Any] = {"settings": kept, "arms": {name: _elsewhere_too(config) for name, config in arms.items()}}
     if settings.pairs:
@@ -232,12 +232,12 @@ def _begin_folder(folder: Path, settings: StudyConfig, arms: Mapping[str, Config
     (folder / "configs").mkdir(exist_ok=True)
 
 
-def _mend_folder(folder: Path) -> None:
+def _clean_up_study(folder: Path) -> None:
     """Clear away what a killed process left half done; each run clears its own folder."""
     for name in ("study.json", "analysis.json", "report.html"):
-        mend_leftovers(folder, name)
-    mend_leftovers(folder / "configs", "*.toml")
-    mend_leftovers(folder / "results", "*.json")
+        clean_up(folder, name)
+    clean_up(folder / "configs", "*.toml")
+    clean_up(folder / "results", "*.json")
 
 
 def _read_study(path: Path) -> dict[str, Any]:

@@ -47,7 +47,7 @@ from freerun.runs.console import ConsoleReporter, say
 from freerun.runs.dataset import DataSource, TrainingData, choose_tokens, load_data, write_held_out
 from freerun.runs.figures import defined, figures_table
 from freerun.runs.lengthening import changed_length, explained
-from freerun.runs.request import RunPlan, TrainRequest, mend_folder, plan_run, run_folder
+from freerun.runs.request import RunPlan, TrainRequest, clean_up_run, plan_run, run_folder
 from freerun.runs.spool import Spool, found_spool, spool_pairs
 from freerun.runtime.bundle import WEIGHTS, Bundle, read_bundle
 from freerun.runtime.writing import BundleParts, write_bundle
@@ -79,7 +79,7 @@ def train(request: TrainRequest) -> TrainResult:
     """Plan, read the data, choose what was left open, build, train, and tell what to do next.
 
     Raises:
-        UserError: anything that the user can mend; nothing that was there before is lost.
+        UserError: anything that the user can fix; nothing that was there before is lost.
         RunError: another process or thread trains into this folder.
         Interrupted: a signal stopped the run, which can be gone on with.
     """
@@ -256,7 +256,7 @@ def _begin_folder(plan: RunPlan, config: Config, pairs: DataSource, spool: Spool
     folder = plan.folder
     try:
         if not plan.resumes:
-            mend_folder(folder)
+            clean_up_run(folder)
             write_atomic(folder / "config.toml", to_toml(config))
         # also of a run that is resumed: the file has no hash, and the pairs have
         write_held_out(config.data, pairs, folder)

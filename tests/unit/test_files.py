@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from freerun.files import (
+    clean_up,
     file_hash,
-    mend_leftovers,
     new_folder_beside,
     present_folder,
     replace_folder,
@@ -107,7 +107,7 @@ def test_a_killed_write_leaves_nothing_where_the_system_can(tmp_path, kind_of_fi
             os._exit(0)
     os.waitpid(child, 0)
     assert len(names(tmp_path)) == (kind_of_file == "named")
-    mend_leftovers(tmp_path, "file")
+    clean_up(tmp_path, "file")
     assert names(tmp_path) == []
 
 
@@ -359,10 +359,10 @@ def test_leftovers_go_away_and_what_stepped_aside_comes_back(tmp_path):
     others = [".update-03.tmp", ".update-03.settings", ".update-03.my-notes.tmp"]
     for name in others:
         (tmp_path / name).write_text("a user's own")
-    mend_leftovers(tmp_path, "update-*")
+    clean_up(tmp_path, "update-*")
     assert names(tmp_path) == sorted([".git.old", *others, "update-01", "update-02"])
     assert [(tmp_path / name / "a").read_text() for name in ("update-01", "update-02")] == ["old", "new"]
-    mend_leftovers(tmp_path / "missing", "update-*")
+    clean_up(tmp_path / "missing", "update-*")
 
 
 def test_what_a_killed_write_leaves_is_a_leftover(tmp_path, monkeypatch):
@@ -376,10 +376,10 @@ def test_what_a_killed_write_leaves_is_a_leftover(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space left"), replacing_folder(tmp_path / "best"):
             pass
     assert len(names(tmp_path)) == 2
-    mend_leftovers(tmp_path, "other")
+    clean_up(tmp_path, "other")
     assert len(names(tmp_path)) == 2
-    mend_leftovers(tmp_path, "file")
-    mend_leftovers(tmp_path, "best")
+    clean_up(tmp_path, "file")
+    clean_up(tmp_path, "best")
     assert names(tmp_path) == []
 
 
