@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -197,11 +198,14 @@ def test_line_buffered_answers_before_the_next_line(place):
     with subprocess.Popen(
         command, cwd=place, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     ) as process:
+        limit = threading.Timer(60, process.kill)  # if it waits for more input, so would the test
+        limit.start()
         for text, answer in zip(("ab", "zz"), expected, strict=True):
             process.stdin.write(f"{text}\n".encode())
             process.stdin.flush()
             assert process.stdout.readline().decode() == answer
         out, err = process.communicate()
+        limit.cancel()
     assert (process.returncode, out) == (0, b"")
     assert b"1 source symbols are unknown" in err or b"2 source symbols are unknown" in err
 
