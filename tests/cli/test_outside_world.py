@@ -199,6 +199,7 @@ def test_line_buffered_answers_before_the_next_line(place):
         command, cwd=place, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     ) as process:
         limit = threading.Timer(60, process.kill)  # if it waits for more input, so would the test
+        limit.daemon = True
         limit.start()
         for text, answer in zip(("ab", "zz"), expected, strict=True):
             process.stdin.write(f"{text}\n".encode())
