@@ -182,8 +182,9 @@ class _Check:
                 self._add(f"training.{other}", both, "Expected one of them", "Remove the other")
         average, keep = training["average"], training["keep"]
         if type(average) is type(keep) is int and average > keep >= 1:
-            what = f"{average} checkpoints cannot be averaged when keep = {keep} of them are kept"
-            self._add("training.average", what, "Expected average <= keep", f"Set training.keep = {average} or more")
+            what = f"{shown(average)} checkpoints cannot be averaged when keep = {shown(keep)} of them are kept"
+            fix = f"Set training.keep = {shown(average)} or more"
+            self._add("training.average", what, "Expected average <= keep", fix)
         if (model["attention"], model["attention_score"], model["bidirectional"]) == ("luong", "dot", True):
             self._add(
                 "model.attention_score",

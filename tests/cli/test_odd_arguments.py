@@ -136,6 +136,7 @@ BIG = 2**63
         ("training.clip_norm=1e39", "1e+39. Expected a number from 0 to 1e+38."),
         (f"training.seed={BIG}", f"{BIG}. Expected a whole number from -9,223,372,036,854,775,808 to"),
         ("training.seed=" + DIGITS, '"99999'),
+        ("training.average=0x" + "f" * 5000, "a whole number of about 6,021 digits. Expected a whole number from"),
         ("training.seed=0x" + "f" * 5000, "a whole number of about 6,021 digits. Expected a whole number from"),
         (f"training.threads={BIG}", f"{BIG}. Expected a whole number from 0 to 1,024."),
         (f"training.journal_every={BIG}", f"{BIG}. Expected a whole number from 1 to 1,000,000,000."),
