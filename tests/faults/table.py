@@ -75,7 +75,7 @@ COMMANDS: Mapping[str, Command] = {
     "evaluate": Command(("evaluate", "run", *_ONE)),
     "compare": Command(("compare", "run", "bundle", "dev.tsv", *_ONE)),
     "diagnose": Command(("diagnose", "run", *_ONE)),
-    "diagnose --html": Command(("diagnose", "run", "--html", "page.html", *_ONE)),
+    "diagnose --html": Command(("diagnose", "run", *_ONE, "--html", "page.html")),
     "study": Command(("study", "study.toml", "--out", "studied"), "studied/.lock"),
     "export": Command(("export", "run"), "run/.lock"),
     "export --out": Command(("export", "run", "--out", "bundle"), ".bundle.lock"),
@@ -95,7 +95,7 @@ class Fault:
         fraction: of the bytes that the undisturbed command writes; after so many the error begins.
         syncs: error number of fsync.
         streams: a standard stream's number, and what is done to it.
-        lock: somebody else holds the lock of what is written.
+        lock: another process is writing the same; of two writers of a file the last one wins, whole.
     """
 
     writes: str = ""
@@ -273,15 +273,15 @@ class Table:
     def cell(self, name: str, fault_name: str) -> Cell | None:
         """Try it; None where the fault does not apply."""
         command, fault = COMMANDS[name], FAULTS[fault_name]
-        if (fault.lock and not command.locks) or (fault.writes and not self._bytes(name)):
-            return None
         size = self._bytes(name)
+        if (fault.lock or fault.writes) and not size:
+            return None
         copy = self._copy()
         before = contents(copy)
-        with self._locked(copy / command.locks if fault.lock else None):
+        with self._second_writer(copy, command) if fault.lock else contextlib.nullcontext():
             code, out, err = self._run(copy, command.arguments, fault, size)
+            after = contents(copy)
         cell = Cell(name, fault_name, code, _first_line(err))
-        after = contents(copy)
         cell.problems += self._wrong_files(name, before, after)
         cell.problems += self._damaged_bundles(copy)
         cell.problems += _wrong_end(command, fault, cell, out, err)
@@ -351,11 +351,21 @@ class Table:
         ]
 
     @contextlib.contextmanager
-    def _locked(self, lock: Path | None) -> Iterator[None]:
+    def _second_writer(self, copy: Path, command: Command) -> Iterator[None]:
+        """Hold the lock of what is written; a file has none, so be about to replace it as well."""
+        from freerun.files import replacing_file
         from freerun.lock import only_writer
 
-        with only_writer(*([] if lock is None else [lock])):
+        if command.locks:
+            with only_writer(copy / command.locks):
+                yield
+            return
+        file = copy / command.arguments[-1]
+        with replacing_file(file) as out:
+            out.write(b"of the other writer")
             yield
+        if file.read_bytes() != b"of the other writer":
+            raise RuntimeError(f"{file}: not as the last writer left it")
 
     def _run(self, folder: Path, arguments: tuple[str, ...], fault: Fault, size: int) -> tuple[int, str, str]:
         """Exit code (minus the signal's number), standard output and standard error of a command in a fork."""
@@ -435,7 +445,7 @@ def _wrong_end(command: Command, fault: Fault, cell: Cell, out: str, err: str) -
         problems.append(f"exit code {cell.code}")
     if cell.code == 2 and fault.streams != (2, "closed") and "error: " not in err:
         problems.append("no message")
-    if fault.lock and REFUSAL not in err:
+    if fault.lock and command.locks and REFUSAL not in err:
         problems.append("does not say who is writing")
     if any(word in out for word in ("warning:", "error:")):
         problems.append("notices on standard output")
@@ -448,7 +458,9 @@ def _codes(command: Command, fault: Fault) -> tuple[int, ...]:
         return (-signal.SIGKILL,)
     if fault.lock or fault.writes or fault.syncs:
         # a command that writes nothing to the disk does not notice, one that writes must say so
-        return (2,) if fault.lock or fault.writes else (0, 2)
+        if fault.lock:
+            return (2,) if command.locks else (0,)
+        return (2,) if fault.writes else (0, 2)
     number, what = fault.streams or (0, "")
     if number == 1 and command.prints and what in ("full", "pipe"):
         return (2,) if what == "full" else (1,)
