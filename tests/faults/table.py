@@ -287,7 +287,7 @@ class Table:
         cell.problems += _wrong_end(command, fault, cell, out, err)
         if fault.writes == "kill":
             cell.problems += self._after_the_kill(name, copy)
-        elif left := [path for path in after if _is_leftover(path)]:
+        elif left := [path for path in after if _is_leftover(path) and not (fault.lock and path == command.locks)]:
             cell.problems.append(f"left behind: {', '.join(left)}")
         return cell
 
