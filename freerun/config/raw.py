@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import tomli_w
 
@@ -26,15 +26,27 @@ __all__ = [
     "to_toml",
 ]
 
+_MOST_BYTES: Final = 10**7
+"""Of a configuration; a device has no end."""
+
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The raw content of a TOML file, UTF-8 with or without a byte order mark.
 
     Raises:
-        ConfigError: no such file, a folder, not UTF-8, or not TOML (with line and column).
+        ConfigError: no such file, a folder, a file without end, not UTF-8, or not TOML (with line and column).
     """
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ConfigError.single(
+                path,
+                f"this file has more than {_MOST_BYTES:,} bytes",
+                "Expected a TOML configuration",
+                "Check the path",
+            )
+        return tomllib.loads(content.decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError.single(path, "no such file", "Expected a TOML configuration", "Check the path") from None
     except IsADirectoryError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -516,6 +517,14 @@ def test_a_file_that_is_not_there_is_told(tmp_path):
     (tmp_path / "a").touch()
     with pytest.raises(ConfigError, match=r"it cannot be read \(Not a directory\)"):
         read_toml(tmp_path / "a" / "c.toml")
+
+
+def test_a_device_is_not_read_for_ever():
+    with pytest.raises(ConfigError) as error:
+        read_toml(Path("/dev/zero"))
+    assert str(error.value) == (
+        "/dev/zero: this file has more than 10,000,000 bytes. Expected a TOML configuration. Check the path."
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- --set
