@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -20,7 +20,7 @@ from freerun.config import DataConfig
 from freerun.data.opening import is_read_once
 from freerun.data.readers import Columns, PairsLocation, Sink, copy_pairs, describe, each_file, files_of, kind_of
 from freerun.errors import DataError, RunError
-from freerun.files import clean_up, naming, new_folder_beside, real_path, sync_folder
+from freerun.files import clean_up, new_folder_beside, real_path, replacing_file, sync_folder
 from freerun.runs.pairs import COPIES, copies_in, location_of, value_of
 
 __all__ = ["Spool", "complete_spool", "found_spool", "spool_pairs", "with_copies"]
@@ -158,7 +158,7 @@ def _copied(location: PairsLocation, folder: Path, part: str, columns: Columns |
         sinks: dict[Path, Sink] = {}
         for file, name in names.items():
             if is_read_once(file):
-                sinks[file] = _writer(stack.enter_context(_synced(folder / name)), file)
+                sinks[file] = _writer(stack.enter_context(replacing_file(folder / name)), file)
         copy_pairs(typed, sinks, columns, say)
     return each_file(typed, lambda file: folder / names[file] if file in sinks else file)
 
@@ -168,14 +168,6 @@ def _names(location: PairsLocation, part: str) -> dict[Path, str]:
     if isinstance(location, Path):
         return {location: f"{part}.jsonl" if kind_of(location) == "JSON Lines" else f"{part}.tsv"}
     return {location.source: f"{part}.source.txt", location.target: f"{part}.target.txt"}
-
-
-@contextlib.contextmanager
-def _synced(path: Path) -> Iterator[BinaryIO]:
-    with naming(path), path.open("wb") as out:
-        yield out
-        out.flush()
-        os.fsync(out.fileno())
 
 
 def _writer(out: BinaryIO, file: Path) -> Sink:

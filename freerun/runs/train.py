@@ -130,9 +130,8 @@ def _carry_out(plan: RunPlan, wanted: CheckpointRequest) -> TrainResult:
         with stop_on_signals() as stop:
             progress = trainer.run(stop, wanted)
     except Interrupted:
-        with contextlib.suppress(OSError):  # the terminal may be gone
-            say(f"Stopped at update {trainer.progress.update:,}; a checkpoint is written.")
-            _tell_next_steps(plan.folder)
+        say(f"Stopped at update {trainer.progress.update:,}; a checkpoint is written.")
+        _tell_next_steps(plan.folder)
         raise
     best = read_bundle(plan.folder)
     say(f"Done: {progress.update:,} updates; the best model is that of update {progress.best_update:,}.\n")

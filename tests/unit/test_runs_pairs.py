@@ -243,7 +243,7 @@ def test_a_full_disk_is_said_of_the_copy(monkeypatch):
         def write(self, _):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runs_spool, "_synced", lambda path: contextlib.nullcontext(Full()))
+    monkeypatch.setattr(runs_spool, "replacing_file", lambda path: contextlib.nullcontext(Full()))
     train = fifo("ff", b"a\tb\n")
     assert message(spool_pairs, Path("run"), DataConfig(train=str(train)), str) == (
         f"{train}: the copy of these pairs cannot be written (No space left on device). Expected room for the "
