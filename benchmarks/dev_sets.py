@@ -104,7 +104,7 @@ def cost_of_an_update(data: Path, settings: Sequence[str], folder: Path, out: Pa
 
 def passes(run: Path) -> int:
     """Updates of the automatic choice for this run's data, were there no limit of time."""
-    from freerun.runs.automatic import _RECIPES, _SENTENCES
+    from freerun.experiment.automatic import _RECIPES, _SENTENCES
 
     config = (run / "config.toml").read_text("utf-8")
     start = json.loads((run / "journal.jsonl").read_text("utf-8").splitlines()[0])

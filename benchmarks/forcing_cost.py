@@ -23,6 +23,7 @@ import torch
 from freerun.build import learner_of, model_sizes, new_model, order_of
 from freerun.config import Config, parse_config
 from freerun.data.builtin import make_data_set
+from freerun.experiment.prepare import DataSource, TrainingData, load_data
 from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.loss import Losses, Term, smoothed_nll
 from freerun.forcing.registry import settings_of
@@ -30,7 +31,6 @@ from freerun.forcing.replay import encode
 from freerun.forcing.rollout import uniforms
 from freerun.forcing.scheduled_sampling import ScheduledSampling, aligned_draw
 from freerun.models.seq2seq import Seq2Seq
-from freerun.runs.dataset import DataSource, TrainingData, load_data
 from freerun.training.learner import Learner
 from freerun.training.order import BatchOrder
 from freerun.training.progress import Progress

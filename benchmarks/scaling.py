@@ -52,8 +52,8 @@ def measure(size: dict[str, int], path: Path, seconds: float) -> dict[str, float
 
     from freerun.build import learner_of, model_sizes, new_model, order_of
     from freerun.config import parse_config
+    from freerun.experiment.prepare import DataSource, load_data
     from freerun.forcing.registry import settings_of
-    from freerun.runs.dataset import DataSource, load_data
     from freerun.training.progress import Progress
 
     torch.set_num_threads(size["threads"])

@@ -23,9 +23,9 @@ from freerun.build import learner_of, model_sizes, new_model, order_of
 from freerun.config import Config, parse_config
 from freerun.data.batching import Batch
 from freerun.data.builtin import make_data_set
+from freerun.experiment.prepare import DataSource, TrainingData, load_data
 from freerun.forcing.registry import settings_of
 from freerun.models.seq2seq import Sizes
-from freerun.runs.dataset import DataSource, TrainingData, load_data
 from freerun.training.learner import Learner
 from freerun.training.precision import bf16_is_fast
 from freerun.training.progress import Progress

@@ -20,7 +20,7 @@ __version__ = version.VERSION
 if TYPE_CHECKING:
     from freerun.api import diagnose, evaluate, train
     from freerun.errors import FreerunError, UserError
-    from freerun.runs.load import load
+    from freerun.loading import load
     from freerun.runtime.predictor import Beam, Prediction, Predictor, Sampling
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _PLACES = {
-    "load": "freerun.runs.load",
+    "load": "freerun.loading",
     "train": "freerun.api",
     "evaluate": "freerun.api",
     "diagnose": "freerun.api",

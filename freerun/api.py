@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from freerun.arguments import as_list, as_path, check_int, check_text, wrong_type
+from freerun.commands.diagnose import diagnose_bundle, items_of
+from freerun.commands.evaluate import evaluate_predictor
 from freerun.data.readers import describe
 from freerun.diagnostics.diagnosis import Diagnosis
 from freerun.evaluation.evaluate import Evaluation
-from freerun.runs.diagnose import diagnose_bundle, items_of
-from freerun.runs.evaluate import evaluate_predictor
-from freerun.runs.load import load
-from freerun.runs.pairs import pairs_to_read
-from freerun.runs.request import TrainRequest
-from freerun.runs.train import TrainResult
-from freerun.runs.train import train as run_training
+from freerun.experiment.pairs_spec import pairs_to_read
+from freerun.experiment.plan import TrainRequest
+from freerun.experiment.run import TrainResult
+from freerun.experiment.run import train as run_training
+from freerun.loading import load
 from freerun.runtime.bundle import read_bundle
 
 __all__ = ["diagnose", "evaluate", "load", "train"]

@@ -142,9 +142,9 @@ def train(
     ] = False,
 ) -> None:
     """Train a model on pairs; without a configuration, everything is chosen from the data and explained."""
-    from freerun.runs.pairs import training_files
-    from freerun.runs.request import TrainRequest
-    from freerun.runs.train import train as run
+    from freerun.experiment.pairs_spec import training_files
+    from freerun.experiment.plan import TrainRequest
+    from freerun.experiment.run import train as run
 
     _refuse_without("train", "--resume", resume, {"--trust-code": trust_code or None})
     pairs, development = training_files(subject or [], dev or [])
@@ -195,8 +195,8 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict: one line out for each text in, in their order."""
-    from freerun.runs.predict import PredictRequest
-    from freerun.runs.predict import predict as run
+    from freerun.commands.predict import PredictRequest
+    from freerun.commands.predict import predict as run
     from freerun.runtime.predictor import Beam, Sampling, Search
 
     drawing = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p, "--seed": seed}
@@ -242,8 +242,8 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Print the total natural-log probability of each given target, a line a pair; null if it has unknown tokens."""
-    from freerun.runs.pairs import chosen_columns, one_location
-    from freerun.runs.score import score as run
+    from freerun.commands.score import score as run
+    from freerun.experiment.pairs_spec import chosen_columns, one_location
 
     run(model, one_location(pairs, "score"), as_json, threads, chosen_columns(columns))
 
@@ -270,9 +270,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a model on pairs: fed with the right tokens and with its own, trivial baselines beside."""
-    from freerun.runs.evaluate import EvaluateRequest
-    from freerun.runs.evaluate import evaluate as run
-    from freerun.runs.pairs import chosen_columns, named_files
+    from freerun.commands.evaluate import EvaluateRequest
+    from freerun.commands.evaluate import evaluate as run
+    from freerun.experiment.pairs_spec import chosen_columns, named_files
 
     _refuse_without("evaluate", "PAIRS", bool(pairs), {"--columns": columns})
     _refuse_without("evaluate", "--length-penalty", length_penalty > 0, {"--early-stop": early_stop or None})
@@ -314,8 +314,8 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Test two models on the same pairs: differences with intervals, and whether they could be chance."""
-    from freerun.runs.compare import compare as run
-    from freerun.runs.pairs import chosen_columns, one_location
+    from freerun.commands.compare import compare as run
+    from freerun.experiment.pairs_spec import chosen_columns, one_location
 
     location = one_location(pairs, "compare")
     run(model_a, model_b, location, beam_size, threads, as_json, chosen_columns(columns))
@@ -333,9 +333,9 @@ def diagnose(
     as_json: Json = False,
 ) -> None:
     """Show exposure bias: how a model does on right prefixes and on its own, where it derails, whether it recovers."""
-    from freerun.runs.diagnose import DiagnoseRequest
-    from freerun.runs.diagnose import diagnose as run
-    from freerun.runs.pairs import chosen_columns, named_files
+    from freerun.commands.diagnose import DiagnoseRequest
+    from freerun.commands.diagnose import diagnose as run
+    from freerun.experiment.pairs_spec import chosen_columns, named_files
 
     _refuse_without("diagnose", "PAIRS", bool(pairs), {"--columns": columns})
     chosen = chosen_columns(columns)
@@ -349,8 +349,8 @@ def study(
     as_json: Json = False,
 ) -> None:
     """Compare strategies over seeds, and say which differences are real; the same command goes on after a stop."""
-    from freerun.runs.study import StudyRequest
-    from freerun.runs.study import study as run
+    from freerun.commands.study import StudyRequest
+    from freerun.commands.study import study as run
 
     run(StudyRequest(config, out, as_json))
 
@@ -383,9 +383,9 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write ONNX graphs: the model then runs without torch, and faster."""
-    from freerun.runs.export import MAX_LOSS, ExportRequest
-    from freerun.runs.export import export as run
-    from freerun.runs.pairs import chosen_columns, named_files
+    from freerun.commands.export import MAX_LOSS, ExportRequest
+    from freerun.commands.export import export as run
+    from freerun.experiment.pairs_spec import chosen_columns, named_files
 
     _refuse_without("export", "--quantize", quantize is not None, {"--max-loss": max_loss, "--dev": dev or None})
     _refuse_without("export", "--dev", bool(dev), {"--columns": columns})
@@ -405,7 +405,7 @@ def export(
 @app.command()
 def inspect(model: Model, as_json: Json = False) -> None:
     """Show what a model is: tokens, sizes, training and figures."""
-    from freerun.runs.inspect import inspect as run
+    from freerun.commands.inspect import inspect as run
 
     run(model, as_json)
 
@@ -413,7 +413,7 @@ def inspect(model: Model, as_json: Json = False) -> None:
 @data_app.command("list")
 def data_list() -> None:
     """List the built-in data sets."""
-    from freerun.runs.data import list_data_sets
+    from freerun.commands.data import list_data_sets
 
     list_data_sets()
 
@@ -426,7 +426,7 @@ def data_make(
     seed: Annotated[int, typer.Option(min=SEED.low, max=SEED.high, help="For the synthetic sets.")] = 0,
 ) -> None:
     """Write a built-in data set as train, dev and test TSV."""
-    from freerun.runs.data import make
+    from freerun.commands.data import make
 
     make(name, folder, stress, seed)
 

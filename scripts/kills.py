@@ -39,10 +39,6 @@ sys.path.insert(0, str(ROOT))
 # Everything that a command needs is loaded once, here; each attempt is a fork of this process.
 import onnx  # noqa: E402, F401
 
-import freerun.restore  # noqa: E402
-import freerun.runs.export  # noqa: E402
-import freerun.runs.study  # noqa: E402
-import freerun.runs.train  # noqa: E402, F401
 from freerun.cli import main as freerun_main  # noqa: E402
 from freerun.lock import holder, inside  # noqa: E402
 from freerun.runtime.session import import_onnxruntime  # noqa: E402

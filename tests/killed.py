@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from freerun.runs import train as runs
-from freerun.runs.request import TrainRequest
+from freerun.experiment import run as runs
+from freerun.experiment.plan import TrainRequest
 from freerun.training.checkpoint import Checkpoints
 from freerun.training.journal import read_journal
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from freerun.commands import export as runs
 from freerun.export import arrays
 from freerun.export.greedy import greedy_graph
 from freerun.files import bytes_hash
-from freerun.runs import export as runs
 from freerun.runtime.bundle import GRAPHS, read_bundle
 from tests.cli.conftest import Freerun
 from tests.compiled import needs_compiler

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from freerun.config import read_toml
+from freerun.experiment import run as runs
 from freerun.forcing.registry import STRATEGIES as REGISTERED
-from freerun.runs import train as runs
 from tests.cli.conftest import Freerun
 
 PAGE = Path(__file__).parents[2] / "docs" / "forcing" / "your-own.md"

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from freerun import lock
+from freerun.commands import export as exporting
+from freerun.commands import study as studies
 from freerun.config import parse_config
 from freerun.files import bytes_hash
 from freerun.forcing.registry import settings_of
 from freerun.lock import beside, holder, inside, only_writer
-from freerun.runs import export as exporting
-from freerun.runs import study as studies
-from freerun.runs.training_process import TrainingProcess
+from freerun.studies.training_process import TrainingProcess
 from tests.cli.conftest import Freerun
 
 STUDY = 'base = "config.toml"\ncontrol = "a"\nseeds = [1]\n[strategies.a]\nstrategy = "teacher"\n'

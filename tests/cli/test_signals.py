@@ -102,7 +102,7 @@ def test_requested_checkpoints_do_not_change_a_run(training, pairs):
 def test_sigusr1_while_the_data_are_read_is_remembered(pairs):
     script = (
         "import os, signal, sys\n"
-        "from freerun.runs import train\n"
+        "from freerun.experiment import run as train\n"
         "load = train.load_data\n"
         "def loads(*given):\n"
         "    os.kill(os.getpid(), signal.SIGUSR1)\n"
@@ -163,7 +163,7 @@ def test_a_terminal_that_is_closed_leaves_a_checkpoint(pairs):
 def test_other_commands_die_of_a_hang_up_as_usual():
     code = (
         "import os, signal, sys\n"
-        "from freerun.runs import data\n"
+        "from freerun.commands import data\n"
         "data.list_data_sets = lambda: os.kill(os.getpid(), signal.SIGHUP)\n"
         "from freerun.cli import main\n"
         "sys.exit(main(['data', 'list']))"
@@ -209,7 +209,7 @@ def test_a_study_passes_both_on_to_its_trainings(pairs):
 
 def test_a_training_that_is_still_starting_gets_no_sigusr1(monkeypatch):
     """It would end it."""
-    from freerun.runs import study
+    from freerun.commands import study
 
     class Process:
         def __init__(self):

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from freerun.errors import Interrupted, RunError
+from freerun.experiment import run as runs
+from freerun.experiment.plan import TrainRequest
 from freerun.files import bytes_hash
-from freerun.runs import train as runs
-from freerun.runs.request import TrainRequest
 from freerun.training.checkpoint import Checkpoints, serialised
 from freerun.training.journal import read_journal
 from tests.killed import differences, journal, leftovers

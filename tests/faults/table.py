@@ -511,9 +511,6 @@ def main() -> None:
 def _load_everything() -> None:
     """Import what commands import, and train for a moment, which loads more; so forks need not."""
 
-    import freerun.report.diagnose
-    import freerun.runs.export
-    import freerun.runs.study  # noqa: F401
     from freerun.cli import main as command
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as log:

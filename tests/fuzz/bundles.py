@@ -16,14 +16,14 @@ import onnx
 import torch
 from safetensors.numpy import load, save
 
+from freerun.commands.export import ExportRequest, export
 from freerun.data.codec import Codec
 from freerun.data.readers import Pair
 from freerun.data.tokenizers import CharTokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.errors import BundleError, DataError
 from freerun.files import bytes_hash
-from freerun.runs.export import ExportRequest, export
-from freerun.runs.load import load as load_predictor
+from freerun.loading import load as load_predictor
 from freerun.runtime.bundle import WEIGHTS
 from freerun.runtime.predictor import Beam, Sampling
 from freerun.text import json_line, one_line

@@ -17,9 +17,9 @@ from unittest.mock import patch
 import torch
 
 from freerun.errors import Interrupted, UserError
+from freerun.experiment import run as runs
+from freerun.experiment.plan import TrainRequest
 from freerun.files import file_hash
-from freerun.runs import train as runs
-from freerun.runs.request import TrainRequest
 from freerun.training.signals import StopRequest
 from tests.killed import contents, journal
 

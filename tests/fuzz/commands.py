@@ -17,8 +17,8 @@ from unittest.mock import patch
 import torch
 
 from freerun.cli import main
-from freerun.runs import study as studies
-from freerun.runs import train as trainings
+from freerun.commands import study as studies
+from freerun.experiment import run as trainings
 from tests.exported import write_model
 from tests.networks import network
 

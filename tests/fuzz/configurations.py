@@ -13,8 +13,8 @@ import tomli_w
 from freerun.config import Config, flatten
 from freerun.config.study import StudyConfig
 from freerun.errors import ConfigError, UserError
+from freerun.experiment.plan import RunPlan, TrainRequest, plan_run
 from freerun.forcing.registry import STRATEGIES
-from freerun.runs.request import RunPlan, TrainRequest, plan_run
 from tests.fuzz.commands import STUDY, TINY, Workplace, in_directory
 from tests.fuzz.damage import ODD_VALUES, damaged_bytes
 

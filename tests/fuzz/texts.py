@@ -13,7 +13,7 @@ import torch
 
 from freerun.data.readers import ParallelFiles, read_pairs, read_texts
 from freerun.errors import DataError
-from freerun.runs.load import load
+from freerun.loading import load
 from freerun.runtime.predictor import Beam, Sampling
 from freerun.text import json_line, one_line
 from tests.exported import write_model

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from freerun.config import parse_config
 from freerun.errors import ConfigError, UserError
+from freerun.experiment.prepare import DataSource, load_data
 from freerun.forcing.registry import settings_of
-from freerun.runs.dataset import DataSource, load_data
 
 # spaces of several kinds, the mark of SentencePiece, a letter with a compatibility form, cases, a loose accent
 TEXTS = st.lists(

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import freerun
+from freerun.commands.export import _first_states_limit
 from freerun.errors import BundleError, ConfigError, DataError
 from freerun.evaluation.items import EvaluationSet, Item
 from freerun.export.files import graph_files
@@ -20,7 +21,6 @@ from freerun.export.quantise import Int8, rounded
 from freerun.export.verify import check_agreement, random_sources
 from freerun.export.weights import Linear
 from freerun.files import bytes_hash
-from freerun.runs.export import _first_states_limit
 from freerun.runtime.bundle import GRAPHS, Bundle, graph_file, read_bundle
 from freerun.runtime.session import open_session
 from freerun.search.hypothesis import Hypothesis

@@ -11,8 +11,8 @@ import threading
 import pytest
 
 import freerun
+from freerun import loading
 from freerun.errors import BundleError
-from freerun.runs import load as loading
 from freerun.runtime.bundle import read_bundle
 from freerun.runtime.predictor import Predictor
 from tests.trained import bundles

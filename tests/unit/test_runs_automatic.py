@@ -13,10 +13,10 @@ from freerun.data.corpus import FilterReport
 from freerun.data.tokenizers import WhitespaceTokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.evaluation.items import EvaluationSet
+from freerun.experiment import automatic
+from freerun.experiment.automatic import choose_before_data, choose_length
+from freerun.experiment.prepare import TrainingData
 from freerun.forcing.registry import settings_of
-from freerun.runs import automatic
-from freerun.runs.automatic import choose_before_data, choose_length
-from freerun.runs.dataset import TrainingData
 from tests.networks import corpus, random_rows
 
 

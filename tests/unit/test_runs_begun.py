@@ -8,7 +8,7 @@ from dataclasses import asdict
 import pytest
 
 from freerun.errors import RunError
-from freerun.runs.begun import Begun, begun_with, check_begun, check_study_begun, is_over
+from freerun.experiment.begun import Begun, begun_with, check_begun, check_study_begun, is_over
 from freerun.studies.results import Result, read_result, write_result
 from freerun.version import VERSION
 

@@ -7,8 +7,8 @@ import io
 
 import pytest
 
-from freerun.runs import console
-from freerun.runs.console import ConsoleReporter, say
+from freerun.commands import console
+from freerun.commands.console import ConsoleReporter, say
 from freerun.training.trainer import Measured
 
 FIGURES = {"epoch": 1.5, "loss": 0.25, "nll.teacher": 0.5, "pairs_per_second": 1234.5}

@@ -10,9 +10,9 @@ from freerun.config import parse_config
 from freerun.data.readers import read_pairs
 from freerun.data.split import held_out_sources
 from freerun.errors import DataError
+from freerun.experiment import prepare as dataset
+from freerun.experiment.prepare import DataSource, choose_tokens, load_data, write_held_out
 from freerun.forcing.registry import settings_of
-from freerun.runs import dataset
-from freerun.runs.dataset import DataSource, choose_tokens, load_data, write_held_out
 
 LETTERS = [a + b for a in "abcdefghij" for b in "klmnopqrst"]
 

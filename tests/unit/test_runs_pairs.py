@@ -14,9 +14,9 @@ import pytest
 from freerun.config import DataConfig
 from freerun.data.readers import ParallelFiles
 from freerun.errors import UserError
-from freerun.runs import spool as runs_spool
-from freerun.runs.overlap import Overlap, pairs_of_study, worst_overlap
-from freerun.runs.pairs import (
+from freerun.experiment import spool as runs_spool
+from freerun.experiment.overlap import Overlap, pairs_of_study, worst_overlap
+from freerun.experiment.pairs_spec import (
     PairsToRead,
     chosen_columns,
     copies_in,
@@ -28,7 +28,7 @@ from freerun.runs.pairs import (
     training_files,
     value_of,
 )
-from freerun.runs.spool import complete_spool, found_spool, spool_pairs, with_copies
+from freerun.experiment.spool import complete_spool, found_spool, spool_pairs, with_copies
 from freerun.text import cut
 
 A, B, C = Path("a"), Path("b"), Path("c")

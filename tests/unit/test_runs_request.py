@@ -13,7 +13,7 @@ import pytest
 
 from freerun.config import to_toml
 from freerun.errors import ConfigError, RunError
-from freerun.runs.request import TrainRequest, plan_run
+from freerun.experiment.plan import TrainRequest, plan_run
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from freerun.errors import RunError, TrainingError
-from freerun.runs import train as runs
-from freerun.runs.request import TrainRequest
+from freerun.experiment import run as runs
+from freerun.experiment.plan import TrainRequest
 from freerun.runtime.bundle import read_bundle
 from freerun.training.journal import read_journal
 from freerun.version import VERSION

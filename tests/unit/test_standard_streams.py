@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from freerun.runs.console import ConsoleReporter, CountLine, say
+from freerun.commands.console import ConsoleReporter, CountLine, say
 from freerun.streams import binary_input, is_terminal, prepare_streams, write_news
 
 

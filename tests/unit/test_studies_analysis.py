@@ -9,12 +9,12 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
+from freerun.commands.study import as_text
 from freerun.config import StudyConfig
 from freerun.diagnostics.plain import as_values
 from freerun.errors import RunError
+from freerun.experiment.overlap import Overlap
 from freerun.report.study import study_page
-from freerun.runs.overlap import Overlap
-from freerun.runs.study import as_text
 from freerun.studies.analysis import FIGURES, analyse
 from freerun.studies.differences import holm, smallest_detectable
 from freerun.studies.results import Result, read_result, write_result

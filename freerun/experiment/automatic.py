@@ -17,7 +17,7 @@ from typing import Any
 from freerun.build import learner_of, model_sizes, new_model, order_of, updates_of, updates_per_epoch
 from freerun.config import Config, ForcingSettings, flatten, shown, strategies_of
 from freerun.errors import ConfigError
-from freerun.runs.dataset import TrainingData
+from freerun.experiment.prepare import TrainingData
 from freerun.text import duration
 from freerun.training.learner import NotFinite
 from freerun.training.order import BatchOrder

@@ -19,10 +19,7 @@ from freerun.data.readers import Columns, Pair, PairsLocation, content_hash, des
 from freerun.data.sampling import hash_sample
 from freerun.data.split import held_out_sources
 from freerun.data.text import normalise
-from freerun.data.writers import write_pairs
-from freerun.evaluation.items import EvaluationSet, group_pairs
-from freerun.runs.pairs import header_warning, location_of, may_have_header
-from freerun.runs.unknown_tokens import (
+from freerun.data.unknown_tokens import (
     FIX_INIT,
     FIX_TRAINING,
     MAX_NAMED,
@@ -31,6 +28,9 @@ from freerun.runs.unknown_tokens import (
     unknown_targets_warning,
     warn_of_unknown_targets,
 )
+from freerun.data.writers import write_pairs
+from freerun.evaluation.items import EvaluationSet, group_pairs
+from freerun.experiment.pairs_spec import header_warning, location_of, may_have_header
 from freerun.symbols import UNK
 
 __all__ = ["DataSource", "TrainingData", "choose_tokens", "load_data"]

@@ -20,6 +20,8 @@ from freerun.build import (
     selection_of,
     trainer_settings,
 )
+from freerun.commands.console import ConsoleReporter, say
+from freerun.commands.figures import defined, figures_table
 from freerun.config import (
     Config,
     DataConfig,
@@ -35,20 +37,18 @@ from freerun.data.batching import Batch
 from freerun.errors import BundleError, ConfigError, Interrupted, RunError, UserError
 from freerun.evaluation.baseline import baselines, most_frequent_target
 from freerun.evaluation.evaluate import evaluate
+from freerun.experiment.automatic import Choice, choose_before_data, choose_length, choose_sizes
+from freerun.experiment.begun import check_begun, is_over
+from freerun.experiment.lengthening import changed_length, explained
+from freerun.experiment.plan import RunPlan, TrainRequest, clean_up_run, plan_run, run_folder
+from freerun.experiment.prepare import DataSource, TrainingData, choose_tokens, load_data, write_held_out
+from freerun.experiment.spool import Spool, found_spool, spool_pairs
 from freerun.files import write_atomic
 from freerun.lock import inside, only_writer
 from freerun.models.seq2seq import Seq2Seq, Sizes
 from freerun.models.stepper import TorchStepper
 from freerun.models.threads import Threads
 from freerun.restore import load_weights, sizes_as_dict, sizes_of
-from freerun.runs.automatic import Choice, choose_before_data, choose_length, choose_sizes
-from freerun.runs.begun import check_begun, is_over
-from freerun.runs.console import ConsoleReporter, say
-from freerun.runs.dataset import DataSource, TrainingData, choose_tokens, load_data, write_held_out
-from freerun.runs.figures import defined, figures_table
-from freerun.runs.lengthening import changed_length, explained
-from freerun.runs.request import RunPlan, TrainRequest, clean_up_run, plan_run, run_folder
-from freerun.runs.spool import Spool, found_spool, spool_pairs
 from freerun.runtime.bundle import WEIGHTS, Bundle, read_bundle
 from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound

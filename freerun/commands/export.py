@@ -15,18 +15,18 @@ from typing import Any, Final
 
 import numpy as np
 
+from freerun.commands.console import say
+from freerun.commands.evaluate import evaluate_items
 from freerun.data.batching import pad
 from freerun.data.readers import Columns, PairsLocation
 from freerun.errors import BundleError, MissingExtraError, UserError
 from freerun.evaluation.compare import Comparison, compare
 from freerun.evaluation.evaluate import Evaluation
 from freerun.evaluation.items import EvaluationSet, group_pairs
+from freerun.experiment.pairs_spec import pairs_to_read
 from freerun.files import bytes_hash, clean_up, real_path, replacing_folder, write_atomic
+from freerun.loading import load
 from freerun.lock import beside, inside, only_writer
-from freerun.runs.console import say
-from freerun.runs.evaluate import evaluate_items
-from freerun.runs.load import load
-from freerun.runs.pairs import pairs_to_read
 from freerun.runtime.bundle import (
     EXPORTED,
     WEIGHTS,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from freerun.bounds import LENGTH
+from freerun.commands.console import say
 from freerun.config import DataConfig, FilePair, check_values, read_toml
 from freerun.data.header import is_named_header
 from freerun.data.readers import (
@@ -21,7 +22,6 @@ from freerun.data.readers import (
     read_pairs,
 )
 from freerun.errors import ConfigError, UserError
-from freerun.runs.console import say
 from freerun.text import cut, shown
 
 __all__ = [

@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from freerun.commands.console import CountLine, say
+from freerun.commands.figures import bands_table, defined, figures_table
 from freerun.data.readers import Columns, Pair, PairsLocation, describe
+from freerun.data.unknown_tokens import warn_of_unknown_targets
 from freerun.evaluation.baseline import baselines
 from freerun.evaluation.by_length import Band, by_source_length
 from freerun.evaluation.evaluate import Evaluation
@@ -15,11 +18,8 @@ from freerun.evaluation.evaluate import evaluate as evaluate_stepper
 from freerun.evaluation.examples import Example, random_examples, worst_examples
 from freerun.evaluation.free_running import flat
 from freerun.evaluation.items import EvaluationSet, group_pairs
-from freerun.runs.console import CountLine, say
-from freerun.runs.figures import bands_table, defined, figures_table
-from freerun.runs.load import Mean, Precision, Runtime, load_bundles
-from freerun.runs.pairs import PairsToRead, dev_pairs_of, pairs_to_read
-from freerun.runs.unknown_tokens import warn_of_unknown_targets
+from freerun.experiment.pairs_spec import PairsToRead, dev_pairs_of, pairs_to_read
+from freerun.loading import Mean, Precision, Runtime, load_bundles
 from freerun.runtime.predictor import Predictor, check_score
 from freerun.text import printable, shown
 

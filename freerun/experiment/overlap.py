@@ -12,8 +12,8 @@ from freerun.data.opening import reject_read_once
 from freerun.data.readers import Pair, files_of
 from freerun.data.text import collapse_whitespace, normalise
 from freerun.errors import DataError
-from freerun.runs.dataset import DataSource
-from freerun.runs.pairs import PairsToRead, location_of, only_tsv
+from freerun.experiment.pairs_spec import PairsToRead, location_of, only_tsv
+from freerun.experiment.prepare import DataSource
 
 __all__ = ["Overlap", "checked_overlap", "pairs_of_study", "worst_overlap"]
 

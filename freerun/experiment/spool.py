@@ -20,8 +20,8 @@ from freerun.config import DataConfig
 from freerun.data.opening import is_read_once
 from freerun.data.readers import Columns, PairsLocation, Sink, copy_pairs, describe, each_file, files_of, kind_of
 from freerun.errors import DataError, RunError
+from freerun.experiment.pairs_spec import COPIES, copies_in, location_of, value_of
 from freerun.files import clean_up, new_folder_beside, real_path, replacing_file, sync_folder
-from freerun.runs.pairs import COPIES, copies_in, location_of, value_of
 
 __all__ = ["Spool", "complete_spool", "found_spool", "spool_pairs", "with_copies"]
 

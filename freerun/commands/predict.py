@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from freerun.commands.console import say
+from freerun.commands.output import open_output
 from freerun.data.codec import Codec
 from freerun.data.readers import read_texts
+from freerun.data.unknown_tokens import count_tokens, named_tokens
 from freerun.errors import DataError, UserError
-from freerun.runs.console import say
-from freerun.runs.load import Mean, Precision, Runtime, load
-from freerun.runs.output import open_output
-from freerun.runs.unknown_tokens import count_tokens, named_tokens
+from freerun.loading import Mean, Precision, Runtime, load
 from freerun.runtime.predictor import WINDOW, PredictedHypothesis, Prediction, Predictor, Search, windows
 from freerun.streams import binary_input, is_terminal
 from freerun.text import json_line, one_line

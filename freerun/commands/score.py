@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from freerun.commands.console import say
+from freerun.commands.output import open_output
 from freerun.data.readers import Columns, PairsLocation
-from freerun.runs.console import say
-from freerun.runs.load import load
-from freerun.runs.output import open_output
-from freerun.runs.pairs import pairs_to_read
-from freerun.runs.unknown_tokens import count_tokens, named_tokens
+from freerun.data.unknown_tokens import count_tokens, named_tokens
+from freerun.experiment.pairs_spec import pairs_to_read
+from freerun.loading import load
 from freerun.runtime.predictor import Scored
 from freerun.text import json_line
 

@@ -7,12 +7,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from freerun.commands.evaluate import evaluate_pairs
 from freerun.data.readers import Columns, PairsLocation, describe
 from freerun.evaluation.compare import Comparison
 from freerun.evaluation.compare import compare as compare_evaluations
-from freerun.runs.evaluate import evaluate_pairs
-from freerun.runs.load import load
-from freerun.runs.pairs import pairs_to_read
+from freerun.experiment.pairs_spec import pairs_to_read
+from freerun.loading import load
 
 __all__ = ["compare"]
 

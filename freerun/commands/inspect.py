@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from freerun.commands.figures import figures_table
 from freerun.config import flatten
-from freerun.runs.figures import figures_table
 from freerun.runtime.bundle import read_bundle
 from freerun.text import json_line, one_line
 

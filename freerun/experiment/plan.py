@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from freerun.commands.console import say
 from freerun.config import (
     ALTERNATIVES,
     Config,
@@ -23,12 +24,8 @@ from freerun.config import (
 )
 from freerun.data.readers import PairsLocation, ParallelFiles, describe, files_of
 from freerun.errors import ConfigError, RunError
-from freerun.files import clean_up, real_path
-from freerun.forcing.registry import EVERYTHING, NOBODY, Trust
-from freerun.lock import LOCK
-from freerun.runs.automatic import choose_before_data
-from freerun.runs.console import say
-from freerun.runs.lengthening import (
+from freerun.experiment.automatic import choose_before_data
+from freerun.experiment.lengthening import (
     LENGTHS,
     Change,
     Lengthening,
@@ -38,8 +35,11 @@ from freerun.runs.lengthening import (
     recorded_length,
     with_length,
 )
-from freerun.runs.pairs import COPIES, parse_columns, value_of
-from freerun.runs.spool import complete_spool, with_copies
+from freerun.experiment.pairs_spec import COPIES, parse_columns, value_of
+from freerun.experiment.spool import complete_spool, with_copies
+from freerun.files import clean_up, real_path
+from freerun.forcing.registry import EVERYTHING, NOBODY, Trust
+from freerun.lock import LOCK
 from freerun.text import cut
 from freerun.training.journal import read_journal
 

@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 import tomli_w
 
+from freerun.commands.console import say
+from freerun.commands.evaluate import evaluate_predictor
+from freerun.commands.figures import aligned
 from freerun.config import (
     Config,
     StudyConfig,
@@ -29,20 +32,17 @@ from freerun.config import (
 from freerun.data.readers import content_hash
 from freerun.diagnostics.plain import as_values
 from freerun.errors import ConfigError, Interrupted, RunError, UserError
+from freerun.experiment.begun import Begun, begun_with, check_study_begun, is_over
+from freerun.experiment.overlap import Overlap, checked_overlap, pairs_of_study
+from freerun.experiment.pairs_spec import dev_pairs_of, location_of
 from freerun.files import clean_up, real_path, write_atomic
 from freerun.forcing.registry import EVERYTHING
+from freerun.loading import load
 from freerun.lock import LOCK, holder, inside, only_writer
-from freerun.runs.begun import Begun, begun_with, check_study_begun, is_over
-from freerun.runs.console import say
-from freerun.runs.evaluate import evaluate_predictor
-from freerun.runs.figures import aligned
-from freerun.runs.load import load
-from freerun.runs.overlap import Overlap, checked_overlap, pairs_of_study
-from freerun.runs.pairs import dev_pairs_of, location_of
-from freerun.runs.training_process import TrainingProcess
 from freerun.runtime.bundle import read_bundle
 from freerun.studies.analysis import Analysis, ArmFigures, Comparison, analyse
 from freerun.studies.results import Result, read_result, write_result
+from freerun.studies.training_process import TrainingProcess
 from freerun.threads import cores
 from freerun.training.journal import read_journal
 from freerun.training.signals import checkpoints_on_signals, stop_on_signals

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from freerun.commands.console import CountLine, say
+from freerun.commands.figures import aligned
+from freerun.commands.output import open_output
 from freerun.data.batching import pad
 from freerun.data.codec import Codec
 from freerun.data.readers import Columns, PairsLocation, describe
@@ -19,15 +22,12 @@ from freerun.diagnostics.projection import project
 from freerun.diagnostics.summary import summary
 from freerun.errors import DataError
 from freerun.evaluation.items import EvaluationSet, group_pairs
+from freerun.experiment.pairs_spec import PairsToRead, pairs_to_read
 from freerun.models.states import StateReader
 from freerun.models.stepper import TorchStepper
 from freerun.models.threads import Threads
 from freerun.randomness import numpy_generator
 from freerun.restore import load_model
-from freerun.runs.console import CountLine, say
-from freerun.runs.figures import aligned
-from freerun.runs.output import open_output
-from freerun.runs.pairs import PairsToRead, pairs_to_read
 from freerun.runtime.bundle import Bundle, read_bundle
 from freerun.threads import check_threads, resolved
 

@@ -1,0 +1,1 @@
+"""The commands: each calls the library and prints what it returns."""

@@ -1,1 +1,0 @@
-"""One module a command; each reads like a table of contents."""
