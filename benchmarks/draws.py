@@ -16,8 +16,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from freerun.forcing.batch import Update
 from freerun.forcing.rollout import uniforms
+from freerun.forcing.training_batch import Update
 from freerun.models.dropout import draw_mask
 from freerun.randomness import CounterGenerator, seed_of
 

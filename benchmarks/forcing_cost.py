@@ -22,14 +22,14 @@ import torch
 
 from freerun.build import learner_of, model_sizes, new_model, order_of
 from freerun.config import Config, parse_config
-from freerun.data.builtin import make_data_set
+from freerun.data.builtin import make_dataset
 from freerun.experiment.prepare import DataSource, TrainingData, load_data
-from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.loss import Losses, Term, smoothed_nll
 from freerun.forcing.registry import settings_of
 from freerun.forcing.replay import encode
 from freerun.forcing.rollout import uniforms
 from freerun.forcing.scheduled_sampling import ScheduledSampling, aligned_draw
+from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.models.seq2seq import Seq2Seq
 from freerun.training.learner import Learner
 from freerun.training.order import BatchOrder
@@ -69,7 +69,7 @@ class Loop(ScheduledSampling):
             if t + 1 < draws_BT.shape[1]:
                 drawn_B = draw.tokens(logits[-1].detach(), numbers_BT[:, t + 1])
                 fed_B = torch.where(draws_BT[:, t + 1], drawn_B, batch.target_in_BT[:, t + 1])
-        loss, nll = smoothed_nll(batch.at_real_positions(torch.stack(logits)), batch.right_N)
+        loss, nll = smoothed_nll(batch.at_real_positions(torch.stack(logits)), batch.target_N)
         return Losses({"nll": Term(loss, batch.num_tokens)}, {"nll": (nll.item(), batch.num_tokens)})
 
 
@@ -106,7 +106,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        pairs = args.pairs or make_data_set("cmudict", Path(folder))["train"]
+        pairs = args.pairs or make_dataset("cmudict", Path(folder))["train"]
         configs = {name: config_of(pairs, name, args.hidden, args.dropout, args.precision) for name in FORCING}
         data = load_data(
             configs["teacher"], DataSource.open(configs["teacher"].data, lambda text: None), lambda text: None

@@ -22,7 +22,7 @@ import torch
 from freerun.build import learner_of, model_sizes, new_model, order_of
 from freerun.config import Config, parse_config
 from freerun.data.batching import Batch
-from freerun.data.builtin import make_data_set
+from freerun.data.builtin import make_dataset
 from freerun.experiment.prepare import DataSource, TrainingData, load_data
 from freerun.forcing.registry import settings_of
 from freerun.models.seq2seq import Sizes
@@ -139,7 +139,7 @@ def main() -> None:
     precisions = ["fp32", "bf16"] if bf16_is_fast() else ["fp32"]
     kinds = [(backend, precision) for precision in precisions for backend in ("fused", "auto")]
     with tempfile.TemporaryDirectory() as folder:
-        pairs = args.pairs or make_data_set("cmudict", Path(folder))["train"]
+        pairs = args.pairs or make_dataset("cmudict", Path(folder))["train"]
         configs = {kind: config_of(pairs, args, *kind) for kind in kinds}
         first = configs[kinds[0]]
         data = load_data(first, DataSource.open(first.data, lambda text: None), lambda text: None)

@@ -24,7 +24,7 @@ from freerun.bounds import (
 )
 from freerun.errors import ConfigError, Interrupted, MissingExtraError, UserError
 from freerun.search.bound import MOST_TOKENS
-from freerun.streams import give_up_output, prepare_streams, write_news
+from freerun.streams import discard_output, prepare_streams, write_notice
 from freerun.text import one_line, shown
 from freerun.threads import in_a_command
 from freerun.version import VERSION
@@ -466,10 +466,10 @@ def main(arguments: list[str] | None = None) -> int:
         code = _run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # the program that reads our output has ended
-        give_up_output()
+        discard_output()
         return 1
     except OSError as error:
-        give_up_output()
+        discard_output()
         return _fail(_of_the_system(error), 2)
     return code
 
@@ -541,7 +541,7 @@ def _usage(error: typer.TyperException) -> str:
 
 def _fail(message: str, code: int) -> int:
     # messages quote files and arguments that may come from anywhere, and be of any length
-    write_news("\n".join(_shortened(one_line(line)) for line in message.split("\n")) + "\n")
+    write_notice("\n".join(_shortened(one_line(line)) for line in message.split("\n")) + "\n")
     return code
 
 

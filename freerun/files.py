@@ -15,17 +15,17 @@ from typing import BinaryIO
 
 __all__ = [
     "bytes_hash",
-    "clean_up",
     "file_hash",
     "naming",
-    "new_folder_beside",
-    "present_folder",
+    "new_sibling_dir",
+    "readable_dir",
     "real_path",
-    "replace_folder",
+    "remove_leftovers",
+    "replace_dir",
+    "replacing_dir",
     "replacing_file",
-    "replacing_folder",
-    "restore_folder",
-    "sync_folder",
+    "restore_dir",
+    "sync_dir",
     "write_atomic",
 ]
 
@@ -143,7 +143,7 @@ def _keep_mode(old: Path, new: int) -> None:
     os.fchmod(new, stat.S_IMODE(found.st_mode))
 
 
-def new_folder_beside(final: Path) -> Path:
+def new_sibling_dir(final: Path) -> Path:
     """A new empty folder on the same file system as ``final``, to be filled and then moved there."""
     final = real_path(final)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -159,30 +159,30 @@ def _unfinished(final: Path) -> Path:
 
 
 @contextlib.contextmanager
-def replacing_folder(final: Path) -> Iterator[Path]:
+def replacing_dir(final: Path) -> Iterator[Path]:
     """A new folder to be filled: at the end of the block it takes the place of ``final``, after an error it is gone.
 
     Raises:
         OSError: about ``final``, or about a file in the new folder.
     """
     with naming(final):
-        new = new_folder_beside(final)
+        new = new_sibling_dir(final)
         try:
             yield new
-            replace_folder(new, final)
+            replace_dir(new, final)
         finally:
             shutil.rmtree(new, ignore_errors=True)
 
 
-def replace_folder(new: Path, final: Path) -> None:
+def replace_dir(new: Path, final: Path) -> None:
     """Put the finished folder ``new`` in the place of ``final``; of a link, in the place of what it leads to.
 
     A folder cannot be renamed over a full one, so the old one steps aside first. A crash between the two renames leaves
-    the old content as ``.<name>.old``: ``present_folder`` finds it there, ``restore_folder`` puts it back.
+    the old content as ``.<name>.old``: ``readable_dir`` finds it there, ``restore_dir`` puts it back.
     """
     final = real_path(final)
-    sync_folder(new)
-    restore_folder(final)
+    sync_dir(new)
+    restore_dir(final)
     old = _aside(final)
     _remove(old)
     if final.exists():
@@ -190,21 +190,21 @@ def replace_folder(new: Path, final: Path) -> None:
     try:
         os.replace(new, final)
     except OSError:
-        restore_folder(final)
+        restore_dir(final)
         raise
-    sync_folder(final.parent)
+    sync_dir(final.parent)
     _remove(old)
 
 
-def restore_folder(final: Path) -> None:
-    """After a crash in the middle of ``replace_folder``: put the old content back in its place."""
+def restore_dir(final: Path) -> None:
+    """After a crash in the middle of ``replace_dir``: put the old content back in its place."""
     final = real_path(final)
     old = _aside(final)
     if old.exists() and not final.exists():
         os.replace(old, final)
 
 
-def present_folder(final: Path) -> Path:
+def readable_dir(final: Path) -> Path:
     """Where the content of ``final`` is, for readers, who must not rename: the writer may be at work this moment."""
     if final.exists():
         return final
@@ -212,13 +212,13 @@ def present_folder(final: Path) -> Path:
     return old if old.exists() else final
 
 
-def clean_up(parent: Path, name: str) -> None:
+def remove_leftovers(parent: Path, name: str) -> None:
     """After a crash: in ``parent``, what stepped aside goes back, what is unfinished goes away. ``name`` is a glob.
 
     Only for the one writer of ``name``: another one's unfinished files would go away, too.
     """
     for old in parent.glob(f".{name}.old"):
-        restore_folder(parent / old.name.removeprefix(".").removesuffix(".old"))
+        restore_dir(parent / old.name.removeprefix(".").removesuffix(".old"))
     for leftover in [*parent.glob(f".{name}.old"), *parent.glob(f".{name}.{_RANDOM}{_UNFINISHED}")]:
         _remove(leftover)
 
@@ -231,7 +231,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
+def sync_dir(folder: Path) -> None:
     """Make renames inside ``folder`` last through a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -26,7 +26,7 @@ from freerun.search.bound import MOST_TOKENS
 from freerun.search.ensemble import EnsembleStepper
 from freerun.search.stepper import Greedy, Stepper
 from freerun.text import shown
-from freerun.threads import check_threads, resolved
+from freerun.threads import check_threads, resolve_threads
 
 __all__ = ["Mean", "Precision", "Runtime", "load", "load_bundles"]
 
@@ -169,7 +169,7 @@ def _torch(bundle: Bundle, threads: int) -> Callable[[], Stepper]:
         if error.name != "torch":
             raise
         raise MissingExtraError("torch", "train", "running this model with torch") from None
-    return load_steppers(bundle, resolved(threads))
+    return load_steppers(bundle, resolve_threads(threads))
 
 
 def _check_choice(runtime: str | None, precision: str, mean: str) -> None:

@@ -29,10 +29,10 @@ from freerun.files import real_path
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["LOCK", "REFUSAL", "beside", "holder", "inside", "only_writer"]
+__all__ = ["BUSY_MESSAGE", "LOCK", "holder", "inner_lock", "only_writer", "outer_lock"]
 
 LOCK = ".lock"
-REFUSAL = "is writing here"
+BUSY_MESSAGE = "is writing here"
 """Part of the message to a second writer."""
 _TRIES = 5
 _PAUSE_SECONDS = 0.05
@@ -41,12 +41,12 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _MAX_COMMAND = 200
 
 
-def inside(folder: Path) -> Path:
+def inner_lock(folder: Path) -> Path:
     """Return the lock file of a directory that is written file by file."""
     return folder / LOCK
 
 
-def beside(folder: Path) -> Path:
+def outer_lock(folder: Path) -> Path:
     """Return the lock file of a directory that is replaced as a whole, so that the file cannot be in it."""
     final = real_path(folder)
     return final.with_name(f".{final.name}{LOCK}")
@@ -140,7 +140,7 @@ def _acquire(file: Path) -> int:
         os.close(handle)
     raise RunError(
         _subject(file),
-        f"{note} {REFUSAL}",
+        f"{note} {BUSY_MESSAGE}",
         "Expected one writer at a time",
         "Wait until that process ends, stop it, or choose another directory",
     )

@@ -66,7 +66,7 @@ class CounterGenerator:
         """Return numbers from N(0, 1)."""
         return self._started().numbers.standard_normal(shape, np.float32)
 
-    def coins(self, probability: float, *shape: int) -> NDArray[np.bool_]:
+    def coin_flips(self, probability: float, *shape: int) -> NDArray[np.bool_]:
         """Return coin flips, True with ``probability`` (in [0, 1], rounded to a multiple of 2^-32)."""
         size = math.prod(shape)
         words = self._started().words.random_raw((size + 1) // 2)

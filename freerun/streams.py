@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any, BinaryIO
 
-__all__ = ["binary_input", "give_up_output", "is_terminal", "prepare_streams", "write_news"]
+__all__ = ["binary_input", "discard_output", "is_terminal", "prepare_streams", "write_notice"]
 
 _STREAMS = {0: ("stdin", "r"), 1: ("stdout", "w"), 2: ("stderr", "w")}
 
@@ -53,7 +53,7 @@ def binary_input() -> BinaryIO:
     return io.BytesIO(sys.stdin.read().encode()) if buffer is None else buffer
 
 
-def write_news(text: str, stream: Any = None) -> None:
+def write_notice(text: str, stream: Any = None) -> None:
     """Write to ``stream`` or to standard error what no result depends on: where that fails, work goes on without.
 
     It never goes to standard output by itself, which is for results.
@@ -64,7 +64,7 @@ def write_news(text: str, stream: Any = None) -> None:
         where.flush()
 
 
-def give_up_output() -> None:
+def discard_output() -> None:
     """After a failed write to standard output: forget the rest, which Python would try to write again at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # a stream of a host program has no descriptor
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -6,9 +6,9 @@ import json
 import math
 from typing import Any, Final
 
-__all__ = ["MOST_DEPTH", "parse"]
+__all__ = ["MAX_DEPTH", "parse"]
 
-MOST_DEPTH: Final = 64
+MAX_DEPTH: Final = 64
 """Arrays and objects inside each other: far more than any file has, far less than recursion bears."""
 _LARGEST: Final = 2**63
 _LONGEST: Final = 20
@@ -19,14 +19,14 @@ def parse(content: bytes) -> Any:
     """Parse UTF-8 JSON.
 
     Raises:
-        ValueError: the content is not UTF-8 or not JSON, is nested deeper than ``MOST_DEPTH``, has a number that is not
+        ValueError: the content is not UTF-8 or not JSON, is nested deeper than ``MAX_DEPTH``, has a number that is not
             finite (NaN, 1e999) or a whole number beyond 64 bits, or a string with half a surrogate pair.
     """
     text = content.decode()
     # Only where there are that many brackets can the nesting be that deep: most files need no walk.
     brackets = content.count(b"[") + content.count(b"{")
-    if brackets > MOST_DEPTH and _depth(text) > MOST_DEPTH:
-        raise ValueError(f"nested more than {MOST_DEPTH} deep")
+    if brackets > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+        raise ValueError(f"nested more than {MAX_DEPTH} deep")
     value = json.loads(text, parse_constant=_refuse_constant, parse_int=_whole, parse_float=_finite)
     if b"\\u" in content:  # only an escape can stand for half a pair
         _refuse_half_pairs(value)

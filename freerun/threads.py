@@ -16,7 +16,7 @@ from freerun.arguments import wrong_type
 from freerun.bounds import THREADS
 from freerun.errors import ConfigError
 
-__all__ = ["check_threads", "cores", "in_a_command", "resolved"]
+__all__ = ["check_threads", "cores", "in_a_command", "resolve_threads"]
 
 _in_a_command: ContextVar[bool] = ContextVar("in_a_command", default=False)
 
@@ -49,7 +49,7 @@ def in_a_command() -> Iterator[None]:
         _in_a_command.reset(token)
 
 
-def resolved(threads: int) -> int:
+def resolve_threads(threads: int) -> int:
     """Return the number of threads for torch; 0: as many as it has now."""
     return threads or (_of_this_process() if _in_a_command.get() else 0)
 

@@ -40,7 +40,7 @@ sys.path.insert(0, str(ROOT))
 import onnx  # noqa: E402, F401
 
 from freerun.cli import main as freerun_main  # noqa: E402
-from freerun.lock import holder, inside  # noqa: E402
+from freerun.lock import holder, inner_lock  # noqa: E402
 from freerun.runtime.session import import_onnxruntime  # noqa: E402
 from tests import killed  # noqa: E402
 
@@ -135,9 +135,9 @@ class Scene:
     def kill_trainings(self) -> None:
         """Kill the trainings of a study, which outlive it otherwise."""
         for run in self.case.glob("out/runs/*"):
-            if holder(inside(run)):
+            if holder(inner_lock(run)):
                 with contextlib.suppress(OSError, ValueError, KeyError):
-                    os.kill(json.loads(inside(run).read_bytes())["process"], signal.SIGKILL)
+                    os.kill(json.loads(inner_lock(run).read_bytes())["process"], signal.SIGKILL)
 
     def differences(self) -> list[str]:
         """Name what is not as it is in the undisturbed one, and what was left behind."""

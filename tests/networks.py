@@ -11,8 +11,8 @@ import torch
 
 from freerun.data.batching import make_batch
 from freerun.data.corpus import Corpus, Ragged
-from freerun.forcing.batch import TrainingBatch
 from freerun.forcing.rollout import uniforms
+from freerun.forcing.training_batch import TrainingBatch
 from freerun.models.recurrence import RecurrentLayer
 from freerun.models.seq2seq import Seq2Seq, Sizes
 from freerun.symbols import EOS

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TextIO
 
-from freerun.streams import is_terminal, write_news
+from freerun.streams import is_terminal, write_notice
 from freerun.text import duration, one_line, printable
 
 if TYPE_CHECKING:  # a command that does not train need not wait for the trainer
@@ -19,7 +19,7 @@ __all__ = ["ConsoleReporter", "CountLine", "say"]
 
 def say(text: str, stream: TextIO | None = None) -> None:
     """News on standard error, whose text may quote files from anywhere."""
-    write_news("\n".join(map(one_line, text.split("\n"))) + "\n", stream)
+    write_notice("\n".join(map(one_line, text.split("\n"))) + "\n", stream)
 
 
 class CountLine:
@@ -34,12 +34,12 @@ class CountLine:
 
     def __exit__(self, *_: object) -> None:
         if self._shows:
-            write_news("\r\x1b[2K")
+            write_notice("\r\x1b[2K")
 
     def __call__(self, done: int, total: int) -> None:
         """Show it."""
         if self._shows:
-            write_news(f"\r\x1b[2K{self._doing}: {done:,} of {total:,} {self._things}")
+            write_notice(f"\r\x1b[2K{self._doing}: {done:,} of {total:,} {self._things}")
 
 
 class ConsoleReporter:
@@ -97,12 +97,12 @@ class ConsoleReporter:
     def close(self) -> None:
         """Remove the progress line, so that whatever is printed next stands alone."""
         if self._terminal:
-            write_news("\r\x1b[2K", self.stream)
+            write_notice("\r\x1b[2K", self.stream)
 
     def _line(self, text: str) -> None:
         if self._terminal:
             # a line that wraps could not be rewritten in place
-            write_news(f"\r\x1b[2K{text[: shutil.get_terminal_size().columns - 1]}", self.stream)
+            write_notice(f"\r\x1b[2K{text[: shutil.get_terminal_size().columns - 1]}", self.stream)
         else:
             say(text, self.stream)
 

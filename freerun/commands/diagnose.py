@@ -29,7 +29,7 @@ from freerun.models.threads import Threads
 from freerun.randomness import numpy_generator
 from freerun.restore import load_model
 from freerun.runtime.bundle import Bundle, read_bundle
-from freerun.threads import check_threads, resolved
+from freerun.threads import check_threads, resolve_threads
 
 __all__ = ["DiagnoseRequest", "diagnose", "diagnose_bundle", "items_of"]
 
@@ -60,7 +60,7 @@ def diagnose(request: DiagnoseRequest) -> Diagnosis:
     pairs = pairs_to_read([request.model], request.pairs, request.columns)
     bundle = read_bundle(request.model)
     items = items_of(bundle, pairs)
-    threads = resolved(check_threads(request.threads))
+    threads = resolve_threads(check_threads(request.threads))
     with open_output(request.html) as page, Threads(threads):
         found, reader = diagnose_bundle(bundle, items, describe(pairs.location))
         if request.html is not None:

@@ -24,9 +24,9 @@ from freerun.evaluation.compare import Comparison, compare
 from freerun.evaluation.evaluate import Evaluation
 from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.experiment.pairs_spec import pairs_to_read
-from freerun.files import bytes_hash, clean_up, real_path, replacing_folder, write_atomic
+from freerun.files import bytes_hash, real_path, remove_leftovers, replacing_dir, write_atomic
 from freerun.loading import load
-from freerun.lock import beside, inside, only_writer
+from freerun.lock import inner_lock, only_writer, outer_lock
 from freerun.runtime.bundle import (
     EXPORTED,
     WEIGHTS,
@@ -98,16 +98,16 @@ def _lock_of(folder: Path) -> Path:
     """The lock of a bundle: that of its run, which replaces it in training, or one of its own."""
     final = real_path(folder)
     if (final / "config.toml").is_file():
-        return inside(final)
+        return inner_lock(final)
     if final.name in _OF_A_RUN and (final.parent / "config.toml").is_file():
-        return inside(final.parent)
-    return beside(final)
+        return inner_lock(final.parent)
+    return outer_lock(final)
 
 
 def _clean_up_export(folder: Path) -> None:
     """Clear away what a killed export left half done."""
     place = real_path(folder / "best" if (folder / "config.toml").is_file() else folder)
-    clean_up(place.parent, glob.escape(place.name))
+    remove_leftovers(place.parent, glob.escape(place.name))
 
 
 def _export(request: ExportRequest) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _export(request: ExportRequest) -> dict[str, Any]:
     target = bundle.folder if request.out is None else _free(request.out, bundle)
     final, here = real_path(target), Path.cwd()  # while "." leads there: the directory will be replaced
     measured = {} if request.quantise else _measured_before(target, bundle)
-    with replacing_folder(final) as new:
+    with replacing_dir(final) as new:
         _write(new, bundle, keeps_weights=request.out is None)
         _add_graphs(new, bundle, "fp32")
         _verify(new, bundle, "fp32")

@@ -35,10 +35,10 @@ from freerun.errors import ConfigError, Interrupted, RunError, UserError
 from freerun.experiment.begun import Begun, begun_with, check_study_begun, is_over
 from freerun.experiment.overlap import Overlap, checked_overlap, pairs_of_study
 from freerun.experiment.pairs_spec import dev_pairs_of, location_of
-from freerun.files import clean_up, real_path, write_atomic
+from freerun.files import real_path, remove_leftovers, write_atomic
 from freerun.forcing.registry import EVERYTHING
 from freerun.loading import load
-from freerun.lock import LOCK, holder, inside, only_writer
+from freerun.lock import LOCK, holder, inner_lock, only_writer
 from freerun.runtime.bundle import read_bundle
 from freerun.studies.analysis import Analysis, ArmFigures, Comparison, analyse
 from freerun.studies.results import Result, read_result, write_result
@@ -112,7 +112,7 @@ def study(request: StudyRequest) -> Analysis:
     """
     settings, raws = _settled(request.config)
     folder = request.out or Path("runs") / request.config.stem
-    with only_writer(inside(folder)):
+    with only_writer(inner_lock(folder)):
         return _study(request, settings, raws, folder)
 
 
@@ -235,9 +235,9 @@ def _begin_folder(folder: Path, settings: StudyConfig, arms: Mapping[str, Config
 def _clean_up_study(folder: Path) -> None:
     """Clear away what a killed process left half done; each run clears its own folder."""
     for name in ("study.json", "analysis.json", "report.html"):
-        clean_up(folder, name)
-    clean_up(folder / "configs", "*.toml")
-    clean_up(folder / "results", "*.json")
+        remove_leftovers(folder, name)
+    remove_leftovers(folder / "configs", "*.toml")
+    remove_leftovers(folder / "results", "*.json")
 
 
 def _read_study(path: Path) -> dict[str, Any]:
@@ -334,7 +334,7 @@ def _train_all(waiting: Sequence[_Run], settings: StudyConfig) -> None:
 
 def _ask_for_checkpoints(running: Iterable[tuple[_Run, TrainingProcess]]) -> None:
     """Pass SIGUSR1 on to the trainings that have begun: it would end one that is still starting."""
-    asked = [(run, process) for run, process in running if holder(inside(run.run)) is not None]
+    asked = [(run, process) for run, process in running if holder(inner_lock(run.run)) is not None]
     for _, process in asked:
         process.ask_for_checkpoint()
     say(f"Asked {len(asked)} training{'' if len(asked) == 1 else 's'} for a checkpoint, as SIGUSR1 asked.")
@@ -346,7 +346,7 @@ def _next_free(todo: list[_Run], reported: set[str]) -> _Run | None:
     A training outlives a study that was killed. It is waited for, and then its run is resumed like any other.
     """
     for number, run in enumerate(todo):
-        other = holder(inside(run.run))
+        other = holder(inner_lock(run.run))
         if other is None:
             return todo.pop(number)
         if run.name not in reported:

@@ -18,13 +18,13 @@ from freerun.data.corpus import Corpus, IntArray
 from freerun.randomness import numpy_generator
 from freerun.symbols import BOS, EOS, PAD
 
-__all__ = ["MOST_POSITIONS", "ROWS", "Batch", "make_batch", "pad", "plan_epoch", "similar_lengths"]
+__all__ = ["MAX_POSITIONS", "ROWS", "Batch", "make_batch", "pad", "plan_epoch", "similar_lengths"]
 
 Ids = npt.NDArray[np.int64]
 
 ROWS = 512
 """Rows that are decoded or scored together; a step costs little more than for a few."""
-MOST_POSITIONS = 2**15
+MAX_POSITIONS = 2**15
 """Rows x source positions that are held for them at a time."""
 
 
@@ -104,7 +104,7 @@ def similar_lengths(first: Sequence[int], second: Sequence[int], rows: int = ROW
     """Sequences in batches, ordered by their lengths on both sides so that little is padded.
 
     Each takes ``width`` of a batch's ``rows``. A batch of long ``first`` sequences has fewer: what is kept of them, for
-    attention, stays within ``MOST_POSITIONS`` rows x positions.
+    attention, stays within ``MAX_POSITIONS`` rows x positions.
     """
     # Sources of one length need no padding in the encoder, and targets of one length end together.
     order = np.lexsort((second, first))
@@ -113,7 +113,7 @@ def similar_lengths(first: Sequence[int], second: Sequence[int], rows: int = ROW
     start = 0
     while start < len(order):
         longest = lengths[: start + max(1, rows // width)][-1]
-        size = min(rows, MOST_POSITIONS // max(1, int(longest)))
+        size = min(rows, MAX_POSITIONS // max(1, int(longest)))
         batches.append(order[start : start + max(1, size // width)])
         start += len(batches[-1])
     return batches

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from freerun.data.sampling import hash_of
+from freerun.data.hash_sampling import hash_of
 from freerun.data.writers import tsv
 from freerun.errors import DataError, MissingExtraError
-from freerun.files import clean_up, write_atomic
-from freerun.lock import inside, only_writer
+from freerun.files import remove_leftovers, write_atomic
+from freerun.lock import inner_lock, only_writer
 from freerun.randomness import numpy_generator
 
-__all__ = ["DATA_SETS", "PARTS", "DataSet", "make_data_set"]
+__all__ = ["DATASETS", "PARTS", "Dataset", "make_dataset"]
 
 PARTS = ("train", "dev", "test")
 """Names of the files that a data set consists of, without ``.tsv``."""
@@ -38,7 +38,7 @@ _DEV_SHARE = _TEST_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class DataSet:
+class Dataset:
     """What a built-in data set is, and where it comes from (with its licence)."""
 
     name: str
@@ -46,23 +46,23 @@ class DataSet:
     origin: str
 
 
-DATA_SETS = {
+DATASETS = {
     data_set.name: data_set
     for data_set in (
-        DataSet(
+        Dataset(
             "cmudict",
             "English words (characters) -> phonemes (tokens), 126,000 words, several pronunciations on several lines",
             "CMU Pronouncing Dictionary, Carnegie Mellon University, BSD licence; from the package cmudict, own split",
         ),
-        DataSet("copy", "letters (tokens) -> the same letters: 11,000 sequences of 1 to 10", "synthetic"),
-        DataSet("reverse", "letters (tokens) -> the same letters backwards: 11,000 sequences of 1 to 10", "synthetic"),
-        DataSet("sort", "letters (tokens) -> the same letters in order: 11,000 sequences of 1 to 10", "synthetic"),
+        Dataset("copy", "letters (tokens) -> the same letters: 11,000 sequences of 1 to 10", "synthetic"),
+        Dataset("reverse", "letters (tokens) -> the same letters backwards: 11,000 sequences of 1 to 10", "synthetic"),
+        Dataset("sort", "letters (tokens) -> the same letters in order: 11,000 sequences of 1 to 10", "synthetic"),
     )
 }
 """The built-in data sets by name."""
 
 
-def make_data_set(name: str, folder: Path, *, stress: bool = False, seed: int = 0) -> dict[str, Path]:
+def make_dataset(name: str, folder: Path, *, stress: bool = False, seed: int = 0) -> dict[str, Path]:
     """Write ``train.tsv``, ``dev.tsv`` and ``test.tsv`` of a built-in data set into ``folder``; gives the three paths.
 
     No source is in two parts. ``stress`` keeps the stress digits of cmudict's vowels, ``seed`` draws the sequences of
@@ -78,7 +78,7 @@ def make_data_set(name: str, folder: Path, *, stress: bool = False, seed: int = 
     # Everything is made before the folder is, so that a missing package leaves no empty folder.
     content = {part: tsv(pairs).encode() for part, pairs in parts.items()}
     paths = {part: folder / f"{part}.tsv" for part in PARTS}
-    with only_writer(inside(folder)):
+    with only_writer(inner_lock(folder)):
         # All are looked at before any is written, so that a refusal leaves nothing half done.
         for part, path in paths.items():
             _check_free(path, content[part])
@@ -91,7 +91,7 @@ def _write_parts(paths: Mapping[str, Path], content: Mapping[str, bytes]) -> Non
     new = [path for path in paths.values() if not path.exists()]
     try:
         for part, path in paths.items():
-            clean_up(path.parent, path.name)
+            remove_leftovers(path.parent, path.name)
             write_atomic(path, content[part])
     except BaseException:
         for path in new:
@@ -100,9 +100,9 @@ def _write_parts(paths: Mapping[str, Path], content: Mapping[str, bytes]) -> Non
 
 
 def _check_request(name: str, stress: bool) -> None:
-    known = ", ".join(DATA_SETS)
-    if name not in DATA_SETS:
-        near = difflib.get_close_matches(name, DATA_SETS, n=1)
+    known = ", ".join(DATASETS)
+    if name not in DATASETS:
+        near = difflib.get_close_matches(name, DATASETS, n=1)
         fix = f"The nearest is {near[0]}" if near else "See them with: freerun data list"
         raise DataError(name, "no such built-in data set", f"Expected one of: {known}", fix)
     # Refused rather than ignored: who asks for stress marks expects them in the files.

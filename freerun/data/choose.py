@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from freerun.data.hash_sampling import hash_of, hash_sample
+from freerun.data.normalisation import collapse_whitespace, normalise
 from freerun.data.readers import Pair
-from freerun.data.sampling import hash_of, hash_sample
-from freerun.data.text import collapse_whitespace, normalise
 from freerun.errors import DataError
 
 __all__ = ["Choice", "SideRates", "choose_tokenisation", "measure"]

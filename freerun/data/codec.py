@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from freerun.data.text import Case, Form, normalise
+from freerun.data.normalisation import Case, Form, normalise
 from freerun.data.tokenizers import (
     SentencePieceTokenizer,
     Tokenizer,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from freerun.data.sampling import hash_of
-from freerun.data.text import collapse_whitespace
+from freerun.data.hash_sampling import hash_of
+from freerun.data.normalisation import collapse_whitespace
 from freerun.errors import DataError
 
 __all__ = ["HeldOut", "held_out_sources", "hold_out"]

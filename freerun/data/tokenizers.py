@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from freerun.bounds import MAX_PIECES
-from freerun.data.sampling import hash_sample
+from freerun.data.hash_sampling import hash_sample
 from freerun.errors import BundleError, ConfigError, MissingExtraError
 from freerun.text import shown
 

@@ -15,7 +15,7 @@ from freerun.evaluation.by_length import length_bands
 
 __all__ = ["AtPosition", "InBand", "by_position", "by_source_length"]
 
-MOST_POSITIONS = 60
+MAX_POSITIONS = 60
 _TOGETHER = 5
 """Positions that are resampled together: more would take more memory a source, fewer more draws."""
 
@@ -46,9 +46,9 @@ class InBand(NamedTuple):
 
 
 def by_position(recorded: Recorded) -> list[AtPosition]:
-    """From the first position to the last that 1 % of the references have, at most ``MOST_POSITIONS``."""
+    """From the first position to the last that 1 % of the references have, at most ``MAX_POSITIONS``."""
     lengths = recorded.forced.errors.lengths
-    last = min(MOST_POSITIONS, int(np.quantile(lengths, 0.99)) if len(lengths) else 0)
+    last = min(MAX_POSITIONS, int(np.quantile(lengths, 0.99)) if len(lengths) else 0)
     found = []
     for start in range(0, last, _TOGETHER):
         part = range(start, min(last, start + _TOGETHER))

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from freerun.config import DataConfig
+from freerun.data.normalisation import collapse_whitespace, normalise
 from freerun.data.opening import reject_read_once
 from freerun.data.readers import Pair, files_of
-from freerun.data.text import collapse_whitespace, normalise
 from freerun.errors import DataError
 from freerun.experiment.pairs_spec import PairsToRead, location_of, only_tsv
 from freerun.experiment.prepare import DataSource

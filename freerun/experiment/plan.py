@@ -37,7 +37,7 @@ from freerun.experiment.lengthening import (
 )
 from freerun.experiment.pairs_spec import COPIES, parse_columns, value_of
 from freerun.experiment.spool import complete_spool, with_copies
-from freerun.files import clean_up, real_path
+from freerun.files import real_path, remove_leftovers
 from freerun.forcing.registry import EVERYTHING, NOBODY, Trust
 from freerun.lock import LOCK
 from freerun.text import cut
@@ -177,8 +177,8 @@ def _refuse_occupied(folder: Path, is_run: bool) -> None:
 def clean_up_run(folder: Path) -> None:
     """Clear away what a killed process left half done."""
     for name in ("best", "last", "config.toml", "dev.tsv"):
-        clean_up(folder, name)
-    clean_up(folder / "checkpoints", "update-*")
+        remove_leftovers(folder, name)
+    remove_leftovers(folder / "checkpoints", "update-*")
 
 
 # -- the configuration -------------------------------------------------------------------------------------------------

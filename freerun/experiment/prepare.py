@@ -14,11 +14,11 @@ from freerun.config import Config, DataConfig
 from freerun.data.choose import choose_tokenisation
 from freerun.data.codec import Codec, build_codecs
 from freerun.data.corpus import Corpus, FilterReport, IntArray, encode_corpus
+from freerun.data.hash_sampling import hash_sample
 from freerun.data.header import SAMPLE_PAIRS, looks_like_header
+from freerun.data.normalisation import normalise
 from freerun.data.readers import Columns, Pair, PairsLocation, content_hash, describe, read_pairs
-from freerun.data.sampling import hash_sample
 from freerun.data.split import held_out_sources
-from freerun.data.text import normalise
 from freerun.data.unknown_tokens import (
     FIX_INIT,
     FIX_TRAINING,

@@ -44,7 +44,7 @@ from freerun.experiment.plan import RunPlan, TrainRequest, clean_up_run, plan_ru
 from freerun.experiment.prepare import DataSource, TrainingData, choose_tokens, load_data, write_held_out
 from freerun.experiment.spool import Spool, found_spool, spool_pairs
 from freerun.files import write_atomic
-from freerun.lock import inside, only_writer
+from freerun.lock import inner_lock, only_writer
 from freerun.models.seq2seq import Seq2Seq, Sizes
 from freerun.models.stepper import TorchStepper
 from freerun.models.threads import Threads
@@ -52,7 +52,7 @@ from freerun.restore import load_weights, sizes_as_dict, sizes_of
 from freerun.runtime.bundle import WEIGHTS, Bundle, read_bundle
 from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
-from freerun.threads import resolved
+from freerun.threads import resolve_threads
 from freerun.training.checkpoint import Checkpoints, serialised
 from freerun.training.journal import Journal, read_journal
 from freerun.training.resume import Resumption, choose_checkpoint
@@ -85,7 +85,7 @@ def train(request: TrainRequest) -> TrainResult:
     """
     # The lock is taken before anything in the directory is read: what another process writes is no base for a plan. A
     # study sends SIGUSR1 only to a training that holds its lock, so the handler comes first.
-    with checkpoints_on_signals() as wanted, only_writer(inside(run_folder(request))):
+    with checkpoints_on_signals() as wanted, only_writer(inner_lock(run_folder(request))):
         return _train(request, wanted)
 
 
@@ -99,7 +99,7 @@ def _train(request: TrainRequest, wanted: CheckpointRequest) -> TrainResult:
         check_begun(plan.folder)
     if request.resume and not plan.resumes:
         say(f"{plan.folder}: no run to go on with; starting from the beginning.")
-    with Threads(resolved(plan.config.training.threads)):
+    with Threads(resolve_threads(plan.config.training.threads)):
         return _carry_out(plan, wanted)
 
 

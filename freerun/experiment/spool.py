@@ -21,7 +21,7 @@ from freerun.data.opening import is_read_once
 from freerun.data.readers import Columns, PairsLocation, Sink, copy_pairs, describe, each_file, files_of, kind_of
 from freerun.errors import DataError, RunError
 from freerun.experiment.pairs_spec import COPIES, copies_in, location_of, value_of
-from freerun.files import clean_up, new_folder_beside, real_path, replacing_file, sync_folder
+from freerun.files import new_sibling_dir, real_path, remove_leftovers, replacing_file, sync_dir
 
 __all__ = ["Spool", "complete_spool", "found_spool", "spool_pairs", "with_copies"]
 
@@ -54,7 +54,7 @@ class Spool:
         """Move the copies to their place in the run directory."""
         if self.copies is not None:
             os.replace(self.copies, self.folder / COPIES)
-            sync_folder(self.folder)
+            sync_dir(self.folder)
 
     def discard(self) -> None:
         """Remove the copies unless they were published."""
@@ -72,11 +72,11 @@ def spool_pairs(folder: Path, data: DataConfig, say: Say) -> Spool:
     name = describe(_as_typed(location_of(data.train)))
     if not once:
         return Spool(folder, data, name)
-    clean_up(folder, COPIES)
-    copies = new_folder_beside(folder / COPIES)
+    remove_leftovers(folder, COPIES)
+    copies = new_sibling_dir(folder / COPIES)
     try:
         now = {part: _copied(location, copies, part, data.columns, say) for part, location in once.items()}
-        sync_folder(copies)
+        sync_dir(copies)
     except BaseException:
         shutil.rmtree(copies, ignore_errors=True)
         raise
@@ -99,7 +99,7 @@ def complete_spool(folder: Path) -> None:
     unfinished = list(folder.glob(_UNFINISHED))
     if len(unfinished) == 1 and not (folder / COPIES).exists():
         os.replace(unfinished[0], folder / COPIES)
-    clean_up(folder, COPIES)
+    remove_leftovers(folder, COPIES)
 
 
 def with_copies(asked: Mapping[str, Any], before: Mapping[str, Any], folder: Path, say: Say) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from freerun.forcing.loss import in_full
+from freerun.forcing.loss import upcast
 
 __all__ = ["Draw"]
 
@@ -31,7 +31,7 @@ class Draw:
 
     def tokens(self, logits_NV: Tensor, uniforms_N: Tensor) -> Tensor:
         """A token [N] of each row; ties of the argmax go to the lowest id."""
-        scores_NV = in_full(logits_NV)
+        scores_NV = upcast(logits_NV)
         if self.banned:
             scores_NV = scores_NV.clone()
             scores_NV[:, list(self.banned)] = float("-inf")

@@ -7,12 +7,12 @@ here as a control, and to go on from a model that teacher forcing has trained.
 
 from __future__ import annotations
 
-from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.loss import Losses
 from freerun.forcing.replay import encode, replay
 from freerun.forcing.rollout import aligned_rollout, uniforms
-from freerun.forcing.scheduled_sampling import AlignedSettings, aligned_draw, changed_share
+from freerun.forcing.scheduled_sampling import AlignedSettings, aligned_draw, changed_fraction
 from freerun.forcing.strategy import Strategy
+from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.models.seq2seq import Seq2Seq
 
 __all__ = ["FreeRunning"]
@@ -29,7 +29,9 @@ class FreeRunning(Strategy):
         encoded, masks = encode(model, batch, update)
         numbers_BT = uniforms(update, "draws", *batch.target_in_BT.shape).to(batch.target_in_BT.device)
         draw = aligned_draw(self.settings)
-        fed_BT = aligned_rollout(model.decoder, encoded, batch.target_in_BT, batch.drawable_BT, numbers_BT, draw, masks)
+        fed_BT = aligned_rollout(
+            model.decoder, encoded, batch.target_in_BT, batch.replaceable_BT, numbers_BT, draw, masks
+        )
         features_NF = replay(model, batch, encoded, fed_BT, masks)
         nll, figure = self.objective.token_nll(model, features_NF, batch)
-        return Losses({"nll": nll}, {"nll.free_running": figure, "effective_rate": changed_share(batch, fed_BT)})
+        return Losses({"nll": nll}, {"nll.free_running": figure, "effective_rate": changed_fraction(batch, fed_BT)})

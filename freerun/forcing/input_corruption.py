@@ -22,11 +22,11 @@ from pydantic import Field
 from torch import Tensor
 
 from freerun.config.numbers import Temperature
-from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.loss import Losses
 from freerun.forcing.replay import encode, replay
 from freerun.forcing.rollout import uniforms
 from freerun.forcing.strategy import Strategy, StrategySettings
+from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import NUM_SPECIAL, UNK
 
@@ -56,15 +56,15 @@ class InputCorruption(Strategy):
         encoded, masks = encode(model, batch, update)
         size = model.sizes.target_vocabulary
         corrupted_BT = self._corrupted(batch, update, size)
-        right_N = batch.right_N
+        target_N = batch.target_N
         if self.settings.kind == "raml":
             # the sample is the target now: at each position what is fed at the next one, and EOS where it was
             sampled_BT = batch.target_out_BT.clone()
             next_BT = corrupted_BT[:, 1:]
-            sampled_BT[:, :-1] = torch.where(batch.drawable_BT[:, 1:], next_BT, sampled_BT[:, :-1])
-            right_N = batch.at_real_positions(sampled_BT.t())
+            sampled_BT[:, :-1] = torch.where(batch.replaceable_BT[:, 1:], next_BT, sampled_BT[:, :-1])
+            target_N = batch.at_real_positions(sampled_BT.t())
         features_NF = replay(model, batch, encoded, corrupted_BT, masks)
-        nll, figure = self.objective.token_nll(model, features_NF, batch, right_N)
+        nll, figure = self.objective.token_nll(model, features_NF, batch, target_N)
         changed = (corrupted_BT != batch.target_in_BT).sum().item()
         figures: dict[str, tuple[float, float]] = {
             "nll.corrupted": figure,
@@ -80,7 +80,7 @@ class InputCorruption(Strategy):
         if self.settings.kind == "raml":
             chosen_BT = self._raml_positions(batch, coins_BT, vocabulary_size - NUM_SPECIAL, update)
             return torch.where(chosen_BT, _another(fed_BT, numbers_BT, vocabulary_size), fed_BT)
-        chosen_BT = (coins_BT < self.settings.rate) & batch.drawable_BT
+        chosen_BT = (coins_BT < self.settings.rate) & batch.replaceable_BT
         if self.settings.kind == "dropout":
             return fed_BT.masked_fill(chosen_BT, UNK)
         return torch.where(chosen_BT, _any_token(numbers_BT, vocabulary_size), fed_BT)

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-__all__ = ["Losses", "Term", "in_full", "output_nll", "smoothed_nll"]
+__all__ = ["Losses", "Term", "output_nll", "smoothed_nll", "upcast"]
 
-MOST_LOGITS = 2**22
+MAX_LOGITS = 2**22
 """Logits that are held at a time: 16 MiB, and as much again for what is made of them."""
 
 
@@ -38,13 +38,13 @@ class _SmoothedNLL(torch.autograd.Function):
     """Cross-entropy with label smoothing, its gradient made in one buffer of the size of the logits."""
 
     @staticmethod
-    def forward(ctx: Any, logits_NV: Tensor, right_N: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, logits_NV: Tensor, target_N: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
         log_probs_NV = torch.log_softmax(logits_NV, 1)
-        nll = -log_probs_NV.gather(1, right_N.unsqueeze(1)).sum()
+        nll = -log_probs_NV.gather(1, target_N.unsqueeze(1)).sum()
         loss = nll
         if smoothing:
             loss = (1.0 - smoothing) * nll - smoothing * log_probs_NV.mean(1).sum()
-        ctx.save_for_backward(log_probs_NV, right_N)
+        ctx.save_for_backward(log_probs_NV, target_N)
         ctx.smoothing = smoothing
         ctx.mark_non_differentiable(nll)
         return loss.clone(), nll
@@ -52,16 +52,16 @@ class _SmoothedNLL(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-        log_probs_NV, right_N = ctx.saved_tensors
+        log_probs_NV, target_N = ctx.saved_tensors
         gradient_NV = log_probs_NV.exp()
         if ctx.smoothing:
             gradient_NV.sub_(ctx.smoothing / gradient_NV.shape[1])
-        right_N1 = right_N.unsqueeze(1)
-        gradient_NV.scatter_add_(1, right_N1, torch.full_like(right_N1, ctx.smoothing - 1.0, dtype=gradient_NV.dtype))
+        target_N1 = target_N.unsqueeze(1)
+        gradient_NV.scatter_add_(1, target_N1, torch.full_like(target_N1, ctx.smoothing - 1.0, dtype=gradient_NV.dtype))
         return gradient_NV.mul_(loss_gradient), None, None
 
 
-def smoothed_nll(logits_NV: Tensor, right_N: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+def smoothed_nll(logits_NV: Tensor, target_N: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """The token loss summed over positions, and beside it the plain NLL, both in nats.
 
     Label smoothing (Szegedy et al. 2016, section 7) mixes the right token with the uniform distribution over the whole
@@ -69,10 +69,10 @@ def smoothed_nll(logits_NV: Tensor, right_N: Tensor, smoothing: float = 0.0) -> 
 
     Args:
         logits_NV: unnormalised log-probabilities at the real positions.
-        right_N: the right tokens.
+        target_N: the right tokens.
         smoothing: s, in [0, 1).
     """
-    loss, nll = _SmoothedNLL.apply(in_full(logits_NV), right_N, smoothing)  # type: ignore[no-untyped-call]
+    loss, nll = _SmoothedNLL.apply(upcast(logits_NV), target_N, smoothing)  # type: ignore[no-untyped-call]
     return loss, nll
 
 
@@ -81,13 +81,13 @@ class _NLLInChunks(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, features_NF: Tensor, weight_VF: Tensor, bias_V: Tensor, right_N: Tensor, smoothing: float, rows: int
+        ctx: Any, features_NF: Tensor, weight_VF: Tensor, bias_V: Tensor, target_N: Tensor, smoothing: float, rows: int
     ) -> tuple[Tensor, Tensor]:
         weight = weight_VF.to(features_NF.dtype)
         d_features_NF, d_weight_VF, d_bias_V = (torch.zeros_like(each) for each in (features_NF, weight_VF, bias_V))
-        loss, nll = (in_full(bias_V.new_zeros(())) for _ in range(2))
+        loss, nll = (upcast(bias_V.new_zeros(())) for _ in range(2))
         for start in range(0, len(features_NF), rows):
-            features, right = features_NF[start : start + rows], right_N[start : start + rows]
+            features, right = features_NF[start : start + rows], target_N[start : start + rows]
             with torch.enable_grad():
                 logits = torch.addmm(bias_V.to(weight.dtype), features, weight.t()).requires_grad_()
                 each_loss, each_nll = smoothed_nll(logits, right, smoothing)
@@ -108,19 +108,19 @@ class _NLLInChunks(torch.autograd.Function):
 
 
 def output_nll(
-    features_NF: Tensor, weight_VF: Tensor, bias_V: Tensor, right_N: Tensor, smoothing: float = 0.0
+    features_NF: Tensor, weight_VF: Tensor, bias_V: Tensor, target_N: Tensor, smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """``smoothed_nll`` of the logits ``features weight' + bias``; no more than ``MOST_LOGITS`` are held at a time."""
-    rows = max(1, MOST_LOGITS // len(weight_VF))
+    """``smoothed_nll`` of the logits ``features weight' + bias``; no more than ``MAX_LOGITS`` are held at a time."""
+    rows = max(1, MAX_LOGITS // len(weight_VF))
     if len(features_NF) <= rows:
-        return smoothed_nll(functional.linear(features_NF, weight_VF, bias_V), right_N, smoothing)
+        return smoothed_nll(functional.linear(features_NF, weight_VF, bias_V), target_N, smoothing)
     low = torch.is_autocast_enabled(features_NF.device.type)
     features_NF = features_NF.to(torch.get_autocast_dtype(features_NF.device.type)) if low else features_NF
     with torch.autocast(features_NF.device.type, enabled=False):
-        loss, nll = _NLLInChunks.apply(features_NF, weight_VF, bias_V, right_N, smoothing, rows)  # type: ignore[no-untyped-call]
+        loss, nll = _NLLInChunks.apply(features_NF, weight_VF, bias_V, target_N, smoothing, rows)  # type: ignore[no-untyped-call]
     return loss, nll
 
 
-def in_full(values: Tensor) -> Tensor:
+def upcast(values: Tensor) -> Tensor:
     """The same values in fp32, or in fp64 where they are: what is normalised is not left in bf16."""
     return values if values.dtype == torch.float64 else values.float()

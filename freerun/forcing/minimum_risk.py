@@ -21,14 +21,20 @@ from torch.nn.utils.rnn import pad_sequence
 
 from freerun.bounds import NUM_HYPOTHESES
 from freerun.config.numbers import PositiveNumber, within
-from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.costs import COSTS
 from freerun.forcing.draw import Draw
 from freerun.forcing.loss import Losses, Term
-from freerun.forcing.outputs import SequenceSettings, bounds_of, costs_of, log_probs_of, written_tokens
 from freerun.forcing.replay import encode, replay
 from freerun.forcing.rollout import free_rollout, uniforms
+from freerun.forcing.sequence_level import (
+    SequenceSettings,
+    length_bounds,
+    output_costs,
+    output_log_probs,
+    written_tokens,
+)
 from freerun.forcing.strategy import Strategy
+from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.models.decoder import Encoded
 from freerun.models.dropout import DropoutMasks
 from freerun.models.seq2seq import Seq2Seq
@@ -65,7 +71,7 @@ class MinimumRisk(Strategy):
         features_NF = replay(model, batch, encoded, batch.target_in_BT, masks and masks.first_steps(target_steps))
         nll, figure = self.objective.token_nll(model, features_NF, batch, weight=settings.nll_weight)
         scores_N = self._scores(model, encoded.select(owners_N), outputs, masks and masks.target_rows(owners_N))
-        costs_N = scores_N.new_tensor(costs_of(COSTS[settings.cost], outputs, batch, owners))
+        costs_N = scores_N.new_tensor(output_costs(COSTS[settings.cost], outputs, batch, owners))
         # the references are scored like the rest, so that there is always something to score
         writable_N = torch.tensor([set(output).isdisjoint(NEVER_WRITTEN) for output in outputs], device=owners_N.device)
         scores_N, costs_N, owners_N = scores_N[writable_N], costs_N[writable_N], owners_N[writable_N]
@@ -94,7 +100,7 @@ class MinimumRisk(Strategy):
         with torch.no_grad():
             encoded = model.encode(batch.source_BS, batch.source_lengths_B)
         rows_N = torch.arange(size, device=batch.source_BS.device).repeat_interleave(samples)
-        bounds_N = bounds_of(batch)[rows_N]
+        bounds_N = length_bounds(batch)[rows_N]
         numbers_NT = uniforms(update, "samples", len(rows_N), int(bounds_N.max())).to(rows_N.device)
         draw = Draw("sample", self.settings.temperature, NEVER_WRITTEN)
         run = free_rollout(model.decoder, encoded.select(rows_N), bounds_N, numbers_NT, draw)
@@ -117,7 +123,7 @@ class MinimumRisk(Strategy):
         lengths_N = torch.tensor([len(output) for output in outputs], device=device)
         written_NT = pad_sequence(written, batch_first=True, padding_value=PAD)
         fed_NT = torch.cat([torch.full_like(written_NT[:, :1], BOS), written_NT[:, :-1]], 1)
-        return log_probs_of(model, encoded, fed_NT, written_NT, lengths_N, masks)
+        return output_log_probs(model, encoded, fed_NT, written_NT, lengths_N, masks)
 
 
 def expected_cost(scores_N: Tensor, costs_N: Tensor, owners_N: Tensor, size: int) -> Tensor:

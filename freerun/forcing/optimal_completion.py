@@ -22,11 +22,11 @@ from pydantic import Field
 from torch import Tensor
 
 from freerun.config.numbers import Temperature
-from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.draw import Draw
-from freerun.forcing.loss import Losses, Term, in_full
+from freerun.forcing.loss import Losses, Term, upcast
 from freerun.forcing.rollout import free_rollout, uniforms
 from freerun.forcing.strategy import Strategy, StrategySettings
+from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.metrics.oracle import Oracle
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import EOS, NEVER_WRITTEN
@@ -130,7 +130,7 @@ def kl_to_optimal(logits_NV: Tensor, optimal_NV: Tensor, smoothing: float = 0.0)
     Smoothing mixes the optimal tokens' distribution with the uniform one over the whole vocabulary, as for token NLL.
     Each position has at least one optimal token.
     """
-    log_probs_NV = torch.log_softmax(in_full(logits_NV), 1)
+    log_probs_NV = torch.log_softmax(upcast(logits_NV), 1)
     counts_N = optimal_NV.sum(1)
     mean_N = log_probs_NV.masked_fill(~optimal_NV, 0.0).sum(1) / counts_N
     kl = (-counts_N.to(mean_N.dtype).log() - mean_N).sum()

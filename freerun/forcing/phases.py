@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.loss import Losses
 from freerun.forcing.strategy import Objective, Strategy, StrategySettings
+from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.models.seq2seq import Seq2Seq
 
 __all__ = ["Phases"]

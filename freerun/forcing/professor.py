@@ -27,14 +27,14 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
 from freerun.config.numbers import Count, Number, PositiveNumber, Size, Temperature
-from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.discriminator import Behaviour, Discriminator
 from freerun.forcing.draw import Draw
-from freerun.forcing.loss import Losses, Term, in_full
+from freerun.forcing.loss import Losses, Term, upcast
 from freerun.forcing.moments import mmd
 from freerun.forcing.replay import encode
 from freerun.forcing.rollout import free_rollout, uniforms
 from freerun.forcing.strategy import Strategy, StrategySettings
+from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.memory import check_fits
 from freerun.models.decoder import Decoded, Encoded
 from freerun.models.dropout import DropoutMasks
@@ -187,7 +187,7 @@ class Professor(Strategy):
         steps = max(1, int(lengths_B.max()))
         probs_TBV = None
         if self.discriminator is not None and self.discriminator.outputs is not None:
-            probs_TBV = torch.softmax(in_full(model.decoder.logits(decoded.features_TBF[:steps])), 2)
+            probs_TBV = torch.softmax(upcast(model.decoder.logits(decoded.features_TBF[:steps])), 2)
         layers = [layer[:steps] for layer in decoded.layers_TBH]
         return Behaviour(layers, probs_TBV, encoded.state.h_LBH[-1].detach(), lengths_B)
 
@@ -339,7 +339,7 @@ def _joined(first: Behaviour, second: Behaviour) -> Behaviour:
 
 def _means_over_time(behaviour: Behaviour) -> Tensor:
     """The mean of each row's states over its steps, all layers side by side: [B, L x H]."""
-    layers_TBD = in_full(torch.cat(behaviour.layers_TBH, 2))
+    layers_TBD = upcast(torch.cat(behaviour.layers_TBH, 2))
     steps_T1 = torch.arange(len(layers_TBD), device=layers_TBD.device).unsqueeze(1)
     real_TB1 = (steps_T1 < behaviour.lengths_B).unsqueeze(2)
     return (layers_TBD * real_TB1).sum(0) / behaviour.lengths_B.clamp(min=1).unsqueeze(1)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from freerun.forcing.batch import Update
 from freerun.forcing.draw import Draw
+from freerun.forcing.training_batch import Update
 from freerun.models.decoder import Decoder, Encoded
 from freerun.models.dropout import DropoutMasks
 from freerun.models.state import State

@@ -20,17 +20,17 @@ from pydantic import Field
 from torch import Tensor
 
 from freerun.config.numbers import Temperature
-from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.draw import Draw
 from freerun.forcing.loss import Losses
 from freerun.forcing.replay import encode, replay
 from freerun.forcing.rollout import aligned_in_passes, aligned_rollout, uniforms
-from freerun.forcing.schedules import InverseSigmoidOverUpdates, PositionSchedule, Schedule, at_position, at_update
 from freerun.forcing.strategy import Strategy, StrategySettings
+from freerun.forcing.teacher_prob import InverseSigmoidOverUpdates, PositionSchedule, Schedule, at_position, at_update
+from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import EOS, NEVER_WRITTEN
 
-__all__ = ["AlignedSettings", "ScheduledSampling", "ScheduledSamplingSettings", "aligned_draw", "changed_share"]
+__all__ = ["AlignedSettings", "ScheduledSampling", "ScheduledSamplingSettings", "aligned_draw", "changed_fraction"]
 
 
 class AlignedSettings(StrategySettings):
@@ -79,7 +79,7 @@ class ScheduledSampling(Strategy):
             figures["certified"] = (exact_B.sum().item(), batch.num_pairs)
         else:
             fed_BT = aligned_rollout(*rollout, masks)
-        figures["effective_rate"] = changed_share(batch, fed_BT)
+        figures["effective_rate"] = changed_fraction(batch, fed_BT)
         features_NF = replay(model, batch, encoded, fed_BT, masks)
         nll, figures["nll.scheduled"] = self.objective.token_nll(model, features_NF, batch)
         return Losses({"nll": nll}, figures)
@@ -93,7 +93,7 @@ class ScheduledSampling(Strategy):
             each = [at_position(self.settings.position, t, teacher_prob) for t in range(steps)]
             right_T = torch.tensor(each, dtype=torch.float64)
         draws_BT = uniforms(update, "coins", *shape).expand(size, steps) >= right_T
-        return draws_BT.to(batch.target_in_BT.device) & batch.drawable_BT
+        return draws_BT.to(batch.target_in_BT.device) & batch.replaceable_BT
 
 
 def aligned_draw(settings: AlignedSettings) -> Draw:
@@ -102,7 +102,7 @@ def aligned_draw(settings: AlignedSettings) -> Draw:
     return Draw(settings.draw, settings.temperature, banned)
 
 
-def changed_share(batch: TrainingBatch, fed_BT: Tensor) -> tuple[float, float]:
+def changed_fraction(batch: TrainingBatch, fed_BT: Tensor) -> tuple[float, float]:
     """At how many of the real positions after BOS another token than the right one was fed, and their number."""
-    changed_BT = (fed_BT != batch.target_in_BT) & batch.drawable_BT
+    changed_BT = (fed_BT != batch.target_in_BT) & batch.replaceable_BT
     return changed_BT.sum().item(), batch.num_tokens - batch.num_pairs

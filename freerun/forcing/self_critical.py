@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import torch
 
-from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.costs import COSTS
 from freerun.forcing.draw import Draw
 from freerun.forcing.loss import Losses, Term
-from freerun.forcing.outputs import SequenceSettings, bounds_of, costs_of, log_probs_of, written_tokens
 from freerun.forcing.replay import replay
 from freerun.forcing.rollout import free_rollout, uniforms
+from freerun.forcing.sequence_level import (
+    SequenceSettings,
+    length_bounds,
+    output_costs,
+    output_log_probs,
+    written_tokens,
+)
 from freerun.forcing.strategy import Strategy
+from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import NEVER_WRITTEN
 
@@ -33,7 +39,7 @@ class SelfCritical(Strategy):
     def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
         """The NLL, and the self-critical term summed over sources; the journal gets the mean costs of both outputs."""
         settings = self.settings
-        bounds_B = bounds_of(batch)
+        bounds_B = length_bounds(batch)
         steps, target_steps = int(bounds_B.max()), batch.target_in_BT.shape[1]
         masks = model.draw_masks(batch.source_BS.shape[1], steps, batch.num_pairs, update.generator("dropout"))
         encoded = model.encode(batch.source_BS, batch.source_lengths_B, masks)
@@ -46,9 +52,9 @@ class SelfCritical(Strategy):
         draw = Draw("sample", settings.temperature, NEVER_WRITTEN)
         sample = free_rollout(model.decoder, encoded, bounds_B, numbers_BT, draw, masks)
         owners = range(batch.num_pairs)
-        costs = [costs_of(COSTS[settings.cost], written_tokens(run), batch, owners) for run in (sample, greedy)]
+        costs = [output_costs(COSTS[settings.cost], written_tokens(run), batch, owners) for run in (sample, greedy)]
         sample_masks = masks and masks.first_steps(sample.fed_BT.shape[1])
-        scores_B = log_probs_of(model, encoded, sample.fed_BT, sample.written_BT, sample.lengths_B, sample_masks)
+        scores_B = output_log_probs(model, encoded, sample.fed_BT, sample.written_BT, sample.lengths_B, sample_masks)
         excess_B = scores_B.new_tensor([one - other for one, other in zip(*costs, strict=True)])
         terms = {
             "nll": nll,

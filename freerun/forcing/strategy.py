@@ -10,8 +10,8 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.loss import Losses, Term, output_nll
+from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.models.seq2seq import Seq2Seq
 
 __all__ = ["Objective", "Strategy", "StrategySettings"]
@@ -51,7 +51,7 @@ class Objective:
         model: Seq2Seq,
         features_NF: Tensor,
         batch: TrainingBatch,
-        right_N: Tensor | None = None,
+        target_N: Tensor | None = None,
         weight: float = 1.0,
     ) -> tuple[Term, tuple[float, float]]:
         """The token loss as a term, and the plain NLL for the journal.
@@ -60,11 +60,11 @@ class Objective:
             model: its output layer is applied.
             features_NF: at the real target positions, from ``replay``.
             batch: says what the term is divided by.
-            right_N: the tokens asked for, the batch's own unless given.
+            target_N: the tokens asked for, the batch's own unless given.
             weight: of the term.
         """
-        right_N = batch.right_N if right_N is None else right_N
-        loss, nll = output_nll(*model.decoder.output(features_NF), right_N, self.label_smoothing)
+        target_N = batch.target_N if target_N is None else target_N
+        loss, nll = output_nll(*model.decoder.output(features_NF), target_N, self.label_smoothing)
         return Term(loss, self.count(batch), weight), (nll.item(), batch.num_tokens)
 
 

@@ -10,10 +10,10 @@ bias).
 
 from __future__ import annotations
 
-from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.loss import Losses
 from freerun.forcing.replay import encode, replay
 from freerun.forcing.strategy import Strategy
+from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.models.seq2seq import Seq2Seq
 
 __all__ = ["Teacher"]

@@ -88,7 +88,7 @@ def draw_mask(shape: Sequence[int], rate: float, generator: CounterGenerator, li
         return None
     keep = 1.0 - rate
     # drawn on the CPU, so that a seed means the same masks everywhere
-    kept = generator.coins(keep, *shape)
+    kept = generator.coin_flips(keep, *shape)
     number = np.float64 if like.dtype == torch.float64 else np.float32
     return torch.from_numpy(np.multiply(kept, number(1.0 / keep))).to(like)
 

@@ -31,7 +31,7 @@ from freerun.data.codec import Codec
 from freerun.data.tokenizers import SentencePieceTokenizer, Tokenizer, make_tokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.errors import BundleError, MissingExtraError
-from freerun.files import bytes_hash, present_folder
+from freerun.files import bytes_hash, readable_dir
 from freerun.runtime.limits import MOST_CONFIG, Limits
 from freerun.runtime.schema import first_fault
 from freerun.runtime.shapes import Shapes
@@ -227,12 +227,12 @@ def find_bundle(model: Path) -> Path:
     Raises:
         BundleError: there is none.
     """
-    folder = present_folder(model)
+    folder = readable_dir(model)
     if not folder.exists():
         raise BundleError(model, "no such folder", "Expected a bundle or a run folder", "Check the path")
     if not folder.is_dir():
         raise BundleError(model, "this is a file", "Expected the folder of a bundle or of a run", "Name the folder")
-    best = present_folder(folder / "best")
+    best = readable_dir(folder / "best")
     if (folder / "config.json").exists():
         return folder
     if (best / "config.json").exists():

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from freerun.arguments import as_list, check_items, check_text, wrong_type
-from freerun.data.batching import MOST_POSITIONS, ROWS, pad, similar_lengths
+from freerun.data.batching import MAX_POSITIONS, ROWS, pad, similar_lengths
 from freerun.data.codec import Codec
 from freerun.errors import BundleError, DataError
 from freerun.search.beam import beam_search, check_beam
@@ -182,7 +182,7 @@ class Predictor:
         bound: LengthBound,
         batch_size: int = ROWS,
         greedy: Greedy | None = None,
-        longest_source: int = MOST_POSITIONS,
+        longest_source: int = MAX_POSITIONS,
         load_again: Reload | None = None,
     ) -> None:
         """``greedy`` is used instead of a stepper where it can be; ``longest_source`` is in tokens, with the end.

@@ -10,7 +10,7 @@ from typing import Any
 
 from freerun.data.codec import Codec
 from freerun.data.tokenizers import SentencePieceTokenizer
-from freerun.files import bytes_hash, replacing_folder, write_atomic
+from freerun.files import bytes_hash, replacing_dir, write_atomic
 from freerun.runtime.bundle import FORMAT, VERSION, WEIGHTS
 from freerun.runtime.card import model_card
 from freerun.search.bound import LengthBound
@@ -59,7 +59,7 @@ def write_bundle(folder: Path, parts: BundleParts) -> str:
     files["config.json"] = as_json(config)
     files["metrics.json"] = as_json(dict(parts.metrics))
     files["README.md"] = model_card(config, parts.metrics).encode()
-    with replacing_folder(folder) as new:
+    with replacing_dir(folder) as new:
         for name, content in files.items():
             write_atomic(new / name, content)
     return hashes[WEIGHTS]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from freerun.lock import REFUSAL
+from freerun.lock import BUSY_MESSAGE
 
 __all__ = ["TrainingProcess"]
 
@@ -48,7 +48,7 @@ class TrainingProcess:
         """
         with self._log.open("rb") as log:
             log.seek(self._logged)
-            return self._process.returncode == 2 and REFUSAL.encode() in log.read()
+            return self._process.returncode == 2 and BUSY_MESSAGE.encode() in log.read()
 
     def ask_to_stop(self) -> None:
         """Ask for a checkpoint and an end."""

@@ -27,7 +27,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from freerun.errors import RunError
-from freerun.files import bytes_hash, replacing_folder, write_atomic
+from freerun.files import bytes_hash, replacing_dir, write_atomic
 
 __all__ = ["Checkpoint", "Checkpoints", "Damaged", "serialised"]
 
@@ -91,7 +91,7 @@ class Checkpoints:
         final = self.path(update)
         hashes: dict[str, str] = {}
         try:
-            with replacing_folder(final) as new:
+            with replacing_dir(final) as new:
                 for name, content in contents:
                     hashes[name] = bytes_hash(content)
                     write_atomic(new / name, content)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from freerun.data.batching import Batch
-from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.loss import Losses
 from freerun.forcing.strategy import Strategy
+from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.models.seq2seq import Seq2Seq
 from freerun.training.optimisers import load_optimiser_state, optimiser_tensors
 from freerun.training.precision import autocast

@@ -280,7 +280,7 @@ class Mine(Teacher):
 class Odd(Teacher):
     Settings = dict
 """
-REFUSAL = (
+BUSY_MESSAGE = (
     "config.toml: forcing.strategy: 'my_module:Mine' is Python code, named by a run directory and not by you, so it "
     "was not imported. Expected a strategy of freerun, or code that you trust. Check where the directory comes from, "
     "then add --trust-code (in Python: trust_code=True).\n"
@@ -319,7 +319,7 @@ def test_code_that_a_run_directory_names_is_not_imported(
 ) -> None:
     result = freerun("train", *arguments)
     assert result.code == 2
-    assert result.err.endswith(REFUSAL)
+    assert result.err.endswith(BUSY_MESSAGE)
     assert not (theirs / "imported").exists()
 
 

@@ -21,7 +21,7 @@ from freerun.commands import study as studies
 from freerun.config import parse_config
 from freerun.files import bytes_hash
 from freerun.forcing.registry import settings_of
-from freerun.lock import beside, holder, inside, only_writer
+from freerun.lock import holder, inner_lock, only_writer, outer_lock
 from freerun.studies.training_process import TrainingProcess
 from tests.cli.conftest import Freerun
 
@@ -84,7 +84,7 @@ def test_the_second_of_two_trainings_names_the_first_and_changes_nothing(
 
 
 def test_a_run_that_is_being_written_can_be_read(freerun: Freerun, run: Path, trained: Path) -> None:
-    with only_writer(inside(run)):
+    with only_writer(inner_lock(run)):
         for command in (
             ("predict", run, "ab"),
             ("evaluate", run),
@@ -98,7 +98,7 @@ def test_nothing_is_read_before_the_lock_is_held(freerun: Freerun, pairs: Path) 
     """What another process is just writing is neither judged nor cleared away."""
     (pairs / "run" / ".best.old").mkdir(parents=True)
     (pairs / "run" / "config.toml").write_text("[data")
-    with only_writer(inside(pairs / "run")):
+    with only_writer(inner_lock(pairs / "run")):
         result = freerun("train", pairs / "config.toml", "--out", pairs / "run", "--resume")
     assert result.err.startswith(here(pairs / "run"))
     assert (pairs / "run" / ".best.old").exists()
@@ -136,7 +136,7 @@ def test_while_a_run_is_exported_nothing_else_writes_into_it(
         patch.setattr(exporting, "_verify", meanwhile)
         assert freerun("export", run / "best").code == 0
     assert [each.startswith(here(run)) for each in told] == [True, True, True]
-    assert holder(inside(run)) is None
+    assert holder(inner_lock(run)) is None
 
 
 @pytest.mark.parametrize("out", [False, True])
@@ -144,7 +144,7 @@ def test_while_a_run_is_exported_nothing_else_writes_into_it(
 def test_a_run_in_training_is_not_exported(freerun: Freerun, run: Path, out: bool, model: str) -> None:
     (run.parent / "link").symlink_to(run / "best")
     before = content(run)
-    with only_writer(inside(run)):
+    with only_writer(inner_lock(run)):
         result = freerun("export", run / model, *(("--out", run.parent / "x") if out else ()))
         assert (result.code, result.out) == (2, "")
         assert result.err.startswith(here(run))
@@ -155,7 +155,7 @@ def test_a_run_in_training_is_not_exported(freerun: Freerun, run: Path, out: boo
 def test_a_bundle_is_locked_beside_it(freerun: Freerun, run: Path) -> None:
     bundle = run.parent / "bundle"
     shutil.copytree(run / "best", bundle)
-    with only_writer(beside(bundle)):
+    with only_writer(outer_lock(bundle)):
         for command in (
             ("export", bundle),
             ("export", bundle, "--out", run.parent / "x"),
@@ -169,9 +169,9 @@ def test_a_bundle_is_locked_beside_it(freerun: Freerun, run: Path) -> None:
 def test_a_bundle_next_to_a_configuration_is_no_part_of_a_run(freerun: Freerun, run: Path) -> None:
     bundle = Path(shutil.copytree(run / "best", run.parent / "bundle"))
     (run.parent / "config.toml").touch()
-    with only_writer(inside(run.parent)):
+    with only_writer(inner_lock(run.parent)):
         assert freerun("export", bundle).code == 0
-    with only_writer(beside(bundle)):
+    with only_writer(outer_lock(bundle)):
         assert freerun("export", bundle).code == 2
 
 
@@ -221,7 +221,7 @@ def test_the_second_of_two_studies_is_told(freerun: Freerun, pairs: Path, monkey
     monkeypatch.setattr(studies, "_train_all", meanwhile)
     assert freerun(*command).code == 130
     assert told[0].startswith(here(pairs / "out"))
-    assert holder(inside(pairs / "out")) is None
+    assert holder(inner_lock(pairs / "out")) is None
 
 
 def test_a_study_that_was_killed_as_it_began_begins_again(
@@ -261,7 +261,7 @@ def test_a_study_waits_for_a_training_that_outlived_an_earlier_one(
     config = parse_config({"data": {"train": "t.tsv"}}, "test", settings_of)
     todo = [studies._Run(name, 1, config, pairs) for name in ("a", "b")]
     told: set[str] = set()
-    with only_writer(inside(todo[0].run)):
+    with only_writer(inner_lock(todo[0].run)):
         assert studies._next_free(todo, told).name == "b-1"
         assert studies._next_free(todo, told) is None
         assert [run.name for run in todo] == ["a-1"]
@@ -302,7 +302,7 @@ def test_a_training_says_whether_it_was_refused(pairs: Path) -> None:
     arguments = ["config.toml", "--out", "run"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(pairs)
-        with only_writer(inside(Path("run"))):
+        with only_writer(inner_lock(Path("run"))):
             refused = TrainingProcess(arguments, log, os.environ)
             refused.wait()
         wrong = TrainingProcess([*arguments, "--set", "model.cell=gpu"], log, os.environ)
@@ -315,7 +315,7 @@ def test_a_training_says_whether_it_was_refused(pairs: Path) -> None:
 
 def test_a_dataset_is_written_by_one_process(freerun: Freerun, tmp_path: Path) -> None:
     folder = tmp_path / "data"
-    with only_writer(inside(folder)):
+    with only_writer(inner_lock(folder)):
         assert freerun("data", "make", "copy", folder).err.startswith(here(folder))
         assert [path.name for path in folder.iterdir()] == [".lock"]
     folder.mkdir()

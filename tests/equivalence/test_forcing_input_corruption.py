@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from freerun.forcing.batch import Update
 from freerun.forcing.input_corruption import InputCorruption
 from freerun.forcing.strategy import Objective
+from freerun.forcing.training_batch import Update
 from freerun.symbols import EOS, UNK
 from tests import oracle_losses as by_the_book
 from tests.networks import CELLS, book, network, random_rows, recorded, same_fed, same_losses, training_batch

@@ -7,10 +7,10 @@ import torch
 
 from freerun.config import parse_config
 from freerun.errors import ConfigError
-from freerun.forcing.batch import Update
 from freerun.forcing.optimal_completion import OptimalCompletion, kl_to_optimal
 from freerun.forcing.registry import settings_of
 from freerun.forcing.strategy import Objective
+from freerun.forcing.training_batch import Update
 from freerun.symbols import BOS, EOS, UNK
 from tests import oracle_losses as by_the_book
 from tests import oracle_outputs

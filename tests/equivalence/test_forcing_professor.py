@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from freerun.forcing.batch import Update
 from freerun.forcing.discriminator import Behaviour, Discriminator
 from freerun.forcing.moments import mmd
 from freerun.forcing.professor import Professor
 from freerun.forcing.strategy import Objective, StrategySettings
 from freerun.forcing.teacher import Teacher
+from freerun.forcing.training_batch import Update
 from freerun.symbols import EOS
 from tests import oracle_losses as by_the_book
 from tests import oracle_professor

@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from freerun.forcing.batch import Update
 from freerun.forcing.draw import Draw
 from freerun.forcing.free_running import FreeRunning
 from freerun.forcing.replay import encode
 from freerun.forcing.rollout import aligned_in_passes, aligned_rollout, free_rollout, uniforms
 from freerun.forcing.scheduled_sampling import ScheduledSampling
 from freerun.forcing.strategy import Objective
+from freerun.forcing.training_batch import Update
 from freerun.models.decoder import Decoded
 from freerun.models.state import State
 from freerun.symbols import BOS, EOS, NEVER_WRITTEN, PAD
@@ -138,7 +138,7 @@ def test_temperature_and_drawn_eos(temperature):
 def test_passes_certify_what_is_exact():
     model = a_network()
     encoded, masks = encode(model, BATCH, UPDATE)
-    draw, draws = Draw(banned=(*NEVER_WRITTEN, EOS)), BATCH.drawable_BT
+    draw, draws = Draw(banned=(*NEVER_WRITTEN, EOS)), BATCH.replaceable_BT
     given = (model.decoder, encoded, BATCH.target_in_BT, draws, uniforms(UPDATE, "draws", *draws.shape), draw)
     exact = aligned_rollout(*given, masks)
     certified = []
@@ -224,7 +224,7 @@ def test_a_rollout_steps_in_fp32_at_least(monkeypatch, cell, given):
     rounded = replace(encoded, state=State(*(each if each is None else each.to(given) for each in state_of(encoded))))
     numbers, draw = torch.zeros(4, 9), Draw("argmax")
     free_rollout(model.decoder, rounded, torch.full((4,), 9), numbers, draw)
-    aligned_rollout(model.decoder, rounded, BATCH.target_in_BT, BATCH.drawable_BT, numbers, draw)
+    aligned_rollout(model.decoder, rounded, BATCH.target_in_BT, BATCH.replaceable_BT, numbers, draw)
     expected = torch.float64 if given == torch.float64 else torch.float32
     assert {each.dtype for state in states for each in (state.h_LBH, state.c_LBH) if each is not None} == {expected}
     assert (states[0].c_LBH is not None) == (cell == "lstm")

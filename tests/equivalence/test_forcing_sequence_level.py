@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from freerun.config import parse_config
 from freerun.errors import ConfigError
-from freerun.forcing.batch import Update
 from freerun.forcing.costs import COSTS
 from freerun.forcing.minimum_risk import MinimumRisk, expected_cost
 from freerun.forcing.registry import settings_of
 from freerun.forcing.self_critical import SelfCritical
 from freerun.forcing.strategy import Objective
 from freerun.forcing.teacher import Teacher
+from freerun.forcing.training_batch import Update
 from freerun.symbols import EOS, UNK
 from tests import oracle_losses as by_the_book
 from tests import oracle_outputs

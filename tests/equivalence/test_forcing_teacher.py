@@ -7,10 +7,10 @@ import itertools
 import pytest
 import torch
 
-from freerun.forcing.batch import Update
 from freerun.forcing.replay import encode, replay
 from freerun.forcing.strategy import Objective, StrategySettings
 from freerun.forcing.teacher import Teacher
+from freerun.forcing.training_batch import Update
 from tests import oracle
 from tests import oracle_losses as by_the_book
 from tests.networks import (

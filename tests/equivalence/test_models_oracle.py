@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freerun.forcing.batch import Update
+from freerun.forcing.training_batch import Update
 from freerun.models.states import StateReader
 from freerun.models.stepper import TorchStepper
 from freerun.search.beam import beam_search

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from freerun.forcing.batch import Update
 from freerun.forcing.registry import STRATEGIES
 from freerun.forcing.rollout import uniforms
 from freerun.forcing.strategy import Objective
+from freerun.forcing.training_batch import Update
 from tests.networks import network, random_rows, training_batch
 
 BATCH = training_batch(random_rows([4, 2, 6, 3]), random_rows([3, 5, 2, 5], size=9, seed=1))

@@ -8,9 +8,9 @@ import pytest
 from freerun.build import objective_of, order_of, strategy_of, updates_per_epoch
 from freerun.config import parse_config
 from freerun.data.batching import make_batch
-from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.registry import settings_of
 from freerun.forcing.strategy import Objective
+from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.training.progress import Progress
 from tests.networks import close, corpus, gradients_of, network, random_rows
 

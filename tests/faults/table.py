@@ -29,7 +29,7 @@ from pathlib import Path
 __all__ = ["COMMANDS", "FAULTS", "Cell", "Command", "build_shim", "run_table"]
 
 ROOT = Path(__file__).resolve().parents[2]
-REFUSAL = "is writing here"
+BUSY_MESSAGE = "is writing here"
 LIMIT = 60
 """Seconds after which a command is ended, and its cell is wrong."""
 
@@ -445,7 +445,7 @@ def _wrong_end(command: Command, fault: Fault, cell: Cell, out: str, err: str) -
         problems.append(f"exit code {cell.code}")
     if cell.code == 2 and fault.streams != (2, "closed") and "error: " not in err:
         problems.append("no message")
-    if fault.lock and command.locks and REFUSAL not in err:
+    if fault.lock and command.locks and BUSY_MESSAGE not in err:
         problems.append("does not say who is writing")
     if any(word in out for word in ("warning:", "error:")):
         problems.append("notices on standard output")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from freerun.data.batching import make_batch, plan_epoch
-from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.strategy import Objective, StrategySettings
 from freerun.forcing.teacher import Teacher
+from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.models.initialise import initialise
 from freerun.models.seq2seq import Seq2Seq, Sizes
 from freerun.models.stepper import TorchStepper

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freerun.data.codec import Codec
-from freerun.data.text import normalise
+from freerun.data.normalisation import normalise
 from freerun.data.tokenizers import CharTokenizer, WhitespaceTokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.symbols import EOS, NUM_SPECIAL

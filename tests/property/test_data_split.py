@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from freerun.data.normalisation import collapse_whitespace
 from freerun.data.split import held_out_sources, hold_out
-from freerun.data.text import collapse_whitespace
 
 # texts that differ only in whitespace are one source
 sources = st.lists(st.text(max_size=4), min_size=2, max_size=60, unique_by=collapse_whitespace)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from freerun.data.batching import MOST_POSITIONS, ROWS, make_batch, pad, plan_epoch, similar_lengths
+from freerun.data.batching import MAX_POSITIONS, ROWS, make_batch, pad, plan_epoch, similar_lengths
 from freerun.data.codec import Codec
 from freerun.data.corpus import encode_corpus
 from freerun.data.readers import Pair
@@ -147,12 +147,12 @@ def test_a_sequence_takes_as_many_rows_as_it_is_wide():
 
 
 def test_long_sequences_come_in_smaller_batches():
-    lengths = [1] * 600 + [MOST_POSITIONS // 4] * 9 + [2 * MOST_POSITIONS] * 2
+    lengths = [1] * 600 + [MAX_POSITIONS // 4] * 9 + [2 * MAX_POSITIONS] * 2
     batches = similar_lengths(lengths, lengths)
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
     for batch in batches:
         longest = max(lengths[row] for row in batch)
-        assert len(batch) == 1 or len(batch) * longest <= MOST_POSITIONS
+        assert len(batch) == 1 or len(batch) * longest <= MAX_POSITIONS
     assert len(batches[0]) == ROWS
 
 

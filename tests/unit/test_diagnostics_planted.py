@@ -243,7 +243,7 @@ def test_an_output_that_was_cut_off_is_not_right():
 
 
 NUMBERS = [
-    ("by_position", {"MOST_POSITIONS": 60, "_TOGETHER": 5}),
+    ("by_position", {"MAX_POSITIONS": 60, "_TOGETHER": 5}),
     ("excess_error", {"POINTS": 20}),
     ("prefix_switch", {"POINTS": 6, "MOST_SOURCES": 5000}),
     ("recovery", {"DISTANCES": 10}),

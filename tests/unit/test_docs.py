@@ -15,7 +15,7 @@ from freerun.config.check import expectation
 from freerun.config.raw import read_toml
 from freerun.config.sections import Schedule as LearningRate
 from freerun.forcing.registry import STRATEGIES, settings_of
-from freerun.forcing.schedules import PositionSchedule, Schedule
+from freerun.forcing.teacher_prob import PositionSchedule, Schedule
 from freerun.runtime.graphs import metadata_of
 from freerun.runtime.interface import FLOAT, INT64, inputs_of, outputs_of, statics_of
 from tests.exported import GraphsOf, write_model

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from freerun.files import (
-    clean_up,
     file_hash,
-    new_folder_beside,
-    present_folder,
-    replace_folder,
+    new_sibling_dir,
+    readable_dir,
+    remove_leftovers,
+    replace_dir,
+    replacing_dir,
     replacing_file,
-    replacing_folder,
-    restore_folder,
+    restore_dir,
     write_atomic,
 )
 
@@ -80,7 +80,7 @@ def test_files_and_folders_have_the_usual_modes(tmp_path, kind_of_file):
     before = os.umask(0o027)
     try:
         write_atomic(tmp_path / "file", "")
-        new_folder_beside(tmp_path / "folder").rename(tmp_path / "folder")
+        new_sibling_dir(tmp_path / "folder").rename(tmp_path / "folder")
     finally:
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
@@ -107,7 +107,7 @@ def test_a_killed_write_leaves_nothing_where_the_system_can(tmp_path, kind_of_fi
             os._exit(0)
     os.waitpid(child, 0)
     assert len(names(tmp_path)) == (kind_of_file == "named")
-    clean_up(tmp_path, "file")
+    remove_leftovers(tmp_path, "file")
     assert names(tmp_path) == []
 
 
@@ -124,7 +124,7 @@ def test_a_file_of_somebody_else_is_replaced_all_the_same(tmp_path, monkeypatch)
 def test_the_umask_of_the_process_is_never_touched(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "umask", full)
     write_atomic(tmp_path / "file", "")
-    with replacing_folder(tmp_path / "folder"):
+    with replacing_dir(tmp_path / "folder"):
         pass
     assert names(tmp_path) == ["file", "folder"]
 
@@ -191,11 +191,11 @@ def test_links_in_a_circle_are_an_error_of_their_name(tmp_path):
     with pytest.raises(OSError, match="Too many levels") as error:
         write_atomic(tmp_path / "loop", "text")
     assert error.value.filename == str(tmp_path / "loop")
-    assert present_folder(tmp_path / "loop") == tmp_path / "loop"
+    assert readable_dir(tmp_path / "loop") == tmp_path / "loop"
 
 
 def test_an_error_that_names_its_file_keeps_the_name(tmp_path):
-    with pytest.raises(FileNotFoundError) as error, replacing_folder(tmp_path / "best"):
+    with pytest.raises(FileNotFoundError) as error, replacing_dir(tmp_path / "best"):
         (tmp_path / "missing").read_text()
     assert error.value.filename == str(tmp_path / "missing")
     with pytest.raises(FileNotFoundError) as error:
@@ -209,7 +209,7 @@ def test_a_directory_is_replaced_by_whatever_name(tmp_path, monkeypatch, name):
     (final / "link").symlink_to("../best")
     monkeypatch.chdir(final)
     for text in ("new", "newer"):
-        with replacing_folder(Path(name) if text == "new" else final) as new:
+        with replacing_dir(Path(name) if text == "new" else final) as new:
             (new / "a").write_text(text)
         assert (final / "a").read_text() == text
     assert names(tmp_path) == ["best"]
@@ -223,12 +223,12 @@ def test_behind_a_link_the_directory_is_replaced_and_found_after_a_crash(tmp_pat
     with monkeypatch.context() as patch:
         crash_at(patch, 2)
         with pytest.raises(SystemExit):
-            replace_folder(folder_with(tmp_path / "new", "new"), link)
-    assert (present_folder(link) / "a").read_text() == "old"
-    restore_folder(link)
+            replace_dir(folder_with(tmp_path / "new", "new"), link)
+    assert (readable_dir(link) / "a").read_text() == "old"
+    restore_dir(link)
     assert (link / "a").read_text() == "old"
     for text in ("newer", "newest"):
-        with replacing_folder(link) as new:
+        with replacing_dir(link) as new:
             (new / "a").write_text(text)
     assert link.is_symlink()
     assert names(tmp_path / "place") == ["v1"]
@@ -245,7 +245,7 @@ def test_whatever_has_the_name_of_the_old_content_does_not_block(tmp_path, kind)
         stray.mkdir()
     else:
         stray.symlink_to("other" if kind == "link" else "nothing")
-    with replacing_folder(final) as new:
+    with replacing_dir(final) as new:
         (new / "a").write_text("new")
     assert (final / "a").read_text() == "new"
     assert (tmp_path / "other" / "a").read_text() == "not ours"
@@ -255,21 +255,21 @@ def test_whatever_has_the_name_of_the_old_content_does_not_block(tmp_path, kind)
 def test_a_folder_is_replaced_whole(tmp_path):
     final = folder_with(tmp_path / "best", "old")
     (final / "only in the old one").touch()
-    replace_folder(folder_with(tmp_path / "new", "new"), final)
+    replace_dir(folder_with(tmp_path / "new", "new"), final)
     assert names(tmp_path) == ["best"]
     assert names(final) == ["a"]
     assert (final / "a").read_text() == "new"
 
 
 def test_a_folder_is_made_where_there_was_none(tmp_path):
-    with replacing_folder(tmp_path / "runs" / "best") as new:
+    with replacing_dir(tmp_path / "runs" / "best") as new:
         (new / "a").touch()
     assert names(tmp_path / "runs") == ["best"]
 
 
 def test_a_folder_that_could_not_be_filled_is_gone_and_the_old_one_stays(tmp_path):
     final = folder_with(tmp_path / "best", "old")
-    with pytest.raises(ZeroDivisionError), replacing_folder(final) as new:
+    with pytest.raises(ZeroDivisionError), replacing_dir(final) as new:
         (new / "a").write_text(str(1 / 0))
     assert names(tmp_path) == ["best"]
     assert (final / "a").read_text() == "old"
@@ -304,13 +304,13 @@ def test_after_a_crash_a_reader_finds_one_of_the_two_whole(tmp_path, monkeypatch
         crash_at(patch, renames)
         if renames < 3:
             with pytest.raises(SystemExit):
-                replace_folder(new, final)
+                replace_dir(new, final)
         else:
-            replace_folder(new, final)
+            replace_dir(new, final)
     before = names(tmp_path)
-    assert (present_folder(final) / "a").read_text() == found
+    assert (readable_dir(final) / "a").read_text() == found
     assert names(tmp_path) == before  # a reader renames nothing: a writer may be at work
-    restore_folder(final)
+    restore_dir(final)
     assert (final / "a").read_text() == found
 
 
@@ -319,8 +319,8 @@ def test_what_a_crash_left_aside_survives_the_next_replacement_until_the_new_one
     with monkeypatch.context() as patch:
         crash_at(patch, 2)
         with pytest.raises(SystemExit):
-            replace_folder(folder_with(tmp_path / "new", "new"), tmp_path / "best")
-    assert (present_folder(tmp_path / "best") / "a").read_text() == "old"
+            replace_dir(folder_with(tmp_path / "new", "new"), tmp_path / "best")
+    assert (readable_dir(tmp_path / "best") / "a").read_text() == "old"
 
 
 def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_old_one_there(tmp_path, monkeypatch):
@@ -329,7 +329,7 @@ def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_old_one_there(tmp_p
     replace = os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: full() if a == new else replace(a, b))
     with pytest.raises(OSError, match="No space left"):
-        replace_folder(new, final)
+        replace_dir(new, final)
     assert (final / "a").read_text() == "old"
     assert names(tmp_path) == ["best", "new"]
 
@@ -337,15 +337,15 @@ def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_old_one_there(tmp_p
 def test_restoring_never_replaces_what_is_there(tmp_path):
     final = folder_with(tmp_path / "best", "new")
     folder_with(tmp_path / ".best.old", "old")
-    restore_folder(final)
+    restore_dir(final)
     assert (final / "a").read_text() == "new"
-    assert (present_folder(final) / "a").read_text() == "new"
+    assert (readable_dir(final) / "a").read_text() == "new"
 
 
 def test_a_folder_that_never_was_is_looked_for_in_its_place(tmp_path):
-    assert present_folder(tmp_path / "best") == tmp_path / "best"
-    assert present_folder(tmp_path) == tmp_path
-    restore_folder(tmp_path / "best")
+    assert readable_dir(tmp_path / "best") == tmp_path / "best"
+    assert readable_dir(tmp_path) == tmp_path
+    restore_dir(tmp_path / "best")
     assert names(tmp_path) == []
 
 
@@ -359,10 +359,10 @@ def test_leftovers_go_away_and_what_stepped_aside_comes_back(tmp_path):
     others = [".update-03.tmp", ".update-03.settings", ".update-03.my-notes.tmp"]
     for name in others:
         (tmp_path / name).write_text("a user's own")
-    clean_up(tmp_path, "update-*")
+    remove_leftovers(tmp_path, "update-*")
     assert names(tmp_path) == sorted([".git.old", *others, "update-01", "update-02"])
     assert [(tmp_path / name / "a").read_text() for name in ("update-01", "update-02")] == ["old", "new"]
-    clean_up(tmp_path / "missing", "update-*")
+    remove_leftovers(tmp_path / "missing", "update-*")
 
 
 def test_what_a_killed_write_leaves_is_a_leftover(tmp_path, monkeypatch):
@@ -373,13 +373,13 @@ def test_what_a_killed_write_leaves_is_a_leftover(tmp_path, monkeypatch):
         patch.setattr(os, "replace", full)
         with pytest.raises(OSError, match="No space left"):
             write_atomic(tmp_path / "file", "new")
-        with pytest.raises(OSError, match="No space left"), replacing_folder(tmp_path / "best"):
+        with pytest.raises(OSError, match="No space left"), replacing_dir(tmp_path / "best"):
             pass
     assert len(names(tmp_path)) == 2
-    clean_up(tmp_path, "other")
+    remove_leftovers(tmp_path, "other")
     assert len(names(tmp_path)) == 2
-    clean_up(tmp_path, "file")
-    clean_up(tmp_path, "best")
+    remove_leftovers(tmp_path, "file")
+    remove_leftovers(tmp_path, "best")
     assert names(tmp_path) == []
 
 

@@ -11,11 +11,11 @@ import torch
 
 from freerun.config import parse_config
 from freerun.errors import ConfigError
-from freerun.forcing.batch import Update
 from freerun.forcing.input_corruption import InputCorruption
 from freerun.forcing.registry import settings_of
 from freerun.forcing.strategy import Objective
 from freerun.forcing.teacher import Teacher
+from freerun.forcing.training_batch import Update
 from freerun.symbols import EOS, UNK
 from tests.networks import network, random_rows, training_batch
 
@@ -38,7 +38,7 @@ def test_as_many_tokens_as_asked_for_are_corrupted(kind, rate):
     changed, kept = 0, {"dropout": 0.0, "replacement": 1 / 5}[kind]
     for number in range(1, 101):
         found = fed(number, kind=kind, rate=rate)
-        assert (found[~BATCH.drawable_BT] == BATCH.target_in_BT[~BATCH.drawable_BT]).all()
+        assert (found[~BATCH.replaceable_BT] == BATCH.target_in_BT[~BATCH.replaceable_BT]).all()
         changed += (found != BATCH.target_in_BT).sum().item()
     # a replacement is the right token again in one of five cases
     assert changed / (100 * REAL) == pytest.approx(rate * (1 - kept), abs=0.01)
@@ -46,9 +46,9 @@ def test_as_many_tokens_as_asked_for_are_corrupted(kind, rate):
 
 def test_dropped_tokens_are_unknown_and_replaced_ones_are_any():
     found = fed(kind="dropout", rate=1.0)
-    assert set(found[BATCH.drawable_BT].tolist()) == {UNK}
+    assert set(found[BATCH.replaceable_BT].tolist()) == {UNK}
     found = Counter(
-        token for n in range(1, 60) for token in fed(n, kind="replacement", rate=1.0)[BATCH.drawable_BT].tolist()
+        token for n in range(1, 60) for token in fed(n, kind="replacement", rate=1.0)[BATCH.replaceable_BT].tolist()
     )
     assert set(found) == {4, 5, 6, 7, 8}
     assert all(count / found.total() == pytest.approx(0.2, abs=0.01) for count in found.values())

@@ -78,7 +78,7 @@ def held(monkeypatch):
         sizes.append(logits.numel())
         return whole(logits, *more)
 
-    monkeypatch.setattr(loss_module, "MOST_LOGITS", 14)
+    monkeypatch.setattr(loss_module, "MAX_LOGITS", 14)
     monkeypatch.setattr(loss_module, "smoothed_nll", watched)
     return sizes
 

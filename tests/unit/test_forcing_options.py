@@ -10,9 +10,9 @@ import torch
 
 from freerun.config import parse_config
 from freerun.errors import ConfigError
-from freerun.forcing.batch import Update
 from freerun.forcing.registry import STRATEGIES, settings_of
 from freerun.forcing.strategy import Objective
+from freerun.forcing.training_batch import Update
 from freerun.symbols import EOS
 from tests.networks import gradients_of, network, random_rows, training_batch
 

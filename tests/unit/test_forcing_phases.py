@@ -11,12 +11,12 @@ import torch
 from freerun.build import strategy_of
 from freerun.config import parse_config, to_toml
 from freerun.errors import ConfigError
-from freerun.forcing.batch import Update
 from freerun.forcing.phases import Phases
 from freerun.forcing.professor import Professor
 from freerun.forcing.registry import EVERYTHING, settings_of
 from freerun.forcing.strategy import Objective
 from freerun.forcing.teacher import Teacher
+from freerun.forcing.training_batch import Update
 from tests.networks import close, network, random_rows, training_batch
 
 BATCH = training_batch(random_rows([4, 1, 6]), random_rows([4, 6, 3], size=9, seed=1))

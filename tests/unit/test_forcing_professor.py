@@ -7,11 +7,11 @@ import torch
 
 from freerun.config import parse_config
 from freerun.errors import ConfigError
-from freerun.forcing.batch import Update
 from freerun.forcing.discriminator import Behaviour, Discriminator
 from freerun.forcing.professor import Professor
 from freerun.forcing.registry import settings_of
 from freerun.forcing.strategy import Objective
+from freerun.forcing.training_batch import Update
 from freerun.symbols import EOS
 from tests.networks import close, draw, network, random_rows, randomise, training_batch
 

@@ -7,12 +7,12 @@ import torch
 
 from freerun.config import merge, parse_config
 from freerun.errors import ConfigError
-from freerun.forcing.batch import Update
 from freerun.forcing.free_running import FreeRunning
 from freerun.forcing.registry import settings_of
 from freerun.forcing.scheduled_sampling import ScheduledSampling
 from freerun.forcing.strategy import Objective, StrategySettings
 from freerun.forcing.teacher import Teacher
+from freerun.forcing.training_batch import Update
 from tests.networks import network, random_rows, training_batch
 
 LENGTHS = [3, 9, 1, 7, 8, 6] * 10

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from freerun.forcing.batch import Update
 from freerun.forcing.strategy import Objective, Strategy, StrategySettings
 from freerun.forcing.teacher import Teacher
+from freerun.forcing.training_batch import Update
 from tests.networks import network, random_rows, training_batch
 
 BATCH = training_batch(random_rows([3, 5]), random_rows([2, 4], size=9, seed=1))

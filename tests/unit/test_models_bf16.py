@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from freerun.errors import ConfigError
-from freerun.forcing.batch import Update
 from freerun.forcing.registry import STRATEGIES
 from freerun.forcing.strategy import Objective, StrategySettings
 from freerun.forcing.teacher import Teacher
+from freerun.forcing.training_batch import Update
 from freerun.training import precision
 from tests.networks import BACKENDS, CELLS, network, random_rows, training_batch
 

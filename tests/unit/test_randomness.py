@@ -62,22 +62,22 @@ def test_numbers_are_those_of_the_reference(seed):
     ]
     halves = [half for word in expected for half in (word % 2**32, word >> 32)]
     for probability in (0.0, 1e-9, 0.3, 0.7, 1.0):
-        flips = generator.coins(probability, 17)
+        flips = generator.coin_flips(probability, 17)
         assert flips.tolist() == [half < round(probability * 2**32) for half in halves[:17]]
     for number, half in enumerate(halves):  # exactly at the threshold
-        assert not generator.coins(half / 2**32, 18)[number]
-        assert generator.coins((half + 1) / 2**32, 18)[number]
+        assert not generator.coin_flips(half / 2**32, 18)[number]
+        assert generator.coin_flips((half + 1) / 2**32, 18)[number]
 
 
 @pytest.mark.parametrize("draw", ["uniform", "normal", "coins"])
 def test_every_call_starts_at_the_beginning_and_longer_arrays_begin_with_shorter_ones(draw):
     def drawn(*shape):
         generator = CounterGenerator(3, "purpose", 4)
-        return generator.coins(0.4, *shape) if draw == "coins" else getattr(generator, draw)(*shape)
+        return generator.coin_flips(0.4, *shape) if draw == "coins" else getattr(generator, draw)(*shape)
 
     long = drawn(11, 3)
     CounterGenerator(8, "other").uniform(5)
-    CounterGenerator(8, "other").coins(0.5, 3)
+    CounterGenerator(8, "other").coin_flips(0.5, 3)
     for rows in (1, 2, 5, 11):
         assert np.array_equal(drawn(rows, 3), long[:rows])
     assert drawn(0, 3).shape == (0, 3)
@@ -102,7 +102,7 @@ def test_threads_do_not_disturb_each_other():
 def test_no_global_generator_is_touched():
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     generator = CounterGenerator(1, "dropout")
-    generator.uniform(5), generator.normal(5), generator.coins(0.5, 5)
+    generator.uniform(5), generator.normal(5), generator.coin_flips(0.5, 5)
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)
 
@@ -165,7 +165,7 @@ def test_normal_numbers_are_normal():
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.7, 0.95])
 def test_coins_fall_as_often_as_they_should_and_independently(probability):
-    flips = CounterGenerator(2, "test").coins(probability, 1000, 500)
+    flips = CounterGenerator(2, "test").coin_flips(probability, 1000, 500)
     assert stats.binomtest(int(flips.sum()), flips.size, probability).pvalue > 1e-3
     both = int((flips[:, 1:] & flips[:, :-1])[:, ::2].sum())
     assert stats.binomtest(both, 1000 * 250, probability**2).pvalue > 1e-3

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from freerun.commands.console import ConsoleReporter, CountLine, say
-from freerun.streams import binary_input, is_terminal, prepare_streams, write_news
+from freerun.streams import binary_input, is_terminal, prepare_streams, write_notice
 
 
 class Bare:
@@ -45,7 +45,7 @@ def test_news_never_goes_to_standard_output(monkeypatch, capsys):
 
 def test_news_goes_to_what_can_only_write():
     bare = Bare()
-    write_news("one\n", bare)
+    write_notice("one\n", bare)
     reporter = ConsoleReporter(10, 0, bare)
     reporter.said("two")
     reporter.close()
@@ -56,7 +56,7 @@ def test_news_goes_to_what_can_only_write():
 def test_news_that_cannot_be_written_ends_nothing(stream):
     if isinstance(stream, io.StringIO):
         stream.close()
-    write_news("news\n", stream)
+    write_notice("news\n", stream)
 
 
 @pytest.mark.parametrize("stream", [None, Bare(), io.StringIO()])

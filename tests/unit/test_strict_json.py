@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freerun.strict_json import MOST_DEPTH, parse
+from freerun.strict_json import MAX_DEPTH, parse
 
 VALUES = st.recursive(
     st.none()
@@ -56,7 +56,7 @@ def test_the_edges_of_what_is_allowed():
     assert parse(str(2**63 - 1).encode()) == 2**63 - 1
     assert parse(str(-(2**63)).encode()) == -(2**63)
     assert parse(b'"\\ud83d\\ude00"') == "\U0001f600"
-    assert parse(b"[" * MOST_DEPTH + b"]" * MOST_DEPTH)
+    assert parse(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH)
     brackets = ["[" * 100, '"' + "[" * 100, "\\" + "{" * 100]  # in strings, brackets nest nothing
     assert parse(json.dumps(brackets).encode()) == brackets
     assert parse(json.dumps([[]] * 1000).encode()) == [[]] * 1000

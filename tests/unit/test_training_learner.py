@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from freerun.data.batching import make_batch
-from freerun.forcing.batch import TrainingBatch, Update
 from freerun.forcing.loss import Losses, Term
 from freerun.forcing.strategy import Objective, Strategy, StrategySettings
 from freerun.forcing.teacher import Teacher
+from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.training.learner import Learner, NotFinite
 from tests.networks import close, corpus, gradients_of, network, random_rows
 
@@ -43,7 +43,7 @@ class TwoTerms(Strategy):
     def losses(self, model, batch, update):
         features = model(batch.source_BS, batch.source_lengths_B, batch.target_in_BT)
         logits = model.decoder.logits(batch.at_real_positions(features))
-        nll = torch.nn.functional.cross_entropy(logits, batch.right_N, reduction="sum")
+        nll = torch.nn.functional.cross_entropy(logits, batch.target_N, reduction="sum")
         terms = {"nll": Term(nll, batch.num_tokens), "size": Term(logits.square().sum(), 3 * batch.num_pairs, 0.25)}
         return Losses(terms, {"tokens": (batch.num_tokens, batch.num_pairs)})
 

@@ -1,4 +1,4 @@
-/** From text to tokens and back, as freerun/data/text.py and freerun/data/tokenizers.py do it. */
+/** From text to tokens and back, as freerun/data/normalisation.py and freerun/data/tokenizers.py do it. */
 
 // What Python's str.split() takes for white space. \s is not that: it lacks U+001C to U+001F and U+0085, and has U+FEFF.
 const WHITE_SPACE = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/u;

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from freerun.forcing.batch import Update
-from freerun.forcing.schedules import Schedule, at_position, at_update
+from freerun.forcing.teacher_prob import Schedule, at_position, at_update
+from freerun.forcing.training_batch import Update
 
 SHARES = st.floats(0.0, 1.0)
 TIMES = st.floats(0.0, 1e9)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from freerun.forcing.batch import TrainingBatch, Update
+from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.symbols import BOS, EOS, PAD
 from tests.networks import training_batch
 
@@ -26,7 +26,7 @@ def test_a_batch_as_tensors():
 
 def test_real_positions_go_step_by_step():
     assert BATCH.real_N.tolist() == [0, 1, 2, 3, 4, 7, 10]
-    assert BATCH.right_N.tolist() == [6, 7, EOS, EOS, 8, 9, EOS]
+    assert BATCH.target_N.tolist() == [6, 7, EOS, EOS, 8, 9, EOS]
 
 
 def test_features_of_real_positions():
@@ -39,7 +39,7 @@ def test_features_of_real_positions():
 def test_lengths_and_places_are_there_only_where_something_is_padded(sources, source_padded, targets, padded):
     batch = training_batch(sources, targets)
     assert (batch.source_lengths_B is not None, batch.real_N is not None) == (source_padded, padded)
-    assert batch.right_N.tolist() == ([4, EOS, EOS] if padded else [4, 5, EOS, EOS])
+    assert batch.target_N.tolist() == ([4, EOS, EOS] if padded else [4, 5, EOS, EOS])
 
 
 def test_a_batch_carries_all_references_of_a_source():

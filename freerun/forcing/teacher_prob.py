@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from freerun.bounds import MAX_NUMBER
 from freerun.config.numbers import Number, PositiveNumber
-from freerun.forcing.batch import Update
+from freerun.forcing.training_batch import Update
 
 __all__ = [
     "Constant",

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from freerun.config.numbers import Number, Temperature
-from freerun.forcing.batch import TrainingBatch
 from freerun.forcing.costs import Cost, CostName
-from freerun.forcing.loss import in_full
+from freerun.forcing.loss import upcast
 from freerun.forcing.rollout import FreeRun
 from freerun.forcing.strategy import StrategySettings
+from freerun.forcing.training_batch import TrainingBatch
 from freerun.models.decoder import Encoded
 from freerun.models.dropout import DropoutMasks
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import EOS
 
-__all__ = ["SequenceSettings", "bounds_of", "costs_of", "log_probs_of", "written_tokens"]
+__all__ = ["SequenceSettings", "length_bounds", "output_costs", "output_log_probs", "written_tokens"]
 
 
 class SequenceSettings(StrategySettings):
@@ -36,7 +36,7 @@ class SequenceSettings(StrategySettings):
     """Of the token NLL beside it."""
 
 
-def bounds_of(batch: TrainingBatch) -> Tensor:
+def length_bounds(batch: TrainingBatch) -> Tensor:
     """Most tokens that an output of each source may have [B]: twice the target's, and ten."""
     return 2 * batch.target_lengths_B + 10
 
@@ -47,7 +47,7 @@ def written_tokens(run: FreeRun) -> list[tuple[int, ...]]:
     return [tuple(row[:length]) for row, length in zip(run.written_BT.tolist(), lengths, strict=True)]
 
 
-def costs_of(
+def output_costs(
     cost: Cost, outputs: Sequence[tuple[int, ...]], batch: TrainingBatch, owners: Sequence[int]
 ) -> list[float]:
     """The cost of each output [N] of source ``owners[n]``; the same output of a source is looked at once."""
@@ -60,14 +60,14 @@ def costs_of(
     return [found[key] for key in zip(owners, outputs, strict=True)]
 
 
-def log_probs_of(
+def output_log_probs(
     model: Seq2Seq, encoded: Encoded, fed_NT: Tensor, written_NT: Tensor, lengths_N: Tensor, masks: DropoutMasks | None
 ) -> Tensor:
     """Log-probability [N] of what was written, EOS included, after what was fed: a replay, with gradients."""
     features_TNF = model.decoder.sequence(fed_NT, encoded, masks).features_TBF
     steps_T1 = torch.arange(fed_NT.shape[1], device=fed_NT.device).unsqueeze(1)
     real_TN = steps_T1 < lengths_N
-    log_probs = torch.log_softmax(in_full(model.decoder.logits(features_TNF[real_TN])), 1)
+    log_probs = torch.log_softmax(upcast(model.decoder.logits(features_TNF[real_TN])), 1)
     each = log_probs.gather(1, written_NT.t()[real_TN].unsqueeze(1)).squeeze(1)
     owners = torch.arange(len(lengths_N), device=fed_NT.device).expand(len(steps_T1), -1)[real_TN]
     return torch.zeros(len(lengths_N), dtype=each.dtype, device=each.device).index_add(0, owners, each)

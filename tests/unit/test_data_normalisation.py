@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from freerun.data.text import normalise
+from freerun.data.normalisation import normalise
 
 
 @pytest.mark.parametrize(

@@ -61,13 +61,13 @@ class TrainingBatch:
         return self.origin.references
 
     @property
-    def drawable_BT(self) -> Tensor:
+    def replaceable_BT(self) -> Tensor:
         """True where the decoder could be fed another token than the right one: real positions after BOS."""
         steps_T = torch.arange(self.target_in_BT.shape[1], device=self.target_in_BT.device)
         return (steps_T > 0) & (steps_T < self.target_lengths_B.unsqueeze(1))
 
     @property
-    def right_N(self) -> Tensor:
+    def target_N(self) -> Tensor:
         """The right tokens at the real positions, in the order of ``real_N``."""
         return self.at_real_positions(self.target_out_BT.t())
 

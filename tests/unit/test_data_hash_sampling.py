@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from freerun.data.sampling import hash_of, hash_sample
+from freerun.data.hash_sampling import hash_of, hash_sample
 
 
 def sample(items, size: int, purpose: str = "test") -> tuple[list[str], int]:
