@@ -11,6 +11,7 @@ import torch
 
 from freerun.data.batching import make_batch
 from freerun.data.corpus import Corpus, Ragged
+from freerun.forcing.loss import Losses
 from freerun.forcing.rollout import uniforms
 from freerun.forcing.training_batch import TrainingBatch
 from freerun.models.recurrence import RecurrentLayer
@@ -182,7 +183,18 @@ def recorded(strategy, model, batch, update):
         for name, module in list(sys.modules.items()):
             if name.startswith("freerun.forcing.") and hasattr(module, "uniforms"):
                 patch.setattr(module, "uniforms", keep_numbers)
-        return strategy.losses(model, batch, update), record
+        return losses_of(strategy, model, batch, update), record
+
+
+def losses_of(strategy, model, batch, update):
+    """The model's losses, after the strategy's own loss was backpropagated: what the learner does with a batch."""
+    losses = strategy.losses(model, batch, update)
+    own = strategy.own_loss(losses.own_inputs, update)
+    if own is None:
+        return losses
+    if own.sum is not None:
+        own.sum.backward()
+    return Losses(losses.terms, {**losses.figures, **own.figures})
 
 
 def same_losses(found, expected, model, tolerance=1e-10):

@@ -92,7 +92,7 @@ class Professor:
     """The settings: ``adversary`` is "logistic", "hinge" or "mmd"; ``weight`` that of the adversarial terms."""
 
     adversary: str = "logistic"
-    teacher_too: bool = False
+    include_teacher_term: bool = False
     weight: float = 0.1
     r1: float = 0.0
     model_gate: float = 0.75
@@ -150,12 +150,16 @@ def _adversarial(
     """C_f, and C_t where it is asked for."""
     count = len(compared)
     if judge is None:
-        apart = mean_states_apart(compared, settings.teacher_too) if count > 1 else torch.zeros((), dtype=torch.float64)
+        apart = (
+            mean_states_apart(compared, settings.include_teacher_term)
+            if count > 1
+            else torch.zeros((), dtype=torch.float64)
+        )
         return {"free": Term(count * apart, count, settings.weight)}
     frozen = {name: parameter.detach() for name, parameter in judge.items()}
     free = sum(settings.taken_for_taught(discriminator(frozen, free)) for _, free in compared)
     terms = {"free": Term(free, count, settings.weight)}
-    if settings.teacher_too:
+    if settings.include_teacher_term:
         taught = sum(settings.taken_for_free(discriminator(frozen, taught)) for taught, _ in compared)
         terms["teacher"] = Term(taught, count, settings.weight)
     return terms
@@ -187,13 +191,13 @@ def _own_loss(
     return loss + penalty, figures
 
 
-def mean_states_apart(compared: Sequence[tuple[Behaviour, Behaviour]], teacher_too: bool) -> Tensor:
+def mean_states_apart(compared: Sequence[tuple[Behaviour, Behaviour]], include_teacher_term: bool) -> Tensor:
     """Moment matching in place of a discriminator: squared MMD of the states' means over time, all layers together."""
 
     def mean(behaviour: Behaviour) -> Tensor:
         return sum(torch.cat(outputs) for outputs in behaviour.layers) / len(behaviour.layers)
 
-    taught = [mean(taught) if teacher_too else mean(taught).detach() for taught, _ in compared]
+    taught = [mean(taught) if include_teacher_term else mean(taught).detach() for taught, _ in compared]
     return mmd(taught, [mean(free) for _, free in compared])
 
 

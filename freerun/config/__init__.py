@@ -1,8 +1,8 @@
-"""The configuration: TOML, checked as a whole before anything starts.
+"""The configuration: TOML, validated as a whole before anything starts.
 
-Every key has its one default, in ``sections``. All faults are reported at once, each with its key path and, for an
-unknown key, the nearest valid name. Settings of a forcing strategy are checked together with the rest: the caller hands
-in ``forcing``, a function from a strategy's name to the pydantic model of its settings.
+Every key has one default, in ``sections``. All errors are reported at once, each with its key path and, for an unknown
+key, the closest valid name. The settings of a forcing strategy are validated with the rest: the caller passes
+``forcing``, a function from a strategy's name to the pydantic model of its settings.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from freerun.config.raw import (
     strategies_of,
     to_toml,
 )
+from freerun.config.renamed import RENAMED, with_new_names
 from freerun.config.sections import (
     ALTERNATIVES,
     HIGHER_IS_BETTER,
@@ -40,6 +41,7 @@ from freerun.text import shown
 __all__ = [
     "ALTERNATIVES",
     "HIGHER_IS_BETTER",
+    "RENAMED",
     "Config",
     "ConstantSchedule",
     "CosineSchedule",
@@ -65,4 +67,5 @@ __all__ = [
     "shown",
     "strategies_of",
     "to_toml",
+    "with_new_names",
 ]

@@ -1,4 +1,4 @@
-"""Checking a raw configuration as a whole: every fault is found at once and told in the user's terms."""
+"""Validation of a raw configuration as a whole: all errors are reported at once, in the user's terms."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from freerun.bounds import shown_number
+from freerun.config.renamed import new_name
 from freerun.config.sections import (
     ALTERNATIVES,
     Config,
@@ -29,24 +30,24 @@ __all__ = ["ForcingSettings", "check_values", "expectation", "parse_config"]
 
 M = TypeVar("M", bound=BaseModel)
 ForcingSettings = Callable[[str], type[BaseModel]]
-"""From a strategy's name to its settings; raises ConfigError for an unknown one."""
+"""Maps a strategy's name to its settings; raises ConfigError for an unknown name."""
 
 
 def parse_config(
-    raw: Mapping[str, Any], where: object, forcing: ForcingSettings, origins: Mapping[str, str] | None = None
+    raw: Mapping[str, Any], location: object, forcing: ForcingSettings, origins: Mapping[str, str] | None = None
 ) -> Config:
-    """Check a raw configuration as a whole.
+    """Validate a raw configuration as a whole.
 
     Args:
-        raw: what TOML and --set gave.
-        where: named in messages (the file).
-        forcing: the settings of a strategy, by its name.
-        origins: key path -> who set it, for what was not set in ``where``.
+        raw: nested sections, from TOML and --set.
+        location: the file, as messages name it.
+        forcing: maps a strategy's name to its settings.
+        origins: key path -> the option that set it, for keys that were not set in ``location``.
 
     Raises:
-        ConfigError: every fault at once.
+        ConfigError: all errors at once.
     """
-    check = _Check(raw, str(where), origins or {})
+    check = _Check(raw, str(location), origins or {})
     config = check.validated(Config, raw)
     complete = check.forcing(forcing)
     check.contradictions()
@@ -55,42 +56,42 @@ def parse_config(
     return config.model_copy(update={"forcing": ForcingConfig.model_validate(complete)})
 
 
-def check_values(model: type[M], raw: Any, where: object) -> M:
-    """Check values that did not come from a configuration file as if they had.
+def check_values(model: type[M], raw: Any, location: object) -> M:
+    """Validate values that do not come from a training configuration in the same way, and with the same messages.
 
     Raises:
-        ConfigError: every fault at once.
+        ConfigError: all errors at once.
     """
-    check = _Check(raw, str(where), {})
-    found = check.validated(model, raw)
-    if found is None:
+    check = _Check(raw, str(location), {})
+    values = check.validated(model, raw)
+    if values is None:
         raise ConfigError(list(check.problems.values()))
-    return found
+    return values
 
 
 @dataclass
 class _Check:
-    """Collects the faults of one raw configuration, the first at each key path."""
+    """Collects the errors of one raw configuration, the first at each key path."""
 
     raw: Mapping[str, Any]
-    where: str
+    location: str
     origins: Mapping[str, str]
     problems: dict[str, UserError] = field(default_factory=dict)
 
     def validated(self, model: type[M], raw: Any, prefix: tuple[str, ...] = ()) -> M | None:
-        """``raw``, found at the key path ``prefix``, as ``model``: types and ranges of every key."""
+        """Return ``raw``, which is at the key path ``prefix``, as a ``model``; None if a type or range is wrong."""
         try:
             return model.model_validate(raw)
         except ValidationError as error:
-            for fault in error.errors():
-                self._add_fault(fault, model, prefix)
+            for details in error.errors():
+                self._add_details(details, model, prefix)
         return None
 
     def forcing(self, settings_of: ForcingSettings) -> dict[str, Any] | None:
-        """[forcing] with every default of its strategy, or of the strategies of its phases."""
+        """Return [forcing] with all defaults of its strategy, or of the strategies of its phases."""
         section = self.raw.get("forcing", {})
         if not isinstance(section, Mapping):
-            return None  # told by the check of the section
+            return None  # reported by the validation of the section
         if "phases" not in section:
             return self._strategy({"strategy": "teacher", **section}, settings_of, ("forcing",))
         phases = section["phases"]
@@ -98,109 +99,110 @@ class _Check:
             self._add("forcing.phases", f"the value is {shown(phases)}", "Expected tables [[forcing.phases]]", "")
             return None
         for key in section.keys() - {"phases"}:
-            what = "this key stands beside phases"
-            self._add(f"forcing.{key}", what, "Expected phases alone", "Put it into one of [[forcing.phases]]")
-        found = [self._phase(number, phase, settings_of) for number, phase in enumerate(phases, start=1)]
+            what = "this key cannot be combined with phases"
+            fix = "Move it into one of [[forcing.phases]]"
+            self._add(f"forcing.{key}", what, "Expected phases alone", fix)
+        complete = [self._phase(number, phase, settings_of) for number, phase in enumerate(phases, start=1)]
         self._check_ends(phases)
-        return {"strategy": None, "phases": found} if None not in found else None
+        return {"strategy": None, "phases": complete} if None not in complete else None
 
     def _phase(self, number: int, phase: Mapping[str, Any], settings_of: ForcingSettings) -> dict[str, Any] | None:
-        place = ("forcing", f"phases[{number}]")
-        known = self.validated(PhaseConfig, phase, place)
-        if known is None:
+        path = ("forcing", f"phases[{number}]")
+        config = self.validated(PhaseConfig, phase, path)
+        if config is None:
             return None
-        own = {key: value for key, value in phase.items() if key != "until"}
-        complete = self._strategy(own, settings_of, place)
-        if complete is None or known.until is None:
+        section = {key: value for key, value in phase.items() if key != "until"}
+        complete = self._strategy(section, settings_of, path)
+        if complete is None or config.until is None:
             return complete
-        return {**complete, "until": known.until}
+        return {**complete, "until": config.until}
 
     def _check_ends(self, phases: Sequence[Mapping[str, Any]]) -> None:
-        """Every phase but the last ends, each after the one before it."""
-        before = 0
+        """Check that every phase except the last has an end, each later than the previous one."""
+        previous = 0
         for number, phase in enumerate(phases, start=1):
             until, key = phase.get("until"), f"forcing.phases[{number}].until"
             if number == len(phases):
                 if until is not None:
-                    self._add(key, f"the value is {shown(until)}", "Expected no end of the last phase", "Remove it")
+                    self._add(key, f"the value is {shown(until)}", "Expected no end for the last phase", "Remove it")
             elif until is None:
-                self._add(key, "this key is missing", "Expected the last update of this phase", "Set it")
+                self._add(key, "this key is missing", "Expected the last update of this phase", "Set this key")
             elif type(until) is int:
-                if until <= before:
-                    what = f"the value is {until}, and the phase before it ends at {before}"
-                    self._add(key, what, f"Expected more than {before}", "Raise it")
-                before = until
+                if until <= previous:
+                    what = f"the value is {until}, but the previous phase ends at {previous}"
+                    self._add(key, what, f"Expected more than {previous}", "Raise the value")
+                previous = until
 
     def _strategy(
-        self, section: Mapping[str, Any], settings_of: ForcingSettings, place: tuple[str, ...]
+        self, section: Mapping[str, Any], settings_of: ForcingSettings, path: tuple[str, ...]
     ) -> dict[str, Any] | None:
-        """A strategy's name and its keys, every default among them."""
+        """Return a strategy's name and its keys, defaults included."""
         name = section["strategy"]
         if not isinstance(name, str):
-            return None  # told by the check of the section
+            return None  # reported by the validation of the section
         try:
             settings = settings_of(name)
         except ConfigError as error:
             for problem in error.problems:
-                self._add(".".join((*place, "strategy")), problem.what, problem.expected, problem.fix)
+                self._add(".".join((*path, "strategy")), problem.what, problem.expected, problem.fix)
             return None
         model = self._section("model", ModelConfig)
         if getattr(settings, "needs_replay", False) and (model["attention"] == "bahdanau" or model["input_feeding"]):
             stepwise = 'attention = "bahdanau"' if model["attention"] == "bahdanau" else "input_feeding = true"
             self._add(
-                ".".join((*place, "strategy")),
-                f"{name!r} replays whole sequences, which [model] {stepwise} makes impossible",
-                'Expected attention = "none", or "luong" without input feeding, beside it',
-                "Change one of the two",
+                ".".join((*path, "strategy")),
+                f"{name!r} replays whole sequences, which is impossible with [model] {stepwise}",
+                'Expected attention = "none", or "luong" without input feeding',
+                "Change the strategy or the model",
             )
-        own = {key: value for key, value in section.items() if key != "strategy"}
-        found = self.validated(settings, own, place)
-        if found is None:
+        keys = {key: value for key, value in section.items() if key != "strategy"}
+        values = self.validated(settings, keys, path)
+        if values is None:
             return None
-        self._check_used(found, place)
-        return {"strategy": name, **found.model_dump(exclude_none=True)}
+        self._check_used(values, path)
+        return {"strategy": name, **values.model_dump(exclude_none=True)}
 
-    def _check_used(self, settings: BaseModel, place: tuple[str, ...]) -> None:
-        """A key of a strategy that another key switches off has its default, as in a complete configuration."""
+    def _check_used(self, settings: BaseModel, path: tuple[str, ...]) -> None:
+        """Check that a key that another key switches off has its default, as in a complete configuration."""
         for key, (switch, values) in getattr(settings, "used_with", {}).items():
             value, chosen = getattr(settings, key), getattr(settings, switch)
             if chosen not in values and value != type(settings).model_fields[key].default:
                 self._add(
-                    ".".join((*place, key)),
+                    ".".join((*path, key)),
                     f"the value is {shown(value)}, but {switch} = {shown(chosen)} does not use it",
                     f"Expected {switch} = {' or '.join(map(shown, values))}",
-                    "Change one of the two",
+                    f"Change {key} or {switch}",
                 )
 
     def contradictions(self) -> None:
-        """Keys that are right by themselves but not together."""
+        """Check keys that are valid by themselves but not together."""
         training, model = self._section("training", TrainingConfig), self._section("model", ModelConfig)
         for one, other in ALTERNATIVES:
             values = [training.get(key) for key in (one, other)]
             if None not in values:
                 both = f"both {one} = {shown(values[0])} and {other} = {shown(values[1])} are set"
-                self._add(f"training.{other}", both, "Expected one of them", "Remove the other")
+                self._add(f"training.{other}", both, "Expected only one of them", "Remove one")
         average, keep = training["average"], training["keep"]
         if type(average) is type(keep) is int and average > keep >= 1:
-            what = f"{shown(average)} checkpoints cannot be averaged when keep = {shown(keep)} of them are kept"
-            fix = f"Set training.keep = {shown(average)} or more"
+            what = f"{shown(average)} checkpoints cannot be averaged if only keep = {shown(keep)} are retained"
+            fix = f"Set training.keep to {shown(average)} or more"
             self._add("training.average", what, "Expected average <= keep", fix)
         if (model["attention"], model["attention_score"], model["bidirectional"]) == ("luong", "dot", True):
             self._add(
                 "model.attention_score",
-                '"dot" compares vectors of one size, but those of a two-directional encoder are twice as long',
+                '"dot" needs vectors of equal size, but those of a bidirectional encoder are twice as long',
                 'Expected "general" or "concat", or bidirectional = false',
-                "Change one of the two",
+                "Change attention_score or bidirectional",
             )
-
         if model["input_feeding"] is True and model["attention"] != "luong":
-            what = f"input feeding with attention = {shown(model['attention'])}"
-            self._add("model.input_feeding", what, 'Expected attention = "luong" beside it', "Change one of the two")
+            what = f"input feeding cannot be combined with attention = {shown(model['attention'])}"
+            fix = "Change attention or input_feeding"
+            self._add("model.input_feeding", what, 'Expected attention = "luong"', fix)
         evaluation = self._section("evaluation", EvaluationConfig)
         if evaluation["early_stop"] is True and evaluation["length_penalty"] == 0:
             self._add(
                 "evaluation.early_stop",
-                "without a length penalty it changes nothing",
+                "early stopping has no effect without a length penalty",
                 "Expected length_penalty above 0",
                 "Set evaluation.length_penalty, or remove early_stop",
             )
@@ -209,83 +211,86 @@ class _Check:
         if data["shared_vocabulary"] is True and tokens[0] != tokens[1] and "auto" not in tokens:
             self._add(
                 "data.shared_vocabulary",
-                f"one vocabulary for source_tokens = {shown(tokens[0])} and target_tokens = {shown(tokens[1])}",
+                f"source_tokens = {shown(tokens[0])} and target_tokens = {shown(tokens[1])} cannot share a vocabulary",
                 "Expected the same tokens on both sides",
                 "Make the two equal, or set data.shared_vocabulary = false",
             )
 
     def _section(self, name: str, model: type[BaseModel]) -> dict[str, Any]:
-        """A section as far as it is one, with the defaults."""
+        """Return a section with its defaults; only the defaults if it is no table."""
         section = self.raw.get(name, {})
         defaults = {key: value.default for key, value in model.model_fields.items()}
         return {**defaults, **(section if isinstance(section, Mapping) else {})}
 
     def _add(self, key: str, what: str, expected: str, fix: str) -> None:
-        self.problems.setdefault(key, UserError(self._place(key), what, expected, fix))
+        self.problems.setdefault(key, UserError(self._location(key), what, expected, fix))
 
-    def _place(self, key: str) -> str:
-        """Where the user finds a key: what they typed, or file and key path."""
+    def _location(self, key: str) -> str:
+        """Return the location of a key for the user: the option they typed, or file and key path."""
         for path, origin in self.origins.items():
             if key == path:
                 return origin
             if key.startswith(f"{path}.") or path.startswith(f"{key}."):
                 return f"{origin}: {key}"
-        return f"{self.where}: {key}" if key else self.where
+        return f"{self.location}: {key}" if key else self.location
 
-    def _add_fault(self, fault: Any, model: type[BaseModel], prefix: tuple[str, ...]) -> None:
-        """One fault that pydantic found, in our words."""
-        place = _resolve(model, fault["loc"])
-        keys = (*prefix, *place.keys)
-        key, expected = ".".join(keys), f"Expected {place.expectation()}"
-        kinds = place.kinds()
-        match fault["type"]:
+    def _add_details(self, details: Any, model: type[BaseModel], prefix: tuple[str, ...]) -> None:
+        """Add one error of pydantic, in our words."""
+        target = _resolve(model, details["loc"])
+        keys = (*prefix, *target.keys)
+        key, expected = ".".join(keys), f"Expected {target.expectation()}"
+        kinds = target.kinds()
+        match details["type"]:
             case "extra_forbidden":
-                self._add(key, *_unknown_key(key, place))
+                self._add(key, *_unknown_key(key, target))
             case "union_tag_not_found":
-                self._add(f"{key}.kind", "this key is missing", f"Expected {_one_of(kinds)}", "Set it")
+                self._add(f"{key}.kind", "this key is missing", f"Expected {_one_of(kinds)}", "Set this key")
             case "union_tag_invalid":
-                value = fault["input"].get("kind")
+                value = details["input"].get("kind")
                 what = f"the value is {shown(value)}"
                 self._add(f"{key}.kind", what, f"Expected {_one_of(kinds)}", _near(value, kinds))
             case "value_error":
-                # a strategy's own check; it may tell what, expected and fix, parted by bars
-                what, _, rest = str(fault["ctx"]["error"]).partition("|")
-                wanted, _, fix = rest.partition("|")
-                self._add(key, what, wanted or expected, fix)
+                # a validator of a strategy's settings; it may give what, expected and fix, separated by bars
+                what, _, rest = str(details["ctx"]["error"]).partition("|")
+                own_expected, _, fix = rest.partition("|")
+                self._add(key, what, own_expected or expected, fix)
             case "missing" if self._value(keys, None) is None:
-                self._add(key, "this key is missing", expected, f"Set {place.needed()}")
+                self._add(key, "this key is missing", expected, f"Set {target.required_keys()}")
             case "finite_number":
-                what = f"the value is {shown(fault['input'])}"
+                what = f"the value is {shown(details['input'])}"
                 self._add(key, what, expected.replace("a number", "a finite number"), "")
             case _:
-                value = self._value(keys, fault["input"])
-                self._add(key, f"the value is {shown(value)}", expected, _fix(value, place))
+                value = self._value(keys, details["input"])
+                self._add(key, f"the value is {shown(value)}", expected, _fix(value, target))
 
-    def _value(self, keys: Sequence[str], found: object) -> object:
-        """The whole value that was set at a key path, of which pydantic may have named a part."""
+    def _value(self, keys: Sequence[str], default: object) -> object:
+        """Return the complete value at a key path; pydantic may name only a part of it."""
         value: Any = self.raw
         for key in keys:
             if not isinstance(value, Mapping) or key not in value:
-                return found
+                return default
             value = value[key]
         return value
 
 
-def _fix(value: object, place: _Place) -> str:
-    if isinstance(value, str) and value in place.kinds():
-        return f'Write {place.keys[-1]} = {{ kind = "{value}" }}'
-    return _near(value, place.words())
+def _fix(value: object, target: _Target) -> str:
+    if isinstance(value, str) and value in target.kinds():
+        return f'Write {target.keys[-1]} = {{ kind = "{value}" }}'
+    return _near(value, target.words())
 
 
-def _unknown_key(key: str, place: _Place) -> tuple[str, str, str]:
-    """What, expected and fix for a key that does not exist."""
-    name, valid = place.keys[-1], sorted({name for model in place.models for name in model.model_fields})
-    if key.startswith("forcing.") and len(place.keys) == 1:
+def _unknown_key(key: str, target: _Target) -> tuple[str, str, str]:
+    """Return what, expected and fix for a key that does not exist."""
+    name, valid = target.keys[-1], sorted({name for model in target.models for name in model.model_fields})
+    renamed_to = new_name(key)
+    if renamed_to in valid:
+        return "this key was renamed", f"Expected {renamed_to}", f"Write {renamed_to} in place of {name}"
+    if key.startswith("forcing.") and len(target.keys) == 1:
         valid = [*(["strategy"] if "phases[" not in key else ["strategy", "until"]), *valid]
-    kinds = _kinds(place.models[0]) if len(place.models) == 1 else ()
+    kinds = _kinds(target.models[0]) if len(target.models) == 1 else ()
     what = f"unknown key for kind = {shown(kinds[0])}" if kinds else "unknown key"
     homes = [section for section, inner in _sections() if name in inner.model_fields and section not in key.split(".")]
-    fix = f"Put it under [{homes[0]}]" if homes else _near(name, valid) or "Remove it"
+    fix = f"Move it to [{homes[0]}]" if homes else _near(name, valid) or "Remove it"
     return what, "Expected one of: " + ", ".join(valid), fix
 
 
@@ -297,53 +302,53 @@ def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
 
 def _near(value: object, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(value, list(names), 1, 0.5) if isinstance(value, str) else []
-    return f"The nearest is {near[0]!r}" if near else ""
+    return f"The closest match is {near[0]!r}" if near else ""
 
 
 def _one_of(names: Sequence[str]) -> str:
     return ("one of " if len(names) > 1 else "") + ", ".join(shown(name) for name in names)
 
 
-# -- from pydantic's places and types to ours -------------------------------------------------------------------------
+# -- from pydantic's locations and types to ours ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Place:
-    """What a fault's location means: its key path, the field there, and the models in which the last key was sought."""
+class _Target:
+    """What an error is about: the key path, the field there, and the models that the last key should be a field of."""
 
     keys: list[str]
     info: FieldInfo | None
     models: list[type[BaseModel]]
 
     def expectation(self) -> str:
-        """What the field takes."""
+        """Return a description of the field's valid values."""
         if self.info is None:
             return ""
         if self._is_section():
             return f"a section, [{self.keys[0]}]"
         return expectation(self.info)
 
-    def needed(self) -> str:
-        """The keys without which this one will not do."""
+    def required_keys(self) -> str:
+        """Return the required keys of a section; for any other field "this key"."""
         models = _models(self.info.annotation) if self.info and self._is_section() else []
         inner = [name for model in models for name, info in model.model_fields.items() if info.is_required()]
-        return ", ".join(f"{self.keys[0]}.{name}" for name in inner) or "it"
+        return ", ".join(f"{self.keys[0]}.{name}" for name in inner) or "this key"
 
     def _is_section(self) -> bool:
         return len(self.keys) == 1 and self.info is not None and bool(_models(self.info.annotation))
 
     def kinds(self) -> list[str]:
-        """The values of ``kind`` where the field is a table of one of several kinds."""
+        """Return the values of ``kind`` if the field is a table of one of several kinds."""
         models = _models(self.info.annotation) if self.info else []
         return [kind for model in models for kind in _kinds(model)]
 
     def words(self) -> list[str]:
-        """The strings that the field takes, where it takes only some."""
+        """Return the strings that the field is restricted to, if it is."""
         return [word for word in _literals(self.info.annotation) if isinstance(word, str)] if self.info else []
 
 
-def _resolve(model: type[BaseModel], location: Sequence[int | str]) -> _Place:
-    """Follow a location: after a table of several kinds comes its kind, after a value an index or a type."""
+def _resolve(model: type[BaseModel], location: Sequence[int | str]) -> _Target:
+    """Follow a location: a table of several kinds is followed by its kind, a value by an index or a type."""
     keys: list[str] = []
     info: FieldInfo | None = None
     owners = models = [model]
@@ -361,7 +366,7 @@ def _resolve(model: type[BaseModel], location: Sequence[int | str]) -> _Place:
         if info is None:
             break
         models, tagged = _models(info.annotation), _is_tagged(info)
-    return _Place(keys, info, owners)
+    return _Target(keys, info, owners)
 
 
 def _kinds(model: type[BaseModel]) -> tuple[str, ...]:
@@ -391,12 +396,12 @@ _BOUNDS = (("ge", "{} or more"), ("gt", "above {}"), ("le", "{} or less"), ("lt"
 
 
 def expectation(field: FieldInfo) -> str:
-    """What a key takes, in words."""
+    """Describe the valid values of a key."""
     return _expectation(field.annotation, [field])
 
 
 def _expectation(annotation: Any, metadata: Sequence[Any]) -> str:
-    """What a type takes, in words: its description, if it has one, or its kind and bounds."""
+    """Describe the valid values of a type: by its description, if it has one, or by its kind and bounds."""
     described = [item.description for item in metadata if isinstance(item, FieldInfo) and item.description]
     if described:
         return str(described[0])
@@ -414,7 +419,7 @@ def _expectation(annotation: Any, metadata: Sequence[Any]) -> str:
 
 
 def _bounds(metadata: Sequence[Any]) -> str:
-    """The ends of a range, as they follow the kind of number."""
+    """Return the ends of a range, as they follow the kind of number in a message."""
     items = [inner for item in metadata for inner in (item.metadata if isinstance(item, FieldInfo) else [item])]
     ends = {name: shown_number(getattr(item, name)) for name, _ in _BOUNDS for item in items if hasattr(item, name)}
     if ends.keys() == {"ge", "le"}:

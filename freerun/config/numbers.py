@@ -1,4 +1,4 @@
-"""The types of configuration keys that are numbers: ranges of ``freerun.bounds`` as pydantic checks them."""
+"""Types of numeric configuration keys: the ranges of ``freerun.bounds`` for pydantic."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 
 
 def within(bounds: Range) -> Any:
-    """Return the constraint of a number to this range."""
+    """Return the pydantic constraint to a range."""
     return Field(ge=bounds.low, le=bounds.high)
 
 

@@ -1,4 +1,4 @@
-"""Raw configurations: nested sections as TOML and the command line give them, before they are checked."""
+"""Raw configurations: nested sections from TOML and the command line, before validation."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ __all__ = [
     "to_toml",
 ]
 
-_MOST_BYTES: Final = 10**7
-"""Of a configuration; a device has no end."""
+_MAX_BYTES: Final = 10**7
+"""Size limit of a configuration file: a device has no end."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The raw content of a TOML file, UTF-8 with or without a byte order mark.
+    """Return the raw content of a TOML file, UTF-8 with or without a byte order mark.
 
     Raises:
-        ConfigError: no such file, a folder, a file without end, not UTF-8, or not TOML (with line and column).
+        ConfigError: no such file, a directory, a file without end, not UTF-8, or not TOML (with line and column).
     """
     try:
         with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-        if len(content) > _MOST_BYTES:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
             raise ConfigError.single(
                 path,
-                f"this file has more than {_MOST_BYTES:,} bytes",
+                f"this file has more than {_MAX_BYTES:,} bytes",
                 "Expected a TOML configuration",
                 "Check the path",
             )
@@ -51,10 +51,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError.single(path, "no such file", "Expected a TOML configuration", "Check the path") from None
     except IsADirectoryError:
         raise ConfigError.single(
-            path, "this is a folder", "Expected a TOML configuration file", "Name the file in it"
+            path, "this is a directory", "Expected a TOML configuration file", "Name a file in the directory"
         ) from None
     except OSError as error:
-        raise ConfigError.single(path, f"it cannot be read ({error.strerror})", "Expected a readable file") from None
+        raise ConfigError.single(
+            path, f"the file cannot be read ({error.strerror})", "Expected a readable file", "Check the path"
+        ) from None
     except UnicodeDecodeError as error:
         raise ConfigError.single(
             path,
@@ -62,17 +64,17 @@ def read_toml(path: Path) -> dict[str, Any]:
             "Expected UTF-8 text",
             "Save the file as UTF-8",
         ) from None
-    except (ValueError, RecursionError) as error:  # also of a number with more digits than Python converts
+    except (ValueError, RecursionError) as error:  # ValueError also for a number with too many digits for Python
         raise ConfigError.single(
-            path, f"this is not TOML: {error}", "Expected lines such as key = value", "Correct that place"
+            path, f"this is not TOML: {error}", "Expected lines such as key = value", "Correct that line"
         ) from None
 
 
-def apply_overrides(raw: Mapping[str, Any], settings: Sequence[str], folder: Path | None = None) -> dict[str, Any]:
-    """``raw`` with ``key.path=VALUE`` settings put over it; VALUE is TOML, and what does not parse is a string.
+def apply_overrides(raw: Mapping[str, Any], settings: Sequence[str], directory: Path | None = None) -> dict[str, Any]:
+    """Return ``raw`` overridden by ``key.path=VALUE`` settings. VALUE is TOML; if it does not parse, it is a string.
 
-    A setting replaces the value at its key path; only a whole section is merged, key by key. Relative paths count from
-    ``folder``, if given.
+    A setting replaces the value at its key path, but a setting of a whole section is merged key by key. Relative paths
+    are resolved against ``directory``, if given.
 
     Raises:
         ConfigError: not key=value, or a key path that leads through a value.
@@ -86,34 +88,34 @@ def apply_overrides(raw: Mapping[str, Any], settings: Sequence[str], folder: Pat
                 f"--set {cut(setting)}",
                 "this is not key.path=VALUE",
                 "Expected a key path, an equals sign and a value, for example training.seed=3",
-                "Write it so, without spaces or in quotes",
+                "Write the setting in this form, without spaces or in quotes",
             )
-        result = override(result, keys, _toml_value(text), f"--set {cut(setting)}", folder)
+        result = override(result, keys, _toml_value(text), f"--set {cut(setting)}", directory)
     return result
 
 
 def override(
-    raw: Mapping[str, Any], keys: Sequence[str], value: Any, where: str, folder: Path | None = None
+    raw: Mapping[str, Any], keys: Sequence[str], value: Any, origin: str, directory: Path | None = None
 ) -> dict[str, Any]:
-    """``raw`` with ``value`` at the key path ``keys``, as ``apply_overrides`` does it; ``where`` names who asked."""
+    """Return ``raw`` with ``value`` at the key path ``keys``, as in ``apply_overrides``; messages name ``origin``."""
     result = _copy(raw)
-    place = result
+    section = result
     for depth, key in enumerate(keys[:-1], start=1):
-        inner = place.setdefault(key, {})
+        inner = section.setdefault(key, {})
         if not isinstance(inner, dict):
             path = cut(".".join(keys[:depth]))
             raise ConfigError.single(
-                where,
+                origin,
                 f"{path} is {shown(inner)}, a value and not a section with a key {cut(keys[depth])!r}",
-                f"Expected a section where {path} is set",
-                f"Change {path}, or set it whole",
+                f"Expected {path} to be a section",
+                f"Change {path} in the configuration, or set all of it",
             )
-        place = inner
-    if folder is not None:
-        value = _at(absolute_paths(_nested(keys, value), folder), keys)
-    below = place.get(keys[-1])
-    is_section = len(keys) == 1 and isinstance(below, dict) and isinstance(value, dict)
-    place[keys[-1]] = merge(below or {}, value) if is_section else value
+        section = inner
+    if directory is not None:
+        value = _at(absolute_paths(_nested(keys, value), directory), keys)
+    former = section.get(keys[-1])
+    is_section = len(keys) == 1 and isinstance(former, dict) and isinstance(value, dict)
+    section[keys[-1]] = merge(former or {}, value) if is_section else value
     return result
 
 
@@ -136,7 +138,7 @@ def _copy(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_text(path: str) -> bool:
-    """Whether this is UTF-8: what a shell passes need not be."""
+    """Return True if the path can be encoded as UTF-8; a shell may pass any bytes."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -147,53 +149,53 @@ def _is_text(path: str) -> bool:
 def _toml_value(text: str) -> Any:
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):  # also of a number with more digits than Python converts
+    except (ValueError, RecursionError):  # ValueError also for a number with more digits than Python converts
         return text
-    # a line end in the text could bring in keys of its own
+    # a line end in the text could add keys
     return parsed["value"] if parsed.keys() == {"value"} else text
 
 
-def absolute_paths(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A raw configuration whose relative paths count from ``folder``; what is no path is left for ``parse_config``."""
+def absolute_paths(raw: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """Return a raw configuration with absolute paths; values that are no paths are left to ``parse_config``."""
     result = _copy(raw)
     data, training = result.get("data"), result.get("training")
     if isinstance(data, dict):
         for key in data.keys() & {"train", "dev"}:
             value = data[key]
             if isinstance(value, dict):
-                data[key] = {side: _absolute(path, folder) for side, path in value.items()}
+                data[key] = {side: _absolute(path, directory) for side, path in value.items()}
             else:
-                data[key] = _absolute(value, folder)
+                data[key] = _absolute(value, directory)
     if isinstance(training, dict) and "init" in training:
-        training["init"] = _absolute(training["init"], folder)
+        training["init"] = _absolute(training["init"], directory)
     return result
 
 
-def _absolute(path: Any, folder: Path) -> Any:
-    """Only the folder is resolved: where the file is a link, its own name tells what is in it, not the target's."""
+def _absolute(path: Any, directory: Path) -> Any:
+    """Resolve the file's directory but not the file: a link's own suffix says what the file holds, not its target's."""
     if not isinstance(path, str) or not path or "\0" in path:
         return path
     try:
-        place = folder / Path(path).expanduser()
-        return str(real_path(place.parent) / place.name)
+        file = directory / Path(path).expanduser()
+        return str(real_path(file.parent) / file.name)
     except (OSError, RuntimeError):
-        # no such user: reading the file will fail and say so
-        return str(folder / path)
+        # no such user: reading the file will report that
+        return str(directory / path)
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Two raw configurations as one; ``over`` wins, key by key."""
+    """Merge two raw configurations key by key; ``over`` takes precedence."""
     result = _copy(under)
     for key, value in over.items():
-        below = result.get(key)
-        # a schedule is chosen as a whole: keys of another kind must not shine through
-        whole = key in ("schedule", "position") or not (isinstance(below, dict) and isinstance(value, dict))
-        result[key] = value if whole else merge(below or {}, value)
+        former = result.get(key)
+        # a schedule is replaced as a whole: no keys of another kind may remain
+        is_replaced = key in ("schedule", "position") or not (isinstance(former, dict) and isinstance(value, dict))
+        result[key] = value if is_replaced else merge(former or {}, value)
     return result
 
 
 def strategies_of(raw: Mapping[str, Any]) -> list[str]:
-    """The names of strategies in the section [forcing] of a raw configuration, phases included."""
+    """Return the names of the strategies in [forcing] of a raw configuration, phases included."""
     section = raw.get("forcing")
     if not isinstance(section, Mapping):
         return []
@@ -204,12 +206,12 @@ def strategies_of(raw: Mapping[str, Any]) -> list[str]:
 
 
 def to_toml(config: Config) -> str:
-    """The complete configuration as TOML, every default written out; keys without a value are left out."""
+    """Return the complete configuration as TOML, defaults included; keys without a value are omitted."""
     return tomli_w.dumps(config.model_dump(exclude_none=True, mode="json"))
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as one flat mapping, key path -> value."""
+    """Flatten nested sections to one mapping, key path -> value."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -220,7 +222,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """The key paths at which two raw configurations differ, with both values (None where absent)."""
+    """Return the key paths at which two raw configurations differ, with both values (None if absent)."""
     before, after = flatten(old), flatten(new)
     return [
         (key, before.get(key), after.get(key))

@@ -48,29 +48,29 @@ Metric = Literal[
 ]
 HIGHER_IS_BETTER = ("sequence_accuracy.free", "bleu.free", "chrf.free", "token_accuracy.teacher")
 ALTERNATIVES = (("updates", "epochs"), ("batch_size", "batch_tokens"))
-"""Keys of [training] of which one is set."""
+"""Pairs of keys of [training] of which exactly one is set."""
 
-# a description is what a message tells the user to expect; without one it is made from the type
-Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+# messages show a field's description as what was expected; without one it is derived from the type
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 PathText = Annotated[str, Field(pattern=r"\A[^\x00]+\z", description="a path")]
 Columns = Annotated[
     tuple[Length, Length] | None,
     Field(strict=False, description="two columns, counted from 1, for example [1, 2]"),
 ]
-# a power of ten, or a number of fewer digits
+# MAX_PIECES, a power of ten, or a number with fewer digits
 _UP_TO_MAX_PIECES = rf"{MAX_PIECES}|[1-9][0-9]{{0,{len(str(MAX_PIECES)) - 2}}}"
 TokensSpec = Annotated[
     str,
     Field(
         pattern=rf"\A(auto|char|whitespace|sentencepiece:0*({_UP_TO_MAX_PIECES}))\z",
-        description='"auto", "char", "whitespace" or "sentencepiece:N" with N pieces, for example '
+        description='"auto", "char", "whitespace" or "sentencepiece:N" with N subwords, for example '
         f'"sentencepiece:8000", at most {MAX_PIECES:,}',
     ),
 ]
 
 
 class Section(BaseModel):
-    """A table of keys that are all known, with values that are what they are said to be."""
+    """A table of known keys with strictly typed values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
 
@@ -96,12 +96,12 @@ Files = Annotated[
 
 
 class DataConfig(Section):
-    """What is read, and how text becomes tokens."""
+    """The pairs, and how their text becomes tokens."""
 
     train: Files
     dev: Files | None = None
     held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
-    """Share of the sources held out for evaluation (2,000 at most) where ``dev`` is not given."""
+    """Fraction of the sources held out for evaluation (at most 2,000) if ``dev`` is not given."""
     columns: Columns = None
     source_tokens: TokensSpec = "auto"
     target_tokens: TokensSpec = "auto"
@@ -126,8 +126,8 @@ class ModelConfig(Section):
     attention: Literal["none", "luong", "bahdanau"] = "none"
     attention_score: Literal["dot", "general", "concat"] = "general"
     input_feeding: bool = False
-    dropout: Share = 0.2
-    embedding_dropout: Share = 0.0
+    dropout: Fraction = 0.2
+    embedding_dropout: Fraction = 0.0
     tied_output: bool = False
     initialisation: Literal["default", "uniform"] = "default"
     initial_range: PositiveNumber = 0.08
@@ -139,20 +139,20 @@ class _Schedule(Section):
 
 
 class ConstantSchedule(_Schedule):
-    """The learning rate as it is, after the warm-up."""
+    """A constant learning rate after the warm-up."""
 
     kind: Literal["constant"] = "constant"
 
 
 class InverseSqrtSchedule(_Schedule):
-    """Falls with one over the square root of the update, from the end of the warm-up on."""
+    """Falls with the inverse square root of the update after the warm-up."""
 
     kind: Literal["inverse_sqrt"]
     warmup: PositiveCount = 1000
 
 
 class CosineSchedule(_Schedule):
-    """Half a cosine, down to ``final`` times the learning rate at the last update."""
+    """Half a cosine, which falls to ``final`` times the learning rate at the last update."""
 
     kind: Literal["cosine"]
     final: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
@@ -173,7 +173,7 @@ Schedule = Annotated[
 
 
 class TrainingConfig(Section):
-    """How long, how fast and with what the model learns. Of each pair of ``ALTERNATIVES`` one is not None."""
+    """Length, speed and method of training. Exactly one key of each pair of ``ALTERNATIVES`` is not None."""
 
     updates: PositiveCount | None = None
     epochs: Annotated[float, Field(gt=0.0, le=COUNT.high)] | None = None
@@ -184,7 +184,7 @@ class TrainingConfig(Section):
     learning_rate: PositiveNumber = 1e-3
     weight_decay: Number = 0.0
     schedule: Schedule = ConstantSchedule()
-    label_smoothing: Share = 0.0
+    label_smoothing: Fraction = 0.0
     clip_norm: Number = 1.0
     normalise: Literal["tokens", "sequences"] = "tokens"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -195,7 +195,7 @@ class TrainingConfig(Section):
     checkpoint_every: Count = 500
     keep: PositiveCount = 3
     average: Count = 0
-    init: Annotated[str, Field(pattern=r"\A[^\x00]*\z", description="the path of a bundle or run folder")] = ""
+    init: Annotated[str, Field(pattern=r"\A[^\x00]*\z", description="the path of a bundle or run directory")] = ""
 
     @model_validator(mode="before")
     @classmethod
@@ -208,7 +208,7 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """When and how the model is measured on the development pairs."""
+    """When and how the model is evaluated on the development pairs."""
 
     every: Count = 1000
     select_on: Metric = "symbol_error_rate.free"
@@ -220,9 +220,9 @@ class EvaluationConfig(Section):
 
 
 class ForcingConfig(BaseModel):
-    """Which tokens the decoder is fed in training; every other key belongs to the strategy.
+    """The strategy that decides which tokens the decoder is fed in training; every other key belongs to it.
 
-    With ``phases`` (tables like this section, each with ``until``) there is nothing else in it.
+    ``phases`` (tables like this section, each with ``until``) excludes every other key.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
@@ -231,16 +231,16 @@ class ForcingConfig(BaseModel):
 
 
 class PhaseConfig(BaseModel):
-    """One of several phases: a strategy up to an update; every other key belongs to the strategy."""
+    """One of several phases: a strategy that ends with an update; every other key belongs to the strategy."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     strategy: str
     until: PositiveCount | None = None
-    """The last update of the phase; none for the last phase, which goes on to the end."""
+    """The last update of the phase; None for the last phase, which lasts to the end of training."""
 
 
 class Config(Section):
-    """A whole configuration."""
+    """A complete configuration."""
 
     data: DataConfig
     model: ModelConfig = ModelConfig()

@@ -103,8 +103,8 @@ def _check_request(name: str, stress: bool) -> None:
     known = ", ".join(DATASETS)
     if name not in DATASETS:
         near = difflib.get_close_matches(name, DATASETS, n=1)
-        fix = f"The nearest is {near[0]}" if near else "See them with: freerun data list"
-        raise DataError(name, "no such built-in data set", f"Expected one of: {known}", fix)
+        fix = f"The closest match is {near[0]}" if near else "See them with: freerun data list"
+        raise DataError(name, "no such built-in dataset", f"Expected one of: {known}", fix)
     # Refused rather than ignored: who asks for stress marks expects them in the files.
     if stress and name != "cmudict":
         raise DataError(name, "this data set has no stress marks", "Expected cmudict", "Leave the option out")

@@ -120,7 +120,7 @@ def parse_tokens_spec(spec: str, where: object) -> tuple[str, int | None]:
     kind, colon, size = spec.partition(":")
     if kind not in _KINDS:
         near = difflib.get_close_matches(kind, _KINDS, n=1)
-        raise ConfigError.single(where, shown(spec), _EXPECTED, f"The nearest is {near[0]!r}" if near else "")
+        raise ConfigError.single(where, shown(spec), _EXPECTED, f"The closest match is {near[0]!r}" if near else "")
     if kind != "sentencepiece":
         if colon:
             raise ConfigError.single(where, shown(spec), _EXPECTED, f"{kind} takes no number: write {kind!r}")

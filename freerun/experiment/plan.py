@@ -21,6 +21,7 @@ from freerun.config import (
     read_toml,
     shown,
     strategies_of,
+    with_new_names,
 )
 from freerun.data.readers import PairsLocation, ParallelFiles, describe, files_of
 from freerun.errors import ConfigError, RunError
@@ -192,7 +193,10 @@ def _from_subject(subject: PairsLocation) -> tuple[dict[str, Any], str]:
     """The keys that a configuration file sets, or the one that pairs set; and what to call that in messages."""
     if isinstance(subject, ParallelFiles) or _is_pairs(subject):
         return absolute_paths({"data": {"train": value_of(subject)}}, Path.cwd()), "freerun train"
-    return absolute_paths(read_toml(subject), real_path(subject.parent)), str(subject)
+    raw = read_toml(subject)
+    if subject.name == "config.toml" and (subject.parent / "journal.jsonl").exists():
+        raw = with_new_names(raw)  # a run's own configuration
+    return absolute_paths(raw, real_path(subject.parent)), str(subject)
 
 
 def _with_typed(raw: Mapping[str, Any], request: TrainRequest) -> dict[str, Any]:
@@ -230,7 +234,7 @@ def _origins(request: TrainRequest) -> dict[str, str]:
 def _resumed(request: TrainRequest, folder: Path) -> RunPlan:
     """The run in ``folder``; what is typed again must agree with it, except that the run may become longer."""
     path = folder / "config.toml"
-    saved = read_toml(path)
+    saved = with_new_names(read_toml(path))
     trust = Trust(_own_strategies(request, path), request.trust_code)
     config = parse_config(saved, path, trust.settings_of)
     complete_spool(folder)
@@ -261,7 +265,7 @@ def _agreed_length(request: TrainRequest, folder: Path, saved: Mapping[str, Any]
     """
     events = read_journal(folder / "journal.jsonl")
     config_then = events[0].get("config") if events else None
-    started = config_then if isinstance(config_then, dict) else {}
+    started = with_new_names(config_then) if isinstance(config_then, dict) else {}
     before = _complete(parse_config(started, folder / "journal.jsonl", trust.settings_of)) if started else saved
     key, value = length_of(before)
     length, former = recorded_length(events, key, value)

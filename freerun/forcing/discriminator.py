@@ -1,9 +1,9 @@
 """The discriminator of professor forcing: was this behaviour teacher-forced or free-running?
 
-A two-directional GRU over the decoder's states (and outputs), then an MLP (Lamb, Goyal et al. 2016, section 3). Three
-things keep it from judging what it should not: layer normalisation of the states, so that they cannot hide by
-shrinking; the context of the source beside them, so that a difficult source is no sign of free running; a narrow
-projection of the output distribution, or none, so that it cannot read which tokens were written.
+A bidirectional GRU over the decoder's states (and outputs), then an MLP (Lamb, Goyal et al. 2016, section 3). Three
+things keep it from relying on the wrong cues: layer normalization of the states, so that shrinking does not hide them;
+the source's context as an input, so that a difficult source is no sign of free running; and a narrow projection of the
+output distribution, or none, so that the discriminator cannot read which tokens were predicted.
 
 Shape suffixes: T time, B batch, H decoder layer, V vocabulary, D discriminator.
 """
@@ -25,18 +25,18 @@ from freerun.randomness import CounterGenerator
 __all__ = ["Behaviour", "Discriminator"]
 
 PROJECTED = 32
-"""Features that the output distribution is projected to."""
+"""Number of features that the output distribution is projected to."""
 
 POWER_ITERATIONS = 15
-"""From a random vector to the first estimate of a layer's singular vectors, as many as in torch."""
+"""Power iterations from a random vector to the first estimate of a layer's singular vectors, as in torch."""
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What a decoder did, ``lengths_B`` steps of it a row (0: the row is left out).
+    """What a decoder did in ``lengths_B`` steps per row (0: the row is left out).
 
-    ``layers_TBH``: outputs of each recurrent layer; ``probs_TBV``: its distributions, None when they are not looked at;
-    ``context_BC``: of the source, always without a gradient.
+    ``layers_TBH``: outputs of each recurrent layer. ``probs_TBV``: output distributions, None if the discriminator does
+    not see them. ``context_BC``: the source's context, always without a gradient.
     """
 
     layers_TBH: list[Tensor]
@@ -45,19 +45,19 @@ class Behaviour:
     lengths_B: Tensor
 
     def detach(self) -> Behaviour:
-        """The same values, cut off from the graph."""
+        """Return the same values, detached from the graph."""
         probs_TBV = None if self.probs_TBV is None else self.probs_TBV.detach()
         return Behaviour([layer.detach() for layer in self.layers_TBH], probs_TBV, self.context_BC, self.lengths_B)
 
-    def watched(self) -> Behaviour:
-        """The same values, cut off from the graph, as the beginning of another one."""
-        found = self.detach()
-        for tensor in found.tensors():
+    def as_leaves(self) -> Behaviour:
+        """Return the same values, detached, requiring gradients."""
+        leaves = self.detach()
+        for tensor in leaves.tensors():
             tensor.requires_grad_()
-        return found
+        return leaves
 
     def tensors(self) -> list[Tensor]:
-        """All that has or could have a gradient."""
+        """Return all tensors that can have a gradient."""
         return [*self.layers_TBH, *([] if self.probs_TBV is None else [self.probs_TBV])]
 
 
@@ -65,12 +65,12 @@ class Discriminator(nn.Module):
     """Scores behaviours: above 0 for teacher-forced, below for free-running.
 
     Args:
-        layers: number of the decoder's recurrent layers, each of ``layer_size``.
-        layer_size: H.
+        layers: number of the decoder's recurrent layers.
+        layer_size: H, units of each of them.
         context_size: C.
-        vocabulary_size: V when output distributions are looked at, else None.
+        vocabulary_size: V if output distributions are an input, else None.
         hidden_size: units of the GRU in each direction, and of the MLP.
-        backend: of the GRU; "reference" where the gradient itself is differentiated.
+        backend: backend of the GRU; "reference" for second derivatives.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class Discriminator(nn.Module):
         self.context_norm = nn.LayerNorm(context_size)
         self.context = nn.Linear(context_size, hidden_size)
         self.outputs = None if vocabulary_size is None else nn.Linear(vocabulary_size, PROJECTED)
-        seen = layers * layer_size + (0 if self.outputs is None else PROJECTED)
-        self.behaviour = nn.Linear(seen, hidden_size)
+        input_size = layers * layer_size + (0 if self.outputs is None else PROJECTED)
+        self.behaviour = nn.Linear(input_size, hidden_size)
         self.forward_gru = RecurrentLayer("gru", hidden_size, hidden_size, backend)
         self.backward_gru = RecurrentLayer("gru", hidden_size, hidden_size, backend)
         self.mlp = nn.Sequential(
@@ -100,29 +100,29 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, behaviour: Behaviour) -> Tensor:
-        """Scores [B]; those of rows without a step have no meaning."""
+        """Return the scores [B]; undefined for rows without a step."""
         lengths_B = behaviour.lengths_B.clamp(min=1)
         steps = int(lengths_B.max())
         dtype = self.context.weight.dtype
-        seen = [norm(layer[:steps].to(dtype)) for norm, layer in zip(self.norms, behaviour.layers_TBH, strict=True)]
+        parts = [norm(layer[:steps].to(dtype)) for norm, layer in zip(self.norms, behaviour.layers_TBH, strict=True)]
         if self.outputs is not None:
-            assert behaviour.probs_TBV is not None, "this discriminator looks at output distributions"
-            seen.append(self.outputs(behaviour.probs_TBV[:steps].to(dtype)))
+            assert behaviour.probs_TBV is not None, "this discriminator needs output distributions"
+            parts.append(self.outputs(behaviour.probs_TBV[:steps].to(dtype)))
         context_BD = self.context(self.context_norm(behaviour.context_BC.to(dtype)))
-        inputs_TBD = self.behaviour(torch.cat(seen, 2)) + context_BD
+        inputs_TBD = self.behaviour(torch.cat(parts, 2)) + context_BD
         padded = bool((lengths_B < steps).any())
-        turned_TB = reversal_within(lengths_B, steps) if padded else None
-        given_B = lengths_B if padded else None
-        _, forward_BD, _ = self.forward_gru.sequence(inputs_TBD, lengths_B=given_B)
-        _, backward_BD, _ = self.backward_gru.sequence(turn(inputs_TBD, turned_TB), lengths_B=given_B)
+        reversed_TB = reversal_within(lengths_B, steps) if padded else None
+        real_lengths_B = lengths_B if padded else None
+        _, forward_BD, _ = self.forward_gru.sequence(inputs_TBD, lengths_B=real_lengths_B)
+        _, backward_BD, _ = self.backward_gru.sequence(turn(inputs_TBD, reversed_TB), lengths_B=real_lengths_B)
         scores_B1: Tensor = self.mlp(torch.cat([forward_BD, backward_BD], 1))
         return scores_B1.squeeze(1)
 
     def bound_spectra(self, seed: int) -> None:
-        """Bound the spectral norm of the linear layers (Miyato et al. 2018); called once, after initialisation."""
+        """Normalize the linear layers' spectral norms (Miyato et al. 2018); called once, after initialization."""
         layers = [(name, module) for name, module in self.named_modules() if isinstance(module, nn.Linear)]
         for name, layer in layers:
-            # torch draws a first estimate from its global generator, which is put back; ours replaces it
+            # torch samples a first estimate from its global generator, which is restored; ours replaces it
             with torch.random.fork_rng(devices=[]):
                 bounded: Any = spectral_norm(layer).parametrizations
             start = CounterGenerator(seed, "spectral norm", name).normal(layer.in_features)

@@ -1,4 +1,7 @@
-"""Losses as sums with their counts, divided once; and the token loss that strategies share."""
+"""Losses as sums with their counts, which are divided once, and the token loss that strategies share.
+
+Shape suffixes: N positions, V vocabulary, F features.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-__all__ = ["Losses", "Term", "output_nll", "smoothed_nll", "upcast"]
+__all__ = ["Losses", "OwnLoss", "Term", "output_nll", "smoothed_nll", "upcast"]
 
 MAX_LOGITS = 2**22
-"""Logits that are held at a time: 16 MiB, and as much again for what is made of them."""
+"""Maximum number of logits in memory: 16 MiB, and as much again for their gradients."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """One term of a loss: weight * sum / count. The count is over the whole update, accumulated batches included."""
+    """One term of a loss, ``weight * sum / count``; the learner adds up counts over all batches of an update."""
 
     sum: Tensor
     count: float
@@ -28,14 +31,30 @@ class Term:
 
 @dataclass(frozen=True)
 class Losses:
-    """The terms to minimise, and ``figures`` (name -> sum, count) that are only written to the journal."""
+    """The model's loss terms on one batch, and ``figures`` (name -> sum, count) that are only logged in the journal.
+
+    ``own_inputs`` is what ``Strategy.own_loss`` computes the strategy's own loss from: detached from the graph, and
+    None for a strategy without parameters of its own.
+    """
 
     terms: Mapping[str, Term]
+    figures: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    own_inputs: Any = None
+
+
+@dataclass(frozen=True)
+class OwnLoss:
+    """The loss of a strategy's own parameters on one batch, as a sum over rows, and figures for the journal.
+
+    ``sum`` is None if the strategy does not learn in this update.
+    """
+
+    sum: Tensor | None
     figures: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class _SmoothedNLL(torch.autograd.Function):
-    """Cross-entropy with label smoothing, its gradient made in one buffer of the size of the logits."""
+    """Cross-entropy with label smoothing; the gradient is computed in one buffer of the size of the logits."""
 
     @staticmethod
     def forward(ctx: Any, logits_NV: Tensor, target_N: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
@@ -62,14 +81,14 @@ class _SmoothedNLL(torch.autograd.Function):
 
 
 def smoothed_nll(logits_NV: Tensor, target_N: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-    """The token loss summed over positions, and beside it the plain NLL, both in nats.
+    """Return the token loss summed over positions and the unsmoothed NLL, both in nats.
 
-    Label smoothing (Szegedy et al. 2016, section 7) mixes the right token with the uniform distribution over the whole
-    vocabulary: loss = (1 - s) NLL + s mean_v(-log p_v). Only the loss has a gradient.
+    Label smoothing (Szegedy et al. 2016, section 7) mixes the reference token with the uniform distribution over the
+    vocabulary: ``loss = (1 - s) * NLL + s * mean_v(-log p_v)``. Only the loss has a gradient.
 
     Args:
         logits_NV: unnormalised log-probabilities at the real positions.
-        target_N: the right tokens.
+        target_N: the reference tokens.
         smoothing: s, in [0, 1).
     """
     loss, nll = _SmoothedNLL.apply(upcast(logits_NV), target_N, smoothing)  # type: ignore[no-untyped-call]
@@ -77,7 +96,7 @@ def smoothed_nll(logits_NV: Tensor, target_N: Tensor, smoothing: float = 0.0) ->
 
 
 class _NLLInChunks(torch.autograd.Function):
-    """Output layer and loss in one, some rows at a time; the gradients are made while their logits are there."""
+    """Output layer and loss in one, a chunk of rows at a time; gradients are computed while a chunk's logits exist."""
 
     @staticmethod
     def forward(
@@ -87,10 +106,10 @@ class _NLLInChunks(torch.autograd.Function):
         d_features_NF, d_weight_VF, d_bias_V = (torch.zeros_like(each) for each in (features_NF, weight_VF, bias_V))
         loss, nll = (upcast(bias_V.new_zeros(())) for _ in range(2))
         for start in range(0, len(features_NF), rows):
-            features, right = features_NF[start : start + rows], target_N[start : start + rows]
+            features, targets = features_NF[start : start + rows], target_N[start : start + rows]
             with torch.enable_grad():
                 logits = torch.addmm(bias_V.to(weight.dtype), features, weight.t()).requires_grad_()
-                each_loss, each_nll = smoothed_nll(logits, right, smoothing)
+                each_loss, each_nll = smoothed_nll(logits, targets, smoothing)
             (d_logits,) = torch.autograd.grad(each_loss, logits)
             loss += each_loss.detach()
             nll += each_nll
@@ -110,17 +129,17 @@ class _NLLInChunks(torch.autograd.Function):
 def output_nll(
     features_NF: Tensor, weight_VF: Tensor, bias_V: Tensor, target_N: Tensor, smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """``smoothed_nll`` of the logits ``features weight' + bias``; no more than ``MAX_LOGITS`` are held at a time."""
+    """Return ``smoothed_nll`` of the logits ``features @ weight.T + bias``, ``MAX_LOGITS`` of them at a time."""
     rows = max(1, MAX_LOGITS // len(weight_VF))
     if len(features_NF) <= rows:
         return smoothed_nll(functional.linear(features_NF, weight_VF, bias_V), target_N, smoothing)
-    low = torch.is_autocast_enabled(features_NF.device.type)
-    features_NF = features_NF.to(torch.get_autocast_dtype(features_NF.device.type)) if low else features_NF
+    is_autocast = torch.is_autocast_enabled(features_NF.device.type)
+    features_NF = features_NF.to(torch.get_autocast_dtype(features_NF.device.type)) if is_autocast else features_NF
     with torch.autocast(features_NF.device.type, enabled=False):
         loss, nll = _NLLInChunks.apply(features_NF, weight_VF, bias_V, target_N, smoothing, rows)  # type: ignore[no-untyped-call]
     return loss, nll
 
 
 def upcast(values: Tensor) -> Tensor:
-    """The same values in fp32, or in fp64 where they are: what is normalised is not left in bf16."""
+    """Return the values in fp32 (fp64 stays fp64): a softmax or norm is never computed in bf16."""
     return values if values.dtype == torch.float64 else values.float()

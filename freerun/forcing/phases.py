@@ -1,12 +1,13 @@
-"""Phases: one strategy after another, such as teacher forcing first and a remedy of exposure bias then."""
+"""Phases: one strategy after another, for example teacher forcing and then a remedy for exposure bias."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
-from freerun.forcing.loss import Losses
+from freerun.forcing.loss import Losses, OwnLoss
 from freerun.forcing.strategy import Objective, Strategy, StrategySettings
 from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.models.seq2seq import Seq2Seq
@@ -15,9 +16,9 @@ __all__ = ["Phases"]
 
 
 class Phases(Strategy):
-    """Strategy k up to and including update ``ends[k]``; the last one, whose end is None, to the end of training.
+    """Several strategies: number k up to and including update ``ends[k]``, the last one (None) to the end of training.
 
-    Updates are counted from the beginning of training in every phase, and so are a strategy's schedules.
+    Every phase counts updates from the start of training, and so do a strategy's schedules.
     """
 
     def __init__(
@@ -32,25 +33,29 @@ class Phases(Strategy):
         return next(index for index, end in enumerate(self.ends) if end is None or number <= end)
 
     def phase(self, number: int) -> str:
-        """Which phase, from 1, and the name of its strategy; before the first update it is the first phase."""
+        """Return the phase's number, from 1, and its strategy; before the first update that is the first phase."""
         index = self._index(max(1, number))
         return f"phase {index + 1}, {self.names[index]}"
 
     def prepare(self, model: Seq2Seq, seed: int) -> None:
-        """Prepare all strategies, so that a checkpoint always has the same parts."""
+        """Prepare all strategies, so that every checkpoint has the same parts."""
         for strategy in self.strategies:
             strategy.prepare(model, seed)
 
     def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
-        """Those of the phase's strategy."""
+        """Return the losses of the current phase's strategy."""
         return self.strategies[self._index(update.number)].losses(model, batch, update)
 
+    def own_loss(self, inputs: Any, update: Update) -> OwnLoss | None:
+        """Return the own loss of the current phase's strategy."""
+        return self.strategies[self._index(update.number)].own_loss(inputs, update)
+
     def step(self, update: Update) -> Mapping[str, tuple[float, float]]:
-        """That of the phase's strategy."""
+        """Make the step of the current phase's strategy."""
         return self.strategies[self._index(update.number)].step(update)
 
     def state(self) -> dict[str, Tensor]:
-        """The states of all phases."""
+        """Return the states of all phases."""
         return {
             f"{index}/{name}": value
             for index, strategy in enumerate(self.strategies)
@@ -58,7 +63,7 @@ class Phases(Strategy):
         }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what ``state`` gave."""
+        """Restore what ``state`` returned."""
         for index, strategy in enumerate(self.strategies):
             prefix = f"{index}/"
             strategy.load({name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)})

@@ -1,17 +1,17 @@
 """Professor forcing (Lamb, Goyal, Zhang, Zhang, Courville & Bengio 2016).
 
 The behaviour B(x, y) of the decoder is its hidden states, and output distributions, over time. A discriminator D is
-trained to tell the behaviour under right tokens from that under the model's own,
+trained to distinguish the teacher-forced from the free-running behaviour,
 
     C_d = E[-log D(B_teacher)] + E[-log(1 - D(B_free))],
 
-and the model to write the right tokens and to behave alike in both modes:
+and the model to predict the reference tokens and to behave alike in both modes:
 
-    NLL + weight (C_f [+ C_t]),   C_f = E[-log D(B_free)],   C_t = E[-log(1 - D(B_teacher))].
+    NLL + weight * (C_f [+ C_t]),   C_f = E[-log D(B_free)],   C_t = E[-log(1 - D(B_teacher))].
 
-C_d moves D alone, C_f and C_t the model alone: C_f through the free-running pass, whose drawn tokens are constants, C_t
-through the teacher-forced one. The model is spared while D is right in less than 75 % of the cases (it has nothing to
-teach yet), and D while it is right in more than 99 %; both by a moving average.
+C_d trains only D (``own_loss``); C_f and C_t train only the model (``losses``): C_f through the free-running pass,
+whose sampled tokens are constants, C_t through the teacher-forced one. The model gets no adversarial gradient while D's
+accuracy, a moving average, is below 75 % (D has nothing to teach yet), and D is not trained while it is above 99 %.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch.nn.functional import relu, softplus
 from freerun.config.numbers import Count, Number, PositiveNumber, Size, Temperature
 from freerun.forcing.discriminator import Behaviour, Discriminator
 from freerun.forcing.draw import Draw
-from freerun.forcing.loss import Losses, Term, upcast
+from freerun.forcing.loss import Losses, OwnLoss, Term, upcast
 from freerun.forcing.moments import mmd
 from freerun.forcing.replay import encode
 from freerun.forcing.rollout import free_rollout, uniforms
@@ -45,12 +45,10 @@ from freerun.symbols import EOS, NEVER_WRITTEN
 __all__ = ["Professor", "ProfessorSettings"]
 
 SMALL_VOCABULARY = 1000
-"""Up to so many ids the output distributions are part of the behaviour, unless the settings say otherwise."""
+"""Largest target vocabulary for which ``outputs = "auto"`` makes the output distributions part of the behaviour."""
 
 Accuracy = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-_OF_THE_DISCRIMINATOR = (
+_DISCRIMINATOR_KEYS = (
     *("outputs", "hidden_size", "learning_rate", "spectral_norm", "r1"),
     *("model_gate", "discriminator_gate", "average"),
 )
@@ -62,39 +60,39 @@ class ProfessorSettings(StrategySettings):
     needs_replay = True
     used_with: ClassVar = {
         "temperature": ("draw", ("sample",)),
-        **dict.fromkeys(_OF_THE_DISCRIMINATOR, ("adversary", ("logistic", "hinge"))),
+        **dict.fromkeys(_DISCRIMINATOR_KEYS, ("adversary", ("logistic", "hinge"))),
     }
 
     weight: Number = 0.1
     warmup: Count = 1000
     """Updates over which the weight rises from 0."""
-    teacher_too: bool = False
-    """Add C_t: the teacher-forced behaviour moves towards the free-running one as well."""
+    include_teacher_term: bool = False
+    """Add C_t, which moves the teacher-forced behaviour towards the free-running one."""
     adversary: Literal["logistic", "hinge", "mmd"] = "logistic"
-    """mmd: no discriminator; the means of the states over time are matched (a control)."""
+    """mmd: no discriminator; the mean states over time are matched (a control)."""
     draw: Literal["sample", "argmax"] = "sample"
     temperature: Temperature = 1.0
     outputs: bool | Literal["auto"] = "auto"
-    """Whether D sees output distributions; "auto": where the vocabulary has at most 1,000 ids."""
+    """Whether D sees output distributions; "auto": if the vocabulary has at most 1,000 ids."""
     hidden_size: Size = 128
     learning_rate: PositiveNumber = 1e-3
     model_gate: Accuracy = 0.75
     discriminator_gate: Accuracy = 0.99
     average: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
-    """How much of the moving average of D's accuracy an update keeps."""
+    """Decay of the moving average of D's accuracy, per update."""
     spectral_norm: bool = False
     r1: Number = 0.0
     """Weight of the penalty on D's gradient at teacher-forced behaviour (Mescheder et al. 2018)."""
 
 
 class Professor(Strategy):
-    """Teacher forcing, and a discriminator that the free-running behaviour has to get past."""
+    """Teacher forcing, and a discriminator that the free-running behaviour has to deceive."""
 
     Settings = ProfessorSettings
     settings: ProfessorSettings
 
     def prepare(self, model: Seq2Seq, seed: int) -> None:
-        """A new discriminator with its optimiser, and a moving average that begins at chance."""
+        """Create the discriminator and its optimizer; the moving average of its accuracy starts at chance."""
         settings = self.settings
         self.accuracy = 0.5
         self.discriminator: Discriminator | None = None
@@ -109,10 +107,10 @@ class Professor(Strategy):
             sizes.hidden_size,
             sizes.target_vocabulary if outputs else None,
             settings.hidden_size,
-            # R1 differentiates a gradient, which neither our core nor torch's kernels can
+            # R1 needs second derivatives, which neither our kernels nor torch's provide
             "reference" if settings.r1 else "auto",
         )
-        with torch.device("meta"):  # has sizes, but takes no memory
+        with torch.device("meta"):  # shapes without memory
             parameters = sum(parameter.numel() for parameter in Discriminator(*shape).parameters())
         what = f"a discriminator with hidden_size = {settings.hidden_size:,}"
         check_fits("forcing.hidden_size", what, parameters, 4, "Choose a smaller size")
@@ -121,34 +119,32 @@ class Professor(Strategy):
         if settings.spectral_norm:
             self.discriminator.bound_spectra(seed)
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), settings.learning_rate, fused=True)
-        self._begin_update()
+        self._reset_counts()
 
-    def _begin_update(self) -> None:
-        self._rows = self._right = 0.0
+    def _reset_counts(self) -> None:
+        self._rows = self._correct = 0.0
 
     # -- the model's losses -------------------------------------------------------------------------------------------
 
     def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
-        """The token NLL, and where the gate is open C_f, and C_t where it is asked for, each a mean over sequences."""
+        """Return the token NLL and, if the model's gate is open, C_f and C_t as means over sequences."""
         encoded, masks = encode(model, batch, update)
-        taught = model.decoder.sequence(batch.target_in_BT, encoded, masks)
-        nll, figure = self.objective.token_nll(model, batch.at_real_positions(taught.features_TBF), batch)
-        terms, figures = {"nll": nll}, {"nll.teacher": figure}
-        acts = self.acts(update)
-        free, lengths_B = self._run_freely(model, batch, update, encoded, masks, acts)
-        taught_behaviour = self._behaviour(model, taught, encoded, lengths_B)
-        free_behaviour = self._behaviour(model, free, encoded, lengths_B)
-        # the judge works in full precision whatever the model computes in
-        with torch.autocast(lengths_B.device.type, enabled=False):
-            if acts:
-                terms |= self._adversarial(taught_behaviour, free_behaviour, self._weight(update))
-            if self.discriminator is not None:
-                figures |= self._judge(taught_behaviour.detach(), free_behaviour.detach())
-                figures["model_gate_closed"] = (float(not self._model_gate_is_open()), 1)
-        return Losses(terms, figures)
+        teacher_pass = model.decoder.sequence(batch.target_in_BT, encoded, masks)
+        nll, figure = self.objective.token_nll(model, batch.at_real_positions(teacher_pass.features_TBF), batch)
+        terms = {"nll": nll}
+        is_adversarial = self.has_adversarial_term(update)
+        free_pass, lengths_B = self._free_running_pass(model, batch, update, encoded, masks, is_adversarial)
+        teacher = self._behaviour(model, teacher_pass, encoded, lengths_B)
+        free = self._behaviour(model, free_pass, encoded, lengths_B)
+        if is_adversarial:
+            # the discriminator computes in full precision, whatever the model's is
+            with torch.autocast(lengths_B.device.type, enabled=False):
+                terms |= self._adversarial_terms(teacher, free, self._weight(update))
+        own_inputs = None if self.discriminator is None else (teacher.detach(), free.detach())
+        return Losses(terms, {"nll.teacher": figure}, own_inputs)
 
-    def acts(self, update: Update) -> bool:
-        """Whether this update's loss has an adversarial term."""
+    def has_adversarial_term(self, update: Update) -> bool:
+        """Return True if this update's loss has an adversarial term."""
         return self._weight(update) > 0 and self._model_gate_is_open()
 
     def _model_gate_is_open(self) -> bool:
@@ -158,7 +154,7 @@ class Professor(Strategy):
         warmup = self.settings.warmup
         return self.settings.weight * (min(1.0, (update.number - 1) / warmup) if warmup else 1.0)
 
-    def _run_freely(
+    def _free_running_pass(
         self,
         model: Seq2Seq,
         batch: TrainingBatch,
@@ -167,10 +163,10 @@ class Professor(Strategy):
         masks: DropoutMasks | None,
         with_gradient: bool,
     ) -> tuple[Decoded, Tensor]:
-        """The free-running pass, and how many steps of each row the two streams are compared on.
+        """Return the free-running pass, and the number of steps [B] on which the two streams are compared.
 
-        Both are cut to the shorter of target and free run, the step of EOS left out: lengths, and how an ending looks,
-        would tell the streams apart. So the rollout need not go beyond the target.
+        Both streams are truncated to the shorter of target and free run, without the step of EOS: their lengths, and
+        the look of an ending, would give the stream away. So the rollout need not go beyond the target.
         """
         settings = self.settings
         draw = Draw(settings.draw, settings.temperature, NEVER_WRITTEN)
@@ -183,7 +179,7 @@ class Professor(Strategy):
             return model.decoder.sequence(run.fed_BT, encoded, masks and masks.first_steps(steps)), lengths_B
 
     def _behaviour(self, model: Seq2Seq, decoded: Decoded, encoded: Encoded, lengths_B: Tensor) -> Behaviour:
-        """The steps to compare; the context goes without a gradient, or the encoder would learn to fool D."""
+        """Return the steps to compare; the context has no gradient, or the encoder would learn to deceive D."""
         steps = max(1, int(lengths_B.max()))
         probs_TBV = None
         if self.discriminator is not None and self.discriminator.outputs is not None:
@@ -191,77 +187,83 @@ class Professor(Strategy):
         layers = [layer[:steps] for layer in decoded.layers_TBH]
         return Behaviour(layers, probs_TBV, encoded.state.h_LBH[-1].detach(), lengths_B)
 
-    def _adversarial(self, taught: Behaviour, free: Behaviour, weight: float) -> dict[str, Term]:
-        """C_f and C_t as sums over the rows that have a step to compare."""
+    def _adversarial_terms(self, teacher: Behaviour, free: Behaviour, weight: float) -> dict[str, Term]:
+        """Return C_f and C_t as sums over the rows that have a step to compare."""
         rows_B = free.lengths_B > 0
         count = rows_B.sum().item()
         if self.discriminator is None:
-            return self._moments(taught, free, rows_B, weight)
+            return self._moment_term(teacher, free, rows_B, weight)
         with _frozen(self.discriminator):
-            terms = {"free": Term(self._fooled(self.discriminator(free))[rows_B].sum(), count, weight)}
-            if self.settings.teacher_too:
-                # what is sought here is to be taken for free-running: the same loss of the negated score
-                terms["teacher"] = Term(self._fooled(-self.discriminator(taught))[rows_B].sum(), count, weight)
+            terms = {"free": Term(self._generator_loss(self.discriminator(free))[rows_B].sum(), count, weight)}
+            if self.settings.include_teacher_term:
+                # C_t rewards teacher-forced behaviour that looks free-running: the same loss of the negated score
+                scores_B = -self.discriminator(teacher)
+                terms["teacher"] = Term(self._generator_loss(scores_B)[rows_B].sum(), count, weight)
         return terms
 
-    def _moments(self, taught: Behaviour, free: Behaviour, rows_B: Tensor, weight: float) -> dict[str, Term]:
-        """Squared MMD of the states' means over time; it is a figure of the batch, so it is weighed by its rows."""
+    def _moment_term(self, teacher: Behaviour, free: Behaviour, rows_B: Tensor, weight: float) -> dict[str, Term]:
+        """Return the squared MMD of the states' means over time, weighted by the rows of the batch that it is of."""
         count = int(rows_B.sum())
         if count < 2:
             return {"free": Term(0.0 * free.layers_TBH[-1].sum(), count, weight)}
-        taught = taught if self.settings.teacher_too else taught.detach()
-        means = [_means_over_time(each)[rows_B] for each in (taught, free)]
+        teacher = teacher if self.settings.include_teacher_term else teacher.detach()
+        means = [_means_over_time(each)[rows_B] for each in (teacher, free)]
         return {"free": Term(count * mmd(*means), count, weight)}
 
-    def _fooled(self, scores_B: Tensor) -> Tensor:
-        """-log D = softplus(-score), or -score for hinge: what a behaviour costs that should look teacher-forced."""
+    def _generator_loss(self, scores_B: Tensor) -> Tensor:
+        """Return -log D = softplus(-score), for hinge -score: the loss of behaviour that should look teacher-forced."""
         return -scores_B if self.settings.adversary == "hinge" else softplus(-scores_B)
 
     # -- the discriminator --------------------------------------------------------------------------------------------
 
-    def _judge(self, taught: Behaviour, free: Behaviour) -> dict[str, tuple[float, float]]:
-        """Measure D on both streams; where its gate is open also add up its gradients, of sums over rows."""
-        assert self.discriminator is not None
+    def own_loss(self, inputs: tuple[Behaviour, Behaviour] | None, update: Update) -> OwnLoss | None:
+        """Return C_d summed over rows, R1 included; no loss, but its figures, while the discriminator's gate is closed.
+
+        Also counts the rows and the correct decisions, from which ``step`` takes the mean gradient and the accuracy.
+        """
+        if self.discriminator is None or inputs is None:
+            return None
+        teacher, free = inputs
         rows_B = free.lengths_B > 0
         learns = self._discriminator_gate_is_open()
         if self.settings.r1 and learns:
-            taught = taught.watched()
+            teacher = teacher.as_leaves()
         with torch.enable_grad() if learns else torch.no_grad():
-            scores_B = self.discriminator(_joined(taught, free))
-            taught_N, free_N = (each[rows_B] for each in scores_B.chunk(2))
-            loss = self._told_apart(taught_N) + self._told_apart(-free_N)
-            if learns:
-                penalty = self._penalty(taught_N, taught) if self.settings.r1 else 0.0
-                (loss + penalty).backward()  # type: ignore[no-untyped-call]
-        rows = len(taught_N)
-        right_taught, right_free = (taught_N > 0).sum().item(), (free_N <= 0).sum().item()
+            scores_B = self.discriminator(_concatenated(teacher, free))
+            teacher_N, free_N = (each[rows_B] for each in scores_B.chunk(2))
+            loss = self._discriminator_loss(teacher_N) + self._discriminator_loss(-free_N)
+            penalty = self._penalty(teacher_N, teacher) if self.settings.r1 and learns else 0.0
+        rows = len(teacher_N)
+        correct_teacher, correct_free = (teacher_N > 0).sum().item(), (free_N <= 0).sum().item()
         self._rows += rows
-        self._right += (right_taught + right_free) / 2
-        return {
-            "discriminator_accuracy.teacher": (right_taught, rows),
-            "discriminator_accuracy.free": (right_free, rows),
+        self._correct += (correct_teacher + correct_free) / 2
+        figures = {
+            "discriminator_accuracy.teacher": (correct_teacher, rows),
+            "discriminator_accuracy.free": (correct_free, rows),
             "discriminator_loss": (loss.item(), rows),
+            "model_gate_closed": (float(not self._model_gate_is_open()), 1),
         }
+        return OwnLoss(loss + penalty if learns else None, figures)
 
-    def _told_apart(self, scores_N: Tensor) -> Tensor:
-        """-log D, or max(0, 1 - score) for hinge, summed: what a teacher-forced behaviour's score costs D."""
+    def _discriminator_loss(self, scores_N: Tensor) -> Tensor:
+        """Return -log D, for hinge max(0, 1 - score), summed over the scores of teacher-forced behaviour."""
         return (relu(1 - scores_N) if self.settings.adversary == "hinge" else softplus(-scores_N)).sum()
 
-    def _penalty(self, scores_N: Tensor, taught: Behaviour) -> Tensor:
-        """R1 / 2 times the squared norm of D's gradient at teacher-forced behaviour, summed over rows."""
-        found = torch.autograd.grad(scores_N.sum(), taught.tensors(), create_graph=True)
-        return sum((gradient.square().sum() for gradient in found), torch.zeros(())) * (self.settings.r1 / 2)
+    def _penalty(self, scores_N: Tensor, teacher: Behaviour) -> Tensor:
+        """Return R1 / 2 times the squared norm of D's gradient at teacher-forced behaviour, summed over rows."""
+        gradients = torch.autograd.grad(scores_N.sum(), teacher.tensors(), create_graph=True)
+        return sum((gradient.square().sum() for gradient in gradients), torch.zeros(())) * (self.settings.r1 / 2)
 
     def _discriminator_gate_is_open(self) -> bool:
         return self.accuracy <= self.settings.discriminator_gate
 
     def step(self, update: Update) -> Mapping[str, tuple[float, float]]:
-        """D's step, unless its gate is closed; then its accuracy enters the moving average."""
+        """Update D by the mean of its gradients, unless its gate is closed; then update the moving average."""
         if self.discriminator is None:
             return {}
         figures = {"discriminator_gate_closed": (float(not self._discriminator_gate_is_open()), 1.0)}
-        rows, right = self._rows, self._right
-        self._begin_update()
+        rows, correct = self._rows, self._correct
+        self._reset_counts()
         if not rows:
             return figures
         if self._discriminator_gate_is_open():
@@ -273,24 +275,24 @@ class Professor(Strategy):
             if norm < float("inf"):
                 self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-        kept = self.settings.average
-        self.accuracy = kept * self.accuracy + (1 - kept) * right / rows
+        decay = self.settings.average
+        self.accuracy = decay * self.accuracy + (1 - decay) * correct / rows
         return figures
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Tensor]:
-        """The discriminator, its optimiser's state and the moving average."""
-        found = {"accuracy": torch.tensor(self.accuracy, dtype=torch.float64)}
+        """Return the discriminator, its optimizer's state and the moving average."""
+        state = {"accuracy": torch.tensor(self.accuracy, dtype=torch.float64)}
         if self.discriminator is not None:
-            found |= {f"discriminator/{name}": value for name, value in self.discriminator.state_dict().items()}
+            state |= {f"discriminator/{name}": value for name, value in self.discriminator.state_dict().items()}
             for name, parameter in self.discriminator.named_parameters():
                 for key, value in self.optimizer.state.get(parameter, {}).items():
-                    found[f"optimizer/{name}/{key}"] = value
-        return found
+                    state[f"optimizer/{name}/{key}"] = value
+        return state
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what ``state`` gave."""
+        """Restore what ``state`` returned."""
         self.accuracy = state["accuracy"].item()
         if self.discriminator is None:
             return
@@ -305,7 +307,7 @@ class Professor(Strategy):
 
 @contextmanager
 def _frozen(network: nn.Module) -> Iterator[None]:
-    """What is computed within it has no gradient for the network's parameters, only for its inputs."""
+    """Compute gradients with respect to the network's inputs only, not its parameters, inside the block."""
     parameters = list(network.parameters())
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -316,8 +318,8 @@ def _frozen(network: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _joined(first: Behaviour, second: Behaviour) -> Behaviour:
-    """Two batches of behaviours as one of twice as many rows."""
+def _concatenated(first: Behaviour, second: Behaviour) -> Behaviour:
+    """Concatenate two batches of behaviours to one of twice as many rows."""
     steps = max(1, int(first.lengths_B.max()))
 
     def rows(one: Tensor, other: Tensor, dim: int) -> Tensor:
@@ -338,7 +340,7 @@ def _joined(first: Behaviour, second: Behaviour) -> Behaviour:
 
 
 def _means_over_time(behaviour: Behaviour) -> Tensor:
-    """The mean of each row's states over its steps, all layers side by side: [B, L x H]."""
+    """Return the mean of each row's states over its steps, all layers concatenated: [B, L x H]."""
     layers_TBD = upcast(torch.cat(behaviour.layers_TBH, 2))
     steps_T1 = torch.arange(len(layers_TBD), device=layers_TBD.device).unsqueeze(1)
     real_TB1 = (steps_T1 < behaviour.lengths_B).unsqueeze(2)

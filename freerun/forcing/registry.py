@@ -105,7 +105,7 @@ def strategy_named(name: str) -> type[Strategy]:
             _KEY,
             f"unknown strategy {cut(name)!r}",
             "Expected one of: " + ", ".join(STRATEGIES) + "; or your own as module:Class",
-            f"The nearest is {near[0]!r}" if near else "Choose one of them",
+            f"The closest match is {near[0]!r}" if near else "Choose one of them",
         )
     return STRATEGIES[name]
 

@@ -1,16 +1,16 @@
-"""What a forcing strategy is."""
+"""The contract of a forcing strategy."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from freerun.forcing.loss import Losses, Term, output_nll
+from freerun.forcing.loss import Losses, OwnLoss, Term, output_nll
 from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.models.seq2seq import Seq2Seq
 
@@ -18,22 +18,22 @@ __all__ = ["Objective", "Strategy", "StrategySettings"]
 
 
 class StrategySettings(BaseModel):
-    """A strategy's keys under ``[forcing]``; subclassed by each, unknown keys are refused."""
+    """A strategy's keys under ``[forcing]``. Each strategy subclasses it; unknown keys are rejected."""
 
     needs_replay: ClassVar[bool] = False
-    """Whether the strategy is refused for a decoder that is trained step by step."""
+    """True if the strategy cannot train a decoder that has to be stepped token by token."""
     used_with: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {}
-    """Key -> another key and the values of it with which the first has an effect; with others it keeps its default."""
+    """Key -> (switch, values): the key has an effect only under these values of the switch, else it has its default."""
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The token loss that strategies share: how it is smoothed, and whether it is divided by tokens or sequences.
+    """The token loss that strategies share: its label smoothing, and whether it is a mean over tokens or sequences.
 
-    ``per_batch`` is the average number of tokens (sequences) in a batch of the corpus. Divided by that, every token
-    (sequence) of the corpus has the same weight. Divided by the batch's own number, which is what None means, tokens
-    of short targets would weigh more, because a batch holds targets of similar lengths.
+    ``per_batch`` is the average number of tokens (sequences) per batch of the corpus. Dividing by it gives every token
+    (sequence) of the corpus the same weight. None divides by the batch's own number instead: then tokens of short
+    targets weigh more, because a batch holds targets of similar lengths.
     """
 
     label_smoothing: float = 0.0
@@ -41,7 +41,7 @@ class Objective:
     per_batch: float | None = None
 
     def count(self, batch: TrainingBatch) -> float:
-        """Return what the summed token loss of ``batch`` is divided by."""
+        """Return the number that the summed token loss of ``batch`` is divided by."""
         if self.per_batch is not None:
             return self.per_batch
         return batch.num_tokens if self.normalise == "tokens" else batch.num_pairs
@@ -54,14 +54,14 @@ class Objective:
         target_N: Tensor | None = None,
         weight: float = 1.0,
     ) -> tuple[Term, tuple[float, float]]:
-        """The token loss as a term, and the plain NLL for the journal.
+        """Return the token loss as a term, and the unsmoothed NLL for the journal.
 
         Args:
-            model: its output layer is applied.
-            features_NF: at the real target positions, from ``replay``.
-            batch: says what the term is divided by.
-            target_N: the tokens asked for, the batch's own unless given.
-            weight: of the term.
+            model: applies its output layer.
+            features_NF: decoder features at the real target positions, from ``replay``.
+            batch: determines the divisor.
+            target_N: the target tokens. Default: those of the batch.
+            weight: weight of the term.
         """
         target_N = batch.target_N if target_N is None else target_N
         loss, nll = output_nll(*model.decoder.output(features_NF), target_N, self.label_smoothing)
@@ -69,11 +69,18 @@ class Objective:
 
 
 class Strategy(ABC):
-    """Decides which tokens the decoder is fed, and what is learnt from that.
+    """Decides which tokens the decoder is fed in training, and which loss it learns from.
 
-    A strategy is one file with its settings, its documentation and the method ``losses``; it is made with its settings
-    and the shared objective. One that learns something of its own, such as a discriminator, has ``prepare``, ``step``,
-    ``state`` and ``load`` too.
+    A strategy is one file with its settings, its documentation and the method ``losses``. It is constructed from its
+    settings and the shared objective.
+
+    A strategy that has parameters of its own, such as a discriminator, also implements ``prepare``, ``own_loss``,
+    ``step``, ``state`` and ``load``. The learner (``training/learner.py``) calls them in each update:
+
+    1. for each batch: ``losses``, then ``own_loss`` with the ``own_inputs`` that ``losses`` returned. The learner
+       backpropagates the own loss at once, so that its gradients add up over the batches of the update;
+    2. backpropagation of the model's loss terms;
+    3. ``step``, which updates the strategy's own parameters, then the model's optimizer.
     """
 
     Settings: ClassVar[type[StrategySettings]] = StrategySettings
@@ -82,33 +89,42 @@ class Strategy(ABC):
         self.settings = settings
         self.objective = objective
 
-    def prepare(self, model: Seq2Seq, seed: int) -> None:  # noqa: B027 - most have nothing of their own
-        """Make what the strategy itself learns with; called once, before the first update or a checkpoint."""
+    def prepare(self, model: Seq2Seq, seed: int) -> None:  # noqa: B027 - most have no parameters
+        """Create the strategy's own parameters; called once, before the first update or checkpoint."""
 
     @abstractmethod
     def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
-        """The loss terms of one batch, with gradients.
+        """Return the model's loss terms on one batch, with their graphs.
 
-        All randomness comes from ``update``, so that a run can be resumed and two strategies under one seed share it.
+        Gradients flow into the model only; the strategy's own parameters are constants here. All randomness comes from
+        ``update``, so that runs can be resumed and two strategies under one seed share it.
         """
 
-    def step(self, update: Update) -> Mapping[str, tuple[float, float]]:
-        """The strategy's own learning, after the gradients of all parts of an update and before the model's step.
+    def own_loss(self, inputs: Any, update: Update) -> OwnLoss | None:
+        """Return the loss of the strategy's own parameters on one batch; None if there are no such parameters.
 
-        Returns figures for the journal. One that is not finite stops the training, so weights must not have been
-        changed by it.
+        ``inputs`` is the ``own_inputs`` of the batch's ``Losses``. The gradients must not reach the model. Autocast is
+        off, whatever precision the model is trained in.
+        """
+        return None
+
+    def step(self, update: Update) -> Mapping[str, tuple[float, float]]:
+        """Update the strategy's own parameters from the gradients of ``own_loss``, before the model's step.
+
+        Returns figures for the journal. A figure that is not finite stops the training, so a step with such a figure
+        must leave all parameters unchanged.
         """
         return {}
 
     def phase(self, number: int) -> str:
-        """The name of the phase that an update belongs to; nothing where there is one only."""
+        """Return the name of the phase that an update belongs to; empty if there is only one."""
         return ""
 
     def state(self) -> dict[str, Tensor]:
-        """All that it has learnt or counted, by name, for a checkpoint."""
+        """Return everything that the strategy has learned or counted, by name, for a checkpoint."""
         return {}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what ``state`` gave. Raises KeyError or RuntimeError if it is another strategy's."""
+        """Restore what ``state`` returned. Raises KeyError or RuntimeError if it belongs to another strategy."""
         if state:
             raise KeyError(f"{type(self).__name__} has no state, the checkpoint has {', '.join(sorted(state)[:3])}")

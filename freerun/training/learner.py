@@ -175,9 +175,16 @@ class Learner:
         return float(flat[0] @ flat[1]) / norms if norms else 0.0
 
     def _losses(self, update: Update, batch: Batch) -> Losses:
+        """Return the model's losses on one batch; the strategy's own loss is backpropagated right away."""
         device = self.model.decoder.output_bias.device
         with autocast(self.precision, device.type):
-            return self.strategy.losses(self.model, TrainingBatch.of(batch, device), update)
+            losses = self.strategy.losses(self.model, TrainingBatch.of(batch, device), update)
+        own = self.strategy.own_loss(losses.own_inputs, update)
+        if own is None:
+            return losses
+        if own.sum is not None:
+            own.sum.backward()  # type: ignore[no-untyped-call]
+        return Losses(losses.terms, {**losses.figures, **own.figures})
 
     def _divide_gradients(self, count: float) -> None:
         for parameter in self.model.parameters():

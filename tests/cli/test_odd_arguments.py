@@ -222,7 +222,7 @@ def test_a_file_with_a_number_of_5000_digits(freerun: Freerun, pairs: Path) -> N
     config.write_text(config.read_text().replace("updates = 60", f"updates = {DIGITS}"))
     result = freerun("train", config, "--out", pairs / "run")
     assert result.code == 2
-    assert "config.toml: this is not TOML: Exceeds the limit" in result.err and "Correct that place." in result.err
+    assert "config.toml: this is not TOML: Exceeds the limit" in result.err and "Correct that line." in result.err
 
 
 def test_a_model_that_does_not_fit_is_told_before_it_takes_memory(

@@ -73,7 +73,7 @@ def check(strategy, model, draw, accuracy=0.8, update=UPDATE, weight=0.1, **sett
 @pytest.mark.parametrize(("cell", "attention"), [*((cell, "none") for cell in CELLS), ("lstm", "general")])
 def test_losses_and_gradients_are_those_of_a_loop(cell, attention, adversary, outputs):
     model = a_model(cell=cell, attention=attention)
-    given = {"teacher_too": True, "adversary": adversary}
+    given = {"include_teacher_term": True, "adversary": adversary}
     strategy = professor(model, draw="argmax", outputs=outputs, **given)
     losses = check(strategy, model, by_the_book.Draw("argmax"), **given)
     assert set(losses.terms) == {"nll", "free", "teacher"}
@@ -127,11 +127,11 @@ def test_moment_matching_is_the_double_sum():
     close(list(found), list(torch.autograd.grad(expected, [first, second])))
 
 
-@pytest.mark.parametrize("teacher_too", [False, True])
+@pytest.mark.parametrize("include_teacher_term", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
-def test_moment_matching_of_a_model_is_that_of_its_mean_states(cell, teacher_too):
+def test_moment_matching_of_a_model_is_that_of_its_mean_states(cell, include_teacher_term):
     model = a_model(cell=cell)
-    given = {"adversary": "mmd", "teacher_too": teacher_too}
+    given = {"adversary": "mmd", "include_teacher_term": include_teacher_term}
     losses = check(professor(model, draw="argmax", **given), model, by_the_book.Draw("argmax"), **given)
     assert losses.terms["free"].count > 1
 

@@ -29,8 +29,10 @@ from freerun.config import (
     read_toml,
     shown,
     to_toml,
+    with_new_names,
 )
 from freerun.errors import ConfigError
+from freerun.forcing.registry import settings_of as real_settings
 
 
 class NoSettings(BaseModel):
@@ -166,11 +168,11 @@ KEYS = "Expected one of: {}. "
 @pytest.mark.parametrize(
     ("name", "line", "expected"),
     [
-        ("model", "hiden_size = 3", "The nearest is 'hidden_size'."),
+        ("model", "hiden_size = 3", "The closest match is 'hidden_size'."),
         ("model", "xyzzy = 3", "Remove it."),
-        ("model", "updates = 3", "Put it under [training]."),
-        ("evaluation", "batch_size = 3", "Put it under [training]."),
-        ("training", "treads = 3", "The nearest is 'threads'."),
+        ("model", "updates = 3", "Move it to [training]."),
+        ("evaluation", "batch_size = 3", "Move it to [training]."),
+        ("training", "treads = 3", "The closest match is 'threads'."),
     ],
 )
 def test_an_unknown_key_is_told_with_the_valid_ones_and_where_it_belongs(name, line, expected):
@@ -186,13 +188,13 @@ def test_an_unknown_section_is_told_with_the_nearest():
     (found,) = problems('[data]\ntrain = "t"\n[trainig]\nupdates = 3')
     assert found == (
         "c.toml: trainig: unknown key. Expected one of: data, evaluation, forcing, model, training. "
-        "The nearest is 'training'."
+        "The closest match is 'training'."
     )
 
 
 def test_a_key_before_the_first_section_is_sent_to_its_own():
     (found,) = problems('hidden_size = 3\n[data]\ntrain = "t"')
-    assert found.endswith("Put it under [model].")
+    assert found.endswith("Move it to [model].")
 
 
 @pytest.mark.parametrize(
@@ -211,14 +213,14 @@ def test_a_key_before_the_first_section_is_sent_to_its_own():
         ("model", 'bidirectional = "true"', '"true". Expected true or false.'),
         ("model", "cell = 3", '3. Expected one of "lstm", "gru", "rnn".'),
         ("model", 'cell = "LSTM"', '"LSTM". Expected one of "lstm", "gru", "rnn".'),
-        ("model", 'cell = "lsmt"', '"lsmt". Expected one of "lstm", "gru", "rnn". The nearest is \'lstm\'.'),
+        ("model", 'cell = "lsmt"', '"lsmt". Expected one of "lstm", "gru", "rnn". The closest match is \'lstm\'.'),
         ("model", "hidden_size = 2024-01-01", "2024-01-01. Expected a whole number from 1 to 1,000,000."),
         ("model", "hidden_size = [512]", "[512]. Expected a whole number from 1 to 1,000,000."),
         ("model", "hidden_size = { a = 1 }", "{ a = 1 }. Expected a whole number from 1 to 1,000,000."),
         (
             "model",
             'forget_bias = "drwn"',
-            '"drwn". Expected a number from -1e+38 to 1e+38 or "drawn". The nearest is \'drawn\'.',
+            '"drwn". Expected a number from -1e+38 to 1e+38 or "drawn". The closest match is \'drawn\'.',
         ),
         ("training", "learning_rate = 0", "0. Expected a number, above 0, 1e+38 or less."),
         ("training", "learning_rate = inf", "inf. Expected a finite number, above 0, 1e+38 or less."),
@@ -234,7 +236,7 @@ def test_a_key_before_the_first_section_is_sent_to_its_own():
         ("training", "threads = 99999999999", "99999999999. Expected a whole number from 0 to 1,024."),
         ("training", "checkpoint_every = -1", "-1. Expected a whole number from 0 to 1,000,000,000."),
         ("training", 'average = "9"', '"9". Expected a whole number from 0 to 1,000,000,000.'),
-        ("training", "init = 3", "3. Expected the path of a bundle or run folder."),
+        ("training", "init = 3", "3. Expected the path of a bundle or run directory."),
         ("evaluation", "beam_size = 0", "0. Expected a whole number from 1 to 1,000."),
         ("evaluation", "length_penalty = 11", "11. Expected a number from 0 to 10."),
         ("data", "columns = [0, 1]", "[0, 1]. Expected two columns, counted from 1, for example [1, 2]."),
@@ -265,7 +267,7 @@ def test_a_wrong_tokenizer_is_told_with_the_right_ones(spec):
 
 def test_a_metric_without_its_ending_is_told_the_nearest():
     found = problem("evaluation", 'select_on = "symbol_error_rate"')
-    assert found.endswith("The nearest is 'symbol_error_rate.free'.")
+    assert found.endswith("The closest match is 'symbol_error_rate.free'.")
 
 
 def test_of_two_faults_at_a_key_the_first_is_told():
@@ -284,11 +286,11 @@ def test_missing_keys_are_told():
     assert problems("[data]") == [
         (
             'c.toml: data.train: this key is missing. Expected a path, or { source = "PATH", target = "PATH" } for two '
-            "parallel files. Set it."
+            "parallel files. Set this key."
         )
     ]
     assert problems('[data]\ntrain = { source = "a" }') == [
-        "c.toml: data.train.target: this key is missing. Expected a path. Set it."
+        "c.toml: data.train.target: this key is missing. Expected a path. Set this key."
     ]
 
 
@@ -296,7 +298,7 @@ def test_a_misspelt_side_of_parallel_files_is_told():
     missing, unknown = problems('[data]\ntrain = { source = "a", targets = "b" }')
     assert missing.startswith("c.toml: data.train.target: this key is missing.")
     assert unknown == (
-        "c.toml: data.train.targets: unknown key. Expected one of: source, target. The nearest is 'target'."
+        "c.toml: data.train.targets: unknown key. Expected one of: source, target. The closest match is 'target'."
     )
 
 
@@ -315,10 +317,10 @@ KINDS = 'Expected one of "constant", "inverse_sqrt", "cosine", "halving".'
 @pytest.mark.parametrize(
     ("value", "key", "expected"),
     [
-        ('{ kind = "cosin" }', ".kind", f"the value is \"cosin\". {KINDS} The nearest is 'cosine'."),
+        ('{ kind = "cosin" }', ".kind", f"the value is \"cosin\". {KINDS} The closest match is 'cosine'."),
         ("{ kind = 3 }", ".kind", f"the value is 3. {KINDS}"),
         ('{ kind = ["cosine"] }', ".kind", f'the value is ["cosine"]. {KINDS}'),
-        ("{ warmup = 5 }", ".kind", f"this key is missing. {KINDS} Set it."),
+        ("{ warmup = 5 }", ".kind", f"this key is missing. {KINDS} Set this key."),
         (
             '{ kind = "cosine", start_epoch = 5.0 }',
             ".start_epoch",
@@ -329,7 +331,7 @@ KINDS = 'Expected one of "constant", "inverse_sqrt", "cosine", "halving".'
             ".every_epoch",
             (
                 'unknown key for kind = "halving". Expected one of: every_epochs, kind, start_epoch, warmup. '
-                "The nearest is 'every_epochs'."
+                "The closest match is 'every_epochs'."
             ),
         ),
         ('{ kind = "cosine", final = 2 }', ".final", "the value is 2. Expected a number from 0 to 1."),
@@ -358,54 +360,56 @@ def test_a_wrong_schedule_is_told(value, key, expected):
         (
             "training",
             "updates = 5\nepochs = 1.5",
-            "training.epochs: both updates = 5 and epochs = 1.5 are set. Expected one of them. Remove the other.",
+            "training.epochs: both updates = 5 and epochs = 1.5 are set. Expected only one of them. Remove one.",
         ),
         (
             "training",
             "batch_size = 8\nbatch_tokens = 900",
             (
-                "training.batch_tokens: both batch_size = 8 and batch_tokens = 900 are set. Expected one of them. "
-                "Remove the other."
+                "training.batch_tokens: both batch_size = 8 and batch_tokens = 900 are set. Expected only one of "
+                "them. Remove one."
             ),
         ),
         (
             "training",
             "average = 5",
             (
-                "training.average: 5 checkpoints cannot be averaged when keep = 3 of them are kept. "
-                "Expected average <= keep. Set training.keep = 5 or more."
+                "training.average: 5 checkpoints cannot be averaged if only keep = 3 are retained. "
+                "Expected average <= keep. Set training.keep to 5 or more."
             ),
         ),
         (
             "model",
             'attention = "luong"\nattention_score = "dot"\nbidirectional = true',
             (
-                'model.attention_score: "dot" compares vectors of one size, but those of a two-directional encoder are '
-                'twice as long. Expected "general" or "concat", or bidirectional = false. Change one of the two.'
+                'model.attention_score: "dot" needs vectors of equal size, but those of a bidirectional encoder are '
+                'twice as long. Expected "general" or "concat", or bidirectional = false. Change attention_score or '
+                "bidirectional."
             ),
         ),
         (
             "model",
             "input_feeding = true",
             (
-                'model.input_feeding: input feeding with attention = "none". Expected attention = "luong" beside it. '
-                "Change one of the two."
+                'model.input_feeding: input feeding cannot be combined with attention = "none". Expected '
+                'attention = "luong". Change attention or input_feeding.'
             ),
         ),
         (
             "evaluation",
             "early_stop = true\nbeam_size = 4",
             (
-                "evaluation.early_stop: without a length penalty it changes nothing. Expected length_penalty above 0. "
-                "Set evaluation.length_penalty, or remove early_stop."
+                "evaluation.early_stop: early stopping has no effect without a length penalty. Expected "
+                "length_penalty above 0. Set evaluation.length_penalty, or remove early_stop."
             ),
         ),
         (
             "data",
             'shared_vocabulary = true\nsource_tokens = "char"\ntarget_tokens = "whitespace"',
             (
-                'data.shared_vocabulary: one vocabulary for source_tokens = "char" and target_tokens = "whitespace". '
-                "Expected the same tokens on both sides. Make the two equal, or set data.shared_vocabulary = false."
+                'data.shared_vocabulary: source_tokens = "char" and target_tokens = "whitespace" cannot share a '
+                "vocabulary. Expected the same tokens on both sides. Make the two equal, or set "
+                "data.shared_vocabulary = false."
             ),
         ),
     ],
@@ -441,7 +445,7 @@ def test_values_that_go_together_are_taken(name, lines):
         ('strategy = "teacher"\nk = 1', "forcing.k: unknown key. Expected one of: strategy. Remove it."),
         (
             'strategy = "sampling"\nkoin = 1',
-            "forcing.koin: unknown key. Expected one of: strategy, coin, k. The nearest is 'coin'.",
+            "forcing.koin: unknown key. Expected one of: strategy, coin, k. The closest match is 'coin'.",
         ),
         ('strategy = "sampling"\nk = "x"', 'forcing.k: the value is "x". Expected a number.'),
         (
@@ -452,6 +456,49 @@ def test_values_that_go_together_are_taken(name, lines):
 )
 def test_settings_of_a_strategy_are_checked_with_the_rest(lines, expected):
     assert problem("forcing", lines) == expected
+
+
+# --------------------------------------------------------------------------------------------------------- renamed keys
+
+OLD, NEW = {"strategy": "professor", "teacher_too": True}, {"strategy": "professor", "include_teacher_term": True}
+
+
+@pytest.mark.parametrize(
+    ("forcing", "key"),
+    [
+        (OLD, "forcing.teacher_too"),
+        ({"phases": [{"strategy": "teacher", "until": 5}, OLD]}, "forcing.phases[2].teacher_too"),
+    ],
+)
+def test_an_old_name_is_an_error_that_gives_the_new_one(forcing, key):
+    with pytest.raises(ConfigError) as error:
+        parse_config({"data": {"train": "t"}, "forcing": forcing}, "c.toml", real_settings)
+    assert str(error.value) == (
+        f"c.toml: {key}: this key was renamed. Expected include_teacher_term. "
+        "Write include_teacher_term in place of teacher_too."
+    )
+
+
+def test_an_old_name_is_an_unknown_key_where_the_new_one_is():
+    with pytest.raises(ConfigError, match="forcing.teacher_too: unknown key"):
+        parse_config(
+            {"data": {"train": "t"}, "forcing": {"strategy": "teacher", "teacher_too": True}}, "c.toml", real_settings
+        )
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ({"forcing": OLD}, {"forcing": NEW}),
+        ({"forcing": NEW}, {"forcing": NEW}),
+        ({"forcing": {"phases": [OLD, NEW]}}, {"forcing": {"phases": [NEW, NEW]}}),
+        ({"forcing": {**OLD, "strategy": "my:Own"}}, {"forcing": {**OLD, "strategy": "my:Own"}}),
+        ({"model": {"teacher_too": 1}, "forcing": 3}, {"model": {"teacher_too": 1}, "forcing": 3}),
+        ({"forcing": {**OLD, **NEW}}, {"forcing": {**OLD, **NEW}}),
+    ],
+)
+def test_a_configuration_that_freerun_wrote_is_read_with_old_names(written, read):
+    assert with_new_names(written) == read
 
 
 # -------------------------------------------------------------------------------------------------------- who set a key
@@ -490,7 +537,7 @@ def toml_problem(tmp_path, content):
 
 def test_a_file_that_is_not_toml_is_told_with_its_line(tmp_path):
     assert toml_problem(tmp_path, b"[data]\ntrain = t.tsv\n") == (
-        "this is not TOML: Invalid value (at line 2, column 9). Expected lines such as key = value. Correct that place."
+        "this is not TOML: Invalid value (at line 2, column 9). Expected lines such as key = value. Correct that line."
     )
 
 
@@ -510,12 +557,12 @@ def test_a_byte_order_mark_is_nothing(tmp_path):
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path):
-    for path, what in ((tmp_path / "none.toml", "no such file"), (tmp_path, "this is a folder")):
+    for path, what in ((tmp_path / "none.toml", "no such file"), (tmp_path, "this is a directory")):
         with pytest.raises(ConfigError) as error:
             read_toml(path)
         assert str(error.value).startswith(f"{path}: {what}. Expected a TOML configuration")
     (tmp_path / "a").touch()
-    with pytest.raises(ConfigError, match=r"it cannot be read \(Not a directory\)"):
+    with pytest.raises(ConfigError, match=r"the file cannot be read \(Not a directory\)"):
         read_toml(tmp_path / "a" / "c.toml")
 
 
@@ -585,7 +632,7 @@ def test_a_path_through_a_value_is_told():
         apply_overrides({"data": {"train": "pairs.tsv"}}, ["data.train.source=a"])
     assert str(error.value) == (
         "--set data.train.source=a: data.train is \"pairs.tsv\", a value and not a section with a key 'source'. "
-        "Expected a section where data.train is set. Change data.train, or set it whole."
+        "Expected data.train to be a section. Change data.train in the configuration, or set all of it."
     )
 
 

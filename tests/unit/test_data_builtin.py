@@ -103,7 +103,7 @@ def test_an_unknown_name(tmp_path):
     with pytest.raises(DataError) as caught:
         make_dataset("cmudic", tmp_path)
     assert str(caught.value) == (
-        "cmudic: no such built-in data set. Expected one of: cmudict, copy, reverse, sort. The nearest is cmudict."
+        "cmudic: no such built-in dataset. Expected one of: cmudict, copy, reverse, sort. The closest match is cmudict."
     )
     with pytest.raises(DataError, match="freerun data list"):
         make_dataset("zzz", tmp_path)

@@ -58,7 +58,7 @@ def test_specifications(spec, expected):
 def test_bad_specifications():
     expected = "Expected char, whitespace or sentencepiece:N"
     assert spec_error("chars").startswith(f'data.source_tokens: "chars". {expected}')
-    assert spec_error("chars").endswith("The nearest is 'char'.")
+    assert spec_error("chars").endswith("The closest match is 'char'.")
     assert "write 'char'" in spec_error("char:7")
     for spec in ("sentencepiece", "sentencepiece:", "sentencepiece:0", "sentencepiece:-3", "sentencepiece:8k"):
         assert spec_error(spec).startswith(f'data.source_tokens: "{spec}". {expected}')

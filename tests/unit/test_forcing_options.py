@@ -14,7 +14,7 @@ from freerun.forcing.registry import STRATEGIES, settings_of
 from freerun.forcing.strategy import Objective
 from freerun.forcing.training_batch import Update
 from freerun.symbols import EOS
-from tests.networks import gradients_of, network, random_rows, training_batch
+from tests.networks import gradients_of, losses_of, network, random_rows, training_batch
 
 BATCH = training_batch(random_rows([4, 1, 6, 4, 3]), random_rows([4, 6, 1, 2, 6], size=9, seed=1))
 HALF = {"schedule": {"kind": "constant", "teacher_prob": 0.5}}
@@ -38,7 +38,7 @@ CHANGES = {
         **DRAWS,
         "weight": 0.2,
         "warmup": 10,
-        "teacher_too": True,
+        "include_teacher_term": True,
         "adversary": "hinge",
         "outputs": False,
         "hidden_size": 4,
@@ -73,7 +73,7 @@ def trace_of(name, settings, updates=3):
     strategy.prepare(model, 1)
     strategy.accuracy = 0.8  # of the discriminator, if there is one: an untrained one keeps it at chance
     for number in range(2, updates + 2):
-        losses = strategy.losses(model, BATCH, Update(number, 1))
+        losses = losses_of(strategy, model, BATCH, Update(number, 1))
         terms = {key: (term.sum.item(), term.count, term.weight) for key, term in losses.terms.items()}
         total = sum(term.sum * term.weight for term in losses.terms.values())
         slopes = {key: slope.tolist() for key, slope in gradients_of(total, model).items()}

@@ -17,7 +17,7 @@ from freerun.forcing.registry import EVERYTHING, settings_of
 from freerun.forcing.strategy import Objective
 from freerun.forcing.teacher import Teacher
 from freerun.forcing.training_batch import Update
-from tests.networks import close, network, random_rows, training_batch
+from tests.networks import close, losses_of, network, random_rows, training_batch
 
 BATCH = training_batch(random_rows([4, 1, 6]), random_rows([4, 6, 3], size=9, seed=1))
 PHASES = [
@@ -51,7 +51,7 @@ def faults(**forcing):
 def test_each_update_belongs_to_one_phase(number, figure, phase):
     strategy, model = strategy_of(config(phases=PHASES), Objective()), network()
     strategy.prepare(model, 1)
-    losses = strategy.losses(model, BATCH, Update(number, 1))
+    losses = losses_of(strategy, model, BATCH, Update(number, 1))
     assert figure in losses.figures
     assert ("discriminator_gate_closed" in strategy.step(Update(number, 1))) == (number > 20)
     assert strategy.phase(number) == phase
@@ -95,13 +95,13 @@ def test_a_complete_configuration_is_read_back(tmp_path):
     [
         ({"phases": []}, "forcing.phases: the value is []"),
         ({"phases": "teacher"}, 'forcing.phases: the value is "teacher"'),
-        ({"phases": PHASES, "strategy": "teacher"}, "forcing.strategy: this key stands beside phases"),
+        ({"phases": PHASES, "strategy": "teacher"}, "forcing.strategy: this key cannot be combined with phases"),
         ({"phases": [{"strategy": "teacher"}, *PHASES[1:]]}, "forcing.phases[1].until: this key is missing"),
         (
             {"phases": [PHASES[1], PHASES[0], PHASES[2]]},
-            "forcing.phases[2].until: the value is 10, and the phase before it ends at 20",
+            "forcing.phases[2].until: the value is 10, but the previous phase ends at 20",
         ),
-        ({"phases": PHASES[:2]}, "forcing.phases[2].until: the value is 20. Expected no end of the last phase"),
+        ({"phases": PHASES[:2]}, "forcing.phases[2].until: the value is 20. Expected no end for the last phase"),
         ({"phases": [{"strategy": "teacher", "until": 0}, PHASES[2]]}, "forcing.phases[1].until: the value is 0"),
         ({"phases": [{"until": 3}, PHASES[2]]}, "forcing.phases[1].strategy: this key is missing"),
         ({"phases": [PHASES[0], {"strategy": "teachr"}]}, "forcing.phases[2].strategy: unknown strategy 'teachr'"),

@@ -138,7 +138,7 @@ def test_strategies_under_one_seed_share_their_dropout():
         ),
         (
             {"schedule": {"kind": "linear", "wramup": 5.0}},
-            "Expected one of: c, k, kind, minimum, unit, warmup. The nearest is 'warmup'.",
+            "Expected one of: c, k, kind, minimum, unit, warmup. The closest match is 'warmup'.",
         ),
         ({"draw": "argmax", "temperature": 0.5}, 'forcing.temperature: the value is 0.5, but draw = "argmax"'),
     ],
@@ -168,7 +168,7 @@ def test_a_position_schedule_knows_neither_unit_nor_warm_up(schedule, valid, pha
     whole = {"phases": [{**forcing, "until": 5}, {"strategy": "teacher"}]} if phases else forcing
     with pytest.raises(ConfigError) as error:
         parse_config({"data": {"train": "x"}, "forcing": whole}, "c.toml", settings_of)
-    fix = "The nearest is 'kind'" if key == "kinds" else "Remove it"
+    fix = "The closest match is 'kind'" if key == "kinds" else "Remove it"
     what = f'unknown key for kind = "{schedule["kind"]}"'
     assert list(map(str, error.value.problems)) == [f"c.toml: {place}.{key}: {what}. Expected one of: {valid}. {fix}."]
 

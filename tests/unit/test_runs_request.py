@@ -294,7 +294,7 @@ def test_a_misspelt_key_is_told_when_going_on_too():
     for subject in (None, CONFIG):
         found = refusal(ConfigError, subject=subject, settings=["trainig.seed=3"], out=Path("run"), resume=True)
         assert found.startswith("--set trainig.seed=3: trainig: unknown key.")
-        assert found.endswith("The nearest is 'training'.")
+        assert found.endswith("The closest match is 'training'.")
 
 
 @pytest.mark.parametrize("subject", [CONFIG, None])
@@ -311,6 +311,17 @@ def test_a_journal_without_a_configuration_leaves_config_toml_to_tell():
     folder = begun(journal=False)
     assert plan(None, out=folder, resume=True).resumes
     assert "training.seed was 1, now 2" in refusal(subject=None, seed=2, out=folder, resume=True)
+
+
+@pytest.mark.parametrize("subject", [None, "run/config.toml"])
+def test_a_run_of_an_earlier_version_is_resumed_with_old_names(subject):
+    folder = begun(settings=["forcing.strategy=professor", "forcing.include_teacher_term=true"])
+    for name in ("config.toml", "journal.jsonl"):
+        path = folder / name
+        path.write_text(path.read_text().replace("include_teacher_term", "teacher_too"))
+    resumed = plan(subject, out=folder, resume=True)
+    assert resumed.resumes
+    assert resumed.config.forcing.model_dump()["include_teacher_term"] is True
 
 
 def test_a_damaged_config_of_the_run_is_told():

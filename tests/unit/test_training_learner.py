@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from freerun.data.batching import make_batch
-from freerun.forcing.loss import Losses, Term
+from freerun.forcing.loss import Losses, OwnLoss, Term
 from freerun.forcing.strategy import Objective, Strategy, StrategySettings
 from freerun.forcing.teacher import Teacher
 from freerun.forcing.training_batch import TrainingBatch, Update
@@ -306,3 +306,53 @@ def test_a_term_without_anything_to_count_adds_nothing():
     change, step = step_of(learner(Empty(StrategySettings(), Objective())))
     close(change["decoder.output_bias"], torch.full((9,), 0.5, dtype=torch.float64), 1e-12)
     assert math.isfinite(step.loss)
+
+
+class WithParameters(TwoTerms):
+    """Has one parameter of its own; records what the learner does, in order."""
+
+    def prepare(self, model, seed):
+        self.parameter = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.calls = []
+
+    def losses(self, model, batch, update):
+        self.calls.append(("losses", update.part))
+        losses = super().losses(model, batch, update)
+        return Losses(losses.terms, losses.figures, own_inputs=float(batch.num_pairs))
+
+    def own_loss(self, inputs, update):
+        self.calls.append(("own_loss", update.part, inputs, torch.is_autocast_enabled("cpu")))
+        loss = inputs * self.parameter if self.learns else None
+        return OwnLoss(loss, {"own": (inputs, 1)})
+
+    def step(self, update):
+        self.calls.append(("step", self.parameter.grad))
+        return {}
+
+    learns = True
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_own_losses_of_all_batches_are_backpropagated_before_the_step(precision):
+    strategy = WithParameters(StrategySettings(), Objective())
+    teacher = learner(strategy)
+    teacher.model.float()  # autocast takes no double
+    teacher.precision = precision
+    step = teacher.update(1, batches(3))
+    *calls, (name, gradient) = strategy.calls
+    assert calls == [
+        call
+        for part, pairs in enumerate((3.0, 3.0, 2.0))
+        for call in (("losses", part), ("own_loss", part, pairs, False))
+    ]
+    assert (name, gradient.item()) == ("step", 8.0)
+    assert [figures["own"] for figures in step.figures[:3]] == [(3.0, 1), (3.0, 1), (2.0, 1)]
+    assert all("tokens" in figures for figures in step.figures[:3])
+
+
+def test_a_strategy_that_does_not_learn_in_an_update_gives_figures_only():
+    strategy = WithParameters(StrategySettings(), Objective())
+    strategy.learns = False
+    step = learner(strategy).update(1, batches(1))
+    assert strategy.calls[-1] == ("step", None)
+    assert step.figures[0]["own"] == (8.0, 1)
