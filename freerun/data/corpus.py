@@ -1,4 +1,4 @@
-"""All pairs of a data set as flat arrays of ids: a few bytes a token and some tens a pair, whatever the texts."""
+"""All pairs of a dataset as flat arrays of ids: a few bytes per token and some tens per pair, whatever the texts."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Ragged:
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """int64 [N]: tokens of each row, EOS counted."""
+        """Tokens in each row, EOS included: int64 [N]."""
         return np.diff(self.offsets)
 
     def padded(self, rows: IntArray, padding: int) -> npt.NDArray[np.int64]:
-        """int64 [B, L]: the rows of these numbers, filled up with ``padding`` on the right."""
+        """Return the rows with these indices, right-padded with ``padding``: int64 [B, L]."""
         starts, lengths = self.offsets[rows], self.lengths[rows]
         positions = np.arange(lengths.max(initial=0))
         inside = positions < lengths[:, None]  # [B, L], True = real token
@@ -57,13 +57,13 @@ class Ragged:
         return out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FilterReport:
-    """Which pairs were left out. Lengths are in tokens without EOS; the longest ones are of the kept pairs.
+    """Numbers of the pairs that were kept and left out. Lengths are in tokens without EOS, of the kept pairs.
 
-    ``same_as_held_out`` counts the pairs whose source ids are those of a held-out source. A pair counts once, under the
-    first reason of ``read = kept + same_as_held_out + too_long_source + too_long_target``. ``development_sources`` are
-    those whose ids are those of a kept pair's source.
+    ``same_as_held_out`` counts the pairs whose source ids equal those of a held-out source. Each pair counts once, for
+    the first reason in ``read = kept + same_as_held_out + too_long_source + too_long_target``. ``development_sources``
+    counts the development sources whose ids equal those of a kept pair's source.
     """
 
     read: int
@@ -87,8 +87,8 @@ class FilterReport:
 class Corpus:
     """Encoded pairs. ``group`` [N] numbers the distinct sources in order of appearance.
 
-    Sources are as ``Codec.encode`` gives them (reversed if the codec reverses), targets with EOS. Two sources count as
-    one when their ids are the same: a model cannot tell them apart.
+    Sources are encoded by ``Codec.encode`` (reversed if the codec reverses), targets with EOS. Two sources with equal
+    ids count as one: a model cannot distinguish them.
     """
 
     sources: Ragged
@@ -96,7 +96,7 @@ class Corpus:
     group: npt.NDArray[np.int32]
 
     def __len__(self) -> int:
-        """Number of pairs."""
+        """Return the number of pairs."""
         return len(self.group)
 
     @property
@@ -106,15 +106,15 @@ class Corpus:
 
     @property
     def largest_ratio(self) -> float:
-        """Largest target length / source length, both without EOS, an empty source counted as 1 token."""
+        """Largest target length / source length, both without EOS; an empty source counts as 1 token."""
         sources = np.maximum(self.sources.lengths - 1, 1)
         return float(((self.targets.lengths - 1) / sources).max(initial=0.0))
 
     def references(self, pair: int) -> list[IntArray]:
-        """The distinct targets (with EOS) of all pairs whose source is that of pair number ``pair``, in their order."""
+        """Return the distinct targets (with EOS) of all pairs with the source of pair ``pair``, in their order."""
         members, starts = self._by_source
         number = self.group[pair]
-        # A pair that is repeated gives one reference; a dict keeps the order.
+        # Repeated pairs yield one reference; a dict keeps the order.
         distinct: dict[bytes, IntArray] = {}
         for member in members[starts[number] : starts[number + 1]]:
             target = self.targets[int(member)]
@@ -123,7 +123,7 @@ class Corpus:
 
     @cached_property
     def _by_source(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Pairs sorted by source, and where each source begins among them."""
+        """Pairs sorted by source, and the offset of each source's first pair."""
         members = np.argsort(self.group, kind="stable")
         starts = np.concatenate([[0], np.cumsum(np.bincount(self.group, minlength=self.num_sources))])
         return members, starts
@@ -139,45 +139,45 @@ def encode_corpus(
     held_out: Iterable[str] = (),
     development: Iterable[str] = (),
 ) -> tuple[Corpus, FilterReport]:
-    """Encode pairs, leaving out those longer (in tokens without EOS) than the two limits.
+    """Encode pairs, except those longer (in tokens without EOS) than the two limits.
 
-    Pairs with the source ids of a ``held_out`` source text are left out too: whatever made the ids equal (whitespace,
-    unknown tokens, a tokenizer's own normalisation), the model cannot distinguish these sources. Of the different
-    ``development`` source texts, those with the ids of a kept pair's source are counted.
-    Memory: the token arrays and 20 bytes a pair, twice that while the sources are numbered; the held-out ids. Raises
-    ``DataError`` at ``where`` when no pair is left.
+    Pairs with the source ids of a ``held_out`` source text are left out, too: whatever made the ids equal (whitespace,
+    unknown tokens, a tokenizer's own normalization), the model cannot distinguish these sources. The distinct
+    ``development`` source texts that have the ids of a kept pair's source are counted.
+    Memory: the token arrays and 20 bytes per pair, 40 while the sources are numbered; and the held-out ids. Raises
+    ``DataError`` at ``where`` if no pair is left.
     """
-    sources, targets, report = _Rows(source), _Rows(target), _Counts()
+    sources, targets, counts = _Rows(source), _Rows(target), _Counts()
     held_out_ids = {sources.raw(source.encode(text)) for text in held_out}
     unseen = Counter(sources.raw(source.encode(text)) for text in development)
     hashes = bytearray()
     for pair in pairs:
-        report.read += 1
+        counts.read += 1
         source_ids = source.encode(pair.source)
         raw = sources.raw(source_ids)
         if raw in held_out_ids:
-            report.same_as_held_out += 1
+            counts.same_as_held_out += 1
             continue
         if max_source_length is not None and len(source_ids) > max_source_length + 1:
-            report.too_long_source += 1
+            counts.too_long_source += 1
             continue
         target_ids = target.encode(pair.target)
         if max_target_length is not None and len(target_ids) > max_target_length + 1:
-            report.too_long_target += 1
+            counts.too_long_target += 1
             continue
-        # 8 bytes stand for the source: among 10 million sources two are confused with a chance of 3 in a million.
+        # An 8-byte hash stands for the source: among 10 million sources the probability of a collision is 3e-6.
         hashes += hashlib.blake2b(raw, digest_size=8).digest()
         sources.append(raw)
-        report.development_sources += unseen.pop(raw, 0)
+        counts.development_sources += unseen.pop(raw, 0)
         targets.append(targets.raw(target_ids))
     if not hashes:
-        raise _nothing_left(report, max_source_length, max_target_length, where)
+        raise _no_pair_left(counts, max_source_length, max_target_length, where)
     corpus = Corpus(sources.ragged(), targets.ragged(), _numbered(np.frombuffer(hashes, dtype=np.uint64)))
-    return corpus, report.finished(corpus)
+    return corpus, counts.report(corpus)
 
 
 class _Rows:
-    """A ``Ragged`` that grows."""
+    """A ``Ragged`` under construction."""
 
     def __init__(self, codec: Codec) -> None:
         # array grows in place; a list of Python ints would take 20 times the memory.
@@ -186,23 +186,23 @@ class _Rows:
         self._offsets = array("q", [0])
 
     def raw(self, ids: list[int]) -> bytes:
-        """A row as bytes, which are different for different rows."""
+        """Return a row as bytes, which differ for different rows."""
         return array(self._code, ids).tobytes()
 
     def append(self, raw: bytes) -> None:
-        """Add a row, given as ``raw`` makes it."""
+        """Append a row, given as the bytes of ``raw``."""
         self._tokens.frombytes(raw)
         self._offsets.append(len(self._tokens))
 
     def ragged(self) -> Ragged:
-        # frombuffer shares the memory with the array, which lives on with it.
+        # frombuffer shares the array's memory and keeps it alive.
         dtype = np.uint16 if self._code == "H" else np.int32
         return Ragged(np.frombuffer(self._tokens, dtype=dtype), np.frombuffer(self._offsets, dtype=np.int64))
 
 
 @dataclass
 class _Counts:
-    """A ``FilterReport`` in the making."""
+    """The counts of a ``FilterReport`` under construction."""
 
     read: int = 0
     too_long_source: int = 0
@@ -210,21 +210,21 @@ class _Counts:
     same_as_held_out: int = 0
     development_sources: int = 0
 
-    def finished(self, corpus: Corpus) -> FilterReport:
+    def report(self, corpus: Corpus) -> FilterReport:
         longest = [int(rows.lengths.max()) - 1 for rows in (corpus.sources, corpus.targets)]
         return FilterReport(
-            self.read,
-            len(corpus),
-            self.too_long_source,
-            self.too_long_target,
-            longest[0],
-            longest[1],
-            self.same_as_held_out,
-            self.development_sources,
+            read=self.read,
+            kept=len(corpus),
+            too_long_source=self.too_long_source,
+            too_long_target=self.too_long_target,
+            longest_source=longest[0],
+            longest_target=longest[1],
+            same_as_held_out=self.same_as_held_out,
+            development_sources=self.development_sources,
         )
 
 
-def _nothing_left(counts: _Counts, max_source: int | None, max_target: int | None, where: object) -> DataError:
+def _no_pair_left(counts: _Counts, max_source: int | None, max_target: int | None, where: object) -> DataError:
     if counts.read == 0:
         return DataError(where, "there are no pairs", "Expected at least one pair", "Check the file")
     if counts.same_as_held_out:
@@ -248,15 +248,15 @@ def _nothing_left(counts: _Counts, max_source: int | None, max_target: int | Non
 
 
 def _numbered(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
-    """The distinct values numbered in order of first appearance.
+    """Number the distinct values in order of first appearance.
 
-    By hand and in int32, for this is where memory peaks: 20 bytes a pair, 53 with ``np.unique``.
+    By hand and in int32, because memory peaks here: 20 bytes per pair, 53 with ``np.unique``.
     """
     order = np.argsort(hashes, kind="stable").astype(np.int32)
     ordered = hashes[order]
     new = np.append(True, ordered[1:] != ordered[:-1])
     del ordered
-    # The sort is stable, so the first of equal hashes is the first to appear; it leads the others.
+    # The sort is stable, so the first of equal hashes is the first to appear; it is the leader of its group.
     leader = np.empty_like(order)
     leader[order] = order[new][np.cumsum(new, dtype=np.int32) - 1]
     del order, new

@@ -1,4 +1,4 @@
-"""Unicode forms and case: what happens to a text before it becomes tokens."""
+"""Unicode normalization and case folding of texts before tokenization."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ Case = Literal["keep", "lower"]
 
 
 def normalise(text: str, form: Form = "NFC", case: Case = "keep") -> str:
-    """``text`` in a Unicode normalisation form (Unicode Standard Annex 15) and, if asked, in lower case."""
-    normal = _in_form(text, form)
+    """Return ``text`` in a Unicode normalization form (Unicode Standard Annex 15) and, if requested, in lower case."""
+    normalised = _in_form(text, form)
     if case == "keep":
-        return normal
-    # Lowering can leave the form (one capital becomes a letter and a loose accent), so the form is made again; it was
-    # made before as well, for compatibility forms turn symbols into capitals.
-    return _in_form(normal.lower(), form)
+        return normalised
+    # Lowering can break the form (a capital becomes a letter and a combining accent), so the text is normalized again;
+    # normalizing only afterwards would not do, because compatibility forms turn symbols into capitals.
+    return _in_form(normalised.lower(), form)
 
 
 def collapse_whitespace(text: str) -> str:
-    """``text`` without whitespace at its ends and with one space for every other run of it (Unicode whitespace)."""
+    """Strip ``text``, and replace every run of Unicode whitespace in it by one space."""
     return " ".join(text.split())
 
 
 def _in_form(text: str, form: Form) -> str:
-    # ASCII is the same in every form; asking first makes plain text cheap.
+    # ASCII is unchanged in every form; this check makes plain text cheap.
     return text if form == "none" or text.isascii() else unicodedata.normalize(form, text)

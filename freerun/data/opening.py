@@ -1,7 +1,7 @@
-"""Which files are read: regular ones, and pipes, which are read once. Everything else is rejected by what it is.
+"""Opening of input files: regular files, and pipes, which are read once. Everything else is rejected by its type.
 
-A device such as ``/dev/zero`` has no end, and a pipe into which nothing is written keeps its reader waiting. So a file
-is opened without waiting and checked before its first byte is read; that a pipe is waited for is reported.
+A device such as ``/dev/zero`` has no end, and a pipe into which nothing is written blocks its reader. So a file is
+opened without waiting and checked before its first byte is read, and waiting for a pipe is reported.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ["Say", "is_pipe", "is_read_once", "open_file", "reject_read_once"]
 Say = Callable[[str], None]
 
 PATIENCE_SECONDS: Final = 2.0
-"""A pipe that gives nothing for longer is reported."""
-# Open without waiting for a writer, and without making a terminal that of this process. Windows has neither flag.
+"""Waiting for a pipe is reported after this time."""
+# Do not wait for a writer, and do not make a terminal the controlling terminal. Windows has neither flag.
 _FLAGS: Final = (
     os.O_RDONLY
     | getattr(os, "O_NONBLOCK", 0)
@@ -37,13 +37,13 @@ _DESCRIPTOR: Final = re.compile(r"/dev/(fd/\d+|stdin)|/proc/(self|\d+)/(task/\d+
 
 
 def open_file(path: Path, name: str, on_wait: Say | None = None) -> BinaryIO:
-    """Open a file of pairs or texts for reading; a pipe when it has something to read, or has ended.
+    """Open a file of pairs or texts for reading; a pipe once it has data or has ended.
 
-    ``name`` is what messages call it. ``on_wait`` is called once, with a sentence, if a pipe gives nothing for
+    Messages call the file ``name``. ``on_wait`` is called once, with a sentence, if a pipe has no data for
     ``PATIENCE_SECONDS``.
 
     Raises:
-        DataError: a socket, a terminal, or another device; only the null device is an empty file.
+        DataError: a socket, a terminal, or another device; the null device is an empty file.
         OSError: the file cannot be opened, or is a directory.
     """
     try:
@@ -66,7 +66,7 @@ def open_file(path: Path, name: str, on_wait: Say | None = None) -> BinaryIO:
 
 
 def is_pipe(path: Path) -> bool:
-    """Return True for a pipe, with or without a name of its own; False also if there is no such file."""
+    """Return True for a pipe, named or anonymous; False also if there is no such file."""
     try:
         return stat.S_ISFIFO(path.stat().st_mode)
     except (OSError, ValueError):  # ValueError: a NUL character in the path
@@ -74,15 +74,15 @@ def is_pipe(path: Path) -> bool:
 
 
 def is_read_once(path: Path) -> bool:
-    """Return True for a file that cannot be found again later: a pipe, or the name of an open file of this process."""
+    """Return True for a file that cannot be opened again later: a pipe, or the path of this process's open file."""
     return is_pipe(path) or _DESCRIPTOR.fullmatch(str(path)) is not None
 
 
 def reject_read_once(path: Path) -> None:
-    """Reject a pipe, and the name of an open file, where a file is read several times.
+    """Reject a pipe, or the path of an open file, as a file that is read several times.
 
     Raises:
-        DataError: it is one.
+        DataError: the file can be read only once.
     """
     if is_read_once(path):
         what = "a pipe, which" if is_pipe(path) else "an open file of one process, which"
@@ -118,13 +118,13 @@ def _is_null_device(status: os.stat_result) -> bool:
 
 
 def _wait(handle: int, name: str, on_wait: Say | None) -> None:
-    """Wait until a pipe has something to read, or its last writer has left."""
+    """Wait until a pipe has data, or its last writer has closed it."""
     if sys.platform == "win32":
         return
-    waiting = select.poll()
-    waiting.register(handle, select.POLLIN)
-    if waiting.poll(1000 * PATIENCE_SECONDS):
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    if poll.poll(1000 * PATIENCE_SECONDS):
         return
     if on_wait is not None:
         on_wait(f"{name}: this is a pipe, and nothing has been written into it yet; waiting for its first line.")
-    waiting.poll()
+    poll.poll()

@@ -1,9 +1,11 @@
-r"""Pairs and texts from files: TSV, two parallel files, JSON Lines, each plain, ``.gz`` or ``.xz``.
+r"""Readers of pairs and texts: TSV, two parallel files and JSON Lines, each plain, ``.gz`` or ``.xz``.
 
-Everything streams: no more than one line is in memory. ``opening`` says which files can be opened, and how pipes are
-waited for; a pipe is read once, so what takes several passes copies it first (``copy_pairs``). Lines end with ``\n`` or
-``\r\n``; other characters that Unicode counts as line ends (U+2028, form feed) are ordinary text. Each fault is a
-``DataError`` with file, line and, for a bad byte, its offset from the start of the (decompressed) file.
+Everything is streamed: at most one line is in memory. ``opening`` decides which files can be opened and how to wait for
+a pipe; a pipe is read once, so code that needs several passes copies it first (``copy_pairs``). Lines end with ``\n``
+or ``\r\n``; other line ends of Unicode (U+2028, form feed) are ordinary text. Every error is a ``DataError`` with file,
+line and, for an invalid byte, its offset from the start of the (decompressed) file.
+
+The file has more than 350 lines because a third of them are the error messages of all formats, kept in one place.
 """
 
 from __future__ import annotations
@@ -40,17 +42,17 @@ __all__ = [
 ]
 
 MAX_LINE_BYTES = 1_000_000
-"""A longer line is refused before it is read whole."""
+"""Longer lines are rejected before all of them is read."""
 
-# Some editors put it before the first line to say "UTF-8"; it is no part of the text.
+# Some editors put it before the first line to mark UTF-8; it is not part of the text.
 _BOM = b"\xef\xbb\xbf"
 _JSON_SUFFIXES = (".jsonl", ".json")
-# What a field of a TSV file cannot hold: pairs that are held out or predicted must survive being written as TSV.
-_NOT_IN_A_FIELD = {"\t": "a tab", "\n": "a line feed", "\r": "a carriage return", "\0": "a NUL character"}
+# Characters that a TSV field cannot hold: held-out and predicted pairs must survive being written as TSV.
+_INVALID_IN_FIELD = {"\t": "a tab", "\n": "a line feed", "\r": "a carriage return", "\0": "a NUL character"}
 
 
 class Pair(NamedTuple):
-    """A source, one target of it, and the line (from 1) where the pair stands."""
+    """A source, one of its targets, and the number of the pair's line (from 1)."""
 
     source: str
     target: str
@@ -59,14 +61,14 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class ParallelFiles:
-    """Two files whose lines belong together: line n of ``target`` translates line n of ``source``."""
+    """Two files with corresponding lines: line n of ``target`` is the target of line n of ``source``."""
 
     source: Path
     target: Path
 
 
 PairsLocation = Path | ParallelFiles
-"""Where pairs stand: one file of pairs, or two parallel files."""
+"""The location of pairs: one file of pairs, or two parallel files."""
 
 
 class _Line(NamedTuple):
@@ -77,20 +79,20 @@ class _Line(NamedTuple):
 Columns = tuple[int, int]
 """Numbers (from 1) of the source's and the target's column of a TSV file."""
 Sink = Callable[[bytes], object]
-"""Receives the raw bytes of each line, decompressed, before they are parsed."""
+"""Receives the decompressed bytes of each line before they are parsed."""
 
 
 def read_pairs(location: PairsLocation, columns: Columns | None = None, on_wait: Say | None = None) -> Iterator[Pair]:
-    """Stream the pairs of a file, or of two parallel files, in their order.
+    """Stream the pairs of a file, or of two parallel files, in order.
 
     Args:
         location: a TSV file; a JSON Lines file (``.jsonl`` or ``.json``, objects ``{"source": str, "target": str}``; a
-            list of strings as target means several references and gives several pairs); or two parallel files.
-        columns: of a TSV file; without them there must be two columns.
-        on_wait: is called with a sentence if a pipe gives nothing for a while.
+            list of strings as target holds several references and yields several pairs); or two parallel files.
+        columns: columns of a TSV file; without them it must have two columns.
+        on_wait: called with a sentence if a pipe has no data for a while.
 
     Raises:
-        DataError: for anything that is not as described; also when there is no pair at all.
+        DataError: anything else, or no pair at all.
     """
     return _pairs(location, columns, on_wait, {})
 
@@ -100,8 +102,8 @@ def copy_pairs(
 ) -> None:
     """Read pairs once, as ``read_pairs`` does, and pass every line of each file in ``copies`` to its sink.
 
-    A sink receives the decompressed bytes of the file unchanged; lines are checked before the next one is read, so a
-    stream without line ends or of other content ends after one line. Raises as ``read_pairs`` does.
+    A sink receives the decompressed bytes of the file unchanged. Each line is checked before the next one is read, so a
+    stream without line ends or with other content ends after one line. Raises as ``read_pairs`` does.
     """
     for _ in _pairs(location, columns, on_wait, copies):
         pass
@@ -111,12 +113,12 @@ def _pairs(
     location: PairsLocation, columns: Columns | None, on_wait: Say | None, copies: dict[Path, Sink]
 ) -> Iterator[Pair]:
     pairs = _pairs_of(location, columns, _Opener(on_wait, copies))
-    # Told here for all formats: a pass over no pairs would look like one that went well.
+    # Reported here for all formats: a pass over no pairs would look successful.
     first = next(pairs, None)
     if first is None:
         raise DataError(
             describe(location),
-            "it holds no pairs: the file is empty",
+            "the file is empty and has no pairs",
             "Expected at least one pair of source and target",
             "Check the path, or the program that wrote the file",
         )
@@ -127,18 +129,18 @@ def _pairs(
 def read_texts(path: Path | BinaryIO, name: str, on_wait: Say | None = None) -> Iterator[str]:
     """Stream the lines of a file of texts, or of an open binary stream; an empty line is an empty text.
 
-    ``name`` is what error messages call the file. An empty file gives nothing. ``on_wait`` is that of ``read_pairs``.
-    Raises ``DataError`` for a tab in a line and for all that ``read_pairs`` refuses in a line's bytes.
+    Messages call the file ``name``. An empty file yields nothing. ``on_wait`` is that of ``read_pairs``. Raises
+    ``DataError`` for a tab in a line, and for all bytes that ``read_pairs`` rejects.
     """
     if isinstance(path, Path):
         with _Opener(on_wait, {})(path, name) as stream:
             yield from _texts(stream, name, "input")
-    else:  # a stream is its owner's to close
+    else:  # the owner closes a stream
         yield from _texts(path, name, "input")
 
 
 def content_hash(location: PairsLocation) -> str:
-    """SHA-256 (hex) of the raw bytes of a file; for parallel files, of the two files' hashes in their order.
+    """Return the SHA-256 (hex) of a file's raw bytes; for parallel files, of the two files' hashes in their order.
 
     Raises ``DataError`` for a file that cannot be read, and for a pipe, because a file with a hash is read again.
     """
@@ -147,23 +149,23 @@ def content_hash(location: PairsLocation) -> str:
         with _as_data_error(str(location)):
             with open_file(location, str(location)) as handle:
                 return hashlib.file_digest(cast(io.BufferedReader, handle), "sha256").hexdigest()
-    # Hashing the hashes keeps apart two pairs of files whose concatenation is the same.
+    # A hash of hashes distinguishes pairs of files with equal concatenations.
     both = content_hash(location.source) + content_hash(location.target)
     return hashlib.sha256(both.encode()).hexdigest()
 
 
 def describe(location: PairsLocation) -> str:
-    """The path or paths, as error messages name them."""
+    """Return the path or paths, as error messages name them."""
     return str(location) if isinstance(location, Path) else f"{location.source} and {location.target}"
 
 
 def files_of(location: PairsLocation) -> list[Path]:
-    """The one file, or both, in their order."""
+    """Return the file, or both files in order."""
     return [location] if isinstance(location, Path) else [location.source, location.target]
 
 
 def each_file(location: PairsLocation, change: Callable[[Path], Path]) -> PairsLocation:
-    """``location`` with each of its files changed."""
+    """Apply ``change`` to each file of ``location``."""
     if isinstance(location, Path):
         return change(location)
     return ParallelFiles(change(location.source), change(location.target))
@@ -171,7 +173,7 @@ def each_file(location: PairsLocation, change: Callable[[Path], Path]) -> PairsL
 
 @dataclass(frozen=True)
 class _Opener:
-    """Opens files for one pass; lines of those in ``copies`` are passed to their sinks too."""
+    """Opens files for one pass; the lines of those in ``copies`` are also passed to their sinks."""
 
     on_wait: Say | None
     copies: dict[Path, Sink]
@@ -187,13 +189,13 @@ class _Opener:
 
 
 class _Tee:
-    """A stream of lines, each of which goes to a sink as well."""
+    """A stream of lines that also passes each line to a sink."""
 
     def __init__(self, stream: BinaryIO, sink: Sink) -> None:
         self._stream, self._sink = stream, sink
 
     def readline(self, limit: int) -> bytes:
-        """The next line; at most ``limit`` bytes of it, so that a stream without line ends is not copied whole."""
+        """Return the next line, at most ``limit`` bytes of it: a stream without line ends is not copied as a whole."""
         line = self._stream.readline(limit)
         self._sink(line)
         return line
@@ -201,7 +203,7 @@ class _Tee:
 
 def _decompressed(raw: BinaryIO, suffix: str) -> BinaryIO:
     if suffix == ".gz":
-        # GzipFile reads lines through Python code; the buffer around it makes that C.
+        # GzipFile reads lines in Python code; the buffer around it reads them in C.
         return cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=raw)))
     if suffix == ".xz":
         return cast(BinaryIO, io.BufferedReader(lzma.LZMAFile(raw)))
@@ -218,10 +220,10 @@ def _pairs_of(location: PairsLocation, columns: Columns | None, opened: _Opener)
 
 
 def kind_of(location: PairsLocation) -> str:
-    """The format: "TSV", "JSON Lines" or "parallel files"."""
+    """Return the format: "TSV", "JSON Lines" or "parallel files"."""
     if isinstance(location, ParallelFiles):
         return "parallel files"
-    # The name decides, not the content: a TSV line may well begin with a brace.
+    # The name decides, not the content: a TSV line may begin with a brace.
     suffixes = [suffix.lower() for suffix in location.suffixes]
     if suffixes and suffixes[-1] in (".gz", ".xz"):
         suffixes.pop()
@@ -232,15 +234,15 @@ def _check_columns(location: PairsLocation, kind: str, columns: Columns) -> None
     if kind != "TSV":
         raise DataError(
             describe(location),
-            f"columns {columns[0]},{columns[1]} were chosen, but this is {kind}",
-            "Expected a TSV file, for only TSV has columns",
-            "Leave out --columns, or data.columns in a configuration",
+            f"columns {columns[0]},{columns[1]} were chosen, but the format is {kind}",
+            "Expected a TSV file, because only TSV has columns",
+            "Omit --columns, or data.columns in a configuration",
         )
     if min(columns) < 1:
         raise DataError(
             describe(location),
             f"columns {columns[0]},{columns[1]} were chosen, but the first column is number 1",
-            "Expected two numbers from 1 on",
+            "Expected two numbers, counted from 1",
             "Choose the columns with, for example, --columns 1,3",
         )
 
@@ -250,10 +252,10 @@ def _tsv_pairs(path: Path, columns: Columns | None, opened: _Opener) -> Iterator
     with opened(path, name) as stream:
         for number, text in _lines(stream, name):
             fields = text.split("\t")
-            # The usual case comes first: this loop is what reading costs.
+            # The usual case comes first: reading time is spent in this loop.
             if columns is None and len(fields) == 2:
                 yield Pair(fields[0], fields[1], number)
-            # Tabs stay: a line of tabs alone is not blank, it has columns, all of them empty.
+            # Tabs are not stripped: a line of tabs is not blank, it has empty columns.
             elif not text.strip(" \r"):
                 raise _blank_line(name, number, "a source, a tab and a target")
             elif columns is None:
@@ -268,19 +270,19 @@ def _blank_line(name: str, number: int, expected: str) -> DataError:
     return DataError(f"{name}:{number}", "the line is blank", f"Expected {expected}", "Remove the line")
 
 
-def _wrong_columns(name: str, number: int, found: int) -> DataError:
-    fix = "Remove the extra tab, or choose the columns with --columns" if found > 2 else "Put a tab between the two"
-    plural = "" if found == 1 else "s"
-    return DataError(f"{name}:{number}", f"{found} tab-separated column{plural}", "Expected 2: source and target", fix)
+def _wrong_columns(name: str, number: int, count: int) -> DataError:
+    fix = "Remove the extra tab, or choose the columns with --columns" if count > 2 else "Put a tab between the two"
+    plural = "" if count == 1 else "s"
+    return DataError(f"{name}:{number}", f"{count} tab-separated column{plural}", "Expected 2: source and target", fix)
 
 
-def _column_out_of_range(name: str, number: int, found: int, columns: Columns) -> DataError:
-    plural = "" if found == 1 else "s"
+def _column_out_of_range(name: str, number: int, count: int, columns: Columns) -> DataError:
+    plural = "" if count == 1 else "s"
     return DataError(
         f"{name}:{number}",
-        f"{found} tab-separated column{plural}, so there is no column {max(columns)}",
-        f"Expected at least {max(columns)}, for columns {columns[0]},{columns[1]} were chosen",
-        "Choose others with --columns, or repair the line",
+        f"{count} tab-separated column{plural}, so there is no column {max(columns)}",
+        f"Expected at least {max(columns)}, because columns {columns[0]},{columns[1]} were chosen",
+        "Choose other columns with --columns, or fix the line",
     )
 
 
@@ -321,15 +323,15 @@ def _json_targets(value: object, where: str) -> list[str]:
     targets: list[str] = []
     for target in value if isinstance(value, list) else [value]:
         if not isinstance(target, str):
-            place = "an item of 'target'" if isinstance(value, list) else "the value of 'target'"
-            raise _bad_json(where, f"{place} is {_json_type(target)}")
+            item = "an item of 'target'" if isinstance(value, list) else "the value of 'target'"
+            raise _bad_json(where, f"{item} is {_json_type(target)}")
         _check_field(target, where, "target")
         targets.append(target)
     return targets
 
 
 def _json_type(value: object) -> str:
-    # By exact type, for true is an int to Python. What is left is an int or a float.
+    # By exact type, because True is an int in Python. The rest are int and float.
     names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
@@ -338,20 +340,20 @@ def _bad_json(where: str, what: str) -> DataError:
     return DataError(
         where,
         what,
-        'Expected one JSON object a line: {"source": string, "target": string or list of strings}',
-        "Repair the line",
+        'Expected one JSON object per line: {"source": string, "target": string or list of strings}',
+        "Fix the line",
     )
 
 
 def _check_field(text: str, where: str, key: str) -> None:
-    """Refuse what JSON can spell and a line of TSV cannot."""
-    for character, name in _NOT_IN_A_FIELD.items():
+    """Reject characters that JSON can express and a line of TSV cannot."""
+    for character, name in _INVALID_IN_FIELD.items():
         if character in text:
             raise DataError(
                 where,
-                f"the {key} holds {name}",
-                "Expected text that can stand in one field of a TSV line",
-                "Remove it, or put a space in its place",
+                f"the {key} contains {name}",
+                "Expected text that fits into one field of a TSV line",
+                "Remove the character, or replace it by a space",
             )
     # "\ud83d" is valid JSON and a valid str, but cannot be written as UTF-8.
     try:
@@ -359,9 +361,9 @@ def _check_field(text: str, where: str, key: str) -> None:
     except UnicodeEncodeError as error:
         raise DataError(
             where,
-            f"the {key} holds half a surrogate pair (U+{ord(text[error.start]):04X})",
+            f"the {key} contains half a surrogate pair (U+{ord(text[error.start]):04X})",
             "Expected whole Unicode characters",
-            "Repair the escape \\u... in the line",
+            "Fix the escape \\u... in the line",
         ) from error
 
 
@@ -370,7 +372,7 @@ def _parallel_pairs(files: ParallelFiles, opened: _Opener) -> Iterator[Pair]:
         sources, targets = (_texts(left, str(files.source), "source"), _texts(right, str(files.target), "target"))
         for number, (source, target) in enumerate(zip_longest(sources, targets), start=1):
             if source is None or target is None:
-                # Both lengths are told, so that one sees whether a line or a half is missing.
+                # Both lengths are reported: they show whether a line or half of a file is missing.
                 rest = sum(1 for _ in (targets if source is None else sources))
                 raise _unequal_lengths(files, number - 1, number + rest, source is None)
             yield Pair(source, target, number)
@@ -381,8 +383,8 @@ def _unequal_lengths(files: ParallelFiles, shorter: int, longer: int, source_is_
     return DataError(
         describe(files),
         f"{counts[0]} lines and {counts[1]} lines",
-        "Expected as many lines in both files",
-        "Check that both come from the same data, line by line",
+        "Expected the same number of lines in both files",
+        "Check that both files are from the same data, line by line",
     )
 
 
@@ -392,24 +394,24 @@ def _texts(stream: BinaryIO, name: str, kind: str) -> Iterator[str]:
             raise DataError(
                 f"{name}:{number}",
                 f"a tab at character {text.index(chr(9)) + 1} of the line",
-                f"Expected one {kind} text a line",
-                "Remove the tab, or what stands after it"
+                f"Expected one {kind} text per line",
+                "Remove the tab, or the text after it"
                 if kind == "input"
-                else "Remove the tab; if this file holds pairs (source<TAB>target), name it alone",
+                else "Remove the tab; if this file holds pairs (source<TAB>target), give it alone",
             )
         yield text
 
 
 def _lines(stream: BinaryIO, name: str) -> Iterator[_Line]:
-    """Lines without their ends, every byte checked."""
+    """Yield the lines without their ends; every byte is checked."""
     start = 0  # byte offset of the line in the file
-    with _as_data_error(name):  # around the loop, for entering it costs as much as reading a line
+    with _as_data_error(name):  # around the loop, because entering it takes as long as reading a line
         for number in count(1):
-            # The limit makes readline stop there, so that a file without line ends never comes into memory whole.
+            # The limit stops readline, so that a file without line ends is never in memory as a whole.
             raw = stream.readline(MAX_LINE_BYTES + 2)
             if not raw or (number == 1 and raw == _BOM):
                 return
-            # One "\r" at most belongs to the line end; others are text. The last line may have no end.
+            # At most one "\r" belongs to the line end; others are text. The last line may have no end.
             content = raw[:-1].removesuffix(b"\r") if raw.endswith(b"\n") else raw
             if len(content) > MAX_LINE_BYTES:
                 raise _too_long(name, number)
@@ -422,19 +424,19 @@ def _too_long(name: str, number: int) -> DataError:
     return DataError(
         f"{name}:{number}",
         f"the line is longer than {MAX_LINE_BYTES:,} bytes",
-        "Expected one text or pair a line",
+        "Expected one text or pair per line",
         "Check that the file is text with line ends, or split the line",
     )
 
 
 def _decode(content: bytes, name: str, number: int, start: int) -> str:
-    # NUL is valid UTF-8, but in a text file it is a sign of UTF-16 or of binary content.
+    # NUL is valid UTF-8, but in a text file it indicates UTF-16 or binary content.
     if b"\0" in content:
         raise DataError(
             f"{name}:{number}",
             f"a NUL byte at byte offset {start + content.index(0)}",
             "Expected UTF-8 text",
-            "Check that it is a text file; if it is UTF-16, save it as UTF-8",
+            "Check that this is a text file; if it is UTF-16, save it as UTF-8",
         )
     try:
         return content.decode("utf-8")
@@ -449,27 +451,31 @@ def _decode(content: bytes, name: str, number: int, start: int) -> str:
 
 @contextlib.contextmanager
 def _as_data_error(name: str) -> Iterator[None]:
-    """Tell the faults of the file system and of decompression as ``DataError``s."""
-    # From the particular to the general: most of these are OSErrors, BadGzipFile too.
+    """Convert errors of the file system and of decompression to ``DataError``."""
+    # From specific to general: most of these are OSErrors, BadGzipFile among them.
     try:
         yield
     except FileNotFoundError as error:
         raise DataError(name, "no such file", "Expected a file that exists", "Check the path") from error
     except IsADirectoryError as error:
-        raise DataError(name, "this is a folder", "Expected a file", "Name a file in it") from error
+        raise DataError(name, "this is a directory", "Expected a file", "Name a file in the directory") from error
     except PermissionError as error:
-        raise DataError(name, "no permission to read it", "Expected a readable file", "Change its mode") from error
+        raise DataError(
+            name, "no permission to read the file", "Expected a readable file", "Change its mode"
+        ) from error
     except EOFError as error:
-        raise _damaged(name, "ends too early: it is truncated") from error
+        raise _damaged(name, "is truncated") from error
     except (gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
         raise _damaged(name, f"is damaged: {error}") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise DataError(name, f"it cannot be read: {reason}", "Expected a readable file", "Check the path") from error
+        raise DataError(
+            name, f"the file cannot be read: {reason}", "Expected a readable file", "Check the path"
+        ) from error
 
 
 def _damaged(name: str, what: str) -> DataError:
-    # Without a line number: decompression runs ahead of the lines, so it would name one that is whole.
+    # Without a line number: decompression runs ahead of the lines, so it would name an undamaged one.
     return DataError(
-        name, f"the compressed file {what}", "Expected a whole .gz or .xz file", "Copy or compress it again"
+        name, f"the compressed file {what}", "Expected a complete .gz or .xz file", "Copy or compress the file again"
     )

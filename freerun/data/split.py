@@ -1,8 +1,8 @@
-"""Which sources are held out from training: by hash, all pairs of a source on one side, at every run.
+"""The split into training and held-out sources: by hash, with all pairs of a source on one side, the same in every run.
 
-Sources that differ only in whitespace count as one source here, because most tokenizers read them as the same tokens.
-The split comes before the codecs, which are made from its training side; ``encode_corpus`` removes the training pairs
-that turn out to have the same source ids as a held-out source for any other reason.
+Sources that differ only in whitespace count as one, because most tokenizers read them as the same tokens. The split
+precedes the codecs, which are built from its training side; ``encode_corpus`` removes training pairs that have the
+source ids of a held-out source for any other reason.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ __all__ = ["HeldOut", "held_out_sources", "hold_out"]
 _PURPOSE = "hold out"
 
 
-def hold_out(source: str, share: float, seed: int = 0) -> bool:
-    """Whether a source is among the ``share`` (0 to 1) that is held out; true at a larger share if at a smaller one."""
-    return _hash(source, seed) < share * 2.0**64
+def hold_out(source: str, fraction: float, seed: int = 0) -> bool:
+    """Return True if a source is in the held-out ``fraction`` (0 to 1); a larger fraction holds out a superset."""
+    return _hash(source, seed) < fraction * 2.0**64
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The held-out ones of a set of sources: ``source in held_out``.
+    """The held-out sources of a set: ``source in held_out``.
 
     Attributes:
-        count: number of distinct held-out sources; those that differ only in whitespace are one.
+        count: number of distinct held-out sources; those that differ only in whitespace count as one.
         total: number of distinct sources, counted in the same way.
         last: largest hash that is held out.
-        seed: of the hash.
+        seed: seed of the hash.
     """
 
     count: int
@@ -48,14 +48,14 @@ class HeldOut:
 
 
 def held_out_sources(
-    sources: Iterable[str], *, share: float = 0.05, most: int = 2000, seed: int = 0, where: object = "pairs"
+    sources: Iterable[str], *, fraction: float = 0.05, limit: int = 2000, seed: int = 0, where: object = "pairs"
 ) -> HeldOut:
-    """Hold out ``share`` of the distinct sources, rounded, but at least 1 and at most ``most``: those of lowest hash.
+    """Hold out ``fraction`` of the distinct sources, at least 1 and at most ``limit``: those with the lowest hashes.
 
-    ``sources`` may repeat. Memory: 8 bytes an item. Raises ``DataError`` at ``where`` when there are not two distinct
-    sources, for then one side would be empty.
+    ``sources`` may repeat. Memory: 8 bytes per item. Raises ``DataError`` at ``where`` if there are fewer than two
+    distinct sources, because then one side would be empty.
     """
-    # The share is exact (the lowest hashes, not all below a bound), for 5 % of 40 sources by chance may be none.
+    # The fraction is exact (the lowest hashes, not all below a bound): a random 5 % of 40 sources may be none.
     hashes = np.unique(np.frombuffer(array("Q", (_hash(s, seed) for s in sources)), dtype=np.uint64))
     if len(hashes) < 2:
         raise DataError(
@@ -64,10 +64,10 @@ def held_out_sources(
             "Expected at least 2, one for training and one for evaluation",
             "Give the evaluation pairs with --dev",
         )
-    count = min(max(1, round(share * len(hashes))), most, len(hashes) - 1)
+    count = min(max(1, round(fraction * len(hashes))), limit, len(hashes) - 1)
     return HeldOut(count, len(hashes), int(hashes[count - 1]), seed)
 
 
 def _hash(source: str, seed: int) -> int:
-    """The hash that decides: the same for sources that differ only in whitespace."""
+    """Return the hash that decides: equal for sources that differ only in whitespace."""
     return hash_of(collapse_whitespace(source), _PURPOSE, seed)

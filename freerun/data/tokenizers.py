@@ -1,6 +1,6 @@
-"""From text to tokens and back: characters, what stands between white space, or SentencePiece.
+"""Tokenizers: text to tokens and back, by characters, whitespace or SentencePiece.
 
-Known limit: SentencePiece marks a space as U+2581, so a text that holds this character comes back with a space.
+Known limit: SentencePiece marks a space as U+2581, so a text with this character comes back with a space.
 """
 
 from __future__ import annotations
@@ -30,119 +30,123 @@ __all__ = [
 
 _KINDS = ("char", "whitespace", "sentencepiece")
 _EXPECTED = (
-    "Expected char, whitespace or sentencepiece:N with N pieces, for example sentencepiece:8000, at most "
+    "Expected char, whitespace or sentencepiece:N with N subwords, for example sentencepiece:8000, at most "
     f"{MAX_PIECES:,}"
 )
 
 MAX_TRAINING_TEXTS = 200_000
-"""SentencePiece sees at most so many texts, so that its memory and time are bounded."""
+"""Maximum number of texts that SentencePiece is trained on, which bounds its memory and time."""
 
-# Rare characters are left to UNK: 5 in 100,000. With 1.0 each typing error of a big corpus would cost a piece.
+# Rare characters, 5 in 100,000, become UNK. With 1.0 each typing error of a large corpus would take a subword.
 _CHARACTER_COVERAGE = 0.99995
 
 
 class Tokenizer(Protocol):
-    """Splits texts into tokens. ``text(tokens(x))`` is ``x``, apart from the amount of white space."""
+    """Splits texts into tokens; ``text(tokens(x))`` equals ``x`` except for the amount of whitespace."""
 
     @property
     def spec(self) -> str:
-        """The configuration's word for it: ``char``, ``whitespace`` or ``sentencepiece:N``."""
+        """The specification in a configuration: ``char``, ``whitespace`` or ``sentencepiece:N``."""
 
     def tokens(self, text: str) -> list[str]:
-        """The tokens of a text; none for an empty text."""
+        """Return the tokens of a text; none for an empty text."""
 
     def text(self, tokens: Sequence[str]) -> str:
-        """The text that tokens stand for."""
+        """Return the text of tokens."""
 
 
 class CharTokenizer:
-    """Every Unicode code point is a token, white space too."""
+    """Every Unicode code point is a token, including whitespace."""
 
     spec = "char"
 
     def tokens(self, text: str) -> list[str]:
-        """The code points."""
+        """Return the code points."""
         return list(text)
 
     def text(self, tokens: Sequence[str]) -> str:
-        """The tokens without anything between."""
+        """Concatenate the tokens."""
         return "".join(tokens)
 
 
 class WhitespaceTokenizer:
-    """A token is what stands between runs of Unicode white space."""
+    """Tokens are separated by runs of Unicode whitespace."""
 
     spec = "whitespace"
 
     def tokens(self, text: str) -> list[str]:
-        """The parts of the text."""
+        """Split the text at whitespace."""
         return text.split()
 
     def text(self, tokens: Sequence[str]) -> str:
-        """The tokens with one space between."""
+        """Join the tokens by single spaces."""
         return " ".join(tokens)
 
 
 class SentencePieceTokenizer:
-    """Subword pieces of a trained SentencePiece model (Kudo & Richardson 2018)."""
+    """Subwords of a trained SentencePiece model (Kudo & Richardson 2018)."""
 
     def __init__(self, model: bytes, spec: str, where: object = "SentencePiece model") -> None:
-        """Raises ``BundleError`` naming ``where`` for a damaged model, ``MissingExtraError`` without the package."""
+        """Load a model; raises ``BundleError`` at ``where`` if it is damaged, ``MissingExtraError`` without package."""
         self.model = model
         self.spec = spec
         self._processor = load_sentencepiece(model, where)
 
     def tokens(self, text: str) -> list[str]:
-        """The best segmentation; a run of characters that the model does not know is a token of its own."""
+        """Return the best segmentation; a run of characters that the model does not have is a separate token."""
         pieces: list[str] = self._processor.encode(text, out_type=str)
         return pieces
 
     def text(self, tokens: Sequence[str]) -> str:
-        """The pieces joined, word boundary marks as spaces."""
+        """Join the subwords, with word boundary marks as spaces."""
         text: str = self._processor.decode(list(tokens))
         return text
 
 
 def make_tokenizer(spec: str, model: bytes | None = None, where: object = "tokens") -> Tokenizer:
-    """The tokenizer of a specification; ``model`` holds the trained model that ``sentencepiece:N`` needs."""
+    """Return the tokenizer of a specification; ``sentencepiece:N`` needs the trained ``model``."""
     kind, _ = parse_tokens_spec(spec, where)
     if kind == "char":
         return CharTokenizer()
     if kind == "whitespace":
         return WhitespaceTokenizer()
     if model is None:
-        raise BundleError(where, f"{spec} has no model", "Expected a trained SentencePiece model", "Copy it again")
+        raise BundleError(
+            where, f"{spec} has no model", "Expected a trained SentencePiece model", "Copy the bundle again"
+        )
     return SentencePieceTokenizer(model, spec, where)
 
 
 def parse_tokens_spec(spec: str, where: object) -> tuple[str, int | None]:
-    """Kind and number of pieces of ``char``, ``whitespace`` or ``sentencepiece:N``; ``ConfigError`` for all else."""
+    """Return the kind and the number of subwords of a specification; ``ConfigError`` for an invalid one."""
     kind, colon, size = spec.partition(":")
     if kind not in _KINDS:
         near = difflib.get_close_matches(kind, _KINDS, n=1)
         raise ConfigError.single(where, shown(spec), _EXPECTED, f"The closest match is {near[0]!r}" if near else "")
     if kind != "sentencepiece":
         if colon:
-            raise ConfigError.single(where, shown(spec), _EXPECTED, f"{kind} takes no number: write {kind!r}")
+            raise ConfigError.single(where, shown(spec), _EXPECTED, f"Write {kind!r}, without a number")
         return kind, None
-    # "²" is a digit to str.isdigit, but no number to int, which takes no more than 4,300 digits either
+    # str.isdigit accepts "²", but int does not, nor more than 4,300 digits
     digits = size.lstrip("0") if size.isascii() and size.isdigit() else ""
     if not digits or len(digits) > len(str(MAX_PIECES)) or int(digits) > MAX_PIECES:
-        raise ConfigError.single(where, shown(spec), _EXPECTED, "Give the number of pieces after the colon")
+        raise ConfigError.single(where, shown(spec), _EXPECTED, "Give the number of subwords after the colon")
     return kind, int(digits)
 
 
 def train_sentencepiece(texts: Iterator[str], size: int, where: object) -> bytes:
-    """Train a unigram model (Kudo 2018) with ``size`` pieces, the unknown one included.
+    """Train a unigram model (Kudo 2018) with ``size`` subwords, including the unknown one.
 
-    The same texts give the same bytes. They have been normalised before, so the model does not normalise. It sees at
-    most ``MAX_TRAINING_TEXTS`` of them, chosen by hash. Raises ``ConfigError`` at ``where``, saying what is possible,
-    when ``size`` does not suit the texts.
+    Equal texts give byte-identical models. The texts are already normalized, so the model does not normalize. It is
+    trained on at most ``MAX_TRAINING_TEXTS`` of them, chosen by hash. Raises ``ConfigError`` at ``where``, with the
+    possible sizes, if ``size`` does not suit the texts.
     """
-    # SentencePiece could sample by itself, but seeds that from the system. A text that is repeated counts once.
+    # SentencePiece can sample by itself, but with a seed from the system. Repeated texts count once.
     sample, _ = hash_sample(texts, lambda text: text, MAX_TRAINING_TEXTS, "sentencepiece")
     if not any(text.strip() for text in sample):
-        raise ConfigError.single(where, f"sentencepiece:{size} of texts that are all empty", _EXPECTED, "Choose char")
+        raise ConfigError.single(
+            where, f"sentencepiece:{size} cannot be trained on empty texts", _EXPECTED, "Choose char"
+        )
     model = io.BytesIO()
     try:
         _package().SentencePieceTrainer.train(
@@ -154,12 +158,12 @@ def train_sentencepiece(texts: Iterator[str], size: int, where: object) -> bytes
             normalization_rule_name="identity",
             byte_fallback=False,
             unk_id=0,
-            bos_id=-1,  # no pieces for these: freerun has ids of its own
+            bos_id=-1,  # no subwords for these: freerun has its own ids
             eos_id=-1,
             pad_id=-1,
-            num_threads=1,  # with more, sums are added in another order
-            max_sentence_length=1 << 24,  # by default texts over 4,192 bytes are left out without a word
-            minloglevel=2,  # its progress would go to standard error
+            num_threads=1,  # several threads add sums in another order
+            max_sentence_length=1 << 24,  # by default texts over 4,192 bytes are silently left out
+            minloglevel=2,  # no progress on standard error
         )
     except RuntimeError as error:
         raise _size_error(size, str(error), where) from error
@@ -167,20 +171,23 @@ def train_sentencepiece(texts: Iterator[str], size: int, where: object) -> bytes
 
 
 def load_sentencepiece(model: bytes, where: object) -> Any:
-    """A SentencePiece processor; ``BundleError`` naming ``where`` when ``model`` is not one."""
-    # Not through the constructor, which takes empty bytes for "no model" and fails at the first use.
+    """Return a SentencePiece processor; ``BundleError`` at ``where`` if ``model`` is invalid."""
+    # Not by the constructor, which takes empty bytes for "no model" and fails at the first use.
     processor = _package().SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(model)
     except RuntimeError as error:
         raise BundleError(
-            where, "it is not a SentencePiece model", "Expected a whole .model file", "Copy or export the bundle again"
+            where,
+            "this is not a SentencePiece model",
+            "Expected a complete .model file",
+            "Copy or export the bundle again",
         ) from error
     return processor
 
 
 def _package() -> ModuleType:
-    # Imported when needed, so that models of characters or words run without it.
+    # Imported on use, so that models of characters or words run without it.
     try:
         import sentencepiece
     except ModuleNotFoundError as error:
@@ -189,13 +196,15 @@ def _package() -> ModuleType:
 
 
 def _size_error(size: int, message: str, where: object) -> ConfigError:
-    """SentencePiece names the bound that was broken only in its message."""
-    if found := re.search(r"too high .*value <= (\d+)", message):
-        expected = f"Expected at most {found[1]} pieces, for these texts give no more"
-        return ConfigError.single(where, f"sentencepiece:{size}", expected, f"Write sentencepiece:{found[1]} or less")
-    if found := re.search(r"required_chars\. \d+ vs (\d+)", message):
-        expected = f"Expected at least {found[1]} pieces, one for each character of these texts"
-        return ConfigError.single(where, f"sentencepiece:{size}", expected, f"Write sentencepiece:{found[1]} or more")
+    """Return the error for a size that does not suit the texts; only SentencePiece's message names the limit."""
+    if match := re.search(r"too high .*value <= (\d+)", message):
+        what = f"sentencepiece:{size} is too large for these texts"
+        expected = f"Expected at most {match[1]} subwords"
+        return ConfigError.single(where, what, expected, f"Write sentencepiece:{match[1]} or less")
+    if match := re.search(r"required_chars\. \d+ vs (\d+)", message):
+        what = f"sentencepiece:{size} is too small for these texts"
+        expected = f"Expected at least {match[1]} subwords, one for each character"
+        return ConfigError.single(where, what, expected, f"Write sentencepiece:{match[1]} or more")
     return ConfigError.single(
         where, f"sentencepiece:{size} cannot be trained: {message}", _EXPECTED, "Choose another size"
     )

@@ -1,4 +1,4 @@
-"""Token and id, both ways."""
+"""The vocabulary: tokens to ids and back."""
 
 from __future__ import annotations
 
@@ -16,59 +16,59 @@ from freerun.text import shown
 __all__ = ["SPECIAL_NAMES", "Vocabulary"]
 
 SPECIAL_NAMES = ("<pad>", "<bos>", "<eos>", "<unk>")
-"""How the special ids are shown. They are ids without a token: a user's token ``<pad>`` has an id of its own."""
+"""Display names of the special ids. They are ids without a token: a user's token ``<pad>`` has its own id."""
 
 _VERSION = 1
 
 
 class Vocabulary:
-    """An ordered list of distinct tokens; the first has the id ``NUM_SPECIAL``, below are PAD, BOS, EOS and UNK."""
+    """An ordered list of distinct tokens; the first has the id ``NUM_SPECIAL``, after PAD, BOS, EOS and UNK."""
 
     def __init__(self, tokens: Iterable[str]) -> None:
         self._tokens = tuple(tokens)
         self._ids = {token: number for number, token in enumerate(self._tokens, start=NUM_SPECIAL)}
         if len(self._ids) != len(self._tokens):
-            raise ValueError(f"a vocabulary holds each token once; {_repeated(self._tokens)!r} stands in it twice")
+            raise ValueError(f"a vocabulary holds each token once; {_repeated(self._tokens)!r} occurs twice")
 
     @classmethod
     def from_counts(cls, counts: Mapping[str, int], minimum_count: int = 1) -> Vocabulary:
-        """The tokens counted at least ``minimum_count`` times, the most frequent first, equal counts by code point."""
-        # Ties are broken by the token, for the order of a count depends on the order of the data.
+        """Build a vocabulary of tokens with a minimum count, by falling frequency; ties are ordered by code point."""
+        # Ties are broken by the token, because the order of the counts depends on that of the data.
         frequent = [token for token, count in counts.items() if count >= minimum_count]
         return cls(sorted(frequent, key=lambda token: (-counts[token], token)))
 
     @classmethod
     def from_json(cls, text: str | bytes, where: object) -> Vocabulary:
-        """The inverse of ``to_json``; raises ``BundleError`` naming ``where`` for anything damaged or newer."""
+        """Read the output of ``to_json``; raises ``BundleError`` at ``where`` for a damaged or newer file."""
         try:
             content = parse(text.encode() if isinstance(text, str) else text)
         except (ValueError, RecursionError) as error:
-            raise _damaged(where, f"it is not JSON: {error}") from error
+            raise _damaged(where, f"this is not JSON: {error}") from error
         if not isinstance(content, dict):
-            raise _damaged(where, "it is not a JSON object")
+            raise _damaged(where, "this is not a JSON object")
         _check_version(content.get("version"), where)
         return cls(_checked_tokens(content.get("tokens"), where))
 
     @classmethod
     def from_sentencepiece(cls, model: bytes, where: object = "SentencePiece model") -> Vocabulary:
-        """The pieces of a SentencePiece model in its order, without the unknown, control and unused ones."""
+        """Build a vocabulary of a SentencePiece model's subwords except unknown, control and unused ones, in order."""
         processor = load_sentencepiece(model, where)
         special = (processor.is_unknown, processor.is_control, processor.is_unused)
         numbers = (n for n in range(processor.get_piece_size()) if not any(is_special(n) for is_special in special))
         try:
             pieces = [processor.id_to_piece(n) for n in numbers]
         except UnicodeDecodeError as error:
-            raise _damaged(where, f"a piece is not UTF-8 ({error.reason})") from None
+            raise _damaged(where, f"a subword is not UTF-8 ({error.reason})") from None
         return cls(_distinct(pieces, where))
 
     def to_json(self) -> str:
-        """The vocabulary as JSON, one token a line: the same text for the same vocabulary."""
-        # Tokens are written as they are: someone will want to read this file.
+        """Return the vocabulary as JSON, one token per line; equal vocabularies give equal text."""
+        # Tokens are not escaped, so that the file is readable.
         content = {"version": _VERSION, "tokens": list(self._tokens)}
         return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
     def __len__(self) -> int:
-        """Number of ids, the special ones included."""
+        """Return the number of ids, including the special ones."""
         return NUM_SPECIAL + len(self._tokens)
 
     def __contains__(self, token: object) -> bool:
@@ -85,31 +85,31 @@ class Vocabulary:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 (hex) of the tokens in their order: equal exactly when every id means the same token."""
+        """SHA-256 (hex) of the tokens in order: equal if and only if every id has the same token."""
         # JSON quotes the tokens, so that ["a b"] and ["a", "b"] differ.
         return hashlib.sha256(json.dumps(self._tokens).encode()).hexdigest()
 
     @cached_property
     def _names(self) -> list[str]:
-        """What ``token`` gives, for all ids."""
+        """The tokens or display names of all ids."""
         return [*SPECIAL_NAMES, *self._tokens]
 
     def ids(self, tokens: Iterable[str]) -> list[int]:
-        """The id of each token, UNK for one that is not in the vocabulary."""
+        """Return the id of each token, UNK for a token that is not in the vocabulary."""
         find = self._ids.get
         return [find(token, UNK) for token in tokens]
 
     def token(self, number: int) -> str:
-        """The token of an id; for a special id the name it is shown by. Raises ``IndexError`` out of range."""
+        """Return the token of an id, or a special id's display name. Raises ``IndexError`` out of range."""
         if not 0 <= number < len(self):
             raise IndexError(f"id {number} is not in a vocabulary of {len(self)} ids")
         return SPECIAL_NAMES[number] if number < NUM_SPECIAL else self._tokens[number - NUM_SPECIAL]
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """The token of each id, as ``token`` gives it."""
+        """Return the token of each id, as ``token`` does."""
         numbers = list(ids)
         if numbers and not 0 <= min(numbers) <= max(numbers) < len(self):
-            return [self.token(number) for number in numbers]  # says which one is wrong
+            return [self.token(number) for number in numbers]  # names the invalid id
         names = self._names
         return [names[number] for number in numbers]
 
@@ -124,13 +124,13 @@ def _damaged(where: object, what: str) -> BundleError:
 
 
 def _check_version(version: object, where: object) -> None:
-    # Not isinstance: true is an int to Python.
+    # Not isinstance: True is an int in Python.
     if type(version) is not int or version < 1:
-        raise _damaged(where, f"its version is {json.dumps(version)[:80]}")
+        raise _damaged(where, f"the version is {json.dumps(version)[:80]}")
     if version > _VERSION:
         raise BundleError(
             where,
-            f"version {version} of the vocabulary format",
+            f"version {version} of the vocabulary format is too new",
             f"Expected at most version {_VERSION}, which this freerun reads",
             "Update freerun",
         )
@@ -138,7 +138,7 @@ def _check_version(version: object, where: object) -> None:
 
 def _checked_tokens(tokens: object, where: object) -> list[str]:
     if not isinstance(tokens, list):
-        raise _damaged(where, "it has no list 'tokens'")
+        raise _damaged(where, "there is no list 'tokens'")
     for position, token in enumerate(tokens):
         if not isinstance(token, str):
             raise _damaged(where, f"token {position} is {shown(token)}, not a string")
@@ -146,7 +146,7 @@ def _checked_tokens(tokens: object, where: object) -> list[str]:
 
 
 def _distinct(tokens: list[str], where: object) -> list[str]:
-    """``tokens``, unless two are equal: the second one would have an id that no text is encoded to."""
+    """Return ``tokens``; raise if two are equal, because no text would be encoded to the second one's id."""
     if len(set(tokens)) != len(tokens):
-        raise _damaged(where, f"the token {_repeated(tokens)!r} stands in it twice")
+        raise _damaged(where, f"the token {_repeated(tokens)!r} occurs twice")
     return tokens

@@ -1,4 +1,4 @@
-"""Pairs to a TSV file, which ``readers`` reads back as they were."""
+"""A writer of pairs as TSV, which ``readers`` reads back unchanged."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["tsv", "write_pairs"]
 
 
 def tsv(pairs: Iterable[tuple[str, str]]) -> str:
-    """One ``source<TAB>target`` line a pair. Raises ``ValueError`` for a field with a tab or a line end in it."""
+    """Return one ``source<TAB>target`` line per pair. Raises ``ValueError`` for a field with a tab or a line end."""
     lines = []
     for source, target in pairs:
-        # An invariant of what readers give; a field with a tab would come back as two.
+        # An invariant of the readers' pairs; a field with a tab would come back as two.
         if any(character in source or character in target for character in "\t\n"):
             raise ValueError(f"a TSV field cannot hold a tab or line end: {source!r}, {target!r}")
         lines.append(f"{source}\t{target}\n")
@@ -22,5 +22,5 @@ def tsv(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def write_pairs(path: Path, pairs: Iterable[tuple[str, str]]) -> None:
-    """Write pairs (source, target) whole or not at all."""
+    """Write pairs (source, target) to a file atomically."""
     write_atomic(path, tsv(pairs))

@@ -75,7 +75,9 @@ class DataSource:
             # What the tokenizer will read: where case is folded, "Foo" and "foo" must be on the same side.
             return normalise(pair.source, config.normalisation, config.source_case)
 
-        held_out = held_out_sources(map(read_as, everything()), share=config.held_out, most=HELD_OUT_MOST, where=where)
+        held_out = held_out_sources(
+            map(read_as, everything()), fraction=config.held_out, limit=HELD_OUT_MOST, where=where
+        )
         say(
             f"No development pairs given: {held_out.count:,} of {held_out.total:,} sources are held out for evaluation "
             "(chosen by a hash, the same at every run)."

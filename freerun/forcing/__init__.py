@@ -1,1 +1,1 @@
-"""What the decoder is fed in training: one file a strategy, and the passes they share."""
+"""Forcing strategies, which decide what the decoder is fed in training: one file per strategy, and shared passes."""

@@ -1,6 +1,6 @@
-"""What an output costs, for strategies that learn from whole outputs: 0 when it is right.
+"""Costs of complete sequences, for sequence-level strategies: 0 for a correct output.
 
-Outputs and references are ids without EOS; with several references the best one counts.
+Outputs and references are ids without EOS; of several references the best one counts.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from freerun.metrics.accuracy import edit_distances
 __all__ = ["COSTS", "Cost", "CostName"]
 
 Ids = Sequence[int]
-# "force" only silences a remark about tokenised input, which ids are on purpose
+# "force" only silences a warning about tokenized input, which ids are on purpose
 _SENTENCE_BLEU: Final = BLEU(tokenize="none", effective_order=True, force=True)
 Cost = Callable[[Ids, Sequence[Ids]], float]
 CostName = Literal["symbol_error_rate", "sequence_error", "bleu"]
 
 
 def _symbol_error_rate(output: Ids, references: Sequence[Ids]) -> float:
-    """Edit distance to the closest reference by its length; by 1 where that is empty."""
+    """Return the edit distance to the closest reference, divided by its length (by 1 if it is empty)."""
     distances, lengths = edit_distances([output], [references])
     return float(distances[0]) / max(1, int(lengths[0]))
 
 
 def _sequence_error(output: Ids, references: Sequence[Ids]) -> float:
-    """0 for a reference, 1 for everything else."""
+    """Return 0 for a reference and 1 for everything else."""
     return float(not any(list(output) == list(reference) for reference in references))
 
 
 def _bleu(output: Ids, references: Sequence[Ids]) -> float:
-    """1 - sentence BLEU (0-1), its order limited to what the output has, smoothed."""
+    """Return 1 - sentence BLEU (0 to 1), smoothed, with the n-gram order limited to the output's length."""
     return (
         1.0 - _SENTENCE_BLEU.sentence_score(_text(output), [_text(reference) for reference in references]).score / 100.0
     )

@@ -1,8 +1,8 @@
-"""Free running: the decoder is fed its own draws only, never a right token ("student forcing").
+"""Free running: the decoder is fed only its own predictions, never a reference token ("student forcing").
 
-Scheduled sampling at ``teacher_prob`` 0 from the first update on. The loss is the NLL of the right token at each
-position. Bengio et al. 2015 report that it fails badly as a way to learn from nothing ("always sampling", table 1):
-here as a control, and to go on from a model that teacher forcing has trained.
+This is scheduled sampling with ``teacher_prob`` 0 from the first update on. The loss is the NLL of the reference token
+at each position. Bengio et al. 2015 report that training from scratch this way fails badly ("always sampling", table
+1), so it serves as a control, and to fine-tune a model that was trained by teacher forcing.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ __all__ = ["FreeRunning"]
 
 
 class FreeRunning(Strategy):
-    """Feeds the model's own tokens."""
+    """Feeds the model's own predictions."""
 
     Settings = AlignedSettings
     settings: AlignedSettings
 
     def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
-        """One term, the NLL of the right tokens after what was fed; ``effective_rate`` as in scheduled sampling."""
+        """Return the NLL of the reference tokens given the fed ones; ``effective_rate`` as in scheduled sampling."""
         encoded, masks = encode(model, batch, update)
         numbers_BT = uniforms(update, "draws", *batch.target_in_BT.shape).to(batch.target_in_BT.device)
         draw = aligned_draw(self.settings)

@@ -1,14 +1,14 @@
-"""Minimum risk (Shen et al. 2016): lower the expected cost of whole outputs.
+"""Minimum risk training (Shen et al. 2016): lower the expected cost of complete sequences.
 
-    sum_y Q(y) cost(y, references),   Q(y) = p(y | x)^alpha / sum_y' p(y' | x)^alpha
+    sum_y Q(y) * cost(y, references),   Q(y) = p(y | x)^alpha / sum_y' p(y' | x)^alpha
 
-over a set of distinct outputs: samples of the model, and one reference. The gradient flows through Q, whose log p adds
-up all tokens and EOS and is not divided by the length. The mean is over sources, and the token NLL of the reference
-stands beside it. Under dropout all candidates of a source are scored under that source's masks, those of the token NLL:
-Q compares outputs under one network, and not how fortunate each was with its masks.
+over a set of distinct outputs: samples of the model, and one reference. The gradient flows through Q, where log p is
+the sum over all tokens and EOS, not divided by the length. The mean is over sources, and the token NLL of the reference
+is a second term. With dropout all candidates of a source are scored under that source's masks, those of the token NLL,
+so that Q compares outputs under one network.
 
-A reference with an unknown token is no candidate, because the model never writes it: its probability is 0, not that of
-UNK. A source without candidates has no risk and is not counted.
+A reference with an unknown token is no candidate, because the model never predicts it: its probability is 0, not that
+of UNK. A source without candidates has no risk and is not counted.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ class MinimumRiskSettings(SequenceSettings):
 
     samples: Annotated[int, within(NUM_HYPOTHESES)] = 8
     alpha: PositiveNumber = 1.0
-    """Sharpness of Q; the gradient scales with it (0.005 in the paper, for long outputs)."""
+    """Sharpness of Q; the gradient is proportional to it (0.005 in the paper, for long outputs)."""
 
 
 class MinimumRisk(Strategy):
-    """Feeds right tokens for the NLL, and samples of the model for the risk."""
+    """Feeds reference tokens for the NLL, and samples of the model for the risk."""
 
     Settings = MinimumRiskSettings
     settings: MinimumRiskSettings
 
     def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
-        """The NLL, and the risk summed over sources.
+        """Return the NLL, and the risk summed over sources.
 
-        The journal gets the risk per source with candidates, and ``distinct``, the share of samples that are complete
-        and not there yet.
+        The journal gets the risk per source with candidates, and ``distinct``, the fraction of samples that are
+        complete and differ from the reference and all earlier samples.
         """
         settings = self.settings
         outputs, owners = self._candidates(model, batch, update)
@@ -72,7 +72,7 @@ class MinimumRisk(Strategy):
         nll, figure = self.objective.token_nll(model, features_NF, batch, weight=settings.nll_weight)
         scores_N = self._scores(model, encoded.select(owners_N), outputs, masks and masks.target_rows(owners_N))
         costs_N = scores_N.new_tensor(output_costs(COSTS[settings.cost], outputs, batch, owners))
-        # the references are scored like the rest, so that there is always something to score
+        # references with unknown tokens are scored, too, so that there is always something to score
         writable_N = torch.tensor([set(output).isdisjoint(NEVER_WRITTEN) for output in outputs], device=owners_N.device)
         scores_N, costs_N, owners_N = scores_N[writable_N], costs_N[writable_N], owners_N[writable_N]
         risk = expected_cost(settings.alpha * scores_N, costs_N, owners_N, batch.num_pairs).sum()
@@ -92,9 +92,9 @@ class MinimumRisk(Strategy):
     def _candidates(
         self, model: Seq2Seq, batch: TrainingBatch, update: Update
     ) -> tuple[list[tuple[int, ...]], list[int]]:
-        """Distinct complete outputs, the reference of each row first, and the rows that they belong to.
+        """Return distinct complete outputs, the reference of each row first, and the rows that they belong to.
 
-        Samples are drawn without dropout, as in use; one that did not come to EOS is no output, and left out.
+        Samples are drawn without dropout, as at inference time; those that did not reach EOS are left out.
         """
         samples, size = self.settings.samples, batch.num_pairs
         with torch.no_grad():
@@ -104,20 +104,20 @@ class MinimumRisk(Strategy):
         numbers_NT = uniforms(update, "samples", len(rows_N), int(bounds_N.max())).to(rows_N.device)
         draw = Draw("sample", self.settings.temperature, NEVER_WRITTEN)
         run = free_rollout(model.decoder, encoded.select(rows_N), bounds_N, numbers_NT, draw)
-        found: dict[tuple[int, tuple[int, ...]], None] = {}
+        candidates: dict[tuple[int, tuple[int, ...]], None] = {}
         for row, (target, length) in enumerate(
             zip(batch.target_out_BT.tolist(), batch.target_lengths_B.tolist(), strict=True)
         ):
-            found[row, tuple(target[:length])] = None
+            candidates[row, tuple(target[:length])] = None
         for row, output in zip(rows_N.tolist(), written_tokens(run), strict=True):
             if output[-1] == EOS:
-                found.setdefault((row, output))
-        return [output for _, output in found], [row for row, _ in found]
+                candidates.setdefault((row, output))
+        return [output for _, output in candidates], [row for row, _ in candidates]
 
     def _scores(
         self, model: Seq2Seq, encoded: Encoded, outputs: list[tuple[int, ...]], masks: DropoutMasks | None
     ) -> Tensor:
-        """The log-probabilities [N] of the candidates, with gradients."""
+        """Return the log-probabilities [N] of the candidates, with gradients."""
         device = encoded.state.h_LBH.device
         written = [torch.tensor(output, device=device) for output in outputs]
         lengths_N = torch.tensor([len(output) for output in outputs], device=device)
@@ -127,14 +127,14 @@ class MinimumRisk(Strategy):
 
 
 def expected_cost(scores_N: Tensor, costs_N: Tensor, owners_N: Tensor, size: int) -> Tensor:
-    """sum_y Q(y) cost(y) of each source [B], Q the softmax of the scores among the candidates of one source.
+    """Return ``sum_y Q(y) * cost(y)`` of each source [B], where Q is the softmax of its candidates' scores.
 
-    0 for a source without candidates.
+    It is 0 for a source without candidates.
     """
     highest_B = torch.full((size,), float("-inf"), dtype=scores_N.dtype, device=scores_N.device)
     highest_B = highest_B.scatter_reduce(0, owners_N, scores_N.detach(), "amax")
     weights_N = (scores_N - highest_B[owners_N]).exp()
     empty_B = torch.zeros_like(highest_B)
-    # the best candidate weighs 1, so a smaller sum is that of no candidates
+    # the best candidate has weight 1, so a smaller sum belongs to a source without candidates
     totals_B = empty_B.index_add(0, owners_N, weights_N).clamp(min=1.0)
     return empty_B.index_add(0, owners_N, weights_N * costs_N) / totals_B

@@ -1,4 +1,4 @@
-"""Moment matching: how far apart are two sets of vectors? (Gretton et al. 2012)
+"""Moment matching: a distance between two sets of vectors (Gretton et al. 2012).
 
 Shape suffixes: N rows, D features.
 """
@@ -12,10 +12,10 @@ __all__ = ["mmd"]
 
 
 def mmd(first_ND: Tensor, second_ND: Tensor) -> Tensor:
-    """Squared maximum mean discrepancy, unbiased (equation 3), under a Gaussian kernel.
+    """Return the unbiased squared maximum mean discrepancy (equation 3) under a Gaussian kernel.
 
-    k(a, b) = exp(-|a - b|^2 / (2 s^2)), s^2 half the median squared distance of all pairs, which is a constant: no
-    gradient flows through it. Both sets have N >= 2 rows.
+    ``k(a, b) = exp(-|a - b|^2 / (2 * s^2))``, where ``s^2`` is half the median squared distance of all pairs. It is a
+    constant: no gradient flows through it. Both sets have N >= 2 rows.
     """
     size = len(first_ND)
     both = torch.cat([first_ND, second_ND])

@@ -1,14 +1,14 @@
-"""Optimal completion (Sabour, Chan & Norouzi 2019): learn the best continuation of what the model itself wrote.
+"""Optimal completion (Sabour, Chan & Norouzi 2019): learn the best continuations of the model's own prefixes.
 
-The model runs freely until its own EOS or a bound. After each of its prefixes the target is the uniform distribution
+The model runs freely until EOS or a length limit. After each of its prefixes the target is the uniform distribution
 over the tokens S_t with which the best total edit distance can still be reached,
 
     sum_t KL(uniform(S_t) || p(. | fed_1 ... fed_t, x)),
 
-up to and including the step that writes EOS. Where scheduled sampling asks for the token at the same position, which is
-wrong once something was inserted or left out, this target is right after every prefix.
+up to and including the step that predicts EOS. The target of scheduled sampling is the token at the same position,
+which is wrong once a token was inserted or omitted; this target is correct after every prefix.
 
-The unknown tokens of a reference are not in S_t, because the model never writes them. A step whose S_t is empty for
+The unknown tokens of a reference are not in S_t, because the model never predicts them. A step whose S_t is empty for
 that reason adds no loss and is not counted.
 """
 
@@ -40,24 +40,24 @@ class OptimalCompletionSettings(StrategySettings):
     used_with: ClassVar = {"temperature": ("draw", ("sample",))}
 
     teacher_prob: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """How often a correct continuation is fed instead of the model's own draw."""
+    """Probability of feeding a correct continuation instead of the model's own prediction."""
     draw: Literal["sample", "argmax"] = "sample"
     temperature: Temperature = 1.0
     longest_ratio: Annotated[float, Field(ge=1.0, le=100.0)] = 1.5
-    """A rollout ends after this many times the target's length, and three tokens: untrained models write on and on."""
+    """Length limit of a rollout, in target lengths, plus three tokens: untrained models rarely predict EOS."""
 
 
 class OptimalCompletion(Strategy):
-    """Feeds the model's own tokens, and now and then one that is right after them."""
+    """Feeds the model's own predictions, and occasionally a correct continuation of them."""
 
     Settings = OptimalCompletionSettings
     settings: OptimalCompletionSettings
 
     def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
-        """One term, the KL summed over all steps that have an optimal token; the journal gets it per such step.
+        """Return one term, the KL summed over all steps that have an optimal token.
 
-        Beside it ``rollout_edits``, the mean edit distance of the rollouts that came to EOS, and ``rollout_cut_off``,
-        the share of those that did not.
+        The journal gets the KL per such step; ``rollout_edits``, the mean edit distance of the rollouts that reached
+        EOS; and ``rollout_cut_off``, the fraction that did not.
         """
         bounds_B = (batch.target_lengths_B * self.settings.longest_ratio).long() + 3
         steps = int(bounds_B.max())
@@ -85,7 +85,7 @@ class OptimalCompletion(Strategy):
 
 
 class _Guide:
-    """Follows a rollout: keeps what is optimal at each step, and feeds such a token where a coin says so."""
+    """Follows a rollout: records the optimal tokens of each step, and feeds one of them if a coin flip says so."""
 
     def __init__(
         self, batch: TrainingBatch, update: Update, bounds_B: Tensor, teacher_prob: float, vocabulary: int
@@ -99,15 +99,15 @@ class _Guide:
         self.edits_B = np.zeros(batch.num_pairs, np.int64)
 
     def __call__(self, t: int, drawn_B: Tensor) -> Tensor:
-        """What is written at step ``t`` in place of the tokens drawn."""
+        """Return the tokens that are written at step ``t``, given the sampled ones."""
         optimal_BV = self._oracle.optimal_BV()
         self.optimal_TBV.append(optimal_BV)
-        right_B = torch.from_numpy(_one_of(optimal_BV, self._numbers_BT[:, t])).to(drawn_B.device)
-        # where nothing that can be written is optimal, the model's own draw stays
+        correct_B = torch.from_numpy(_one_of(optimal_BV, self._numbers_BT[:, t])).to(drawn_B.device)
+        # without an optimal token, the model's own prediction is kept
         replaced_B = self._coins_BT[:, t] & torch.from_numpy(optimal_BV.any(1))
-        written_B = torch.where(replaced_B.to(drawn_B.device), right_B, drawn_B)
+        written_B = torch.where(replaced_B.to(drawn_B.device), correct_B, drawn_B)
         tokens_B = written_B.cpu().numpy()
-        # a row at its bound is stepped on beside the others, but what it writes then is not part of its output
+        # a row at its length limit is stepped with the others, but its further tokens are not part of its output
         ends_B = (tokens_B == EOS) & ~self.ended_B & (t < self._bounds_B)
         self.edits_B[ends_B] = self._oracle.distances_B[ends_B]
         self.ended_B |= ends_B
@@ -116,19 +116,19 @@ class _Guide:
 
 
 def _one_of(allowed_BV: np.ndarray, uniforms_B: np.ndarray) -> np.ndarray:
-    """One of each row's allowed tokens, all equally probable; undefined for a row without any."""
+    """Sample one of each row's allowed tokens uniformly; undefined for a row without any."""
     counts_B = allowed_BV.sum(1)
     chosen_B = np.minimum((uniforms_B * counts_B).astype(np.int64), counts_B - 1)
     ranks_BV = allowed_BV.cumsum(1) - 1
-    found: np.ndarray = (allowed_BV & (ranks_BV == chosen_B[:, None])).argmax(1)
-    return found
+    tokens_B: np.ndarray = (allowed_BV & (ranks_BV == chosen_B[:, None])).argmax(1)
+    return tokens_B
 
 
 def kl_to_optimal(logits_NV: Tensor, optimal_NV: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Sum over positions of KL(uniform over the optimal tokens || model), and the loss with label smoothing.
+    """Return the sum over positions of KL(uniform over the optimal tokens || model), and the smoothed loss.
 
-    Smoothing mixes the optimal tokens' distribution with the uniform one over the whole vocabulary, as for token NLL.
-    Each position has at least one optimal token.
+    Label smoothing mixes the optimal tokens' distribution with the uniform one over the vocabulary, as for token NLL.
+    Each position must have at least one optimal token.
     """
     log_probs_NV = torch.log_softmax(upcast(logits_NV), 1)
     counts_N = optimal_NV.sum(1)

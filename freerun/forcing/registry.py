@@ -1,6 +1,6 @@
-"""The strategies by the name that a configuration gives them, a user's own included.
+"""The strategies by the names that a configuration gives them, custom ones included.
 
-This is the one place where freerun imports code that a file names.
+This is the only place where freerun imports code that a file names.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from freerun.text import cut
 __all__ = ["EVERYTHING", "NOBODY", "STRATEGIES", "Trust", "settings_of", "strategy_named"]
 
 _KEY: Final = "forcing.strategy"
-_OWN: Final[dict[str, type[Strategy]]] = {}
-"""Strategies "module:Class" that were imported in this process."""
+_CUSTOM: Final[dict[str, type[Strategy]]] = {}
+"""Custom strategies, "module:Class", that were imported in this process."""
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "teacher": Teacher,
@@ -46,20 +46,20 @@ STRATEGIES: dict[str, type[Strategy]] = {
 
 @dataclass(frozen=True)
 class Trust:
-    """Which strategies "module:Class" may be imported: those of the user's own, or everything.
+    """The custom strategies, "module:Class", that may be imported: those that the user named, or all.
 
-    A configuration comes from anywhere, and importing a module runs it. So a strategy is imported only if the user
-    named it, in a configuration file or on the command line, or said that the code can be trusted (``--trust-code``).
+    A configuration may come from anywhere, and importing a module runs it. So a strategy is imported only if the user
+    named it, in a configuration file or on the command line, or declared the code trustworthy (``--trust-code``).
     """
 
     names: Collection[str] = ()
     everything: bool = False
 
     def settings_of(self, name: str) -> type[StrategySettings]:
-        """The settings that the strategy of this name takes; imports a module of the user's own.
+        """Return the settings of the strategy of this name; a custom one is imported.
 
         Raises:
-            ConfigError: there is none of this name, or it is code that nobody trusts.
+            ConfigError: there is no such strategy, or it is code that is not trusted.
         """
         if ":" not in name:
             return strategy_named(name).Settings
@@ -71,85 +71,85 @@ class Trust:
                 "Expected a strategy of freerun, or code that you trust",
                 "Check where the directory comes from, then add --trust-code (in Python: trust_code=True)",
             )
-        # anew each time: a module may have been reloaded
-        _OWN[name] = _imported(name)
-        return _OWN[name].Settings
+        # repeated on each call: a module may have been reloaded
+        _CUSTOM[name] = _import_strategy(name)
+        return _CUSTOM[name].Settings
 
 
 NOBODY: Final = Trust()
-"""No code but that of freerun."""
+"""Trusts only freerun's own strategies."""
 EVERYTHING: Final = Trust(everything=True)
-"""Everything that a configuration names: the user wrote it, or said so."""
+"""Trusts every strategy that a configuration names: the user wrote it, or declared it trustworthy."""
 
 
 def settings_of(name: str) -> type[StrategySettings]:
-    """The settings of one of freerun's strategies.
+    """Return the settings of one of freerun's own strategies.
 
     Raises:
-        ConfigError: there is none of this name, or it is code from elsewhere.
+        ConfigError: there is no such strategy, or it is custom code.
     """
     return NOBODY.settings_of(name)
 
 
 def strategy_named(name: str) -> type[Strategy]:
-    """The strategy of this name: one of ours, or "module:Class" if that was imported by a ``Trust``.
+    """Return the strategy of this name: one of freerun's, or "module:Class" if a ``Trust`` has imported it.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: there is no such strategy.
     """
-    if name in _OWN:
-        return _OWN[name]
+    if name in _CUSTOM:
+        return _CUSTOM[name]
     if name not in STRATEGIES:
         near = difflib.get_close_matches(name, STRATEGIES, 1, 0.5)
         raise ConfigError.single(
             _KEY,
             f"unknown strategy {cut(name)!r}",
-            "Expected one of: " + ", ".join(STRATEGIES) + "; or your own as module:Class",
+            "Expected one of: " + ", ".join(STRATEGIES) + "; or a custom one as module:Class",
             f"The closest match is {near[0]!r}" if near else "Choose one of them",
         )
     return STRATEGIES[name]
 
 
 def _check_name(name: str) -> None:
-    """Raise ``ConfigError`` unless this is module:Class; anything else is never given to Python's import."""
+    """Raise ``ConfigError`` unless the name is module:Class; nothing else reaches Python's import."""
     module, _, attribute = name.partition(":")
     if not all(part.isidentifier() and not keyword.iskeyword(part) for part in (*module.split("."), attribute)):
         raise ConfigError.single(
             _KEY,
             f"{cut(name)!r} is not module:Class",
             "Expected the name of a module, a colon and the name of a class, for example my_forcing:WordDropout",
-            "Write it so, without the path and the ending of the file",
+            "Write it in this form, without the path and the suffix of the file",
         )
 
 
-def _imported(name: str) -> type[Strategy]:
-    """Import the class; the working directory is searched, too."""
+def _import_strategy(name: str) -> type[Strategy]:
+    """Import the class of a custom strategy; the working directory is searched, too."""
     module, _, attribute = name.partition(":")
     if "" not in sys.path:
-        sys.path.insert(0, "")  # a command's own folder is searched otherwise, not the one it is called in
+        sys.path.insert(0, "")  # by default Python searches the directory of the command, not the working directory
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        strategy = getattr(importlib.import_module(module), attribute)
     except (Exception, SystemExit) as error:
-        # whatever the module raises: it is the user's own, so they can fix it
+        # any exception of the module: it is the user's own, so they can fix it
         raise ConfigError.single(
             _KEY,
             f"{cut(name)!r} cannot be imported ({type(error).__name__}: {cut(str(error), 200)})",
-            "Expected module:Class with a module in the working folder or installed",
+            "Expected module:Class with a module in the working directory or installed",
             "Fix the module, or run freerun from its directory",
         ) from error
-    if not (isinstance(found, type) and issubclass(found, Strategy)) or inspect.isabstract(found):
-        what = "is an abstract class" if inspect.isabstract(found) else "is no strategy"
+    if not (isinstance(strategy, type) and issubclass(strategy, Strategy)) or inspect.isabstract(strategy):
+        what = "is an abstract class" if inspect.isabstract(strategy) else "is not a strategy"
         raise ConfigError.single(
             _KEY,
             f"{cut(name)!r} {what}",
-            "Expected a subclass of freerun.forcing.strategy.Strategy, with a method losses",
-            "Derive the class from it",
+            "Expected a subclass of freerun.forcing.strategy.Strategy with a method losses",
+            "Derive the class from Strategy",
         )
-    if not issubclass(found.Settings, StrategySettings):
+    if not issubclass(strategy.Settings, StrategySettings):
         raise ConfigError.single(
             _KEY,
-            f"the Settings of {cut(name)!r} are no StrategySettings",
+            f"the Settings of {cut(name)!r} are not StrategySettings",
             "Expected a subclass of freerun.forcing.strategy.StrategySettings",
-            "Derive the class Settings from it",
+            "Derive the class Settings from StrategySettings",
         )
-    return found
+    return strategy

@@ -1,6 +1,6 @@
-"""Rollout: the decoder is stepped without gradients, and it is decided which tokens it is fed.
+"""Rollout: the decoder is stepped without gradients to choose the tokens that it is fed.
 
-Coins, numbers for the draws and dropout masks are drawn before the first step, so a rollout is a function of them and
+Coin flips, uniform numbers and dropout masks are sampled before the first step, so a rollout is a function of them and
 of the weights, and ``replay`` can repeat it under the same masks.
 
 Shape suffixes: B batch, T target, V vocabulary.
@@ -26,10 +26,10 @@ __all__ = ["FreeRun", "aligned_in_passes", "aligned_rollout", "free_rollout", "u
 
 @dataclass(frozen=True)
 class FreeRun:
-    """What the model wrote when it was fed with its own tokens only, right-padded with PAD.
+    """Free-running output, right-padded with PAD.
 
-    ``fed_BT`` starts with BOS, ``written_BT`` ends with EOS where the model came to it; ``lengths_B`` counts the tokens
-    written, EOS included.
+    ``fed_BT`` starts with BOS, ``written_BT`` ends with EOS if the model reached it; ``lengths_B`` counts the written
+    tokens, EOS included.
     """
 
     fed_BT: Tensor
@@ -38,10 +38,10 @@ class FreeRun:
 
 
 def uniforms(update: Update, purpose: str, *shape: int) -> Tensor:
-    """Numbers in [0, 1), a pure function of the update and the purpose.
+    """Return numbers in [0, 1), a pure function of the update and the purpose.
 
-    Those of step t, an entry of the last axis, do not depend on how many steps follow. In fp64 whatever the model
-    computes in, so that the same draws are made at every precision.
+    The numbers of step t, an index of the last axis, do not depend on how many steps follow. They are fp64 whatever the
+    model's precision, so that the same samples are drawn at every precision.
     """
     step_by_step = update.generator(purpose).uniform(*reversed(shape))
     return torch.from_numpy(step_by_step.T)
@@ -57,25 +57,25 @@ def aligned_rollout(
     draw: Draw,
     masks: DropoutMasks | None = None,
 ) -> Tensor:
-    """Go through the positions of the target and feed the right token, or the model's own where a draw is asked for.
+    """Step through the target's positions, feeding the reference token or, where ``draws_BT`` is True, a sampled one.
 
     Args:
-        decoder: what is stepped.
-        encoded: where it starts from.
-        target_in_BT: the right tokens, BOS first.
-        draws_BT: True where the model's own token is fed; the first position, and padding, are never drawn.
-        uniforms_BT: decide the draws.
-        draw: how a token is drawn.
-        masks: dropout.
+        decoder: the decoder to step.
+        encoded: its initial state and memory.
+        target_in_BT: the reference tokens, BOS first.
+        draws_BT: True where the model's own token is fed; never at the first position or on padding.
+        uniforms_BT: random numbers for the samples.
+        draw: the sampler.
+        masks: dropout masks.
 
     Returns:
-        The tokens fed, [B, T].
+        The fed tokens, [B, T].
     """
     fed_BT = target_in_BT.clone()
-    encoded, tables = _prepared(encoded), decoder.tables()
-    wanted_TB = draws_BT.t().contiguous()
-    # which steps need the output layer, and for which rows: looked up once, not by asking the device at every step
-    rows_of = [wanted_B.nonzero().squeeze(1) for wanted_B in wanted_TB]
+    encoded, tables = _detached(encoded), decoder.tables()
+    draws_TB = draws_BT.t().contiguous()
+    # the rows of each step that need the output layer: computed once, without a device synchronization per step
+    rows_of = [draws_B.nonzero().squeeze(1) for draws_B in draws_TB]
     last = max((t for t, rows in enumerate(rows_of) if len(rows)), default=0)
     for t in range(1, last + 1):
         features_BF, encoded = decoder.step(
@@ -99,13 +99,13 @@ def aligned_in_passes(
     passes: int,
     masks: DropoutMasks | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The same in whole-sequence passes (Duckworth et al. 2019; Mihaylova & Martins 2019).
+    """Approximate ``aligned_rollout`` by full-sequence passes (Duckworth et al. 2019; Mihaylova & Martins 2019).
 
-    Each pass feeds what the one before predicted. Under fixed coins and numbers the sequential rollout is the fixed
-    point of this: a row whose tokens a pass reproduces has been drawn exactly. Ends early when all rows are.
+    Each pass feeds the predictions of the previous one. Under fixed coin flips and numbers the sequential rollout is
+    the fixed point: a row whose tokens a pass reproduces is exact. The passes end early if all rows are exact.
 
     Returns:
-        The tokens fed [B, T], and which rows are certified to be exact [B].
+        The fed tokens [B, T], and the rows that are certified to be exact [B].
     """
     fed_BT = target_in_BT
     exact_B = torch.zeros(len(fed_BT), dtype=torch.bool, device=fed_BT.device)
@@ -132,21 +132,21 @@ def free_rollout(
     masks: DropoutMasks | None = None,
     choose: Callable[[int, Tensor], Tensor] | None = None,
 ) -> FreeRun:
-    """Feed the model its own tokens until each row wrote EOS or as many tokens as its bound.
+    """Feed the model its own predictions until each row has predicted EOS or reached its length limit.
 
     Args:
-        decoder: what is stepped.
-        encoded: where it starts from.
-        bounds_B: most tokens that each row may write, EOS included.
-        uniforms_BT: decide the draws; as many steps as the largest bound.
-        draw: how a token is drawn.
-        masks: dropout, for as many steps.
-        choose: given the step and the tokens drawn [B], returns those that are written.
+        decoder: the decoder to step.
+        encoded: its initial state and memory.
+        bounds_B: length limit of each row, EOS included.
+        uniforms_BT: random numbers for the samples; as many steps as the largest limit.
+        draw: the sampler.
+        masks: dropout masks for as many steps.
+        choose: maps the step and the sampled tokens [B] to the tokens that are written.
     """
     size = len(bounds_B)
-    encoded, tables = _prepared(encoded), decoder.tables()
+    encoded, tables = _detached(encoded), decoder.tables()
     tokens_B = torch.full((size,), BOS, dtype=torch.int64, device=bounds_B.device)
-    running_B = torch.ones(size, dtype=torch.bool, device=bounds_B.device)
+    active_B = torch.ones(size, dtype=torch.bool, device=bounds_B.device)
     fed, written = [], []
     lengths_B = torch.zeros_like(bounds_B)
     for t in range(int(bounds_B.max())):
@@ -154,18 +154,18 @@ def free_rollout(
         drawn_B = draw.tokens(decoder.logits(features_BF), uniforms_BT[:, t])
         if choose is not None:
             drawn_B = choose(t, drawn_B)
-        fed.append(torch.where(running_B, tokens_B, PAD))
-        written.append(torch.where(running_B, drawn_B, PAD))
-        lengths_B += running_B
-        running_B = running_B & (drawn_B != EOS) & (t + 1 < bounds_B)
+        fed.append(torch.where(active_B, tokens_B, PAD))
+        written.append(torch.where(active_B, drawn_B, PAD))
+        lengths_B += active_B
+        active_B = active_B & (drawn_B != EOS) & (t + 1 < bounds_B)
         tokens_B = drawn_B
-        if not bool(running_B.any()):
+        if not bool(active_B.any()):
             break
     return FreeRun(torch.stack(fed, 1), torch.stack(written, 1), lengths_B)
 
 
-def _prepared(encoded: Encoded) -> Encoded:
-    """Cut off from the graph, its state in fp32 at least: steps in bf16 would round the cell state away."""
+def _detached(encoded: Encoded) -> Encoded:
+    """Detach from the graph, with the state in fp32 or fp64: in bf16 the steps' updates would be rounded away."""
     encoded = encoded.detach()
     h_LBH, c_LBH = encoded.state.h_LBH, encoded.state.c_LBH
     if h_LBH.dtype == torch.float64:

@@ -1,14 +1,14 @@
 """Scheduled sampling (Bengio, Vinyals, Jaitly & Shazeer 2015).
 
-At update i, for each target position independently, the decoder is fed the right token with probability eps_i
-(``teacher_prob``), otherwise a token drawn from its own distribution at the position before. The loss is the NLL of the
-right token at each position,
+At update i, for each target position independently, the decoder is fed the reference token with probability eps_i
+(``teacher_prob``), otherwise a token sampled from its own distribution at the previous position. The loss is the NLL of
+the reference token at each position,
 
     - sum_t log p(y_t | fed_1 ... fed_(t-1), x),
 
-and no gradient flows through a draw. The positions stay those of the target: after an inserted or dropped token the
-right token is no right continuation any more (optimal completion mends that), and the objective is improper: its
-optimum is not the distribution of the data (Huszar 2015).
+and no gradient flows through a sample. Positions are those of the target: after an inserted or dropped token the
+reference token is no longer a correct continuation (optimal completion fixes that), and the objective is improper: its
+optimum is not the distribution of the data (Huszár 2015).
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ from freerun.forcing.loss import Losses
 from freerun.forcing.replay import encode, replay
 from freerun.forcing.rollout import aligned_in_passes, aligned_rollout, uniforms
 from freerun.forcing.strategy import Strategy, StrategySettings
-from freerun.forcing.teacher_prob import InverseSigmoidOverUpdates, PositionSchedule, Schedule, at_position, at_update
+from freerun.forcing.teacher_prob import (
+    InverseSigmoidDecayOverUpdates,
+    PositionSchedule,
+    UpdateSchedule,
+    at_position,
+    at_update,
+)
 from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import EOS, NEVER_WRITTEN
@@ -34,38 +40,38 @@ __all__ = ["AlignedSettings", "ScheduledSampling", "ScheduledSamplingSettings", 
 
 
 class AlignedSettings(StrategySettings):
-    """How a token is drawn at a position of the target."""
+    """The keys that control how the model's own token is chosen at a target position."""
 
     used_with: ClassVar = {"temperature": ("draw", ("sample",))}
 
     draw: Literal["sample", "argmax"] = "sample"
     temperature: Temperature = 1.0
     draw_eos: bool = False
-    """Let EOS be drawn before the target's end, as in the paper; no such prefix exists in use."""
+    """Allow EOS to be sampled before the target's end, as in the paper; no such prefix occurs at inference time."""
 
 
 class ScheduledSamplingSettings(AlignedSettings):
     """The keys of ``strategy = "scheduled_sampling"``."""
 
-    schedule: Schedule = InverseSigmoidOverUpdates(kind="inverse_sigmoid")
+    schedule: UpdateSchedule = InverseSigmoidDecayOverUpdates(kind="inverse_sigmoid")
     position: PositionSchedule | None = None
-    """Makes ``teacher_prob`` depend on the target position too."""
+    """Makes ``teacher_prob`` depend on the target position as well."""
     coin: Literal["token", "sequence", "batch"] = "token"
     passes: Annotated[int, Field(ge=0, le=10_000)] = 0
-    """0: token after token. K: in K whole-sequence passes, which is exact where it says so."""
+    """0: token by token. K: in K full-sequence passes, exact for the sequences that are certified."""
 
 
 class ScheduledSampling(Strategy):
-    """Feeds a mixture of right tokens and the model's own."""
+    """Feeds a mixture of reference tokens and the model's own predictions."""
 
     Settings = ScheduledSamplingSettings
     settings: ScheduledSamplingSettings
 
     def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
-        """One term, the NLL of the right tokens after what was fed.
+        """Return one term, the NLL of the reference tokens given the fed ones.
 
-        The journal gets ``teacher_prob``; ``effective_rate``, the share of the positions after BOS where another token
-        than the right one was fed; with ``passes`` also ``certified``, the share of sequences drawn exactly.
+        The journal gets ``teacher_prob``; ``effective_rate``, the fraction of positions after BOS that were fed another
+        token than the reference; and with ``passes`` ``certified``, the fraction of sequences that are exact.
         """
         settings = self.settings
         teacher_prob = at_update(settings.schedule, update)
@@ -85,24 +91,24 @@ class ScheduledSampling(Strategy):
         return Losses({"nll": nll}, figures)
 
     def _draws(self, batch: TrainingBatch, update: Update, teacher_prob: float) -> Tensor:
-        """The coins: True [B, T] where the model's own token is fed."""
+        """Flip the coins: True [B, T] where the model's own token is fed."""
         size, steps = batch.target_in_BT.shape
         shape = {"token": (size, steps), "sequence": (size, 1), "batch": (1, 1)}[self.settings.coin]
-        right_T = torch.full((steps,), teacher_prob, dtype=torch.float64)
+        teacher_prob_T = torch.full((steps,), teacher_prob, dtype=torch.float64)
         if self.settings.position is not None:
             each = [at_position(self.settings.position, t, teacher_prob) for t in range(steps)]
-            right_T = torch.tensor(each, dtype=torch.float64)
-        draws_BT = uniforms(update, "coins", *shape).expand(size, steps) >= right_T
+            teacher_prob_T = torch.tensor(each, dtype=torch.float64)
+        draws_BT = uniforms(update, "coins", *shape).expand(size, steps) >= teacher_prob_T
         return draws_BT.to(batch.target_in_BT.device) & batch.replaceable_BT
 
 
 def aligned_draw(settings: AlignedSettings) -> Draw:
-    """The draw that the settings ask for."""
+    """Return the sampler that the settings describe."""
     banned = NEVER_WRITTEN if settings.draw_eos else (*NEVER_WRITTEN, EOS)
     return Draw(settings.draw, settings.temperature, banned)
 
 
 def changed_fraction(batch: TrainingBatch, fed_BT: Tensor) -> tuple[float, float]:
-    """At how many of the real positions after BOS another token than the right one was fed, and their number."""
+    """Return how many real positions after BOS were fed another token than the reference, and their number."""
     changed_BT = (fed_BT != batch.target_in_BT) & batch.replaceable_BT
     return changed_BT.sum().item(), batch.num_tokens - batch.num_pairs

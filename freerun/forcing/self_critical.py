@@ -1,9 +1,9 @@
-"""Self-critical sequence training (Rennie et al. 2017): a sample is worth what it gains over the greedy output.
+"""Self-critical sequence training (Rennie et al. 2017): REINFORCE with the greedy output as the baseline.
 
-    - (reward(sample) - reward(greedy)) log p(sample | x),   reward = 1 - cost
+    -(reward(sample) - reward(greedy)) * log p(sample | x),   reward = 1 - cost
 
-The greedy output is the baseline: samples that beat what the model would write in use become more probable, others
-less. The mean is over sources, and the token NLL stands beside it.
+Samples that are better than the model's output at inference time become more probable, others less. The mean is over
+sources, and the token NLL is a second term.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ __all__ = ["SelfCritical"]
 
 
 class SelfCritical(Strategy):
-    """Feeds right tokens for the NLL, and a sample of the model for the reward."""
+    """Feeds reference tokens for the NLL, and a sample of the model for the reward."""
 
     Settings = SequenceSettings
     settings: SequenceSettings
 
     def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
-        """The NLL, and the self-critical term summed over sources; the journal gets the mean costs of both outputs."""
+        """Return the NLL, and the self-critical term summed over sources; the journal gets both outputs' mean costs."""
         settings = self.settings
         bounds_B = length_bounds(batch)
         steps, target_steps = int(bounds_B.max()), batch.target_in_BT.shape[1]
@@ -46,16 +46,16 @@ class SelfCritical(Strategy):
         features_NF = replay(model, batch, encoded, batch.target_in_BT, masks and masks.first_steps(target_steps))
         nll, figure = self.objective.token_nll(model, features_NF, batch, weight=settings.nll_weight)
         with torch.no_grad():
-            in_use = model.encode(batch.source_BS, batch.source_lengths_B)  # no dropout in use
+            no_dropout = model.encode(batch.source_BS, batch.source_lengths_B)  # as at inference time
         numbers_BT = uniforms(update, "samples", batch.num_pairs, steps).to(bounds_B.device)
-        greedy = free_rollout(model.decoder, in_use, bounds_B, numbers_BT, Draw("argmax", banned=NEVER_WRITTEN))
+        greedy = free_rollout(model.decoder, no_dropout, bounds_B, numbers_BT, Draw("argmax", banned=NEVER_WRITTEN))
         draw = Draw("sample", settings.temperature, NEVER_WRITTEN)
         sample = free_rollout(model.decoder, encoded, bounds_B, numbers_BT, draw, masks)
         owners = range(batch.num_pairs)
         costs = [output_costs(COSTS[settings.cost], written_tokens(run), batch, owners) for run in (sample, greedy)]
         sample_masks = masks and masks.first_steps(sample.fed_BT.shape[1])
         scores_B = output_log_probs(model, encoded, sample.fed_BT, sample.written_BT, sample.lengths_B, sample_masks)
-        excess_B = scores_B.new_tensor([one - other for one, other in zip(*costs, strict=True)])
+        excess_B = scores_B.new_tensor([sampled - baseline for sampled, baseline in zip(*costs, strict=True)])
         terms = {
             "nll": nll,
             "self_critical": Term((excess_B * scores_B).sum(), batch.num_pairs, settings.weight),

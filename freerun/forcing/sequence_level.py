@@ -1,4 +1,4 @@
-"""Whole outputs of a model, drawn freely, with what they cost and their log-probabilities: for sequence-level losses.
+"""Complete sequences that a model samples, their costs and log-probabilities: the parts of sequence-level losses.
 
 Shape suffixes: B sources, N outputs, T longest output, V vocabulary.
 """
@@ -25,24 +25,24 @@ __all__ = ["SequenceSettings", "length_bounds", "output_costs", "output_log_prob
 
 
 class SequenceSettings(StrategySettings):
-    """The keys that strategies on whole outputs share."""
+    """The keys that sequence-level strategies share."""
 
     cost: CostName = "symbol_error_rate"
     temperature: Temperature = 1.0
-    """Of the samples."""
+    """Sampling temperature."""
     weight: Number = 1.0
-    """Of the term on whole outputs."""
+    """Weight of the sequence-level term."""
     nll_weight: Number = 1.0
-    """Of the token NLL beside it."""
+    """Weight of the token NLL."""
 
 
 def length_bounds(batch: TrainingBatch) -> Tensor:
-    """Most tokens that an output of each source may have [B]: twice the target's, and ten."""
+    """Return the length limit of each source's outputs [B], in tokens: twice the target's length plus ten."""
     return 2 * batch.target_lengths_B + 10
 
 
 def written_tokens(run: FreeRun) -> list[tuple[int, ...]]:
-    """What was written [N], EOS included where the model came to it."""
+    """Return the tokens written in each row [N], EOS included if the model reached it."""
     lengths = run.lengths_B.tolist()
     return [tuple(row[:length]) for row, length in zip(run.written_BT.tolist(), lengths, strict=True)]
 
@@ -50,20 +50,20 @@ def written_tokens(run: FreeRun) -> list[tuple[int, ...]]:
 def output_costs(
     cost: Cost, outputs: Sequence[tuple[int, ...]], batch: TrainingBatch, owners: Sequence[int]
 ) -> list[float]:
-    """The cost of each output [N] of source ``owners[n]``; the same output of a source is looked at once."""
-    found: dict[tuple[int, tuple[int, ...]], float] = {}
+    """Return the cost of each output [N] of source ``owners[n]``; equal outputs of a source are evaluated once."""
+    costs: dict[tuple[int, tuple[int, ...]], float] = {}
     references = [[reference[:-1].tolist() for reference in each] for each in batch.references]
     for key in zip(owners, outputs, strict=True):
-        if key not in found:
+        if key not in costs:
             owner, output = key
-            found[key] = cost([token for token in output if token != EOS], references[owner])
-    return [found[key] for key in zip(owners, outputs, strict=True)]
+            costs[key] = cost([token for token in output if token != EOS], references[owner])
+    return [costs[key] for key in zip(owners, outputs, strict=True)]
 
 
 def output_log_probs(
     model: Seq2Seq, encoded: Encoded, fed_NT: Tensor, written_NT: Tensor, lengths_N: Tensor, masks: DropoutMasks | None
 ) -> Tensor:
-    """Log-probability [N] of what was written, EOS included, after what was fed: a replay, with gradients."""
+    """Return the log-probabilities [N] of the written tokens, EOS included, given the fed ones, with gradients."""
     features_TNF = model.decoder.sequence(fed_NT, encoded, masks).features_TBF
     steps_T1 = torch.arange(fed_NT.shape[1], device=fed_NT.device).unsqueeze(1)
     real_TN = steps_T1 < lengths_N

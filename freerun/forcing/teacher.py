@@ -1,11 +1,11 @@
-"""Teacher forcing: the decoder is always fed the right previous token (Williams & Zipser 1989).
+"""Teacher forcing: the decoder is always fed the previous reference token (Williams & Zipser 1989).
 
 The loss is the negative log-likelihood of the target,
 
     - sum_t log p(y_t | y_1 ... y_(t-1), x),
 
-its conditions all taken from the data. Training sees no prefix that the model wrote itself; using it does (exposure
-bias).
+conditioned only on tokens of the data. Training never sees a prefix that the model predicted itself, but inference
+does (exposure bias).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Teacher(Strategy):
     """Feeds ``target_in``. No settings."""
 
     def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
-        """One term, the NLL of the right tokens; the journal gets the NLL a token, never smoothed."""
+        """Return one term, the NLL of the reference tokens; the journal gets the NLL per token, unsmoothed."""
         encoded, masks = encode(model, batch, update)
         features_NF = replay(model, batch, encoded, batch.target_in_BT, masks)
         nll, figure = self.objective.token_nll(model, features_NF, batch)

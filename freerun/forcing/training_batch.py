@@ -1,4 +1,4 @@
-"""A training batch in tensors, and where in a run it stands.
+"""A training batch as tensors, and the update that it belongs to.
 
 Shape suffixes: B batch, S source, T target, N real target positions.
 """
@@ -20,10 +20,10 @@ __all__ = ["TrainingBatch", "Update"]
 
 @dataclass(frozen=True)
 class Update:
-    """Which optimiser step this is, and the randomness that belongs to it.
+    """One optimizer step, and the randomness that belongs to it.
 
-    ``number`` counts from 1; ``part`` is the place of the batch within the update when gradients are accumulated;
-    ``rank`` is the process's number; ``epoch`` is how many passes over the data were made before this update.
+    ``number`` counts from 1. ``part`` is the position of the batch within the update if gradients are accumulated.
+    ``rank`` is the number of the process. ``epoch`` is the number of epochs completed before this update.
     """
 
     number: int
@@ -33,16 +33,16 @@ class Update:
     epoch: float = 0.0
 
     def generator(self, purpose: str) -> CounterGenerator:
-        """A generator whose numbers are a pure function of (seed, purpose, update, part, rank)."""
+        """Return a generator whose numbers are a pure function of (seed, purpose, update, part, rank)."""
         return CounterGenerator(self.seed, purpose, self.number, self.part, self.rank)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingBatch:
     """Pairs as tensors, right-padded.
 
-    ``source_lengths_B`` is None when no source is padded. ``real_N`` are the places of the real target positions in a
-    flattened [T, B] array, row by row of it; None when no target is padded.
+    ``source_lengths_B`` is None if no source is padded. ``real_N`` holds the indices of the real target positions in a
+    flattened [T, B] array, in its order; None if no target is padded.
     """
 
     source_BS: Tensor
@@ -57,18 +57,18 @@ class TrainingBatch:
 
     @property
     def references(self) -> list[list[NDArray[np.integer]]]:
-        """All references of each row's source, as ids with EOS."""
+        """The references of each row's source, as ids with EOS."""
         return self.origin.references
 
     @property
     def replaceable_BT(self) -> Tensor:
-        """True where the decoder could be fed another token than the right one: real positions after BOS."""
+        """True where the fed token may differ from the reference token: real positions after BOS."""
         steps_T = torch.arange(self.target_in_BT.shape[1], device=self.target_in_BT.device)
         return (steps_T > 0) & (steps_T < self.target_lengths_B.unsqueeze(1))
 
     @property
     def target_N(self) -> Tensor:
-        """The right tokens at the real positions, in the order of ``real_N``."""
+        """The reference tokens at the real positions, in the order of ``real_N``."""
         return self.at_real_positions(self.target_out_BT.t())
 
     def at_real_positions(self, values_TB: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class TrainingBatch:
 
     @staticmethod
     def of(batch: Batch, device: torch.device | str = "cpu") -> TrainingBatch:
-        """The tensors of a batch of arrays."""
+        """Convert a batch of arrays to tensors."""
 
         def tensor(values: NDArray[np.integer]) -> Tensor:
             return torch.as_tensor(values, dtype=torch.int64, device=device)
@@ -87,13 +87,13 @@ class TrainingBatch:
         steps = np.arange(batch.target_out.shape[1])
         real_TB = steps[:, None] < batch.target_lengths[None, :]
         return TrainingBatch(
-            tensor(batch.source),
-            tensor(batch.source_lengths) if source_padded else None,
-            tensor(batch.target_in),
-            tensor(batch.target_out),
-            tensor(batch.target_lengths),
-            None if real_TB.all() else tensor(np.flatnonzero(real_TB)),
-            batch.num_pairs,
-            batch.num_tokens,
-            batch,
+            source_BS=tensor(batch.source),
+            source_lengths_B=tensor(batch.source_lengths) if source_padded else None,
+            target_in_BT=tensor(batch.target_in),
+            target_out_BT=tensor(batch.target_out),
+            target_lengths_B=tensor(batch.target_lengths),
+            real_N=None if real_TB.all() else tensor(np.flatnonzero(real_TB)),
+            num_pairs=batch.num_pairs,
+            num_tokens=batch.num_tokens,
+            origin=batch,
         )

@@ -30,7 +30,7 @@ def train(freerun: Freerun, folder: Path, *arguments: object) -> str:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "train.tsv: it holds no pairs: the file is empty."),
+        (b"", "train.tsv: the file is empty and has no pairs."),
         (b"abc\n", "train.tsv:1: 1 tab-separated column. Expected 2: source and target."),
         (
             f"{ROW}a\tA\tB\n".encode(),
@@ -59,7 +59,7 @@ def test_files_that_are_not_there(freerun: Freerun, pairs: Path) -> None:
     (pairs / "train.tsv").unlink()
     assert f"{pairs / 'train.tsv'}: no such file" in train(freerun, pairs)
     (pairs / "train.tsv").mkdir()
-    assert f"{pairs / 'train.tsv'}: this is a folder" in train(freerun, pairs)
+    assert f"{pairs / 'train.tsv'}: this is a directory" in train(freerun, pairs)
 
 
 def test_a_development_file_that_does_not_exist(freerun: Freerun, pairs: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_truncated_gzip_file(freerun: Freerun, pairs: Path) -> None:
     whole = gzip.compress((pairs / "train.tsv").read_bytes())
     (pairs / "train.tsv.gz").write_bytes(whole[: len(whole) // 2])
     err = train(freerun, pairs, "--set", f"data.train={pairs / 'train.tsv.gz'}")
-    assert "train.tsv.gz: the compressed file ends too early: it is truncated" in err
+    assert "train.tsv.gz: the compressed file is truncated" in err
 
 
 def test_parallel_files_of_different_lengths(freerun: Freerun, pairs: Path) -> None:

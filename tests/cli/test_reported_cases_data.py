@@ -246,7 +246,7 @@ def test_what_is_wrong_with_a_pipe_leaves_nothing(freerun, here):
     assert found.code == 2 and f"{here}/gg:1: the line is longer than 1,000,000 bytes" in found.err
     fifo("hh", "")
     found = freerun("train", "hh", "--out", "q", *SMALL)
-    assert found.code == 2 and f"{here}/hh: it holds no pairs" in found.err
+    assert found.code == 2 and f"{here}/hh: the file is empty and has no pairs" in found.err
     fifo("ii")
     found = freerun("train", "ii", "--out", "q", "--set", "data.source_tokens=sentencepiece:900", *SMALL)
     assert found.code == 2
@@ -459,7 +459,7 @@ def test_a_configuration_among_two_files_is_an_error(freerun, here):
 
 def test_two_files_of_pairs_are_told_from_parallel_files(freerun, here):
     found = freerun("train", "p.tsv", "t.tsv", "--out", "q")
-    assert found.code == 2 and "if this file holds pairs (source<TAB>target), name it alone" in found.err
+    assert found.code == 2 and "if this file holds pairs (source<TAB>target), give it alone" in found.err
     found = freerun("train", "s.src", "s.tgt", "--dev", "p.tsv", "--out", "q")
     assert found.code == 2 and "--set data.dev=p.tsv" in found.err
     # and that advice can be followed

@@ -93,8 +93,8 @@ RUNS = {
     ),
     "professor": (
         "model.num_layers=2",
-        'forcing={strategy="professor", hidden_size=5, warmup=4, model_gate=0.4, include_teacher_term=true, '
-        "spectral_norm=true}",
+        'forcing={strategy="professor", hidden_size=5, warmup=4, model_gate=0.4, spectral_norm=true}',
+        "forcing.include_teacher_term=true",
         "training.updates=18",
         "training.batch_size=8",
         "training.accumulate=2",

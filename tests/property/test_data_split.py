@@ -12,7 +12,7 @@ sources = st.lists(st.text(max_size=4), min_size=2, max_size=60, unique_by=colla
 
 @given(sources, st.floats(0, 1), st.integers(1, 50))
 def test_neither_side_is_empty(texts, share, most):
-    held = held_out_sources(texts, share=share, most=most)
+    held = held_out_sources(texts, fraction=share, limit=most)
     assert sum(text in held for text in texts) == held.count
     assert 1 <= held.count <= min(most, len(texts) - 1)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from freerun.forcing.teacher_prob import Schedule, at_position, at_update
+from freerun.forcing.teacher_prob import UpdateSchedule, at_position, at_update
 from freerun.forcing.training_batch import Update
 
 SHARES = st.floats(0.0, 1.0)
@@ -32,7 +32,7 @@ def test_a_schedule_cannot_be_changed():
 
 
 def schedule(**settings):
-    return TypeAdapter(Schedule).validate_python(settings)
+    return TypeAdapter(UpdateSchedule).validate_python(settings)
 
 
 @given(st.one_of(FALLING, RISING), st.lists(TIMES, min_size=2, max_size=20))

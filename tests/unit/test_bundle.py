@@ -299,7 +299,7 @@ def test_a_newer_bundle_is_told(bundle, version):
 @pytest.mark.parametrize(("version", "told"), [("1", '"1"'), (True, "true"), (0, "0"), (1.0, "1.0"), (None, "null")])
 def test_a_version_that_never_was_is_told(bundle, version, told):
     assert edited(bundle, "version", version) == (
-        f"damaged: its version is {told}. Expected a file as freerun wrote it. Copy the whole bundle again."
+        f"damaged: the version is {told}. Expected a file as freerun wrote it. Copy the whole bundle again."
     )
 
 
@@ -394,11 +394,11 @@ def test_weights_of_a_kind_that_numpy_does_not_know_are_told(bundle):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"\xff", "it is not JSON: 'utf-8' codec can't decode byte 0xff"),
-        (b"{", "it is not JSON"),
-        (b"[]", "it is not a JSON object"),
+        (b"\xff", "this is not JSON: 'utf-8' codec can't decode byte 0xff"),
+        (b"{", "this is not JSON"),
+        (b"[]", "this is not a JSON object"),
         (b'{"version": 9, "tokens": []}', "version 9 of the vocabulary format"),
-        (b'{"version": 1, "tokens": ["a", "a"]}', "the token 'a' stands in it twice"),
+        (b'{"version": 1, "tokens": ["a", "a"]}', "the token 'a' occurs twice"),
         (b'{"version": 1, "tokens": ["a"]}', "model.source_vocabulary: it is 6, and the source vocabulary has 5 ids"),
     ],
 )
@@ -410,7 +410,7 @@ def test_a_vocabulary_that_is_none_is_told_even_with_the_right_hash(bundle, cont
 def test_a_sentencepiece_model_that_is_none_is_told(bundle):
     with_hash(bundle, "source_vocabulary.model", b"garbage")
     assert edited(bundle, "source/tokens", "sentencepiece:8").startswith(
-        f"{bundle / 'source_vocabulary.model'}: it is not a SentencePiece model."
+        f"{bundle / 'source_vocabulary.model'}: this is not a SentencePiece model."
     )
 
 

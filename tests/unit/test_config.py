@@ -480,7 +480,7 @@ def test_an_old_name_is_an_error_that_gives_the_new_one(forcing, key):
 
 
 def test_an_old_name_is_an_unknown_key_where_the_new_one_is():
-    with pytest.raises(ConfigError, match="forcing.teacher_too: unknown key"):
+    with pytest.raises(ConfigError, match=r"forcing\.teacher_too: unknown key"):
         parse_config(
             {"data": {"train": "t"}, "forcing": {"strategy": "teacher", "teacher_too": True}}, "c.toml", real_settings
         )

@@ -110,13 +110,13 @@ def test_an_unknown_name(tmp_path):
 
 
 def test_stress_is_cmudicts(tmp_path):
-    with pytest.raises(DataError, match="copy: this data set has no stress marks"):
+    with pytest.raises(DataError, match="copy: this dataset has no stress marks"):
         make_dataset("copy", tmp_path, stress=True)
 
 
 def test_other_files_in_the_way_are_kept(tmp_path):
     (tmp_path / "test.tsv").write_text("mine\n")
-    with pytest.raises(DataError, match=r"test\.tsv: it exists and holds something else"):
+    with pytest.raises(DataError, match=r"test\.tsv: this file exists with other content"):
         make_dataset("copy", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["test.tsv"]
     assert (tmp_path / "test.tsv").read_text() == "mine\n"

@@ -79,7 +79,7 @@ def test_too_little_running_text_becomes_characters():
     draw = random.Random(0)
     found = choice([(" ".join(word(draw, 5) for _ in range(8)), "yes") for _ in range(20)])
     assert found.source_tokens == "char"
-    assert "texts are too few for pieces (8.0 words" in found.reasons[0]
+    assert "texts are too few for subwords (8.0 words" in found.reasons[0]
 
 
 def test_short_phrases_of_rare_words_become_characters():
@@ -90,7 +90,7 @@ def test_short_phrases_of_rare_words_become_characters():
 
 def test_the_number_of_pieces_grows_with_the_text():
     def pieces(total: int, distinct_words: int = 10**6, alphabet: int = 80) -> int:
-        return choose._pieces(choose.SideRates(1, 6.0, 30.0, 0.03, 0.0, distinct_words, alphabet), total)
+        return choose._vocabulary_size(choose.SideRates(1, 6.0, 30.0, 0.03, 0.0, distinct_words, alphabet), total)
 
     assert [pieces(total) for total in (12_499, 12_500, 140_000, 10**8)] == [0, 500, 4000, 16000]
     assert pieces(10**8, distinct_words=2999) == 500
@@ -122,10 +122,10 @@ def test_reasons_give_the_rates():
     found = choice([(word(draw), "y n") for _ in range(50)])
     source, target = found.reasons
     assert source == (
-        "source: char, for 100.00 % of its words are unknown on held-out sources (limit 1.50 %), 0.00 % of its "
+        "source: char, because 100.00 % of its words are unknown on held-out sources (limit 1.50 %), 0.00 % of its "
         "characters, and the texts are short (1.0 words, 7.0 characters)."
     )
-    assert target == "target: whitespace, for 0.00 % of its words are unknown on held-out sources (limit 1.50 %)."
+    assert target == "target: whitespace, because 0.00 % of its words are unknown on held-out sources (limit 1.50 %)."
 
 
 def test_the_choice_does_not_depend_on_order(monkeypatch):

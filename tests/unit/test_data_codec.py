@@ -108,7 +108,7 @@ def test_errors_name_the_key():
         build(source_tokens="sentencepiece:9999")
     with pytest.raises(DataError, match=r"data\.minimum_count: no target token occurs 3 times\."):
         build(minimum_count=3)
-    with pytest.raises(DataError, match="targets: all of them are empty"):
+    with pytest.raises(DataError, match="targets: all targets are empty"):
         build([Pair("a", "", 1)])
 
 

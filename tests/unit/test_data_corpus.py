@@ -74,7 +74,9 @@ def test_length_filter_counts():
         max_source_length=2,
         max_target_length=3,
     )
-    assert report == FilterReport(5, 2, 2, 1, 2, 3)
+    assert report == FilterReport(
+        read=5, kept=2, too_long_source=2, too_long_target=1, longest_source=2, longest_target=3
+    )
     assert len(corpus) == 2
     assert str(report) == "2 of 5 pairs kept; dropped: 2 with a long source, 1 with a long target"
 
@@ -83,7 +85,9 @@ def test_pairs_with_the_ids_of_a_held_out_source_are_left_out():
     corpus, report = encode(
         ("ab", "a"), ("aX", "a"), ("ab", "c"), ("aYb", "b"), ("b", "aaaaa"), held_out=["aZ", "aYb"], max_target_length=3
     )
-    assert report == FilterReport(5, 2, 0, 1, 2, 1, 2)
+    assert report == FilterReport(
+        read=5, kept=2, too_long_source=0, too_long_target=1, longest_source=2, longest_target=1, same_as_held_out=2
+    )
     assert [corpus.sources[row].tolist() for row in range(2)] == [[4, 5, EOS]] * 2
     assert str(report).endswith("1 with a long target, 2 with the tokens of a held-out source")
 
@@ -95,7 +99,9 @@ def test_nothing_left_says_what_leaked():
 
 def test_without_limits_all_are_kept():
     _, report = encode(("abcabc", "a"), ("a", "abcabcabc"))
-    assert report == FilterReport(2, 2, 0, 0, 6, 9)
+    assert report == FilterReport(
+        read=2, kept=2, too_long_source=0, too_long_target=0, longest_source=6, longest_target=9
+    )
 
 
 def test_largest_ratio():

@@ -73,14 +73,14 @@ def test_a_socket_and_a_terminal_are_named(tmp_path, reader, monkeypatch):
 
 
 def test_the_null_device_is_an_empty_file():
-    assert "/dev/null: it holds no pairs: the file is empty" in error_of(read_pairs, Path(os.devnull))
+    assert "/dev/null: the file is empty and has no pairs" in error_of(read_pairs, Path(os.devnull))
     assert list(read_texts(Path(os.devnull), "x")) == []
 
 
 def test_a_pipe_is_read_as_a_file(tmp_path):
     assert [pair[:2] for pair in read_pairs(fifo(tmp_path / "a", b"a\tb\nc\td"))] == [("a", "b"), ("c", "d")]
     assert list(read_texts(fifo(tmp_path / "b", b"a\n\nb\n"), "b")) == ["a", "", "b"]
-    assert "it holds no pairs" in error_of(read_pairs, fifo(tmp_path / "c"))
+    assert "the file is empty and has no pairs" in error_of(read_pairs, fifo(tmp_path / "c"))
 
 
 def test_a_pipe_that_gives_nothing_is_reported_once_and_waited_for(tmp_path, monkeypatch):

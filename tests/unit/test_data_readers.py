@@ -119,8 +119,8 @@ def test_the_message_of_the_design(tmp_path, monkeypatch):
         ("a\tb\n\nc\td\n", [":2: the line is blank. Expected a source, a tab and a target. Remove the line."]),
         ("a\tb\n  \n", [":2: the line is blank"]),
         ("a\tb\nc\td\n\n", [":3: the line is blank"]),
-        ("", ["x.tsv: it holds no pairs", "Expected at least one pair"]),
-        ("\ufeff", ["x.tsv: it holds no pairs"]),
+        ("", ["x.tsv: the file is empty and has no pairs", "Expected at least one pair"]),
+        ("\ufeff", ["x.tsv: the file is empty and has no pairs"]),
         (b"\xef\xbb\xbfa\tb\ncd\xff\te\n", [":2: not UTF-8: byte 0xff at byte offset 9."]),
         (b"\xef\xbb\xbf\xe9\tb\n", [":1: not UTF-8: byte 0xe9 at byte offset 3."]),
         (b"a\tb\r\n\xc3\tb\n", [":2: not UTF-8: byte 0xc3 at byte offset 5."]),
@@ -149,8 +149,8 @@ def test_columns_out_of_range(tmp_path):
 
 def test_columns_of_what_has_none(tmp_path):
     found = message(write(tmp_path / "x.jsonl", "{}"), (1, 3))
-    assert "columns 1,3 were chosen, but this is JSON Lines" in found
-    assert "this is parallel files" in message(ParallelFiles(tmp_path / "a", tmp_path / "b"), (1, 2))
+    assert "columns 1,3 were chosen, but the format is JSON Lines" in found
+    assert "the format is parallel files" in message(ParallelFiles(tmp_path / "a", tmp_path / "b"), (1, 2))
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])
@@ -158,7 +158,7 @@ def test_the_longest_line_and_one_more_byte(tmp_path, end):
     longest = b"a\t" + b"b" * (readers.MAX_LINE_BYTES - 2)
     assert len(next(read_pairs(write(tmp_path / "x.tsv", longest + end))).target) == readers.MAX_LINE_BYTES - 2
     found = message(write(tmp_path / "x.tsv", b"a\tb\n" + longest + b"b" + end))
-    assert ":2: the line is longer than 1,000,000 bytes. Expected one text or pair a line." in found
+    assert ":2: the line is longer than 1,000,000 bytes. Expected one text or pair per line." in found
 
 
 def test_a_line_of_10_mb_is_not_read_whole(tmp_path):
@@ -174,7 +174,7 @@ def test_missing_file_folder_and_bad_path(tmp_path):
     assert message(tmp_path / "no.tsv") == (
         f"{tmp_path / 'no.tsv'}: no such file. Expected a file that exists. Check the path."
     )
-    assert f"{tmp_path}: this is a folder. Expected a file." in message(tmp_path)
+    assert f"{tmp_path}: this is a directory. Expected a file." in message(tmp_path)
     assert "it cannot be read" in message(tmp_path / ("x" * 300))
     assert "it cannot be read" in message(tmp_path / "a\0b")
     assert "no such file" in message(ParallelFiles(write(tmp_path / "a", "a"), tmp_path / "b"))
@@ -189,7 +189,7 @@ def test_no_permission(tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(os, "open", refuse)
-    assert message(path) == f"{path}: no permission to read it. Expected a readable file. Change its mode."
+    assert message(path) == f"{path}: no permission to read the file. Expected a readable file. Change its mode."
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz"])
@@ -198,8 +198,8 @@ def test_damaged_compressed_files(tmp_path, suffix):
     whole = gzip.compress(text) if suffix == ".gz" else lzma.compress(text)
     path = tmp_path / f"x.tsv{suffix}"
     assert message(write(path, whole[: len(whole) // 2])) == (
-        f"{path}: the compressed file ends too early: it is truncated. "
-        "Expected a whole .gz or .xz file. Copy or compress it again."
+        f"{path}: the compressed file is truncated. "
+        "Expected a complete .gz or .xz file. Copy or compress the file again."
     )
     assert "the compressed file is damaged" in message(write(path, whole[:-8] + bytes(8)))
     assert "the compressed file is damaged" in message(write(path, b"a\tb\n"))
@@ -210,7 +210,7 @@ def test_damaged_compressed_files(tmp_path, suffix):
     [
         ("{", "the line is not JSON: "),
         ("[" * 100_000, "the line is not JSON: "),
-        ("[1]", "the line is a list. Expected one JSON object a line"),
+        ("[1]", "the line is a list. Expected one JSON object per line"),
         ("true", "the line is true or false."),
         ("", "the line is blank. Expected one JSON object."),
         ("{}", "the object has no key 'source'."),
@@ -220,11 +220,11 @@ def test_damaged_compressed_files(tmp_path, suffix):
         ('{"source": "a", "target": null}', "the value of 'target' is null."),
         ('{"source": "a", "target": []}', "the value of 'target' is an empty list."),
         ('{"source": "a", "target": ["b", {}]}', "an item of 'target' is an object."),
-        ('{"source": "a\\tb", "target": "b"}', "the source holds a tab."),
-        ('{"source": "a", "target": ["b", "c\\n"]}', "the target holds a line feed."),
-        ('{"source": "a\\r", "target": "b"}', "the source holds a carriage return."),
-        ('{"source": "a\\u0000", "target": "b"}', "the source holds a NUL character."),
-        ('{"source": "a", "target": "\\ud83d"}', "the target holds half a surrogate pair (U+D83D)."),
+        ('{"source": "a\\tb", "target": "b"}', "the source contains a tab."),
+        ('{"source": "a", "target": ["b", "c\\n"]}', "the target contains a line feed."),
+        ('{"source": "a\\r", "target": "b"}', "the source contains a carriage return."),
+        ('{"source": "a\\u0000", "target": "b"}', "the source contains a NUL character."),
+        ('{"source": "a", "target": "\\ud83d"}', "the target contains half a surrogate pair (U+D83D)."),
     ],
 )
 def test_faults_of_a_json_line(tmp_path, line, part):
@@ -236,18 +236,18 @@ def test_faults_of_a_json_line(tmp_path, line, part):
 def test_parallel_files_of_different_lengths(tmp_path, source, target, counts):
     files = ParallelFiles(write(tmp_path / "x.en", "a\n" * source), write(tmp_path / "x.fr", "b\n" * target))
     assert message(files) == (
-        f"{tmp_path / 'x.en'} and {tmp_path / 'x.fr'}: {counts}. Expected as many lines in both files. "
-        "Check that both come from the same data, line by line."
+        f"{tmp_path / 'x.en'} and {tmp_path / 'x.fr'}: {counts}. Expected the same number of lines in both files. "
+        "Check that both files are from the same data, line by line."
     )
 
 
 def test_parallel_files_refuse_tabs_and_nothing(tmp_path):
     one, tab = write(tmp_path / "one", "a\n"), write(tmp_path / "tab", "ab\tc\n")
-    assert f"{tab}:1: a tab at character 3 of the line. Expected one target text a line." in message(
+    assert f"{tab}:1: a tab at character 3 of the line. Expected one target text per line." in message(
         ParallelFiles(one, tab)
     )
     empty = write(tmp_path / "empty", "")
-    assert "it holds no pairs" in message(ParallelFiles(empty, empty))
+    assert "the file is empty and has no pairs" in message(ParallelFiles(empty, empty))
 
 
 def test_faults_of_texts():

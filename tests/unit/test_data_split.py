@@ -23,7 +23,7 @@ def test_hold_out_depends_on_the_seed():
     ("share", "most", "count"), [(0.05, 2000, 50), (0.05, 20, 20), (0.0001, 9, 1), (1.0, 2000, 999)]
 )
 def test_count_of_held_out_sources(share, most, count):
-    held = held_out_sources(SOURCES * 2, share=share, most=most, seed=3)
+    held = held_out_sources(SOURCES * 2, fraction=share, limit=most, seed=3)
     assert (held.count, held.total) == (count, 1000)
     assert sum(source in held for source in SOURCES) == count
 
@@ -43,7 +43,7 @@ def test_membership_does_not_depend_on_order_or_repetition():
 
 def test_sources_that_differ_in_whitespace_are_one():
     variants = [text for n in range(100) for text in (f"w{n} x", f" w{n}  x", f"w{n}\u00a0x\u3000")]
-    held = held_out_sources(variants, share=0.2)
+    held = held_out_sources(variants, fraction=0.2)
     assert (held.count, held.total) == (20, 100)
     sides = [[text in held for text in variants[n : n + 3]] for n in range(0, 300, 3)]
     assert all(len(set(each)) == 1 for each in sides)

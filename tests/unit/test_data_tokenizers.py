@@ -59,12 +59,12 @@ def test_bad_specifications():
     expected = "Expected char, whitespace or sentencepiece:N"
     assert spec_error("chars").startswith(f'data.source_tokens: "chars". {expected}')
     assert spec_error("chars").endswith("The closest match is 'char'.")
-    assert "write 'char'" in spec_error("char:7")
+    assert "Write 'char'" in spec_error("char:7")
     for spec in ("sentencepiece", "sentencepiece:", "sentencepiece:0", "sentencepiece:-3", "sentencepiece:8k"):
         assert spec_error(spec).startswith(f'data.source_tokens: "{spec}". {expected}')
     for size in ("²", "1000001", "99999999999999999999", "9" * 5000):
         found = spec_error(f"sentencepiece:{size}")
-        assert found.endswith("at most 1,000,000. Give the number of pieces after the colon.") and len(found) < 300
+        assert found.endswith("at most 1,000,000. Give the number of subwords after the colon.") and len(found) < 300
     assert parse_tokens_spec("sentencepiece:0001000000", "x") == ("sentencepiece", 1_000_000)
 
 
@@ -106,23 +106,25 @@ def test_sentencepiece_does_not_normalise():
 def test_sentencepiece_sizes_out_of_reach_name_the_possible_ones():
     with pytest.raises(ConfigError) as caught:
         train(5000)
-    assert str(caught.value).startswith("data.source_tokens: sentencepiece:5000. Expected at most ")
+    assert str(caught.value).startswith(
+        "data.source_tokens: sentencepiece:5000 is too large for these texts. Expected at most "
+    )
     possible = int(str(caught.value).split("at most ")[1].split()[0])
     assert len(train(possible)) > 0
     assert f"Write sentencepiece:{possible} or less." in str(caught.value)
-    with pytest.raises(ConfigError, match="Expected at least 22 pieces, one for each character"):
+    with pytest.raises(ConfigError, match="Expected at least 22 subwords, one for each character"):
         train(3)
     assert len(train(22)) > 0
 
 
 def test_sentencepiece_of_nothing():
-    with pytest.raises(ConfigError, match="sentencepiece:8 of texts that are all empty"):
+    with pytest.raises(ConfigError, match="sentencepiece:8 cannot be trained on empty texts"):
         train_sentencepiece(iter(["", " "]), 8, "x")
 
 
 @pytest.mark.parametrize("model", [b"", b"garbage", b"\0" * 100])
 def test_a_damaged_model(model):
-    with pytest.raises(BundleError, match=r"m/source_vocabulary\.model: it is not a SentencePiece model"):
+    with pytest.raises(BundleError, match=r"m/source_vocabulary\.model: this is not a SentencePiece model"):
         SentencePieceTokenizer(model, "sentencepiece:28", "m/source_vocabulary.model")
 
 

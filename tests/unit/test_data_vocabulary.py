@@ -44,7 +44,7 @@ def test_from_counts_orders_by_count_then_token():
 
 
 def test_a_token_stands_once():
-    with pytest.raises(ValueError, match="'b' stands in it twice"):
+    with pytest.raises(ValueError, match="'b' occurs twice"):
         Vocabulary(["a", "b", "b"])
 
 
@@ -67,17 +67,17 @@ def test_json_is_readable_and_stable():
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("{", "it is not JSON: "),
-        ("[" * 100_000, "it is not JSON: "),
-        ("[]", "it is not a JSON object."),
-        ('{"tokens": []}', "its version is null."),
-        ('{"version": true, "tokens": []}', "its version is true."),
-        ('{"version": 0, "tokens": []}', "its version is 0."),
-        ('{"version": 1}', "it has no list 'tokens'."),
-        ('{"version": 1, "tokens": "ab"}', "it has no list 'tokens'."),
+        ("{", "this is not JSON: "),
+        ("[" * 100_000, "this is not JSON: "),
+        ("[]", "this is not a JSON object."),
+        ('{"tokens": []}', "the version is null."),
+        ('{"version": true, "tokens": []}', "the version is true."),
+        ('{"version": 0, "tokens": []}', "the version is 0."),
+        ('{"version": 1}', "there is no list 'tokens'."),
+        ('{"version": 1, "tokens": "ab"}', "there is no list 'tokens'."),
         ('{"version": 1, "tokens": ["a", 7]}', "token 1 is 7, not a string."),
-        ('{"version": 1, "tokens": ["a", "b", "a"]}', "the token 'a' stands in it twice."),
-        ('{"version": 2, "tokens": 0}', "version 2 of the vocabulary format. Expected at most version 1"),
+        ('{"version": 1, "tokens": ["a", "b", "a"]}', "the token 'a' occurs twice."),
+        ('{"version": 2, "tokens": 0}', "version 2 of the vocabulary format is too new. Expected at most version 1"),
     ],
 )
 def test_damaged_json(text, part):

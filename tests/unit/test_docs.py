@@ -15,7 +15,7 @@ from freerun.config.check import expectation
 from freerun.config.raw import read_toml
 from freerun.config.sections import Schedule as LearningRate
 from freerun.forcing.registry import STRATEGIES, settings_of
-from freerun.forcing.teacher_prob import PositionSchedule, Schedule
+from freerun.forcing.teacher_prob import PositionSchedule, UpdateSchedule
 from freerun.runtime.graphs import metadata_of
 from freerun.runtime.interface import FLOAT, INT64, inputs_of, outputs_of, statics_of
 from tests.exported import GraphsOf, write_model
@@ -64,7 +64,9 @@ def test_every_range_is_documented() -> None:
 def test_no_key_is_without_a_range() -> None:
     models = [StudyConfig, *(strategy.Settings for strategy in STRATEGIES.values())]
     models += [info.annotation for info in Config.model_fields.values()]
-    models += [kind for alias in (Schedule, PositionSchedule, LearningRate) for kind in get_args(get_args(alias)[0])]
+    models += [
+        kind for alias in (UpdateSchedule, PositionSchedule, LearningRate) for kind in get_args(get_args(alias)[0])
+    ]
     fields = [(model, key, field) for model in models for key, field in model.model_fields.items()]
     assert len(fields) > 100
     for model, key, field in fields:
@@ -104,7 +106,7 @@ def test_every_schedule_is_documented_with_its_defaults() -> None:
     rows = re.findall(r"^\| `(\w+)` \| .* \| (`.*`) \|$", page.split("\nSchedules, ")[1], re.MULTILINE)
     assert [kind for kind, _ in rows] == ["constant", "linear", "exponential", "inverse_sigmoid", "increasing"]
     for kind, shown in rows:
-        value = TypeAdapter(Schedule).validate_python({"kind": kind}).model_dump()
+        value = TypeAdapter(UpdateSchedule).validate_python({"kind": kind}).model_dump()
         given = tomllib.loads("\n".join(re.findall(r"`(.*?)`", shown)))
         assert given == {key: each for key, each in value.items() if key not in ("kind", "unit", "warmup")}
 

@@ -152,7 +152,7 @@ def test_a_strategy_of_ones_own(own_module):
     [
         ("no_such_module:Doubled", "'no_such_module:Doubled' cannot be imported (ModuleNotFoundError"),
         ("my_forcing:Tripled", "'my_forcing:Tripled' cannot be imported (AttributeError"),
-        ("my_forcing:NOT_A_STRATEGY", "'my_forcing:NOT_A_STRATEGY' is no strategy"),
+        ("my_forcing:NOT_A_STRATEGY", "'my_forcing:NOT_A_STRATEGY' is not a strategy"),
         ("my_forcing:", "'my_forcing:' is not module:Class. Expected the name of a module"),
         (":Doubled", "':Doubled' is not module:Class"),
     ],

@@ -19,7 +19,7 @@ def test_a_misspelt_strategy_is_told_the_nearest_name():
         settings_of("teachr")
     assert str(error.value) == (
         "forcing.strategy: unknown strategy 'teachr'. "
-        f"Expected one of: {', '.join(STRATEGIES)}; or your own as module:Class. The closest match is 'teacher'."
+        f"Expected one of: {', '.join(STRATEGIES)}; or a custom one as module:Class. The closest match is 'teacher'."
     )
 
 

@@ -130,11 +130,11 @@ def test_strategies_under_one_seed_share_their_dropout():
         ({"teacher_prob": 0.5}, "forcing.teacher_prob: unknown key"),
         (
             {"schedule": {"kind": "linear", "minimum": 0.6, "k": 0.5}},
-            "forcing.schedule: minimum = 0.6 is above k = 0.5. Expected minimum <= k. Change one of the two.",
+            "forcing.schedule: minimum = 0.6 is above k = 0.5. Expected minimum <= k. Change minimum or k.",
         ),
         (
             {"schedule": {"kind": "increasing", "start": 0.6, "end": 0.5}},
-            "forcing.schedule: start = 0.6 is above end = 0.5. Expected start <= end. Change one of the two.",
+            "forcing.schedule: start = 0.6 is above end = 0.5. Expected start <= end. Change start or end.",
         ),
         (
             {"schedule": {"kind": "linear", "wramup": 5.0}},

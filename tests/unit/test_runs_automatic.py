@@ -29,7 +29,14 @@ def data(pairs=100, length=4, vocabulary=9):
     codec = Codec(WhitespaceTokenizer(), Vocabulary(str(number) for number in range(vocabulary - 4)))
     empty = EvaluationSet([])
     return TrainingData(
-        codec, codec, corpus(rows, rows), FilterReport(pairs, pairs, 0, 0, length, length), empty, empty
+        codec,
+        codec,
+        corpus(rows, rows),
+        FilterReport(
+            read=pairs, kept=pairs, too_long_source=0, too_long_target=0, longest_source=length, longest_target=length
+        ),
+        empty,
+        empty,
     )
 
 

@@ -371,7 +371,7 @@ def test_values_that_no_machine_can_use_are_told(bundle, old, new, told):
     ("tokens", "told"),
     [
         ('["a", "b", "c", "d", "e", "f", "\\udc00"]', "half a surrogate pair"),
-        ('["a", "a", "c", "d", "e", "f", "g"]', "the token 'a' stands in it twice"),
+        ('["a", "a", "c", "d", "e", "f", "g"]', "the token 'a' occurs twice"),
         ('["a", "b", "c", "d", "e", "f"]', "model.source_vocabulary: it is 11, and the source vocabulary has 10 ids"),
     ],
 )
