@@ -9,8 +9,8 @@ from pathlib import Path
 
 from freerun.commands.evaluate import evaluate_pairs
 from freerun.data.readers import Columns, PairsLocation, describe
-from freerun.evaluation.compare import Comparison
-from freerun.evaluation.compare import compare as compare_evaluations
+from freerun.evaluation.comparison import Comparison
+from freerun.evaluation.comparison import compare as compare_evaluations
 from freerun.experiment.pairs_spec import pairs_to_read
 from freerun.loading import load
 

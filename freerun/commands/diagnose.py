@@ -56,7 +56,7 @@ def diagnose(request: DiagnoseRequest) -> Diagnosis:
         UserError: bad pairs, pairs of which the model knows no symbol, a bundle that cannot be used.
     """
     if request.html is not None:
-        import freerun.report.diagnose  # noqa: F401 (a missing extra is told before the work, not after it)
+        import freerun.report.diagnosis_page  # noqa: F401 (a missing extra is told before the work, not after it)
     pairs = pairs_to_read([request.model], request.pairs, request.columns)
     bundle = read_bundle(request.model)
     items = items_of(bundle, pairs)
@@ -118,8 +118,8 @@ def _check_known(where: str, side: str, codec: Codec, texts: list[str]) -> None:
 
 def _page(found: Diagnosis, reader: StateReader, bundle: Bundle, items: EvaluationSet, title: str, pairs: str) -> str:
     """The page, with pictures of states and contexts and some examples."""
-    from freerun.report.diagnose import Clouds, diagnose_page
-    from freerun.report.examples import chosen_examples, examples
+    from freerun.report.diagnosis_page import Clouds, diagnose_page
+    from freerun.report.aligned_examples import chosen_examples, examples
 
     subjects, states = found.recorded.subjects, found.states
     drawn = numpy_generator(0, "contexts").permutation(len(subjects))

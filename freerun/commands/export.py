@@ -20,7 +20,7 @@ from freerun.commands.evaluate import evaluate_items
 from freerun.data.batching import pad
 from freerun.data.readers import Columns, PairsLocation
 from freerun.errors import BundleError, MissingExtraError, UserError
-from freerun.evaluation.compare import Comparison, compare
+from freerun.evaluation.comparison import Comparison, compare
 from freerun.evaluation.evaluate import Evaluation
 from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.experiment.pairs_spec import pairs_to_read

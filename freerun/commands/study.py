@@ -459,7 +459,7 @@ def _write_report(
 ) -> None:
     write_atomic(folder / "analysis.json", json.dumps(_as_json(analysis, overlap), indent=1) + "\n")
     try:
-        from freerun.report.study import study_page
+        from freerun.report.study_page import study_page
     except UserError as error:  # a study is no worse for having no pictures
         say(f"No report.html: {error}")
         return

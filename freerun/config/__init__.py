@@ -35,7 +35,7 @@ from freerun.config.sections import (
     ModelConfig,
     TrainingConfig,
 )
-from freerun.config.study import StudyConfig
+from freerun.config.study_config import StudyConfig
 from freerun.text import shown
 
 __all__ = [

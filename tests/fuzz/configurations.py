@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 import tomli_w
 
 from freerun.config import Config, flatten
-from freerun.config.study import StudyConfig
+from freerun.config.study_config import StudyConfig
 from freerun.errors import ConfigError, UserError
 from freerun.experiment.plan import RunPlan, TrainRequest, plan_run
 from freerun.forcing.registry import STRATEGIES

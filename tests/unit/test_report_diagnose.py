@@ -16,9 +16,9 @@ from freerun.diagnostics.projection import project
 from freerun.diagnostics.record import Recorder, Subjects
 from freerun.errors import MissingExtraError
 from freerun.evaluation.items import EvaluationSet, Item
-from freerun.report.diagnose import Clouds, diagnose_page, embedded_json
-from freerun.report.examples import chosen_examples, edit_distances_of, examples
-from freerun.report.pictures import contexts_picture, excess_picture
+from freerun.report.diagnosis_page import Clouds, diagnose_page, embedded_json
+from freerun.report.aligned_examples import chosen_examples, edit_distances_of, examples
+from freerun.report.plots import contexts_picture, excess_picture
 from freerun.search.bound import LengthBound
 from freerun.symbols import EOS
 from tests.planted import (
@@ -198,7 +198,7 @@ def test_a_missing_matplotlib_is_answered_with_the_extra(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'freerun\[report\]'"):
-        __import__("freerun.report.pictures")
+        __import__("freerun.report.plots")
 
 
 def test_gaps_stand_for_what_is_undefined():

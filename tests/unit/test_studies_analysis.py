@@ -14,7 +14,7 @@ from freerun.config import StudyConfig
 from freerun.diagnostics.plain import as_values
 from freerun.errors import RunError
 from freerun.experiment.overlap import Overlap
-from freerun.report.study import study_page
+from freerun.report.study_page import study_page
 from freerun.studies.analysis import FIGURES, analyse
 from freerun.studies.differences import holm, smallest_detectable
 from freerun.studies.results import Result, read_result, write_result

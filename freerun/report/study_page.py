@@ -34,7 +34,7 @@ def study_page(
 ) -> str:
     """The page as HTML; names of arms and all else that a user chose are escaped."""
     arms = [arm for arm in analysis.arms if arm.figures]
-    return template("study.html").render(
+    return template("study_page.html").render(
         title=title,
         analysis=analysis,
         reported_on=reported_on,

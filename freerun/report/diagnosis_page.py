@@ -12,7 +12,7 @@ from freerun.diagnostics.measures import Measures
 from freerun.diagnostics.projection import Projection
 from freerun.diagnostics.summary import summary
 from freerun.report.page import own_file, shown, template
-from freerun.report.pictures import (
+from freerun.report.plots import (
     contexts_picture,
     excess_picture,
     length_picture,
@@ -42,7 +42,7 @@ def diagnose_page(
     title: str, pairs: str, measures: Measures, clouds: Clouds, examples: Sequence[dict[str, Any]]
 ) -> str:
     """The page as HTML. Everything that comes from the data is escaped."""
-    return template("diagnose.html").render(
+    return template("diagnosis_page.html").render(
         title=title,
         pairs=pairs,
         version=VERSION,
@@ -54,7 +54,7 @@ def diagnose_page(
         examples_count=len(examples),
         more=len(examples) < measures.sources,
         css=own_file("page.css"),
-        script=own_file("diagnose.js"),
+        script=own_file("diagnosis_page.js"),
     )
 
 

@@ -10,7 +10,7 @@ from freerun.data.readers import Pair
 from freerun.data.tokenizers import CharTokenizer, WhitespaceTokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.errors import DataError
-from freerun.evaluation.compare import compare
+from freerun.evaluation.comparison import compare
 from freerun.evaluation.evaluate import Evaluation, TeacherForced
 from freerun.evaluation.examples import Example, random_examples, worst_examples
 from freerun.evaluation.free_running import FreeRunning
