@@ -14,12 +14,12 @@ from freerun.data.readers import Pair
 from freerun.data.tokenizers import WhitespaceTokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.export.arrays import greedy_arrays
-from freerun.export.encode import encoder_graph
-from freerun.export.files import graph_files
+from freerun.export.encoder_graph import encoder_graph
 from freerun.export.graph import model_of
-from freerun.export.greedy import greedy_graph
+from freerun.export.graph_files import graph_files
+from freerun.export.greedy_graph import greedy_graph
 from freerun.export.products import Fp32
-from freerun.export.step import step_graph
+from freerun.export.step_graph import step_graph
 from freerun.export.weights import ModelWeights
 from freerun.runtime.bundle import read_bundle
 from freerun.runtime.graph_rules import check_graph

@@ -23,9 +23,9 @@ from freerun.diagnostics.summary import summary
 from freerun.errors import DataError
 from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.experiment.pairs_spec import PairsToRead, pairs_to_read
-from freerun.models.states import StateReader
+from freerun.models.state_reader import StateReader
 from freerun.models.stepper import TorchStepper
-from freerun.models.threads import Threads
+from freerun.models.torch_threads import Threads
 from freerun.randomness import numpy_generator
 from freerun.restore import load_model
 from freerun.runtime.bundle import Bundle, read_bundle

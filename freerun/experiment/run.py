@@ -47,7 +47,7 @@ from freerun.files import write_atomic
 from freerun.lock import inside, only_writer
 from freerun.models.seq2seq import Seq2Seq, Sizes
 from freerun.models.stepper import TorchStepper
-from freerun.models.threads import Threads
+from freerun.models.torch_threads import Threads
 from freerun.restore import load_weights, sizes_as_dict, sizes_of
 from freerun.runtime.bundle import WEIGHTS, Bundle, read_bundle
 from freerun.runtime.writing import BundleParts, write_bundle

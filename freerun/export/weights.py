@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from freerun.export.cells import in_parts
+from freerun.export.cell_nodes import in_parts
 from freerun.export.graph import Array
 from freerun.runtime.sizes import Sizes
 

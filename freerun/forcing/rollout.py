@@ -18,7 +18,7 @@ from freerun.forcing.batch import Update
 from freerun.forcing.draw import Draw
 from freerun.models.decoder import Decoder, Encoded
 from freerun.models.dropout import DropoutMasks
-from freerun.models.state import State
+from freerun.models.recurrent_state import State
 from freerun.symbols import BOS, EOS, PAD
 
 __all__ = ["FreeRun", "aligned_in_passes", "aligned_rollout", "free_rollout", "uniforms"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from freerun.models.state import State
+from freerun.models.recurrent_state import State
 
 __all__ = ["Bridge"]
 

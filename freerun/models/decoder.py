@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from freerun.models.attention import BahdanauAttention, LuongAttention, Memory
-from freerun.models.cpu_core import StepWeights, core_product
+from freerun.models.cpu_kernels import StepWeights, core_product
 from freerun.models.dropout import DropoutMasks, StepMasks, apply_mask
 from freerun.models.recurrence import Inputs, LayerStack, RecurrentLayer, Tokens
-from freerun.models.state import State
+from freerun.models.recurrent_state import State
 
 __all__ = ["Decoded", "Decoder", "Encoded", "Tables"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from freerun.models.dropout import DropoutMasks, apply_mask
 from freerun.models.recurrence import Inputs, LayerStack, RecurrentLayer, Tokens
-from freerun.models.state import State
+from freerun.models.recurrent_state import State
 
 __all__ = ["Encoder", "reversal_within", "turn"]
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from freerun.models.cpu_core import StepWeights, core_sequence, core_step, step_weights
+from freerun.models.cpu_kernels import StepWeights, core_sequence, core_step, step_weights
 from freerun.models.dropout import apply_mask
 
 __all__ = [

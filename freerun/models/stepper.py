@@ -12,7 +12,7 @@ from torch import Tensor
 
 from freerun.models.decoder import Encoded, Tables
 from freerun.models.seq2seq import Seq2Seq
-from freerun.models.threads import Threads
+from freerun.models.torch_threads import Threads
 from freerun.search.entries import SharedEntries
 
 __all__ = ["TorchStepper"]

@@ -157,7 +157,7 @@ def _check_loops(graph: OnnxGraph, name: str) -> None:
 
 
 def _is_bounded(trips: Node | None, producers: Mapping[str, Node], ones: set[str]) -> bool:
-    """Return True if a trip count is ReduceMax(max_lengths) + 1, as ``freerun.export.greedy`` writes it."""
+    """Return True if a trip count is ReduceMax(max_lengths) + 1, as ``freerun.export.greedy_graph`` writes it."""
     if trips is None or trips.operator != "Add" or len(trips.inputs) != 2 or trips.inputs[1] not in ones:
         return False
     longest = producers.get(trips.inputs[0])

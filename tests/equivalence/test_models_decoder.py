@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from freerun.models.decoder import Decoder, Encoded
-from freerun.models.state import State
+from freerun.models.recurrent_state import State
 from tests.networks import (
     BACKENDS,
     CELLS,

@@ -15,13 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 import freerun
 from freerun.errors import BundleError
-from freerun.export.encode import encoder_graph
-from freerun.export.files import graph_files
+from freerun.export.encoder_graph import encoder_graph
 from freerun.export.graph import FLOAT, Graph, model_of
-from freerun.export.greedy import greedy_graph
+from freerun.export.graph_files import graph_files
+from freerun.export.greedy_graph import greedy_graph
 from freerun.export.products import Fp32
 from freerun.export.quantise import Int8
-from freerun.export.step import step_graph
+from freerun.export.step_graph import step_graph
 from freerun.runtime.bundle import read_bundle
 from freerun.runtime.graph_rules import OPERATORS, check_graph, most_fields
 from freerun.runtime.graph_sizes import RULES

@@ -10,11 +10,11 @@ from typing import Final
 
 import numpy as np
 
-from freerun.export.cells import LayerState
-from freerun.export.decoder import State
+from freerun.export.cell_nodes import LayerState
+from freerun.export.decoder_nodes import State
 from freerun.export.graph import FLOAT, INT32, Graph, Value
+from freerun.export.layer_nodes import by_operator, by_scan, input_gates, token_gates
 from freerun.export.products import Arithmetic
-from freerun.export.recurrence import by_operator, by_scan, input_gates, token_gates
 from freerun.export.weights import LayerWeights, ModelWeights
 
 __all__ = ["Encoded", "encode"]

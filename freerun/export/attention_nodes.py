@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from freerun.export.entries import Entries
+from freerun.export.entry_nodes import Entries
 from freerun.export.graph import Graph, Value
 from freerun.export.weights import ModelWeights
 

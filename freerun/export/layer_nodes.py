@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from freerun.export.cells import CELLS, LayerState, part_widths
+from freerun.export.cell_nodes import CELLS, LayerState, part_widths
 from freerun.export.graph import BOOL, FLOAT, Array, Graph, Value
 from freerun.export.products import Arithmetic, several
 from freerun.export.weights import LayerWeights

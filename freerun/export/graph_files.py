@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from freerun.export.arrays import greedy_arrays
-from freerun.export.encode import encoder_graph
+from freerun.export.encoder_graph import encoder_graph
 from freerun.export.graph import model_of
-from freerun.export.greedy import greedy_graph
+from freerun.export.greedy_graph import greedy_graph
 from freerun.export.products import Arithmetic, Fp32
 from freerun.export.quantise import Int8
-from freerun.export.step import step_graph
+from freerun.export.step_graph import step_graph
 from freerun.export.weights import ModelWeights
 from freerun.runtime.bundle import Bundle, arrays_file, graph_file
 from freerun.runtime.compiled_greedy import supports

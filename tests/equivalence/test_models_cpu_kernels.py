@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freerun.models import recurrence
-from freerun.models.cpu_core import core_sequence
+from freerun.models.cpu_kernels import core_sequence
 from freerun.models.recurrence import RecurrentLayer, Tokens
 from freerun.training.precision import autocast, bf16_is_fast
 from tests.networks import CELLS, close, draw, gradients, layer, randomise, some_of

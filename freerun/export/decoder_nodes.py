@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from freerun.export.attention import read_memory
-from freerun.export.cells import CELLS, LayerState, part_widths
-from freerun.export.entries import Entries
+from freerun.export.attention_nodes import read_memory
+from freerun.export.cell_nodes import CELLS, LayerState, part_widths
+from freerun.export.entry_nodes import Entries
 from freerun.export.graph import Graph, Value
 from freerun.export.products import Arithmetic, Fp32, several
 from freerun.export.weights import Linear, ModelWeights

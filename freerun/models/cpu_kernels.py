@@ -91,7 +91,7 @@ class _Sequence(torch.autograd.Function):
         lengths_B: Tensor | None,
         low: torch.dtype | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        from freerun.models.cells import CELLS  # imports Numba
+        from freerun.models.compiled_cells import CELLS  # imports Numba
 
         steps, batch = gates.shape[:2] if ids_TB is None else ids_TB.shape
         size = weight_GH.shape[1]
@@ -121,7 +121,7 @@ class _Sequence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_outputs: Tensor | None, d_h: Tensor | None, d_c: Tensor | None) -> tuple[Any, ...]:
-        from freerun.models.cells import CELLS, add_rows
+        from freerun.models.compiled_cells import CELLS, add_rows
 
         full_SBH, kept_TBK, h_SBH, gates, ids_TB, weight = ctx.saved_tensors
         cell, low, ends = ctx.cell, ctx.low, ctx.ends

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from freerun.export.decoder import DecoderStep, State
-from freerun.export.entries import Entries, OneRowEach, SeveralRowsEach
+from freerun.export.decoder_nodes import DecoderStep, State
+from freerun.export.entry_nodes import Entries, OneRowEach, SeveralRowsEach
 from freerun.export.graph import FLOAT, INT64, Graph, Value
 from freerun.export.products import Arithmetic
 from freerun.export.weights import ModelWeights

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from freerun.export.decoder import DecoderStep, State
-from freerun.export.encoder import encode
-from freerun.export.entries import OneRowEach
+from freerun.export.decoder_nodes import DecoderStep, State
+from freerun.export.encoder_nodes import encode
+from freerun.export.entry_nodes import OneRowEach
 from freerun.export.graph import BOOL, FLOAT, INT64, Graph, Value
 from freerun.export.products import Arithmetic
-from freerun.export.step import never_written
+from freerun.export.step_graph import never_written
 from freerun.export.weights import ModelWeights
 from freerun.symbols import BOS, EOS, PAD
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from numba import njit
 
-from freerun.models import cells
+from freerun.models import compiled_cells as cells
 from tests.networks import CELLS
 
 each_cell = pytest.mark.parametrize("cell", CELLS)
@@ -130,7 +130,7 @@ def test_without_a_folder_for_code_it_is_compiled_all_the_same(monkeypatch):
 
 
 def test_without_numba_it_says_how_to_install_it():
-    program = "import sys; sys.modules['numba'] = None; import freerun.models.cells"
+    program = "import sys; sys.modules['numba'] = None; import freerun.models.compiled_cells"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     message = "numba: this package is not installed, and training on a CPU needs it. Expected the extra 'train'."
     assert f"{message} Install it with: pip install 'freerun[train]'" in found.stderr
