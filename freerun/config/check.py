@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from freerun.architecture import AttentionSpec, attention_kinds, attention_scores
 from freerun.bounds import shown_number
 from freerun.config.sections import (
     ALTERNATIVES,
@@ -145,12 +146,14 @@ class _Check:
                 self._add(".".join((*place, "strategy")), problem.what, problem.expected, problem.fix)
             return None
         model = self._section("model", ModelConfig)
-        if getattr(settings, "needs_replay", False) and (model["attention"] == "bahdanau" or model["input_feeding"]):
-            stepwise = 'attention = "bahdanau"' if model["attention"] == "bahdanau" else "input_feeding = true"
+        attention = _spec(attention_kinds(), model["attention"])
+        within = attention is not None and attention.within_recurrence
+        if getattr(settings, "needs_replay", False) and (within or model["input_feeding"]):
+            stepwise = f"attention = {shown(model['attention'])}" if within else "input_feeding = true"
             self._add(
                 ".".join((*place, "strategy")),
                 f"{name!r} replays whole sequences, which [model] {stepwise} makes impossible",
-                'Expected attention = "none", or "luong" without input feeding, beside it',
+                f"Expected attention = {_kinds_with(lambda spec: not spec.within_recurrence)}, without input feeding",
                 "Change one of the two",
             )
         own = {key: value for key, value in section.items() if key != "strategy"}
@@ -185,17 +188,7 @@ class _Check:
             what = f"{shown(average)} checkpoints cannot be averaged when keep = {shown(keep)} of them are kept"
             fix = f"Set training.keep = {shown(average)} or more"
             self._add("training.average", what, "Expected average <= keep", fix)
-        if (model["attention"], model["attention_score"], model["bidirectional"]) == ("luong", "dot", True):
-            self._add(
-                "model.attention_score",
-                '"dot" compares vectors of one size, but those of a two-directional encoder are twice as long',
-                'Expected "general" or "concat", or bidirectional = false',
-                "Change one of the two",
-            )
-
-        if model["input_feeding"] is True and model["attention"] != "luong":
-            what = f"input feeding with attention = {shown(model['attention'])}"
-            self._add("model.input_feeding", what, 'Expected attention = "luong" beside it', "Change one of the two")
+        self._contradictions_of_attention(model)
         evaluation = self._section("evaluation", EvaluationConfig)
         if evaluation["early_stop"] is True and evaluation["length_penalty"] == 0:
             self._add(
@@ -213,6 +206,27 @@ class _Check:
                 "Expected the same tokens on both sides",
                 "Make the two equal, or set data.shared_vocabulary = false",
             )
+
+    def _contradictions_of_attention(self, model: Mapping[str, Any]) -> None:
+        attention, score = (
+            _spec(attention_kinds(), model["attention"]),
+            _spec(attention_scores(), model["attention_score"]),
+        )
+        is_scored = attention is not None and score is not None and attention.kind == score.kind
+        if score is not None and is_scored and score.needs_equal_sizes and model["bidirectional"] is True:
+            others = [each for each in attention_scores().values() if each.kind == score.kind]
+            fitting = " or ".join(shown(each.score) for each in others if not each.needs_equal_sizes)
+            self._add(
+                "model.attention_score",
+                f"{shown(score.score)} compares vectors of one size, but those of a bidirectional encoder are twice as "
+                "long",
+                f"Expected {fitting}, or bidirectional = false",
+                "Change one of the two",
+            )
+        if model["input_feeding"] is True and (attention is None or not attention.feeds_input):
+            what = f"input feeding with attention = {shown(model['attention'])}"
+            fitting = f"Expected attention = {_kinds_with(lambda spec: spec.feeds_input)}"
+            self._add("model.input_feeding", what, fitting, "Change one of the two")
 
     def _section(self, name: str, model: type[BaseModel]) -> dict[str, Any]:
         """A section as far as it is one, with the defaults."""
@@ -269,6 +283,15 @@ class _Check:
                 return found
             value = value[key]
         return value
+
+
+def _spec(registry: Mapping[str, AttentionSpec], value: object) -> AttentionSpec | None:
+    """Return the entry that a raw value names, if it names one."""
+    return registry.get(value) if isinstance(value, str) else None
+
+
+def _kinds_with(fits: Callable[[AttentionSpec], bool]) -> str:
+    return " or ".join(shown(kind) for kind, spec in attention_kinds().items() if fits(spec))
 
 
 def _fix(value: object, place: _Place) -> str:

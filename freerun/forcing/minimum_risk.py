@@ -29,8 +29,8 @@ from freerun.forcing.outputs import SequenceSettings, bounds_of, costs_of, log_p
 from freerun.forcing.replay import encode, replay
 from freerun.forcing.rollout import free_rollout, uniforms
 from freerun.forcing.strategy import Strategy
-from freerun.models.decoder import Encoded
 from freerun.models.dropout import DropoutMasks
+from freerun.models.encoded import Encoded
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import BOS, EOS, NEVER_WRITTEN, PAD
 

@@ -16,8 +16,8 @@ from freerun.forcing.costs import Cost, CostName
 from freerun.forcing.loss import in_full
 from freerun.forcing.rollout import FreeRun
 from freerun.forcing.strategy import StrategySettings
-from freerun.models.decoder import Encoded
 from freerun.models.dropout import DropoutMasks
+from freerun.models.encoded import Encoded
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import EOS
 

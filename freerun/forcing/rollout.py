@@ -16,8 +16,9 @@ from torch import Tensor
 
 from freerun.forcing.batch import Update
 from freerun.forcing.draw import Draw
-from freerun.models.decoder import Decoder, Encoded
+from freerun.models.decoder import Decoder
 from freerun.models.dropout import DropoutMasks
+from freerun.models.encoded import Encoded
 from freerun.models.recurrent_state import State
 from freerun.symbols import BOS, EOS, PAD
 

@@ -1,32 +1,32 @@
-"""The cells of the CPU core: one step of LSTM, GRU and plain RNN, forwards and back, compiled by Numba.
+"""The cells of the CPU kernels: one step of LSTM, GRU and plain RNN, forward and backward, compiled by Numba.
 
-What a step adds to its product with the recurrent weight is a few numbers a unit. Written as tensor operations that is
-a dozen passes over memory and as many calls; here a row's gates are made, used and stored while they are in the
-fastest cache. Each loop writes one array, for then the compiler turns it into vector instructions.
+A step adds little arithmetic to its matmul with the recurrent weight. Written as tensor operations that is a dozen
+passes over memory and as many calls; here a row's gates are computed, used and stored while they are in the fastest
+cache. Each loop writes one array, because then the compiler turns it into vector instructions.
 
-Notation: x the inputs' share of the gates, u the state's, u = h W'; h, c and h', c' the state before and after a step,
-s the logistic function; dv the gradient of v, da that of what a gate's s or tanh is given.
+Notation: x the input projection of the gates, u the recurrent projection, u = h W'; h, c and h', c' the state before
+and after a step, s the logistic function; dv the gradient of v, da that of the argument of a gate's s or tanh.
 
 LSTM (Hochreiter & Schmidhuber 1997; Gers et al. 2000), a = x + u:
 
-    i, f, o = s(a_i), s(a_f), s(a_o);  g = tanh a_g;  c' = f c + i g;  h' = o tanh c'
+    i, f, o = s(a_i), s(a_f), s(a_o);  g = tanh a_g;  c' = f * c + i * g;  h' = o * tanh c'
 
-    dc' += dh' o (_ONE - tanh^2 c');  da_o = dh' tanh c' o (_ONE - o)
-    da_i = dc' g i (_ONE - i);  da_f = dc' c f (_ONE - f);  da_g = dc' i (_ONE - g^2);  dc = dc' f
+    dc' += dh' * o * (1 - tanh^2 c');  da_o = dh' * tanh c' * o * (1 - o)
+    da_i = dc' * g * i * (1 - i);  da_f = dc' * c * f * (1 - f);  da_g = dc' * i * (1 - g^2);  dc = dc' * f
 
-GRU (Cho et al. 2014, the reset gate after the product as in cuDNN), b the recurrent bias of the candidate:
+GRU (Cho et al. 2014, the reset gate after the matmul as in cuDNN), b the recurrent bias of the candidate:
 
-    r, z = s(x_r + u_r), s(x_z + u_z);  n = tanh(x_n + r (u_n + b));  h' = n + z (h - n)
+    r, z = s(x_r + u_r), s(x_z + u_z);  n = tanh(x_n + r * (u_n + b));  h' = n + z * (h - n)
 
-    da_z = dh' (h - n) z (_ONE - z);  da_n = dh' (_ONE - z) (_ONE - n^2);  da_r = da_n (u_n + b) r (_ONE - r)
-    du_n = db = da_n r, which is not da_n;  dh = dh' z, and what comes through the products
+    da_z = dh' * (h - n) * z * (1 - z);  da_n = dh' * (1 - z) * (1 - n^2);  da_r = da_n * (u_n + b) * r * (1 - r)
+    du_n = db = da_n * r, which is not da_n;  dh = dh' * z, plus what the matmuls pass back
 
-RNN (Elman 1990):  h' = tanh(x + u);  da = dh' (_ONE - h'^2)
+RNN (Elman 1990):  h' = tanh(x + u);  da = dh' * (1 - h'^2)
 
-Numbers that are multiplied may be bf16; NumPy does not know that type, so they come as the 16 bits they are, uint16.
-All sums are made in the type of the others, float32 or float64.
+Operands of matmuls may be bf16; NumPy does not have that type, so they come as their 16 bits, uint16. All sums are in
+the type of the others, float32 or float64.
 
-Shape suffixes: B batch, H hidden, G gates x hidden, K what a step keeps (4 H, RNN: H), N rows of the inputs' share.
+Shape suffixes: B batch, H hidden, G gates x hidden, K what a step saves (4 H, RNN: 0), N rows of the input projection.
 """
 
 from __future__ import annotations
@@ -48,23 +48,23 @@ try:
 except ModuleNotFoundError as missing:
     raise MissingExtraError("numba", "train", "training on a CPU") from missing
 
-__all__ = ["CELLS", "CellSteps", "add_rows"]
+__all__ = ["COMPILED_CELLS", "CellSteps", "add_rows"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Numbers = NDArray[Any]
 Rows = NDArray[np.int64]
 
-# Products and sums may be contracted to one instruction, but nothing assumes that numbers are finite: NaN stays NaN.
+# A multiplication and an addition may become one instruction, but nothing assumes finite numbers: NaN stays NaN.
 _ARITHMETIC = {"contract"}
 
 
 def _compiled(function: Function) -> Function:
-    """Compile on the first call, and keep the code beside this file (or in the user's cache) for the next process."""
+    """Compile on the first call, and cache the code next to this file (or in the user's cache) for the next process."""
     try:
-        made: Any = njit(cache=True, nogil=True, fastmath=_ARITHMETIC, error_model="numpy")(function)
-    except RuntimeError:  # no folder to keep it in: every process compiles its own
-        made = njit(nogil=True, fastmath=_ARITHMETIC, error_model="numpy")(function)
-    return cast("Function", made)
+        compiled: Any = njit(cache=True, nogil=True, fastmath=_ARITHMETIC, error_model="numpy")(function)
+    except RuntimeError:  # no writable cache directory: every process compiles its own
+        compiled = njit(nogil=True, fastmath=_ARITHMETIC, error_model="numpy")(function)
+    return cast("Function", compiled)
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ def _compiled(function: Function) -> Function:
 
 @intrinsic
 def _from_bf16(context: Any, bits: Any) -> Any:
-    """The float32 that begins with these 16 bits."""
+    """Return the float32 whose upper half is these 16 bits."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         wide = builder.zext(arguments[0], ir.IntType(32))
@@ -83,7 +83,7 @@ def _from_bf16(context: Any, bits: Any) -> Any:
 
 @intrinsic
 def _to_bf16(context: Any, value: Any) -> Any:
-    """The first 16 bits of a float32 rounded to the nearest, ties to even; NaN stays NaN."""
+    """Return the upper 16 bits of a float32, rounded to nearest, ties to even; NaN stays NaN."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         word = ir.IntType(32)
@@ -98,7 +98,7 @@ def _to_bf16(context: Any, value: Any) -> Any:
 
 @intrinsic
 def _times_two_to(context: Any, value: Any, shifted: Any) -> Any:
-    """Value * 2^n in float32, ``shifted`` being n + 1.5 * 2^23, whose last bits are those of n."""
+    """Return ``value * 2^n`` in float32; ``shifted`` is n + 1.5 * 2^23, whose last bits are those of n."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         word = ir.IntType(32)
@@ -108,23 +108,23 @@ def _times_two_to(context: Any, value: Any, shifted: Any) -> Any:
     return types.float32(types.float32, types.float32), code
 
 
-def _full(value: Any) -> Any:
-    """A number in the type of sums."""
+def _upcast(value: Any) -> Any:
+    """Convert a number to the type of sums."""
 
 
-@overload(_full, inline="always", strict=False)
-def _full_of(value: Any) -> Any:
+@overload(_upcast, inline="always", strict=False)
+def _upcast_of(value: Any) -> Any:
     if value == types.uint16:
         return lambda value: _from_bf16(value)  # type: ignore[call-arg]  # noqa: PLW0108 (Numba takes plain functions only)
     return lambda value: value
 
 
-def _low(value: Any, like: Any) -> Any:
-    """A number in the type of ``like``, which is multiplied."""
+def _downcast(value: Any, like: Any) -> Any:
+    """Convert a number to the type of ``like``, an operand of a matmul."""
 
 
-@overload(_low, inline="always", strict=False)
-def _low_of(value: Any, like: Any) -> Any:
+@overload(_downcast, inline="always", strict=False)
+def _downcast_of(value: Any, like: Any) -> Any:
     if like == types.uint16:
         return lambda value, like: _to_bf16(value)  # type: ignore[call-arg]
     return lambda value, like: value
@@ -133,18 +133,18 @@ def _low_of(value: Any, like: Any) -> Any:
 _ONE, _TWO = np.float32(1.0), np.float32(2.0)
 _LOG2_E = np.float32(1.4426950408889634)
 _SHIFT = np.float32(1.5 * 2**23)
-"""Added to a float32, it leaves no place for a fraction: the sum is rounded to a whole number."""
+"""Added to a float32, it leaves no bits for a fraction: the sum is rounded to an integer."""
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _LARGEST = np.float32(87.0)
-"""e to this is near the largest float32, and e to its negative near the smallest that is normal."""
+"""e^87 is near the largest float32, and e^-87 near the smallest normal one."""
 _C7, _C6, _C5, _C4, _C3, _C2 = (np.float32(1 / math.factorial(n)) for n in range(7, 1, -1))
 
 
 @_compiled
 def _exp32(x: Any) -> Any:
-    """e^x in float32 to 2e-7, relative: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its series (Cody & Waite 1980).
+    """Return e^x in float32, relative error 2e-7: x = n ln 2 + r, |r| <= ln 2 / 2, e^r by series (Cody & Waite 1980).
 
-    Beyond ``_LARGEST`` it stays what it is there.
+    Beyond ``_LARGEST`` it is constant.
     """
     if x > _LARGEST:
         x = _LARGEST
@@ -158,7 +158,7 @@ def _exp32(x: Any) -> Any:
 
 
 def _logistic(x: Any) -> Any:
-    """1 / (1 + e^-x)."""
+    """Return ``1 / (1 + e^-x)``."""
 
 
 @overload(_logistic, inline="always", strict=False)
@@ -169,7 +169,7 @@ def _logistic_of(x: Any) -> Any:
 
 
 def _tanh(x: Any) -> Any:
-    """Tanh x; in float32 as 2 s(2 x) - 1, which is off by 2e-7 at most."""
+    """Return ``tanh x``; in float32 as 2 s(2 x) - 1, with an error of 2e-7 at most."""
 
 
 @overload(_tanh, inline="always", strict=False)
@@ -189,17 +189,17 @@ def _lstm_forward(
     rows_B: Rows,
     bias_H: Numbers,
     c_BH: Numbers,
-    kept_BK: Numbers,
+    saved_BK: Numbers,
     new_c_BH: Numbers,
     h_BH: Numbers,
 ) -> None:
     size = c_BH.shape[1]
     for row in range(len(c_BH)):
         u, x, c, new_c, h = u_BG[row], x_NG[rows_B[row]], c_BH[row], new_c_BH[row], h_BH[row]
-        gates = kept_BK[row]
+        gates = saved_BK[row]
         i, f, g, o = gates[:size], gates[size : 2 * size], gates[2 * size : 3 * size], gates[3 * size :]
         for j in range(4 * size):
-            gates[j] = _full(x[j]) + _full(u[j])
+            gates[j] = _upcast(x[j]) + _upcast(u[j])
         for j in range(2 * size):
             gates[j] = _logistic(gates[j])
         for j in range(size):
@@ -209,14 +209,14 @@ def _lstm_forward(
         for j in range(size):
             new_c[j] = f[j] * c[j] + i[j] * g[j]
         for j in range(size):
-            h[j] = _low(o[j] * _tanh(new_c[j]), h[j])
+            h[j] = _downcast(o[j] * _tanh(new_c[j]), h[j])
 
 
 @_compiled
 def _lstm_backward(
     dh_BH: Numbers,
     du_h_BH: Numbers,
-    kept_BK: Numbers,
+    saved_BK: Numbers,
     c_BH: Numbers,
     new_c_BH: Numbers,
     dc_BH: Numbers,
@@ -227,11 +227,11 @@ def _lstm_backward(
     size = c_BH.shape[1]
     for row in range(len(c_BH)):
         dh, du_h, c, new_c, dc = dh_BH[row], du_h_BH[row], c_BH[row], new_c_BH[row], dc_BH[row]
-        gates, da, du = kept_BK[row], da_BG[row], du_BG[row]
+        gates, da, du = saved_BK[row], da_BG[row], du_BG[row]
         i, f, g, o = gates[:size], gates[size : 2 * size], gates[2 * size : 3 * size], gates[3 * size :]
         da_i, da_f, da_g, da_o = da[:size], da[size : 2 * size], da[2 * size : 3 * size], da[3 * size :]
         for j in range(size):
-            dh[j] += _full(du_h[j])
+            dh[j] += _upcast(du_h[j])
         for j in range(size):
             da_o[j] = _tanh(new_c[j])
         for j in range(size):
@@ -247,7 +247,7 @@ def _lstm_backward(
         for j in range(size):
             dc[j] *= f[j]
         for j in range(4 * size):
-            du[j] = _low(da[j], du[j])
+            du[j] = _downcast(da[j], du[j])
 
 
 # -- GRU ---------------------------------------------------------------------------------------------------------------
@@ -260,32 +260,32 @@ def _gru_forward(
     rows_B: Rows,
     bias_H: Numbers,
     h_BH: Numbers,
-    kept_BK: Numbers,
+    saved_BK: Numbers,
     new_h_BH: Numbers,
-    low_h_BH: Numbers,
+    compute_h_BH: Numbers,
 ) -> None:
     size = h_BH.shape[1]
     for row in range(len(h_BH)):
-        u, x, h, new_h, low_h = u_BG[row], x_NG[rows_B[row]], h_BH[row], new_h_BH[row], low_h_BH[row]
-        kept = kept_BK[row]
-        r, z, n, b_u_n = kept[:size], kept[size : 2 * size], kept[2 * size : 3 * size], kept[3 * size :]
+        u, x, h, new_h, compute_h = u_BG[row], x_NG[rows_B[row]], h_BH[row], new_h_BH[row], compute_h_BH[row]
+        saved = saved_BK[row]
+        r, z, n, b_u_n = saved[:size], saved[size : 2 * size], saved[2 * size : 3 * size], saved[3 * size :]
         for j in range(2 * size):
-            kept[j] = _logistic(_full(x[j]) + _full(u[j]))
+            saved[j] = _logistic(_upcast(x[j]) + _upcast(u[j]))
         for j in range(size):
-            b_u_n[j] = _full(u[2 * size + j]) + bias_H[j]
+            b_u_n[j] = _upcast(u[2 * size + j]) + bias_H[j]
         for j in range(size):
-            n[j] = _tanh(_full(x[2 * size + j]) + r[j] * b_u_n[j])
+            n[j] = _tanh(_upcast(x[2 * size + j]) + r[j] * b_u_n[j])
         for j in range(size):
             new_h[j] = n[j] + z[j] * (h[j] - n[j])
         for j in range(size):
-            low_h[j] = _low(new_h[j], low_h[j])
+            compute_h[j] = _downcast(new_h[j], compute_h[j])
 
 
 @_compiled
 def _gru_backward(
     dh_BH: Numbers,
     du_h_BH: Numbers,
-    kept_BK: Numbers,
+    saved_BK: Numbers,
     h_BH: Numbers,
     new_h_BH: Numbers,
     d_carried_BH: Numbers,
@@ -296,11 +296,11 @@ def _gru_backward(
     size = h_BH.shape[1]
     for row in range(len(h_BH)):
         dh, du_h, h, d_carried = dh_BH[row], du_h_BH[row], h_BH[row], d_carried_BH[row]
-        kept, da, du = kept_BK[row], da_BG[row], du_BG[row]
-        r, z, n, b_u_n = kept[:size], kept[size : 2 * size], kept[2 * size : 3 * size], kept[3 * size :]
+        saved, da, du = saved_BK[row], da_BG[row], du_BG[row]
+        r, z, n, b_u_n = saved[:size], saved[size : 2 * size], saved[2 * size : 3 * size], saved[3 * size :]
         da_r, da_z, da_n, du_n = da[:size], da[size : 2 * size], da[2 * size :], du[2 * size :]
         for j in range(size):
-            dh[j] += _full(du_h[j]) + d_carried[j]
+            dh[j] += _upcast(du_h[j]) + d_carried[j]
         for j in range(size):
             da_n[j] = dh[j] * (_ONE - z[j]) * (_ONE - n[j] * n[j])
         for j in range(size):
@@ -310,9 +310,9 @@ def _gru_backward(
         for j in range(size):
             db_H[j] += da_n[j] * r[j]
         for j in range(2 * size):
-            du[j] = _low(da[j], du[j])
+            du[j] = _downcast(da[j], du[j])
         for j in range(size):
-            du_n[j] = _low(da_n[j] * r[j], du_n[j])
+            du_n[j] = _downcast(da_n[j] * r[j], du_n[j])
         for j in range(size):
             d_carried[j] = dh[j] * z[j]
 
@@ -327,23 +327,23 @@ def _rnn_forward(
     rows_B: Rows,
     bias_H: Numbers,
     h_BH: Numbers,
-    kept_BK: Numbers,
+    saved_BK: Numbers,
     new_h_BH: Numbers,
-    low_h_BH: Numbers,
+    compute_h_BH: Numbers,
 ) -> None:
     for row in range(len(h_BH)):
-        u, x, new_h, low_h = u_BG[row], x_NG[rows_B[row]], new_h_BH[row], low_h_BH[row]
+        u, x, new_h, compute_h = u_BG[row], x_NG[rows_B[row]], new_h_BH[row], compute_h_BH[row]
         for j in range(len(new_h)):
-            new_h[j] = _tanh(_full(x[j]) + _full(u[j]))
+            new_h[j] = _tanh(_upcast(x[j]) + _upcast(u[j]))
         for j in range(len(new_h)):
-            low_h[j] = _low(new_h[j], low_h[j])
+            compute_h[j] = _downcast(new_h[j], compute_h[j])
 
 
 @_compiled
 def _rnn_backward(
     dh_BH: Numbers,
     du_h_BH: Numbers,
-    kept_BK: Numbers,
+    saved_BK: Numbers,
     h_BH: Numbers,
     new_h_BH: Numbers,
     d_carried_BH: Numbers,
@@ -354,14 +354,14 @@ def _rnn_backward(
     for row in range(len(h_BH)):
         dh, du_h, new_h, da, du = dh_BH[row], du_h_BH[row], new_h_BH[row], da_BG[row], du_BG[row]
         for j in range(len(new_h)):
-            dh[j] += _full(du_h[j])
+            dh[j] += _upcast(du_h[j])
         for j in range(len(new_h)):
             da[j] = dh[j] * (_ONE - new_h[j] * new_h[j])
         for j in range(len(new_h)):
-            du[j] = _low(da[j], du[j])
+            du[j] = _downcast(da[j], du[j])
 
 
-# -- what the core asks for --------------------------------------------------------------------------------------------
+# -- the cells of the kernels ------------------------------------------------------------------------------------------
 
 
 @_compiled
@@ -379,26 +379,26 @@ def add_rows(
 
 @dataclass(frozen=True)
 class CellSteps:
-    """One cell.
+    """The steps of one cell.
 
-    ``forward(u_BG, x_NG, rows_B, bias_H, full_BH, kept_BK, new_full_BH, h_BH)``: from the product ``u_BG``, the rows
-    ``rows_B`` of the inputs' share ``x_NG``, a GRU's ``bias_H`` and the state ``full_BH``, it writes what the backward
-    step needs, the new state, and the h that is multiplied next. ``full`` is what a step hands on in the type of sums:
-    an LSTM's c, and h of the others.
+    ``forward(u_BG, x_NG, rows_B, bias_H, accum_BH, saved_BK, new_accum_BH, h_BH)``: from the recurrent projection
+    ``u_BG``, the rows ``rows_B`` of the input projection ``x_NG``, a GRU's ``bias_H`` and the state ``accum_BH``, it
+    writes what the backward step needs, the new state, and the h that is multiplied next. ``accum`` is the state in
+    the type of sums: an LSTM's c, and h of the others.
 
-    ``backward(dh_BH, du_h_BH, kept_BK, full_BH, new_full_BH, d_full_BH, da_BG, du_BG, db_H)``: from the gradient of h
-    that comes from above, to which that of the next step's product is added in place, and from ``d_full_BH``, that of
-    the new state, it writes the gradients of the old state (in place), of the inputs' share and of the product, and
-    adds to a GRU's ``db_H``.
+    ``backward(dh_BH, du_h_BH, saved_BK, accum_BH, new_accum_BH, d_accum_BH, da_BG, du_BG, db_H)``: from the gradient of
+    the output h, to which the one that the next step's matmul passes back is added in place, and from ``d_accum_BH``,
+    that of the new state, it writes the gradients of the old state (in place), of the input projection and of the
+    recurrent one, and adds to a GRU's ``db_H``.
     """
 
     forward: Callable[..., None]
     backward: Callable[..., None]
-    kept: int
-    """Numbers a unit that a step keeps."""
+    saved: int
+    """Numbers per unit that a step saves."""
 
 
-CELLS = {
+COMPILED_CELLS = {
     "lstm": CellSteps(_lstm_forward, _lstm_backward, 4),
     "gru": CellSteps(_gru_forward, _gru_backward, 4),
     "rnn": CellSteps(_rnn_forward, _rnn_backward, 0),

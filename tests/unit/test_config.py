@@ -388,7 +388,7 @@ def test_a_wrong_schedule_is_told(value, key, expected):
             "model",
             "input_feeding = true",
             (
-                'model.input_feeding: input feeding with attention = "none". Expected attention = "luong" beside it. '
+                'model.input_feeding: input feeding with attention = "none". Expected attention = "luong". '
                 "Change one of the two."
             ),
         ),
