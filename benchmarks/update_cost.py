@@ -19,13 +19,13 @@ from pathlib import Path
 
 import torch
 
+from freerun.architecture import Architecture
 from freerun.build import learner_of, model_sizes, new_model, order_of
 from freerun.config import Config, parse_config
 from freerun.data.batching import Batch
 from freerun.data.builtin import make_dataset
 from freerun.experiment.prepare import DataSource, TrainingData, load_data
 from freerun.forcing.registry import settings_of
-from freerun.models.seq2seq import Sizes
 from freerun.training.learner import Learner
 from freerun.training.precision import bf16_is_fast
 from freerun.training.progress import Progress
@@ -45,7 +45,7 @@ PARTS = {
 }
 
 
-def operations(sizes: Sizes, batch: Batch) -> float:
+def operations(sizes: Architecture, batch: Batch) -> float:
     """Floating-point operations of an update's products: for each one forward there are two backward."""
     rows, source = batch.source.shape
     target = batch.target_in.shape[1]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
+from freerun.architecture import Architecture, attention_name
 from freerun.config import (
     HIGHER_IS_BETTER,
     Config,
@@ -22,9 +22,8 @@ from freerun.forcing.registry import strategy_named
 from freerun.forcing.strategy import Objective, Strategy
 from freerun.memory import check_fits
 from freerun.models.initialise import initialise
-from freerun.models.seq2seq import Seq2Seq, Sizes
+from freerun.models.seq2seq import Seq2Seq
 from freerun.runtime.limits import Limits
-from freerun.runtime.sizes import Sizes as BundleSizes
 from freerun.training import schedules
 from freerun.training.learner import Learner
 from freerun.training.optimisers import make_optimiser
@@ -51,31 +50,31 @@ _COPIES = {"sgd": 2, "adam": 4, "adamw": 4}
 """Numbers that are held for each parameter: itself, its gradient, and the optimizer's state."""
 
 
-def model_sizes(config: ModelConfig, source_vocabulary: int, target_vocabulary: int) -> Sizes:
+def model_sizes(config: ModelConfig, source_vocabulary: int, target_vocabulary: int) -> Architecture:
     """What ``[model]`` and the two vocabularies' sizes say of the network."""
-    return Sizes(
-        source_vocabulary,
-        target_vocabulary,
-        config.embedding_size,
-        config.hidden_size,
-        config.num_layers,
-        config.cell,
-        config.bidirectional,
-        config.context,
-        config.attention_score if config.attention == "luong" else config.attention,
-        config.tied_output,
-        config.input_feeding,
+    return Architecture(
+        source_vocabulary=source_vocabulary,
+        target_vocabulary=target_vocabulary,
+        embedding_size=config.embedding_size,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        cell=config.cell,
+        bidirectional=config.bidirectional,
+        context=config.context,
+        attention=attention_name(config.attention, config.attention_score),
+        tied_output=config.tied_output,
+        input_feeding=config.input_feeding,
     )
 
 
-def new_model(config: Config, sizes: Sizes) -> Seq2Seq:
+def new_model(config: Config, sizes: Architecture) -> Seq2Seq:
     """A model with its first weights."""
     options = config.model
     network = (
         f"a network with hidden_size = {options.hidden_size:,}, embedding_size = {options.embedding_size:,} and "
         f"num_layers = {options.num_layers:,}"
     )
-    parameters = Limits(BundleSizes.of(dataclasses.asdict(sizes))).numbers
+    parameters = Limits(sizes).numbers
     check_fits("model", network, parameters, _COPIES[config.training.optimizer], "Choose smaller sizes")
     try:
         model = Seq2Seq(sizes, options.dropout, options.embedding_dropout, config.training.backend)

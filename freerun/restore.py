@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from freerun.architecture import Architecture
 from freerun.errors import BundleError
-from freerun.models.seq2seq import Seq2Seq, Sizes
+from freerun.models.seq2seq import Seq2Seq
 from freerun.models.stepper import TorchStepper
 from freerun.runtime.bundle import Bundle
 
@@ -30,11 +31,11 @@ def load_model(bundle: Bundle) -> Seq2Seq:
     return model.eval()
 
 
-def sizes_of(bundle: Bundle) -> Sizes:
+def sizes_of(bundle: Bundle) -> Architecture:
     """The sizes that a bundle names."""
     path = bundle.folder / "config.json"
     try:
-        return Sizes(**bundle.model)
+        return Architecture(**bundle.model)
     except TypeError as error:
         raise BundleError(path, f"its model section does not fit: {error}", fix="Copy the bundle again") from None
 
@@ -54,6 +55,6 @@ def load_steppers(bundle: Bundle, threads: int = 0) -> Callable[[], TorchStepper
     return lambda: TorchStepper(model, threads)
 
 
-def sizes_as_dict(sizes: Sizes) -> dict[str, object]:
+def sizes_as_dict(sizes: Architecture) -> dict[str, object]:
     """Sizes as JSON values, for a bundle."""
     return dataclasses.asdict(sizes)

@@ -9,17 +9,18 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
+from freerun.architecture import Architecture
 from freerun.data.codec import Codec, build_codecs
 from freerun.data.readers import Pair
 from freerun.data.tokenizers import WhitespaceTokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.export.arrays import greedy_arrays
-from freerun.export.encode import encoder_graph
-from freerun.export.files import graph_files
+from freerun.export.encoder_graph import encoder_graph
 from freerun.export.graph import model_of
-from freerun.export.greedy import greedy_graph
+from freerun.export.graph_files import graph_files
+from freerun.export.greedy_graph import greedy_graph
 from freerun.export.products import Fp32
-from freerun.export.step import step_graph
+from freerun.export.step_graph import step_graph
 from freerun.export.weights import ModelWeights
 from freerun.runtime.bundle import read_bundle
 from freerun.runtime.graph_rules import check_graph
@@ -27,7 +28,6 @@ from freerun.runtime.graphs import metadata_of
 from freerun.runtime.limits import Limits
 from freerun.runtime.onnx_file import read_onnx
 from freerun.runtime.session import open_session
-from freerun.runtime.sizes import Sizes
 from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
 from freerun.training.checkpoint import serialised
@@ -70,7 +70,7 @@ class GraphsOf:
     def __init__(self, model, arithmetic=None, limit=1.0):
         self.vocabulary_size = model.sizes.target_vocabulary
         arrays = {name: value.float().numpy() for name, value in model.state_dict().items()}
-        self.weights = ModelWeights(Sizes(**asdict(model.sizes)), arrays)
+        self.weights = ModelWeights(model.sizes, arrays)
         self._arithmetic, self._limit, self._sessions = arithmetic or Fp32(), limit, {}
 
     def session(self, name):
@@ -90,7 +90,7 @@ class ArraysOf:
         self.folder, self.config, self.weights_hash = Path("bundle"), {"version": 1}, "w"
         self.source, self.target = (Codec(WhitespaceTokenizer(), Vocabulary(each)) for each in ("abcdefg", "vwxyz"))
         self.model = asdict(model.sizes)
-        self.limits = Limits(Sizes(**self.model))
+        self.limits = Limits(Architecture(**self.model))
         metadata = metadata_of(self, "greedy", precision)
         self._content = greedy_arrays(GraphsOf(model).weights, precision == "int8", limit, metadata)
 

@@ -9,18 +9,21 @@ import numpy as np
 import pytest
 import torch
 
+from freerun.architecture import CELLS as CELL_SPECS
+from freerun.architecture import Architecture
 from freerun.data.batching import make_batch
 from freerun.data.corpus import Corpus, Ragged
 from freerun.forcing.loss import Losses
 from freerun.forcing.rollout import uniforms
 from freerun.forcing.training_batch import TrainingBatch
 from freerun.models.recurrence import RecurrentLayer
-from freerun.models.seq2seq import Seq2Seq, Sizes
+from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import EOS
 from tests.oracle import NO_DROPOUT, Masks, Model
 from tests.oracle_losses import Row
 
-CELLS = ("lstm", "gru", "rnn")
+CELLS = tuple(CELL_SPECS)
+COMPILED_CELLS = tuple(name for name, spec in CELL_SPECS.items() if spec.compiled_training)
 BACKENDS = ("reference", "fused", "auto")
 TORCH = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
 
@@ -46,10 +49,19 @@ def layer(cell, input_size=3, hidden_size=4, backend="reference", seed=0, dtype=
     return randomise(RecurrentLayer(cell, input_size, hidden_size, backend), seed, dtype=dtype)
 
 
+def architecture(source_vocabulary, target_vocabulary=None, **options):
+    """One layer of 64, and as many target ids as source ids unless told otherwise."""
+    return Architecture(
+        source_vocabulary=source_vocabulary,
+        target_vocabulary=target_vocabulary or source_vocabulary,
+        **{"embedding_size": 16, "hidden_size": 64, "num_layers": 1, **options},
+    )
+
+
 def network(seed=0, dtype=torch.float64, dropout=0.0, embedding_dropout=0.0, backend="auto", scale=0.6, **sizes):
     """A model of 11 source and 9 target ids, two layers of 4 unless told otherwise."""
     options = {"embedding_size": 3, "hidden_size": 4, "num_layers": 2, **sizes}
-    model = Seq2Seq(Sizes(11, 9, **options), dropout, embedding_dropout, backend)
+    model = Seq2Seq(architecture(11, 9, **options), dropout, embedding_dropout, backend)
     return randomise(model, seed, scale, dtype)
 
 

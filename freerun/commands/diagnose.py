@@ -23,9 +23,9 @@ from freerun.diagnostics.summary import summary
 from freerun.errors import DataError
 from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.experiment.pairs_spec import PairsToRead, pairs_to_read
-from freerun.models.states import StateReader
+from freerun.models.state_reader import StateReader
 from freerun.models.stepper import TorchStepper
-from freerun.models.threads import Threads
+from freerun.models.torch_threads import Threads
 from freerun.randomness import numpy_generator
 from freerun.restore import load_model
 from freerun.runtime.bundle import Bundle, read_bundle
@@ -118,8 +118,8 @@ def _check_known(where: str, side: str, codec: Codec, texts: list[str]) -> None:
 
 def _page(found: Diagnosis, reader: StateReader, bundle: Bundle, items: EvaluationSet, title: str, pairs: str) -> str:
     """The page, with pictures of states and contexts and some examples."""
-    from freerun.report.diagnosis_page import Clouds, diagnose_page
     from freerun.report.aligned_examples import chosen_examples, examples
+    from freerun.report.diagnosis_page import Clouds, diagnose_page
 
     subjects, states = found.recorded.subjects, found.states
     drawn = numpy_generator(0, "contexts").permutation(len(subjects))

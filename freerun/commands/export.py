@@ -189,7 +189,7 @@ def _kept_names(bundle: Bundle) -> set[str]:
 
 
 def _add_graphs(new: Path, bundle: Bundle, precision: str, limit: float = 1.0) -> None:
-    from freerun.export.files import graph_files
+    from freerun.export.graph_files import graph_files
 
     _write_graphs(new, graph_files(bundle, precision, limit))
 

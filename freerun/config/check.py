@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from freerun.architecture import AttentionSpec, attention_kinds, attention_scores
 from freerun.bounds import shown_number
 from freerun.config.renamed import new_name
 from freerun.config.sections import (
@@ -147,12 +148,14 @@ class _Check:
                 self._add(".".join((*path, "strategy")), problem.what, problem.expected, problem.fix)
             return None
         model = self._section("model", ModelConfig)
-        if getattr(settings, "needs_replay", False) and (model["attention"] == "bahdanau" or model["input_feeding"]):
-            stepwise = 'attention = "bahdanau"' if model["attention"] == "bahdanau" else "input_feeding = true"
+        attention = _spec(attention_kinds(), model["attention"])
+        within = attention is not None and attention.within_recurrence
+        if getattr(settings, "needs_replay", False) and (within or model["input_feeding"]):
+            stepwise = f"attention = {shown(model['attention'])}" if within else "input_feeding = true"
             self._add(
                 ".".join((*path, "strategy")),
                 f"{name!r} replays whole sequences, which is impossible with [model] {stepwise}",
-                'Expected attention = "none", or "luong" without input feeding',
+                f"Expected attention = {_kinds_with(lambda spec: not spec.within_recurrence)}, without input feeding",
                 "Change the strategy or the model",
             )
         keys = {key: value for key, value in section.items() if key != "strategy"}
@@ -187,17 +190,7 @@ class _Check:
             what = f"{shown(average)} checkpoints cannot be averaged if only keep = {shown(keep)} are retained"
             fix = f"Set training.keep to {shown(average)} or more"
             self._add("training.average", what, "Expected average <= keep", fix)
-        if (model["attention"], model["attention_score"], model["bidirectional"]) == ("luong", "dot", True):
-            self._add(
-                "model.attention_score",
-                '"dot" needs vectors of equal size, but those of a bidirectional encoder are twice as long',
-                'Expected "general" or "concat", or bidirectional = false',
-                "Change attention_score or bidirectional",
-            )
-        if model["input_feeding"] is True and model["attention"] != "luong":
-            what = f"input feeding cannot be combined with attention = {shown(model['attention'])}"
-            fix = "Change attention or input_feeding"
-            self._add("model.input_feeding", what, 'Expected attention = "luong"', fix)
+        self._contradictions_of_attention(model)
         evaluation = self._section("evaluation", EvaluationConfig)
         if evaluation["early_stop"] is True and evaluation["length_penalty"] == 0:
             self._add(
@@ -215,6 +208,27 @@ class _Check:
                 "Expected the same tokens on both sides",
                 "Make the two equal, or set data.shared_vocabulary = false",
             )
+
+    def _contradictions_of_attention(self, model: Mapping[str, Any]) -> None:
+        attention, score = (
+            _spec(attention_kinds(), model["attention"]),
+            _spec(attention_scores(), model["attention_score"]),
+        )
+        is_scored = attention is not None and score is not None and attention.kind == score.kind
+        if score is not None and is_scored and score.needs_equal_sizes and model["bidirectional"] is True:
+            others = [each for each in attention_scores().values() if each.kind == score.kind]
+            fitting = " or ".join(shown(each.score) for each in others if not each.needs_equal_sizes)
+            self._add(
+                "model.attention_score",
+                f"{shown(score.score)} needs vectors of equal size, but those of a bidirectional encoder are twice as "
+                "long",
+                f"Expected {fitting}, or bidirectional = false",
+                "Change attention_score or bidirectional",
+            )
+        if model["input_feeding"] is True and (attention is None or not attention.feeds_input):
+            what = f"input feeding cannot be combined with attention = {shown(model['attention'])}"
+            fitting = f"Expected attention = {_kinds_with(lambda spec: spec.feeds_input)}"
+            self._add("model.input_feeding", what, fitting, "Change attention or input_feeding")
 
     def _section(self, name: str, model: type[BaseModel]) -> dict[str, Any]:
         """Return a section with its defaults; only the defaults if it is no table."""
@@ -271,6 +285,16 @@ class _Check:
                 return default
             value = value[key]
         return value
+
+
+def _spec(registry: Mapping[str, AttentionSpec], value: object) -> AttentionSpec | None:
+    """Return the entry that a raw value names, None if it names none."""
+    return registry.get(value) if isinstance(value, str) else None
+
+
+def _kinds_with(fits: Callable[[AttentionSpec], bool]) -> str:
+    """Return the attentions for which ``fits`` holds, as a list for messages."""
+    return " or ".join(shown(kind) for kind, spec in attention_kinds().items() if fits(spec))
 
 
 def _fix(value: object, target: _Target) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from freerun.architecture import CELLS, CONTEXTS, attention_kinds, attention_scores
 from freerun.bounds import ACCUMULATE, BEAM_SIZE, COUNT, LENGTH_PENALTY, MAX_LAYERS, MAX_PIECES, THREADS
 from freerun.config.numbers import (
     Count,
@@ -68,6 +69,17 @@ TokensSpec = Annotated[
     ),
 ]
 
+if TYPE_CHECKING:  # type checkers cannot read the registries
+    CellName: TypeAlias = str
+    ContextName: TypeAlias = str
+    AttentionKind: TypeAlias = str
+    AttentionScore: TypeAlias = str
+else:
+    CellName = Literal[tuple(CELLS)]
+    ContextName = Literal[CONTEXTS]
+    AttentionKind = Literal[tuple(attention_kinds())]
+    AttentionScore = Literal[tuple(attention_scores())]
+
 
 class Section(BaseModel):
     """A table of known keys with strictly typed values."""
@@ -116,15 +128,15 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The network."""
 
-    cell: Literal["lstm", "gru", "rnn"] = "lstm"
+    cell: CellName = "lstm"
     embedding_size: Size = 256
     hidden_size: Size = 512
     num_layers: Annotated[int, Field(ge=1, le=MAX_LAYERS)] = 2
     bidirectional: bool = False
     reverse_source: bool = True
-    context: Literal["init", "every_step"] = "init"
-    attention: Literal["none", "luong", "bahdanau"] = "none"
-    attention_score: Literal["dot", "general", "concat"] = "general"
+    context: ContextName = "init"
+    attention: AttentionKind = "none"
+    attention_score: AttentionScore = "general"
     input_feeding: bool = False
     dropout: Fraction = 0.2
     embedding_dropout: Fraction = 0.0

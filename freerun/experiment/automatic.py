@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from freerun.architecture import attention_kinds, attention_scores
 from freerun.build import learner_of, model_sizes, new_model, order_of, updates_of, updates_per_epoch
 from freerun.config import Config, ForcingSettings, flatten, shown, strategies_of
 from freerun.errors import ConfigError
@@ -30,9 +31,6 @@ LIMIT_MINUTES = 30
 MARGIN = 1.5
 """Announced time / time expected: evaluations vary, and machines are shared."""
 EVALUATIONS = 8
-
-
-_ATTENTIONS = {"none": "no attention", "luong": "Luong attention", "bahdanau": "Bahdanau attention"}
 
 
 @dataclass(frozen=True)
@@ -103,15 +101,16 @@ def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], forcing: Forcing
         reasons.append('A one-directional encoder, because model.attention_score = "dot" compares vectors of one size.')
     if only_with_luong and "model.attention" in values and recipe.attention != "luong":
         reasons.append(
-            f"Luong attention, although {_ATTENTIONS[recipe.attention]} is more accurate on such data, "
+            f"Luong attention, although {attention_kinds()[recipe.attention].title} is more accurate on such data, "
             f"because {only_with_luong}."
         )
     return Choice(values, reasons)
 
 
 def _scores_by_dot(chosen: Mapping[str, Any]) -> bool:
-    """Whether ``chosen`` sets the score that compares states of the encoder and the decoder directly."""
-    return flatten(chosen).get("model.attention_score") == "dot"
+    """Return True if ``chosen`` sets a score that compares states of the encoder and the decoder directly."""
+    score = flatten(chosen).get("model.attention_score")
+    return isinstance(score, str) and score in attention_scores() and attention_scores()[score].needs_equal_sizes
 
 
 def _only_with_luong(chosen: Mapping[str, Any], forcing: ForcingSettings) -> str:
@@ -133,7 +132,8 @@ def _description(data: TrainingData, values: Mapping[str, Any]) -> str:
     """The data and what suits them, in a sentence; ``values`` by key path."""
     sources, targets = (side.lengths.mean() - 1 for side in (data.corpus.sources, data.corpus.targets))  # without EOS
     directions = "two-directional" if values["model.bidirectional"] else "one-directional"
-    attention = _ATTENTIONS.get(values["model.attention"], "attention")
+    kind = attention_kinds().get(values["model.attention"])
+    attention = "attention" if kind is None else kind.title
     tokens = values.get("training.batch_tokens")
     batches = f"{values['training.batch_size']}" if tokens is None else f"{tokens:,} tokens"
     return (

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freerun.architecture import ATTENTIONS, Architecture
 from freerun.build import (
     learner_of,
     model_sizes,
@@ -45,9 +46,9 @@ from freerun.experiment.prepare import DataSource, TrainingData, choose_tokens, 
 from freerun.experiment.spool import Spool, found_spool, spool_pairs
 from freerun.files import write_atomic
 from freerun.lock import inner_lock, only_writer
-from freerun.models.seq2seq import Seq2Seq, Sizes
+from freerun.models.seq2seq import Seq2Seq
 from freerun.models.stepper import TorchStepper
-from freerun.models.threads import Threads
+from freerun.models.torch_threads import Threads
 from freerun.restore import load_weights, sizes_as_dict, sizes_of
 from freerun.runtime.bundle import WEIGHTS, Bundle, read_bundle
 from freerun.runtime.writing import BundleParts, write_bundle
@@ -232,9 +233,8 @@ def _settings_of_bundle(bundle: Bundle) -> dict[str, Any]:
     kept = {
         f"model.{key}": value for key, value in model.items() if key in ModelConfig.model_fields and key != "attention"
     }
-    attention = {"model.attention": model["attention"]}
-    if model["attention"] not in ("none", "bahdanau"):
-        attention = {"model.attention": "luong", "model.attention_score": model["attention"]}
+    spec = ATTENTIONS[model["attention"]]
+    attention = {"model.attention": spec.kind, **({"model.attention_score": spec.score} if spec.score else {})}
     return {
         **kept,
         **attention,
@@ -343,7 +343,7 @@ class _Run:
         self.settings = trainer_settings(config, self.order)
         self.checkpoints = Checkpoints(folder / "checkpoints", config.training.keep)
 
-    def _new_sizes(self) -> Sizes:
+    def _new_sizes(self) -> Architecture:
         return model_sizes(self.config.model, len(self.data.source.vocabulary), len(self.data.target.vocabulary))
 
     def resumption(self) -> Resumption | None:

@@ -1,7 +1,7 @@
-"""``greedy.npz``: a model without attention as the compiled library wants it, see ``freerun.runtime.compiled_greedy``.
+"""``greedy.npz``: a model without attention as the C library reads it, see ``freerun.runtime.compiled_greedy``.
 
-Weights are for ``x @ weight``, gates in torch's order. A token's share of the first layer's gates is a row of a table,
-as in the graphs.
+Weights are for ``x @ weight``, gates in torch's order. A token's projection to the first layer's gates is a row of a
+table, as in the graphs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Arrays = dict[str, Array]
 
 
 def greedy_arrays(weights: ModelWeights, quantise: bool, limit: float, metadata: Mapping[str, str]) -> bytes:
-    """The file; ``limit`` bounds what the decoder's layers give (int8 only)."""
+    """Return the file; ``limit`` bounds the outputs of the decoder's layers (int8 only)."""
     arrays = {
         **_encoder(weights, quantise),
         **_bridge(weights, quantise),
@@ -40,17 +40,17 @@ def greedy_arrays(weights: ModelWeights, quantise: bool, limit: float, metadata:
 def _encoder(weights: ModelWeights, quantise: bool) -> Arrays:
     sizes, embedding = weights.sizes, weights["encoder.embedding.weight"]
     arrays: Arrays = {}
-    for direction in ("forward", "backward")[: 2 if sizes.bidirectional else 1]:
+    for direction in ("forward", "backward")[: sizes.num_directions]:
         for index in range(sizes.num_layers):
             layer, name = weights.layer(f"encoder.{direction}_layers", index), f"encoder.{index}.{direction}"
             arrays |= _recurrent(name, layer, quantise)
             if index:
-                arrays |= _product(f"{name}.input", layer.weight_ih.T, _bias(layer), quantise)
+                arrays |= _product(f"{name}.input", layer.weight_ih.T, layer.input_bias(), quantise)
             elif sizes.has_source_table:
-                arrays[f"{name}.table"] = embedding @ layer.weight_ih.T + _bias(layer)
+                arrays[f"{name}.table"] = embedding @ layer.weight_ih.T + layer.input_bias()
             else:
                 arrays |= _stored(f"{name}.input.weight", layer.weight_ih.T, 0, quantise)
-                arrays[f"{name}.input.bias"] = _bias(layer)
+                arrays[f"{name}.input.bias"] = layer.input_bias()
     if not sizes.has_source_table:
         arrays |= _stored("source_embedding", embedding, -1, quantise)
     return arrays
@@ -73,10 +73,10 @@ def _decoder(weights: ModelWeights, quantise: bool, limit: float) -> Arrays:
         layer, name = weights.layer("decoder.layers", index), f"decoder.{index}"
         arrays |= _recurrent(name, layer, quantise, limit)
         if index:
-            arrays |= _product(f"{name}.input", layer.weight_ih.T, _bias(layer), quantise, limit)
+            arrays |= _product(f"{name}.input", layer.weight_ih.T, layer.input_bias(), quantise, limit)
             continue
         embedding = weights["decoder.embedding.weight"]
-        arrays[f"{name}.table"] = embedding @ layer.weight_ih[:, : sizes.embedding_size].T + _bias(layer)
+        arrays[f"{name}.table"] = embedding @ layer.weight_ih[:, : sizes.embedding_size].T + layer.input_bias()
         if sizes.every_step:
             context = layer.weight_ih[:, sizes.embedding_size :].T
             arrays |= _stored("context_gates.weight", context, 0, quantise)
@@ -95,25 +95,17 @@ def _output(weights: ModelWeights, quantise: bool, limit: float) -> Arrays:
     return arrays
 
 
-def _bias(layer: LayerWeights) -> Array:
-    """Of the inputs, in torch's order: all of it but a GRU's ``bias_hn``."""
-    both = layer.bias_ih + layer.bias_hh
-    if layer.cell == "gru":
-        size = layer.weight_hh.shape[1]
-        both[2 * size :] = layer.bias_ih[2 * size :]
-    return both
-
-
 def _recurrent(name: str, layer: LayerWeights, quantise: bool, limit: float = 1.0) -> Arrays:
+    assert layer.weight_hh is not None and layer.bias_hh is not None
     bias = None
-    if layer.cell == "gru":
-        size = layer.weight_hh.shape[1]
-        bias = np.concatenate([np.zeros(2 * size, np.float32), layer.bias_hh[2 * size :]])
+    if layer.cell.gated_bias:
+        bias = layer.bias_hh.copy()
+        bias[: -layer.hidden_size] = 0
     return _product(f"{name}.recurrent", layer.weight_hh.T, bias, quantise, limit)
 
 
 def _product(name: str, weight: Array, bias: Array | None, quantise: bool, limit: float = 1.0) -> Arrays:
-    """A product of a vector within [-limit, limit]."""
+    """Return the arrays of a matmul with a vector within [-limit, limit]."""
     arrays: Arrays = {} if bias is None else {f"{name}.bias": bias}
     if not quantise:
         return {f"{name}.weight": weight, **arrays}
@@ -127,7 +119,7 @@ def _product(name: str, weight: Array, bias: Array | None, quantise: bool, limit
 
 
 def _stored(name: str, weight: Array, summed: int, quantise: bool) -> Arrays:
-    """A weight that is multiplied in float32."""
+    """Return the arrays of a weight that is multiplied in float32."""
     if not quantise:
         return {name: weight}
     levels, scale = rounded(weight, summed, STORED_LEVELS)

@@ -1,6 +1,6 @@
-"""A model's weights by their parts, as the graphs want them: float32, and transposed for ``x @ weight``.
+"""A model's weights by their parts, as the graphs need them: float32, and transposed for ``x @ weight``.
 
-Legend: I input, H hidden, G gates x hidden, V vocabulary, E embedding.
+Shape suffixes: I input, H hidden, G gates x hidden, V vocabulary, E embedding.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from freerun.export.cells import in_parts
+from freerun.architecture import Architecture, CellSpec
+from freerun.export.cell_nodes import in_parts
 from freerun.export.graph import Array
-from freerun.runtime.sizes import Sizes
 
 __all__ = ["LayerWeights", "Linear", "ModelWeights"]
 
@@ -27,41 +27,53 @@ class Linear:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer, one direction, laid out as in torch: weights [G, I] and [G, H], biases [G]."""
+    """One layer, one direction, laid out as in torch: weights [G, I] and [G, H], biases [G].
 
-    cell: str
+    A cell that is not recurrent has no ``weight_hh`` and no ``bias_hh``.
+    """
+
+    cell: CellSpec
+    hidden_size: int
     weight_ih: Array
-    weight_hh: Array
     bias_ih: Array
-    bias_hh: Array
+    weight_hh: Array | None = None
+    bias_hh: Array | None = None
 
     def inputs(self, first: int = 0, last: int | None = None) -> list[Linear]:
-        """What the inputs from ``first`` to ``last`` give to each part of the gates, without bias."""
-        return [Linear(part.T) for part in in_parts(self.cell, self.weight_ih[:, first:last])]
+        """Return the projection of the inputs from ``first`` to ``last`` for each part of the gates, without bias."""
+        return [Linear(part.T) for part in in_parts(self.cell.name, self.weight_ih[:, first:last])]
 
     def inputs_and_bias(self) -> list[Linear]:
-        """What all inputs give to each part of the gates, and the bias."""
+        """Return the projection of all inputs for each part of the gates, with bias."""
         return [Linear(part.weight, bias) for part, bias in zip(self.inputs(), self.bias(), strict=True)]
 
     def bias(self) -> list[Array]:
-        """Both biases of each part, but for a GRU's ``bias_n``, which the reset gate multiplies."""
-        given, recurrent = in_parts(self.cell, self.bias_ih), in_parts(self.cell, self.bias_hh)
-        if self.cell == "gru":
-            return [given[0] + recurrent[0], given[1]]
-        return [one + other for one, other in zip(given, recurrent, strict=True)]
+        """Return both biases of each part, except a gated one."""
+        return in_parts(self.cell.name, self.input_bias())
+
+    def input_bias(self) -> Array:
+        """Return both biases in torch's order of gates, except a gated one."""
+        if self.bias_hh is None:
+            return self.bias_ih
+        both = self.bias_ih + self.bias_hh
+        if self.cell.gated_bias:
+            both[-self.hidden_size :] = self.bias_ih[-self.hidden_size :]
+        return both
 
     def recurrent(self) -> list[Linear]:
-        """What the state gives to each part; with ``bias_n`` where there is one."""
-        weights = [Linear(part.T) for part in in_parts(self.cell, self.weight_hh)]
-        if self.cell == "gru":
-            weights[1] = Linear(weights[1].weight, in_parts(self.cell, self.bias_hh)[1])
+        """Return the projection of the state for each part, with the gated bias if there is one; empty if none."""
+        if self.weight_hh is None or self.bias_hh is None:
+            return []
+        weights = [Linear(part.T) for part in in_parts(self.cell.name, self.weight_hh)]
+        if self.cell.gated_bias:
+            weights[-1] = Linear(weights[-1].weight, in_parts(self.cell.name, self.bias_hh)[-1])
         return weights
 
 
 class ModelWeights:
     """All weights of a model by name, float32."""
 
-    def __init__(self, sizes: Sizes, arrays: Mapping[str, Array]) -> None:
+    def __init__(self, sizes: Architecture, arrays: Mapping[str, Array]) -> None:
         self.sizes = sizes
         self._arrays = arrays
 
@@ -70,15 +82,16 @@ class ModelWeights:
         return array
 
     def layer(self, prefix: str, index: int) -> LayerWeights:
-        """A layer of the stack ``prefix``."""
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        return LayerWeights(self.sizes.cell, *(self[f"{prefix}.{index}.{name}"] for name in names))
+        """Return a layer of the stack ``prefix``."""
+        cell, size = self.sizes.cell_spec, self.sizes.hidden_size
+        arrays = {name: self[f"{prefix}.{index}.{name}"] for name in cell.shapes(1, size)}
+        return LayerWeights(cell, size, **arrays)
 
     def linear(self, name: str) -> Linear:
-        """A linear layer of torch, with its bias if it has one."""
+        """Return a linear layer of torch, with its bias if it has one."""
         bias = self[f"{name}.bias"] if self.has(f"{name}.bias") else None
         return Linear(self[f"{name}.weight"].T, bias)
 
     def has(self, name: str) -> bool:
-        """Whether the model has a weight of this name."""
+        """Return True if the model has a weight of this name."""
         return name in self._arrays

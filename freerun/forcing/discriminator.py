@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.nn.utils.parametrizations import spectral_norm
 
-from freerun.models.encoder import reversal_within, turn
+from freerun.models.encoder import reversal_within, reverse_rows
 from freerun.models.recurrence import RecurrentLayer
 from freerun.randomness import CounterGenerator
 
@@ -114,7 +114,7 @@ class Discriminator(nn.Module):
         reversed_TB = reversal_within(lengths_B, steps) if padded else None
         real_lengths_B = lengths_B if padded else None
         _, forward_BD, _ = self.forward_gru.sequence(inputs_TBD, lengths_B=real_lengths_B)
-        _, backward_BD, _ = self.backward_gru.sequence(turn(inputs_TBD, reversed_TB), lengths_B=real_lengths_B)
+        _, backward_BD, _ = self.backward_gru.sequence(reverse_rows(inputs_TBD, reversed_TB), lengths_B=real_lengths_B)
         scores_B1: Tensor = self.mlp(torch.cat([forward_BD, backward_BD], 1))
         return scores_B1.squeeze(1)
 

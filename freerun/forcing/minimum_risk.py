@@ -35,8 +35,8 @@ from freerun.forcing.sequence_level import (
 )
 from freerun.forcing.strategy import Strategy
 from freerun.forcing.training_batch import TrainingBatch, Update
-from freerun.models.decoder import Encoded
 from freerun.models.dropout import DropoutMasks
+from freerun.models.encoded import Encoded
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import BOS, EOS, NEVER_WRITTEN, PAD
 

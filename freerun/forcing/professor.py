@@ -36,8 +36,9 @@ from freerun.forcing.rollout import free_rollout, uniforms
 from freerun.forcing.strategy import Strategy, StrategySettings
 from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.memory import check_fits
-from freerun.models.decoder import Decoded, Encoded
+from freerun.models.decoder import Decoded
 from freerun.models.dropout import DropoutMasks
+from freerun.models.encoded import Encoded
 from freerun.models.initialise import initialise_network
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import EOS, NEVER_WRITTEN

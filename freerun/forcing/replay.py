@@ -9,8 +9,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from freerun.forcing.training_batch import TrainingBatch, Update
-from freerun.models.decoder import Encoded
 from freerun.models.dropout import DropoutMasks
+from freerun.models.encoded import Encoded
 from freerun.models.seq2seq import Seq2Seq
 
 __all__ = ["encode", "replay"]

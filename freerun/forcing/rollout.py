@@ -16,9 +16,10 @@ from torch import Tensor
 
 from freerun.forcing.draw import Draw
 from freerun.forcing.training_batch import Update
-from freerun.models.decoder import Decoder, Encoded
+from freerun.models.decoder import Decoder
 from freerun.models.dropout import DropoutMasks
-from freerun.models.state import State
+from freerun.models.encoded import Encoded
+from freerun.models.recurrent_state import State
 from freerun.symbols import BOS, EOS, PAD
 
 __all__ = ["FreeRun", "aligned_in_passes", "aligned_rollout", "free_rollout", "uniforms"]

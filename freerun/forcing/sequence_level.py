@@ -16,8 +16,8 @@ from freerun.forcing.loss import upcast
 from freerun.forcing.rollout import FreeRun
 from freerun.forcing.strategy import StrategySettings
 from freerun.forcing.training_batch import TrainingBatch
-from freerun.models.decoder import Encoded
 from freerun.models.dropout import DropoutMasks
+from freerun.models.encoded import Encoded
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import EOS
 

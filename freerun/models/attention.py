@@ -1,136 +1,300 @@
-"""Attention: after the recurrence (Luong, Pham & Manning 2015), or in it (Bahdanau, Cho & Bengio 2015).
+"""What a step of the decoder reads of the source in addition to its state: one protocol, ``Condition``.
 
-Luong's looks at the decoder's outputs only, so all target positions are attended in one product, and a whole-sequence
-replay equals the step loop. Bahdanau's is an input of the recurrence, as Luong's is with input feeding: then each step
-needs the one before it, and a replay is a loop over steps.
+- ``SourceSummary``: a fixed vector, an input of every step (Cho et al. 2014);
+- ``LuongAttention``: after the recurrence (Luong, Pham & Manning 2015). It reads the decoder's outputs only, so all
+  target positions are attended in one matmul, and a whole-sequence replay equals the step loop;
+- ``InputFeeding``: the same, with the attentional output as an input of the next step;
+- ``BahdanauAttention``: within the recurrence (Bahdanau, Cho & Bengio 2015), an input of every step.
 
-Shape suffixes: B batch, T target, S source, H decoder, M memory, O twice H.
+The last two make each step depend on the one before, so a replay is a loop over steps. ``freerun.architecture`` has the
+registry of attentions; ``build_attention`` has the module of each.
+
+Shape suffixes: B batch, T target, S source, V vocabulary, E embedding, H decoder, M memory, O twice H, I input.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["BahdanauAttention", "LuongAttention", "Memory"]
+from freerun.architecture import Architecture
+from freerun.models.encoded import Encoded, Memory
+
+__all__ = ["Attention", "BahdanauAttention", "Condition", "LuongAttention", "build_attention", "build_conditions"]
 
 
-@dataclass(frozen=True)
-class Memory:
-    """What the decoder may look at, prepared once a source by an attention's ``prepare``.
+class Condition(Protocol):
+    """What a step reads of the source.
 
-    ``values_BSM`` is averaged (after Luong's output layer: [B, S, H]), ``keys_BSH`` is compared with; ``mask_BS`` is
-    True on real positions (None: all are).
-    Where a decoder has K times as many rows, those of a source stand together and look at the same entry.
+    Conditions are nested: ``before_step`` is called from the first to the last, ``after_step`` from the last to the
+    first.
+
+    Attributes:
+        input_size: I, how many inputs of the first layer it gives.
+        replays: those inputs are the same at every step, so a whole target is decoded in one pass.
     """
 
-    values_BSM: Tensor
-    keys_BSH: Tensor
-    mask_BS: Tensor | None = None
+    input_size: int
+    replays: bool
 
-    def select(self, origins_N: Tensor) -> Memory:
-        """The rows ``origins_N``."""
-        mask = None if self.mask_BS is None else self.mask_BS.index_select(0, origins_N)
-        return Memory(self.values_BSM.index_select(0, origins_N), self.keys_BSH.index_select(0, origins_N), mask)
+    def token_table(self, embedding_VE: Tensor) -> Tensor | None:
+        """Return what ``after_step`` reads of the tokens fed, a row for each token, if it reads anything."""
+        ...
 
-    def detach(self) -> Memory:
-        """The same values, cut off from the graph."""
-        return Memory(self.values_BSM.detach(), self.keys_BSH.detach(), self.mask_BS)
+    def before_step(self, encoded: Encoded) -> Tensor | None:
+        """Return the inputs [B, I] of the first layer; None if there are none."""
+        ...
+
+    def after_step(
+        self, outputs_TBH: Tensor, encoded: Encoded, read_BI: Tensor | None, token_BO: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the features [T, B, ...] for the output layer, and what the next step needs of this one, if anything.
+
+        Args:
+            outputs_TBH: the top layer's outputs, or the features of the condition inside this one; T is 1 unless
+                every condition replays.
+            encoded: the state before the step, with what every step reads.
+            read_BI: what ``before_step`` returned.
+            token_BO: the rows of ``token_table`` for the tokens fed.
+        """
+        ...
 
 
-class LuongAttention(nn.Module):
+class Attention(nn.Module):
+    """A condition with weights, which reads the memory.
+
+    A subclass for a new attention overrides ``prepare``, ``weights_along``, and those steps that do something.
+    """
+
+    input_size = 0
+    replays = True
+
+    def prepare(self, values_BSM: Tensor, mask_BS: Tensor | None) -> Memory:
+        """Return the encoder's outputs with what each step would otherwise recompute."""
+        raise NotImplementedError
+
+    def weights_along(self, before_TBH: Tensor, outputs_TBH: Tensor, memory: Memory) -> Tensor:
+        """Return the attention weights [B, T, S] of all steps, given the top layer's h before and after each."""
+        raise NotImplementedError
+
+    def token_table(self, embedding_VE: Tensor) -> Tensor | None:
+        """See ``Condition``."""
+        return None
+
+    def before_step(self, encoded: Encoded) -> Tensor | None:
+        """See ``Condition``."""
+        return None
+
+    def after_step(
+        self, outputs_TBH: Tensor, encoded: Encoded, read_BI: Tensor | None, token_BO: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """See ``Condition``."""
+        return outputs_TBH, None
+
+
+class SourceSummary:
+    """The source's summary as an input of the first layer and of the output layer at every step (Cho et al. 2014)."""
+
+    replays = True
+
+    def __init__(self, context_size: int) -> None:
+        self.input_size = context_size
+
+    def token_table(self, embedding_VE: Tensor) -> Tensor | None:
+        """See ``Condition``."""
+        return None
+
+    def before_step(self, encoded: Encoded) -> Tensor | None:
+        """See ``Condition``."""
+        return encoded.context_BH
+
+    def after_step(
+        self, outputs_TBH: Tensor, encoded: Encoded, read_BI: Tensor | None, token_BO: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """See ``Condition``."""
+        assert read_BI is not None
+        context_TBH = read_BI.expand(len(outputs_TBH), -1, -1)
+        return torch.cat([outputs_TBH, context_TBH.to(outputs_TBH.dtype)], 2), None
+
+
+class LuongAttention(Attention):
     """Global attention with the score functions of section 3.1, equations 5 to 8.
 
     - ``dot``: h . m (the memory must have H features);
     - ``general``: h . W m;
     - ``concat``: v . tanh(W [h; m]).
 
-    Output: h~ = tanh(W_c [c; h]), c the memory averaged with the softmax of the scores. The half of W_c that is for c
-    is multiplied with the memory itself, once a source, which is then averaged: fewer products than one a step, and
-    none of them again for each hypothesis of a beam.
+    Output: h~ = tanh(W_c [c; h]), c the memory averaged with the softmax of the scores. The half of W_c that belongs
+    to c is multiplied by the memory itself, once per source, which is then averaged: fewer matmuls than one per step,
+    and none of them repeated for each hypothesis of a beam.
     """
 
-    def __init__(self, score: str, hidden_size: int, memory_size: int) -> None:
+    def __init__(self, sizes: Architecture) -> None:
         super().__init__()
-        self.score = score
-        if score == "general":
-            self.keys = nn.Linear(memory_size, hidden_size, bias=False)
-        if score == "concat":
-            self.keys = nn.Linear(memory_size, hidden_size, bias=False)
+        hidden_size, spec = sizes.hidden_size, sizes.attention_spec
+        self.sums = spec.sums
+        self.keys = None if spec.needs_equal_sizes else nn.Linear(sizes.memory_size, hidden_size, bias=False)
+        if spec.sums:
             self.query = nn.Linear(hidden_size, hidden_size, bias=False)
             self.vector = nn.Linear(hidden_size, 1, bias=False)
-        self.combine = nn.Linear(memory_size + hidden_size, hidden_size, bias=False)
+        self.combine = nn.Linear(sizes.memory_size + hidden_size, hidden_size, bias=False)
 
     def prepare(self, values_BSM: Tensor, mask_BS: Tensor | None) -> Memory:
-        """The encoder's memory with what each step would otherwise compute again."""
+        """See ``Attention``."""
         of_context_BSH = functional.linear(values_BSM, self.combine.weight[:, : values_BSM.shape[2]])
-        return Memory(of_context_BSH, values_BSM if self.score == "dot" else self.keys(values_BSM), mask_BS)
+        return Memory(of_context_BSH, values_BSM if self.keys is None else self.keys(values_BSM), mask_BS)
 
     def forward(self, outputs_BTH: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """The attentional outputs h~ [B, T, H] and the weights [B, T, S]; weights are 0 on padding."""
-        # rows of one source are to it what further target positions would be
+        """Return the attentional outputs h~ [B, T, H] and the weights [B, T, S]; weights are 0 on padding."""
+        # rows of one source are treated like further target positions
         by_source = outputs_BTH.reshape(len(memory.values_BSM), -1, outputs_BTH.shape[2])
         of_outputs = functional.linear(by_source, self.combine.weight[:, -outputs_BTH.shape[2] :])
-        combined, weights = _read(self._scores(by_source, memory.keys_BSH), memory, of_outputs)
+        combined, weights = _average(self._scores(by_source, memory.keys_BSH), memory, of_outputs)
         attended = torch.tanh(combined)
         return attended.view_as(outputs_BTH), weights.view(*outputs_BTH.shape[:2], -1)
 
     def _scores(self, outputs_BTH: Tensor, keys_BSH: Tensor) -> Tensor:
-        if self.score != "concat":
+        if not self.sums:
             return torch.bmm(outputs_BTH, keys_BSH.transpose(1, 2))
         joined_BTSH = torch.tanh(self.query(outputs_BTH).unsqueeze(2) + keys_BSH.unsqueeze(1))
         scores_BTS: Tensor = self.vector(joined_BTSH).squeeze(3)
         return scores_BTS
 
+    def weights_along(self, before_TBH: Tensor, outputs_TBH: Tensor, memory: Memory) -> Tensor:
+        """See ``Attention``."""
+        weights_BTS: Tensor = self(outputs_TBH.transpose(0, 1), memory)[1]
+        return weights_BTS
 
-class BahdanauAttention(nn.Module):
-    """Additive attention that the recurrence reads, and the output layer beside it (Bahdanau et al. 2015, appendix A).
+    def after_step(
+        self, outputs_TBH: Tensor, encoded: Encoded, read_BI: Tensor | None, token_BO: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """See ``Condition``."""
+        assert encoded.memory is not None
+        attended: Tensor = self(outputs_TBH.transpose(0, 1), encoded.memory)[0]
+        return attended.transpose(0, 1), None
 
-    e_j = v . tanh(W s + U m_j) with s the top layer's output of the step before; the memory averaged with the softmax
+
+class InputFeeding:
+    """An attention whose output is also an input of the next step, zeros before the first (Luong et al. 2015, 3.3)."""
+
+    replays = False
+
+    def __init__(self, attention: Attention, hidden_size: int) -> None:
+        self.input_size = hidden_size
+        self._attention = attention
+
+    def token_table(self, embedding_VE: Tensor) -> Tensor | None:
+        """See ``Condition``."""
+        return self._attention.token_table(embedding_VE)
+
+    def before_step(self, encoded: Encoded) -> Tensor | None:
+        """See ``Condition``."""
+        return torch.zeros_like(encoded.state.h_LBH[-1]) if encoded.carried_BH is None else encoded.carried_BH
+
+    def after_step(
+        self, outputs_TBH: Tensor, encoded: Encoded, read_BI: Tensor | None, token_BO: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """See ``Condition``."""
+        attended_TBH, _ = self._attention.after_step(outputs_TBH, encoded, read_BI, token_BO)
+        return attended_TBH, attended_TBH.squeeze(0)
+
+
+class BahdanauAttention(Attention):
+    """Additive attention that the recurrence reads, with its output layer (Bahdanau et al. 2015, appendix A).
+
+    e_j = v . tanh(W s + U m_j) with s the top layer's output of the previous step; the memory averaged with the softmax
     of the e_j is the context c, an input of the first layer. The features are a maxout layer (Goodfellow et al. 2013),
     max of each pair of  U_o s' + V_o E y + C_o c + b,  s' the top layer's output of this step (equation 4; the appendix
     has s there), E y the embedding of the token fed.
     """
 
-    def __init__(self, hidden_size: int, memory_size: int, embedding_size: int) -> None:
+    replays = False
+
+    def __init__(self, sizes: Architecture) -> None:
         super().__init__()
+        hidden_size, memory_size = sizes.hidden_size, sizes.memory_size
+        self.input_size = memory_size
         self.keys = nn.Linear(memory_size, hidden_size, bias=False)
         self.query = nn.Linear(hidden_size, hidden_size, bias=False)
         self.vector = nn.Linear(hidden_size, 1, bias=False)
         self.state_output = nn.Linear(hidden_size, 2 * hidden_size)
-        self.token_output = nn.Linear(embedding_size, 2 * hidden_size, bias=False)
+        self.token_output = nn.Linear(sizes.embedding_size, 2 * hidden_size, bias=False)
         self.context_output = nn.Linear(memory_size, 2 * hidden_size, bias=False)
 
     def prepare(self, values_BSM: Tensor, mask_BS: Tensor | None) -> Memory:
-        """The encoder's memory with what each step would otherwise compute again."""
+        """See ``Attention``."""
         return Memory(values_BSM, self.keys(values_BSM), mask_BS)
 
     def context(self, state_BH: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """The context c [B, M] that a step with the state s before it reads, and the weights [B, S]."""
+        """Return the context c [B, M] that a step after the state s reads, and the weights [B, S]."""
         queries = self.query(state_BH).view(len(memory.keys_BSH), -1, 1, memory.keys_BSH.shape[2])
         joined = torch.tanh(queries + memory.keys_BSH.unsqueeze(1))  # [sources, rows of each, S, H]
-        context, weights = _read(self.vector(joined).squeeze(3), memory)
+        context, weights = _average(self.vector(joined).squeeze(3), memory)
         return context.flatten(0, 1), weights.flatten(0, 1)
 
     def output(self, state_BH: Tensor, token_BO: Tensor, context_BM: Tensor) -> Tensor:
-        """Features [B, H]; ``token_BO`` is ``token_output`` of the embedding."""
+        """Return the features [B, H]; ``token_BO`` is ``token_output`` of the embedding."""
         pairs_BO = self.state_output(state_BH) + token_BO + self.context_output(context_BM)
         features_BH: Tensor = pairs_BO.unflatten(1, (-1, 2)).amax(2)
         return features_BH
 
+    def weights_along(self, before_TBH: Tensor, outputs_TBH: Tensor, memory: Memory) -> Tensor:
+        """See ``Attention``."""
+        return torch.stack([self.context(state_BH, memory)[1] for state_BH in before_TBH], 1)
 
-def _read(scores_BTS: Tensor, memory: Memory, added_BTM: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The memory averaged with the softmax of the scores, [B, T, M], and the weights [B, T, S], 0 on padding.
+    def token_table(self, embedding_VE: Tensor) -> Tensor | None:
+        """See ``Condition``."""
+        table_VO: Tensor = self.token_output(embedding_VE)
+        return table_VO
 
-    What is to be ``added`` is added within the product: in bf16 the sum is then rounded once.
+    def before_step(self, encoded: Encoded) -> Tensor | None:
+        """See ``Condition``."""
+        assert encoded.memory is not None
+        return self.context(encoded.state.h_LBH[-1], encoded.memory)[0]
+
+    def after_step(
+        self, outputs_TBH: Tensor, encoded: Encoded, read_BI: Tensor | None, token_BO: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """See ``Condition``."""
+        assert read_BI is not None and token_BO is not None
+        return self.output(outputs_TBH.squeeze(0), token_BO, read_BI).unsqueeze(0), None
+
+
+def _average(scores_BTS: Tensor, memory: Memory, added_BTM: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the memory averaged with the softmax of the scores, [B, T, M], and the weights [B, T, S], 0 on padding.
+
+    ``added_BTM`` is added within the matmul: in bf16 the sum is then rounded once.
     """
     if memory.mask_BS is not None:
         scores_BTS = scores_BTS.masked_fill(~memory.mask_BS.unsqueeze(1), float("-inf"))
     weights_BTS = torch.softmax(scores_BTS, dim=2)
-    shares_BTS = weights_BTS.to(memory.values_BSM.dtype)
+    factors_BTS = weights_BTS.to(memory.values_BSM.dtype)
     if added_BTM is None:
-        return torch.bmm(shares_BTS, memory.values_BSM), weights_BTS
-    return torch.baddbmm(added_BTM, shares_BTS, memory.values_BSM), weights_BTS
+        return torch.bmm(factors_BTS, memory.values_BSM), weights_BTS
+    return torch.baddbmm(added_BTM, factors_BTS, memory.values_BSM), weights_BTS
+
+
+_MODULES: Final[Mapping[str, Callable[[Architecture], Attention]]] = {
+    "luong": LuongAttention,
+    "bahdanau": BahdanauAttention,
+}
+"""The module of each ``AttentionSpec.kind``."""
+
+
+def build_attention(sizes: Architecture) -> Attention | None:
+    """Build the module of ``sizes.attention``; None if the decoder does not read the memory."""
+    return _MODULES[sizes.attention_spec.kind](sizes) if sizes.attention_spec.reads_memory else None
+
+
+def build_conditions(sizes: Architecture, attention: Attention | None) -> tuple[Condition, ...]:
+    """Return what each step reads of the source, in the order of the first layer's inputs."""
+    conditions: list[Condition] = []
+    if sizes.every_step:
+        conditions.append(SourceSummary(sizes.context_size))
+    if attention is not None:
+        conditions.append(InputFeeding(attention, sizes.hidden_size) if sizes.input_feeding else attention)
+    return tuple(conditions)

@@ -1,405 +1,70 @@
-"""The cells of the CPU core: one step of LSTM, GRU and plain RNN, forwards and back, compiled by Numba.
+"""The cells of ``freerun.architecture`` in torch: the equations of one step, under autograd.
 
-What a step adds to its product with the recurrent weight is a few numbers a unit. Written as tensor operations that is
-a dozen passes over memory and as many calls; here a row's gates are made, used and stored while they are in the
-fastest cache. Each loop writes one array, for then the compiler turns it into vector instructions.
+These equations define a cell; every faster implementation is tested against them. A cell whose gates do not read the
+previous state may add a ``scan``, which computes a whole sequence at once.
 
-Notation: x the inputs' share of the gates, u the state's, u = h W'; h, c and h', c' the state before and after a step,
-s the logistic function; dv the gradient of v, da that of what a gate's s or tanh is given.
-
-LSTM (Hochreiter & Schmidhuber 1997; Gers et al. 2000), a = x + u:
-
-    i, f, o = s(a_i), s(a_f), s(a_o);  g = tanh a_g;  c' = f c + i g;  h' = o tanh c'
-
-    dc' += dh' o (_ONE - tanh^2 c');  da_o = dh' tanh c' o (_ONE - o)
-    da_i = dc' g i (_ONE - i);  da_f = dc' c f (_ONE - f);  da_g = dc' i (_ONE - g^2);  dc = dc' f
-
-GRU (Cho et al. 2014, the reset gate after the product as in cuDNN), b the recurrent bias of the candidate:
-
-    r, z = s(x_r + u_r), s(x_z + u_z);  n = tanh(x_n + r (u_n + b));  h' = n + z (h - n)
-
-    da_z = dh' (h - n) z (_ONE - z);  da_n = dh' (_ONE - z) (_ONE - n^2);  da_r = da_n (u_n + b) r (_ONE - r)
-    du_n = db = da_n r, which is not da_n;  dh = dh' z, and what comes through the products
-
-RNN (Elman 1990):  h' = tanh(x + u);  da = dh' (_ONE - h'^2)
-
-Numbers that are multiplied may be bf16; NumPy does not know that type, so they come as the 16 bits they are, uint16.
-All sums are made in the type of the others, float32 or float64.
-
-Shape suffixes: B batch, H hidden, G gates x hidden, K what a step keeps (4 H, RNN: H), N rows of the inputs' share.
+Shape suffixes: T time, B batch, H hidden, G gates x hidden.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
-from freerun.errors import MissingExtraError
+__all__ = ["CELL_FUNCTIONS", "CellFunctions", "LayerState"]
 
-try:
-    from llvmlite import ir
-    from numba import njit, types
-    from numba.extending import intrinsic, overload
-except ModuleNotFoundError as missing:
-    raise MissingExtraError("numba", "train", "training on a CPU") from missing
-
-__all__ = ["CELLS", "CellSteps", "add_rows"]
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-Numbers = NDArray[Any]
-Rows = NDArray[np.int64]
-
-# Products and sums may be contracted to one instruction, but nothing assumes that numbers are finite: NaN stays NaN.
-_ARITHMETIC = {"contract"}
-
-
-def _compiled(function: Function) -> Function:
-    """Compile on the first call, and keep the code beside this file (or in the user's cache) for the next process."""
-    try:
-        made: Any = njit(cache=True, nogil=True, fastmath=_ARITHMETIC, error_model="numpy")(function)
-    except RuntimeError:  # no folder to keep it in: every process compiles its own
-        made = njit(nogil=True, fastmath=_ARITHMETIC, error_model="numpy")(function)
-    return cast("Function", made)
-
-
-# -- numbers -----------------------------------------------------------------------------------------------------------
-
-
-@intrinsic
-def _from_bf16(context: Any, bits: Any) -> Any:
-    """The float32 that begins with these 16 bits."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        wide = builder.zext(arguments[0], ir.IntType(32))
-        return builder.bitcast(builder.shl(wide, ir.IntType(32)(16)), ir.FloatType())
-
-    return types.float32(types.uint16), code
-
-
-@intrinsic
-def _to_bf16(context: Any, value: Any) -> Any:
-    """The first 16 bits of a float32 rounded to the nearest, ties to even; NaN stays NaN."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        word = ir.IntType(32)
-        bits = builder.bitcast(arguments[0], word)
-        odd = builder.and_(builder.lshr(bits, word(16)), word(1))
-        rounded = builder.lshr(builder.add(builder.add(bits, word(0x7FFF)), odd), word(16))
-        is_nan = builder.fcmp_unordered("uno", arguments[0], arguments[0])
-        return builder.trunc(builder.select(is_nan, word(0x7FC0), rounded), ir.IntType(16))
-
-    return types.uint16(types.float32), code
-
-
-@intrinsic
-def _times_two_to(context: Any, value: Any, shifted: Any) -> Any:
-    """Value * 2^n in float32, ``shifted`` being n + 1.5 * 2^23, whose last bits are those of n."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        word = ir.IntType(32)
-        value, shifted = (builder.bitcast(each, word) for each in arguments)
-        return builder.bitcast(builder.add(value, builder.shl(shifted, word(23))), ir.FloatType())
-
-    return types.float32(types.float32, types.float32), code
-
-
-def _full(value: Any) -> Any:
-    """A number in the type of sums."""
-
-
-@overload(_full, inline="always", strict=False)
-def _full_of(value: Any) -> Any:
-    if value == types.uint16:
-        return lambda value: _from_bf16(value)  # type: ignore[call-arg]  # noqa: PLW0108 (Numba takes plain functions only)
-    return lambda value: value
-
-
-def _low(value: Any, like: Any) -> Any:
-    """A number in the type of ``like``, which is multiplied."""
-
-
-@overload(_low, inline="always", strict=False)
-def _low_of(value: Any, like: Any) -> Any:
-    if like == types.uint16:
-        return lambda value, like: _to_bf16(value)  # type: ignore[call-arg]
-    return lambda value, like: value
-
-
-_ONE, _TWO = np.float32(1.0), np.float32(2.0)
-_LOG2_E = np.float32(1.4426950408889634)
-_SHIFT = np.float32(1.5 * 2**23)
-"""Added to a float32, it leaves no place for a fraction: the sum is rounded to a whole number."""
-_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
-_LARGEST = np.float32(87.0)
-"""e to this is near the largest float32, and e to its negative near the smallest that is normal."""
-_C7, _C6, _C5, _C4, _C3, _C2 = (np.float32(1 / math.factorial(n)) for n in range(7, 1, -1))
-
-
-@_compiled
-def _exp32(x: Any) -> Any:
-    """e^x in float32 to 2e-7, relative: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its series (Cody & Waite 1980).
-
-    Beyond ``_LARGEST`` it stays what it is there.
-    """
-    if x > _LARGEST:
-        x = _LARGEST
-    if x < -_LARGEST:
-        x = -_LARGEST
-    shifted = x * _LOG2_E + _SHIFT
-    n = shifted - _SHIFT
-    r = x - n * _LN2_HIGH - n * _LN2_LOW
-    series = ((((_C7 * r + _C6) * r + _C5) * r + _C4) * r + _C3) * r + _C2
-    return _times_two_to(series * (r * r) + r + _ONE, shifted)  # type: ignore[call-arg]
-
-
-def _logistic(x: Any) -> Any:
-    """1 / (1 + e^-x)."""
-
-
-@overload(_logistic, inline="always", strict=False)
-def _logistic_of(x: Any) -> Any:
-    if x == types.float32:
-        return lambda x: _ONE / (_ONE + _exp32(-x))
-    return lambda x: 1.0 / (1.0 + math.exp(-x))
-
-
-def _tanh(x: Any) -> Any:
-    """Tanh x; in float32 as 2 s(2 x) - 1, which is off by 2e-7 at most."""
-
-
-@overload(_tanh, inline="always", strict=False)
-def _tanh_of(x: Any) -> Any:
-    if x == types.float32:
-        return lambda x: _TWO / (_ONE + _exp32(-_TWO * x)) - _ONE
-    return lambda x: math.tanh(x)  # noqa: PLW0108 (as above)
-
-
-# -- LSTM --------------------------------------------------------------------------------------------------------------
-
-
-@_compiled
-def _lstm_forward(
-    u_BG: Numbers,
-    x_NG: Numbers,
-    rows_B: Rows,
-    bias_H: Numbers,
-    c_BH: Numbers,
-    kept_BK: Numbers,
-    new_c_BH: Numbers,
-    h_BH: Numbers,
-) -> None:
-    size = c_BH.shape[1]
-    for row in range(len(c_BH)):
-        u, x, c, new_c, h = u_BG[row], x_NG[rows_B[row]], c_BH[row], new_c_BH[row], h_BH[row]
-        gates = kept_BK[row]
-        i, f, g, o = gates[:size], gates[size : 2 * size], gates[2 * size : 3 * size], gates[3 * size :]
-        for j in range(4 * size):
-            gates[j] = _full(x[j]) + _full(u[j])
-        for j in range(2 * size):
-            gates[j] = _logistic(gates[j])
-        for j in range(size):
-            g[j] = _tanh(g[j])
-        for j in range(size):
-            o[j] = _logistic(o[j])
-        for j in range(size):
-            new_c[j] = f[j] * c[j] + i[j] * g[j]
-        for j in range(size):
-            h[j] = _low(o[j] * _tanh(new_c[j]), h[j])
-
-
-@_compiled
-def _lstm_backward(
-    dh_BH: Numbers,
-    du_h_BH: Numbers,
-    kept_BK: Numbers,
-    c_BH: Numbers,
-    new_c_BH: Numbers,
-    dc_BH: Numbers,
-    da_BG: Numbers,
-    du_BG: Numbers,
-    db_H: Numbers,
-) -> None:
-    size = c_BH.shape[1]
-    for row in range(len(c_BH)):
-        dh, du_h, c, new_c, dc = dh_BH[row], du_h_BH[row], c_BH[row], new_c_BH[row], dc_BH[row]
-        gates, da, du = kept_BK[row], da_BG[row], du_BG[row]
-        i, f, g, o = gates[:size], gates[size : 2 * size], gates[2 * size : 3 * size], gates[3 * size :]
-        da_i, da_f, da_g, da_o = da[:size], da[size : 2 * size], da[2 * size : 3 * size], da[3 * size :]
-        for j in range(size):
-            dh[j] += _full(du_h[j])
-        for j in range(size):
-            da_o[j] = _tanh(new_c[j])
-        for j in range(size):
-            dc[j] += dh[j] * o[j] * (_ONE - da_o[j] * da_o[j])
-        for j in range(size):
-            da_o[j] = dh[j] * da_o[j] * o[j] * (_ONE - o[j])
-        for j in range(size):
-            da_i[j] = dc[j] * g[j] * i[j] * (_ONE - i[j])
-        for j in range(size):
-            da_f[j] = dc[j] * c[j] * f[j] * (_ONE - f[j])
-        for j in range(size):
-            da_g[j] = dc[j] * i[j] * (_ONE - g[j] * g[j])
-        for j in range(size):
-            dc[j] *= f[j]
-        for j in range(4 * size):
-            du[j] = _low(da[j], du[j])
-
-
-# -- GRU ---------------------------------------------------------------------------------------------------------------
-
-
-@_compiled
-def _gru_forward(
-    u_BG: Numbers,
-    x_NG: Numbers,
-    rows_B: Rows,
-    bias_H: Numbers,
-    h_BH: Numbers,
-    kept_BK: Numbers,
-    new_h_BH: Numbers,
-    low_h_BH: Numbers,
-) -> None:
-    size = h_BH.shape[1]
-    for row in range(len(h_BH)):
-        u, x, h, new_h, low_h = u_BG[row], x_NG[rows_B[row]], h_BH[row], new_h_BH[row], low_h_BH[row]
-        kept = kept_BK[row]
-        r, z, n, b_u_n = kept[:size], kept[size : 2 * size], kept[2 * size : 3 * size], kept[3 * size :]
-        for j in range(2 * size):
-            kept[j] = _logistic(_full(x[j]) + _full(u[j]))
-        for j in range(size):
-            b_u_n[j] = _full(u[2 * size + j]) + bias_H[j]
-        for j in range(size):
-            n[j] = _tanh(_full(x[2 * size + j]) + r[j] * b_u_n[j])
-        for j in range(size):
-            new_h[j] = n[j] + z[j] * (h[j] - n[j])
-        for j in range(size):
-            low_h[j] = _low(new_h[j], low_h[j])
-
-
-@_compiled
-def _gru_backward(
-    dh_BH: Numbers,
-    du_h_BH: Numbers,
-    kept_BK: Numbers,
-    h_BH: Numbers,
-    new_h_BH: Numbers,
-    d_carried_BH: Numbers,
-    da_BG: Numbers,
-    du_BG: Numbers,
-    db_H: Numbers,
-) -> None:
-    size = h_BH.shape[1]
-    for row in range(len(h_BH)):
-        dh, du_h, h, d_carried = dh_BH[row], du_h_BH[row], h_BH[row], d_carried_BH[row]
-        kept, da, du = kept_BK[row], da_BG[row], du_BG[row]
-        r, z, n, b_u_n = kept[:size], kept[size : 2 * size], kept[2 * size : 3 * size], kept[3 * size :]
-        da_r, da_z, da_n, du_n = da[:size], da[size : 2 * size], da[2 * size :], du[2 * size :]
-        for j in range(size):
-            dh[j] += _full(du_h[j]) + d_carried[j]
-        for j in range(size):
-            da_n[j] = dh[j] * (_ONE - z[j]) * (_ONE - n[j] * n[j])
-        for j in range(size):
-            da_r[j] = da_n[j] * b_u_n[j] * r[j] * (_ONE - r[j])
-        for j in range(size):
-            da_z[j] = dh[j] * (h[j] - n[j]) * z[j] * (_ONE - z[j])
-        for j in range(size):
-            db_H[j] += da_n[j] * r[j]
-        for j in range(2 * size):
-            du[j] = _low(da[j], du[j])
-        for j in range(size):
-            du_n[j] = _low(da_n[j] * r[j], du_n[j])
-        for j in range(size):
-            d_carried[j] = dh[j] * z[j]
-
-
-# -- RNN ---------------------------------------------------------------------------------------------------------------
-
-
-@_compiled
-def _rnn_forward(
-    u_BG: Numbers,
-    x_NG: Numbers,
-    rows_B: Rows,
-    bias_H: Numbers,
-    h_BH: Numbers,
-    kept_BK: Numbers,
-    new_h_BH: Numbers,
-    low_h_BH: Numbers,
-) -> None:
-    for row in range(len(h_BH)):
-        u, x, new_h, low_h = u_BG[row], x_NG[rows_B[row]], new_h_BH[row], low_h_BH[row]
-        for j in range(len(new_h)):
-            new_h[j] = _tanh(_full(x[j]) + _full(u[j]))
-        for j in range(len(new_h)):
-            low_h[j] = _low(new_h[j], low_h[j])
-
-
-@_compiled
-def _rnn_backward(
-    dh_BH: Numbers,
-    du_h_BH: Numbers,
-    kept_BK: Numbers,
-    h_BH: Numbers,
-    new_h_BH: Numbers,
-    d_carried_BH: Numbers,
-    da_BG: Numbers,
-    du_BG: Numbers,
-    db_H: Numbers,
-) -> None:
-    for row in range(len(h_BH)):
-        dh, du_h, new_h, da, du = dh_BH[row], du_h_BH[row], new_h_BH[row], da_BG[row], du_BG[row]
-        for j in range(len(new_h)):
-            dh[j] += _full(du_h[j])
-        for j in range(len(new_h)):
-            da[j] = dh[j] * (_ONE - new_h[j] * new_h[j])
-        for j in range(len(new_h)):
-            du[j] = _low(da[j], du[j])
-
-
-# -- what the core asks for --------------------------------------------------------------------------------------------
-
-
-@_compiled
-def add_rows(
-    total_NG: Numbers,
-    rows_B: Rows,
-    values_BG: Numbers,
-) -> None:
-    """Add each row of ``values_BG`` to the row of ``total_NG`` that ``rows_B`` names."""
-    for row in range(len(values_BG)):
-        total, values = total_NG[rows_B[row]], values_BG[row]
-        for j in range(len(values)):
-            total[j] += values[j]
+LayerState = tuple[Tensor, Tensor | None]
+"""(h, c) of a layer, each [B, H]; c is None unless the cell has one."""
 
 
 @dataclass(frozen=True)
-class CellSteps:
-    """One cell.
+class CellFunctions:
+    """One cell in torch.
 
-    ``forward(u_BG, x_NG, rows_B, bias_H, full_BH, kept_BK, new_full_BH, h_BH)``: from the product ``u_BG``, the rows
-    ``rows_B`` of the inputs' share ``x_NG``, a GRU's ``bias_H`` and the state ``full_BH``, it writes what the backward
-    step needs, the new state, and the h that is multiplied next. ``full`` is what a step hands on in the type of sums:
-    an LSTM's c, and h of the others.
-
-    ``backward(dh_BH, du_h_BH, kept_BK, full_BH, new_full_BH, d_full_BH, da_BG, du_BG, db_H)``: from the gradient of h
-    that comes from above, to which that of the next step's product is added in place, and from ``d_full_BH``, that of
-    the new state, it writes the gradients of the old state (in place), of the inputs' share and of the product, and
-    adds to a GRU's ``db_H``.
+    Attributes:
+        step: ``(input_BG, recurrent_BG, h_BH, c_BH) -> (h', c')``: the two parts of the gates' inputs, biases included,
+            and the state before. ``recurrent_BG`` is undefined (and not read) if the cell is not recurrent.
+        scan: ``(input_TBG, h_BH) -> outputs_TBH``: all steps at once; None if there is only the loop.
     """
 
-    forward: Callable[..., None]
-    backward: Callable[..., None]
-    kept: int
-    """Numbers a unit that a step keeps."""
+    step: Callable[[Tensor, Tensor, Tensor, Tensor | None], LayerState]
+    scan: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
-CELLS = {
-    "lstm": CellSteps(_lstm_forward, _lstm_backward, 4),
-    "gru": CellSteps(_gru_forward, _gru_backward, 4),
-    "rnn": CellSteps(_rnn_forward, _rnn_backward, 0),
+def lstm_step(input_BG: Tensor, recurrent_BG: Tensor, h_BH: Tensor, c_BH: Tensor | None) -> LayerState:
+    """LSTM, gates in the order i f g o (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000).
+
+    i, f, o = sigmoid, g = tanh;  c' = f * c + i * g;  h' = o * tanh(c').
+    """
+    assert c_BH is not None
+    i, f, g, o = (input_BG + recurrent_BG).chunk(4, dim=-1)
+    c_BH = torch.sigmoid(f) * c_BH + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c_BH), c_BH
+
+
+def gru_step(input_BG: Tensor, recurrent_BG: Tensor, h_BH: Tensor, c_BH: Tensor | None) -> LayerState:
+    """GRU, gates in the order r z n (Cho et al. 2014, with the reset gate after the matmul as in cuDNN).
+
+    r, z = sigmoid;  n = tanh(input_n + r * recurrent_n);  h' = (1 - z) * n + z * h.
+    """
+    input_r, input_z, input_n = input_BG.chunk(3, dim=-1)
+    recurrent_r, recurrent_z, recurrent_n = recurrent_BG.chunk(3, dim=-1)
+    z = torch.sigmoid(input_z + recurrent_z)
+    n = torch.tanh(input_n + torch.sigmoid(input_r + recurrent_r) * recurrent_n)
+    return (1 - z) * n + z * h_BH, None
+
+
+def rnn_step(input_BG: Tensor, recurrent_BG: Tensor, h_BH: Tensor, c_BH: Tensor | None) -> LayerState:
+    """Plain RNN: h' = tanh(input + recurrent) (Elman 1990)."""
+    return torch.tanh(input_BG + recurrent_BG), None
+
+
+CELL_FUNCTIONS: Final[Mapping[str, CellFunctions]] = {
+    "lstm": CellFunctions(lstm_step),
+    "gru": CellFunctions(gru_step),
+    "rnn": CellFunctions(rnn_step),
 }

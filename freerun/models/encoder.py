@@ -1,4 +1,4 @@
-"""The encoder: reads the source into a memory (one vector a position) and a final state.
+"""The encoder: reads the source into a memory (one vector per position) and a final state.
 
 Shape suffixes: B batch, S source, E embedding, H hidden (a direction), M memory (H x directions), L layers.
 """
@@ -10,39 +10,29 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from freerun.architecture import Architecture
 from freerun.models.dropout import DropoutMasks, apply_mask
 from freerun.models.recurrence import Inputs, LayerStack, RecurrentLayer, Tokens
-from freerun.models.state import State
+from freerun.models.recurrent_state import State
 
-__all__ = ["Encoder", "reversal_within", "turn"]
+__all__ = ["Encoder", "reversal_within", "reverse_rows"]
 
 
 class Encoder(nn.Module):
     """Embedding and a stack of recurrent layers in one or two directions.
 
-    With two (Schuster & Paliwal 1997) every layer reads both outputs of the layer below, and sizes double: memory and
-    state have ``2 * hidden_size`` features, forward first.
+    In two (Schuster & Paliwal 1997) every layer reads both outputs of the layer below: memory and state have
+    ``2 * hidden_size`` features, forward first.
     """
 
-    def __init__(
-        self,
-        vocabulary_size: int,
-        embedding_size: int,
-        hidden_size: int,
-        num_layers: int,
-        cell: str = "lstm",
-        bidirectional: bool = False,
-        backend: str = "auto",
-    ) -> None:
+    def __init__(self, sizes: Architecture, backend: str = "auto") -> None:
         super().__init__()
-        self.num_directions = 2 if bidirectional else 1
-        self.memory_size = hidden_size * self.num_directions
-        self.embedding = nn.Embedding(vocabulary_size, embedding_size)
-        sizes = [embedding_size] + [self.memory_size] * (num_layers - 1)
-        self.forward_layers = LayerStack(RecurrentLayer(cell, size, hidden_size, backend) for size in sizes)
-        self.backward_layers = LayerStack(
-            RecurrentLayer(cell, size, hidden_size, backend) for size in (sizes if bidirectional else [])
-        )
+        self.num_directions = sizes.num_directions
+        self.memory_size = sizes.memory_size
+        self.embedding = nn.Embedding(sizes.source_vocabulary, sizes.embedding_size)
+        inputs = [sizes.embedding_size] + [self.memory_size] * (sizes.num_layers - 1)
+        self.forward_layers = _stack(sizes, inputs, backend)
+        self.backward_layers = _stack(sizes, inputs if sizes.bidirectional else [], backend)
 
     def forward(
         self, source_BS: Tensor, lengths_B: Tensor | None, masks: DropoutMasks | None = None
@@ -51,54 +41,58 @@ class Encoder(nn.Module):
 
         Args:
             source_BS: token ids, right-padded.
-            lengths_B: real tokens a row, each >= 1; None when no row is padded.
+            lengths_B: real tokens per row, each >= 1; None when no row is padded.
             masks: dropout, None for none.
 
         Returns:
-            Memory [S, B, M] (of no meaning on padding) and the state [L, B, M] after each row's last token (for the
+            Memory [S, B, M] (undefined on padding) and the state [L, B, M] after each row's last token (for the
             backward direction: after its first).
         """
-        turned_SB = None if lengths_B is None else reversal_within(lengths_B, source_BS.shape[1])
+        reversal_SB = None if lengths_B is None else reversal_within(lengths_B, source_BS.shape[1])
         tokens = Tokens(source_BS.t(), self.embedding.weight, masks.source_tokens_SB1 if masks else None)
-        values, state = self._layer(0, tokens, lengths_B, turned_SB)
+        values, state = self._layer(0, tokens, lengths_B, reversal_SB)
         final = [state]
         for index in range(1, len(self.forward_layers)):
             inputs = apply_mask(values, masks.encoder_layers[index - 1] if masks else None)
-            values, state = self._layer(index, inputs, lengths_B, turned_SB)
+            values, state = self._layer(index, inputs, lengths_B, reversal_SB)
             final.append(state)
         return values, State.stack(final)
 
     def _layer(
-        self, index: int, inputs: Inputs, lengths_B: Tensor | None, turned_SB: Tensor | None
+        self, index: int, inputs: Inputs, lengths_B: Tensor | None, reversal_SB: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
-        """One layer in its one or two directions."""
+        """Run one layer in its one or two directions."""
         outputs, h, c = self.forward_layers[index].sequence(inputs, lengths_B=lengths_B)
         if self.num_directions == 1:
             return outputs, (h, c)
-        turned = _turned(inputs, turned_SB)
-        back_outputs, back_h, back_c = self.backward_layers[index].sequence(turned, lengths_B=lengths_B)
-        both = torch.cat([outputs, turn(back_outputs, turned_SB)], 2)
+        backwards = _reversed(inputs, reversal_SB)
+        back_outputs, back_h, back_c = self.backward_layers[index].sequence(backwards, lengths_B=lengths_B)
+        both = torch.cat([outputs, reverse_rows(back_outputs, reversal_SB)], 2)
         cell = None if c is None or back_c is None else torch.cat([c, back_c], 1)
         return both, (torch.cat([h, back_h], 1), cell)
 
 
+def _stack(sizes: Architecture, inputs: list[int], backend: str) -> LayerStack:
+    return LayerStack(RecurrentLayer(sizes.cell, size, sizes.hidden_size, backend) for size in inputs)
+
+
 def reversal_within(lengths_B: Tensor, size: int) -> Tensor:
-    """Positions [size, B] that reverse each row within its own length and leave its padding where it is."""
+    """Return positions [size, B] that reverse each row within its own length and leave its padding in place."""
     steps_S1 = torch.arange(size, device=lengths_B.device).unsqueeze(1)
     return torch.where(steps_S1 < lengths_B, lengths_B - 1 - steps_S1, steps_S1)
 
 
-def turn(values_SBI: Tensor, turned_SB: Tensor | None) -> Tensor:
-    """Each row backwards, its padding where it was; ``turned_SB`` is from ``reversal_within``, None without padding."""
-    if turned_SB is None:
+def reverse_rows(values_SBI: Tensor, reversal_SB: Tensor | None) -> Tensor:
+    """Reverse each row, its padding in place; ``reversal_SB`` is from ``reversal_within``, None without padding."""
+    if reversal_SB is None:
         return values_SBI.flip(0)
-    return values_SBI.gather(0, turned_SB.unsqueeze(2).expand_as(values_SBI))
+    return values_SBI.gather(0, reversal_SB.unsqueeze(2).expand_as(values_SBI))
 
 
-def _turned(inputs: Inputs, turned_SB: Tensor | None) -> Inputs:
+def _reversed(inputs: Inputs, reversal_SB: Tensor | None) -> Inputs:
     if not isinstance(inputs, Tokens):
-        return turn(inputs, turned_SB)
-    ids_SB = turn(inputs.ids_TB.unsqueeze(2), turned_SB).squeeze(2)
+        return reverse_rows(inputs, reversal_SB)
+    ids_SB = reverse_rows(inputs.ids_TB.unsqueeze(2), reversal_SB).squeeze(2)
     return replace(
-        inputs, ids_TB=ids_SB, mask_TB1=None if inputs.mask_TB1 is None else turn(inputs.mask_TB1, turned_SB)
+        inputs, ids_TB=ids_SB, mask_TB1=None if inputs.mask_TB1 is None else reverse_rows(inputs.mask_TB1, reversal_SB)
     )

@@ -18,7 +18,7 @@ __all__ = ["initialise", "initialise_network"]
 def initialise(
     model: Seq2Seq, seed: int, scheme: str = "default", scale: float = 0.08, forget_bias: float | None = 1.0
 ) -> None:
-    """Give every parameter its first value.
+    """Initialize every parameter.
 
     Args:
         model: changed in place.
@@ -28,7 +28,7 @@ def initialise(
             weights from U(-1/sqrt(H), 1/sqrt(H)) and other matrices from U(-1/sqrt(fan in), 1/sqrt(fan in)); biases
             are 0.
         scale: for "uniform".
-        forget_bias: an LSTM's bias of the forget gate (Jozefowicz et al. 2015); None leaves it as drawn.
+        forget_bias: the bias of the forget gate, if the cell has one (Jozefowicz et al. 2015); None leaves it as drawn.
     """
     hidden_size = model.sizes.hidden_size
     with torch.no_grad():
@@ -39,14 +39,14 @@ def initialise(
             else:
                 parameter.copy_(_default(parameter, name, hidden_size, model.sizes.tied_output, generator))
         for module in model.modules():
-            if forget_bias is not None and isinstance(module, RecurrentLayer) and module.cell == "lstm":
+            if forget_bias is not None and isinstance(module, RecurrentLayer):
                 _set_forget_bias(module, forget_bias)
 
 
 def initialise_network(network: nn.Module, seed: int, purpose: str) -> None:
-    """Give another network its first values: matrices from U(-1/sqrt(fan in), 1/sqrt(fan in)), biases 0.
+    """Initialize another network: matrices from U(-1/sqrt(fan in), 1/sqrt(fan in)), biases 0.
 
-    Layer normalisation keeps the values it is made with.
+    Layer normalization keeps its default values.
     """
     norms = {
         id(parameter)
@@ -81,7 +81,11 @@ def _uniform(like: Tensor, bound: float, generator: CounterGenerator) -> Tensor:
 
 
 def _set_forget_bias(layer: RecurrentLayer, value: float) -> None:
-    """Gates stand in the order i f g o; the bias counts once, so the recurrent half of it is 0."""
-    forget = slice(layer.hidden_size, 2 * layer.hidden_size)
+    """Set the bias of a cell's forget gate, if it has one: it counts once, so the recurrent half is 0."""
+    gate = layer.cell.forget_gate
+    if gate is None:
+        return
+    forget = slice(gate * layer.hidden_size, (gate + 1) * layer.hidden_size)
     layer.bias_ih[forget] = value
-    layer.bias_hh[forget] = 0.0
+    if layer.cell.is_recurrent:
+        layer.bias_hh[forget] = 0.0

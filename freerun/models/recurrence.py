@@ -1,11 +1,14 @@
-"""Recurrent layers: LSTM, GRU and plain RNN, each with interchangeable backends behind one contract.
+"""Recurrent layers: a cell over time, with interchangeable backends behind one contract.
 
 ``RecurrentLayer.sequence`` runs a layer over a whole sequence, ``RecurrentLayer.step`` over one token. A backend only
 decides how ``sequence`` is computed:
 
-- ``ReferenceLoop``: the cell equations, a step at a time, under autograd. Slow, and the oracle in the tests;
+- ``ReferenceLoop``: the cell's equations (``cells``), a step at a time, under autograd. Slow, and the tests' oracle;
+- ``Scan``: a cell's own computation of a whole sequence at once, in torch;
 - ``Fused``: torch's kernels (oneDNN on a CPU, cuDNN on a GPU), forward and backward;
-- ``CpuCore``: our own, see ``cpu_core``: what is taken unless another is asked for.
+- ``CpuBackend``: freerun's own CPU kernels, see ``cpu_kernels``: the default.
+
+A backend that does not have a cell passes it on to the next one above it in this list that does.
 
 Right padding is exact: with ``lengths`` a row's final state is the one after its last real token. torch's fused LSTM
 returns the cell state only at the padded end, so padding steps are made to carry it there: an extra input, 1 on
@@ -16,74 +19,44 @@ Shape suffixes: T time, B batch, I input, H hidden, G gates x hidden, V vocabula
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from freerun.models.cpu_core import StepWeights, core_sequence, core_step, step_weights
+from freerun.architecture import CELLS
+from freerun.models.cells import CELL_FUNCTIONS
+from freerun.models.cpu_kernels import StepWeights, run_sequence, run_step, step_weights
 from freerun.models.dropout import apply_mask
 
 __all__ = [
     "BACKENDS",
-    "NUM_GATES",
     "Backend",
-    "CpuCore",
+    "CpuBackend",
     "Fused",
     "LayerStack",
     "RecurrentLayer",
     "ReferenceLoop",
+    "Scan",
     "Tokens",
-    "gru_cell",
-    "lstm_cell",
-    "rnn_cell",
 ]
 
-NUM_GATES: Final = {"lstm": 4, "gru": 3, "rnn": 1}
 SATURATED: Final = 1e4
 """A gate's input at which sigmoid is exactly 0 or 1 in every floating-point type, whatever else is added to it."""
 
 
-def lstm_cell(input_BG: Tensor, recurrent_BG: Tensor, c_BH: Tensor) -> tuple[Tensor, Tensor]:
-    """One LSTM step from the two halves of its gates' inputs, in the order i f g o (Hochreiter & Schmidhuber 1997;
-    forget gate: Gers et al. 2000).
-
-    i, f, o = sigmoid, g = tanh;  c' = f c + i g;  h' = o tanh(c').  Returns (h', c').
-    """
-    i, f, g, o = (input_BG + recurrent_BG).chunk(4, dim=-1)
-    c_BH = torch.sigmoid(f) * c_BH + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c_BH), c_BH
-
-
-def gru_cell(input_BG: Tensor, recurrent_BG: Tensor, h_BH: Tensor) -> Tensor:
-    """One GRU step, gates in the order r z n (Cho et al. 2014, with the reset gate after the product as in cuDNN).
-
-    r, z = sigmoid;  n = tanh(input_n + r recurrent_n);  h' = (1 - z) n + z h.
-    """
-    input_r, input_z, input_n = input_BG.chunk(3, dim=-1)
-    recurrent_r, recurrent_z, recurrent_n = recurrent_BG.chunk(3, dim=-1)
-    z = torch.sigmoid(input_z + recurrent_z)
-    n = torch.tanh(input_n + torch.sigmoid(input_r + recurrent_r) * recurrent_n)
-    return (1 - z) * n + z * h_BH
-
-
-def rnn_cell(input_BG: Tensor, recurrent_BG: Tensor) -> Tensor:
-    """One step of a plain RNN: h' = tanh(input + recurrent) (Elman 1990)."""
-    return torch.tanh(input_BG + recurrent_BG)
-
-
 @dataclass(frozen=True)
 class Tokens:
-    """Inputs that are embedded tokens, not yet written out.
+    """Inputs that are embedded tokens, not yet materialized.
 
     Attributes:
         ids_TB: the tokens.
         embedding_VE: the embedding of each.
         mask_TB1: dropout of whole tokens, None for none.
-        context_BC: an input beside each of them, the same at every step; None for none.
+        context_BC: an input next to each of them, the same at every step; None for none.
     """
 
     ids_TB: Tensor
@@ -91,8 +64,8 @@ class Tokens:
     mask_TB1: Tensor | None = None
     context_BC: Tensor | None = None
 
-    def written_out(self) -> Tensor:
-        """The inputs [T, B, E + C]."""
+    def materialized(self) -> Tensor:
+        """Return the inputs [T, B, E + C]."""
         values = apply_mask(functional.embedding(self.ids_TB, self.embedding_VE), self.mask_TB1)
         if self.context_BC is None:
             return values
@@ -103,32 +76,40 @@ Inputs = Tensor | Tokens
 
 
 class Backend(Protocol):
-    """How a layer is run over a whole sequence."""
+    """How a layer is run over a whole sequence.
+
+    ``prepares_steps``: single steps without gradients use the CPU kernels, too.
+    """
+
+    prepares_steps: bool
 
     def sequence(
         self, layer: RecurrentLayer, inputs: Inputs, h_BH: Tensor | None, c_BH: Tensor | None, lengths_B: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Outputs [T, B, H] and the final (h, c); see ``RecurrentLayer.sequence``."""
+        """Return the outputs [T, B, H] and the final (h, c); see ``RecurrentLayer.sequence``."""
         ...
 
 
 class RecurrentLayer(nn.Module):
     """One layer, one direction. Weights are laid out and named as in ``torch.nn.LSTM``, ``GRU`` and ``RNN``.
 
-    ``cell`` is "lstm", "gru" or "rnn".
+    A cell that is not recurrent has no ``weight_hh`` and no ``bias_hh``.
     """
+
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor
+    bias_hh: Tensor
 
     def __init__(self, cell: str, input_size: int, hidden_size: int, backend: str = "auto") -> None:
         super().__init__()
-        gates = NUM_GATES[cell] * hidden_size
-        self.cell = cell
+        self.cell = CELLS[cell]
+        self.functions = CELL_FUNCTIONS[cell]
         self.input_size = input_size
         self.hidden_size = hidden_size
-        self.backend = BACKENDS[backend]
-        self.weight_ih = nn.Parameter(torch.empty(gates, input_size))
-        self.weight_hh = nn.Parameter(torch.empty(gates, hidden_size))
-        self.bias_ih = nn.Parameter(torch.empty(gates))
-        self.bias_hh = nn.Parameter(torch.empty(gates))
+        self.backend = _backend(backend, cell)
+        for name, shape in self.cell.shapes(input_size, hidden_size).items():
+            self.register_parameter(name, nn.Parameter(torch.empty(shape)))
 
     def sequence(
         self,
@@ -142,38 +123,40 @@ class RecurrentLayer(nn.Module):
         Args:
             inputs: values [T, B, I], or tokens, right-padded when rows differ in length.
             h_BH: initial output; None, and then for ``c_BH`` too: zeros.
-            c_BH: initial cell state (LSTM).
-            lengths_B: real steps a row, each >= 1; None when every row fills T.
+            c_BH: initial cell state (if the cell has one).
+            lengths_B: real steps per row, each >= 1; None when every row fills T.
 
         Returns:
-            Outputs [T, B, H] (of no meaning, but finite, on padding) and (h, c) after each row's last real step.
+            Outputs [T, B, H] (undefined, but finite, on padding) and (h, c) after each row's last real step.
         """
         return self.backend.sequence(self, inputs, h_BH, c_BH, lengths_B)
 
     def zeros(self, rows: int) -> tuple[Tensor, Tensor | None]:
-        """The state (h, c) before the first step unless another is given, each [B, H]."""
-        h_BH = self.weight_hh.new_zeros(rows, self.hidden_size)
-        return h_BH, torch.zeros_like(h_BH) if self.cell == "lstm" else None
+        """Return the default state (h, c) before the first step, each [B, H]."""
+        h_BH = self.weight_ih.new_zeros(rows, self.hidden_size)
+        return h_BH, torch.zeros_like(h_BH) if self.cell.has_cell_state else None
 
     def input_gates(self, inputs: Tensor) -> Tensor:
-        """What the input adds to the gates, and ``bias``: [..., I] -> [..., G]."""
+        """Return the input projection of the gates, with ``bias``: [..., I] -> [..., G]."""
         return functional.linear(inputs, self.weight_ih, self.bias())
 
     def bias(self) -> Tensor:
-        """[G]: both biases, but for ``bias_n``."""
-        if self.cell != "gru":
+        """Return [G]: both biases, except ``gated_bias``."""
+        if not self.cell.is_recurrent:
+            return self.bias_ih
+        if not self.cell.gated_bias:
             return self.bias_ih + self.bias_hh
-        return self.bias_ih + functional.pad(self.bias_hh[: 2 * self.hidden_size], (0, self.hidden_size))
+        return self.bias_ih + functional.pad(self.bias_hh[: -self.hidden_size], (0, self.hidden_size))
 
-    def bias_n(self) -> Tensor | None:
-        """[H]: the recurrent bias of a GRU's candidate. It is within the reset gate, so it cannot be added before."""
-        return self.bias_hh[2 * self.hidden_size :] if self.cell == "gru" else None
+    def gated_bias(self) -> Tensor | None:
+        """Return [H]: the last gate's recurrent bias, if another gate multiplies it, so it cannot be added before."""
+        return self.bias_hh[-self.hidden_size :] if self.cell.gated_bias else None
 
     def step_weights(self) -> StepWeights | None:
-        """What steps without gradients share, valid until the weights change; None where gradients are wanted."""
-        if torch.is_grad_enabled() or not isinstance(self.backend, CpuCore) or self.weight_hh.device.type != "cpu":
+        """Return what steps without gradients share, valid until the weights change; None if gradients are enabled."""
+        if torch.is_grad_enabled() or not self.backend.prepares_steps or self.weight_ih.device.type != "cpu":
             return None
-        return step_weights(self.cell, self.weight_hh, self.bias_n())
+        return step_weights(self.cell.name, self.weight_hh, self.gated_bias())
 
     def step(
         self,
@@ -183,23 +166,20 @@ class RecurrentLayer(nn.Module):
         weights: StepWeights | None = None,
         product_BG: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """One step from the gates' input half (``input_gates``, or a row of a table of it); returns (h', c').
+        """Run one step from the gates' input projection (``input_gates``, or a row of a table of it) to (h', c').
 
-        With ``weights``, from ``step_weights``, it has no gradients, and is faster; then the state's share of the
-        gates may be given too, ``core_product``.
+        With ``weights``, from ``step_weights``, it has no gradients, and is faster; then the recurrent projection may
+        be given too, see ``recurrent_product``.
         """
         if weights is not None:
-            return core_step(self.cell, input_gates_BG, weights, h_BH, c_BH, product_BG)
+            return run_step(input_gates_BG, weights, h_BH, c_BH, product_BG)
+        if not self.cell.is_recurrent:
+            return self.functions.step(input_gates_BG, input_gates_BG, h_BH, c_BH)
         recurrent_BG = functional.linear(h_BH, self.weight_hh)
-        if self.cell == "lstm":
-            assert c_BH is not None
-            return lstm_cell(input_gates_BG, recurrent_BG, c_BH)
-        if self.cell == "gru":
-            bias_n = self.bias_n()
-            assert bias_n is not None
-            recurrent_BG = recurrent_BG + functional.pad(bias_n, (2 * self.hidden_size, 0))
-            return gru_cell(input_gates_BG, recurrent_BG, h_BH), None
-        return rnn_cell(input_gates_BG, recurrent_BG), None
+        bias_H = self.gated_bias()
+        if bias_H is not None:
+            recurrent_BG = recurrent_BG + functional.pad(bias_H, (recurrent_BG.shape[-1] - self.hidden_size, 0))
+        return self.functions.step(input_gates_BG, recurrent_BG, h_BH, c_BH)
 
 
 class LayerStack(nn.ModuleList):
@@ -212,13 +192,15 @@ class LayerStack(nn.ModuleList):
 
 
 class ReferenceLoop:
-    """The cell equations in a plain loop over time. Calls no recurrent module of torch."""
+    """The cell's equations in a plain loop over time. Calls no recurrent module of torch."""
+
+    prepares_steps = False
 
     def sequence(
         self, layer: RecurrentLayer, inputs: Inputs, h_BH: Tensor | None, c_BH: Tensor | None, lengths_B: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Step by step; a row that has ended keeps its state."""
-        inputs_TBI = _written_out(inputs)
+        """Run step by step; a row that has ended keeps its state."""
+        inputs_TBI = _materialized(inputs)
         if h_BH is None:
             h_BH, c_BH = layer.zeros(inputs_TBI.shape[1])
         gates_TBG = layer.input_gates(inputs_TBI)
@@ -235,71 +217,106 @@ class ReferenceLoop:
         return torch.stack(outputs), h_BH, c_BH
 
 
+class Scan:
+    """A cell's ``scan``, or the loop for a cell that has none."""
+
+    prepares_steps = False
+
+    def sequence(
+        self, layer: RecurrentLayer, inputs: Inputs, h_BH: Tensor | None, c_BH: Tensor | None, lengths_B: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Compute all steps at once; a row's final state is its output at its last real step."""
+        scan = layer.functions.scan
+        if scan is None:
+            return ReferenceLoop().sequence(layer, inputs, h_BH, c_BH, lengths_B)
+        inputs_TBI = _materialized(inputs)
+        outputs_TBH = scan(layer.input_gates(inputs_TBI), layer.zeros(inputs_TBI.shape[1])[0] if h_BH is None else h_BH)
+        return outputs_TBH, _last(outputs_TBH, lengths_B), None
+
+
 class Fused:
     """torch's whole-sequence kernels."""
 
+    prepares_steps = False
+
     def sequence(
         self, layer: RecurrentLayer, inputs: Inputs, h_BH: Tensor | None, c_BH: Tensor | None, lengths_B: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """One kernel call; see the head of this file for how the LSTM's cell state survives padding."""
-        inputs_TBI = _written_out(inputs)
+        """Call one kernel; see the head of this file for how the LSTM's cell state survives padding."""
+        inputs_TBI = _materialized(inputs)
         if h_BH is None:
             h_BH, c_BH = layer.zeros(inputs_TBI.shape[1])
         weight_ih: Tensor = layer.weight_ih
-        if layer.cell == "lstm" and lengths_B is not None:
-            inputs_TBI, weight_ih = _carry_past_padding(inputs_TBI, weight_ih, lengths_B)
+        if c_BH is not None and lengths_B is not None:
+            inputs_TBI, weight_ih = _carry_past_padding(inputs_TBI, weight_ih, lengths_B, layer.hidden_size)
         weights: list[Tensor] = [weight_ih, layer.weight_hh, layer.bias_ih, layer.bias_hh]
-        # It trains whenever gradients are wanted, whatever the module's mode: cuDNN has no backward pass otherwise.
+        # It trains whenever gradients are enabled, whatever the module's mode: cuDNN has no backward pass otherwise.
         # Arguments after the weights: biases, layers, dropout, training, bidirectional, batch first.
         options = (True, 1, 0.0, torch.is_grad_enabled(), False, False)
-        if layer.cell == "lstm":
-            assert c_BH is not None
+        kernel: Callable[..., Any] = getattr(torch, _FUSED_KERNELS[layer.cell.name])
+        if c_BH is not None:
             state = [h_BH.unsqueeze(0), c_BH.unsqueeze(0)]
-            outputs_TBH, last_h, last_c = torch.lstm(inputs_TBI, state, weights, *options)
+            outputs_TBH, last_h, last_c = kernel(inputs_TBI, state, weights, *options)
             c_BH = last_c[0]
         else:
-            kernel = torch.gru if layer.cell == "gru" else torch.rnn_tanh
             outputs_TBH, last_h = kernel(inputs_TBI, h_BH.unsqueeze(0), weights, *options)
-        if lengths_B is None:
-            return outputs_TBH, last_h[0], c_BH
-        rows = torch.arange(inputs_TBI.shape[1], device=inputs_TBI.device)
-        return outputs_TBH, outputs_TBH[lengths_B - 1, rows], c_BH
+        return outputs_TBH, last_h[0] if lengths_B is None else _last(outputs_TBH, lengths_B), c_BH
 
 
-class CpuCore:
-    """Our own whole-sequence functions; what is not on a CPU is left to torch's kernels."""
+class CpuBackend:
+    """freerun's own kernels; layers that are not on a CPU are left to torch's."""
+
+    prepares_steps = True
 
     def sequence(
         self, layer: RecurrentLayer, inputs: Inputs, h_BH: Tensor | None, c_BH: Tensor | None, lengths_B: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The inputs' share of all gates, or a table of it, and the core."""
-        if layer.weight_hh.device.type != "cpu":
-            return BACKENDS["fused"].sequence(layer, inputs, h_BH, c_BH, lengths_B)
+        """Compute the input projection of all gates, or a table of it, and run the kernels."""
+        if layer.weight_ih.device.type != "cpu":
+            return _backend("fused", layer.cell.name).sequence(layer, inputs, h_BH, c_BH, lengths_B)
         # a table has to be multiplied whole: it pays while the vocabulary has no more tokens than the batch
         if isinstance(inputs, Tokens) and len(inputs.embedding_VE) <= inputs.ids_TB.numel():
             gates, ids_TB = _from_table(layer, inputs)
         else:
-            gates, ids_TB = layer.input_gates(_written_out(inputs)), None
-        return core_sequence(layer.cell, gates, ids_TB, layer.weight_hh, layer.bias_n(), h_BH, c_BH, lengths_B)
+            gates, ids_TB = layer.input_gates(_materialized(inputs)), None
+        cell = layer.cell.name
+        return run_sequence(cell, gates, ids_TB, layer.weight_hh, layer.gated_bias(), h_BH, c_BH, lengths_B)
 
 
-BACKENDS: Final[dict[str, Backend]] = {"auto": CpuCore(), "fused": Fused(), "reference": ReferenceLoop()}
+BACKENDS: Final[dict[str, Backend]] = {"auto": CpuBackend(), "fused": Fused(), "reference": ReferenceLoop()}
+"""Values of ``training.backend``."""
+_FUSED_KERNELS: Final = {"lstm": "lstm", "gru": "gru", "rnn": "rnn_tanh"}
+"""torch's function for each cell."""
 
 
-def _written_out(inputs: Inputs) -> Tensor:
-    return inputs.written_out() if isinstance(inputs, Tokens) else inputs
+def _backend(name: str, cell: str) -> Backend:
+    """Return the backend ``name``, or the fallback for a cell that it does not have."""
+    if name == "reference" or (name == "auto" and CELLS[cell].compiled_training):
+        return BACKENDS[name]
+    return BACKENDS["fused"] if CELLS[cell].fused else Scan()
+
+
+def _last(outputs_TBH: Tensor, lengths_B: Tensor | None) -> Tensor:
+    """Return each row's output [B, H] at its last real step."""
+    if lengths_B is None:
+        return outputs_TBH[-1]
+    return outputs_TBH[lengths_B - 1, torch.arange(len(lengths_B), device=outputs_TBH.device)]
+
+
+def _materialized(inputs: Inputs) -> Tensor:
+    return inputs.materialized() if isinstance(inputs, Tokens) else inputs
 
 
 def _from_table(layer: RecurrentLayer, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
-    """What tokens add to the gates: a table ``embedding @ weight_ih'`` [V, G] and its rows [T, B].
+    """Return the tokens' input projection: a table ``embedding @ weight_ih'`` [V, G] and its rows [T, B].
 
-    Where something else is added to the rows, or they are masked, [T, B, G] and None.
+    If something else is added to the rows, or they are masked: [T, B, G] and None.
     """
     size = tokens.embedding_VE.shape[1]
     bias_G = layer.bias() if tokens.mask_TB1 is None else None
     table_VG = functional.linear(tokens.embedding_VE, layer.weight_ih[:, :size], bias_G)
     if table_VG.dtype == torch.bfloat16:
-        # products may be rounded, but a row's gradient is a sum over all places where its token stands
+        # matmuls may be rounded, but a row's gradient is a sum over all positions of its token
         table_VG = table_VG.float()
     if tokens.mask_TB1 is None and tokens.context_BC is None:
         return table_VG, tokens.ids_TB
@@ -311,11 +328,12 @@ def _from_table(layer: RecurrentLayer, tokens: Tokens) -> tuple[Tensor, Tensor |
     return gates_TBG, None
 
 
-def _carry_past_padding(inputs_TBI: Tensor, weight_GI: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+def _carry_past_padding(
+    inputs_TBI: Tensor, weight_GI: Tensor, lengths_B: Tensor, hidden_size: int
+) -> tuple[Tensor, Tensor]:
     """Add an input that is 1 on padding and makes the LSTM's forget gate 1 and its input gate 0 there."""
     steps_T1 = torch.arange(inputs_TBI.shape[0], device=inputs_TBI.device).unsqueeze(1)
     padding_TB1 = (steps_T1 >= lengths_B).unsqueeze(2).to(inputs_TBI.dtype)
-    hidden_size = weight_GI.shape[0] // NUM_GATES["lstm"]
     column_G1 = weight_GI.new_zeros(weight_GI.shape[0], 1)
     column_G1[:hidden_size] = -SATURATED
     column_G1[hidden_size : 2 * hidden_size] = SATURATED

@@ -5,87 +5,49 @@ Shape suffixes: B batch, S source, T target, V vocabulary, F features before the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
 from torch import Tensor, nn
 
+from freerun.architecture import Architecture
 from freerun.models.bridge import Bridge
-from freerun.models.decoder import Decoder, Encoded
+from freerun.models.decoder import Decoder
 from freerun.models.dropout import DropoutMasks, draw_mask
+from freerun.models.encoded import Encoded
 from freerun.models.encoder import Encoder
 from freerun.randomness import CounterGenerator
 
-__all__ = ["Seq2Seq", "Sizes"]
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Everything that decides which parameters a model has.
-
-    ``hidden_size`` is that of the decoder and of each direction of the encoder. ``attention`` is "none" or a score
-    function of Luong et al. 2015: "dot", "general" or "concat"; or "bahdanau".
-    """
-
-    source_vocabulary: int
-    target_vocabulary: int
-    embedding_size: int = 256
-    hidden_size: int = 512
-    num_layers: int = 2
-    cell: str = "lstm"
-    bidirectional: bool = False
-    context: str = "init"
-    attention: str = "none"
-    tied_output: bool = False
-    input_feeding: bool = False
+__all__ = ["Seq2Seq"]
 
 
 class Seq2Seq(nn.Module):
-    """A recurrent encoder-decoder (Sutskever et al. 2014, Cho et al. 2014), maybe with attention (Luong et al. 2015).
+    """A recurrent encoder-decoder (Sutskever et al. 2014; Cho et al. 2014), with or without attention.
 
-    Dropout rates are in [0, 1) and matter to ``draw_masks`` alone: a pass without masks drops nothing.
+    Dropout rates are in [0, 1) and affect ``draw_masks`` only: a pass without masks drops nothing.
     """
 
     def __init__(
-        self, sizes: Sizes, dropout: float = 0.0, embedding_dropout: float = 0.0, backend: str = "auto"
+        self, sizes: Architecture, dropout: float = 0.0, embedding_dropout: float = 0.0, backend: str = "auto"
     ) -> None:
         super().__init__()
         self.sizes = sizes
         self.dropout = dropout
         self.embedding_dropout = embedding_dropout
-        common = (sizes.embedding_size, sizes.hidden_size, sizes.num_layers, sizes.cell)
-        self.encoder = Encoder(sizes.source_vocabulary, *common, sizes.bidirectional, backend)
-        memory_size = self.encoder.memory_size
-        self.bridge = Bridge(memory_size, sizes.hidden_size, sizes.num_layers, sizes.cell == "lstm")
-        self.decoder = Decoder(
-            sizes.target_vocabulary,
-            *common,
-            sizes.context,
-            sizes.attention,
-            memory_size,
-            sizes.tied_output,
-            sizes.input_feeding,
-            backend,
-        )
+        self.encoder = Encoder(sizes, backend)
+        self.bridge = Bridge(sizes)
+        self.decoder = Decoder(sizes, backend)
 
     def encode(self, source_BS: Tensor, lengths_B: Tensor | None, masks: DropoutMasks | None = None) -> Encoded:
-        """Read sources and hand them to the decoder.
+        """Read sources and prepare them for the decoder.
 
-        ``source_BS`` holds ids, right-padded; ``lengths_B`` the real tokens a row, or None when no row is padded.
+        ``source_BS`` holds ids, right-padded; ``lengths_B`` the real tokens per row, or None when no row is padded.
         """
         memory_SBM, state = self.encoder(source_BS, lengths_B, masks)
         state = self.bridge(state)
-        memory = None
-        if self.decoder.attention is not None:
-            steps_S = torch.arange(source_BS.shape[1], device=source_BS.device)
-            mask_BS = None if lengths_B is None else steps_S < lengths_B.unsqueeze(1)
-            memory = self.decoder.attention.prepare(memory_SBM.transpose(0, 1), mask_BS)
-        return Encoded(state, state.h_LBH[-1] if self.decoder.every_step else None, memory)
+        return self.decoder.start(state, memory_SBM, lengths_B)
 
     def forward(
         self, source_BS: Tensor, lengths_B: Tensor | None, fed_BT: Tensor, masks: DropoutMasks | None = None
     ) -> Tensor:
-        """Features [T, B, F] of the decoder fed with ``fed_BT`` (BOS first): one whole-sequence pass."""
+        """Return the features [T, B, F] of the decoder fed with ``fed_BT`` (BOS first): one whole-sequence pass."""
         return self.decoder.sequence(fed_BT, self.encode(source_BS, lengths_B, masks), masks).features_TBF
 
     def draw_masks(
@@ -112,5 +74,5 @@ class Seq2Seq(nn.Module):
         )
 
     def num_parameters(self) -> int:
-        """How many numbers the model learns."""
+        """Return the number of trainable parameters."""
         return sum(parameter.numel() for parameter in self.parameters())

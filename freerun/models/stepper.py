@@ -10,9 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from freerun.models.decoder import Encoded, Tables
+from freerun.models.cpu_kernels import recurrent_product
+from freerun.models.decoder import Tables
+from freerun.models.encoded import Encoded
 from freerun.models.seq2seq import Seq2Seq
-from freerun.models.threads import Threads
+from freerun.models.torch_threads import Threads
 from freerun.search.entries import SharedEntries
 
 __all__ = ["TorchStepper"]
@@ -68,8 +70,10 @@ class TorchStepper:
     ) -> tuple[Ids, NDArray[np.floating]]:
         assert self._encoded is not None and self._tables is not None, "start() comes first"
         device = self.model.decoder.output_bias.device
-        encoded = self._continued(origins)
-        features, self._encoded = self.model.decoder.step(torch.as_tensor(tokens, device=device), encoded, self._tables)
+        encoded, products = self._continued(origins)
+        features, self._encoded = self.model.decoder.step(
+            torch.as_tensor(tokens, device=device), encoded, self._tables, products_BG=products
+        )
         self._log_probs_NV = log_probs = log_softmax(self.model.decoder.logits(features))
         if banned:
             log_probs = log_probs.clone()
@@ -79,21 +83,35 @@ class TorchStepper:
             return ids, log_probs.cpu().numpy()
         return best(log_probs, min(k, self.vocabulary_size - len(set(banned))))
 
-    def _continued(self, origins: Ids) -> Encoded:
-        """The state of the rows ``origins``."""
+    def _continued(self, origins: Ids) -> tuple[Encoded, list[Tensor]]:
+        """Return the state of the rows ``origins``, and each layer's recurrent matmul if it was computed for it."""
         assert self._encoded is not None and self._tables is not None
-        changes, kept = self._entries.follow(origins)
+        changes, entries = self._entries.follow(origins)
         if not changes:
-            return self._encoded
-        parents, places = np.unique(origins, return_inverse=True)
+            return self._encoded, []
+        parents, positions = np.unique(origins, return_inverse=True)
+        products: list[Tensor] = []
         if len(parents) < len(origins):
-            of_parents = self._tensor(parents), self._tensor(places)
-            encoded = self.model.decoder.branch(self._encoded, *of_parents, self._tables)
+            parents_P, positions_N = self._tensor(parents), self._tensor(positions)
+            encoded = self._encoded.select_rows(parents_P.index_select(0, positions_N))
+            products = self._products(parents_P, positions_N, self._tables)
         else:
             encoded = self._encoded.select_rows(self._tensor(origins))
-        if encoded.memory is None or kept is None:
-            return encoded
-        return replace(encoded, memory=encoded.memory.select(self._tensor(kept)))
+        if encoded.memory is None or entries is None:
+            return encoded, products
+        return replace(encoded, memory=encoded.memory.select(self._tensor(entries))), products
+
+    def _products(self, parents_P: Tensor, positions_N: Tensor, tables: Tables) -> list[Tensor]:
+        """Return each layer's recurrent matmul for rows that continue the row ``parents_P[positions_N[n]]``.
+
+        It depends on the row that is continued, not on the token that is fed, so it is computed once per parent.
+        Hypotheses of a beam have fewer parents than there are hypotheses: by a third at inference time.
+        """
+        assert self._encoded is not None
+        parents = self._encoded.state.select(parents_P)
+        layers = zip(tables.step_weights, parents.h_LBH, strict=True)
+        products = [recurrent_product(weights, h_BH) for weights, h_BH in layers if weights is not None]
+        return [product.index_select(0, positions_N) for product in products]
 
     def _tensor(self, ids: Ids) -> Tensor:
         return torch.as_tensor(ids, device=self.model.decoder.output_bias.device)

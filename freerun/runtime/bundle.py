@@ -27,6 +27,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from freerun.architecture import Architecture
 from freerun.data.codec import Codec
 from freerun.data.tokenizers import SentencePieceTokenizer, Tokenizer, make_tokenizer
 from freerun.data.vocabulary import Vocabulary
@@ -35,7 +36,6 @@ from freerun.files import bytes_hash, readable_dir
 from freerun.runtime.limits import MOST_CONFIG, Limits
 from freerun.runtime.schema import first_fault
 from freerun.runtime.shapes import Shapes
-from freerun.runtime.sizes import Sizes
 from freerun.runtime.snapshot import Identity, Snapshot, damaged, identity_of
 from freerun.search.bound import LengthBound
 from freerun.strict_json import parse
@@ -298,7 +298,7 @@ def _read(folder: Path) -> Bundle:
     config = _checked_config(folder, content)
     named = config["files"]
     files.open(["metrics.json", *(name for name in (WEIGHTS, *EXPORTED) if name in named)])
-    limits = Limits(Sizes.of(config["model"]))
+    limits = Limits(Architecture.of(config["model"]))
     source, target = (_read_codec(files, side, config, limits) for side in ("source", "target"))
     bound = {key: config["length_bound"].get(key) for key in ("longest_target", "largest_ratio", "fixed")}
     metrics = _read_metrics(files)

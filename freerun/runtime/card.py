@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from freerun.architecture import ATTENTIONS
 from freerun.config import flatten, shown
 
 __all__ = ["model_card", "with_quantised"]
@@ -116,13 +117,11 @@ def _quantised_section(record: Mapping[str, Any]) -> str:
 
 
 def _attention(model: Mapping[str, Any]) -> str:
-    match model["attention"]:
-        case "none":
-            return "no attention (fixed context)"
-        case "bahdanau":
-            return "Bahdanau attention"
-        case score:
-            return f"Luong attention ({score}{', input feeding' if model.get('input_feeding') else ''})"
+    spec = ATTENTIONS[model["attention"]]
+    details = [*([spec.score] if spec.score else []), *(["input feeding"] if model.get("input_feeding") else [])]
+    if not spec.reads_memory:
+        details = ["fixed context"]
+    return f"{spec.title} ({', '.join(details)})" if details else spec.title
 
 
 def _figures(metrics: Mapping[str, float | None]) -> list[tuple[str, str, str]]:

@@ -15,12 +15,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CELLS", "LIBRARY", "PRODUCT_LEVELS", "Layer", "Linear", "Model", "library", "linear", "opened", "table"]
+__all__ = ["LIBRARY", "PRODUCT_LEVELS", "Layer", "Linear", "Model", "library", "linear", "opened", "table"]
 
 Array = npt.NDArray[Any]
 
 LIBRARY: Final = Path(__file__).with_name("greedy.so")
-CELLS: Final = {"lstm": 0, "gru": 1, "rnn": 2}
 PRODUCT_LEVELS: Final = 64
 """What a weight of 7 bits is within: what all processors can add up."""
 _VERSION: Final = 3

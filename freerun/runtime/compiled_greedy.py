@@ -16,13 +16,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from freerun.architecture import Architecture
 from freerun.errors import BundleError
 from freerun.runtime.bundle import Bundle, arrays_file, graph_file
-from freerun.runtime.compiled import CELLS, PRODUCT_LEVELS, Array, Layer, Linear, Model, library, linear, table
+from freerun.runtime.compiled import PRODUCT_LEVELS, Array, Layer, Linear, Model, library, linear, table
 from freerun.runtime.forked import renew_when_forked
 from freerun.runtime.graphs import check_metadata, metadata_of
 from freerun.runtime.interruptible import interruptible
-from freerun.runtime.sizes import Sizes
 from freerun.search.hypothesis import Hypothesis
 from freerun.search.loop import refuse
 from freerun.symbols import EOS
@@ -44,8 +44,8 @@ _LEAST_ROWS: Final = 24
 
 
 def supports(bundle: Bundle) -> bool:
-    """Whether the library can run such a model."""
-    return bool(bundle.model["attention"] == "none")
+    """Return True if the library can run such a model."""
+    return Architecture.of(bundle.model).compiled_greedy
 
 
 def can_run(bundle: Bundle, precision: str) -> bool:
@@ -225,7 +225,7 @@ class _Reader:
         self._arrays = self._read(bundle.checked_bytes(arrays_file(precision)))
         expected = {**metadata_of(bundle, "greedy", precision), "freerun.arrays": str(ARRAYS_VERSION)}
         check_metadata(self._path, self._metadata(), expected)
-        self._sizes = sizes = Sizes.of(bundle.model)
+        self._sizes = sizes = Architecture.of(bundle.model)
         self._directions = ("forward", "backward") if sizes.bidirectional else ("forward",)
 
     def _read(self, content: bytes) -> dict[str, Array]:
@@ -261,7 +261,7 @@ class _Reader:
         context = {"context_gates": sizes.gates, "context_output": begins} if sizes.every_step else {}
         tied = sizes.target_vocabulary if sizes.is_projected else None
         model = Model(
-            CELLS[sizes.cell],
+            sizes.cell_spec.native_code,
             sizes.num_layers,
             len(self._directions),
             hidden,
@@ -271,7 +271,7 @@ class _Reader:
             self._encoder(),
             self._source_embedding(),
             self._bridge("h"),
-            self._bridge("c") if sizes.cell == "lstm" else None,
+            self._bridge("c") if sizes.cell_spec.has_cell_state else None,
             self._decoder(),
             *(
                 self._linears([name], hidden, context.get(name), biased=False)
@@ -310,7 +310,8 @@ class _Reader:
     def _layer(self, name: str, inputs: int, tokens: int) -> Layer:
         """With a table of so many ``tokens`` instead of ``inputs``, if that is not 0."""
         gates = self._sizes.gates
-        recurrent = self._linear(f"{name}.recurrent", self._sizes.hidden_size, gates, biased=self._sizes.cell == "gru")
+        biased = self._sizes.cell_spec.gated_bias
+        recurrent = self._linear(f"{name}.recurrent", self._sizes.hidden_size, gates, biased)
         if tokens:
             rows = self._array(f"{name}.table", (tokens, gates))
             return Layer(Linear(), recurrent, table(self._kept, rows))

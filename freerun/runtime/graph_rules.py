@@ -22,10 +22,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from freerun.architecture import Architecture
 from freerun.runtime.graph_sizes import MAX_CONTENT, Shape, check_growth
 from freerun.runtime.interface import BOOL, FLOAT, INT8, INT32, INT64, UINT8, inputs_of, outputs_of
 from freerun.runtime.onnx_file import Attribute, Constant, Declared, Node, OnnxFault, OnnxFile, OnnxGraph, quoted
-from freerun.runtime.sizes import Sizes
 from freerun.symbols import NEVER_WRITTEN
 
 __all__ = ["IR_VERSION", "OPERATORS", "OPSET", "check_graph", "checked_constants", "most_fields"]
@@ -68,12 +68,12 @@ _PER_LAYER: Final = 64
 """Values as wide as the widest of a model that a layer may compute; freerun's layers compute up to about 20."""
 
 
-def most_fields(sizes: Sizes) -> int:
+def most_fields(sizes: Architecture) -> int:
     """Fields (names, nodes, attributes, ...) that a graph may have: twice what the largest ones have."""
     return 2000 * (sizes.num_layers + 4)
 
 
-def check_graph(file: OnnxFile, name: str, sizes: Sizes) -> None:
+def check_graph(file: OnnxFile, name: str, sizes: Architecture) -> None:
     """Check that the graph ``name`` of a model of these ``sizes`` is made of what freerun writes.
 
     Raises:
@@ -94,13 +94,15 @@ def check_graph(file: OnnxFile, name: str, sizes: Sizes) -> None:
     check_growth(graph, contents, _PER_LAYER * (min(sizes.num_layers, len(graph.nodes)) + 2) * widest)
 
 
-def _widest(graph: OnnxGraph, sizes: Sizes) -> int:
+def _widest(graph: OnnxGraph, sizes: Architecture) -> int:
     """The widest vector of the model. Sizes count only as far as the graph has the constants that they imply.
 
-    A recurrent weight is [G, H]; an embedding is as wide as a value only if the output layer projects to it [H, E].
+    A recurrent weight is [G, H], and without one each input of a layer has G weights; an embedding is as wide as a
+    value only if the output layer projects to it [H, E].
     """
     stored = sum(prod(constant.dims) for constant in graph.constants)
-    hidden = min(sizes.hidden_size, isqrt(max(stored, 0)))
+    spec = sizes.cell_spec
+    hidden = min(sizes.hidden_size, isqrt(max(stored, 0)) if spec.is_recurrent else stored // spec.gates)
     embedding = min(sizes.embedding_size, stored // sizes.hidden_size) if sizes.is_projected else 0
     return max(sizes.source_vocabulary, sizes.target_vocabulary, 4 * hidden, embedding)
 
@@ -157,7 +159,7 @@ def _check_loops(graph: OnnxGraph, name: str) -> None:
 
 
 def _is_bounded(trips: Node | None, producers: Mapping[str, Node], ones: set[str]) -> bool:
-    """Return True if a trip count is ReduceMax(max_lengths) + 1, as ``freerun.export.greedy`` writes it."""
+    """Return True if a trip count is ReduceMax(max_lengths) + 1, as ``freerun.export.greedy_graph`` writes it."""
     if trips is None or trips.operator != "Add" or len(trips.inputs) != 2 or trips.inputs[1] not in ones:
         return False
     longest = producers.get(trips.inputs[0])

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from freerun.architecture import Architecture
 from freerun.errors import BundleError
 from freerun.runtime.bundle import Bundle, graph_file
 from freerun.runtime.forked import keep_for_ever, renew_when_forked
 from freerun.runtime.session import EXPORT_AGAIN, Session, open_session
-from freerun.runtime.sizes import Sizes
 from freerun.text import printable
 
 __all__ = ["GRAPH_VERSION", "Graphs", "check_metadata", "metadata_of"]
@@ -90,7 +90,7 @@ class Graphs:
         file = graph_file(name, self.precision)
         path = self.bundle.folder / file
         content = self.bundle.checked_bytes(file)
-        sizes = Sizes.of(self.bundle.model)
+        sizes = Architecture.of(self.bundle.model)
         try:
             found = read_onnx(content, most_fields(sizes))
             check_metadata(path, found.metadata, metadata_of(self.bundle, name, self.precision))

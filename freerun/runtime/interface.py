@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from freerun.architecture import Architecture
 from freerun.runtime.onnx_file import Declared
-from freerun.runtime.sizes import Sizes
 
 __all__ = ["BOOL", "FLOAT", "INT8", "INT32", "INT64", "UINT8", "inputs_of", "outputs_of", "state_size", "statics_of"]
 
@@ -21,12 +21,12 @@ INT64: Final = 7
 BOOL: Final = 9
 
 
-def state_size(sizes: Sizes) -> int:
+def state_size(sizes: Architecture) -> int:
     """D: each layer's h, then each layer's c, then the attentional output if it is fed in again."""
-    return sizes.hidden_size * (sizes.num_layers * (2 if sizes.cell == "lstm" else 1) + sizes.input_feeding)
+    return sizes.hidden_size * (sizes.num_layers * sizes.states_per_layer + sizes.input_feeding)
 
 
-def statics_of(sizes: Sizes) -> dict[str, list[int | str]]:
+def statics_of(sizes: Architecture) -> dict[str, list[int | str]]:
     """Names and shapes of what the encoder gives to every step in addition to the state.
 
     - ``context_gates`` [B, G], ``context_output`` [B, O]: the context's part of the first layer's gates (part after
@@ -38,15 +38,15 @@ def statics_of(sizes: Sizes) -> dict[str, list[int | str]]:
     if sizes.every_step:
         outputs = sizes.embedding_size if sizes.is_projected else sizes.target_vocabulary
         shapes |= {"context_gates": ["B", sizes.gates], "context_output": ["B", outputs]}
-    if sizes.attention != "none":
+    if sizes.attention_spec.reads_memory:
         keys: list[int | str] = ["B", sizes.hidden_size, "S"]
-        if sizes.attention in ("concat", "bahdanau"):
+        if sizes.attention_spec.sums:
             keys = ["B", 1, "S", sizes.hidden_size]
         shapes |= {"memory": ["B", "S", sizes.memory_size], "keys": keys, "mask": ["B", 1, "S"]}
     return shapes
 
 
-def inputs_of(name: str, sizes: Sizes) -> tuple[Declared, ...]:
+def inputs_of(name: str, sizes: Architecture) -> tuple[Declared, ...]:
     """The inputs of the graph ``name``, in order."""
     source = (Declared("source", INT64, ("B", "S")), Declared("lengths", INT64, ("B",)))
     if name == "encoder":
@@ -63,7 +63,7 @@ def inputs_of(name: str, sizes: Sizes) -> tuple[Declared, ...]:
     )
 
 
-def outputs_of(name: str, sizes: Sizes) -> tuple[Declared, ...]:
+def outputs_of(name: str, sizes: Architecture) -> tuple[Declared, ...]:
     """The outputs of the graph ``name``, in order."""
     if name == "greedy":
         return Declared("tokens", INT64, ("B", "T")), Declared("scores", FLOAT, ("B", "T"))

@@ -6,8 +6,8 @@ from functools import cached_property
 from math import prod
 from typing import Final
 
+from freerun.architecture import Architecture
 from freerun.runtime.shapes import Shapes, expected_shapes
-from freerun.runtime.sizes import Sizes
 
 __all__ = ["MOST_CONFIG", "Limits"]
 
@@ -24,7 +24,7 @@ _EACH_WEIGHT: Final = 2**9
 class Limits:
     """Limits in bytes, for a model of given sizes. None is ever near the size of a file that freerun wrote."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: Architecture) -> None:
         self._sizes = sizes
 
     @cached_property
@@ -51,8 +51,7 @@ class Limits:
     def _exported(self) -> int:
         """Graphs and arrays: all weights, once as they are and once laid out for the steps, and tables of gates."""
         sizes = self._sizes
-        directions = 2 if sizes.bidirectional else 1
-        tables = (directions * sizes.source_vocabulary + sizes.target_vocabulary) * sizes.gates
+        tables = (sizes.num_directions * sizes.source_vocabulary + sizes.target_vocabulary) * sizes.gates
         return _ROOM + _EACH_LAYER * sizes.num_layers + _FLOAT * (2 * self.numbers + tables)
 
     @cached_property

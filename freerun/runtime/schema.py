@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from freerun.architecture import ATTENTIONS, CELLS, CONTEXTS
 from freerun.bounds import MAX_LAYERS
 from freerun.text import shown
 
@@ -78,10 +79,10 @@ CONFIG: Final[_Section] = {
     "model": {
         **{name: _whole(1) for name in ("source_vocabulary", "target_vocabulary", "embedding_size", "hidden_size")},
         "num_layers": _whole(1, MAX_LAYERS),
-        "cell": _word("lstm", "gru", "rnn"),
+        "cell": _word(*CELLS),
         "bidirectional": _TRUTH,
-        "context": _word("init", "every_step"),
-        "attention": _word("none", "dot", "general", "concat", "bahdanau"),
+        "context": _word(*CONTEXTS),
+        "attention": _word(*ATTENTIONS),
         "tied_output": _TRUTH,
         "input_feeding": _Value(_TRUTH.fits, _TRUTH.expected, optional=True),
     },

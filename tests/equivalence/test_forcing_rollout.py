@@ -16,7 +16,7 @@ from freerun.forcing.scheduled_sampling import ScheduledSampling
 from freerun.forcing.strategy import Objective
 from freerun.forcing.training_batch import Update
 from freerun.models.decoder import Decoded
-from freerun.models.state import State
+from freerun.models.recurrent_state import State
 from freerun.symbols import BOS, EOS, NEVER_WRITTEN, PAD
 from tests import oracle
 from tests import oracle_losses as by_the_book

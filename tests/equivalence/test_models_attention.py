@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from freerun.models.attention import BahdanauAttention, LuongAttention
-from tests.networks import close, draw, gradients, gradients_of, randomise, some_of
+from tests.networks import architecture, close, draw, gradients, gradients_of, randomise, some_of
 from tests.oracle import bahdanau, luong, maxout
 
 each_score = pytest.mark.parametrize("score", ["dot", "general", "concat"])
@@ -16,8 +16,9 @@ MASK = torch.arange(5) < torch.tensor(LENGTHS).unsqueeze(1)
 
 def attention(score):
     """Over a memory of other size than the decoder where that is possible."""
-    size = 4 if score == "dot" else 6
-    return randomise(LuongAttention(score, 4, size)), draw(3, 5, size, seed=1), draw(3, 2, 4, seed=2)
+    size = 4 if score == "dot" else 8
+    sizes = architecture(5, hidden_size=4, bidirectional=size == 8, attention=score)
+    return randomise(LuongAttention(sizes)), draw(3, 5, size, seed=1), draw(3, 2, 4, seed=2)
 
 
 @each_score
@@ -38,7 +39,8 @@ def test_attention_is_its_formulas(score):
 
 
 def test_bahdanaus_attention_is_its_formulas():
-    module, values = randomise(BahdanauAttention(4, 6, 3)), draw(3, 5, 6, seed=1)
+    sizes = architecture(5, embedding_size=3, hidden_size=4, bidirectional=True, attention="bahdanau")
+    module, values = randomise(BahdanauAttention(sizes)), draw(3, 5, 8, seed=1)
     states, embedded = draw(3, 4, seed=2), draw(3, 3, seed=3)
     named = {f"attention.{name}": parameter for name, parameter in module.named_parameters()}
     contexts, weights = module.context(states, module.prepare(values, MASK))

@@ -7,12 +7,14 @@ import itertools
 import pytest
 import torch
 
-from freerun.models.decoder import Decoder, Encoded
-from freerun.models.state import State
+from freerun.models.decoder import Decoder
+from freerun.models.encoded import Encoded
+from freerun.models.recurrent_state import State
 from tests.networks import (
     BACKENDS,
     CELLS,
     TORCH,
+    architecture,
     close,
     draw,
     gradients,
@@ -35,7 +37,7 @@ each_architecture = pytest.mark.parametrize(
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_decoder_is_a_stack_of_torch(cell, backend):
-    ours = randomise(Decoder(9, 3, 4, 3, cell, backend=backend))
+    ours = randomise(Decoder(architecture(9, embedding_size=3, hidden_size=4, num_layers=3, cell=cell), backend))
     theirs = TORCH[cell](3, 4, 3, dtype=torch.float64)
     names = {f"{name}_l{n}": f"layers.{n}.{name}" for n in range(3) for name in ours.layers[0].state_dict()}
     theirs.load_state_dict({name: ours.state_dict()[mine] for name, mine in names.items()})
@@ -97,13 +99,13 @@ def test_rows_can_be_selected_between_steps(sizes):
     both, _ = model.decoder.step(FED[:, 1], one, tables)
     some, _ = model.decoder.step(FED[origins, 1], one.select(origins), tables)
     close(some, both[origins])
-    parts = [one.detach().state.h_LBH, one.detach().attended_BH]
+    parts = [one.detach().state.h_LBH, one.detach().carried_BH]
     assert not any(part.requires_grad for part in parts if part is not None)
 
 
 @pytest.mark.parametrize("embedding_size", [3, 4])
 def test_a_tied_output_is_the_embedding_behind_a_projection_where_sizes_differ(embedding_size):
-    decoder = randomise(Decoder(9, embedding_size, 4, 1, tied_output=True))
+    decoder = randomise(Decoder(architecture(9, embedding_size=embedding_size, hidden_size=4, tied_output=True)))
     features = draw(2, 4)
     through = features if decoder.projection is None else features @ decoder.projection.weight.t()
     assert (decoder.projection is None) == (embedding_size == 4)

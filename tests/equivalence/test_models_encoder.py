@@ -14,6 +14,7 @@ from tests.networks import (
     BACKENDS,
     CELLS,
     TORCH,
+    architecture,
     book,
     close,
     gradients,
@@ -34,7 +35,10 @@ PADDING = torch.arange(7).unsqueeze(1) >= SOURCE_LENGTHS
 
 
 def encoder(cell, bidirectional, backend="auto", num_layers=3, dtype=torch.float64):
-    return randomise(Encoder(11, 3, 4, num_layers, cell, bidirectional, backend), dtype=dtype)
+    sizes = architecture(
+        11, embedding_size=3, hidden_size=4, num_layers=num_layers, cell=cell, bidirectional=bidirectional
+    )
+    return randomise(Encoder(sizes, backend), dtype=dtype)
 
 
 def torch_stack(ours, cell):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freerun.forcing.training_batch import Update
-from freerun.models.states import StateReader
+from freerun.models.state_reader import StateReader
 from freerun.models.stepper import TorchStepper
 from freerun.search.beam import beam_search
 from freerun.symbols import EOS

@@ -79,10 +79,18 @@ def _write_pieces(folder: Path) -> None:
 
 def network_of(source_vocabulary: int, target_vocabulary: int):
     """A small model for other vocabularies."""
-    from freerun.models.seq2seq import Seq2Seq, Sizes
+    from freerun.architecture import Architecture
+    from freerun.models.seq2seq import Seq2Seq
     from tests.networks import randomise
 
-    made = Seq2Seq(Sizes(source_vocabulary, target_vocabulary, embedding_size=3, hidden_size=4, num_layers=1))
+    sizes = Architecture(
+        source_vocabulary=source_vocabulary,
+        target_vocabulary=target_vocabulary,
+        embedding_size=3,
+        hidden_size=4,
+        num_layers=1,
+    )
+    made = Seq2Seq(sizes)
     return randomise(made, 4, dtype=torch.float32)
 
 

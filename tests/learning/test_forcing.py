@@ -10,12 +10,12 @@ from freerun.data.batching import make_batch, plan_epoch
 from freerun.forcing.registry import STRATEGIES
 from freerun.forcing.strategy import Objective
 from freerun.models.initialise import initialise
-from freerun.models.seq2seq import Seq2Seq, Sizes
+from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import EOS
 from freerun.training.learner import Learner
 from freerun.training.schedules import cosine
 from tests.learning.test_learning import SYMBOLS, share_right, sources
-from tests.networks import corpus
+from tests.networks import architecture, corpus
 
 UPDATES = 400
 WARMUP = 50
@@ -37,7 +37,7 @@ def train(strategy):
     rows = sources()
     pairs = corpus([[*row, EOS] for row in rows[150:]], [[*row[::-1], EOS] for row in rows[150:]])
     size = 4 + SYMBOLS
-    model = Seq2Seq(Sizes(size, size, 16, 64, 1), dropout=0.1)
+    model = Seq2Seq(architecture(size), dropout=0.1)
     initialise(model, 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     learner = Learner(model, strategy, optimizer, cosine(UPDATES), seed=1)

@@ -11,11 +11,11 @@ from freerun.forcing.strategy import Objective, StrategySettings
 from freerun.forcing.teacher import Teacher
 from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.models.initialise import initialise
-from freerun.models.seq2seq import Seq2Seq, Sizes
+from freerun.models.seq2seq import Seq2Seq
 from freerun.models.stepper import TorchStepper
 from freerun.search.beam import beam_search
 from freerun.symbols import EOS
-from tests.networks import corpus
+from tests.networks import architecture, corpus
 from tests.steppers import batch, bounds
 
 SYMBOLS = 6
@@ -68,7 +68,7 @@ def test_a_small_model_learns(name, task):
     train_rows, held_out = rows[150:], rows[:150]
     pairs = corpus([[*row, EOS] for row in train_rows], [[*solve(row), EOS] for row in train_rows])
     size = 4 + SYMBOLS
-    model = Seq2Seq(Sizes(size, size, 16, 64, 1, **MODELS[name]), dropout=0.1)
+    model = Seq2Seq(architecture(size, **MODELS[name]), dropout=0.1)
     initialise(model, 1)
     assert share_right(model, held_out, solve) < 0.05
     losses = train(model, pairs, 250)
@@ -81,7 +81,9 @@ def test_the_first_losses_are_those_they_have_always_been(backend):
     """A change of structure does not move them. One that moves them on purpose changes what a seed means."""
     rows = [[4 + (3 * row + place) % SYMBOLS for place in range(1 + row % 3)] for row in range(24)]
     pairs = corpus([[*row, EOS] for row in rows], [[*row[::-1], EOS] for row in rows])
-    sizes = Sizes(4 + SYMBOLS, 4 + SYMBOLS, 5, 6, 2, bidirectional=True, attention="general")
+    sizes = architecture(
+        4 + SYMBOLS, embedding_size=5, hidden_size=6, num_layers=2, bidirectional=True, attention="general"
+    )
     model = Seq2Seq(sizes, backend=backend).double()
     initialise(model, 1)
     assert train(model, pairs, 3, batch_size=10) == pytest.approx([2.3031415, 2.2937145, 2.2830538], abs=1e-6)

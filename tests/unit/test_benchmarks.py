@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from freerun.forcing.registry import STRATEGIES
-from freerun.models.seq2seq import Sizes
 from freerun.runtime.compiled import library
 from tests.exported import graph_files, write_model
-from tests.networks import training_batch
+from tests.networks import architecture, training_batch
 from tests.unit.test_export import put
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -68,7 +67,7 @@ def test_operations_are_counted_as_by_hand() -> None:
     operations = runpy.run_path(str(BENCHMARKS / "update_cost.py"))["operations"]
     batch = training_batch([[4, 4, 2], [4, 4, 2]], [[3, 2], [2]]).origin
     recurrent, tables, output = 8 * 2 * 2 * (3 + 2), 3 * 8 * (5 + 4), 3 * 2 * 4  # three predictions
-    assert operations(Sizes(5, 4, 3, 2, 1), batch) == 6 * (recurrent + tables + output)
+    assert operations(architecture(5, 4, embedding_size=3, hidden_size=2), batch) == 6 * (recurrent + tables + output)
 
 
 def test_the_cost_of_predicting_is_a_line_a_way_to_run(

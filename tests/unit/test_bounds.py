@@ -13,8 +13,8 @@ from freerun.build import _COPIES, new_model
 from freerun.config import parse_config
 from freerun.errors import ConfigError
 from freerun.forcing.registry import settings_of
-from freerun.models.seq2seq import Sizes
 from freerun.text import cut, shown
+from tests.networks import architecture
 
 
 @pytest.mark.parametrize("value", [1, 1000, np.int64(7)])
@@ -88,7 +88,7 @@ def test_the_memory_of_a_container_counts(monkeypatch, tmp_path):
     assert memory.machine_memory() == 1_000_000
 
 
-SIZES = Sizes(11, 13, embedding_size=5, hidden_size=7, num_layers=2)
+SIZES = architecture(11, 13, embedding_size=5, hidden_size=7, num_layers=2)
 
 
 MORE = (

@@ -15,7 +15,7 @@ from freerun.data.tokenizers import WhitespaceTokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.errors import BundleError
 from freerun.models.initialise import initialise
-from freerun.models.seq2seq import Seq2Seq, Sizes
+from freerun.models.seq2seq import Seq2Seq
 from freerun.restore import load_model, sizes_as_dict
 from freerun.runtime.bundle import find_bundle, read_bundle
 from freerun.runtime.card import model_card
@@ -23,6 +23,7 @@ from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
 from freerun.training.checkpoint import serialised
 from tests.exported import codecs_of_pieces
+from tests.networks import architecture
 
 TRAINING = {
     "data": {"source_tokens": "char"},
@@ -45,7 +46,7 @@ METRICS = {
 
 
 def model(target_vocabulary=7, seed=1):
-    made = Seq2Seq(Sizes(6, target_vocabulary, 3, 4, 1, "gru"))
+    made = Seq2Seq(architecture(6, target_vocabulary, embedding_size=3, hidden_size=4, cell="gru"))
     initialise(made, seed)
     return made
 
@@ -105,7 +106,8 @@ def test_equal_parts_give_equal_bytes(tmp_path):
 
 def test_a_bundle_with_sentencepiece_comes_back(tmp_path):
     source, target = codecs_of_pieces(40, 300)
-    made = Seq2Seq(Sizes(len(source.vocabulary), len(target.vocabulary), 3, 4, 1, "gru"))
+    sizes = len(source.vocabulary), len(target.vocabulary)
+    made = Seq2Seq(architecture(*sizes, embedding_size=3, hidden_size=4, cell="gru"))
     write_bundle(tmp_path / "bundle", parts(source, target, model=sizes_as_dict(made.sizes)))
     found = read_bundle(tmp_path / "bundle")
     assert (tmp_path / "bundle" / "target_vocabulary.model").exists()

@@ -16,7 +16,7 @@ import torch
 
 import freerun
 from freerun.errors import BundleError, ConfigError
-from freerun.export.files import graph_files
+from freerun.export.graph_files import graph_files
 from freerun.runtime import compiled, compiled_greedy
 from freerun.runtime.bundle import read_bundle
 from freerun.runtime.compiled import LIBRARY, library

@@ -15,8 +15,8 @@ import freerun
 from freerun.commands.export import _first_states_limit
 from freerun.errors import BundleError, ConfigError, DataError
 from freerun.evaluation.items import EvaluationSet, Item
-from freerun.export.files import graph_files
 from freerun.export.graph import FLOAT, Graph, model_of
+from freerun.export.graph_files import graph_files
 from freerun.export.quantise import Int8, rounded
 from freerun.export.verify import check_agreement, random_sources
 from freerun.export.weights import Linear

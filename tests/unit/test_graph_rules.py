@@ -14,20 +14,20 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import freerun
+from freerun.architecture import Architecture
 from freerun.errors import BundleError
-from freerun.export.encode import encoder_graph
-from freerun.export.files import graph_files
+from freerun.export.encoder_graph import encoder_graph
 from freerun.export.graph import FLOAT, Graph, model_of
-from freerun.export.greedy import greedy_graph
+from freerun.export.graph_files import graph_files
+from freerun.export.greedy_graph import greedy_graph
 from freerun.export.products import Fp32
 from freerun.export.quantise import Int8
-from freerun.export.step import step_graph
+from freerun.export.step_graph import step_graph
 from freerun.runtime.bundle import read_bundle
 from freerun.runtime.graph_rules import OPERATORS, check_graph, most_fields
 from freerun.runtime.graph_sizes import RULES
 from freerun.runtime.graphs import Graphs
 from freerun.runtime.onnx_file import OnnxFault, read_onnx
-from freerun.runtime.sizes import Sizes
 from tests.exported import GraphsOf, write_model
 from tests.networks import CELLS, network
 from tests.unit.test_export import put
@@ -599,7 +599,7 @@ def test_values_stay_in_proportion(untouched, change, expected):
     start = time.process_time()
     # not through onnxruntime: where the check fails, these would fill all memory
     with pytest.raises(OnnxFault) as error:
-        check_graph(read_onnx(model.SerializeToString()), "greedy", Sizes.of(read_bundle(untouched).model))
+        check_graph(read_onnx(model.SerializeToString()), "greedy", Architecture.of(read_bundle(untouched).model))
     assert str(error.value).startswith(expected)
     assert time.process_time() - start < 5
 

@@ -3,21 +3,25 @@ from __future__ import annotations
 import pytest
 
 from freerun.models.bridge import Bridge
-from freerun.models.state import State
-from tests.networks import close, draw, randomise
+from freerun.models.recurrent_state import State
+from tests.networks import architecture, close, draw, randomise
+
+
+def bridge_of(cell, bidirectional):
+    return Bridge(architecture(5, hidden_size=4, num_layers=3, cell=cell, bidirectional=bidirectional))
 
 
 @pytest.mark.parametrize("has_cell_state", [True, False])
 def test_where_sizes_agree_the_very_state_is_handed_over(has_cell_state):
-    bridge = Bridge(4, 4, 3, has_cell_state)
+    bridge = bridge_of("lstm" if has_cell_state else "gru", bidirectional=False)
     state = State(draw(3, 2, 4), draw(3, 2, 4, seed=1) if has_cell_state else None)
     assert list(bridge.parameters()) == []
     assert bridge(state) is state
 
 
 def test_where_sizes_differ_h_and_c_of_each_layer_have_a_projection_of_their_own():
-    bridge = randomise(Bridge(6, 4, 3, True))
-    state = State(draw(3, 2, 6), draw(3, 2, 6, seed=1))
+    bridge = randomise(bridge_of("lstm", bidirectional=True))
+    state = State(draw(3, 2, 8), draw(3, 2, 8, seed=1))
     found = bridge(state)
     for number in range(3):
         for value, given, projections in (
@@ -29,6 +33,6 @@ def test_where_sizes_differ_h_and_c_of_each_layer_have_a_projection_of_their_own
 
 
 def test_without_a_cell_state_there_is_none_to_project():
-    bridge = randomise(Bridge(6, 4, 3, False))
+    bridge = randomise(bridge_of("gru", bidirectional=True))
     assert (len(bridge.h), len(bridge.c)) == (3, 0)
-    assert bridge(State(draw(3, 2, 6))).c_LBH is None
+    assert bridge(State(draw(3, 2, 8))).c_LBH is None

@@ -6,13 +6,14 @@ from scipy import stats
 from torch import nn
 
 from freerun.models.initialise import initialise, initialise_network
-from freerun.models.seq2seq import Seq2Seq, Sizes
+from freerun.models.seq2seq import Seq2Seq
+from tests.networks import architecture
 
 SIZES = {"embedding_size": 16, "hidden_size": 25, "num_layers": 2}
 
 
 def weights(seed=1, sizes=None, **options):
-    model = Seq2Seq(Sizes(200, 150, **{**SIZES, **(sizes or {})}))
+    model = Seq2Seq(architecture(200, 150, **{**SIZES, **(sizes or {})}))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(float("nan"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from freerun.models import decoder
+from freerun.models import stepper as stepper_module
 from freerun.models.stepper import TorchStepper, best, log_softmax
 from freerun.search.entries import _entries_of
 from freerun.search.top import top
@@ -64,8 +64,10 @@ def test_rows_are_reordered_copied_and_leave_by_origins(sizes):
 
 
 def test_rows_of_one_parent_share_its_products(monkeypatch):
-    rows, made = [], decoder.core_product
-    monkeypatch.setattr(decoder, "core_product", lambda weights, h: rows.append(len(h)) or made(weights, h))
+    rows, compute = [], stepper_module.recurrent_product
+    monkeypatch.setattr(
+        stepper_module, "recurrent_product", lambda weights, h: rows.append(len(h)) or compute(weights, h)
+    )
     stepper, *_ = first_step(network(num_layers=2))
     stepper.step(np.full(6, 4), np.array([2, 2, 0, 2, 0, 0]))
     assert rows == [2, 2]

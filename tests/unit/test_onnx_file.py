@@ -12,7 +12,7 @@ import torch
 from onnx import numpy_helper
 
 from freerun.export.graph import model_of
-from freerun.export.greedy import greedy_graph
+from freerun.export.greedy_graph import greedy_graph
 from freerun.export.products import Fp32
 from freerun.export.quantise import Int8
 from freerun.runtime.onnx_file import MAX_FIELDS, OnnxFault, OnnxGraph, quoted, read_onnx

@@ -16,8 +16,8 @@ from freerun.diagnostics.projection import project
 from freerun.diagnostics.record import Recorder, Subjects
 from freerun.errors import MissingExtraError
 from freerun.evaluation.items import EvaluationSet, Item
-from freerun.report.diagnosis_page import Clouds, diagnose_page, embedded_json
 from freerun.report.aligned_examples import chosen_examples, edit_distances_of, examples
+from freerun.report.diagnosis_page import Clouds, diagnose_page, embedded_json
 from freerun.report.plots import contexts_picture, excess_picture
 from freerun.search.bound import LengthBound
 from freerun.symbols import EOS

@@ -10,7 +10,6 @@ import resource
 import shutil
 import threading
 import zipfile
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save
 
 import freerun
+from freerun.architecture import Architecture
 from freerun.cli import main
 from freerun.data.codec import Codec
 from freerun.data.readers import Pair
@@ -27,14 +27,13 @@ from freerun.data.tokenizers import CharTokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.errors import BundleError, ConfigError
 from freerun.files import bytes_hash
-from freerun.models.seq2seq import Seq2Seq, Sizes
+from freerun.models.seq2seq import Seq2Seq
 from freerun.runtime.bundle import arrays_file, graph_file, read_bundle
 from freerun.runtime.limits import Limits
-from freerun.runtime.sizes import Sizes as BundleSizes
 from freerun.runtime.snapshot import Snapshot
 from freerun.search.bound import MOST_TOKENS
 from tests.exported import codecs_of_pieces, graph_files, model_options, write_model
-from tests.networks import network, randomise
+from tests.networks import architecture, network, randomise
 from tests.unit.test_export import edit, exported, put
 
 FILES = ["config.json", "metrics.json", "source_vocabulary.json", "target_vocabulary.json", "model.safetensors"]
@@ -268,7 +267,7 @@ def test_a_file_larger_than_the_sizes_allow_is_not_read(bundle, name):
 def test_what_freerun_writes_is_far_below_the_limits(tmp_path_factory, options):
     folder = tmp_path_factory.mktemp("limits") / "bundle"
     bundle = write_model(folder, network(1, torch.float32, **options))
-    limits = Limits(BundleSizes.of(bundle.model))
+    limits = Limits(Architecture.of(bundle.model))
     files = {
         name: len(content) for precision in ("fp32", "int8") for name, content in graph_files(bundle, precision).items()
     }
@@ -278,9 +277,17 @@ def test_what_freerun_writes_is_far_below_the_limits(tmp_path_factory, options):
 
 
 def test_limits_grow_with_the_model_not_much_faster():
-    sizes = Sizes(3000, 5000, 256, 512, 2, "lstm", bidirectional=True, attention="bahdanau")
+    sizes = architecture(
+        3000,
+        5000,
+        embedding_size=256,
+        hidden_size=512,
+        num_layers=2,
+        bidirectional=True,
+        attention="bahdanau",
+    )
     made = sum(parameter.numel() for parameter in Seq2Seq(sizes).parameters())
-    limits = Limits(BundleSizes(**asdict(sizes)))
+    limits = Limits(sizes)
     assert 4 * made < limits.of("model.safetensors") < 4.5 * made + 2**23
     tables = (2 * 3000 + 5000) * 2048
     assert limits.of("step.onnx") < 4 * (2 * made + tables) + 2**23
@@ -384,7 +391,9 @@ def test_tokens_that_cannot_be_are_told(bundle, tokens, told):
 def test_a_piece_that_is_not_utf_8_is_told(tmp_path):
     _, target = codecs_of_pieces(24, 100)
     source = Codec(CharTokenizer(), Vocabulary("abc"))
-    model = randomise(Seq2Seq(Sizes(7, len(target.vocabulary), 3, 4, 1)), dtype=torch.float32)
+    model = randomise(
+        Seq2Seq(architecture(7, len(target.vocabulary), embedding_size=3, hidden_size=4)), dtype=torch.float32
+    )
     bundle = write_model(tmp_path / "bundle", model, source=source, target=target)
     put(bundle.folder, "target_vocabulary.model", target.tokenizer.model.replace("▁".encode(), b"\xff\xff\xff"))
     found = message(bundle.folder)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from freerun.models.state import State
+from freerun.models.recurrent_state import State
 from tests.networks import draw
 
 

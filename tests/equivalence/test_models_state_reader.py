@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from freerun.models.states import StateReader
+from freerun.models.state_reader import StateReader
 from freerun.symbols import BOS
 from tests.networks import CELLS, network
 

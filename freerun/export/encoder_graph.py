@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from freerun.export.encoder import encode
+from freerun.export.encoder_nodes import encode
 from freerun.export.graph import FLOAT, INT64, Graph
 from freerun.export.products import Arithmetic
 from freerun.export.weights import ModelWeights

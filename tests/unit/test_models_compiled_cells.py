@@ -10,10 +10,11 @@ import pytest
 import torch
 from numba import njit
 
-from freerun.models import cells
-from tests.networks import CELLS
+from freerun.architecture import CELLS
+from freerun.models import compiled_cells as cells
+from tests.networks import COMPILED_CELLS
 
-each_cell = pytest.mark.parametrize("cell", CELLS)
+each_cell = pytest.mark.parametrize("cell", COMPILED_CELLS)
 WIDE = np.concatenate([np.linspace(-100, 100, 100_001), np.linspace(-1e-3, 1e-3, 1001)]).astype(np.float32)
 
 
@@ -38,13 +39,13 @@ def exponentials(values, out):
 @njit
 def roundings(values, out):
     for j in range(len(values)):
-        out[j] = cells._low(values[j], out[j])
+        out[j] = cells._downcast(values[j], out[j])
 
 
 @njit
 def widenings(values, out):
     for j in range(len(values)):
-        out[j] = cells._full(values[j])
+        out[j] = cells._upcast(values[j])
 
 
 def applied(function, values, dtype=None):
@@ -102,14 +103,15 @@ def test_bf16_is_widened_exactly():
 @each_cell
 def test_a_number_that_is_none_is_seen_in_the_state(cell):
     """Training stops at a loss that is not finite; a clamp that swallowed NaN would hide it."""
-    gates = {"lstm": 4, "gru": 3, "rnn": 1}[cell]
+    gates = CELLS[cell].gates
     product = np.zeros((1, gates), np.float32)
     product[0, -1] = np.nan
     x, rows, state, new = np.zeros((1, gates), np.float32), np.zeros(1, np.int64), np.zeros((1, 1), np.float32), {}
-    for name in ("full", "h"):
+    for name in ("accum", "h"):
         new[name] = np.zeros((1, 1), np.float32)
-    kept = np.zeros((1, cells.CELLS[cell].kept), np.float32)
-    cells.CELLS[cell].forward(product, x, rows, np.zeros(1, np.float32), state, kept, new["full"], new["h"])
+    compiled = cells.COMPILED_CELLS[cell]
+    saved = np.zeros((1, compiled.saved), np.float32)
+    compiled.forward(product, x, rows, np.zeros(1, np.float32), state, saved, new["accum"], new["h"])
     assert np.isnan(new["h"]).all()
 
 
@@ -130,7 +132,7 @@ def test_without_a_folder_for_code_it_is_compiled_all_the_same(monkeypatch):
 
 
 def test_without_numba_it_says_how_to_install_it():
-    program = "import sys; sys.modules['numba'] = None; import freerun.models.cells"
+    program = "import sys; sys.modules['numba'] = None; import freerun.models.compiled_cells"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     message = "numba: this package is not installed, and training on a CPU needs it. Expected the extra 'train'."
     assert f"{message} Install it with: pip install 'freerun[train]'" in found.stderr

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from freerun.export.decoder import DecoderStep, State
-from freerun.export.encoder import encode
-from freerun.export.entries import OneRowEach
+from freerun.export.decoder_nodes import DecoderStep, State
+from freerun.export.encoder_nodes import encode
+from freerun.export.entry_nodes import OneRowEach
 from freerun.export.graph import BOOL, FLOAT, INT64, Graph, Value
 from freerun.export.products import Arithmetic
-from freerun.export.step import never_written
+from freerun.export.step_graph import never_written
 from freerun.export.weights import ModelWeights
 from freerun.symbols import BOS, EOS, PAD
 
@@ -31,7 +31,7 @@ def greedy_graph(weights: ModelWeights, arithmetic: Arithmetic, limit: float = 1
     lengths, bounds = (graph.input(name, INT64, ["B"]) for name in ("lengths", "max_lengths"))
     encoded = encode(graph, weights, arithmetic, source, lengths)
     step = DecoderStep(weights, arithmetic, limit)
-    first = step.wanted(graph, encoded.state(graph, weights), hand_on=True)
+    first = step.precompute(graph, encoded.state(graph, weights), precompute_next=True)
     most = graph.op("Add", graph.op("ReduceMax", bounds, attributes={"keepdims": 0}), graph.scalar(1))
     fed = graph.op("Clip", lengths, graph.scalar(BOS), graph.scalar(BOS))
     alive = graph.op("Cast", fed, attributes={"to": BOOL})
@@ -51,7 +51,7 @@ def _body(graph: Graph, weights: ModelWeights, step: DecoderStep, like: State, s
     body.input("condition", BOOL, [])
     fed, alive = body.input("fed", INT64, ["B"]), body.input("alive", BOOL, ["B"])
     state = like.like([body.input(f"before.{value}", FLOAT, ["B", "?"]) for value in like.values()])
-    logits, after = step.step(body, fed, state, statics, OneRowEach(), hand_on=True)
+    logits, after = step.step(body, fed, state, statics, OneRowEach(), precompute_next=True)
     log_probs = body.op("LogSoftmax", logits, attributes={"axis": -1})
     allowed = body.op("Add", log_probs, never_written(body, weights))
     best = body.op("ArgMax", allowed, attributes={"axis": 1, "keepdims": 0})

@@ -1,20 +1,21 @@
 """The encoder with its bridge, as ONNX nodes: source ids to the decoder's first state and what it reads at every step.
 
-Legend: B batch, S source, I input, H hidden, M memory, G gates x hidden, O what the output layer begins with.
+Shape suffixes: B batch, S source, I input, H hidden, M memory, G gates x hidden, O what the output layer begins with.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 
-from freerun.export.cells import LayerState
-from freerun.export.decoder import State
+from freerun.export.attention_nodes import attention_nodes
+from freerun.export.cell_nodes import CELL_NODES, LayerState
+from freerun.export.decoder_nodes import State
 from freerun.export.graph import FLOAT, INT32, Graph, Value
+from freerun.export.layer_nodes import by_operator, by_scan, input_gates, token_gates
 from freerun.export.products import Arithmetic
-from freerun.export.recurrence import by_operator, by_scan, input_gates, token_gates
 from freerun.export.weights import LayerWeights, ModelWeights
 
 __all__ = ["Encoded", "encode"]
@@ -31,7 +32,7 @@ class Encoded:
     statics: dict[str, Value] = field(default_factory=dict)
 
     def state(self, graph: Graph, weights: ModelWeights) -> State:
-        """The decoder's first state; there was no attentional output before it, so that is 0."""
+        """Return the decoder's first state; there was no attentional output before it, so that is 0."""
         h = self.layers[0][0]
         return State(self.layers, graph.op("Sub", h, h) if weights.sizes.input_feeding else None)
 
@@ -40,31 +41,33 @@ def encode(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, source: 
     """Read ``source`` [B, S], right-padded, of which ``lengths`` [B] are real (int64 both)."""
     tokens = graph.op("Transpose", source, attributes={"perm": [1, 0]})
     lengths = graph.op("Cast", lengths, attributes={"to": INT32})
-    running = _running(graph, tokens, lengths) if arithmetic.scans else ""
+    scans = arithmetic.scans or CELL_NODES[weights.sizes.cell].operator is None
+    running = _running(graph, tokens, lengths) if scans else ""
+    reads_memory = weights.sizes.attention_spec.reads_memory
     states: list[LayerState] = []
     values = ""
     for index in range(weights.sizes.num_layers):
         layer, name = _layer(weights, index), f"encoder.{index}"
-        wanted = index < weights.sizes.num_layers - 1 or weights.sizes.attention != "none"
-        if arithmetic.scans:
+        needs_outputs = index < weights.sizes.num_layers - 1 or reads_memory
+        if scans:
             if index == 0:
                 gates = token_gates(graph, arithmetic, layer, weights["encoder.embedding.weight"], tokens)
             else:
                 gates = input_gates(graph, arithmetic, name, layer, values)
-            values, state = by_scan(graph, arithmetic, name, layer, gates, running, wanted)
+            values, state = by_scan(graph, arithmetic, name, layer, gates, running, needs_outputs)
         else:
             if index == 0:
                 values, layer = _tokens(graph, weights, arithmetic, tokens)
-            values, state = by_operator(graph, arithmetic, name, layer, values, lengths, wanted)
+            values, state = by_operator(graph, arithmetic, name, layer, values, lengths, needs_outputs)
         states.append(_bridged(graph, weights, arithmetic, index, state))
     statics = _context(graph, weights, arithmetic, states[-1][0])
-    if weights.sizes.attention != "none":
+    if reads_memory:
         statics |= _memory(graph, weights, arithmetic, values, lengths)
     return Encoded(states, statics)
 
 
 def _layer(weights: ModelWeights, index: int) -> list[LayerWeights]:
-    """A layer in its one or two directions."""
+    """Return a layer in its one or two directions."""
     stacks = ["encoder.forward_layers", *(["encoder.backward_layers"] if weights.sizes.bidirectional else [])]
     return [weights.layer(stack, index) for stack in stacks]
 
@@ -72,7 +75,7 @@ def _layer(weights: ModelWeights, index: int) -> list[LayerWeights]:
 def _tokens(
     graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, tokens: Value
 ) -> tuple[Value, list[LayerWeights]]:
-    """The first layer's inputs [S, B, I] from tokens [S, B], and the layer.
+    """Return the first layer's inputs [S, B, I] from tokens [S, B], and the layer.
 
     With a small vocabulary the embedding goes into the layer's weights, and its inputs are columns of the identity:
     fewer numbers to multiply, and to ship.
@@ -80,14 +83,12 @@ def _tokens(
     layer, embedding = _layer(weights, 0), weights["encoder.embedding.weight"]
     if len(embedding) > embedding.shape[1]:
         return graph.op("Gather", arithmetic.weight(graph, "encoder.embedding", embedding, -1), tokens), layer
-    layer = [
-        LayerWeights(one.cell, one.weight_ih @ embedding.T, one.weight_hh, one.bias_ih, one.bias_hh) for one in layer
-    ]
+    layer = [replace(one, weight_ih=one.weight_ih @ embedding.T) for one in layer]
     return graph.op("Gather", graph.constant("identity", np.eye(len(embedding), dtype=np.float32)), tokens), layer
 
 
 def _bridged(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, index: int, state: LayerState) -> LayerState:
-    """The decoder's first (h, c) of a layer: the encoder's, through a projection where sizes differ."""
+    """Return the decoder's first (h, c) of a layer: the encoder's, through a projection if sizes differ."""
     h, c = state
     if not weights.has(f"bridge.h.{index}.weight"):
         return state
@@ -105,7 +106,7 @@ def _projected(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, name
 
 
 def _context(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, context: Value) -> dict[str, Value]:
-    """What a context that is read at every step adds to gates and output, computed once."""
+    """Return what a context that is read at every step adds to gates and output, computed once."""
     sizes = weights.sizes
     if not sizes.every_step:
         return {}
@@ -127,16 +128,9 @@ def _output(weights: ModelWeights) -> str:
 def _memory(
     graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, values: Value, lengths: Value
 ) -> dict[str, Value]:
-    """What attention averages, what it compares with, and what it adds to the scores of padding."""
+    """Return what attention averages, what it compares with, and what it adds to the scores of padding."""
     memory = graph.op("Transpose", values, attributes={"perm": [1, 0, 2]})
-    keys = memory
-    if weights.has("decoder.attention.keys.weight"):
-        weight = weights.linear("decoder.attention.keys").weight
-        keys = graph.op("MatMul", memory, arithmetic.weight(graph, "attention.keys", weight, 0))
-    if _is_sum(weights.sizes.attention):
-        keys = graph.op("Unsqueeze", keys, graph.ints(1))
-    else:
-        keys = graph.op("Transpose", keys, attributes={"perm": [0, 2, 1]})
+    keys = attention_nodes(weights, arithmetic).keys(graph, memory)
     return {"memory": memory, "keys": keys, "mask": _mask(graph, memory, lengths)}
 
 
@@ -159,8 +153,3 @@ def _positions(graph: Graph, values: Value, axis: int) -> Value:
     size = graph.op("Shape", values, attributes={"start": axis, "end": axis + 1})
     size = graph.op("Cast", graph.op("Squeeze", size), attributes={"to": INT32})
     return graph.op("Range", graph.scalar(0, np.int32), size, graph.scalar(1, np.int32))
-
-
-def _is_sum(attention: str) -> bool:
-    """Whether scores are v . tanh(query + key) and not query . key."""
-    return attention in ("concat", "bahdanau")

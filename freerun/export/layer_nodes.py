@@ -1,10 +1,10 @@
-"""A layer over a whole source, in one direction or two, as ONNX nodes: in either of two ways.
+"""A layer over a whole source, in one direction or two, as ONNX nodes, in either of two ways.
 
 - ``by_operator``: ONNX's own recurrent operators, which take a length for each row. They multiply in float32;
-- ``by_scan``: the cell's equations in a ``Scan``, in any arithmetic. A row that has ended keeps its state, and a row
-  that is read from its end has none until then.
+- ``by_scan``: the cell's equations in a ``Scan``, for any cell and in any arithmetic. A row that has ended keeps its
+  state, and a row that is read from its end has none until then.
 
-Both give a row's final state after its last real token, and nothing of it depends on padding. Legend: S source,
+Both give a row's final state after its last real token, and nothing in it depends on padding. Shape suffixes: S source,
 B batch, I input, H hidden, M memory (H x directions), G gates x hidden.
 """
 
@@ -14,20 +14,18 @@ from typing import Final
 
 import numpy as np
 
-from freerun.export.cells import CELLS, LayerState, part_widths
+from freerun.export.cell_nodes import CELL_NODES, LayerState, part_widths
 from freerun.export.graph import BOOL, FLOAT, Array, Graph, Value
 from freerun.export.products import Arithmetic, several
 from freerun.export.weights import LayerWeights
 
 __all__ = ["by_operator", "by_scan", "input_gates", "token_gates"]
 
-_GATE_ORDER: Final = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
-"""ONNX's order of gates in torch's: i o f c, and z r h."""
 _DIRECTIONS: Final = ("forward", "backward")
 
 Sequence = tuple[Value, LayerState]
-"""Outputs [S, B, M] (of no meaning on padding, and not made at all where they are not ``wanted``) and the final (h, c),
-each [B, M]."""
+"""Outputs [S, B, M] (undefined on padding, and not computed at all unless ``needs_outputs``) and the final (h, c), each
+[B, M]."""
 
 
 def by_operator(
@@ -37,32 +35,39 @@ def by_operator(
     layer: list[LayerWeights],
     values: Value,
     lengths: Value,
-    wanted: bool,
+    needs_outputs: bool,
 ) -> Sequence:
     """``values`` [S, B, I] through a layer in its one or two directions; lengths [B] int32."""
-    cell, size = layer[0].cell, layer[0].weight_hh.shape[1]
-    biases = [np.concatenate([_reordered(cell, one.bias_ih), _reordered(cell, one.bias_hh)]) for one in layer]
-    attributes = {"hidden_size": size, "direction": "forward" if len(layer) == 1 else "bidirectional"}
-    if cell == "gru":
-        attributes["linear_before_reset"] = 1
+    cell = layer[0].cell
+    nodes = CELL_NODES[cell.name]
+    biases, inputs, recurrents = [], [], []
+    for one in layer:
+        assert nodes.operator is not None and one.weight_hh is not None and one.bias_hh is not None
+        biases.append(np.concatenate([_reordered(nodes.operator, bias) for bias in (one.bias_ih, one.bias_hh)]))
+        inputs.append(_reordered(nodes.operator, one.weight_ih))
+        recurrents.append(_reordered(nodes.operator, one.weight_hh))
     outputs, *final = graph.ops(
-        cell.upper(),
+        cell.name.upper(),
         values,
-        _joined(graph, arithmetic, f"{name}.input", [_reordered(cell, one.weight_ih) for one in layer]),
-        _joined(graph, arithmetic, f"{name}.recurrent", [_reordered(cell, one.weight_hh) for one in layer]),
+        _joined(graph, arithmetic, f"{name}.input", inputs),
+        _joined(graph, arithmetic, f"{name}.recurrent", recurrents),
         graph.constant(f"{name}.bias", np.stack(biases)),
         lengths,
-        count=3 if cell == "lstm" else 2,
-        attributes=attributes,
+        count=3 if cell.has_cell_state else 2,
+        attributes={
+            "hidden_size": layer[0].hidden_size,
+            "direction": "forward" if len(layer) == 1 else "bidirectional",
+            **(nodes.attributes or {}),
+        },
     )
     h, *c = [_flat(graph, value, len(layer)) for value in final]
-    return _side_by_side(graph, outputs, len(layer)) if wanted else "", (h, c[0] if c else None)
+    return _side_by_side(graph, outputs, len(layer)) if needs_outputs else "", (h, c[0] if c else None)
 
 
-def _reordered(cell: str, array: Array) -> Array:
-    """Gates (the first axis) from torch's order to that of ONNX."""
-    gates = np.split(array, len(_GATE_ORDER[cell]))
-    return np.concatenate([gates[number] for number in _GATE_ORDER[cell]])
+def _reordered(order: tuple[int, ...], array: Array) -> Array:
+    """Reorder gates (the first axis) from torch's order to that of ONNX."""
+    gates = np.split(array, len(order))
+    return np.concatenate([gates[number] for number in order])
 
 
 def _joined(graph: Graph, arithmetic: Arithmetic, name: str, arrays: list[Array]) -> Value:
@@ -110,23 +115,23 @@ def token_gates(
         return [
             [
                 graph.op(
-                    "Gather", graph.constant(f"tokens.{place}.{part}", embedding @ each.weight + each.bias), tokens
+                    "Gather", graph.constant(f"tokens.{direction}.{part}", embedding @ each.weight + each.bias), tokens
                 )
                 for part, each in enumerate(one.inputs_and_bias())
             ]
-            for place, one in enumerate(layer)
+            for direction, one in enumerate(layer)
         ]
     values = graph.op("Gather", arithmetic.weight(graph, "encoder.embedding", embedding, -1), tokens)
     return [
         [
             graph.op(
                 "Add",
-                graph.op("MatMul", values, arithmetic.weight(graph, f"tokens.{place}.{part}", each.weight, 0)),
-                graph.constant(f"tokens.{place}.{part}.bias", np.asarray(each.bias)),
+                graph.op("MatMul", values, arithmetic.weight(graph, f"tokens.{direction}.{part}", each.weight, 0)),
+                graph.constant(f"tokens.{direction}.{part}.bias", np.asarray(each.bias)),
             )
             for part, each in enumerate(one.inputs_and_bias())
         ]
-        for place, one in enumerate(layer)
+        for direction, one in enumerate(layer)
     ]
 
 
@@ -137,16 +142,16 @@ def by_scan(
     layer: list[LayerWeights],
     gates: list[list[Value]],
     running: Value,
-    wanted: bool,
+    needs_outputs: bool,
 ) -> Sequence:
     """The parts of the ``gates`` of each direction through a layer; ``running`` [S, B, 1] is True on real positions."""
-    found = [
-        _scan(graph, arithmetic, f"{name}.{direction}", one, parts, running, wanted)
+    directions = [
+        _scan(graph, arithmetic, f"{name}.{direction}", one, parts, running, needs_outputs)
         for direction, one, parts in zip(_DIRECTIONS, layer, gates, strict=False)
     ]
-    outputs = graph.concat([each[0] for each in found]) if wanted else ""
-    cells = [c for _, (_, c) in found if c is not None]
-    return outputs, (graph.concat([h for _, (h, _) in found]), graph.concat(cells) if cells else None)
+    outputs = graph.concat([each[0] for each in directions]) if needs_outputs else ""
+    cells = [c for _, (_, c) in directions if c is not None]
+    return outputs, (graph.concat([h for _, (h, _) in directions]), graph.concat(cells) if cells else None)
 
 
 def _scan(
@@ -156,44 +161,44 @@ def _scan(
     layer: LayerWeights,
     gates: list[Value],
     running: Value,
-    wanted: bool,
+    needs_outputs: bool,
 ) -> Sequence:
     """One direction, the backward one from the end of the arrays."""
-    size, has_c = layer.weight_hh.shape[1], layer.cell == "lstm"
+    size, has_c = layer.hidden_size, layer.cell.has_cell_state
     rows = graph.op("Shape", running, attributes={"start": 1, "end": 2})
     zeros = graph.op("Expand", graph.scalar(0.0, np.float32), graph.concat([rows, graph.ints(size)]))
     backward = int(name.endswith(_DIRECTIONS[1]))
     states = 2 if has_c else 1
-    found = graph.ops(
+    results = graph.ops(
         "Scan",
         *[zeros] * states,
         *gates,
         running,
-        count=states + wanted,
+        count=states + needs_outputs,
         attributes={
-            "body": _one_position(graph, arithmetic, name, layer, wanted).finished(),
+            "body": _one_position(graph, arithmetic, name, layer, needs_outputs).finished(),
             "num_scan_inputs": len(gates) + 1,
             "scan_input_directions": [backward] * (len(gates) + 1),
-            **({"scan_output_directions": [backward]} if wanted else {}),
+            **({"scan_output_directions": [backward]} if needs_outputs else {}),
         },
     )
-    return found[-1] if wanted else "", (found[0], found[1] if has_c else None)
+    return results[-1] if needs_outputs else "", (results[0], results[1] if has_c else None)
 
 
-def _one_position(graph: Graph, arithmetic: Arithmetic, name: str, layer: LayerWeights, wanted: bool) -> Graph:
-    """The body of the scan: (h, c), parts of the gates and who is running -> (h, c), and h as an output if wanted."""
-    size = layer.weight_hh.shape[1]
+def _one_position(graph: Graph, arithmetic: Arithmetic, name: str, layer: LayerWeights, needs_outputs: bool) -> Graph:
+    """Return the body of the scan: (h, c), parts of the gates, running rows -> (h, c), and h again if needed."""
+    size = layer.hidden_size
     body = graph.inside(name)
     h = body.input(f"{name}.h", FLOAT, ["B", size])
-    c = body.input(f"{name}.c", FLOAT, ["B", size]) if layer.cell == "lstm" else None
-    widths = part_widths(layer.cell, size)
+    c = body.input(f"{name}.c", FLOAT, ["B", size]) if layer.cell.has_cell_state else None
+    widths = part_widths(layer.cell.name, size)
     parts = [body.input(f"{name}.gates.{n}", FLOAT, ["B", width]) for n, width in enumerate(widths)]
     runs = body.input(f"{name}.running", BOOL, ["B", 1])
     recurrent = several(body, arithmetic, f"{name}.recurrent", h, layer.recurrent())
-    new_h, new_c = CELLS[layer.cell](body, parts, recurrent, (h, c), size)
+    new_h, new_c = CELL_NODES[layer.cell.name].step(body, parts, recurrent, (h, c), size)
     body.output(body.op("Where", runs, new_h, h), FLOAT, ["B", size])
     if c is not None and new_c is not None:
         body.output(body.op("Where", runs, new_c, c), FLOAT, ["B", size])
-    if wanted:
+    if needs_outputs:
         body.output(new_h, FLOAT, ["B", size])
     return body

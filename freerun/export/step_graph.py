@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from freerun.export.decoder import DecoderStep, State
-from freerun.export.entries import Entries, OneRowEach, SeveralRowsEach
+from freerun.export.decoder_nodes import DecoderStep, State
+from freerun.export.entry_nodes import Entries, OneRowEach, SeveralRowsEach
 from freerun.export.graph import FLOAT, INT64, Graph, Value
 from freerun.export.products import Arithmetic
 from freerun.export.weights import ModelWeights
@@ -32,7 +32,9 @@ def step_graph(weights: ModelWeights, arithmetic: Arithmetic, limit: float = 1.0
     entries: Entries = SeveralRowsEach(graph, next(iter(statics.values()))) if statics else OneRowEach()
     step = DecoderStep(weights, arithmetic, limit)
     state = _taken_apart(graph, weights, graph.op("Gather", before, origins, attributes={"axis": 0}))
-    logits, after = step.step(graph, tokens, step.wanted(graph, state, hand_on=False), statics, entries, hand_on=False)
+    logits, after = step.step(
+        graph, tokens, step.precompute(graph, state, precompute_next=False), statics, entries, precompute_next=False
+    )
     log_probs = graph.op("LogSoftmax", logits, attributes={"axis": -1})
     best, ids = graph.ops("TopK", graph.op("Add", log_probs, never_written(graph, weights)), k, count=2)
     graph.output(graph.concat(after.values()), FLOAT, ["N", state_size(weights.sizes)], "new_state")
@@ -51,12 +53,11 @@ def never_written(graph: Graph, weights: ModelWeights) -> Value:
 
 def _parts(weights: ModelWeights) -> list[int]:
     sizes = weights.sizes
-    number = sizes.num_layers * (2 if sizes.cell == "lstm" else 1) + sizes.input_feeding
-    return [sizes.hidden_size] * number
+    return [sizes.hidden_size] * (sizes.num_layers * sizes.states_per_layer + sizes.input_feeding)
 
 
 def _taken_apart(graph: Graph, weights: ModelWeights, state: Value) -> State:
     sizes = weights.sizes
-    cell = "" if sizes.cell == "lstm" else None
+    cell = "" if sizes.cell_spec.has_cell_state else None
     parts = State([("", cell)] * sizes.num_layers, "" if sizes.input_feeding else None)
     return parts.like(graph.split(state, _parts(weights)))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freerun.models import recurrence
-from freerun.models.cpu_core import core_sequence
+from freerun.models.cpu_kernels import run_sequence
 from freerun.models.recurrence import RecurrentLayer, Tokens
 from freerun.training.precision import autocast, bf16_is_fast
 from tests.networks import CELLS, close, draw, gradients, layer, randomise, some_of
@@ -76,7 +76,7 @@ def test_tokens_are_their_embeddings(cell, masked, with_context, vocabulary):
     of = layer(cell, 5 if with_context else 3, backend="auto")
     loop = layer(cell, 5 if with_context else 3, backend="reference")
     tokens, state = Tokens(ids, embedding, mask, context), state_of(cell, 4, 4)
-    close(run(of, tokens, state, LENGTHS, wanted), run(loop, tokens.written_out(), state, LENGTHS, wanted))
+    close(run(of, tokens, state, LENGTHS, wanted), run(loop, tokens.materialized(), state, LENGTHS, wanted))
 
 
 @pytest.mark.parametrize(("vocabulary", "by_table"), [(24, True), (25, False)])
@@ -188,7 +188,7 @@ def test_the_gradient_of_the_inputs_share_is_not_rounded():
     of = large("lstm", "auto")
     gates = draw(5, 3, 192, dtype=torch.float32)
     with autocast("bf16"):
-        outputs, h, c = core_sequence("lstm", gates, None, of.weight_hh, None, None, None, None)
+        outputs, h, c = run_sequence("lstm", gates, None, of.weight_hh, None, None, None, None)
     (found,) = gradients(some_of(outputs, h, c), gates)
     assert (found != found.bfloat16().float()).any()
 

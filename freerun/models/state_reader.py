@@ -1,4 +1,4 @@
-"""What a model is like inside along given tokens: read, not trained.
+"""Reading a model's states and attention weights along given tokens.
 
 Shape suffixes: B batch, S source, T target, H hidden.
 """
@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from freerun.models.attention import BahdanauAttention
-from freerun.models.decoder import Decoded, Encoded
+from freerun.models.decoder import Decoded
+from freerun.models.encoded import Encoded
 from freerun.models.seq2seq import Seq2Seq
 
 __all__ = ["StateReader"]
@@ -28,31 +28,29 @@ class StateReader:
 
     @property
     def attends(self) -> bool:
-        """Whether there is attention to be read."""
+        """Return True if the model has attention."""
         return self._model.decoder.attention is not None
 
     @torch.inference_mode()
     def states(self, source_ids: Ids, lengths: Ids, fed: Ids) -> Floats:
-        """The decoder's top layer [B, T, H] after each token of ``fed`` [B, T], BOS first; of no meaning on padding."""
+        """Return the decoder's top layer [B, T, H] after each token of ``fed`` [B, T], BOS first; not for padding."""
         decoded, _ = self._run(source_ids, lengths, fed)
         return _numbers(decoded.layers_TBH[-1].transpose(0, 1))
 
     @torch.inference_mode()
     def contexts(self, source_ids: Ids, lengths: Ids) -> Floats:
-        """What the encoder hands over: the decoder's top layer [B, H] before the first token."""
+        """Return the decoder's top layer [B, H] before the first token: what the encoder passes on."""
         return _numbers(self._encoded(source_ids, lengths).state.h_LBH[-1])
 
     @torch.inference_mode()
     def attention(self, source_ids: Ids, lengths: Ids, fed: Ids) -> Floats:
-        """Attention weights [B, T, S] with which the token after each token of ``fed`` is predicted."""
+        """Return the attention weights [B, T, S] with which the token after each token of ``fed`` is predicted."""
         decoded, encoded = self._run(source_ids, lengths, fed)
         attention, memory = self._model.decoder.attention, encoded.memory
-        assert attention is not None and memory is not None, "the caller has asked whether it attends"
+        assert attention is not None and memory is not None, "check attends first"
         outputs_TBH = decoded.layers_TBH[-1]
-        if isinstance(attention, BahdanauAttention):
-            before_TBH = torch.cat([encoded.state.h_LBH[-1:], outputs_TBH[:-1]])
-            return _numbers(torch.stack([attention.context(state_BH, memory)[1] for state_BH in before_TBH], 1))
-        return _numbers(attention(outputs_TBH.transpose(0, 1), memory)[1])
+        before_TBH = torch.cat([encoded.state.h_LBH[-1:], outputs_TBH[:-1]])
+        return _numbers(attention.weights_along(before_TBH, outputs_TBH, memory))
 
     def _run(self, source_ids: Ids, lengths: Ids, fed: Ids) -> tuple[Decoded, Encoded]:
         encoded = self._encoded(source_ids, lengths)
@@ -67,5 +65,5 @@ class StateReader:
 
 
 def _numbers(values: Tensor) -> Floats:
-    found: Floats = values.float().cpu().numpy()
-    return found
+    array: Floats = values.float().cpu().numpy()
+    return array

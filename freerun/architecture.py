@@ -1,0 +1,364 @@
+"""The architecture of a network: its hyperparameters, and the registries of cells and attentions.
+
+Everything that has to know which cells and attentions exist reads the registries: configuration, bundles, weight
+shapes, export, graph checks, the C library's border, and the tables in docs/configuration.md (a test compares them).
+
+A new cell takes three files: an entry of ``CELLS`` here, its equations in ``freerun.models.cells``, and its ONNX nodes
+in ``freerun.export.cell_nodes``. A new attention takes an entry of ``ATTENTIONS``, a module in
+``freerun.models.attention``, and nodes in ``freerun.export.attention_nodes``. Faster implementations are capabilities
+with a fallback: a cell that claims none of them trains through the loop over its equations, in torch.
+
+Shape suffixes: H hidden, M memory (H, or 2 H of a bidirectional encoder), G gates x hidden, E embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, Final
+
+__all__ = [
+    "ATTENTIONS",
+    "CELLS",
+    "CONTEXTS",
+    "Architecture",
+    "AttentionSpec",
+    "CellSpec",
+    "attention_kinds",
+    "attention_name",
+    "attention_scores",
+]
+
+Shapes = dict[str, tuple[int, ...]]
+
+EVERY_STEP: Final = "every_step"
+CONTEXTS: Final = ("init", EVERY_STEP)
+"""Values of ``Architecture.context``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellSpec:
+    """A recurrent cell: what it is made of, and which faster implementations it has.
+
+    Attributes:
+        name: the value of ``model.cell``.
+        description: the sentence fragment that documentation shows, with the paper.
+        gates: blocks of H rows in each weight and bias of a layer.
+        has_cell_state: a step carries c in addition to h.
+        is_recurrent: the gates read h of the step before, so a layer has ``weight_hh`` and ``bias_hh``.
+        gated_bias: the last gate's recurrent bias is multiplied by another gate, so it cannot join the input bias.
+        forget_gate: the gate whose bias ``model.forget_bias`` sets.
+        is_bounded: every output is within [-1, 1]. An int8 export quantizes outputs with one fixed scale, so it needs
+            this.
+        fused: torch has whole-sequence kernels for it.
+        compiled_training: ``freerun.models.compiled_cells`` has its steps, compiled by Numba.
+        onnx: ``freerun.export.cell_nodes`` has its nodes.
+        native_code: its number in ``native/greedy.h``; None if the C library cannot decode it.
+    """
+
+    name: str
+    description: str
+    gates: int
+    has_cell_state: bool = False
+    is_recurrent: bool = True
+    gated_bias: bool = False
+    forget_gate: int | None = None
+    is_bounded: bool = True
+    fused: bool = False
+    compiled_training: bool = False
+    onnx: bool = False
+    native_code: int | None = None
+
+    @property
+    def compiled_greedy(self) -> bool:
+        """Return True if the C library can decode it."""
+        return self.native_code is not None
+
+    def shapes(self, input_size: int, hidden_size: int) -> Shapes:
+        """The shape of each of a layer's parameters, in their order."""
+        gates = self.gates * hidden_size
+        shapes: Shapes = {"weight_ih": (gates, input_size)}
+        if self.is_recurrent:
+            shapes["weight_hh"] = (gates, hidden_size)
+        shapes["bias_ih"] = (gates,)
+        if self.is_recurrent:
+            shapes["bias_hh"] = (gates,)
+        return shapes
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionSpec:
+    """A kind of attention with its score function.
+
+    Attributes:
+        name: the value of ``Architecture.attention``, and of ``model.attention`` in a bundle's config.json.
+        kind: the value of ``model.attention`` in a configuration.
+        score: the value of ``model.attention_score``; empty if the kind has one score only.
+        title: what reports call it.
+        description: the sentence fragment that documentation shows, with the paper.
+        weights: the shape of each of its weights.
+        within_recurrence: computed before each step from the previous state, and read by the first layer; otherwise
+            after the recurrence, from its outputs.
+        feeds_input: the attentional output can be an input of the next step (``model.input_feeding``).
+        sums: a score is v . tanh(query + key), otherwise query . key.
+        needs_equal_sizes: queries and memory are compared directly, so a bidirectional encoder does not fit.
+        onnx: ``freerun.export.attention_nodes`` has its nodes.
+        compiled_greedy: the C library can decode it.
+    """
+
+    name: str
+    kind: str
+    title: str
+    description: str
+    weights: Callable[[Architecture], Shapes]
+    score: str = ""
+    within_recurrence: bool = False
+    feeds_input: bool = False
+    sums: bool = False
+    needs_equal_sizes: bool = False
+    onnx: bool = False
+    compiled_greedy: bool = False
+
+    @property
+    def reads_memory(self) -> bool:
+        """Return True for every attention, False for the absence of one."""
+        return self.kind != NO_ATTENTION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Everything that decides which parameters a network has; ``asdict`` is the section "model" of config.json.
+
+    ``hidden_size`` is that of the decoder and of each direction of the encoder; ``cell`` and ``attention`` are keys of
+    ``CELLS`` and ``ATTENTIONS``.
+    """
+
+    source_vocabulary: int
+    target_vocabulary: int
+    embedding_size: int = 256
+    hidden_size: int = 512
+    num_layers: int = 2
+    cell: str = "lstm"
+    bidirectional: bool = False
+    context: str = "init"
+    attention: str = "none"
+    tied_output: bool = False
+    input_feeding: bool = False
+
+    @staticmethod
+    def of(model: Mapping[str, Any]) -> Architecture:
+        """Read the section "model" of config.json; unknown keys are left out."""
+        known = {field.name for field in fields(Architecture)}
+        return Architecture(**{name: value for name, value in model.items() if name in known})
+
+    @property
+    def cell_spec(self) -> CellSpec:
+        """The cell."""
+        return CELLS[self.cell]
+
+    @property
+    def attention_spec(self) -> AttentionSpec:
+        """The attention."""
+        return ATTENTIONS[self.attention]
+
+    @property
+    def gates(self) -> int:
+        """G."""
+        return self.cell_spec.gates * self.hidden_size
+
+    @property
+    def num_directions(self) -> int:
+        """Directions of the encoder."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def memory_size(self) -> int:
+        """M."""
+        return self.hidden_size * self.num_directions
+
+    @property
+    def every_step(self) -> bool:
+        """Return True if the source's summary is read at every step."""
+        return self.context == EVERY_STEP
+
+    @property
+    def context_size(self) -> int:
+        """Width of the summary that every step reads; 0 if none does."""
+        return self.hidden_size if self.every_step else 0
+
+    @property
+    def known_size(self) -> int:
+        """Inputs of the decoder's first layer that do not depend on attention: embedding and context."""
+        return self.embedding_size + self.context_size
+
+    @property
+    def attended_size(self) -> int:
+        """Inputs of the decoder's first layer that attention computes."""
+        if self.attention_spec.within_recurrence:
+            return self.memory_size
+        return self.hidden_size if self.input_feeding else 0
+
+    @property
+    def features(self) -> int:
+        """Inputs of the output layer: h or the attentional output, and the context if every step reads it."""
+        return self.hidden_size + self.context_size
+
+    @property
+    def is_projected(self) -> bool:
+        """Return True if features are projected to the width of an embedding before a tied output."""
+        return self.tied_output and self.features != self.embedding_size
+
+    @property
+    def is_bridged(self) -> bool:
+        """Return True if the encoder's states are projected to the decoder's size."""
+        return self.memory_size != self.hidden_size
+
+    @property
+    def states_per_layer(self) -> int:
+        """Vectors of a layer's state: h, and c if the cell has one."""
+        return 2 if self.cell_spec.has_cell_state else 1
+
+    @property
+    def has_source_table(self) -> bool:
+        """Return True if a source token's gates are looked up: a table that takes no more room than the embedding."""
+        return self.source_vocabulary <= self.embedding_size
+
+    @property
+    def replays(self) -> bool:
+        """Return True if a whole target is decoded in one pass: no step reads what attention gave in another."""
+        return not (self.input_feeding or self.attention_spec.within_recurrence)
+
+    @property
+    def compiled_greedy(self) -> bool:
+        """Return True if the C library can decode it."""
+        return self.cell_spec.compiled_greedy and self.attention_spec.compiled_greedy
+
+
+def _by_name(*specs: Any) -> Mapping[str, Any]:
+    return {spec.name: spec for spec in specs}
+
+
+CELLS: Final[Mapping[str, CellSpec]] = _by_name(
+    CellSpec(
+        name="lstm",
+        description="long short-term memory with a forget gate (Hochreiter & Schmidhuber 1997; Gers et al. 2000)",
+        gates=4,
+        has_cell_state=True,
+        forget_gate=1,
+        fused=True,
+        compiled_training=True,
+        onnx=True,
+        native_code=0,
+    ),
+    CellSpec(
+        name="gru",
+        description="gated recurrent unit (Cho et al. 2014)",
+        gates=3,
+        gated_bias=True,
+        fused=True,
+        compiled_training=True,
+        onnx=True,
+        native_code=1,
+    ),
+    CellSpec(
+        name="rnn",
+        description="plain recurrent network with tanh (Elman 1990)",
+        gates=1,
+        fused=True,
+        compiled_training=True,
+        onnx=True,
+        native_code=2,
+    ),
+)
+
+
+def _no_weights(_: Architecture) -> Shapes:
+    return {}
+
+
+def _dot(sizes: Architecture) -> Shapes:
+    return {"combine.weight": (sizes.hidden_size, sizes.memory_size + sizes.hidden_size)}
+
+
+def _general(sizes: Architecture) -> Shapes:
+    return {"keys.weight": (sizes.hidden_size, sizes.memory_size), **_dot(sizes)}
+
+
+def _additive(sizes: Architecture) -> Shapes:
+    hidden = sizes.hidden_size
+    return {"keys.weight": (hidden, sizes.memory_size), "query.weight": (hidden, hidden), "vector.weight": (1, hidden)}
+
+
+def _concat(sizes: Architecture) -> Shapes:
+    return {**_additive(sizes), **_dot(sizes)}
+
+
+def _bahdanau(sizes: Architecture) -> Shapes:
+    pairs = 2 * sizes.hidden_size
+    return {
+        **_additive(sizes),
+        "state_output.weight": (pairs, sizes.hidden_size),
+        "state_output.bias": (pairs,),
+        "token_output.weight": (pairs, sizes.embedding_size),
+        "context_output.weight": (pairs, sizes.memory_size),
+    }
+
+
+NO_ATTENTION: Final = "none"
+_luong: Final = partial(AttentionSpec, kind="luong", title="Luong attention", feeds_input=True, onnx=True)
+
+ATTENTIONS: Final[Mapping[str, AttentionSpec]] = _by_name(
+    AttentionSpec(
+        name=NO_ATTENTION,
+        kind=NO_ATTENTION,
+        title="no attention",
+        description="a fixed context (Sutskever et al. 2014; Cho et al. 2014)",
+        weights=_no_weights,
+        onnx=True,
+        compiled_greedy=True,
+    ),
+    _luong(
+        name="dot",
+        score="dot",
+        description="`h . m`; needs `bidirectional = false` (Luong et al. 2015)",
+        weights=_dot,
+        needs_equal_sizes=True,
+    ),
+    _luong(name="general", score="general", description="`h . W m` (Luong et al. 2015)", weights=_general),
+    _luong(
+        name="concat",
+        score="concat",
+        description="`v . tanh(W [h; m])` (Luong et al. 2015)",
+        weights=_concat,
+        sums=True,
+    ),
+    AttentionSpec(
+        name="bahdanau",
+        kind="bahdanau",
+        title="Bahdanau attention",
+        description="additive, within the recurrence, so training loops over steps (Bahdanau et al. 2015)",
+        weights=_bahdanau,
+        within_recurrence=True,
+        sums=True,
+        onnx=True,
+    ),
+)
+
+
+def attention_kinds() -> dict[str, AttentionSpec]:
+    """The values of ``model.attention``, each with its first entry in the registry."""
+    kinds: dict[str, AttentionSpec] = {}
+    for spec in ATTENTIONS.values():
+        kinds.setdefault(spec.kind, spec)
+    return kinds
+
+
+def attention_scores() -> dict[str, AttentionSpec]:
+    """The values of ``model.attention_score``."""
+    return {spec.score: spec for spec in ATTENTIONS.values() if spec.score}
+
+
+def attention_name(kind: str, score: str) -> str:
+    """The key of ``ATTENTIONS`` for ``model.attention`` and ``model.attention_score``, which most kinds ignore."""
+    return next(spec.name for spec in ATTENTIONS.values() if spec.kind == kind and spec.score in ("", score))
