@@ -23,6 +23,7 @@ from typing import BinaryIO, NamedTuple, cast
 
 from freerun.data.opening import Say, open_file, reject_read_once
 from freerun.errors import DataError
+from freerun.text import forbidden_character, lone_surrogate
 
 __all__ = [
     "MAX_LINE_BYTES",
@@ -46,7 +47,6 @@ MAX_LINE_BYTES = 1_000_000
 _BOM = b"\xef\xbb\xbf"
 _JSON_SUFFIXES = (".jsonl", ".json")
 # What a field of a TSV file cannot hold: pairs that are held out or predicted must survive being written as TSV.
-_NOT_IN_A_FIELD = {"\t": "a tab", "\n": "a line feed", "\r": "a carriage return", "\0": "a NUL character"}
 
 
 class Pair(NamedTuple):
@@ -345,24 +345,21 @@ def _bad_json(where: str, what: str) -> DataError:
 
 def _check_field(text: str, where: str, key: str) -> None:
     """Refuse what JSON can spell and a line of TSV cannot."""
-    for character, name in _NOT_IN_A_FIELD.items():
-        if character in text:
-            raise DataError(
-                where,
-                f"the {key} holds {name}",
-                "Expected text that can stand in one field of a TSV line",
-                "Remove it, or put a space in its place",
-            )
-    # "\ud83d" is valid JSON and a valid str, but cannot be written as UTF-8.
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
+    if name := forbidden_character(text):
         raise DataError(
             where,
-            f"the {key} holds half a surrogate pair (U+{ord(text[error.start]):04X})",
+            f"the {key} holds {name}",
+            "Expected text that can stand in one field of a TSV line",
+            "Remove it, or put a space in its place",
+        )
+    # "\ud83d" is valid JSON and a valid str, but cannot be written as UTF-8.
+    if surrogate := lone_surrogate(text):
+        raise DataError(
+            where,
+            f"the {key} holds half a surrogate pair ({surrogate})",
             "Expected whole Unicode characters",
             "Repair the escape \\u... in the line",
-        ) from error
+        )
 
 
 def _parallel_pairs(files: ParallelFiles, opened: _Opener) -> Iterator[Pair]:

@@ -13,9 +13,9 @@ from freerun.forcing.teacher import Teacher
 from freerun.models.initialise import initialise
 from freerun.models.seq2seq import Seq2Seq, Sizes
 from freerun.models.stepper import TorchStepper
-from freerun.search.beam import beam_search
 from freerun.symbols import EOS
 from tests.networks import corpus
+from tests.searching import beam_search
 from tests.steppers import batch, bounds
 
 SYMBOLS = 6
