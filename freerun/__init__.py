@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from freerun.api import diagnose, evaluate, train
     from freerun.errors import FreerunError, UserError
     from freerun.loading import load
-    from freerun.runtime.predictor import Beam, Prediction, Predictor, Sampling
+    from freerun.runtime.prediction import Prediction
+    from freerun.runtime.predictor import Predictor
+    from freerun.search.settings import Beam, Greedy, Sampling
 
 __all__ = [
     "Beam",
     "FreerunError",
+    "Greedy",
     "Prediction",
     "Predictor",
     "Sampling",
@@ -42,9 +45,10 @@ _PLACES = {
     "train": "freerun.api",
     "evaluate": "freerun.api",
     "diagnose": "freerun.api",
-    "Beam": "freerun.runtime.predictor",
-    "Sampling": "freerun.runtime.predictor",
-    "Prediction": "freerun.runtime.predictor",
+    "Beam": "freerun.search.settings",
+    "Greedy": "freerun.search.settings",
+    "Sampling": "freerun.search.settings",
+    "Prediction": "freerun.runtime.prediction",
     "Predictor": "freerun.runtime.predictor",
     "FreerunError": "freerun.errors",
     "UserError": "freerun.errors",

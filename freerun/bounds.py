@@ -20,6 +20,7 @@ __all__ = [
     "LENGTH",
     "LENGTH_PENALTY",
     "MAX_LAYERS",
+    "MAX_LENGTH",
     "MAX_LOSS",
     "MAX_NUMBER",
     "MAX_PIECES",
@@ -72,6 +73,8 @@ NUM_HYPOTHESES: Final = BEAM_SIZE
 """Of a search: the beam is raised to it."""
 SAMPLES: Final = Range(1, 10_000)
 """Of sampling, in place of ``NUM_HYPOTHESES``: all samples of a text are drawn together."""
+MAX_LENGTH: Final = Range(0, 2**16)
+"""Tokens of an output without its end token: far more than makes sense, and few enough to reserve memory for."""
 LENGTH_PENALTY: Final = Range(0.0, 10.0, is_whole=False)
 """No length that fits a bound overflows then. Wu et al. use 0.2 to 1."""
 TEMPERATURE: Final = Range(0.0, 1000.0, is_whole=False)

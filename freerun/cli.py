@@ -15,6 +15,7 @@ from freerun.bounds import (
     BEAM_SIZE,
     EXAMPLES,
     LENGTH_PENALTY,
+    MAX_LENGTH,
     MAX_LOSS,
     SAMPLES,
     SEED,
@@ -23,7 +24,6 @@ from freerun.bounds import (
     TOP_K,
 )
 from freerun.errors import ConfigError, Interrupted, MissingExtraError, UserError
-from freerun.search.bound import MOST_TOKENS
 from freerun.streams import discard_output, prepare_streams, write_notice
 from freerun.text import one_line, shown
 from freerun.threads import in_a_command
@@ -93,7 +93,7 @@ EarlyStop = Annotated[
 ]
 MaxLength = Annotated[
     int | None,
-    typer.Option(min=1, max=MOST_TOKENS, help="Most tokens an output may have; otherwise the bundle's bound."),
+    typer.Option(min=1, max=MAX_LENGTH.high, help="Most tokens an output may have; otherwise the bundle's bound."),
 ]
 Ensemble = Annotated[
     list[Path] | None, typer.Option(metavar="MODEL", help="Average with this model too; may be repeated.")
@@ -197,7 +197,7 @@ def predict(
     """Predict: one line out for each text in, in their order."""
     from freerun.commands.predict import PredictRequest
     from freerun.commands.predict import predict as run
-    from freerun.runtime.predictor import Beam, Sampling, Search
+    from freerun.search.settings import Beam, Sampling, Search
 
     drawing = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p, "--seed": seed}
     _refuse_without("predict", "--sample", sample, drawing)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 
-__all__ = ["cut", "duration", "json_line", "one_line", "printable", "shown"]
+__all__ = ["cut", "duration", "forbidden_character", "json_line", "lone_surrogate", "one_line", "printable", "shown"]
 
 _CONTROLS = [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029]
 """Characters that end a line, or that a terminal obeys instead of showing them."""
 _ESCAPED = {number: chr(number).encode("unicode_escape").decode() for number in _CONTROLS}
 _MAX_BITS = 4096
 """Of an integer that is shown in digits: Python converts none of more than 4,300 digits."""
+_NOT_IN_A_FIELD = {"\t": "a tab", "\n": "a line feed", "\r": "a carriage return", "\0": "a NUL character"}
 _ESCAPED_IN_JSON = {number: f"\\u{number:04x}" for number in _CONTROLS}
 
 
@@ -38,6 +39,26 @@ def one_line(text: str) -> str:
     Unlike ``printable`` it keeps everything that is part of some writing system, such as joiners and no-break spaces.
     """
     return text if text.isprintable() else text.translate(_ESCAPED)
+
+
+def forbidden_character(text: str, allowed: str = "") -> str | None:
+    """Return the name of a character in ``text`` that one field of a TSV line cannot hold, None if there is none.
+
+    ``allowed`` are characters to accept all the same.
+    """
+    for character, name in _NOT_IN_A_FIELD.items():
+        if character in text and character not in allowed:
+            return name
+    return None
+
+
+def lone_surrogate(text: str) -> str | None:
+    """Return the first half of a surrogate pair in ``text``, such as "U+D83D": it cannot be written as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"U+{ord(text[error.start]):04X}"
+    return None
 
 
 def json_line(value: object) -> str:

@@ -11,7 +11,6 @@ import numpy as np
 from freerun.commands.console import CountLine, say
 from freerun.commands.figures import aligned
 from freerun.commands.output import open_output
-from freerun.data.batching import pad
 from freerun.data.codec import Codec
 from freerun.data.readers import Columns, PairsLocation, describe
 from freerun.diagnostics.diagnosis import Diagnosis
@@ -23,12 +22,13 @@ from freerun.diagnostics.summary import summary
 from freerun.errors import DataError
 from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.experiment.pairs_spec import PairsToRead, pairs_to_read
+from freerun.loading.torch_model import load_model
 from freerun.models.state_reader import StateReader
 from freerun.models.stepper import TorchStepper
 from freerun.models.torch_threads import Threads
 from freerun.randomness import numpy_generator
-from freerun.restore import load_model
 from freerun.runtime.bundle import Bundle, read_bundle
+from freerun.search.batches import pad
 from freerun.threads import check_threads, resolve_threads
 
 __all__ = ["DiagnoseRequest", "diagnose", "diagnose_bundle", "items_of"]

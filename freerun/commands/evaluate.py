@@ -21,6 +21,7 @@ from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.experiment.pairs_spec import PairsToRead, dev_pairs_of, pairs_to_read
 from freerun.loading import Mean, Precision, Runtime, load_bundles
 from freerun.runtime.predictor import Predictor, check_score
+from freerun.search.settings import Beam
 from freerun.text import printable, shown
 
 __all__ = [
@@ -121,15 +122,12 @@ def evaluate_items(
     """The same on pairs that the model has read already."""
     with CountLine("evaluating", "sequences") as progress:
         found = evaluate_stepper(
-            predictor.stepper,
+            predictor.searcher,
             items,
             predictor.source,
             predictor.target,
             bound=predictor.bound,
-            beam_size=beam_size,
-            length_penalty=length_penalty,
-            early_stop=early_stop,
-            greedy=predictor.greedy,
+            search=Beam(beam_size, length_penalty=length_penalty, early_stop=early_stop),
             progress=progress,
         )
     for item, hypothesis, nll in zip(items.items, found.hypotheses, found.teacher.nll.tolist(), strict=True):

@@ -17,7 +17,6 @@ import numpy as np
 
 from freerun.commands.console import say
 from freerun.commands.evaluate import evaluate_items
-from freerun.data.batching import pad
 from freerun.data.readers import Columns, PairsLocation
 from freerun.errors import BundleError, MissingExtraError, UserError
 from freerun.evaluation.comparison import Comparison, compare
@@ -44,6 +43,7 @@ from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper
 from freerun.runtime.snapshot import Snapshot
 from freerun.runtime.writing import as_json
+from freerun.search.batches import pad
 
 __all__ = ["MAX_LOSS", "ExportRequest", "export"]
 
@@ -265,7 +265,7 @@ def _verify(new: Path, bundle: Bundle, precision: str) -> None:
     both = f"{name} and {graph_file('step', precision)}"
     check_agreement(bundle, both, found, OnnxStepper(graphs), sources, precision)
     if precision == "fp32" and importlib.util.find_spec("torch") is not None:
-        from freerun.restore import load_steppers
+        from freerun.loading.torch_model import load_steppers
 
         check_agreement(bundle, f"{name} and torch", found, load_steppers(bundle)(), sources)
         check_agreement(

@@ -15,9 +15,11 @@ from freerun.data.readers import read_texts
 from freerun.data.unknown_tokens import count_tokens, named_tokens
 from freerun.errors import DataError, UserError
 from freerun.loading import Mean, Precision, Runtime, load
-from freerun.runtime.predictor import WINDOW, PredictedHypothesis, Prediction, Predictor, Search, windows
+from freerun.runtime.prediction import PredictedHypothesis, Prediction
+from freerun.runtime.predictor import WINDOW, Predictor, windows
+from freerun.search.settings import Search
 from freerun.streams import binary_input, is_terminal
-from freerun.text import json_line, one_line
+from freerun.text import forbidden_character, json_line, lone_surrogate, one_line
 
 __all__ = ["PredictRequest", "predict"]
 
@@ -93,14 +95,11 @@ def _texts(request: PredictRequest) -> Iterable[str]:
 
 
 def _check_argument(text: str, number: int) -> None:
-    for character, name in (("\t", "a tab"), ("\n", "a line feed"), ("\r", "a carriage return")):
-        if character in text:
-            what = f"{text!r} has {name} in it"
-            raise DataError(f"text {number}", what, "Expected one line of plain text", "Replace it by a space")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"text {number}", f"{text!r} is not valid UTF-8", "Expected UTF-8 text") from None
+    if name := forbidden_character(text):
+        what = f"{text!r} has {name} in it"
+        raise DataError(f"text {number}", what, "Expected one line of plain text", "Replace it by a space")
+    if lone_surrogate(text):
+        raise DataError(f"text {number}", f"{text!r} is not valid UTF-8", "Expected UTF-8 text")
 
 
 _NOTHING = PredictedHypothesis("", (), 0.0, 0.0, (), False)

@@ -11,7 +11,7 @@ from freerun.data.readers import Columns, PairsLocation
 from freerun.data.unknown_tokens import count_tokens, named_tokens
 from freerun.experiment.pairs_spec import pairs_to_read
 from freerun.loading import load
-from freerun.runtime.predictor import Scored
+from freerun.runtime.prediction import Scored
 from freerun.text import json_line
 
 __all__ = ["score"]

@@ -6,10 +6,8 @@ plan of an epoch is a pure function of lengths, budget, seed and epoch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +16,9 @@ from freerun.data.corpus import Corpus, IntArray
 from freerun.randomness import numpy_generator
 from freerun.symbols import BOS, EOS, PAD
 
-__all__ = ["MAX_POSITIONS", "ROWS", "Batch", "make_batch", "pad", "plan_epoch", "similar_lengths"]
+__all__ = ["Batch", "make_batch", "plan_epoch"]
 
 Ids = npt.NDArray[np.int64]
-
-ROWS = 512
-"""Maximum number of rows that are decoded or scored together; a step of many rows costs little more than of a few."""
-MAX_POSITIONS = 2**15
-"""Maximum number of rows x source positions that are in memory for them at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,36 +80,6 @@ def make_batch(corpus: Corpus, indices: IntArray) -> Batch:
         pairs=pairs,
         corpus=corpus,
     )
-
-
-def pad(rows: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
-    """Return rows as one array [B, L], right-padded with PAD, and their lengths [B]."""
-    if len(rows) == 1:  # much faster, which matters when texts are predicted one at a time
-        return np.array(rows, dtype=np.int64).reshape(1, -1), np.array([len(rows[0])], dtype=np.int64)
-    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-    out = np.full((len(rows), lengths.max(initial=0)), PAD, dtype=np.int64)
-    inside = np.arange(out.shape[1]) < lengths[:, None]
-    out[inside] = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
-    return out, lengths
-
-
-def similar_lengths(first: Sequence[int], second: Sequence[int], rows: int = ROWS, width: int = 1) -> list[Ids]:
-    """Group sequences into batches of similar lengths on both sides, so that there is little padding.
-
-    Each sequence takes ``width`` of a batch's ``rows``. A batch of long ``first`` sequences has fewer rows: their
-    encoder outputs, which attention needs, stay within ``MAX_POSITIONS`` rows x positions.
-    """
-    # Sources of equal length need no padding in the encoder, and targets of equal length end together.
-    order = np.lexsort((second, first))
-    lengths = np.asarray(first, np.int64)[order]
-    batches: list[Ids] = []
-    start = 0
-    while start < len(order):
-        longest = lengths[: start + max(1, rows // width)][-1]
-        size = min(rows, MAX_POSITIONS // max(1, int(longest)))
-        batches.append(order[start : start + max(1, size // width)])
-        start += len(batches[-1])
-    return batches
 
 
 def plan_epoch(

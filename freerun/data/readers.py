@@ -25,6 +25,7 @@ from typing import BinaryIO, NamedTuple, cast
 
 from freerun.data.opening import Say, open_file, reject_read_once
 from freerun.errors import DataError
+from freerun.text import forbidden_character, lone_surrogate
 
 __all__ = [
     "MAX_LINE_BYTES",
@@ -47,8 +48,6 @@ MAX_LINE_BYTES = 1_000_000
 # Some editors put it before the first line to mark UTF-8; it is not part of the text.
 _BOM = b"\xef\xbb\xbf"
 _JSON_SUFFIXES = (".jsonl", ".json")
-# Characters that a TSV field cannot hold: held-out and predicted pairs must survive being written as TSV.
-_INVALID_IN_FIELD = {"\t": "a tab", "\n": "a line feed", "\r": "a carriage return", "\0": "a NUL character"}
 
 
 class Pair(NamedTuple):
@@ -347,24 +346,21 @@ def _bad_json(where: str, what: str) -> DataError:
 
 def _check_field(text: str, where: str, key: str) -> None:
     """Reject characters that JSON can express and a line of TSV cannot."""
-    for character, name in _INVALID_IN_FIELD.items():
-        if character in text:
-            raise DataError(
-                where,
-                f"the {key} contains {name}",
-                "Expected text that fits into one field of a TSV line",
-                "Remove the character, or replace it by a space",
-            )
-    # "\ud83d" is valid JSON and a valid str, but cannot be written as UTF-8.
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
+    if name := forbidden_character(text):
         raise DataError(
             where,
-            f"the {key} contains half a surrogate pair (U+{ord(text[error.start]):04X})",
+            f"the {key} contains {name}",
+            "Expected text that fits into one field of a TSV line",
+            "Remove the character, or replace it by a space",
+        )
+    # "\ud83d" is valid JSON and a valid str, but cannot be written as UTF-8.
+    if surrogate := lone_surrogate(text):
+        raise DataError(
+            where,
+            f"the {key} contains half a surrogate pair ({surrogate})",
             "Expected whole Unicode characters",
             "Fix the escape \\u... in the line",
-        ) from error
+        )
 
 
 def _parallel_pairs(files: ParallelFiles, opened: _Opener) -> Iterator[Pair]:

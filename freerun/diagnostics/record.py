@@ -15,12 +15,12 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from freerun.data.batching import pad, similar_lengths
 from freerun.data.codec import Codec
 from freerun.diagnostics.steps import Steps
 from freerun.evaluation.items import EvaluationSet
 from freerun.metrics.oracle import Oracle
 from freerun.randomness import numpy_generator
+from freerun.search.batches import pad, similar_lengths
 from freerun.search.beam import beam_search
 from freerun.search.bound import LengthBound
 from freerun.search.score import counted_tokens, score_targets
@@ -155,7 +155,7 @@ class Recorder:
             if prefixes is not None:
                 prefix = [prefixes[row].tolist() for row in rows]
                 bounds = np.maximum(bounds, [len(each) for each in prefix])
-            outputs = beam_search(self._stepper, ids, lengths, max_lengths=bounds, prefix=prefix)
+            outputs = beam_search(self._stepper, ids, lengths, max_lengths=bounds, prefixes=prefix)
             best = [hypotheses[0] for hypotheses in outputs]
             ended = np.array([not hypothesis.truncated for hypothesis in best])
             written = [np.array([*each.ids, *([] if each.truncated else [EOS])], np.int64) for each in best]

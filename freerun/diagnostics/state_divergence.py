@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from freerun.data.batching import pad
 from freerun.diagnostics.estimate import Estimate, Resampled
 from freerun.diagnostics.record import Recorded, sampled
 from freerun.randomness import numpy_generator
+from freerun.search.batches import pad
 from freerun.symbols import BOS
 
 __all__ = ["StateDivergence", "States", "StatesOf", "mmd_test", "state_divergence", "states_after_errors"]

@@ -1,4 +1,4 @@
-"""Figures of outputs that were written freely: by a model fed with its own tokens, or by a trivial baseline."""
+"""Metrics of free-running outputs: those of a model fed its own tokens, or of a trivial baseline."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["FreeRunning", "flat"]
 
 @dataclass(frozen=True)
 class FreeRunning:
-    """One output for each of N sources.
+    """One output per source, N of them.
 
-    predictions: tokens of the outputs. truncated: [N], whether the length bound was hit.
+    predictions: tokens of the outputs. truncated: [N], whether an output hit the length bound.
     """
 
     items: EvaluationSet
@@ -52,12 +52,12 @@ class FreeRunning:
 
     @cached_property
     def chrf(self) -> CorpusScore:
-        """ChrF2, with sacrebleu's signature."""
+        """The chrF2 score, with sacrebleu's signature."""
         return chrf(*self._compared)
 
     @property
     def ratios(self) -> dict[str, tuple[Figures, Figures]]:
-        """The figures that are ratios: name to numerators and denominators, [N] each."""
+        """The metrics that are ratios: name to numerators and denominators, [N] each."""
         each = np.ones(len(self.items))
         return {
             "sequence_accuracy.free": (self.matches, each),
@@ -67,11 +67,11 @@ class FreeRunning:
 
     @property
     def scores(self) -> dict[str, CorpusScore]:
-        """The figures of whole corpora, 0-100."""
+        """The metrics of whole corpora, 0-100."""
         return {"bleu.free": self.bleu, "chrf.free": self.chrf}
 
     def metrics(self) -> dict[str, float]:
-        """Flat figures with 95 % intervals (``.low``, ``.high``), and the number of ``sources``; undefined: NaN."""
+        """Return the metrics with 95 % intervals (``.low``, ``.high``) and the number of ``sources``; or NaN."""
         intervals = {name: ratio_interval(*figures) for name, figures in self.ratios.items()}
         intervals |= {name: score.interval() for name, score in self.scores.items()}
         metrics = flat(intervals)
@@ -85,7 +85,7 @@ class FreeRunning:
 
     @cached_property
     def _compared(self) -> tuple[list[str], list[list[str]]]:
-        """Outputs and references for BLEU and chrF: tokens joined by spaces, but texts where tokens are pieces."""
+        """Outputs and references for BLEU and chrF: tokens joined by spaces, or texts if tokens are subwords."""
         if self._tokenize != "none":
             return self.texts, self.items.reference_texts
         # Tokens, not texts: characters of a word would otherwise be one word to BLEU.
@@ -94,7 +94,7 @@ class FreeRunning:
 
 
 def flat(intervals: dict[str, Interval], change: Callable[[float], float] = float) -> dict[str, float]:
-    """``name``, ``name.low`` and ``name.high`` of each interval, each number put through ``change``."""
+    """Return ``name``, ``name.low`` and ``name.high`` of each interval, with ``change`` applied to each number."""
     result: dict[str, float] = {}
     for name, interval in intervals.items():
         result[name] = change(interval.value)

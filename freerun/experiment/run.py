@@ -45,14 +45,16 @@ from freerun.experiment.plan import RunPlan, TrainRequest, clean_up_run, plan_ru
 from freerun.experiment.prepare import DataSource, TrainingData, choose_tokens, load_data, write_held_out
 from freerun.experiment.spool import Spool, found_spool, spool_pairs
 from freerun.files import write_atomic
+from freerun.loading.torch_model import load_weights, sizes_as_dict, sizes_of
 from freerun.lock import inner_lock, only_writer
 from freerun.models.seq2seq import Seq2Seq
 from freerun.models.stepper import TorchStepper
 from freerun.models.torch_threads import Threads
-from freerun.restore import load_weights, sizes_as_dict, sizes_of
 from freerun.runtime.bundle import WEIGHTS, Bundle, read_bundle
 from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
+from freerun.search.searcher import StepperSearcher
+from freerun.search.settings import Beam
 from freerun.threads import resolve_threads
 from freerun.training.checkpoint import Checkpoints, serialised
 from freerun.training.journal import Journal, read_journal
@@ -368,14 +370,12 @@ class _Run:
         items = self.data.dev if everything else self.data.sample
         options = self.config.evaluation
         evaluation = evaluate(
-            TorchStepper(model),
+            StepperSearcher(lambda: TorchStepper(model)),
             items,
             self.data.source,
             self.data.target,
             bound=self.bound,
-            beam_size=options.beam_size,
-            length_penalty=options.length_penalty,
-            early_stop=options.early_stop,
+            search=Beam(options.beam_size, length_penalty=options.length_penalty, early_stop=options.early_stop),
             progress=lambda done, total: check(),
         )
         shown = zip(items.items[:NUM_EXAMPLES], evaluation.free.texts, strict=False)

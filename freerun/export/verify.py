@@ -10,10 +10,10 @@ from typing import Final
 
 import numpy as np
 
-from freerun.data.batching import pad
 from freerun.errors import BundleError
 from freerun.randomness import numpy_generator
 from freerun.runtime.bundle import Bundle
+from freerun.search.batches import pad
 from freerun.search.beam import beam_search
 from freerun.search.hypothesis import Hypothesis
 from freerun.search.score import score_targets

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from rapidfuzz.distance import Levenshtein
 
-from freerun.data.batching import pad
 from freerun.data.codec import Codec
 from freerun.diagnostics.record import Recorded
 from freerun.evaluation.items import EvaluationSet
 from freerun.randomness import numpy_generator
+from freerun.search.batches import pad
 from freerun.symbols import BOS, EOS, UNK
 
 __all__ = ["MOST_EXAMPLES", "AttentionOf", "chosen_examples", "examples"]

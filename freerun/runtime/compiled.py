@@ -1,7 +1,6 @@
-"""The compiled library of ``native/``: its structures, and arrays as it wants them.
+"""The compiled library of ``native/``: its structures, and arrays in the layout that it reads.
 
-It is built when freerun is installed, where a C compiler is there, and its place is beside this file. Without it models
-run in onnxruntime alone.
+Installing freerun builds it, into this directory, if there is a C compiler. Without it models run in onnxruntime alone.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Array = npt.NDArray[Any]
 
 LIBRARY: Final = Path(__file__).with_name("greedy.so")
 PRODUCT_LEVELS: Final = 64
-"""What a weight of 7 bits is within: what all processors can add up."""
+"""Largest magnitude of an int8 weight: products of such weights add up without overflow on every CPU."""
 _VERSION: Final = 3
 """FREERUN_VERSION of native/greedy.h."""
 _PANEL: Final = 64
@@ -69,58 +68,59 @@ class Model(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The library, or None where it was not built, was built of other sources, or cannot be loaded here."""
+    """Return the library, or None if it was not built, was built from other sources, or cannot be loaded here."""
     try:
-        found = opened(LIBRARY)
+        compiled = opened(LIBRARY)
     except (OSError, AttributeError):  # AttributeError: some other library
         return None
-    return found if found.freerun_version() == _VERSION else None
+    return compiled if compiled.freerun_version() == _VERSION else None
 
 
 def opened(path: Path) -> ctypes.CDLL:
-    """The library at ``path``.
+    """Open the library at ``path``.
 
     Raises:
-        OSError: it is not there, or not for this machine.
-        AttributeError: it is another one.
+        OSError: it does not exist, or is not for this machine.
+        AttributeError: it is another library.
     """
-    found = ctypes.CDLL(str(path))
-    found.freerun_greedy.argtypes = [POINTER(Model), c_int64, *[c_void_p] * 6, POINTER(c_int32)]
-    found.freerun_greedy.restype = c_int32
-    found.freerun_version.restype = c_int32
-    found.freerun_instructions.restype = ctypes.c_char_p
-    return found
+    compiled = ctypes.CDLL(str(path))
+    compiled.freerun_greedy.argtypes = [POINTER(Model), c_int64, *[c_void_p] * 6, POINTER(c_int32)]
+    compiled.freerun_greedy.restype = c_int32
+    compiled.freerun_version.restype = c_int32
+    compiled.freerun_instructions.restype = ctypes.c_char_p
+    return compiled
 
 
 def linear(
-    kept: list[Array], weight: Array, bias: Array | None, scale: Array | None = None, step: float = 0.0
+    memory: list[Array], weight: Array, bias: Array | None, scale: Array | None = None, step: float = 0.0
 ) -> Linear:
-    """``x @ weight + bias`` for weight [I, N]; int8 weights come with the ``scale`` [N] of their columns.
+    """Return ``x @ weight + bias`` for weight [I, N]; int8 weights come with the ``scale`` [N] of their columns.
 
-    ``step`` is what a level of x is then. What it points to is added to ``kept``, which has to live as long as it does.
+    ``step`` is then the width of a quantization level of x. The arrays that it points to are added to ``memory``, which
+    must live as long as it does.
     """
     inputs, outputs = weight.shape
     if scale is None:
-        return Linear(inputs, outputs, _address(kept, _panels(weight)), _row(kept, bias))
+        return Linear(inputs, outputs, _address(memory, _panels(weight)), _row(memory, bias))
     correction = (-128 * weight.astype(np.int64).sum(axis=0)).astype(np.int32)
     return Linear(
         inputs,
         outputs,
-        _address(kept, _panels_of_fours(weight)),
-        _row(kept, bias),
-        _row(kept, scale * np.float32(step)),
-        _row(kept, correction),
+        _address(memory, _panels_of_fours(weight)),
+        _row(memory, bias),
+        _row(memory, scale * np.float32(step)),
+        _row(memory, correction),
         step,
     )
 
 
-def table(kept: list[Array], rows: Array) -> int:
-    """The address of rows [V, N] that are filled up to whole panels."""
-    return _address(kept, _filled(rows, (1, _PANEL)))
+def table(memory: list[Array], rows: Array) -> int:
+    """Return the address of rows [V, N], padded to whole panels."""
+    return _address(memory, _padded(rows, (1, _PANEL)))
 
 
 def _aligned(array: Array) -> Array:
-    """A copy that begins at a multiple of 64 bytes, with as much behind it: the library may read past the end."""
+    """Return a copy at a multiple of 64 bytes, with 64 bytes after it: the library may read past the end."""
     room = np.empty(array.nbytes + 2 * 64, np.uint8)
     start = -room.ctypes.data % 64
     copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
@@ -129,25 +129,25 @@ def _aligned(array: Array) -> Array:
 
 
 def _panels(weight: Array) -> Array:
-    """[I, N] as [panels, I, 64]."""
-    full = _filled(weight.astype(np.float32, copy=False), (1, _PANEL))
+    """Return a weight [I, N] as [panels, I, 64]."""
+    full = _padded(weight.astype(np.float32, copy=False), (1, _PANEL))
     return full.reshape(len(full), -1, _PANEL).transpose(1, 0, 2)
 
 
 def _panels_of_fours(weight: Array) -> Array:
-    """[I, N] as [panels, I / 4, 64, 4]."""
-    full = _filled(weight, (_FOUR, _PANEL))
+    """Return a weight [I, N] as [panels, I / 4, 64, 4]."""
+    full = _padded(weight, (_FOUR, _PANEL))
     return full.reshape(len(full) // _FOUR, _FOUR, -1, _PANEL).transpose(2, 0, 3, 1)
 
 
-def _filled(array: Array, multiples: tuple[int, ...]) -> Array:
+def _padded(array: Array, multiples: tuple[int, ...]) -> Array:
     return np.pad(array, [(0, -size % multiple) for size, multiple in zip(array.shape, multiples, strict=True)])
 
 
-def _row(kept: list[Array], row: Array | None) -> int | None:
-    return None if row is None else _address(kept, _filled(row, (_PANEL,)))
+def _row(memory: list[Array], row: Array | None) -> int | None:
+    return None if row is None else _address(memory, _padded(row, (_PANEL,)))
 
 
-def _address(kept: list[Array], array: Array) -> int:
-    kept.append(_aligned(array))
-    return int(kept[-1].ctypes.data)
+def _address(memory: list[Array], array: Array) -> int:
+    memory.append(_aligned(array))
+    return int(memory[-1].ctypes.data)

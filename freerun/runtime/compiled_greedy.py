@@ -1,4 +1,4 @@
-"""Plain greedy decoding by the compiled library, from the arrays of greedy.npz: for models without attention."""
+"""Greedy search in the compiled library, with the arrays of greedy.npz: for models without attention."""
 
 from __future__ import annotations
 
@@ -24,86 +24,81 @@ from freerun.runtime.forked import renew_when_forked
 from freerun.runtime.graphs import check_metadata, metadata_of
 from freerun.runtime.interruptible import interruptible
 from freerun.search.hypothesis import Hypothesis
-from freerun.search.loop import refuse
 from freerun.symbols import EOS
 
 __all__ = ["ARRAYS_VERSION", "CompiledGreedy", "can_run", "supports"]
 
 ARRAYS_VERSION: Final = 1
-"""Changes whenever what greedy.npz holds, or what it means, does."""
+"""Version of the content of greedy.npz and its meaning."""
 
 _NO_MEMORY, _BAD_SOURCE, _BAD_MODEL, _STOPPED = 1, 2, 3, 4
-_MOST_TOKENS: Final = 2**12
-"""What an output is given room for at first."""
-_MOST_ROOM: Final = 2**20
-"""Tokens that the sources of one call are given room for at first."""
+_FIRST_ROOM: Final = 2**12
+"""Tokens per output that the first attempt reserves memory for."""
+_MAX_ROOM: Final = 2**20
+"""Tokens that the first attempt of one call reserves memory for, all sources together."""
 _SHORT: Final = 4_000_000_000
-"""Tokens times weights of a call up to which it is over in about 0.2 s."""
-_LEAST_ROWS: Final = 24
-"""Sources that are worth a thread's while."""
+"""Tokens times weights of a call up to which it takes about 0.2 s at most."""
+_MIN_ROWS: Final = 24
+"""Minimum number of sources per thread."""
 
 
 def supports(bundle: Bundle) -> bool:
-    """Return True if the library can run such a model."""
+    """Return True if the library can run a model of this architecture."""
     return Architecture.of(bundle.model).compiled_greedy
 
 
 def can_run(bundle: Bundle, precision: str) -> bool:
-    """Whether the library is here and the bundle has arrays for it."""
+    """Return True if the library is installed and the bundle has arrays for it."""
     return supports(bundle) and arrays_file(precision) in bundle.config["files"] and library() is not None
 
 
 class CompiledGreedy:
-    """``beam_search`` with a beam of 1, outside of Python. Any number of threads may call it at once.
+    """A ``GreedyDecoder`` outside of Python. Any number of threads may call it at once.
 
-    An output is the same to the last bit whatever other sources it is computed with. With several ``threads`` many
-    sources are shared out among them.
+    Outputs are bit-identical whatever other sources are decoded in the same call. ``threads`` divide many sources among
+    themselves.
     """
 
     def __init__(self, bundle: Bundle, precision: str = "fp32", threads: int = 1) -> None:
-        found = library()
-        assert found is not None, "ask can_run first"
-        self._decode = found.freerun_greedy
+        compiled = library()
+        assert compiled is not None, "can_run() must be True"
+        self._decode = compiled.freerun_greedy
         self._bundle = bundle
         self._precision = precision
         self._threads = threads
-        self._kept: list[Any] = []
+        self._memory: list[Any] = []
         self._model: Any = None
         self._lock = threading.Lock()
         self._numbers = bundle.limits.numbers
         renew_when_forked(self)
 
     def renew(self) -> None:
-        """Make this usable in a forked child; it has no threads between two calls."""
+        """Make this usable in a forked child; there are no threads between two calls."""
         self._lock = threading.Lock()
 
     def __call__(self, sources: Sequence[Sequence[int]], bounds: Sequence[int]) -> list[Hypothesis]:
-        """The output for each of the sources, EOS their last id; ``bounds`` are in tokens without EOS.
+        """Return the output for each source, whose last id is EOS; ``bounds`` are in tokens without EOS.
 
         Raises:
-            BundleError: the arrays, which are read when first asked for, are damaged or not of this bundle's sizes.
+            BundleError: the arrays, which the first call reads, are damaged or not of this bundle's sizes.
         """
-        if not sources:
-            return []
-        shortest = min(bounds)
-        refuse(shortest < 0, "max_length", shortest, "Expected 0 or more tokens", "Raise the maximum length")
         model, stop = self._model or self._read(), ctypes.c_int32()
         if len(sources) == 1:
             return self._decoded(model, stop, sources, bounds)
         parts = [(model, stop, sources[part], bounds[part]) for part in _parts(bounds, self._threads)]
         if self._threads == 1:
-            found = [self._decoded(*part) for part in parts]
+            outputs = [self._decoded(*part) for part in parts]
         else:
-            found = self._in_threads(parts, stop)
-        return list(chain.from_iterable(found))
+            outputs = self._in_threads(parts, stop)
+        return list(chain.from_iterable(outputs))
 
     def _in_threads(self, parts: Sequence[Any], stop: ctypes.c_int32) -> list[list[Hypothesis]]:
-        from concurrent.futures import ThreadPoolExecutor  # one text at a time need not wait for it
+        from concurrent.futures import ThreadPoolExecutor  # slow to import, and not needed for single texts
 
         with ThreadPoolExecutor(self._threads) as pool:
             try:
                 return list(pool.map(lambda part: self._decoded(*part), parts))
-            except BaseException:  # Ctrl-C: nobody wants the other parts any more
+            except BaseException:  # Ctrl-C: stop the other parts
                 stop.value = 1
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -114,23 +109,26 @@ class CompiledGreedy:
         stop: ctypes.c_int32,
         sources: Sequence[Sequence[int]],
         bounds: Sequence[int],
-        most: int = _MOST_TOKENS,
+        room: int = _FIRST_ROOM,
     ) -> list[Hypothesis]:
-        """With room for ``most`` tokens of each at first: few outputs come near a large bound."""
-        found = self._called(model, stop, sources, [min(bound, most) for bound in bounds])
-        rows = [row for row, bound in enumerate(bounds) if bound > most and found[row].truncated]
+        """Decode with memory for ``room`` tokens per output, then those that were truncated there with more.
+
+        Few outputs come near a large bound.
+        """
+        outputs = self._called(model, stop, sources, [min(bound, room) for bound in bounds])
+        rows = [row for row, bound in enumerate(bounds) if bound > room and outputs[row].truncated]
         if rows:
-            again = self._decoded(model, stop, [sources[row] for row in rows], [bounds[row] for row in rows], 8 * most)
+            again = self._decoded(model, stop, [sources[row] for row in rows], [bounds[row] for row in rows], 8 * room)
             for row, hypothesis in zip(rows, again, strict=True):
-                found[row] = hypothesis
-        return found
+                outputs[row] = hypothesis
+        return outputs
 
     def _called(
         self, model: Any, stop: ctypes.c_int32, sources: Sequence[Sequence[int]], bounds: Sequence[int]
     ) -> list[Hypothesis]:
-        """One call of the library, which signals end if it may be long."""
+        """Call the library once; if the call may be long, signals can interrupt it."""
         room = sum(bounds) + len(bounds)
-        arrays = (  # not NumPy's: these are made, and their addresses told, in a third of the time
+        arrays = (  # not NumPy's: creating these and reading their addresses takes a third of the time
             array("q", sources[0] if len(sources) == 1 else chain.from_iterable(sources)),
             array("q", [len(source) for source in sources]),
             array("q", bounds),
@@ -151,49 +149,49 @@ class CompiledGreedy:
         if result == _BAD_SOURCE:
             raise ValueError("a source is empty, or has an id that is not of the source vocabulary")
         if result == _BAD_MODEL:
-            raise _fault(self._bundle.folder / arrays_file(self._precision), "the compiled library rejects its sizes")
-        found, start = [], 0
+            raise _damaged(self._bundle.folder / arrays_file(self._precision), "the compiled library rejects its sizes")
+        outputs, start = [], 0
         for count, bound in zip(written, bounds, strict=True):
-            found.append(_hypothesis(tokens[start : start + count].tolist(), scores[start : start + count].tolist()))
+            outputs.append(_hypothesis(tokens[start : start + count].tolist(), scores[start : start + count].tolist()))
             start += bound + 1
-        return found
+        return outputs
 
     def _read(self) -> Any:
         with self._lock:
             if self._model is None:
-                kept: list[Any] = []
-                # what is damaged shall not depend on the way it is run
+                memory: list[Any] = []
+                # a damaged bundle is rejected by every runtime alike
                 self._bundle.checked_bytes(graph_file("greedy", self._precision))
-                model = _Reader(self._bundle, self._precision, kept).model()
-                self._kept = [model, *kept]
+                model = _Reader(self._bundle, self._precision, memory).model()
+                self._memory = [model, *memory]
                 self._model = ctypes.byref(model)
             return self._model
 
 
 def _parts(bounds: Sequence[int], threads: int) -> list[slice]:
-    """Neighbours that are decoded in one call: within ``_MOST_ROOM``, and some parts for each of several threads."""
-    most = len(bounds) if threads == 1 else max(_LEAST_ROWS, -(-len(bounds) // (4 * threads)))
+    """Return slices of sources to decode in one call: within ``_MAX_ROOM``, about four per thread."""
+    limit = len(bounds) if threads == 1 else max(_MIN_ROWS, -(-len(bounds) // (4 * threads)))
     parts, start, room = [], 0, 0
     for row, bound in enumerate(bounds):
-        if row - start == most or (row > start and room + min(bound, _MOST_TOKENS) > _MOST_ROOM):
+        if row - start == limit or (row > start and room + min(bound, _FIRST_ROOM) > _MAX_ROOM):
             parts.append(slice(start, row))
             start, room = row, 0
-        room += min(bound, _MOST_TOKENS) + 1
+        room += min(bound, _FIRST_ROOM) + 1
     return [*parts, slice(start, len(bounds))]
 
 
 def _hypothesis(tokens: list[int], scores: list[float]) -> Hypothesis:
-    """From what was written, EOS with it unless the bound came first."""
+    """Return the hypothesis of the tokens that were written, which end with EOS unless the bound came first."""
     truncated = not tokens or tokens[-1] != EOS
     score = sum(scores)
     return Hypothesis(tuple(tokens if truncated else tokens[:-1]), score, tuple(scores), score, truncated)
 
 
 def _arrays_in(content: bytes) -> dict[str, Array]:
-    """The arrays of an .npz file that is not compressed: they take no more memory than the file has bytes.
+    """Return the arrays of an uncompressed .npz file: they take no more memory than the file has bytes.
 
     Raises:
-        Exception: of many kinds, where it is damaged.
+        Exception: of many kinds, if it is damaged.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as file:
         entries = file.infolist()
@@ -205,7 +203,7 @@ def _arrays_in(content: bytes) -> dict[str, Array]:
 
 
 def _array_in(content: bytes) -> Array:
-    """The array of an .npy file, whose header may name any shape."""
+    """Return the array of an .npy file, whose header may name any shape."""
     file = io.BytesIO(content)
     read_header = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -217,11 +215,11 @@ def _array_in(content: bytes) -> Array:
 
 
 class _Reader:
-    """Puts a model together from the arrays of a bundle; what it points to is added to ``kept``."""
+    """Builds a model from the arrays of a bundle; the memory that it points to is added to ``memory``."""
 
-    def __init__(self, bundle: Bundle, precision: str, kept: list[Any]) -> None:
+    def __init__(self, bundle: Bundle, precision: str, memory: list[Any]) -> None:
         self._path = bundle.folder / arrays_file(precision)
-        self._kept = kept
+        self._memory = memory
         self._arrays = self._read(bundle.checked_bytes(arrays_file(precision)))
         expected = {**metadata_of(bundle, "greedy", precision), "freerun.arrays": str(ARRAYS_VERSION)}
         check_metadata(self._path, self._metadata(), expected)
@@ -232,31 +230,31 @@ class _Reader:
         try:
             arrays = _arrays_in(content)
         except Exception as error:  # noqa: BLE001 (a damaged file can fail in a dozen ways)
-            raise self._fault(f"not an .npz file of numbers ({' '.join(str(error).split())[:200]})") from None
-        for name, found in arrays.items():
-            if found.dtype.kind not in "fiu":
-                raise self._fault(f"{name} is not an array of numbers")
-            if found.dtype.kind == "f" and not np.isfinite(found).all():
-                raise self._fault(f"{name} has numbers that are not finite")
+            raise self._damaged(f"not an .npz file of numbers ({' '.join(str(error).split())[:200]})") from None
+        for name, values in arrays.items():
+            if values.dtype.kind not in "fiu":
+                raise self._damaged(f"{name} is not an array of numbers")
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise self._damaged(f"{name} has numbers that are not finite")
         return arrays
 
     def _metadata(self) -> dict[str, str]:
         try:
-            found = json.loads(self._arrays.pop("metadata", np.empty(0, np.uint8)).tobytes())
+            metadata = json.loads(self._arrays.pop("metadata", np.empty(0, np.uint8)).tobytes())
         except (ValueError, RecursionError):
-            found = {}
-        found = found if isinstance(found, dict) else {}
-        return {name: value for name, value in found.items() if isinstance(value, str)}
+            metadata = {}
+        metadata = metadata if isinstance(metadata, dict) else {}
+        return {name: value for name, value in metadata.items() if isinstance(value, str)}
 
     def model(self) -> Model:
-        """The whole model.
+        """Build the whole model.
 
         Raises:
-            BundleError: an array is missing, not of the shape that the bundle's sizes ask for, or not asked for.
+            BundleError: an array is missing, superfluous, or does not have the shape that the bundle's sizes imply.
         """
         sizes, hidden = self._sizes, self._sizes.hidden_size
         if sizes.num_layers > len(self._arrays):
-            raise self._fault(f"it has {len(self._arrays)} arrays, too few for {sizes.num_layers} layers")
+            raise self._damaged(f"it has {len(self._arrays)} arrays, too few for {sizes.num_layers} layers")
         begins = sizes.embedding_size if sizes.is_projected else sizes.target_vocabulary
         context = {"context_gates": sizes.gates, "context_output": begins} if sizes.every_step else {}
         tied = sizes.target_vocabulary if sizes.is_projected else None
@@ -281,14 +279,14 @@ class _Reader:
             self._linears(["tied"], sizes.embedding_size, tied, biased=True),
         )
         if self._arrays:
-            raise self._fault(f"it has an array too many: {min(self._arrays)}")
+            raise self._damaged(f"it has an array too many: {min(self._arrays)}")
         return model
 
     def _source_embedding(self) -> int | None:
         sizes = self._sizes
         if sizes.has_source_table:
             return None
-        return table(self._kept, self._array("source_embedding", (sizes.source_vocabulary, sizes.embedding_size)))
+        return table(self._memory, self._array("source_embedding", (sizes.source_vocabulary, sizes.embedding_size)))
 
     def _encoder(self) -> Any:
         sizes = self._sizes
@@ -297,7 +295,7 @@ class _Reader:
         return self._several(Layer, [self._layer(name, *((sizes.memory_size, 0) if n else first)) for n, name in names])
 
     def _bridge(self, part: str) -> Any:
-        """Projections, for an encoder of two directions."""
+        """Return the projections of a bidirectional encoder's states."""
         sizes = self._sizes
         names = [f"bridge.{part}.{n}" for n in range(sizes.num_layers)]
         return self._linears(names, sizes.memory_size, sizes.hidden_size if sizes.bidirectional else None, biased=True)
@@ -308,17 +306,17 @@ class _Reader:
         return self._several(Layer, [self._layer(f"decoder.{n}", sizes.hidden_size, t) for n, t in enumerate(tokens)])
 
     def _layer(self, name: str, inputs: int, tokens: int) -> Layer:
-        """With a table of so many ``tokens`` instead of ``inputs``, if that is not 0."""
+        """Read a layer; if ``tokens`` is not 0, it has a table of so many rows instead of ``inputs``."""
         gates = self._sizes.gates
         biased = self._sizes.cell_spec.gated_bias
         recurrent = self._linear(f"{name}.recurrent", self._sizes.hidden_size, gates, biased)
         if tokens:
             rows = self._array(f"{name}.table", (tokens, gates))
-            return Layer(Linear(), recurrent, table(self._kept, rows))
+            return Layer(Linear(), recurrent, table(self._memory, rows))
         return Layer(self._linear(f"{name}.input", inputs, gates, biased=True), recurrent, None)
 
     def _linears(self, names: Sequence[str], inputs: int, outputs: int | None, biased: bool) -> Any:
-        """One for each name; none at all without ``outputs``."""
+        """Read one for each name; without ``outputs`` the model has none."""
         if outputs is None:
             return None
         return self._several(Linear, [self._linear(name, inputs, outputs, biased) for name in names])
@@ -326,39 +324,39 @@ class _Reader:
     def _linear(self, name: str, inputs: int, outputs: int, biased: bool) -> Linear:
         bias = self._array(f"{name}.bias", (outputs,)) if biased else None
         if f"{name}.step" not in self._arrays:
-            return linear(self._kept, self._array(f"{name}.weight", (inputs, outputs)), bias)
+            return linear(self._memory, self._array(f"{name}.weight", (inputs, outputs)), bias)
         step = float(self._array(f"{name}.step", ()))
         if step <= 0:
-            raise self._fault(f"{name}.step is {step:g} and should be above 0")
+            raise self._damaged(f"{name}.step is {step:g} and should be above 0")
         scale = self._array(f"{name}.scale", (outputs,))
         weight = self._array(f"{name}.weight", (inputs, outputs), np.int8)
         if np.abs(weight.astype(np.int16)).max(initial=0) > PRODUCT_LEVELS:
-            raise self._fault(f"{name}.weight has numbers beyond -{PRODUCT_LEVELS} to {PRODUCT_LEVELS}")
-        return linear(self._kept, weight, bias, scale, step)
+            raise self._damaged(f"{name}.weight has numbers beyond -{PRODUCT_LEVELS} to {PRODUCT_LEVELS}")
+        return linear(self._memory, weight, bias, scale, step)
 
     def _array(self, name: str, shape: tuple[int, ...], kind: type[np.generic] = np.float32) -> Array:
-        """An array, which is taken out; one that is only stored with 8 bits as float32."""
-        found = self._arrays.pop(name, None)
-        if found is not None and found.dtype == np.int8 and kind is np.float32 and f"{name}.scale" in self._arrays:
+        """Take out an array; one that is only stored in 8 bits becomes float32."""
+        values = self._arrays.pop(name, None)
+        if values is not None and values.dtype == np.int8 and kind is np.float32 and f"{name}.scale" in self._arrays:
             scale = self._arrays.pop(f"{name}.scale")
             # along one axis or the other
-            if scale.dtype == kind and scale.shape in ((1, *found.shape[1:]), (*found.shape[:1], 1)):
-                found = np.asarray(found * scale)
-        if found is None or found.shape != shape or found.dtype != kind:
-            what = "missing" if found is None else f"{found.dtype} {found.shape}"
-            raise self._fault(f"{name} is {what} and should be {np.dtype(kind)} {shape}")
-        return found
+            if scale.dtype == kind and scale.shape in ((1, *values.shape[1:]), (*values.shape[:1], 1)):
+                values = np.asarray(values * scale)
+        if values is None or values.shape != shape or values.dtype != kind:
+            what = "missing" if values is None else f"{values.dtype} {values.shape}"
+            raise self._damaged(f"{name} is {what} and should be {np.dtype(kind)} {shape}")
+        return values
 
     def _several(self, kind: type[ctypes.Structure], items: list[Any]) -> Any:
-        """Structures behind each other."""
-        self._kept.append((kind * len(items))(*items))
-        return self._kept[-1]
+        """Return an array of structures."""
+        self._memory.append((kind * len(items))(*items))
+        return self._memory[-1]
 
-    def _fault(self, what: str) -> BundleError:
-        return _fault(self._path, what)
+    def _damaged(self, what: str) -> BundleError:
+        return _damaged(self._path, what)
 
 
-def _fault(path: Path, what: str) -> BundleError:
+def _damaged(path: Path, what: str) -> BundleError:
     return BundleError(
         path,
         f"damaged: {what}",

@@ -1,4 +1,4 @@
-"""Plain greedy decoding by the graph that does all of it: one call a batch, and nothing kept between calls."""
+"""Greedy search in one ONNX graph: one call per batch, without state between calls."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from freerun.data.batching import pad
 from freerun.runtime.graphs import Graphs
+from freerun.search.batches import pad
 from freerun.search.hypothesis import Hypothesis
-from freerun.search.loop import refuse
 from freerun.symbols import EOS, NUM_SPECIAL
 
 __all__ = ["OnnxGreedy"]
@@ -20,24 +19,20 @@ _INT64 = np.dtype(np.int64)
 
 
 class OnnxGreedy:
-    """``beam_search`` with a beam of 1, in onnxruntime. Any number of threads may call it at once."""
+    """A ``GreedyDecoder`` in onnxruntime. Any number of threads may call it at once."""
 
     def __init__(self, graphs: Graphs) -> None:
         self._graphs = graphs
 
     def __call__(self, sources: Sequence[Sequence[int]], bounds: Sequence[int]) -> list[Hypothesis]:
-        """The output for each of the sources, EOS their last id; ``bounds`` are in tokens without EOS.
+        """Return the output for each source, whose last id is EOS; ``bounds`` are in tokens without EOS.
 
-        A source that the model has no probabilities for (its numbers overflow) gives a score of NaN.
+        If the model's numbers overflow for a source, its score is NaN.
 
         Raises:
-            BundleError: the graph fails, or gives what is no output of this model.
+            BundleError: the graph fails, or returns something that cannot be an output of this model.
         """
-        if not sources:
-            return []
         source_ids, lengths = pad(sources)
-        shortest = min(bounds)
-        refuse(shortest < 0, "max_length", shortest, "Expected 0 or more tokens", "Raise the maximum length")
         feeds = {"source": source_ids, "lengths": lengths, "max_lengths": np.array(bounds, np.int64)}
         session = self._graphs.session("greedy")
         steps = source_ids.shape[1] + max(bounds) + 1
@@ -53,21 +48,22 @@ class OnnxGreedy:
 
 
 def _hypothesis(tokens: list[int], scores: list[float], bound: int, size: int) -> Hypothesis:
-    """From tokens and scores [T], padded; without an end among them, ``bound`` tokens were written.
+    """Return the hypothesis of padded tokens and scores [T]; without EOS among them, ``bound`` tokens were written.
 
-    IndexError for ids beyond the vocabulary of ``size``, or fewer than there have to be.
+    Raises:
+        IndexError: an id outside the vocabulary of ``size``, or fewer tokens than there must be.
     """
     truncated = EOS not in tokens
     length = bound if truncated else tokens.index(EOS)
     ids = tokens[:length]
-    kept = tuple(scores[: length + (not truncated)])
+    token_scores = tuple(scores[: length + (not truncated)])
     if length > len(tokens):
         raise IndexError(f"it wrote {len(tokens)} ids and no end, and the length bound is {bound}")
     if ids:
-        least, most = min(ids), max(ids)
-        if least < 0 or most >= size:
+        lowest, highest = min(ids), max(ids)
+        if lowest < 0 or highest >= size:
             raise IndexError(f"it wrote an id outside of 0 to {size - 1}")
-        if least < NUM_SPECIAL:
-            kept = (math.nan,)  # PAD, BOS and UNK are the best only where no probability is a number
-    score = sum(kept)
-    return Hypothesis(tuple(ids), score, kept, score, truncated)
+        if lowest < NUM_SPECIAL:
+            token_scores = (math.nan,)  # PAD, BOS and UNK are the best only if no probability is a number
+    score = sum(token_scores)
+    return Hypothesis(tuple(ids), score, token_scores, score, truncated)

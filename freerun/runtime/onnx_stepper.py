@@ -1,6 +1,6 @@
-"""The exported encoder and step behind the ``Stepper`` protocol of ``freerun.search``.
+"""A ``Stepper`` that runs the exported encoder and step graphs.
 
-Legend: B sources, N rows, E entries, V vocabulary.
+Shape suffixes: B sources, N rows, E entries, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from freerun.runtime.graphs import Graphs
 from freerun.runtime.session import import_onnxruntime
 from freerun.search.entries import SharedEntries
+from freerun.search.loop import writable
 from freerun.search.stepper import Ids, LogProbs
 from freerun.search.top import best_allowed
 from freerun.symbols import NEVER_WRITTEN
@@ -24,9 +25,9 @@ _STATE, _LOG_PROBS, _IDS, _BEST = "new_state", "log_probs", "ids", "best"
 
 
 class OnnxStepper:
-    """Steps a model in onnxruntime. The state stays there; only ids and log-probabilities come out.
+    """Steps a model in onnxruntime, which keeps the state; only ids and log-probabilities are copied out.
 
-    It has the state of one search, so each thread needs one of its own; they may share their ``graphs``.
+    It holds the state of one search, so each thread needs its own; they may share their ``graphs``.
     """
 
     def __init__(self, graphs: Graphs) -> None:
@@ -42,7 +43,7 @@ class OnnxStepper:
         """Read sources: ids [B, S], right-padded, and their lengths [B].
 
         Raises:
-            BundleError: the graph fails, or gives no state for each source.
+            BundleError: the graph fails, or does not return a state per source.
         """
         session = self._graphs.session("encoder")
         names = session.output_names
@@ -57,23 +58,22 @@ class OnnxStepper:
         self._log_probs = None
 
     def step(self, tokens: Ids, origins: Ids, k: int | None = None, banned: Sequence[int] = ()) -> tuple[Ids, LogProbs]:
-        """See ``Stepper``; the k best come from the graph itself where ``banned`` is what no search writes.
+        """See ``Stepper``; the graph itself finds the k best if ``banned`` is ``NEVER_WRITTEN``.
 
         Raises:
-            BundleError: the graph fails, or gives what are no ids and log-probabilities of this model.
+            BundleError: the graph fails, or returns something that cannot be ids and log-probabilities of this model.
         """
         assert self._state is not None, "start() comes first"
-        self._keep(self._entries.follow(origins)[1])
+        self._select(self._entries.follow(origins)[1])
         in_graph = k is not None and set(banned) == set(NEVER_WRITTEN)
-        wanted = [_STATE, _LOG_PROBS, *([_IDS, _BEST] if in_graph else [])]
-        most = self.vocabulary_size - len(NEVER_WRITTEN)
-        number = min(k, most) if in_graph and k is not None else 1
+        outputs = [_STATE, _LOG_PROBS, *([_IDS, _BEST] if in_graph else [])]
+        number = min(k, writable(self.vocabulary_size)) if in_graph and k is not None else 1
         if number != self._number:
             self._number, self._k = number, _value(np.array([number]))
         feeds = {"tokens": _value(tokens), "origins": _value(origins), "k": self._k}
         feeds |= {"state": self._state, **self._statics}
         session = self._graphs.session("step")
-        self._state, self._log_probs, *best = session.run_with_ort_values(wanted, feeds, len(tokens))
+        self._state, self._log_probs, *best = session.run_with_ort_values(outputs, feeds, len(tokens))
         if not in_graph:
             return best_allowed(self._all_log_probs(len(tokens)), k, banned)
         ids, values = best[0].numpy(), best[1].numpy()
@@ -91,21 +91,21 @@ class OnnxStepper:
         return values
 
     def _all_log_probs(self, rows: int) -> LogProbs:
-        """Log-probabilities [N, V] of the last step."""
+        """Return the log-probabilities [N, V] of the last step."""
         values: LogProbs = self._log_probs.numpy()
         if values.shape != (rows, self.vocabulary_size):
             what = f"it gave log-probabilities {values.shape} for {rows} rows and {self.vocabulary_size} ids"
             raise self._graphs.session("step").damaged(what)
         return values
 
-    def _keep(self, entries: Ids | None) -> None:
-        """Take the statics' ``entries`` [E], where they change."""
+    def _select(self, entries: Ids | None) -> None:
+        """Select ``entries`` [E] of the constant arrays (None: all, unchanged)."""
         if entries is not None:
             self._statics = {name: _value(value.numpy()[entries]) for name, value in self._statics.items()}
 
 
 def _value(array: np.ndarray[Any, Any]) -> Any:
-    """An array as onnxruntime holds it."""
+    """Return an array as a tensor of onnxruntime."""
     return _from_numpy()(np.ascontiguousarray(array))
 
 

@@ -15,9 +15,9 @@ __all__ = ["EnsembleStepper"]
 
 
 class EnsembleStepper:
-    """A stepper whose distribution is a mean of its members' (legend: N rows, V vocabulary).
+    """A stepper whose distribution is a mean of its members' (N rows, V vocabulary).
 
-    ``arithmetic``: log(mean p_m). ``geometric``: mean log p_m, normalised over the vocabulary again. All members need
+    ``arithmetic``: log(mean p_m). ``geometric``: mean log p_m, renormalised over the vocabulary. All members need
     the same target vocabulary; only its size can be checked here. Raises ConfigError for no members, different sizes
     or an unknown mean.
     """
@@ -30,7 +30,7 @@ class EnsembleStepper:
 
     @property
     def vocabulary_size(self) -> int:
-        """V, which all members share."""
+        """V, the same in all members."""
         return self._steppers[0].vocabulary_size
 
     def start(self, source_ids: Ids, lengths: Ids) -> None:
@@ -48,7 +48,7 @@ class EnsembleStepper:
         return np.take_along_axis(self._log_probs, tokens[:, None], 1)[:, 0]
 
     def _combined(self, members: list[LogProbs]) -> LogProbs:
-        """The mean distribution [N, V] of the members' [N, V]."""
+        """Return the mean [N, V] of the members' distributions, [N, V] each."""
         if self._mean == "geometric":
             mean = sum(members[1:], members[0]) / len(members)
             return mean - np.logaddexp.reduce(mean, axis=1, keepdims=True)
@@ -56,12 +56,12 @@ class EnsembleStepper:
         total = members[0]
         for log_probs in members[1:]:
             total = np.logaddexp(total, log_probs)
-        # Rounded, the mean of three certain tokens is above 0; but every search relies on scores that only fall.
+        # Rounding lifts the mean of three certain tokens above 0, but every search relies on scores that only fall.
         return np.minimum(total - np.asarray(np.log(len(members)), total.dtype), 0)
 
 
 def _check(steppers: Sequence[Stepper], mean: str) -> None:
-    """Refuse what cannot be one model."""
+    """Check that the members can be combined."""
     if mean not in ("arithmetic", "geometric"):
         raise ConfigError.single("ensemble", f"unknown mean {mean!r}", "Expected 'arithmetic' or 'geometric'")
     sizes = [stepper.vocabulary_size for stepper in steppers]

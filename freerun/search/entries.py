@@ -1,6 +1,6 @@
-"""What a stepper keeps of a source and never changes: an entry of it, which the rows of that source share.
+"""Which of a stepper's constant arrays (entries) belong to which rows: the rows of a source share one.
 
-Legend: B sources, N rows, E entries.
+Shape suffixes: B sources, N rows, E entries.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ __all__ = ["SharedEntries"]
 
 
 class SharedEntries:
-    """Knows which entries there are, while rows change places, multiply and leave.
+    """The entries that exist while rows are reordered, copied and dropped.
 
-    There is one entry for each run of rows of one source where all runs are of one length (hypotheses of a source
-    stand together, and mostly they only change places among themselves), and else one for each row.
+    There is one entry per run of rows of one source if all runs have the same length (hypotheses of a source are
+    neighbours, and mostly they are only reordered among themselves), otherwise one per row.
     """
 
     def __init__(self, num_sources: int) -> None:
         self._sources = self._entries = np.arange(num_sources)  # of each row, and of each entry
 
     def follow(self, origins: Ids) -> tuple[bool, Ids | None]:
-        """Rows are now copies of the rows ``origins`` [N].
+        """Replace the rows by copies of the rows ``origins`` [N].
 
         Returns:
-            Whether that changes any row, and which of the present entries are the new ones (None: all, as they are).
+            Whether that changes any row, and which of the current entries are the new ones (None: all, unchanged).
         """
         if _same(origins, np.arange(len(self._sources))):
             return False, None
@@ -35,13 +35,13 @@ class SharedEntries:
         if _same(entries, self._entries):
             return True, None
         order = np.argsort(self._entries, kind="stable")
-        kept = order[np.searchsorted(self._entries, entries, sorter=order)]
+        selection = order[np.searchsorted(self._entries, entries, sorter=order)]
         self._entries = entries
-        return True, kept
+        return True, selection
 
 
 def _entries_of(sources: Ids) -> Ids:
-    """Of the rows' sources [N] one for each run of equal ones, if all runs are of one length; else all."""
+    """Return one source per run of equal ``sources`` [N] if all runs have the same length, otherwise all of them."""
     first = np.flatnonzero(np.diff(sources, prepend=-1))
     lengths = np.diff(first, append=len(sources))
     return sources[first] if (lengths == lengths[:1]).all() else sources

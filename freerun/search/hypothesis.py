@@ -1,4 +1,4 @@
-"""What a search hands back."""
+"""Hypotheses, and the scores that they are ranked by."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Hypothesis:
     ids: the tokens written, without EOS.
     score: total log-probability in nats, with EOS; without EOS when ``truncated``.
     token_scores: log-probability of each token, then of EOS unless ``truncated``.
-    rank_score: what hypotheses of one source are ranked by, see ``penalised``.
+    rank_score: ranks the hypotheses of a source, see ``penalised``.
     truncated: the length bound was reached before EOS.
     """
 
@@ -35,7 +35,7 @@ class Hypothesis:
 
 
 def penalised(score: Score, length: float | npt.NDArray[np.float64], length_penalty: float) -> Score:
-    """``score / ((5 + length) / 6) ** length_penalty`` (Wu et al. 2016, eq. 14); ``length`` counts EOS."""
+    """Return ``score / ((5 + length) / 6) ** length_penalty`` (Wu et al. 2016, eq. 14); ``length`` counts EOS."""
     return score / ((5.0 + length) / 6.0) ** length_penalty  # type: ignore[return-value]
 
 
@@ -43,7 +43,7 @@ def divisor_bound(written: int, longest: int, length_penalty: float) -> float:
     """Return the largest divisor that ``penalised`` can still apply to an active hypothesis, rounded up.
 
     ``written`` is its number of tokens now, ``longest`` the most that it may get, both without EOS. No token raises a
-    score, and no score is positive: a score now, divided by this, bounds the rank score of whatever it becomes.
+    score, and no score is positive: its current score, divided by this, bounds the rank score that it can reach.
     """
     if not length_penalty:
         return 1.0  # nothing to round: an active hypothesis that can only tie must not keep the search going

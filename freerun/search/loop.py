@@ -1,42 +1,44 @@
-"""The one decoding loop: greedy, beam search and sampling differ only in the chooser they hand to it.
+"""The one decoding loop: greedy search, beam search and sampling differ only in the chooser that they pass to it.
 
-Legend: B sources, N rows alive, M candidates kept, V vocabulary. A *start* is a source, or one of several copies of it
-that are decoded on their own (sampling).
+Shape suffixes: B sources, N active rows, M chosen candidates, V vocabulary. A *start* is a source, or one of several
+copies of it that are decoded independently (sampling).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from freerun.errors import ConfigError
+from freerun.search.bound import check_shortest
 from freerun.search.hypothesis import Hypothesis
+from freerun.search.prefix import with_prefixes
 from freerun.search.stepper import Ids, LogProbs, Stepper
 from freerun.search.trellis import Choice, Trellis
 from freerun.symbols import BOS, EOS, NEVER_WRITTEN
 
-__all__ = ["Chooser", "Rows", "decode", "refuse", "writable"]
+__all__ = ["Chooser", "Rows", "decode", "writable"]
 
 
 class Rows(NamedTuple):
-    """The rows alive, grouped by start and best first within it: start [N] and log-probability so far [N]."""
+    """The active rows, grouped by start, best first within each: start [N] and log-probability so far [N]."""
 
     starts: Ids
     scores: npt.NDArray[np.float64]
 
 
 class Chooser(Protocol):
-    """What is fed next."""
+    """The choice of the tokens to feed next."""
 
     @property
     def width(self) -> int | None:
-        """How many candidates a row it needs to see; None: the whole vocabulary in the order of ids."""
+        """Number of candidates per row to choose from; None: the whole vocabulary in the order of ids."""
         ...
 
     def choose(self, step: int, rows: Rows, ids: Ids, log_probs: LogProbs) -> Choice:
-        """Keep some candidates (``ids``, ``log_probs`` [N, width]), ordered as ``Rows``; those with EOS will end."""
+        """Choose candidates from ``ids``, ``log_probs`` [N, width], ordered as ``Rows``; those with EOS finish."""
         ...
 
 
@@ -50,20 +52,24 @@ def decode(
     copies: int = 1,
     num_hypotheses: int = 1,
     length_penalty: float = 0.0,
+    prefixes: Sequence[Sequence[int]] | None = None,
 ) -> list[list[Hypothesis]]:
-    """Decode every source ``copies`` times; returns the hypotheses of each start, best first.
+    """Decode every source ``copies`` times; return the hypotheses of each start, best first.
 
-    source_ids [B, S], lengths [B], max_lengths [B] (tokens without EOS). While rows are alive:
+    source_ids [B, S], lengths [B], max_lengths [B] (tokens without EOS), ``prefixes`` of the outputs of each source.
+    While there are active rows:
       1. feed each row its token and get its candidates,
-      2. let the chooser keep some of them,
-      3. those with EOS end; a row that has written its ``max_length`` and did not end now is truncated,
-      4. what is left is the next layer.
+      2. let the chooser choose among them,
+      3. those with EOS finish; a row that has written its ``max_length`` and does not finish now is truncated,
+      4. the others are the next layer.
     """
+    if prefixes is not None:
+        stepper = with_prefixes(stepper, prefixes, max_lengths)
     if not len(lengths):
         return []
     bounds = np.repeat(max_lengths, copies)
     shortest = int(bounds.min())
-    refuse(shortest < 0, "max_length", shortest, "Expected 0 or more tokens", "Raise the maximum length")
+    check_shortest(shortest)
     origins = np.repeat(np.arange(len(lengths)), copies)
     tokens = np.full(len(bounds), BOS, np.int64)
     rows = Rows(np.arange(len(bounds)), np.zeros(len(bounds)))
@@ -75,11 +81,11 @@ def decode(
         choice = chooser.choose(step, rows, ids, log_probs)
         scores = rows.scores[choice.parents] + choice.log_probs
         starts = rows.starts[choice.parents]
-        # 3.: most steps of greedy search end nothing, and then cost no more than two looks at an array
+        # 3.: in most steps of greedy search nothing finishes, and then this costs two checks of an array
         leaving = choice.tokens == EOS
         if leaving.any():
-            ended = np.flatnonzero(leaving)
-            trellis.end(starts[ended], choice.parents[ended], scores[ended], choice.log_probs[ended])
+            done = np.flatnonzero(leaving)
+            trellis.finish(starts[done], choice.parents[done], scores[done], choice.log_probs[done])
         if step >= shortest:
             leaving = _truncate(trellis, rows, choice, leaving, bounds[rows.starts] <= step)
         if leaving.any():
@@ -92,23 +98,17 @@ def decode(
 
 
 def _truncate(
-    trellis: Trellis, rows: Rows, choice: Choice, ending: npt.NDArray[np.bool_], full: npt.NDArray[np.bool_]
+    trellis: Trellis, rows: Rows, choice: Choice, finishing: npt.NDArray[np.bool_], full: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.bool_]:
-    """End the ``full`` rows [N] that do not end with EOS now; returns which candidates [M] leave the search."""
+    """Truncate the ``full`` rows [N] that do not finish now; return which candidates [M] leave the search."""
     unfinished = full.copy()
-    unfinished[choice.parents[ending]] = False
-    given_up = np.flatnonzero(unfinished)
-    trellis.end(rows.starts[given_up], given_up, rows.scores[given_up], None)
-    leaving: npt.NDArray[np.bool_] = ending | full[choice.parents]
+    unfinished[choice.parents[finishing]] = False
+    truncated = np.flatnonzero(unfinished)
+    trellis.finish(rows.starts[truncated], truncated, rows.scores[truncated], None)
+    leaving: npt.NDArray[np.bool_] = finishing | full[choice.parents]
     return leaving
 
 
 def writable(vocabulary_size: int) -> int:
-    """How many ids of a vocabulary a search may write, EOS included."""
+    """Return the number of ids of a vocabulary that a search may write, EOS included."""
     return vocabulary_size - len(NEVER_WRITTEN)
-
-
-def refuse(wrong: bool, name: str, value: object, expected: str, fix: str) -> None:
-    """Raise ``ConfigError`` about the search setting ``name`` if ``wrong``."""
-    if wrong:
-        raise ConfigError.single(name, f"it is {value}", expected, fix)

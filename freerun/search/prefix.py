@@ -1,4 +1,4 @@
-"""A forced beginning of every output, as a stepper over a stepper: no search knows of it."""
+"""A forced prefix of every output, as a stepper over a stepper, so that no search needs to know about it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from freerun.errors import ConfigError
 from freerun.search.stepper import Ids, LogProbs, Stepper
 from freerun.symbols import BOS, EOS, PAD
 
-__all__ = ["NO_TOKEN", "PrefixStepper", "with_prefix"]
+__all__ = ["NO_TOKEN", "PrefixStepper", "with_prefixes"]
 
 NO_TOKEN = -1
-"""In place of an id: a row has fewer candidates than were asked for."""
-
-
-# In place of -inf (no trained model gives it), which could not be drawn or ranked; small enough to be added up.
-_LEAST = -1e30
+"""In place of an id: a row has fewer candidates than requested."""
+_MIN_LOG_PROB = -1e30
+"""In place of -inf, which could not be sampled or ranked; small sums of it are finite. No trained model gives it."""
 
 
 class PrefixStepper:
-    """While the prefix of a row's source lasts, its next token is that row's only candidate.
+    """Within its source's prefix, a row has only one candidate: the prefix's next token.
 
     Its log-probability is the model's own, so that prefixes count in every score.
     """
@@ -35,7 +33,7 @@ class PrefixStepper:
 
     @property
     def vocabulary_size(self) -> int:
-        """V of the stepper below."""
+        """V of the wrapped stepper."""
         return self._stepper.vocabulary_size
 
     def start(self, source_ids: Ids, lengths: Ids) -> None:
@@ -62,7 +60,7 @@ class PrefixStepper:
         """Overwrite the candidates of forced rows in place."""
         forced = np.flatnonzero(self._lengths[self._sources] > self._written)
         tokens = self._tokens[self._sources, self._written]
-        given = np.maximum(self.log_prob_of(tokens)[forced], _LEAST)
+        given = np.maximum(self.log_prob_of(tokens)[forced], _MIN_LOG_PROB)
         tokens = tokens[forced]
         columns = tokens if whole else np.zeros(len(forced), np.int64)
         ids[forced] = NO_TOKEN
@@ -71,13 +69,13 @@ class PrefixStepper:
         log_probs[forced, columns] = given
 
 
-def with_prefix(stepper: Stepper, prefixes: Sequence[Sequence[int]] | None, max_lengths: Ids) -> Stepper:
-    """``stepper`` with a prefix for each source (None: without).
+def with_prefixes(stepper: Stepper, prefixes: Sequence[Sequence[int]], max_lengths: Ids) -> Stepper:
+    """Return ``stepper`` with a prefix for each source.
 
-    Raises ConfigError for a prefix with PAD, BOS, EOS or an id outside the vocabulary, or longer than its length bound.
+    Raises:
+        ConfigError: a prefix with PAD, BOS, EOS or an id outside the vocabulary, or one longer than its length bound.
+        ValueError: prefixes and sources differ in number.
     """
-    if prefixes is None:
-        return stepper
     if len(prefixes) != len(max_lengths):
         raise ValueError(f"{len(prefixes)} prefixes for {len(max_lengths)} sources")
     for source, (prefix, bound) in enumerate(zip(prefixes, max_lengths.tolist(), strict=True)):
@@ -86,7 +84,7 @@ def with_prefix(stepper: Stepper, prefixes: Sequence[Sequence[int]] | None, max_
 
 
 def _check(source: int, prefix: Sequence[int], bound: int, vocabulary_size: int) -> None:
-    """Refuse a prefix that no output can begin with."""
+    """Check that an output can begin with a prefix."""
     for token in prefix:
         if token in (PAD, BOS, EOS) or not 0 <= token < vocabulary_size:
             raise ConfigError.single(

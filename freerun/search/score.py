@@ -15,9 +15,9 @@ __all__ = ["Forced", "counted_tokens", "score_targets"]
 
 
 class Forced(NamedTuple):
-    """One array a target, one entry a token, EOS included.
+    """One array per target, one entry per token, EOS included.
 
-    log_probs: natural log-probability of each token after the right ones before it.
+    log_probs: natural log-probability of each token after the reference tokens before it.
     correct: whether greedy search would have written that token there (so never for an unknown one).
     argmax: the token that it would have written.
     """
@@ -28,10 +28,10 @@ class Forced(NamedTuple):
 
 
 def score_targets(stepper: Stepper, source_ids: Ids, lengths: Ids, targets: Sequence[Sequence[int] | Ids]) -> Forced:
-    """Force ``targets`` (B of them, each with its EOS) upon the model.
+    """Score ``targets`` (B of them, each with its EOS), feeding the model their tokens.
 
     source_ids [B, S] padded with PAD, lengths [B]. The sum of a target's ``log_probs`` is the ``score`` of a finished
-    hypothesis with the same ids. Raises ValueError when targets and sources differ in number.
+    hypothesis with the same ids. Raises ValueError if targets and sources differ in number.
     """
     if len(targets) != len(lengths):
         raise ValueError(f"{len(targets)} targets for {len(lengths)} sources")
@@ -46,16 +46,16 @@ def score_targets(stepper: Stepper, source_ids: Ids, lengths: Ids, targets: Sequ
     correct, counts = argmax == fed, sizes.tolist()
     return Forced(
         [scores[:size] for scores, size in zip(log_probs, counts, strict=True)],
-        [right[:size] for right, size in zip(correct, counts, strict=True)],
+        [matches[:size] for matches, size in zip(correct, counts, strict=True)],
         [tokens[:size] for tokens, size in zip(argmax, counts, strict=True)],
     )
 
 
 def counted_tokens(target: Sequence[int] | Ids) -> npt.NDArray[np.bool_]:
-    """Whether each token of a target, EOS last, counts in teacher-forced figures: bool, one entry a token.
+    """Return a mask of the tokens of a target, EOS last, that count in teacher-forced metrics.
 
-    UNK does not: it stands for all tokens that the vocabulary lacks, so it is easy to predict and never written. After
-    nothing but UNK neither does EOS, because it alone says nothing about the model. An empty target's EOS counts.
+    UNK does not count: it stands for all tokens that the vocabulary lacks, so it is easy to predict and never written.
+    Nor does EOS after nothing but UNK, because it alone says nothing about the model. An empty target's EOS counts.
     """
     known = np.asarray(target) != UNK
     # The last entry is EOS, which is always known.
@@ -63,13 +63,13 @@ def counted_tokens(target: Sequence[int] | Ids) -> npt.NDArray[np.bool_]:
 
 
 def _force(stepper: Stepper, fed: Ids, sizes: Ids, log_probs: npt.NDArray[np.float64], argmax: Ids) -> None:
-    """Fill ``log_probs`` and ``argmax`` [B, T] in place, a step at a time; rows leave with their EOS."""
-    alive = np.arange(len(sizes))
+    """Fill ``log_probs`` and ``argmax`` [B, T] in place, step by step; rows leave with their EOS."""
+    active = np.arange(len(sizes))
     for step in range(fed.shape[1]):
-        origins = np.flatnonzero(sizes[alive] > step)
-        alive = alive[origins]
-        before = fed[alive, step - 1] if step else np.full(len(alive), BOS, np.int64)
+        origins = np.flatnonzero(sizes[active] > step)
+        active = active[origins]
+        previous = fed[active, step - 1] if step else np.full(len(active), BOS, np.int64)
         # What is banned in search is banned here: the best token is then the one that greedy search writes.
-        best, _ = stepper.step(before, origins, 1, NEVER_WRITTEN)
-        log_probs[alive, step] = stepper.log_prob_of(fed[alive, step])
-        argmax[alive, step] = best[:, 0]
+        best, _ = stepper.step(previous, origins, 1, NEVER_WRITTEN)
+        log_probs[active, step] = stepper.log_prob_of(fed[active, step])
+        argmax[active, step] = best[:, 0]

@@ -1,16 +1,14 @@
-"""The border between search and models: a model as something that is stepped."""
+"""The interface between search and models: a model that is run one step at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from freerun.search.hypothesis import Hypothesis
-
-__all__ = ["Greedy", "Ids", "LogProbs", "Stepper"]
+__all__ = ["Ids", "LogProbs", "Stepper"]
 
 Ids: TypeAlias = npt.NDArray[np.int64]
 """Token ids or row numbers."""
@@ -18,16 +16,12 @@ LogProbs: TypeAlias = npt.NDArray[np.floating[Any]]
 """Natural logarithms of probabilities, float32 (float64 when the model is)."""
 
 
-Greedy: TypeAlias = Callable[[Sequence[Sequence[int]], Sequence[int]], list[Hypothesis]]
-"""Plain greedy search by other means: (sources, EOS their last id; most tokens, without EOS) -> an output of each."""
-
-
 class Stepper(Protocol):
     """A conditional model, one target token at a time.
 
     The stepper keeps the recurrent state of its rows and re-orders it by ``origins``, so that only small arrays cross
-    this border. A row that no ``origins`` names any more has left. Legend: B sources, S source tokens, N rows,
-    V vocabulary.
+    this interface. A row that is missing in ``origins`` has left the search. Shape suffixes: B sources, S source
+    tokens, N rows, V vocabulary.
     """
 
     @property
@@ -36,19 +30,19 @@ class Stepper(Protocol):
         ...
 
     def start(self, source_ids: Ids, lengths: Ids) -> None:
-        """Read ``source_ids`` [B, S], right-padded with PAD; ``lengths`` [B] counts the tokens that are real."""
+        """Read ``source_ids`` [B, S], right-padded with PAD; ``lengths`` [B] are without the padding."""
         ...
 
     def step(self, tokens: Ids, origins: Ids, k: int | None = None, banned: Sequence[int] = ()) -> tuple[Ids, LogProbs]:
-        """Feed ``tokens`` [N] and give the best next tokens of each row.
+        """Feed ``tokens`` [N] and return the best next tokens of each row.
 
         Row n continues row ``origins[n]`` of the previous step; in the first step, which feeds BOS, it continues
         source ``origins[n]``. Returns ids [N, k] and log_probs [N, k], best first, ties to the lowest id, never one of
-        ``banned``; ``k=None`` gives all V in the order of their ids, the banned ones with -inf. The log-probabilities
+        ``banned``; ``k=None`` returns all V in the order of their ids, the banned ones with -inf. The log-probabilities
         are normalised over the whole vocabulary before anything is banned.
         """
         ...
 
     def log_prob_of(self, tokens: Ids) -> LogProbs:
-        """Log-probabilities [N] of ``tokens`` [N] as next tokens of the rows of the last step."""
+        """Return the log-probabilities [N] of ``tokens`` [N] as next tokens of the rows of the last step."""
         ...

@@ -12,9 +12,9 @@ __all__ = ["best_allowed", "top"]
 
 
 def top(log_probs: LogProbs, k: int) -> tuple[Ids, LogProbs]:
-    """Columns [N, k] and values [N, k] of the ``k`` largest entries of ``log_probs`` [N, V], largest first.
+    """Return the columns [N, k] and values [N, k] of the ``k`` largest ``log_probs`` [N, V] of each row, largest first.
 
-    Ties go to the lowest column, also where they straddle the k-th place. Raises ValueError when k is not in 1..V.
+    Ties go to the lowest column, even across the k-th position. Raises ValueError when k is not in 1..V.
     """
     size = log_probs.shape[1]
     if not 1 <= k <= size:
@@ -22,7 +22,7 @@ def top(log_probs: LogProbs, k: int) -> tuple[Ids, LogProbs]:
     if k == 1:
         best = log_probs.argmax(axis=1)[:, None]
         return best, np.take_along_axis(log_probs, best, 1)
-    # Partitioning finds the k-th value but picks among equals as it likes; the mask takes them from the left.
+    # Partitioning finds the k-th value but chooses arbitrarily among equals; the mask takes them from the left.
     least = np.partition(log_probs, size - k, axis=1)[:, size - k, None]
     above, level = log_probs > least, log_probs == least
     chosen = above | (level & (np.cumsum(level, axis=1) <= k - above.sum(axis=1, keepdims=True)))
@@ -33,7 +33,7 @@ def top(log_probs: LogProbs, k: int) -> tuple[Ids, LogProbs]:
 
 
 def best_allowed(log_probs: LogProbs, k: int | None, banned: Sequence[int]) -> tuple[Ids, LogProbs]:
-    """What ``Stepper.step`` gives for the distributions ``log_probs`` [N, V]: the ``k`` best that are not ``banned``.
+    """Return what ``Stepper.step`` does for the distributions ``log_probs`` [N, V]: the ``k`` best not ``banned``.
 
     Ids and values [N, k], best first, ties to the lowest id; with ``k=None`` all [N, V] in order, banned ones at -inf.
     """
@@ -42,7 +42,7 @@ def best_allowed(log_probs: LogProbs, k: int | None, banned: Sequence[int]) -> t
         log_probs = log_probs.copy()
         log_probs[:, list(banned)] = -np.inf
         return np.broadcast_to(np.arange(size), log_probs.shape), log_probs
-    # Taken out instead of set to -inf: another token of probability 0 must still come before a banned one.
+    # Removed instead of set to -inf: another token of probability 0 must still come before a banned one.
     allowed = np.setdiff1d(np.arange(size), banned)
     columns, best = top(log_probs[:, allowed], min(k, len(allowed)))
     return allowed[columns], best

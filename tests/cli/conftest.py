@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 
 from freerun.cli import main
 from freerun.search.beam import beam_search
+from freerun.search.settings import Beam
 
 WORDS = ["".join(chr(97 + (i * j) % 7) for j in range(1, 3 + i % 4)) for i in range(1, 120)]
 CONFIG = """
@@ -92,11 +93,9 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> Searches:
     """The settings of every beam search from now on."""
     seen: Searches = []
 
-    def spy(*arguments: Any, **settings: Any) -> Any:
-        names = ("beam_size", "length_penalty", "early_stop", "num_hypotheses", "max_lengths")
-        seen.append({name: settings.get(name) for name in names})
-        return beam_search(*arguments, **settings)
+    def spy(stepper: Any, ids: Any, lengths: Any, settings: Beam, **options: Any) -> Any:
+        seen.append({**asdict(settings), "max_lengths": options["max_lengths"]})
+        return beam_search(stepper, ids, lengths, settings, **options)
 
-    monkeypatch.setattr("freerun.runtime.predictor.beam_search", spy)
-    monkeypatch.setattr("freerun.evaluation.evaluate.beam_search", spy)
+    monkeypatch.setattr("freerun.search.searcher.beam_search", spy)
     return seen

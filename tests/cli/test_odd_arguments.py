@@ -9,7 +9,7 @@ import pytest
 
 import freerun as package
 from freerun.errors import ConfigError
-from freerun.runtime.predictor import Beam, Sampling
+from freerun.search.settings import Beam, Sampling
 from tests.cli.conftest import Freerun
 
 HUGE = "1" + "0" * 21
@@ -30,13 +30,13 @@ DIGITS = "9" * 5000
         (("--max-length", HUGE), "'--max-length': Input should be less than or equal to 65536."),
         (("--sample", "--top-k", HUGE), "'--top-k': Input should be less than or equal to 1000000000."),
         (("--sample", "--top-p", "nan"), "'--top-p': Input should be less than or equal to 1."),
-        (("--sample", "--top-p", "0"), "top_p: it is 0.0. Expected a fraction above 0 and at most 1."),
+        (("--sample", "--top-p", "0"), "top_p: the value is 0.0. Expected a fraction above 0 and at most 1."),
         (("--sample", "--temperature", "nan"), "'--temperature': Input should be less than or equal to 1000."),
         (("--sample", "--temperature", "inf"), "'--temperature': Input should be less than or equal to 1000."),
         (("--sample", "--temperature", "1e308"), "'--temperature': Input should be less than or equal to 1000."),
         (
             ("--sample", "--temperature", "1e-9"),
-            "temperature: it is 1e-09. Expected 0, or a number from 1e-06 to 1000.",
+            "temperature: the value is 1e-09. Expected 0, or a number from 1e-06 to 1000.",
         ),
         (("--sample", "--seed", 2**63), "'--seed': Input should be less than or equal to 9223372036854775807."),
         (("--threads", HUGE), "'--threads': Input should be less than or equal to 1024."),
@@ -249,7 +249,7 @@ def test_a_model_that_does_not_fit_is_told_before_it_takes_memory(
         (lambda: Beam(num_hypotheses=0), "num_hypotheses: it is 0. Expected"),
         (lambda: Beam(length_penalty=float("nan")), "length_penalty: it is nan. Expected a number from -10 to 10."),
         (lambda: Sampling(temperature=1e308), "temperature: it is 1e+308. Expected a number from 0 to 1000."),
-        (lambda: Sampling(top_p=float("nan")), "top_p: it is nan. Expected a fraction above 0 and at most 1."),
+        (lambda: Sampling(top_p=float("nan")), "top_p: the value is nan. Expected a fraction above 0 and at most 1."),
         (lambda: Sampling(top_k=0), "top_k: it is 0. Expected a whole number from 1 to 1,000,000,000."),
         (lambda: Sampling(seed=2**64), "seed: it is 18446744073709551616. Expected a whole number from"),
         (lambda: Sampling(10_001), "num_hypotheses: it is 10001. Expected a whole number from 1 to 10,000."),

@@ -363,7 +363,7 @@ WRONG = [
     (lambda m: m.predict("ab", prefix=None), "prefix: the value is None. Expected a str."),
     (
         lambda m: m.predict("ab", "beam"),
-        "search: the value is 'beam' (str). Expected a freerun.Beam or a freerun.Sampling.",
+        "search: the value is 'beam' (str). Expected a freerun.Greedy, a freerun.Beam or a freerun.Sampling.",
     ),
     (lambda m: m.predict_batch("abc"), f"texts: the value is 'abc' (str). {TEXTS}"),
     (lambda m: m.predict_batch(b"abc"), f"texts: the value is b'abc' (bytes). {TEXTS}"),
@@ -375,12 +375,15 @@ WRONG = [
         lambda m: m.predict_batch(["ab", b"c"]),
         "texts[1]: the value is b'c' (bytes). Expected a str, for example value.decode().",
     ),
-    (lambda m: m.predict_batch([], 1), "search: the value is 1 (int). Expected a freerun.Beam or a freerun.Sampling."),
+    (
+        lambda m: m.predict_batch([], 1),
+        "search: the value is 1 (int). Expected a freerun.Greedy, a freerun.Beam or a freerun.Sampling.",
+    ),
     (lambda m: m.predict_stream("abc"), f"texts: the value is 'abc' (str). {TEXTS}"),
     (lambda m: m.predict_stream(5), f"texts: the value is 5 (int). {TEXTS}"),
     (
         lambda m: m.predict_stream(["abc"], 5),
-        "search: the value is 5 (int). Expected a freerun.Beam or a freerun.Sampling.",
+        "search: the value is 5 (int). Expected a freerun.Greedy, a freerun.Beam or a freerun.Sampling.",
     ),
     (lambda m: list(m.predict_stream(iter(["a", None]))), "texts[1]: the value is None. Expected a str."),
     (lambda m: m.score_stream("abc"), f"pairs: the value is 'abc' (str). {PAIRS}"),
@@ -439,7 +442,7 @@ def test_a_digest_is_a_str(models):
 
 
 def test_an_unknown_mean_is_rejected_when_the_model_is_loaded(models):
-    with pytest.raises(ConfigError, match=r"mean: it is 'median'\. Expected 'arithmetic' or 'geometric'"):
+    with pytest.raises(ConfigError, match=r"mean: unknown mean 'median'\. Expected 'arithmetic' or 'geometric'"):
         freerun.load(models["words"], ensemble=[models["words"]], mean="median")
 
 

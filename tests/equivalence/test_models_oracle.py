@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from freerun.forcing.training_batch import Update
 from freerun.models.state_reader import StateReader
 from freerun.models.stepper import TorchStepper
-from freerun.search.beam import beam_search
 from freerun.symbols import EOS
 from tests import oracle
 from tests.networks import CELLS, book, close, gradients_of, masks_of_row, network, padded, random_rows, some_of
+from tests.searching import beam_search
 
 LUONG = ["dot", "general", "concat"]
 FEEDING = [*((score, True) for score in LUONG), *((name, False) for name in ["none", "bahdanau", *LUONG])]

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freerun.search.beam import BeamChooser, beam_search
+from freerun.search.beam import BeamChooser
 from freerun.search.loop import decode
-from freerun.search.sampling import sample
+from freerun.search.settings import Beam
 from freerun.symbols import EOS
+from tests.searching import beam_search, sample
 from tests.steppers import TableStepper, batch, bounds, enumerate_all, naive_beam, writable_ids
 
 SOURCES = [[4, 5, 2], [5, 2], [2]]
@@ -167,7 +168,7 @@ def test_stopping_early_may_miss_the_best_output():
 def test_greedy_is_a_beam_of_one_is_sampling_at_temperature_0(seed, max_length, penalty, levels):
     stepper, lengths = TableStepper(vocabulary_size=7, seed=seed, levels=levels), bounds(*[max_length] * 3)
     greedy = beam_search(stepper, *batch(SOURCES), max_lengths=lengths, length_penalty=penalty)
-    chooser = BeamChooser(1, penalty, 1, lengths, stepper.vocabulary_size, early_stop=True)
+    chooser = BeamChooser(Beam(1, 1, penalty, early_stop=True), lengths, stepper.vocabulary_size)
     assert decode(stepper, *batch(SOURCES), chooser, max_lengths=lengths, length_penalty=penalty) == greedy
     coldest = sample(stepper, *batch(SOURCES), max_lengths=lengths, temperature=0.0)
     one_of_one = sample(stepper, *batch(SOURCES), max_lengths=lengths, top_k=1)

@@ -17,10 +17,10 @@ from freerun.data.vocabulary import Vocabulary
 from freerun.errors import BundleError
 from freerun.files import bytes_hash
 from freerun.runtime.bundle import read_bundle
-from freerun.search.beam import beam_search
 from freerun.search.bound import LengthBound
 from tests.exported import write_model
 from tests.javascript import EXAMPLES, answers, program, run
+from tests.searching import beam_search
 from tests.steppers import TableStepper, batch, bounds
 
 ANSWER = Path(__file__).parent / "answer.mjs"

@@ -13,9 +13,9 @@ from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.models.initialise import initialise
 from freerun.models.seq2seq import Seq2Seq
 from freerun.models.stepper import TorchStepper
-from freerun.search.beam import beam_search
 from freerun.symbols import EOS
 from tests.networks import architecture, corpus
+from tests.searching import beam_search
 from tests.steppers import batch, bounds
 
 SYMBOLS = 6

@@ -13,11 +13,11 @@ from freerun.models.stepper import TorchStepper
 from freerun.runtime import compiled_greedy
 from freerun.runtime.compiled_greedy import CompiledGreedy
 from freerun.runtime.onnx_greedy import OnnxGreedy
-from freerun.search import beam_search
 from tests.compiled import KINDS, build, needs_compiler
 from tests.exported import ArraysOf, GraphsOf, model_options, sources
 from tests.networks import network
 from tests.property.test_export import close, ids_of, made
+from tests.searching import beam_search
 
 pytestmark = needs_compiler
 

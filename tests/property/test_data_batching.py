@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freerun.data.batching import make_batch, pad, plan_epoch
+from freerun.data.batching import make_batch, plan_epoch
 from freerun.data.codec import Codec
 from freerun.data.corpus import encode_corpus
 from freerun.data.readers import Pair
@@ -74,10 +74,3 @@ def test_references_are_all_targets_of_equal_sources(rows):
     for number, source in enumerate(sources):
         expected = [tuple(CHARS.encode(t)) for (_, t), other in zip(rows, sources, strict=True) if other == source]
         assert [tuple(row.tolist()) for row in corpus.references(number)] == list(dict.fromkeys(expected))
-
-
-@given(st.lists(st.lists(st.integers(1, 9), max_size=5), max_size=6))
-def test_padding_keeps_the_rows(rows):
-    ids, lengths = pad(rows)
-    assert [row[:length].tolist() for row, length in zip(ids, lengths, strict=True)] == rows
-    assert all((row[length:] == PAD).all() for row, length in zip(ids, lengths, strict=True))

@@ -15,11 +15,12 @@ from freerun.models.stepper import TorchStepper
 from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper
 from freerun.runtime.shapes import expected_shapes
-from freerun.search import beam_search, sample, score_targets
 from freerun.search.ensemble import EnsembleStepper
+from freerun.search.score import score_targets
 from freerun.symbols import EOS
 from tests.exported import GraphsOf, model_options, sources
 from tests.networks import network
+from tests.searching import beam_search, sample
 
 rows = st.lists(st.lists(st.integers(3, 10), max_size=7).map(lambda ids: [*ids, 2]), min_size=1, max_size=4)
 models = st.tuples(model_options(), st.integers(0, 999))

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freerun.models.stepper import TorchStepper
-from freerun.search.beam import beam_search
 from freerun.search.score import score_targets
 from freerun.symbols import EOS
 from tests.networks import network
+from tests.searching import beam_search
 from tests.steppers import batch, bounds
 
 SOURCES = st.lists(st.lists(st.integers(3, 10), max_size=7), min_size=1, max_size=6)

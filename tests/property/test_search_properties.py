@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freerun.search.beam import beam_search
-from freerun.search.sampling import sample
 from freerun.search.score import score_targets
 from freerun.search.top import top
 from freerun.symbols import EOS
+from tests.searching import beam_search, sample
 from tests.steppers import TableStepper, batch, bounds
 
 SOURCES = st.lists(st.lists(st.integers(4, 8), min_size=1, max_size=6), min_size=1, max_size=6)

@@ -9,14 +9,15 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from freerun.loading.torch_model import load_model, sizes_as_dict
 
 from freerun.data.codec import Codec
 from freerun.data.tokenizers import WhitespaceTokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.errors import BundleError
+from freerun.loading.torch_model import load_model, sizes_as_dict
 from freerun.models.initialise import initialise
 from freerun.models.seq2seq import Seq2Seq
-from freerun.restore import load_model, sizes_as_dict
 from freerun.runtime.bundle import find_bundle, read_bundle
 from freerun.runtime.card import model_card
 from freerun.runtime.writing import BundleParts, write_bundle

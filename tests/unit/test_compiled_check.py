@@ -43,7 +43,7 @@ class Call:
         self._decode = decode
         self._greedy = CompiledGreedy(ArraysOf(network(1, torch.float32, **MODELS[name]), precision), precision)
         self._greedy._read()
-        self.model = self._greedy._kept[0]
+        self.model = self._greedy._memory[0]
         values = {"ids": [4, EOS, 5, 6, EOS], "lengths": [2, 3], "bounds": [3, 4]}
         sizes = {"tokens": 9, "scores": 9, "written": 2}
         arrays = {name: (TYPES[name] * len(of))(*of) for name, of in values.items()}

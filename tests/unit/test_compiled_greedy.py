@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import freerun
+from freerun.bounds import MAX_LENGTH
 from freerun.errors import BundleError, ConfigError
 from freerun.export.graph_files import graph_files
 from freerun.runtime import compiled, compiled_greedy
@@ -22,7 +23,8 @@ from freerun.runtime.bundle import read_bundle
 from freerun.runtime.compiled import LIBRARY, library
 from freerun.runtime.compiled_greedy import CompiledGreedy
 from freerun.runtime.onnx_greedy import OnnxGreedy
-from freerun.search.bound import MOST_TOKENS
+from freerun.search.searcher import StepperSearcher
+from freerun.search.settings import Greedy
 from freerun.symbols import EOS
 from tests.compiled import BUILD, needs_compiler
 from tests.exported import ArraysOf
@@ -55,9 +57,9 @@ def test_an_installation_with_a_compiler_has_the_library():
 
 
 def test_plain_greedy_search_is_compiled_unless_another_runtime_is_asked_for(untouched):
-    assert isinstance(freerun.load(untouched).greedy, CompiledGreedy)
-    assert isinstance(freerun.load(untouched, runtime="onnx").greedy, OnnxGreedy)
-    assert freerun.load(untouched, runtime="torch").greedy is None
+    assert isinstance(freerun.load(untouched).searcher.decoder, CompiledGreedy)
+    assert isinstance(freerun.load(untouched, runtime="onnx").searcher.decoder, OnnxGreedy)
+    assert isinstance(freerun.load(untouched, runtime="torch").searcher, StepperSearcher)
 
 
 def test_without_the_library_or_arrays_onnxruntime_does_it(untouched, tmp_path, monkeypatch):
@@ -66,16 +68,16 @@ def test_without_the_library_or_arrays_onnxruntime_does_it(untouched, tmp_path, 
     library.cache_clear()
     try:
         predictor = freerun.load(untouched)
-        assert isinstance(predictor.greedy, OnnxGreedy)
+        assert isinstance(predictor.searcher.decoder, OnnxGreedy)
         assert [each.tokens for each in predictor.predict_batch(TEXTS)] == expected
     finally:
         library.cache_clear()
     other = exported(tmp_path / "other")
     edit(other, lambda config: config["model"].update(attention="dot"))
-    assert isinstance(freerun.load(other).greedy, OnnxGreedy)
+    assert isinstance(freerun.load(other).searcher.decoder, OnnxGreedy)
     attending = exported(tmp_path / "attending", model=network(1, torch.float32, attention="dot"))
     assert not (attending / "greedy.npz").exists()
-    assert isinstance(freerun.load(attending).greedy, OnnxGreedy)
+    assert isinstance(freerun.load(attending).searcher.decoder, OnnxGreedy)
 
 
 def test_what_is_no_library_or_another_one_is_passed_over(tmp_path, monkeypatch):
@@ -132,7 +134,7 @@ def test_sources_are_shared_out_among_threads_without_a_difference(untouched, mo
 
 
 def test_a_huge_bound_takes_no_memory(untouched, monkeypatch):
-    monkeypatch.setattr(compiled_greedy, "_MOST_ROOM", 1000)
+    monkeypatch.setattr(compiled_greedy, "_MAX_ROOM", 1000)
     expected = freerun.load(untouched).predict_batch(TEXTS)
     assert [parts.stop - parts.start for parts in compiled_greedy._parts([400, 400, 500, 1000, 0, 0, 5000], 1)] == [
         2,
@@ -141,7 +143,7 @@ def test_a_huge_bound_takes_no_memory(untouched, monkeypatch):
         2,
         1,
     ]
-    for bound in (400, MOST_TOKENS):
+    for bound in (400, MAX_LENGTH.high):
         assert freerun.load(untouched, max_length=bound).predict_batch(TEXTS) == expected
 
 
@@ -149,10 +151,10 @@ def test_bounds_cut_off_and_bad_ones_are_told(untouched):
     predictor = freerun.load(untouched, max_length=0)
     (hypothesis,) = predictor.predict("a b c").hypotheses
     assert (hypothesis.tokens, hypothesis.truncated, hypothesis.score) == ((), True, 0)
-    with pytest.raises(ConfigError, match=r"^max_length: it is -1\. Expected 0 to 65,536 tokens"):
+    with pytest.raises(ConfigError, match=r"^max_length: [a-z ]+ -1\. Expected a whole number from 0 to 65,536\."):
         freerun.load(untouched, max_length=-1).predict("a")
     assert predictor.predict_batch([]) == []
-    assert predictor.greedy([], []) == []
+    assert predictor.searcher.search([], [], Greedy()) == []
 
 
 @pytest.mark.parametrize("wrong", [-1, 11, 2**40])
@@ -352,7 +354,7 @@ def test_an_evaluation_measures_what_predicts(untouched, tmp_path, monkeypatch):
 def test_a_model_that_the_library_rejects_is_an_error_of_the_arrays():
     greedy = CompiledGreedy(ArraysOf(network(1, torch.float32)))
     assert greedy([[4, EOS]], [3])
-    greedy._kept[0].layers = 0
+    greedy._memory[0].layers = 0
     with pytest.raises(BundleError) as caught:
         greedy([[4, EOS]], [3])
     assert str(caught.value) == f"bundle/greedy.npz: damaged: the compiled library rejects its sizes. {AGAIN}"
@@ -387,7 +389,7 @@ def test_arrays_of_the_other_precision_are_told(bundle):
 def test_a_bundle_of_an_older_export_has_no_arrays_and_runs(bundle):
     (bundle / "greedy.npz").unlink()
     edit(bundle, lambda config: config["files"].pop("greedy.npz"))
-    assert isinstance(freerun.load(bundle).greedy, OnnxGreedy)
+    assert isinstance(freerun.load(bundle).searcher.decoder, OnnxGreedy)
     assert freerun.load(bundle).predict("a b").text
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from freerun.data.batching import MAX_POSITIONS, ROWS, make_batch, pad, plan_epoch, similar_lengths
+from freerun.data.batching import make_batch, plan_epoch
 from freerun.data.codec import Codec
 from freerun.data.corpus import encode_corpus
 from freerun.data.readers import Pair
@@ -53,14 +53,6 @@ def test_references_belong_to_the_row():
     pairs = [Pair("a", "a", 1), Pair("a", "b", 2), Pair("c", "c", 3)]
     corpus, _ = encode_corpus(iter(pairs), CHARS, CHARS)
     assert [[row.tolist() for row in rows] for rows in make_batch(corpus, np.array([2])).references] == [[[6, EOS]]]
-
-
-def test_pad():
-    ids, lengths = pad([[4, 2], [], [5, 6, 2]])
-    assert ids.tolist() == [[4, 2, PAD], [PAD, PAD, PAD], [5, 6, 2]]
-    assert lengths.tolist() == [2, 0, 3]
-    assert pad([])[0].shape == (0, 0)
-    assert ids.dtype == lengths.dtype == np.int64
 
 
 def test_equal_source_lengths_go_together():
@@ -130,31 +122,3 @@ def test_exactly_one_positive_budget(budget):
 
 def test_no_pairs_no_batches():
     assert plan([], [], batch_size=4) == []
-
-
-# ------------------------------------------------------------------------------------------------------ similar lengths
-
-
-def test_batches_of_similar_lengths_hold_each_sequence_once_and_the_shortest_first():
-    first, second = [5, 2, 2, 9, 2], [1, 4, 3, 1, 2]
-    batches = similar_lengths(first, second, rows=2)
-    assert [batch.tolist() for batch in batches] == [[4, 2], [1, 0], [3]]
-
-
-def test_a_sequence_takes_as_many_rows_as_it_is_wide():
-    assert [len(batch) for batch in similar_lengths([1] * 7, [1] * 7, rows=6, width=2)] == [3, 3, 1]
-    assert [len(batch) for batch in similar_lengths([1] * 3, [1] * 3, rows=6, width=9)] == [1, 1, 1]
-
-
-def test_long_sequences_come_in_smaller_batches():
-    lengths = [1] * 600 + [MAX_POSITIONS // 4] * 9 + [2 * MAX_POSITIONS] * 2
-    batches = similar_lengths(lengths, lengths)
-    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-    for batch in batches:
-        longest = max(lengths[row] for row in batch)
-        assert len(batch) == 1 or len(batch) * longest <= MAX_POSITIONS
-    assert len(batches[0]) == ROWS
-
-
-def test_no_sequences_make_no_batches():
-    assert similar_lengths([], []) == []

@@ -16,9 +16,12 @@ from freerun.data.vocabulary import Vocabulary
 from freerun.evaluation.evaluate import evaluate
 from freerun.evaluation.items import group_pairs
 from freerun.metrics.edit_distance import closest_reference
-from freerun.search.beam import beam_search
+from freerun.search.batches import ROWS
 from freerun.search.bound import LengthBound
+from freerun.search.searcher import StepperSearcher
+from freerun.search.settings import Beam
 from freerun.symbols import EOS, UNK
+from tests.searching import beam_search
 from tests.steppers import TableStepper, batch, bounds
 
 SOURCE = Codec(CharTokenizer(), Vocabulary("abcde"), reverse=True)
@@ -39,8 +42,10 @@ def stepper(seed=0):
     return TableStepper(len(TARGET.vocabulary), seed=seed, bias={EOS: 0.5})
 
 
-def run(model=None, items=ITEMS, **settings):
-    return evaluate(model or stepper(), items, SOURCE, TARGET, **{"bound": BOUND} | settings)
+def run(model=None, items=ITEMS, bound=BOUND, batch_size=ROWS, progress=None, **beam):
+    searcher, search = StepperSearcher(lambda: model or stepper()), Beam(**beam)
+    options = {"bound": bound, "search": search, "batch_size": batch_size, "progress": progress}
+    return evaluate(searcher, items, SOURCE, TARGET, **options)
 
 
 def outputs(beam_size=1):

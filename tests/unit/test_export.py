@@ -141,8 +141,11 @@ def test_what_a_model_cannot_be_run_with_is_told(bundle, tmp_path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"runtime": "tensorflow"}, "runtime: it is 'tensorflow'. Expected 'torch' or 'onnx'. Choose one of them."),
-        ({"precision": "int4"}, "precision: it is 'int4'. Expected 'fp32' or 'int8'. Choose one of them."),
+        (
+            {"runtime": "tensorflow"},
+            "runtime: unknown runtime 'tensorflow'. Expected 'torch' or 'onnx'. Choose one of them.",
+        ),
+        ({"precision": "int4"}, "precision: unknown precision 'int4'. Expected 'fp32' or 'int8'. Choose one of them."),
         (
             {"runtime": "torch", "precision": "int8"},
             "precision: int8 with torch. Expected fp32 with torch. Leave one of the two out.",

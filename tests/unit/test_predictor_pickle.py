@@ -139,7 +139,7 @@ def test_a_link_to_another_model_is_noticed(models, tmp_path):
 
 def test_a_predictor_that_was_built_by_hand_says_why_it_cannot_be_pickled(models):
     loaded = freerun.load(models["words"])
-    built = Predictor(lambda: loaded.stepper, loaded.source, loaded.target, loaded.bound)
+    built = Predictor(searcher=loaded.searcher, source=loaded.source, target=loaded.target, bound=loaded.bound)
     with pytest.raises(TypeError) as error:
         pickle.dumps(built)
     assert str(error.value) == (
@@ -158,9 +158,8 @@ def test_a_copy_shares_the_model_and_nothing_else(models, name, duplicate, monke
     other = duplicate(model)
     assert other is not model
     assert (other.batch_size, other.longest_source, other.bound) == (3, 9, model.bound)
-    assert (other.source, other.greedy) == (model.source, model.greedy)
+    assert (other.source, other.searcher) == (model.source, model.searcher)
     assert other._load_again == model._load_again
-    assert other.stepper is not model.stepper
     assert other.predict_batch(TEXTS, BEAM) == model.predict_batch(TEXTS, BEAM)
     assert other.predict_batch(TEXTS) == model.predict_batch(TEXTS)
     other.batch_size = 4

@@ -1,4 +1,4 @@
-"""What a predictor itself decides: scores of targets that cannot be written, and which searches are plain greedy."""
+"""A predictor's scores of targets that cannot be written; which searches a greedy decoder takes over."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from freerun.data.codec import Codec
 from freerun.data.readers import Pair
 from freerun.data.tokenizers import CharTokenizer
 from freerun.data.vocabulary import Vocabulary
-from freerun.runtime.predictor import Beam, Predictor, Sampling
+from freerun.runtime.predictor import Predictor
 from freerun.search.bound import LengthBound
 from freerun.search.hypothesis import Hypothesis
+from freerun.search.searcher import GreedySearcher, StepperSearcher
+from freerun.search.settings import Beam, Greedy, Sampling
 from freerun.symbols import UNK
 from tests.steppers import TableStepper
 
 CODEC = Codec(CharTokenizer(), Vocabulary("abcd"))
 SOURCE, TARGET = Codec(CharTokenizer(), Vocabulary("abc")), Codec(CharTokenizer(), Vocabulary("pqrs"))
 TABLE = TableStepper(len(TARGET.vocabulary), bias={UNK: 20.0})
-PREDICTOR = Predictor(lambda: TABLE, SOURCE, TARGET, LengthBound(0, 0.0, fixed=5))
+PREDICTOR = Predictor(
+    searcher=StepperSearcher(lambda: TABLE), source=SOURCE, target=TARGET, bound=LengthBound(0, 0.0, fixed=5)
+)
 
 
 def alone(source, target):
@@ -58,6 +62,7 @@ def test_an_unknown_source_token_takes_no_score_away():
 @pytest.mark.parametrize(
     ("search", "is_greedy"),
     [
+        (Greedy(), True),
         (Beam(), True),
         (Beam(early_stop=True), True),
         (Beam(beam_size=2), False),
@@ -68,10 +73,11 @@ def test_an_unknown_source_token_takes_no_score_away():
     ],
 )
 def test_only_plain_greedy_search_takes_the_short_way(search, is_greedy):
-    def greedy(sources, bounds):
+    def decoder(sources, bounds):
         assert bounds == [3] * len(sources)
         return [Hypothesis((4, 4, 4, 4), -1.0, (), -1.0, False)] * len(sources)
 
-    predictor = Predictor(lambda: TableStepper(8), CODEC, CODEC, LengthBound(0, 0.0, fixed=3), greedy=greedy)
+    searcher = GreedySearcher(decoder, StepperSearcher(lambda: TableStepper(8)))
+    predictor = Predictor(searcher=searcher, source=CODEC, target=CODEC, bound=LengthBound(0, 0.0, fixed=3))
     assert (predictor.predict("ab", search).text == "aaaa") is is_greedy
     assert predictor.predict("ab", search, prefix="b").text.startswith("b")

@@ -8,14 +8,16 @@ from itertools import chain
 import numpy as np
 import pytest
 
+from freerun.bounds import MAX_LENGTH
 from freerun.errors import ConfigError
-from freerun.search.beam import BeamChooser, beam_search
-from freerun.search.bound import MOST_TOKENS
+from freerun.search.beam import BeamChooser
 from freerun.search.hypothesis import divisor_bound, penalised
 from freerun.search.loop import Rows
 from freerun.search.score import score_targets
+from freerun.search.settings import Beam
 from freerun.symbols import BOS, EOS, PAD, UNK
 from freerun.text import shown
+from tests.searching import beam_search
 from tests.steppers import TableStepper, batch, bounds, rank
 
 SOURCES = [[4, 5, 2], [5, 2], [2], [4, 4, 4, 2]]
@@ -86,7 +88,7 @@ def test_ties_go_to_the_lowest_id(beam_size):
 
 
 def test_ties_between_parents_go_to_the_lower_token_and_then_to_the_better_parent():
-    chooser = BeamChooser(2, 0.0, num_hypotheses=2, max_lengths=bounds(9), vocabulary_size=9, early_stop=False)
+    chooser = BeamChooser(Beam(2, 2, 0.0), bounds(9), 9)
     rows = Rows(np.array([0, 0]), np.array([-1.0, -2.0]))
     ids, log_probs = np.array([[5, 6, 2], [4, 5, 2]]), np.array([[-2.0, -2.0, -9.0], [-1.0, -1.0, -9.0]])
     choice = chooser.choose(3, rows, ids, log_probs)
@@ -94,28 +96,28 @@ def test_ties_between_parents_go_to_the_lower_token_and_then_to_the_better_paren
 
 
 def test_an_ending_frees_no_place_and_the_beam_is_refilled():
-    chooser = BeamChooser(2, 0.0, num_hypotheses=2, max_lengths=bounds(9), vocabulary_size=9, early_stop=False)
+    chooser = BeamChooser(Beam(2, 2, 0.0), bounds(9), 9)
     ids, log_probs = np.array([[EOS, 5, 6]]), np.array([[-0.5, -1.0, -1.5]])
     choice = chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
     assert choice.tokens.tolist() == [EOS, 5, 6]
 
 
 def test_eos_ends_only_among_the_best_k():
-    chooser = BeamChooser(2, 0.0, num_hypotheses=2, max_lengths=bounds(9), vocabulary_size=9, early_stop=False)
+    chooser = BeamChooser(Beam(2, 2, 0.0), bounds(9), 9)
     ids, log_probs = np.array([[5, 6, EOS]]), np.array([[-0.5, -1.0, -1.5]])
     choice = chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
     assert choice.tokens.tolist() == [5, 6]
 
 
 def test_probability_0_comes_after_all_else_but_is_still_a_candidate():
-    chooser = BeamChooser(3, 0.0, num_hypotheses=3, max_lengths=bounds(9), vocabulary_size=6, early_stop=False)
+    chooser = BeamChooser(Beam(3, 3, 0.0), bounds(9), 6)
     ids, log_probs = np.array([[5, EOS, 4]]), np.array([[-1.0, -np.inf, -np.inf]])
     choice = chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
     assert choice.tokens.tolist() == [5, EOS, 4]
 
 
 def test_a_live_hypothesis_that_could_only_draw_level_ends_the_search():
-    chooser = BeamChooser(1, 0.0, num_hypotheses=1, max_lengths=bounds(9), vocabulary_size=9, early_stop=False)
+    chooser = BeamChooser(Beam(1, 1, 0.0), bounds(9), 9)
     ids, log_probs = np.array([[EOS, 5]]), np.array([[-1.0, -1.0]])
     assert chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs).tokens.tolist() == [EOS]
 
@@ -125,7 +127,7 @@ def after_one_ended(length_penalty, score, longest=(9,), num_hypotheses=1, early
 
     The best active hypothesis then has ``score``, the other one 1 less.
     """
-    chooser = BeamChooser(2, length_penalty, num_hypotheses, bounds(*longest), vocabulary_size=9, early_stop=early_stop)
+    chooser = BeamChooser(Beam(2, num_hypotheses, length_penalty, early_stop), bounds(*longest), 9)
     ids, log_probs = np.array([[5, EOS, 6]] * len(longest)), np.array([[-0.5, -1.0, -1.1]] * len(longest))
     chooser.choose(0, Rows(np.arange(len(longest)), np.zeros(len(longest))), ids, log_probs)
     starts = np.repeat(np.arange(len(longest)), 2)
@@ -157,14 +159,14 @@ def test_no_bound_holds_before_as_many_have_finished_as_are_requested():
 
 
 def test_what_is_impossible_is_still_searched_for_while_fewer_have_finished():
-    chooser = BeamChooser(2, 0.0, num_hypotheses=2, max_lengths=bounds(9), vocabulary_size=9, early_stop=False)
+    chooser = BeamChooser(Beam(2, 2, 0.0), bounds(9), 9)
     ids, log_probs = np.array([[EOS, 5, 6]]), np.array([[-0.5, -np.inf, -np.inf]])
     assert chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs).tokens.tolist() == [EOS, 5, 6]
 
 
 def test_a_score_of_0_can_reach_any_rank_below_0_but_not_beat_0():
     assert after_one_ended(1.0, 0.0) == [[5, 6]]
-    chooser = BeamChooser(2, 1.0, num_hypotheses=1, max_lengths=bounds(9), vocabulary_size=9, early_stop=False)
+    chooser = BeamChooser(Beam(2, 1, 1.0), bounds(9), 9)
     ids, log_probs = np.array([[EOS, 5, 6]]), np.array([[0.0, 0.0, 0.0]])
     assert chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs).tokens.tolist() == [EOS]
 
@@ -179,7 +181,7 @@ def test_rounding_never_makes_the_bound_too_low(penalty, length, longest):
 
 @pytest.mark.parametrize(("log_prob", "done"), [(-0.66, False), (0.5 - 7 / 6, True), (-0.67, True)])
 def test_stopping_early_holds_the_best_live_hypothesis_against_the_kth_ending_at_its_length(log_prob, done):
-    chooser = BeamChooser(2, 1.0, 1, max_lengths=bounds(9), vocabulary_size=9, early_stop=True)
+    chooser = BeamChooser(Beam(2, 1, 1.0, early_stop=True), bounds(9), 9)
     ids, log_probs = np.array([[5, EOS, 6]]), np.array([[-0.5, -1.0, -1.1]])
     chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)  # an ending of rank score -1
     ids, log_probs = np.array([[EOS, 5, 6], [7, 8, EOS]]), np.array([[-0.2, log_prob, -9.0], [-9.0, -9.0, -9.0]])
@@ -190,7 +192,7 @@ def test_stopping_early_holds_the_best_live_hypothesis_against_the_kth_ending_at
 
 @pytest.mark.parametrize(("log_prob", "done"), [(-0.9, False), (-1.6, True)])
 def test_stopping_early_waits_for_as_many_endings_as_the_beam_has_hypotheses(log_prob, done):
-    chooser = BeamChooser(3, 1.0, 1, max_lengths=bounds(9), vocabulary_size=9, early_stop=True)
+    chooser = BeamChooser(Beam(3, 1, 1.0, early_stop=True), bounds(9), 9)
     ids, log_probs = np.array([[5, EOS, 6, 7]]), np.array([[-0.5, -1.0, -1.1, -1.2]])
     chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
     ids = np.array([[EOS, 5, 6, 7], [EOS, 5, 6, 7], [8, 5, 6, 7]])
@@ -203,7 +205,7 @@ def test_stopping_early_waits_for_as_many_endings_as_the_beam_has_hypotheses(log
 
 @pytest.mark.parametrize(("num_hypotheses", "alive"), [(1, []), (2, [5, 6])])
 def test_a_source_is_done_when_nothing_can_beat_what_is_asked_for(num_hypotheses, alive):
-    chooser = BeamChooser(2, 0.0, num_hypotheses, max_lengths=bounds(9), vocabulary_size=9, early_stop=False)
+    chooser = BeamChooser(Beam(2, num_hypotheses, 0.0), bounds(9), 9)
     ids, log_probs = np.array([[EOS, 5, 6]]), np.array([[-0.5, -1.0, -1.2]])
     choice = chooser.choose(0, Rows(np.array([0]), np.zeros(1)), ids, log_probs)
     assert [token for token in choice.tokens.tolist() if token != EOS] == alive
@@ -377,11 +379,11 @@ def test_penalties_without_meaning_are_refused(penalty, beam_size):
 @pytest.mark.parametrize("penalty", [-10.0, 10.0])
 def test_no_length_overflows_under_the_largest_penalty(penalty):
     stepper, settings = TableStepper(bias={EOS: 9.0}), {"beam_size": 2, "length_penalty": penalty, "early_stop": True}
-    (found,) = beam_search(stepper, *batch([[4]]), max_lengths=bounds(MOST_TOKENS), **settings)
+    (found,) = beam_search(stepper, *batch([[4]]), max_lengths=bounds(MAX_LENGTH.high), **settings)
     assert np.isfinite(found[0].rank_score)
 
 
 @pytest.mark.parametrize("settings", [{}, {"beam_size": 3, "length_penalty": 0.6}])
 def test_a_negative_bound_is_refused(settings):
-    with pytest.raises(ConfigError, match=r"^max_length: it is -9\. Expected 0 or more tokens\."):
+    with pytest.raises(ConfigError, match=r"^max_length: the value is -9\. Expected 0 or more tokens\."):
         beam_search(TableStepper(), *batch([[4], [5]]), max_lengths=bounds(3, -9), **settings)

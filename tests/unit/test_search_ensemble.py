@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from freerun.errors import ConfigError
-from freerun.search.beam import beam_search
 from freerun.search.ensemble import EnsembleStepper
 from freerun.search.score import score_targets
 from freerun.symbols import BOS, EOS
+from tests.searching import beam_search
 from tests.steppers import TableStepper, batch, bounds
 
 SOURCES = [[4, 5, 2], [2]]

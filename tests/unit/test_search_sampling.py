@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from freerun.errors import ConfigError
-from freerun.search.beam import beam_search
-from freerun.search.sampling import SamplingChooser, sample
+from freerun.search.sampling import SamplingChooser
 from freerun.search.score import score_targets
+from freerun.search.settings import Sampling
 from freerun.symbols import BOS, EOS, NEVER_WRITTEN, PAD, UNK
+from tests.searching import beam_search, sample
 from tests.steppers import TableStepper, batch, bounds, writable_ids
 
 SOURCE = [4, 5, 2]
@@ -81,7 +82,7 @@ def test_a_share_that_is_reached_exactly_needs_no_further_token():
 def test_a_top_p_of_1_leaves_nothing_out_however_unlikely():
     log_probs = np.array([[-60.0, 0.0, -1.0]])
     everything, nothing_said = (
-        SamplingChooser(np.zeros((1, 1)), 1.0, None, p)._weights(log_probs) for p in (1.0, None)
+        SamplingChooser(Sampling(top_p=p), np.zeros((1, 1)), 3)._weights(log_probs) for p in (1.0, None)
     )
     assert everything.tolist() == nothing_said.tolist() == np.exp(log_probs).tolist()
 
@@ -189,16 +190,19 @@ def test_a_tiny_temperature_draws_the_best_token():
     ("settings", "message"),
     [
         ({"temperature": -0.5}, r"^temperature: it is -0\.5\. Expected a number from 0 to 1000\."),
-        ({"temperature": 9.9e-7}, r"^temperature: it is 9\.9e-07\. Expected 0, or a number from 1e-06 to 1000\."),
+        (
+            {"temperature": 9.9e-7},
+            r"^temperature: the value is 9\.9e-07\. Expected 0, or a number from 1e-06 to 1000\.",
+        ),
         ({"temperature": 1001}, r"^temperature: it is 1001\. Expected a number from 0 to 1000\."),
         ({"temperature": 1e308}, r"^temperature: it is 1e\+308\."),
         ({"temperature": float("nan")}, r"^temperature: it is nan\."),
         ({"temperature": float("inf")}, r"^temperature: it is inf\."),
         ({"top_k": 0}, r"^top_k: it is 0\. Expected a whole number from 1 to 1,000,000,000\."),
         ({"top_k": 10**21}, r"^top_k: it is 1000000000000000000000\."),
-        ({"top_p": 0.0}, r"^top_p: it is 0\.0\. Expected a fraction above 0 and at most 1\."),
-        ({"top_p": 1.5}, r"^top_p: it is 1\.5\."),
-        ({"top_p": float("nan")}, r"^top_p: it is nan\."),
+        ({"top_p": 0.0}, r"^top_p: the value is 0\.0\. Expected a fraction above 0 and at most 1\."),
+        ({"top_p": 1.5}, r"^top_p: the value is 1\.5\."),
+        ({"top_p": float("nan")}, r"^top_p: the value is nan\."),
         ({"num_hypotheses": 0}, r"^num_hypotheses: it is 0\. Expected a whole number from 1 to 10,000\."),
         ({"num_hypotheses": 10_001}, r"^num_hypotheses: it is 10001\."),
         ({"seed": 2**63}, r"^seed: it is 9223372036854775808\. Expected .* to 9,223,372,036,854,775,807\."),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from freerun.search.beam import beam_search
 from freerun.search.score import counted_tokens, score_targets
 from freerun.symbols import BOS, EOS, PAD, UNK
+from tests.searching import beam_search
 from tests.steppers import TableStepper, batch, bounds
 
 SOURCES = [[4, 5, 2], [2], [5, 5, 5, 2]]

@@ -1,4 +1,4 @@
-"""From a bundle to a model that is used. Imports nothing of training, so that a prediction need not wait for it."""
+"""The torch model of a bundle. Imports nothing of training, which a prediction would have to wait for."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["load_model", "load_steppers", "load_weights", "sizes_as_dict", "size
 
 
 def load_model(bundle: Bundle) -> Seq2Seq:
-    """The model of a bundle, for use (no dropout).
+    """Return the model of a bundle in evaluation mode (no dropout).
 
     Raises:
         BundleError: sizes and weights do not fit each other.
     """
     sizes = sizes_of(bundle)
-    weights = bundle.weights()  # before anything is built: sizes that the file does not bear out may be of any size
+    weights = bundle.weights()  # checks the sizes, which might ask for any amount of memory, before anything is built
     model = Seq2Seq(sizes)
     _fill(model, weights)
     return model.eval()
@@ -41,7 +41,7 @@ def sizes_of(bundle: Bundle) -> Architecture:
 
 
 def load_weights(model: Seq2Seq, bundle: Bundle) -> None:
-    """Fill ``model``, of the bundle's sizes, with its weights."""
+    """Copy the weights of a bundle into ``model``, which has the bundle's sizes."""
     _fill(model, bundle.weights())
 
 
@@ -50,7 +50,7 @@ def _fill(model: Seq2Seq, weights: Mapping[str, NDArray[Any]]) -> None:
 
 
 def load_steppers(bundle: Bundle, threads: int = 0) -> Callable[[], TorchStepper]:
-    """Makes steppers that share a bundle's model, each ready to be searched; ``threads`` as in ``TorchStepper``."""
+    """Return a function that creates steppers, which share a bundle's model; ``threads`` as in ``TorchStepper``."""
     model = load_model(bundle)
     return lambda: TorchStepper(model, threads)
 

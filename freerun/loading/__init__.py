@@ -1,6 +1,6 @@
-"""Loading models for use: through onnxruntime where a model was exported, else through torch.
+"""Loading of models: ``load`` returns a ``Predictor``, which runs an exported model in onnxruntime, any other in torch.
 
-Nothing is imported of the runtime that is not used.
+A runtime is imported only if it is used: what needs torch is in ``torch_model``.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ import os
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
 from freerun.arguments import as_path, as_paths, check_int, check_text
+from freerun.bounds import MAX_LENGTH
 from freerun.data.codec import Codec
 from freerun.errors import BundleError, ConfigError, MissingExtraError
 from freerun.runtime.bundle import PRECISIONS, Bundle, graph_file, read_bundle
@@ -22,9 +23,9 @@ from freerun.runtime.graphs import Graphs
 from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper
 from freerun.runtime.predictor import Predictor
-from freerun.search.bound import MOST_TOKENS
 from freerun.search.ensemble import EnsembleStepper
-from freerun.search.stepper import Greedy, Stepper
+from freerun.search.searcher import GreedyDecoder, GreedySearcher, Searcher, StepperSearcher
+from freerun.search.stepper import Stepper
 from freerun.text import shown
 from freerun.threads import check_threads, resolve_threads
 
@@ -35,7 +36,7 @@ Runtime = Literal["torch", "onnx"]
 Precision = Literal["fp32", "int8"]
 
 _ONNX_THREADS = 1
-"""Unless asked for more: a step of a small model is over before a second thread has begun."""
+"""The default: a step of a small model is over before a second thread has started."""
 
 
 def load(
@@ -48,25 +49,25 @@ def load(
     precision: Precision = "fp32",
     digest: str | None = None,
 ) -> Predictor:
-    """A model, or several as one, ready to predict. Several threads may use it at once.
+    """Load a model, or several as an ensemble, for predictions. Several threads may use it at once.
 
     Args:
-        model: a bundle folder, or a run folder (then its best bundle).
-        ensemble: further models whose distributions are averaged with it.
+        model: a bundle directory, or a run directory (then its best bundle).
+        ensemble: further models whose distributions are averaged with those of ``model``.
         mean: of probabilities ("arithmetic") or of log-probabilities ("geometric").
-        threads: for a call; 0 takes the threads that torch has in this program, one for onnxruntime. Another number is
-            torch's during each prediction only, so that it stays the program's own. A forked child has one thread for
-            torch in any case (docs/python.md).
-        max_length: at most so many tokens an output instead of the bundle's bound.
-        runtime: "onnx" or "torch"; otherwise torch for a model that was not exported, and for one that was onnxruntime,
-            or for plain greedy search freerun's compiled library where there is one.
-        precision: "int8" takes the quantised graphs.
-        digest: what ``freerun inspect`` prints of the bundle that ``model`` has to be. It stands for every file that a
-            prediction depends on, so a model that was exchanged for another one is not loaded.
+        threads: per call; 0 means the threads that torch has in this program, and one for onnxruntime. Any other number
+            is set in torch during each prediction only, so that the program keeps its own. A forked child always has
+            one thread for torch (docs/python.md).
+        max_length: the most tokens per output, instead of the bundle's bound.
+        runtime: "onnx" or "torch". Default: torch for a model that was not exported; onnxruntime for one that was, or
+            for greedy search freerun's compiled library if it is installed.
+        precision: "int8" runs the quantized graphs.
+        digest: the digest that ``freerun inspect`` prints for the expected bundle. It covers every file that a
+            prediction depends on, so a model that was replaced by another one is not loaded.
 
     Raises:
         TypeError: an argument of another type.
-        BundleError: a bundle that cannot be used or is not the one of ``digest``, or models that do not fit together.
+        BundleError: a bundle that cannot be used or has another digest, or models that do not fit together.
         ConfigError: an unknown mean, runtime or precision, int8 with torch, or a maximum length or number of threads
             out of range.
     """
@@ -83,7 +84,7 @@ def load_bundles(
     precision: Precision = "fp32",
     digest: str | None = None,
 ) -> tuple[Predictor, Bundle]:
-    """The predictor of one or several models, and the first one's bundle."""
+    """Return the predictor of one or several models, and the bundle of the first one."""
     check_threads(threads)
     _check_choice(runtime, precision, mean)
     _check_max_length(max_length)
@@ -93,24 +94,24 @@ def load_bundles(
         _check_digest(first, digest)
     for other in bundles[1:]:
         _check_same_tokens(first, other)
-    found = [_runnable(bundle, runtime, precision, threads) for bundle in bundles]
-    members = [new_stepper for new_stepper, _ in found]
-    bound = first.bound if max_length is None else replace(first.bound, fixed=max_length)
     paths = tuple(os.path.abspath(model) for model in models)  # noqa: PTH100 (links stay links)
     loaded = _Loaded(paths, tuple(each.digest for each in bundles), mean, threads, max_length, runtime, precision)
-    greedy = found[0][1] if len(members) == 1 else None
-    new_stepper = members[0] if len(members) == 1 else partial(_ensemble, members, mean)
     predictor = Predictor(
-        new_stepper, first.source, first.target, bound, greedy=greedy, load_again=(_load_again, (loaded,))
+        searcher=_searcher(bundles, mean, runtime, precision, threads),
+        source=first.source,
+        target=first.target,
+        bound=first.bound if max_length is None else replace(first.bound, fixed=max_length),
+        load_again=(_load_again, (loaded,)),
     )
     return predictor, first
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """How a predictor was loaded: all that its pickle holds. ``paths`` are absolute, ``digests`` those of the bundles.
+    """The arguments that a predictor was loaded with: its pickle holds nothing else.
 
-    Another process may have another working directory, and find another bundle at the same path.
+    ``paths`` are absolute, because another process may have another working directory; ``digests`` are those of the
+    bundles, because it may find another bundle at the same path.
     """
 
     paths: tuple[str, ...]
@@ -123,11 +124,11 @@ class _Loaded:
 
 
 def _load_again(loaded: _Loaded) -> Predictor:
-    """The predictor of a pickle: another object each time, as pickles are, but the model is loaded once."""
+    """Return the predictor of a pickle: a new object each time, as pickles are, but the model is loaded only once."""
     return copy(_loaded_again(loaded))
 
 
-@lru_cache(maxsize=1)  # Pool.map sends its function, and the model that it belongs to, with every chunk of its work
+@lru_cache(maxsize=1)  # Pool.map sends its function, and the model that it belongs to, with every chunk of work
 def _loaded_again(loaded: _Loaded) -> Predictor:
     models = [Path(path) for path in loaded.paths]
     for model, digest in zip(models, loaded.digests, strict=True):
@@ -136,23 +137,31 @@ def _loaded_again(loaded: _Loaded) -> Predictor:
     return load_bundles(models, *options, loaded.digests[0])[0]
 
 
-def _ensemble(members: Sequence[Callable[[], Stepper]], mean: Mean) -> Stepper:
-    return EnsembleStepper([new_stepper() for new_stepper in members], mean)
+def _searcher(
+    bundles: Sequence[Bundle], mean: Mean, runtime: Runtime | None, precision: Precision, threads: int
+) -> Searcher:
+    """Return the searcher of one model, or of an ensemble."""
+    members = [_member(bundle, runtime, precision, threads) for bundle in bundles]
+    new_stepper, greedy = members[0]
+    if len(members) > 1:
+        return StepperSearcher(lambda: EnsembleStepper([new() for new, _ in members], mean))
+    steppers = StepperSearcher(new_stepper)
+    return steppers if greedy is None else GreedySearcher(greedy, steppers)
 
 
-def _runnable(
+def _member(
     bundle: Bundle, runtime: Runtime | None, precision: Precision, threads: int
-) -> tuple[Callable[[], Stepper], Greedy | None]:
-    """How to make steppers of a bundle, and its greedy search if that is something of its own."""
+) -> tuple[Callable[[], Stepper], GreedyDecoder | None]:
+    """Choose how to run a bundle: return a function that creates its steppers, and its own greedy search if any."""
     if runtime == "torch" or (runtime is None and precision == "fp32" and not bundle.has_graphs()):
-        return _torch(bundle, threads), None
+        return _torch_steppers(bundle, threads), None
     if not bundle.has_graphs(precision):
-        quantise = "" if precision == "fp32" else f" --quantize {precision}"
+        quantize = "" if precision == "fp32" else f" --quantize {precision}"
         raise BundleError(
             bundle.folder,
             f"it has no {graph_file('greedy', precision)}",
             f"Expected a bundle with {precision} graphs",
-            f"Write them with: freerun export {bundle.folder}{quantise}",
+            f"Write them with: freerun export {bundle.folder}{quantize}",
         )
     graphs = Graphs(bundle, precision, threads or _ONNX_THREADS)
     compiled = runtime is None and can_run(bundle, precision)
@@ -160,11 +169,11 @@ def _runnable(
     return lambda: OnnxStepper(graphs), greedy
 
 
-def _torch(bundle: Bundle, threads: int) -> Callable[[], Stepper]:
+def _torch_steppers(bundle: Bundle, threads: int) -> Callable[[], Stepper]:
     if not bundle.has_weights:
-        bundle.weights()  # says why not
+        bundle.weights()  # raises an error that says why
     try:
-        from freerun.restore import load_steppers
+        from freerun.loading.torch_model import load_steppers
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -173,24 +182,24 @@ def _torch(bundle: Bundle, threads: int) -> Callable[[], Stepper]:
 
 
 def _check_choice(runtime: str | None, precision: str, mean: str) -> None:
-    if mean not in get_args(Mean):
-        expected = "Expected 'arithmetic' or 'geometric'"
-        raise ConfigError.single("mean", f"it is {mean!r}", expected, "Choose one of them")
-    if runtime not in (None, "torch", "onnx"):
-        raise ConfigError.single("runtime", f"it is {runtime!r}", "Expected 'torch' or 'onnx'", "Choose one of them")
-    if precision not in PRECISIONS:
-        raise ConfigError.single("precision", f"it is {precision!r}", "Expected 'fp32' or 'int8'", "Choose one of them")
+    choices = (
+        ("mean", mean, get_args(Mean)),
+        ("runtime", "torch" if runtime is None else runtime, get_args(Runtime)),
+        ("precision", precision, PRECISIONS),
+    )
+    for name, value, valid in choices:
+        if value not in valid:
+            expected = "Expected " + " or ".join(map(repr, valid))
+            raise ConfigError.single(name, f"unknown {name} {value!r}", expected, "Choose one of them")
     if runtime == "torch" and precision != "fp32":
         what = f"{precision} with torch"
-        raise ConfigError.single("precision", what, "Expected fp32 with torch", "Leave one of the two out")
+        raise ConfigError.single("precision", what, "Expected fp32 with torch", "Leave out one of the two")
 
 
 def _check_max_length(max_length: int | None) -> None:
     if max_length is not None:
         check_int("max_length", max_length)
-    if max_length is not None and not 0 <= max_length <= MOST_TOKENS:
-        what, fix = f"it is {max_length}", "Choose another maximum length"
-        raise ConfigError.single("max_length", what, f"Expected 0 to {MOST_TOKENS:,} tokens", fix)
+        MAX_LENGTH.check("max_length", max_length, "Choose another maximum length")
 
 
 def _check_digest(
@@ -207,7 +216,7 @@ def _check_digest(
 
 
 def _check_same_tokens(first: Bundle, other: Bundle) -> None:
-    """Members of an ensemble read the same source ids and write the same target ids."""
+    """Check that two members of an ensemble read the same source ids and write the same target ids."""
     for side, one, two in (("source", first.source, other.source), ("target", first.target, other.target)):
         differences = _differences(one, two)
         if differences:

@@ -1,0 +1,74 @@
+"""What a ``Predictor`` returns: outputs for a source text, and scores of given targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["PredictedHypothesis", "Prediction", "Scored"]
+
+
+@dataclass(frozen=True)
+class PredictedHypothesis:
+    """One output.
+
+    Attributes:
+        text: the output as text.
+        tokens: its target tokens.
+        score: total natural-log probability, with that of the end token unless ``truncated``.
+        rank_score: ranks the hypotheses: the score under the length penalty.
+        token_scores: one log-probability per token, then that of the end token unless ``truncated``.
+        truncated: whether it reached the length bound without an end token.
+    """
+
+    text: str
+    tokens: tuple[str, ...]
+    score: float
+    rank_score: float
+    token_scores: tuple[float, ...]
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """All outputs for one source text, best first; ``text``, ``tokens`` and ``score`` are the best one's."""
+
+    source: str
+    hypotheses: tuple[PredictedHypothesis, ...]
+    unknown: tuple[str, ...] = ()
+    """Source tokens that are not in the vocabulary, as often as they occur."""
+
+    @property
+    def text(self) -> str:
+        """The best output."""
+        return self.hypotheses[0].text
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The best output's tokens."""
+        return self.hypotheses[0].tokens
+
+    @property
+    def score(self) -> float:
+        """The best output's score."""
+        return self.hypotheses[0].score
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A given target's total log-probability, and one per token with the end token last.
+
+    The model cannot write a token that its vocabulary lacks, so such a target has no score.
+
+    Attributes:
+        source: the source text.
+        target: the target text.
+        score: total natural-log probability; None if a token is unknown.
+        token_scores: one log-probability per token, and one for the end token; None for an unknown token.
+        unknown: target tokens that are not in the vocabulary, as often as they occur.
+    """
+
+    source: str
+    target: str
+    score: float | None
+    token_scores: tuple[float | None, ...]
+    unknown: tuple[str, ...] = ()

@@ -1,0 +1,49 @@
+"""Sequences that are decoded or scored together, and their padded arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Final
+
+import numpy as np
+
+from freerun.search.stepper import Ids
+from freerun.symbols import PAD
+
+__all__ = ["MAX_POSITIONS", "ROWS", "pad", "similar_lengths"]
+
+ROWS: Final = 512
+"""Rows that are decoded or scored together; a step costs little more than for a few."""
+MAX_POSITIONS: Final = 2**15
+"""Rows x source positions whose memory is held at a time."""
+
+
+def pad(rows: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
+    """Return rows as one array [B, L], padded with PAD on the right, and their lengths [B]."""
+    if len(rows) == 1:  # several times faster, which counts where one text is predicted at a time
+        return np.array(rows, dtype=np.int64).reshape(1, -1), np.array([len(rows[0])], dtype=np.int64)
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    out = np.full((len(rows), lengths.max(initial=0)), PAD, dtype=np.int64)
+    inside = np.arange(out.shape[1]) < lengths[:, None]
+    out[inside] = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
+    return out, lengths
+
+
+def similar_lengths(first: Sequence[int], second: Sequence[int], rows: int = ROWS, width: int = 1) -> list[Ids]:
+    """Return batches of sequence numbers, ordered by the lengths on both sides so that there is little padding.
+
+    Each sequence takes ``width`` of a batch's ``rows``. A batch of long ``first`` sequences has fewer: their memory,
+    which attention reads, stays within ``MAX_POSITIONS`` rows x positions.
+    """
+    # Sources of one length need no padding in the encoder, and targets of one length end together.
+    order = np.lexsort((second, first))
+    lengths = np.asarray(first, np.int64)[order]
+    batches: list[Ids] = []
+    start = 0
+    while start < len(order):
+        longest = lengths[: start + max(1, rows // width)][-1]
+        size = min(rows, MAX_POSITIONS // max(1, int(longest)))
+        batches.append(order[start : start + max(1, size // width)])
+        start += len(batches[-1])
+    return batches

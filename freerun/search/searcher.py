@@ -1,0 +1,149 @@
+"""One way to search any model: through a stepper, or through faster code that can only do greedy search."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeAlias
+
+import numpy as np
+
+from freerun.search.batches import ROWS, pad, similar_lengths
+from freerun.search.beam import beam_search
+from freerun.search.bound import check_shortest
+from freerun.search.hypothesis import Hypothesis
+from freerun.search.sampling import sample
+from freerun.search.score import Forced, score_targets
+from freerun.search.settings import Beam, Sampling, Search
+from freerun.search.stepper import Ids, Stepper
+
+__all__ = ["GreedyDecoder", "GreedySearcher", "Searcher", "StepperSearcher", "score_in_batches", "search_in_batches"]
+
+Sequences: TypeAlias = Sequence[Sequence[int]]
+"""Ids of several sources or targets, EOS last in each."""
+GreedyDecoder: TypeAlias = Callable[[Sequences, Sequence[int]], list[Hypothesis]]
+"""Greedy search without a stepper: (sources, bounds in tokens without EOS) -> the output of each source."""
+
+
+class Searcher(Protocol):
+    """A model that writes outputs and scores given ones. Several threads may use it at once."""
+
+    def search(
+        self,
+        sources: Sequences,
+        bounds: Sequence[int],
+        settings: Search,
+        prefix: Sequence[int] = (),
+        rows: Sequence[int] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """Return the hypotheses of each source, best first.
+
+        bounds: the most tokens to write for each source, without EOS. prefix: ids that every output begins with.
+        rows: numbers of the sources, of which their samples are a function; otherwise their positions.
+
+        Raises:
+            ConfigError: a negative bound, or a prefix longer than one or with ids that cannot be written.
+        """
+        ...
+
+    def score(self, sources: Sequences, targets: Sequences) -> Forced:
+        """Return the log-probabilities of the tokens of one target per source."""
+        ...
+
+
+class StepperSearcher:
+    """Every kind of search, with a stepper for each thread."""
+
+    def __init__(self, new_stepper: Callable[[], Stepper]) -> None:
+        self._new_stepper = new_stepper
+        self._local = threading.local()
+
+    @property
+    def stepper(self) -> Stepper:
+        """The stepper of the current thread."""
+        if not hasattr(self._local, "stepper"):
+            self._local.stepper = self._new_stepper()
+        stepper: Stepper = self._local.stepper
+        return stepper
+
+    def search(
+        self,
+        sources: Sequences,
+        bounds: Sequence[int],
+        settings: Search,
+        prefix: Sequence[int] = (),
+        rows: Sequence[int] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """See ``Searcher``."""
+        ids, lengths = pad(sources)
+        max_lengths = np.array(bounds, np.int64)
+        prefixes = [prefix] * len(sources) if prefix else None
+        if isinstance(settings, Sampling):
+            numbers = None if rows is None else np.asarray(rows, np.int64)
+            return sample(
+                self.stepper, ids, lengths, settings, max_lengths=max_lengths, rows=numbers, prefixes=prefixes
+            )
+        beam = settings if isinstance(settings, Beam) else Beam()
+        return beam_search(self.stepper, ids, lengths, beam, max_lengths=max_lengths, prefixes=prefixes)
+
+    def score(self, sources: Sequences, targets: Sequences) -> Forced:
+        """See ``Searcher``."""
+        return score_targets(self.stepper, *pad(sources), targets)
+
+
+class GreedySearcher:
+    """Greedy search by ``decoder``; ``fallback`` does everything else."""
+
+    def __init__(self, decoder: GreedyDecoder, fallback: Searcher) -> None:
+        self.decoder = decoder
+        self._fallback = fallback
+
+    def search(
+        self,
+        sources: Sequences,
+        bounds: Sequence[int],
+        settings: Search,
+        prefix: Sequence[int] = (),
+        rows: Sequence[int] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """See ``Searcher``."""
+        if prefix or not settings.is_greedy:
+            return self._fallback.search(sources, bounds, settings, prefix, rows)
+        if not sources:
+            return []
+        check_shortest(min(bounds))
+        return [[hypothesis] for hypothesis in self.decoder(sources, bounds)]
+
+    def score(self, sources: Sequences, targets: Sequences) -> Forced:
+        """See ``Searcher``."""
+        return self._fallback.score(sources, targets)
+
+
+def search_in_batches(
+    searcher: Searcher,
+    sources: Sequences,
+    bounds: Sequence[int],
+    settings: Search,
+    *,
+    prefix: Sequence[int] = (),
+    rows: Sequence[int] | None = None,
+    batch_size: int = ROWS,
+) -> Iterator[tuple[Ids, list[list[Hypothesis]]]]:
+    """Yield the positions of the sources of each batch, and the hypotheses of each source.
+
+    A batch has sources of similar lengths and up to ``batch_size`` rows; a source takes ``settings.width`` of them.
+    """
+    lengths = [len(source) for source in sources]
+    numbers = range(len(sources)) if rows is None else rows
+    for batch in similar_lengths(lengths, lengths, batch_size, settings.width):
+        chosen = [sources[n] for n in batch], [bounds[n] for n in batch]
+        yield batch, searcher.search(*chosen, settings, prefix, [numbers[n] for n in batch])
+
+
+def score_in_batches(
+    searcher: Searcher, sources: Sequences, targets: Sequences, batch_size: int = ROWS
+) -> Iterator[tuple[Ids, Forced]]:
+    """Yield the positions of the pairs of each batch, and the scores of their targets."""
+    sizes = [len(source) for source in sources], [len(target) for target in targets]
+    for batch in similar_lengths(*sizes, batch_size):
+        yield batch, searcher.score([sources[n] for n in batch], [targets[n] for n in batch])
