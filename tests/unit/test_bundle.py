@@ -9,7 +9,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from freerun.loading.torch_model import load_model, sizes_as_dict
 
 from freerun.data.codec import Codec
 from freerun.data.tokenizers import WhitespaceTokenizer
