@@ -56,7 +56,7 @@ def test_every_range_is_documented() -> None:
     }
     assert documented == {key: text for key, text in found.items() if "number" in text}
     assert all(f"{limit:,}" in PAGE for limit in (MAX_PIECES, LENGTH.high))
-    page = (ROOT / "docs" / "search.md").read_text()
+    page = " ".join((ROOT / "docs" / "search.md").read_text().split())
     assert f"at most {BEAM_SIZE.high:,} hypotheses, and {SAMPLES.high:,} outputs" in page
     assert f"{POSITIVE_TEMPERATURE.low:.6f} to {POSITIVE_TEMPERATURE.high:,.0f}" in page and page.count("0.000001") == 1
 

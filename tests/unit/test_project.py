@@ -206,6 +206,17 @@ def test_every_link_of_the_documentation_leads_somewhere():
     assert broken == []
 
 
+def test_every_file_that_the_documentation_names_exists():
+    named = re.compile(r"`((?:freerun|native|tests|scripts|benchmarks|configs|docs)/[\w./*-]+\.\w+)`")
+    missing = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in pages()
+        for name in named.findall(path.read_text())
+        if not any(ROOT.glob(name))
+    ]
+    assert missing == []
+
+
 def test_every_page_can_be_reached_from_the_readme():
     todo, reached = [ROOT / "README.md"], set()
     while todo:
