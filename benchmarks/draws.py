@@ -2,8 +2,8 @@
 
     python benchmarks/draws.py [--rounds 200] [--json]
 
-Both generate the same arrays, alternating and including seeding: dropout masks [steps, rows, units] in fp32, uniform numbers [rows,
-steps] in fp64, and initial weights in fp32.
+Both generate the same arrays, alternating and including seeding: dropout masks [steps, rows, units] in fp32, uniform
+numbers [rows, steps] in fp64, and initial weights in fp32.
 """
 
 from __future__ import annotations

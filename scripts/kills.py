@@ -158,7 +158,7 @@ class Scene:
 
 
 def _different(folder: Path, whole: Path, without: Sequence[str] = ()) -> list[str]:
-    """Return the names of files that differ between two directories, except for times; ``without`` are names at the top."""
+    """Return the names of files that differ, except for times; ``without`` are names at the top of both directories."""
     found, expected = (
         {
             str(path.relative_to(root)): _without_times(path)

@@ -1,10 +1,11 @@
 """Change the code in many small ways, and see whether a test fails each time.
 
-A mutant is one such change. A mutant that no test notices survives: a bug in that place would go unnoticed, too. There are
+A mutant is one such change. A mutant that no test notices survives: a bug in that place would go unnoticed, too.
+There are
 
 - planted mutants: bugs written by hand, in tests/mutants/*.toml, with the tests that notice them;
-- generated mutants: comparisons, and/or, arithmetic, constants, `not`, `.detach()`, arguments left out, options replaced
-  by their defaults, random streams exchanged, min/max, any/all, guards and statements left out.
+- generated mutants: comparisons, and/or, arithmetic, constants, `not`, `.detach()`, arguments left out, options
+  replaced by their defaults, random streams exchanged, min/max, any/all, guards and statements left out.
 
 The tests run in a temporary copy; the working tree is never changed. A first run measures which test calls which
 function (minutes; stored in build/mutants/, repeated only for changes) and thereby checks that all tests pass. Then
