@@ -1,9 +1,9 @@
-# Every target first sets up .venv, which costs nothing when nothing changed.
+# Every target first sets up .venv, which costs nothing if nothing has changed.
 #
 #   make install PYTHON=/path/to/python3   build .venv with this interpreter
-#   make install PIP_ARGS='...'            pass arguments to pip, for example for another package index
+#   make install PIP_ARGS='...'            pass arguments to pip, for example another package index
 #
-# Both matter only while .venv is being made: `make clean-venv` first to change them later.
+# Both matter only while .venv is being built: run `make clean-venv` first to change them later.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -12,7 +12,7 @@ SHELL := /bin/sh
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# Age does not show everything: the interpreter may be gone, or this folder moved (.venv holds absolute paths).
+# Age does not show everything: the interpreter may be gone, or this directory moved (.venv has absolute paths).
 STALE := $(shell test -x $(BIN)/python && test "$$(cat $(INSTALLED) 2>&1)" = "$$(pwd -P)" || echo stale)
 
 DEMO_DATA := data/cmudict
@@ -21,13 +21,13 @@ DEMO_RUN := runs/demo
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r a b; do printf '%-20s %s\n' "$$a" "$$b"; done
 
-install: $(INSTALLED) ## Make .venv, or bring it up to date
+install: $(INSTALLED) ## Build .venv, or bring it up to date
 	@echo ".venv is up to date: $$($(BIN)/python --version), $$(pwd -P)/$(BIN)/freerun"
 
 $(INSTALLED): pyproject.toml constraints.txt $(wildcard hatch_build.py native/*) $(STALE)
 	@sh scripts/make_venv.sh '$(PYTHON)' $(PIP_ARGS)
 
-demo: $(DEMO_DATA)/test.tsv ## Train a small model on CMUdict and look at it (about 5 minutes)
+demo: $(DEMO_DATA)/test.tsv ## Train a small model on CMUdict and evaluate it (about 5 minutes)
 	$(BIN)/freerun train configs/demo.toml --out $(DEMO_RUN) --resume
 	$(BIN)/freerun evaluate $(DEMO_RUN) $(DEMO_DATA)/test.tsv --examples 20
 	@echo "Now try: $(BIN)/freerun predict $(DEMO_RUN) phonology"
@@ -35,7 +35,7 @@ demo: $(DEMO_DATA)/test.tsv ## Train a small model on CMUdict and look at it (ab
 $(DEMO_DATA)/test.tsv: | $(INSTALLED)
 	$(BIN)/freerun data make cmudict $(DEMO_DATA)
 
-test: lint ## Lint, types, layers and all tests but the slow ones
+test: lint ## Linter, type checker, layers and all fast tests
 	$(BIN)/python -m pytest -n 2
 
 test-slow: $(INSTALLED) ## The slow tests: learning, killed runs, real data, a sample of the planted bugs
@@ -50,20 +50,20 @@ mutants: $(INSTALLED) ## Change the code in small ways, each of which a test sho
 # COUNT is of each target; the script's --help explains FUZZ.
 COUNT ?= 100000
 FUZZ ?=
-fuzz: $(INSTALLED) ## Hand damaged files and odd arguments to freerun (COUNT=100000, MINUTES=60; resumes)
+fuzz: $(INSTALLED) ## Pass damaged files and odd arguments to freerun (COUNT=100000, MINUTES=60; resumes)
 	$(BIN)/python scripts/fuzz.py --count $(COUNT) --minutes $(MINUTES) --processes 2 $(FUZZ)
 
-lint: $(INSTALLED) ## Lint, format, types and layers
+lint: $(INSTALLED) ## Linter, format, type checker and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(INSTALLED) ## Mend what ruff can mend
+format: $(INSTALLED) ## Apply ruff's automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## Remove caches and builds; .venv, data and runs stay
+clean: ## Remove caches and builds, but not .venv, data or runs
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist examples/browser/dist
 	find freerun tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -1,6 +1,6 @@
-"""Builds the compiled library of native/ into the wheel, where a C compiler is there; without it the wheel has none.
+"""Builds the compiled library of native/ into the wheel if there is a C compiler; otherwise the wheel has none.
 
-An editable installation gets the library beside its sources.
+An editable installation gets the library next to its sources.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ LIBRARY = "freerun/runtime/greedy.so"
 
 
 class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Hatchling's way to do something before a wheel is made."""
+    """Hatchling's hook that runs before a wheel is built."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Build the library, and say of the wheel that it is for this kind of machine."""
+        """Build the library, and tag the wheel as specific to this kind of machine."""
         if self.target_name != "wheel":
             return
         self._folder = tempfile.TemporaryDirectory()  # the sources stay as they are, whatever is built of them
@@ -43,6 +43,6 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         build_data["tag"] = f"py3-none-{kind.replace('-', '_').replace('.', '_')}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """Clear up."""
+        """Remove temporary files."""
         if self.target_name == "wheel":
             self._folder.cleanup()

@@ -1,10 +1,11 @@
-"""How batches are put together: the company of a pair from epoch to epoch, padding, and the weight of short targets.
+"""The composition of batches: a pair's neighbors from epoch to epoch, padding, and the weight of short targets.
 
     python benchmarks/batches.py PAIRS.tsv --source char --target whitespace --batch-size 64
 
-Prints one line: how much of a pair's batch is in its batch again an epoch later, and by chance; padded / real tokens
-on both sides; and the weight of a token in the shortest and in the longest fifth of targets if each batch's loss were
-divided by the batch's own number of tokens (1: the average; freerun divides by the average number, so all weigh 1).
+Prints one line: the fraction of a pair's batch that is in its batch again an epoch later, measured and by chance;
+padded / real tokens on both sides; and the weight of a token in the shortest and in the longest fifth of targets if the
+loss of each batch were divided by its own number of tokens (1 is the average; freerun divides by the average number of
+tokens per batch, so all weights are 1).
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ def main() -> None:
     )
     short, long = weights(first, targets)
     print(
-        f"company again {100 * company(first, second):.1f} % (by chance {100 * args.batch_size / len(rows):.1f} %), "
+        f"same neighbors {100 * company(first, second):.1f} % (by chance {100 * args.batch_size / len(rows):.1f} %), "
         f"padded / real source tokens {padding(first, sources):.3f}, target tokens {padding(first, targets):.3f}, "
         f"weight of a token in the shortest fifth {short:.2f}, in the longest {long:.2f}"
     )
 
 
 def company(first: list[Ids], second: list[Ids]) -> float:
-    """Average fraction of a pair's batch in ``first`` that is in its batch in ``second`` as well."""
+    """Return the average fraction of a pair's batch in ``first`` that is also in its batch in ``second``."""
     place = np.empty(sum(map(len, first)), np.int64)
     for number, batch in enumerate(second):
         place[batch] = number
@@ -57,12 +58,12 @@ def company(first: list[Ids], second: list[Ids]) -> float:
 
 
 def padding(batches: list[Ids], lengths: Ids) -> float:
-    """Positions of all batches, padding included, for each real one."""
+    """Return the number of positions in all batches, padding included, per real position."""
     return float(sum(len(batch) * lengths[batch].max() for batch in batches) / lengths.sum())
 
 
 def weights(batches: list[Ids], lengths: Ids) -> tuple[float, float]:
-    """The weight of a token in the shortest and the longest fifth of ``lengths``, 1 on average."""
+    """Return the weight of a token in the shortest and in the longest fifth of ``lengths``, 1 on average."""
     weight = np.empty(len(lengths))
     for batch in batches:
         weight[batch] = 1 / lengths[batch].sum()

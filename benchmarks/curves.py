@@ -1,8 +1,8 @@
-"""The learning curves of a study in one picture: training NLL, and the development error as the model runs freely.
+"""The learning curves of a study in one plot: training NLL, and free-running error on the development pairs.
 
-Every run is a line, its colour the arm; so what is the seeds' doing shows beside what is the arms'.
+Every run is a line, colored by arm, so that variation over seeds is visible next to differences between arms.
 
-    python benchmarks/curves.py PICTURE.png STUDY/runs/*
+    python benchmarks/curves.py PLOT.png STUDY/runs/*
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from matplotlib.axes import Axes
 
 
 def read(run: Path) -> list[dict[str, Any]]:
-    """The events of a run's journal."""
+    """Return the events of a run's journal."""
     return [json.loads(line) for line in (run / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def draw(axes: Axes, runs: dict[str, list[dict[str, Any]]], event: str, figure: str) -> None:
-    """A line a run; runs are named ARM-SEED."""
+    """Plot one line per run; runs are named ARM-SEED."""
     arms = sorted({name.rpartition("-")[0] for name in runs})
     for name, events in runs.items():
         arm = name.rpartition("-")[0]
@@ -39,7 +39,7 @@ def draw(axes: Axes, runs: dict[str, list[dict[str, Any]]], event: str, figure: 
 
 
 def main() -> None:
-    """Read, draw, write."""
+    """Read the journals and write the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("picture", type=Path)
     parser.add_argument("runs", type=Path, nargs="+", help="run folders named ARM-SEED")

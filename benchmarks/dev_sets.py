@@ -1,12 +1,12 @@
-"""Train variants of the automatic choice on several data sets, all for the same processor time, and compare them.
+"""Train variants of the automatic choice on several datasets, all for the same CPU time, and compare them.
 
     python benchmarks/dev_sets.py DATA OUT --sets g2p-2020/fre g2p-2020/hun --minutes 3 --seeds 1 2
         --variant luong model.attention=luong --variant bahdanau model.attention=bahdanau
 
 DATA/SET holds train.tsv and dev.tsv. A variant is a name and the settings that ``freerun train`` gets with ``--set``.
-Each variant is first timed for a few updates, and then trained for as many as the minutes allow, but for no more than
-the automatic choice would take. One JSON a run is written to OUT; a run that has one is not repeated, so that the
-program can be stopped and started again. ``--table`` prints all results in OUT as Markdown and trains nothing.
+Each variant is first timed for a few updates, and then trained for as many as the minutes allow, but not for more than
+the automatic choice would make. Each run writes one JSON file to OUT and is not repeated if the file exists, so the
+program can be stopped and resumed. ``--table`` prints all results in OUT as Markdown and trains nothing.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from typing import Any
 
 FREERUN = [sys.executable, "-m", "freerun"]
 FEW, MORE = 40, 140
-"""Updates of the two runs whose difference tells what an update costs; starting up cancels out."""
+"""Updates of the two runs whose difference gives the cost of an update; startup cancels out."""
 SHARE_OF_UPDATES = 0.85
-"""What is left of the minutes when evaluations and start-up are taken off."""
+"""Fraction of the minutes that remains for updates, without evaluations and startup."""
 
 
 def main() -> None:
-    """Train what is missing, or print the table."""
+    """Train the missing runs, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def train(data: Path, name: str, variant: str, settings: Sequence[str], seed: int, minutes: float, out: Path) -> None:
-    """One run and its figures, unless they are there."""
+    """Train one run and record its metrics, unless they exist."""
     path = out / f"{name.replace('/', '-')}.{variant}.{seed}.json"
     if path.exists():
         return
@@ -85,7 +85,7 @@ def train(data: Path, name: str, variant: str, settings: Sequence[str], seed: in
 
 
 def cost_of_an_update(data: Path, settings: Sequence[str], folder: Path, out: Path, name: str) -> tuple[float, int]:
-    """Processor seconds, and how many updates the automatic choice would take; measured once for all seeds."""
+    """Return the CPU seconds per update and the updates of the automatic choice; measured once for all seeds."""
     kept = out / f".cost.{name}"
     if kept.exists():
         seconds, most = kept.read_text("utf-8").split()
@@ -103,7 +103,7 @@ def cost_of_an_update(data: Path, settings: Sequence[str], folder: Path, out: Pa
 
 
 def passes(run: Path) -> int:
-    """Updates of the automatic choice for this run's data, were there no limit of time."""
+    """Return the updates that the automatic choice would make on this run's data without a time limit."""
     from freerun.experiment.automatic import _RECIPES, _SENTENCES
 
     config = (run / "config.toml").read_text("utf-8")
@@ -115,27 +115,27 @@ def passes(run: Path) -> int:
 
 
 def command_of(data: Path, run: Path, settings: Sequence[str], seed: int) -> list[str]:
-    """The command line of a run."""
+    """Return the command line of a run."""
     chosen = [part for setting in ("training.threads=1", *settings) for part in ("--set", setting)]
     files = [str(data / "train.tsv"), "--dev", str(data / "dev.tsv")]
     return [*FREERUN, "train", *files, "--out", str(run), "--seed", str(seed), *chosen]
 
 
 def evaluate(run: Path, beam_size: int) -> dict[str, Any]:
-    """A run's figures on its development pairs."""
+    """Return a run's metrics on its development pairs."""
     command = [*FREERUN, "evaluate", str(run), "--beam-size", str(beam_size), "--threads", "1", "--json"]
     figures: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return figures
 
 
 def processor_seconds() -> float:
-    """Of all programs started here that have ended."""
+    """Return the CPU seconds of all finished child processes."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """A row a data set, a column a variant: word error rates (BLEU for sentences) of each seed, and core-minutes."""
+    """Return a table of datasets and variants: word error rates (BLEU for sentences) of each seed, and core-minutes."""
     variants = list(dict.fromkeys(result["variant"] for result in results))
     sets = list(dict.fromkeys(result["set"] for result in results))
     lines = ["| set | " + " | ".join(variants) + " |", "|---" * (1 + len(variants)) + "|"]
@@ -146,7 +146,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def _cell(runs: Sequence[dict[str, Any]]) -> str:
-    """``beam 5 of each seed (greedy of each), updates, core-minutes``."""
+    """Return ``beam 5 of each seed (greedy of each), updates, core-minutes``."""
     if not runs:
         return ""
     sentences = runs[0]["set"].startswith("mt-")

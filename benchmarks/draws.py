@@ -1,9 +1,9 @@
-"""What the random numbers of an update cost, compared with torch's CPU generator: least of many rounds, one thread.
+"""The cost of an update's random numbers, compared with torch's CPU generator: minimum of many rounds, one thread.
 
     python benchmarks/draws.py [--rounds 200] [--json]
 
-Both draw the same arrays in turns, seeding included: dropout masks [steps, rows, units] in fp32, uniform numbers [rows,
-steps] in fp64, and initial weights in fp32.
+Both generate the same arrays, alternating and including seeding: dropout masks [steps, rows, units] in fp32, uniform
+numbers [rows, steps] in fp64, and initial weights in fp32.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ Draw = Callable[[], object]
 
 
 def torch_generator() -> torch.Generator:
-    """Torch's generator as freerun 0.1.0 seeded it."""
+    """Return torch's generator as freerun 0.1.0 seeded it."""
     return torch.Generator().manual_seed(seed_of(1, "benchmark", 5, 0, 0))
 
 
 def torch_mask(*shape: int) -> Tensor:
-    """A mask as freerun 0.1.0 drew it."""
+    """Return a mask as freerun 0.1.0 generated it."""
     return torch.empty(*shape).bernoulli_(1.0 - RATE, generator=torch_generator()).div_(1.0 - RATE)
 
 
 def pairs_of_draws() -> dict[str, tuple[Draw, Draw]]:
-    """By name: ours, and torch's."""
+    """Return the calls of freerun and of torch by name."""
     update, generator = Update(5, 1), CounterGenerator(1, "benchmark", 5, 0, 0)
     found: dict[str, tuple[Draw, Draw]] = {}
     for shape in ((20, 64, 512), (20, 64, 256), (8, 64, 256), (20, 64, 1)):
@@ -63,14 +63,14 @@ def pairs_of_draws() -> dict[str, tuple[Draw, Draw]]:
 
 
 def seconds(draw: Draw) -> float:
-    """The time of one call."""
+    """Return the time of one call."""
     began = time.perf_counter()
     draw()
     return time.perf_counter() - began
 
 
 def main() -> None:
-    """Measure, and print a line an array: µs of ours and of torch's, and their ratio."""
+    """Measure, and print one line per array: the µs of freerun and of torch, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--json", action="store_true")

@@ -29,7 +29,7 @@ RATE = 0.2
 
 
 class Trial(NamedTuple):
-    """An interval with the value it is to cover, and the p-value of a hypothesis that is true; NaN for none."""
+    """An interval with the value that it should cover, and the p-value of a true hypothesis; NaN for none."""
 
     low: float
     high: float
@@ -91,14 +91,14 @@ def _over_seeds(random: Random, rates_N: Floats, lengths_N: Floats, shifts_S: Fl
 
 
 def paired(random: Random, sources: int) -> Trial:
-    """``metrics.paired.paired_ratios`` of two models that find the same sources hard and err at the same rate."""
+    """``metrics.paired.paired_ratios`` of two models with the same hard sources and the same error rate."""
     rates_N, lengths_N = _rates(random, sources), _lengths(random, sources)
     found = paired_ratios(_errors(random, rates_N, lengths_N), _errors(random, rates_N, lengths_N))
     return Trial(found.difference.low, found.difference.high, 0.0, found.p_value)
 
 
 def paired_differing(random: Random, sources: int) -> Trial:
-    """``metrics.paired.paired_ratios`` of two models of which one makes 1.5 times the errors of the other."""
+    """``metrics.paired.paired_ratios`` of two models, one with 1.5 times the errors of the other."""
     rates_N, lengths_N = _rates(random, sources), _lengths(random, sources)
     found = paired_ratios(_errors(random, rates_N, lengths_N), _errors(random, 1.5 * rates_N, lengths_N))
     return Trial(found.difference.low, found.difference.high, 0.5 * RATE, np.nan)
@@ -112,7 +112,7 @@ def mcnemar_test(random: Random, sources: int) -> Trial:
 
 
 def mmd(random: Random, sources: int, dimensions: int = 5) -> Trial:
-    """``diagnostics.state_divergence.mmd_test`` of states that differ by noise alone."""
+    """``diagnostics.state_divergence.mmd_test`` of states that differ only by noise."""
     source_NH = random.normal(size=(sources, dimensions))
     noise_2NH = random.standard_t(3, size=(2, sources, dimensions))
     return Trial(np.nan, np.nan, np.nan, mmd_test(source_NH + noise_2NH[0], source_NH + noise_2NH[1], 399)[1])

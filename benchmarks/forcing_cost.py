@@ -1,29 +1,26 @@
-"""What each forcing strategy costs beside teacher forcing, in one run: time of an update, medians, one thread.
+"""The cost of each forcing strategy relative to teacher forcing: median time of an update, one thread.
 
 LSTM 256 x 2, batches of 64 pairs, no dropout, CMUdict (the built-in data, or --pairs FILE). The strategies take turns
-over the same batches, so a slow spell of the machine hits all. An update is the trainer's: batch, losses, gradients,
-clipping, step.
+over the same batches, so a slow phase of the machine affects all of them. An update is the trainer's: batch, losses,
+gradients, clipping, step.
 
     python benchmarks/forcing_cost.py [--pairs FILE] [--rounds 5] [--updates 20] [--hidden 256] [--dropout 0.0] [--json]
 
-``*_loop`` are not strategies of freerun but what replay replaces: the decoder is stepped under autograd.
+``*_loop`` are not strategies of freerun: they step the decoder under autograd, which replay avoids.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
-import tempfile
-import time
 from pathlib import Path
 
 import torch
+from updates import arguments, first_batches, milliseconds_per_update, new_learner, prepared
 
-from freerun.build import learner_of, model_sizes, new_model, order_of
+from freerun.build import order_of
 from freerun.config import Config, parse_config
-from freerun.data.builtin import make_dataset
-from freerun.experiment.prepare import DataSource, TrainingData, load_data
+from freerun.experiment.prepare import TrainingData
 from freerun.forcing.loss import Losses, Term, smoothed_nll
 from freerun.forcing.registry import settings_of
 from freerun.forcing.replay import encode
@@ -33,7 +30,6 @@ from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.models.seq2seq import Seq2Seq
 from freerun.training.learner import Learner
 from freerun.training.order import BatchOrder
-from freerun.training.progress import Progress
 
 HALF = {"kind": "constant", "teacher_prob": 0.5}
 FORCING = {
@@ -54,10 +50,10 @@ FORCING = {
 
 
 class Loop(ScheduledSampling):
-    """Scheduled sampling as it is usually written: each step draws the next one's token, all under autograd."""
+    """Scheduled sampling as it is usually written: each step samples the next one's token, all under autograd."""
 
     def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
-        """The same loss as ``ScheduledSampling``."""
+        """Compute the same loss as ``ScheduledSampling``."""
         encoded, masks = encode(model, batch, update)
         tables, draw, fed_B = model.decoder.tables(), aligned_draw(self.settings), batch.target_in_BT[:, 0]
         draws_BT = self._draws(batch, update, self.settings.schedule.value(0.0))
@@ -74,7 +70,7 @@ class Loop(ScheduledSampling):
 
 
 def config_of(pairs: Path, name: str, hidden: int, dropout: float, precision: str) -> Config:
-    """The configuration of one strategy."""
+    """Return the configuration of one strategy."""
     raw = {
         "data": {"train": str(pairs), "source_tokens": "char", "target_tokens": "whitespace"},
         "model": {"embedding_size": hidden, "hidden_size": hidden, "num_layers": 2, "dropout": dropout},
@@ -85,44 +81,30 @@ def config_of(pairs: Path, name: str, hidden: int, dropout: float, precision: st
 
 
 def learner(config: Config, data: TrainingData, order: BatchOrder, loop: bool) -> Learner:
-    """A new model that learns by the strategy."""
-    model = new_model(config, model_sizes(config.model, len(data.source.vocabulary), len(data.target.vocabulary)))
-    made = learner_of(config, model, order)
+    """Return a new model that learns by the strategy."""
+    result = new_learner(config, data, order)
     if loop:
-        made.strategy = Loop(made.strategy.settings, made.strategy.objective)
-    return made
+        result.strategy = Loop(result.strategy.settings, result.strategy.objective)
+    return result
 
 
 def main() -> None:
-    """Measure, and print a line a strategy."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--updates", type=int, default=20)
-    parser.add_argument("--hidden", type=int, default=256)
+    """Measure, and print one line per strategy."""
+    parser = arguments(__doc__)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "auto"])
-    parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        pairs = args.pairs or make_dataset("cmudict", Path(folder))["train"]
-        configs = {name: config_of(pairs, name, args.hidden, args.dropout, args.precision) for name in FORCING}
-        data = load_data(
-            configs["teacher"], DataSource.open(configs["teacher"].data, lambda text: None), lambda text: None
-        )
+    configs, data = prepared(
+        args.pairs,
+        lambda pairs: {name: config_of(pairs, name, args.hidden, args.dropout, args.precision) for name in FORCING},
+    )
     order = order_of(configs["teacher"].training, data.corpus)
     learners = {name: learner(config, data, order, name.endswith("_loop")) for name, config in configs.items()}
-    times: dict[str, list[float]] = {name: [] for name in FORCING}
-    for round_ in range(args.rounds + 1):  # the first warms up
-        for name, each in learners.items():
-            progress, start = Progress(), time.perf_counter()
-            for number in range(1, args.updates + 1):
-                each.update(1 + number + round_ * args.updates, [order.take(progress)])
-            times[name].append((time.perf_counter() - start) / args.updates * 1000)
-    medians = {name: statistics.median(found[1:]) for name, found in times.items()}
+    rounds = milliseconds_per_update(learners, lambda: first_batches(order, args.updates), args.rounds)
+    medians = {name: statistics.median(times) for name, times in rounds.items()}
     if args.json:
-        print(json.dumps({"ms_per_update": medians, "rounds": {name: found[1:] for name, found in times.items()}}))
+        print(json.dumps({"ms_per_update": medians, "rounds": rounds}))
         return
     for name, median in medians.items():
         print(f"{name} {median:.1f} ms/update {median / medians['teacher']:.2f}x")

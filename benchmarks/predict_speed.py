@@ -1,10 +1,9 @@
-"""What a prediction costs: torch beside the exported graphs and the compiled library, alone and in batches.
+"""The cost of a prediction in torch, the exported graphs and the compiled library, alone and in batches.
 
     python predict_speed.py --model MODEL --pairs FILE [--texts 400] [--rounds 10] [--precision fp32 int8]
 
-One thread; processor time of this process, so that time in which a shared machine does something else is not counted.
-Alone, one text at a time: the mean over texts of each one's best round, and the mean of all. In batches: the best
-round.
+Measures the CPU time of this process on one thread, so other work on a shared machine does not count. Alone, one text
+at a time: the mean over texts of the best round of each, and the mean of all rounds. In batches: the best round.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Run = Callable[[str], object]
 
 
 def main() -> None:
-    """Measure and print a line for each way to run the model."""
+    """Measure, and print one line per way of running the model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--pairs", type=Path, required=True)
@@ -38,7 +37,7 @@ def main() -> None:
         ways[f"onnx {precision}"] = freerun.load(args.model, threads=1, runtime="onnx", precision=precision)
         if can_run(bundle, precision):
             ways[f"compiled {precision}"] = freerun.load(args.model, threads=1, precision=precision)
-    print(f"{len(texts)} texts, us a text {'alone: best':>14s} {'mean':>8s} {'in batches':>12s}")
+    print(f"{len(texts)} texts, µs per text {'alone: best':>14s} {'mean':>8s} {'in batches':>12s}")
     for name, model in ways.items():
         best, mean = alone(model.predict, texts, args.rounds if name != "torch" else 1)
         batch = min(timed(model.predict_batch, texts) for _ in range(args.rounds)) / len(texts)
@@ -46,7 +45,7 @@ def main() -> None:
 
 
 def alone(predict: Run, texts: Sequence[str], rounds: int) -> tuple[float, float]:
-    """Mean over texts of the best round, and mean of everything, in microseconds."""
+    """Return the mean over texts of the best round, and the mean of all rounds, in microseconds."""
     for text in texts[:50]:
         predict(text)
     times = [[timed(predict, text) for text in texts] for _ in range(rounds)]
@@ -55,7 +54,7 @@ def alone(predict: Run, texts: Sequence[str], rounds: int) -> tuple[float, float
 
 
 def timed(run: Callable[..., object], argument: object) -> float:
-    """Processor time of one call, in microseconds."""
+    """Return the CPU time of one call in microseconds."""
     start = time.process_time_ns()
     run(argument)
     return (time.process_time_ns() - start) / 1e3

@@ -1,6 +1,6 @@
-"""Throughput and memory of training as sizes grow, on synthetic pairs: where does cost grow faster than work?
+"""Throughput and memory of training as dimensions grow, on synthetic pairs: where does cost grow faster than work?
 
-Every setting is trained in a process of its own, so that its peak memory is its own. One size is varied at a time from
+Every setting is trained in a separate process, to measure its peak memory. One dimension is varied at a time, from
 hidden 256, batch 64, vocabulary 100, length 10, 20,000 pairs and one thread. LSTM, one layer, no attention, no dropout.
 
     python benchmarks/scaling.py [--only hidden,batch,...] [--seconds 4] [--json]
@@ -32,11 +32,11 @@ SIZES = {
 
 
 def write_pairs(path: Path, pairs: int, vocabulary: int, length: int) -> None:
-    """Random tokens, as long on both sides, a fifth shorter or longer."""
+    """Write random tokens, equally long on both sides on average, up to a fifth shorter or longer."""
     draw = random.Random(0)
     names = [f"t{number}" for number in range(vocabulary)]
     shortest, longest = int(0.8 * length), int(1.2 * length)
-    # a long text to cut from is as random as a draw for each pair, and ten times as fast
+    # slices of one long text are as random as sampling each pair, and ten times as fast
     text = draw.choices(names, k=1_000_003)
     with path.open("w", encoding="utf-8") as file:
         for _ in range(pairs):
@@ -46,13 +46,13 @@ def write_pairs(path: Path, pairs: int, vocabulary: int, length: int) -> None:
 
 
 def measure(size: dict[str, int], path: Path, seconds: float) -> dict[str, float]:
-    """Train for some seconds; run in a process of its own."""
+    """Train for some seconds, in this process, and return what was measured."""
     import torch
     from update_cost import operations
+    from updates import load, new_learner
 
-    from freerun.build import learner_of, model_sizes, new_model, order_of
+    from freerun.build import order_of
     from freerun.config import parse_config
-    from freerun.experiment.prepare import DataSource, load_data
     from freerun.forcing.registry import settings_of
     from freerun.training.progress import Progress
 
@@ -67,12 +67,11 @@ def measure(size: dict[str, int], path: Path, seconds: float) -> dict[str, float
     }
     config = parse_config(raw, "scaling", settings_of)
     before, start = _memory(), time.perf_counter()
-    data = load_data(config, DataSource.open(config.data, lambda text: None), lambda text: None)
+    data = load(config)
     order, progress = order_of(config.training, data.corpus), Progress()
     order.take(Progress())
     reading, loaded = time.perf_counter() - start, _memory()
-    sizes = model_sizes(config.model, len(data.source.vocabulary), len(data.target.vocabulary))
-    learner = learner_of(config, new_model(config, sizes), order)
+    learner = new_learner(config, data, order)
     taken, work, pairs = [], [], []
     number, begun = 0, time.perf_counter()
     while number < 8 or time.perf_counter() - begun < seconds:
@@ -81,7 +80,7 @@ def measure(size: dict[str, int], path: Path, seconds: float) -> dict[str, float
         start = time.perf_counter()
         learner.update(number, [batch])
         taken.append(time.perf_counter() - start)
-        work.append(operations(sizes, batch))
+        work.append(operations(learner.model.sizes, batch))
         pairs.append(batch.num_pairs)
     rate = statistics.median(done / each for done, each in zip(pairs[3:], taken[3:], strict=True))
     return {
@@ -96,12 +95,12 @@ def measure(size: dict[str, int], path: Path, seconds: float) -> dict[str, float
 
 
 def _memory() -> float:
-    """The most memory that this process ever had, in bytes."""
+    """Return the peak memory of this process in bytes."""
     return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def main() -> None:
-    """Measure every setting, and print a table for each size."""
+    """Measure every setting, and print a table for each dimension."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(SIZES))
     parser.add_argument("--most-pairs", type=int, default=10_000_000)
@@ -115,25 +114,25 @@ def main() -> None:
         return
     results = []
     for name in args.only.split(","):
-        print(f"\n| {name} | pairs/s | ms an update | GFLOP/s | peak memory | corpus | B a token | reading |")
+        print(f"\n| {name} | pairs/s | ms per update | GFLOP/s | peak memory | corpus | B per token | reading |")
         print("|---" * 8 + "|")
         for value in SIZES[name]:
             size = {**BASE, name: value}
             if size["pairs"] > args.most_pairs:
                 continue
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "pairs.tsv"
+            with tempfile.TemporaryDirectory() as directory:
+                path = Path(directory) / "pairs.tsv"
                 write_pairs(path, size["pairs"], size["vocabulary"], size["length"])
                 command = [sys.executable, __file__, "--one", json.dumps(size), "--path", str(path)]
                 command += ["--seconds", str(args.seconds)]
                 environment = {**os.environ, "OMP_NUM_THREADS": str(size["threads"])}
-                found = json.loads(subprocess.run(command, check=True, capture_output=True, env=environment).stdout)
-            results.append({**size, "varied": name, **found})
-            bytes_a_token = 1e6 * found["corpus_memory_mb"] / found["tokens"]
+                result = json.loads(subprocess.run(command, check=True, capture_output=True, env=environment).stdout)
+            results.append({**size, "varied": name, **result})
+            bytes_per_token = 1e6 * result["corpus_memory_mb"] / result["tokens"]
             print(
-                f"| {value:,} | {found['pairs_per_second']:,.0f} | {found['ms_per_update']:.1f} | "
-                f"{found['gflop_per_second']:.0f} | {found['peak_memory_mb']:,.0f} MB | "
-                f"{found['corpus_memory_mb']:,.0f} MB | {bytes_a_token:.1f} | {found['reading_seconds']:.1f} s |",
+                f"| {value:,} | {result['pairs_per_second']:,.0f} | {result['ms_per_update']:.1f} | "
+                f"{result['gflop_per_second']:.0f} | {result['peak_memory_mb']:,.0f} MB | "
+                f"{result['corpus_memory_mb']:,.0f} MB | {bytes_per_token:.1f} | {result['reading_seconds']:.1f} s |",
                 flush=True,
             )
     if args.json:

@@ -1,11 +1,11 @@
-"""Try every command under faults of the operating system, and print the table of commands and faults.
+"""Try every command under operating system faults, and print the table of commands and faults.
 
 Examples:
-  python scripts/faults.py                                   all of it, about a minute
+  python scripts/faults.py                                   everything, in about a minute
   python scripts/faults.py --command export --fault killed   one cell
-  python scripts/faults.py --json faults.json                with every message
+  python scripts/faults.py --json faults.json                including all messages
 
-The exit code is 1 if something was wrong. Faults of writing need a C compiler.
+The exit code is 1 if a requirement is violated. Write faults need a C compiler.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def as_table(cells: list[Cell]) -> str:
-    """Markdown: a row for each command, exit codes in the cells; ! where something was wrong, - where it cannot be."""
+    """Return a Markdown table of exit codes, one row per command; ! marks violations, - faults that do not apply."""
     faults = list(dict.fromkeys(cell.fault for cell in cells))
     commands = list(dict.fromkeys(cell.command for cell in cells))
     by_place = {(cell.command, cell.fault): f"{cell.code}{' !' if cell.problems else ''}" for cell in cells}

@@ -1,16 +1,16 @@
-"""Hand damaged files and odd arguments to freerun, in processes with limits; report whatever is not a clean answer.
+"""Pass damaged files and odd arguments to freerun, in processes with limits; report everything but clean answers.
 
-A case is a number: it decides what is damaged and how, so a finding is repeated by its number. The targets stand in
-tests/fuzz/. Results are kept in build/fuzz/: the same command goes on after a stop, and begins anew where the code or
-the fuzzers have changed.
+A case is a number that determines what is damaged and how, so the number of a finding repeats it. The targets are in
+tests/fuzz/. Results are stored in build/fuzz/: the same command resumes, and starts again if the code or the fuzzers
+have changed.
 
 Examples:
   python scripts/fuzz.py --count 100000 --minutes 60         every target
   python scripts/fuzz.py --target bundles --count 10000      one target
   python scripts/fuzz.py --target bundles --case 4711        one case, in this process
 
-The exit code is 1 if there was a finding: an error that is none of freerun's, a crash, or a case that takes more than
-10 seconds or 2 GB more than the process had at its start.
+The exit code is 1 if there was a finding: an exception that is not one of freerun's, a crash, or a case that takes more
+than 10 seconds or 2 GB more than the process had at its start.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ START: Final = 120.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run cases and print what became of them; return the exit code."""
+    """Run cases and print their results; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", choices=TARGETS, action="append", help="default: all of them, one after the other")
     parser.add_argument("--count", type=int, default=10_000, help="cases of each target (default: 10,000)")
@@ -82,7 +82,7 @@ def _made(name: str, folder: Path) -> Any:
 
 @dataclass
 class _Tally:
-    """What became of the cases first to first + CHUNK; ``longest`` in seconds."""
+    """Results of the cases first to first + CHUNK; ``longest`` in seconds."""
 
     first: int
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -93,7 +93,7 @@ class _Tally:
 
 
 def _fuzzed(name: str, options: argparse.Namespace, until: float) -> dict[str, Any]:
-    """All cases of one target that fit the time, those of earlier runs with them."""
+    """Run the cases of one target that fit into the time; return them with those of earlier runs."""
     journal = ROOT / "build" / "fuzz" / f"{name}-{_version()}.jsonl"
     journal.parent.mkdir(parents=True, exist_ok=True)
     done = {line["first"]: line for line in map(json.loads, _lines(journal))}
@@ -127,7 +127,7 @@ def _fuzzed(name: str, options: argparse.Namespace, until: float) -> dict[str, A
 
 
 def _worked(name: str, folder: Path, waiting: SimpleQueue[int], until: float) -> Iterator[_Tally]:
-    """Chunks of cases, run in a process that is replaced when it dies or hangs."""
+    """Run chunks of cases in a process that is replaced when it dies or hangs."""
     worker = _Worker(name, folder)
     try:
         while time.monotonic() < until and not waiting.empty():
@@ -151,7 +151,7 @@ def _worked(name: str, folder: Path, waiting: SimpleQueue[int], until: float) ->
 
 
 class _Worker:
-    """A process that runs cases for us, one at a time."""
+    """A process that runs one case at a time."""
 
     def __init__(self, name: str, folder: Path) -> None:
         context = multiprocessing.get_context("spawn")
@@ -166,7 +166,7 @@ class _Worker:
         self._connection.recv()
 
     def run(self, number: int) -> tuple[str, str]:
-        """Run a case: its outcome, and what was found, if anything."""
+        """Run a case; return its outcome and the finding, if any."""
         try:
             self._connection.send(number)
             if not self._connection.poll(SECONDS):
@@ -186,7 +186,7 @@ class _Worker:
 
 
 def _serve(name: str, folder: Path, connection: Connection) -> None:
-    """Run the cases that are asked for."""
+    """Run the requested cases."""
     run = _made(name, folder)
     run(0)  # what is imported late shall not count as a case's memory
     began = _peak()
@@ -207,14 +207,14 @@ def _peak() -> int:
 
 
 def _data() -> int:
-    """Bytes of private writable memory."""
+    """Return the bytes of private writable memory."""
     status = Path("/proc/self/status")
     found = [line for line in status.read_text().splitlines() if line.startswith("VmData")] if status.exists() else []
     return int(found[0].split()[1]) * 1024 if found else 8 * 2**30
 
 
 def _version() -> str:
-    """Of everything that a result depends on."""
+    """Return a hash of everything that a result depends on."""
     digest = hashlib.sha256()
     for folder in ("freerun", "native", "tests/fuzz"):
         for path in sorted((ROOT / folder).rglob("*.[pch]*")):
@@ -224,7 +224,7 @@ def _version() -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    """Whole lines: a stop may have cut the last one."""
+    """Return the complete lines: a stop may have truncated the last one."""
     lines = path.read_text().splitlines() if path.exists() else []
     return [line for line in lines if line.endswith("}")]
 

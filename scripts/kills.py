@@ -1,18 +1,17 @@
 """Kill training, exports and studies at random moments, resume them with the same command, and compare the results.
 
-Every third run is a training, an export or a study. Each is killed with SIGKILL up to three times, at moments that are
-drawn with --seed from the time that the undisturbed command takes, and then left alone. It has to end with the bytes of
-the undisturbed one (but for times), with nothing unfinished beside it. Of a study, the trainings that it started are
-killed as well, or outlive it. Nothing waits for the disk (fsync): what a killed process wrote is not lost.
+Every third run is a training, an export or a study. Each is killed with SIGKILL up to three times, at moments
+that --seed samples from the duration of the undisturbed command, and then left alone. Its result must be byte-identical
+to the undisturbed one (except for times), without partial files next to it. The trainings of a study are killed, too,
+or outlive it. Nothing waits for the disk (fsync): what a killed process wrote is not lost.
 
-Results are kept in build/kills/: run the same command again to go on after a stop. Where the sources have changed, all
-begins anew.
+Results are stored in build/kills/: rerun the same command to resume. If the sources have changed, it starts again.
 
 Examples:
   python scripts/kills.py --count 200
   python scripts/kills.py --kind study --count 30 --seed 7
 
-The exit code is 1 if a run ended otherwise.
+The exit code is 1 if the result of a run differs.
 """
 
 from __future__ import annotations
@@ -89,7 +88,7 @@ TIMES = ("seconds", "cost")
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a run: kills that hit it, those that came after its end, and what differs in the end."""
+    """Result of a run: kills that hit it, kills after its end, and differences."""
 
     number: int
     seed: int
@@ -102,7 +101,7 @@ class Result:
 
 
 class Scene:
-    """One kind of command, in a folder of its own; ``whole`` is where the undisturbed one ended, ``seconds`` after."""
+    """One kind of command, in a separate directory; ``whole`` has the undisturbed result, which took ``seconds``."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
@@ -117,7 +116,7 @@ class Scene:
         self.seconds = time.monotonic() - started
 
     def begin(self) -> None:
-        """Put everything back to where the command has not run."""
+        """Restore the state before the command ran."""
         shutil.rmtree(self.case, ignore_errors=True)
         self.log.unlink(missing_ok=True)
         self._begin(self.case)
@@ -133,14 +132,14 @@ class Scene:
         return _fork(arguments, self.log)
 
     def kill_trainings(self) -> None:
-        """Kill the trainings of a study, which outlive it otherwise."""
+        """Kill the trainings of a study, which would otherwise outlive it."""
         for run in self.case.glob("out/runs/*"):
             if holder(inner_lock(run)):
                 with contextlib.suppress(OSError, ValueError, KeyError):
                     os.kill(json.loads(inner_lock(run).read_bytes())["process"], signal.SIGKILL)
 
     def differences(self) -> list[str]:
-        """Name what is not as it is in the undisturbed one, and what was left behind."""
+        """Return the differences from the undisturbed result, and leftovers."""
         left = [f"{name} is left" for name in killed.leftovers(self.case)]
         if self.name == "training":
             return killed.differences(self.case / "run", self.whole / "run") + left
@@ -159,7 +158,7 @@ class Scene:
 
 
 def _different(folder: Path, whole: Path, without: Sequence[str] = ()) -> list[str]:
-    """Name the files that are not the same in two folders, times aside; ``without`` are names at the top."""
+    """Return the names of files that differ, except for times; ``without`` are names at the top of both directories."""
     found, expected = (
         {
             str(path.relative_to(root)): _without_times(path)
@@ -219,7 +218,7 @@ def scene_of(number: int, kinds: Sequence[str]) -> str:
 
 
 def run(scene: Scene, number: int, seed: int, version: str) -> Result:
-    """Kill and resume once more and once more, then compare."""
+    """Kill and resume several times, then compare."""
     moments = random.Random(f"{seed} {number}")
     started = time.monotonic()
     scene.begin()
@@ -247,7 +246,7 @@ def _last_line(log: Path) -> str:
 
 
 def sources_version() -> str:
-    """Return a hash of everything that decides a result: the package, this script, and what it compares with."""
+    """Return a hash of everything that a result depends on: the package, this script, and what it compares with."""
     files = [*sorted((ROOT / "freerun").rglob("*.py")), Path(__file__), ROOT / "tests" / "killed.py"]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
@@ -266,7 +265,7 @@ def read_results(path: Path, seed: int, version: str) -> dict[int, Result]:
 
 
 def append(path: Path, result: Result) -> None:
-    """Store a result, on a line of its own even after an unfinished one."""
+    """Append a result on a new line, even after an unfinished one."""
     with path.open("a+b") as file:
         if file.tell() and not path.read_bytes().endswith(b"\n"):
             file.write(b"\n")
@@ -287,7 +286,7 @@ def as_table(results: Sequence[Result]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run, print what became of it; return the exit code."""
+    """Run, print the results, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=30, help="runs (default: 30)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")

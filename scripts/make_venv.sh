@@ -1,15 +1,15 @@
 #!/bin/sh
-# Make .venv or bring it up to date; called by the Makefile as: make_venv.sh PYTHON [ARGUMENT OF PIP ...]
+# Build .venv or bring it up to date; called by the Makefile as: make_venv.sh PYTHON [ARGUMENT OF PIP ...]
 #
 # PYTHON may be empty. The environment is built with the first of PYTHON, python3.11 ... python3.14 that runs, is new
-# enough and has ensurepip. Being on the PATH proves nothing: version managers leave commands there that only fail.
+# enough and has ensurepip. A command on the PATH may not work: version managers leave commands there that only fail.
 set -eu
 
 named=$1
 shift
 venv=.venv
-installed=$venv/.installed    # the folder it was installed for; make compares its age with pyproject.toml
-unfinished=.venv.unfinished   # there while something is being installed: after a kill, packages only look complete
+installed=$venv/.installed    # the directory it was installed for; make compares its age with pyproject.toml
+unfinished=.venv.unfinished   # exists during an installation: after a kill, packages only look complete
 command='make install PYTHON=/path/to/python3'
 
 say() { printf '%s\n' "$*"; }
@@ -18,7 +18,7 @@ runs() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' </dev/null >
 has_ensurepip() { "$1" -c 'import ensurepip, venv' </dev/null >/dev/null 2>&1; }
 version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
 
-choose() { # sets $python to the first of the arguments that can make an environment
+choose() { # set $python to the first argument that can build an environment
     lacking=
     for python in "$@"; do
         if ! runs "$python"; then continue; fi
@@ -30,7 +30,7 @@ choose() { # sets $python to the first of the arguments that can make an environ
     fail "No Python 3.11 to 3.14 that runs was found: install one, or say where it is: $command"
 }
 
-sound() { # is there an environment, whole and made for this very folder?
+sound() { # is there a complete environment, built for this directory?
     [ -x $venv/bin/python ] && [ ! -e $unfinished ] || return 1
     [ ! -e $installed ] || [ "$(cat $installed)" = "$(pwd -P)" ] || return 1
     runs $venv/bin/python && $venv/bin/python -m pip --version >/dev/null 2>&1
@@ -49,7 +49,7 @@ make_environment() {
         fail "$python could not make $venv (see above): mend it, or name another: $command"
 }
 
-trap 'exit 130' INT # some shells would go on below after pip was interrupted, but $unfinished has to stay
+trap 'exit 130' INT # some shells would continue below after pip was interrupted, but $unfinished has to stay
 
 fresh=
 sound || make_environment
@@ -59,6 +59,6 @@ if $venv/bin/python -m pip install -qq --disable-pip-version-check "$@" -c const
     rm $unfinished
     pwd -P >$installed
 else
-    [ -n "$fresh" ] || rm $unfinished # an environment that worked before is kept
+    [ -n "$fresh" ] || rm $unfinished # keep an environment that worked before
     fail 'pip could not install freerun (see above): mend that and run make again (after make clean-venv, if it stays)'
 fi

@@ -1,15 +1,16 @@
 """Change the code in many small ways, and see whether a test fails each time.
 
-A mutant is one such change. One that no test notices survives: a bug in that place would go unnoticed, too. There are
+A mutant is one such change. A mutant that no test notices survives: a bug in that place would go unnoticed, too.
+There are
 
-- planted mutants, bugs that somebody thought of, in tests/mutants/*.toml with the tests that notice them;
-- generated ones: comparisons, and/or, arithmetic, constants, `not`, `.detach()`, arguments left out, options replaced
-  by their defaults, random streams exchanged, min/max, any/all, guards and statements left out.
+- planted mutants: bugs written by hand, in tests/mutants/*.toml, with the tests that notice them;
+- generated mutants: comparisons, and/or, arithmetic, constants, `not`, `.detach()`, arguments left out, options
+  replaced by their defaults, random streams exchanged, min/max, any/all, guards and statements left out.
 
 The tests run in a temporary copy; the working tree is never changed. A first run measures which test calls which
-function (minutes; kept in build/mutants/, again only where something changed) and thereby checks that all tests pass.
-Then each mutant runs the tests that call its function, quick ones first, until one fails. Results are kept, too: run
-the same command again to go on after a stop or when the time is over.
+function (minutes; stored in build/mutants/, repeated only for changes) and thereby checks that all tests pass. Then
+each mutant runs the tests that call its function, quick ones first, until one fails. Results are stored, too: rerun the
+same command to resume after a stop or when the time is over.
 
 Examples:
   python scripts/mutants.py --minutes 60                     planted, then generated in random order
@@ -54,7 +55,7 @@ READERS = {"stream": ("tests/unit/test_streams.py",)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run mutants and print what became of them; return the exit code."""
+    """Run mutants and print the results; return the exit code."""
     options = _parser().parse_args(arguments)
     root = options.root.resolve()
     try:

@@ -1,4 +1,4 @@
-"""Print a run's learning curve and final figures as one JSON object, to be kept when the run folder is not.
+"""Print a run's learning curve and final metrics as one JSON object, to be kept without the run directory.
 
 python scripts/record_run.py RUN "what was run, and on what" > benchmarks/runs/NAME.json
 """
@@ -14,7 +14,7 @@ KEPT = ("update", "seconds", "best", "final", "averaged", "best_update")
 
 
 def main(run: Path, note: str) -> None:
-    """Read config.toml, journal.jsonl and the best bundle's figures."""
+    """Read config.toml, journal.jsonl and the metrics of the best bundle."""
     events = [json.loads(line) for line in (run / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
     config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
     # where the files lay means nothing elsewhere; their hashes stand in the start event

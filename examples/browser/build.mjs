@@ -1,9 +1,9 @@
 /**
- * Puts the page together: BUNDLE=path npm run build
+ * Build the page: BUNDLE=path npm run build
  *
- *   BUNDLE    the exported bundle, or a run folder with one; without it a page without a model is built
- *   EXAMPLES  texts to offer, with | between
- *   OUT       the folder to write, dist unless it is given
+ *   BUNDLE    the exported bundle, or a run directory with one; without it, the page has no model
+ *   EXAMPLES  example texts, separated by |
+ *   OUT       the output directory; default: dist
  */
 
 import { access, cp, mkdir, readFile, rm, writeFile } from "node:fs/promises";
@@ -16,9 +16,9 @@ const PAGE = ["index.html", "style.css", "icon.svg", "page", "freerun"];
 const RUNTIME = {
   "ort.mjs": "dist/ort.wasm.bundle.min.mjs",
   "ort.wasm": "dist/ort-wasm-simd-threaded.wasm",
-  "package.json": "package.json", // says whose it is, which version and which licence
+  "package.json": "package.json", // names the author, version and license
 };
-/** greedy.onnx is left out: the page searches with the two others. */
+/** Without greedy.onnx: the page searches with the other two graphs. */
 const BUNDLE = ["config.json", "source_vocabulary.json", "target_vocabulary.json", "encoder.onnx", "step.onnx"];
 const QUANTISED = ["encoder.int8.onnx", "step.int8.onnx"];
 
@@ -26,7 +26,7 @@ async function build(out, bundle, examples) {
   if (!(await exists(ORT))) throw new Error("onnxruntime-web is not installed: run npm ci first");
   const files = bundle ? await filesOf(bundle) : [];
   await mkdir(out, { recursive: true });
-  // only what a build writes is taken away: the folder may be somebody's, with more in it
+  // remove only files of earlier builds: the directory may contain others
   await Promise.all([...PAGE, "ort", "model"].map((name) => rm(path.join(out, name), { recursive: true, force: true })));
   await Promise.all(PAGE.map((name) => cp(path.join(HERE, name), path.join(out, name), { recursive: true })));
   await Promise.all(Object.entries(RUNTIME).map(([to, from]) => cp(path.join(ORT, from), path.join(out, "ort", to))));
@@ -34,7 +34,7 @@ async function build(out, bundle, examples) {
   await writeFile(path.join(out, "examples.json"), JSON.stringify(examples));
 }
 
-/** The files of a bundle that the page needs. */
+/** Return the files of a bundle that the page needs. */
 async function filesOf(folder) {
   const bundle = (await exists(path.join(folder, "config.json"))) ? folder : path.join(folder, "best");
   if (!(await exists(path.join(bundle, "config.json")))) {

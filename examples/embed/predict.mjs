@@ -1,9 +1,9 @@
 /**
  * Prediction with an exported freerun bundle in Node, with onnxruntime-node.
  *
- * node predict.mjs BUNDLE TEXT... prints the greedy output of each text, a line each;
- * node predict.mjs --beam-size K BUNDLE TEXT... the K best, a JSON object for each text.
- * Text handling and beam search are the modules in ../browser/freerun: copy that folder too.
+ * node predict.mjs BUNDLE TEXT... prints the greedy output of each text on one line;
+ * node predict.mjs --beam-size K BUNDLE TEXT... prints the K best outputs of each text as one JSON object.
+ * Text handling and beam search are the modules in ../browser/freerun: copy that directory, too.
  */
 
 import { webcrypto } from "node:crypto";
@@ -17,7 +17,7 @@ import { Bundle } from "../browser/freerun/bundle.mjs";
 import { BundleError } from "../browser/freerun/errors.mjs";
 import { openBeam, openGreedy } from "../browser/freerun/model.mjs";
 
-globalThis.crypto ??= webcrypto; // Node 18 has it nowhere else; the bundle's hashes are checked with it
+globalThis.crypto ??= webcrypto; // Node 18 does not define it; it verifies the bundle's hashes
 
 async function predict(folder, texts, beamSize) {
   const bundle = await Bundle.open((name) => file(folder, name));

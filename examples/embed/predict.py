@@ -1,6 +1,6 @@
 """Greedy prediction with an exported freerun bundle, without freerun: onnxruntime, NumPy and JSON.
 
-python predict.py BUNDLE TEXT... prints a line for each text. To be copied: docs/export.md says what is in the files.
+python predict.py BUNDLE TEXT... prints one line per text. Copy this file; docs/export.md describes the files it reads.
 It does not read SentencePiece models, nor check the hashes in config.json.
 """
 
@@ -31,7 +31,7 @@ class Model:
         self.session = onnxruntime.InferenceSession(folder / "greedy.onnx", providers=["CPUExecutionProvider"])
 
     def tokens(self, text: str) -> list[str]:
-        """A source text's tokens in reading order."""
+        """Return the tokens of a source text, in the order in which the model reads them."""
         side = self.config["source"]
         text = self._in_form(text)
         text = self._in_form(text.lower()) if side["case"] == "lower" else text
@@ -42,7 +42,7 @@ class Model:
         return text if form == "none" else unicodedata.normalize(form, text)
 
     def predict(self, text: str) -> str:
-        """The most likely output, token by token."""
+        """Return the greedy output."""
         tokens = self.tokens(text)
         ids = [self.ids.get(token, UNK) for token in tokens]
         source = [*(reversed(ids) if self.config["source"]["reverse"] else ids), EOS]
@@ -52,7 +52,7 @@ class Model:
         return ("" if self.config["target"]["tokens"] == "char" else " ").join(self.target[n - FIRST] for n in kept)
 
     def bound(self, length: int) -> int:
-        """Most tokens to write for a source of so many."""
+        """Return the maximum output length for a number of source tokens."""
         bound = self.config["length_bound"]
         if bound.get("fixed") is not None:
             return int(bound["fixed"])

@@ -1,6 +1,6 @@
-"""Which test calls which function: measured once a test file, and again when the file or a source it runs changed.
+"""Which test calls which function: measured once per test file, and again if the file or a source it runs changes.
 
-The measuring runs are also the proof that every test passes without a mutant.
+The measuring runs also show that every test passes without a mutant.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Plan:
 
 
 class Calls:
-    """The calls of the tests below ``root`` (a copy that nobody edits meanwhile), kept in the JSON file ``path``."""
+    """The calls of the tests below ``root`` (a copy that is not edited meanwhile), stored in the JSON file ``path``."""
 
     def __init__(self, root: Path, path: Path) -> None:
         self._root, self._path, self._lock = root, path, threading.Lock()
@@ -129,7 +129,7 @@ class Calls:
 
 
 def _helpers(root: Path) -> list[str]:
-    """Return what all tests share: the modules beside them, and pytest's settings."""
+    """Return the files that all tests share: helper modules and pytest's settings."""
     modules = (path for path in (root / "tests").rglob("*.py") if not path.name.startswith("test_"))
     return ["pyproject.toml", *sorted(str(path.relative_to(root)) for path in modules)]
 
@@ -143,7 +143,7 @@ def _holds(scope: str, name: str) -> bool:
 def _within(files: dict[str, list[str]], costs: dict[str, float], budget: float) -> tuple[str, ...]:
     """Return the quickest tests of all files up to ``budget`` seconds, so that a slow file does not use it up.
 
-    Those of a file stay together, which shares their fixtures; files with little to run come first.
+    Tests of a file stay together, so that they share fixtures; files with little to run come first.
     """
     affordable = set()
     for item in sorted((item for items in files.values() for item in items), key=lambda item: costs[item]):

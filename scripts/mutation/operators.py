@@ -58,7 +58,7 @@ RECEIVERS = {"self", "settings", "config", "options"}
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What the sources of a whole project say: each option's default, and the names of the random streams.
+    """Facts about a whole project: each option's default, and the names of the random streams.
 
     ``defaults`` maps an option of the config to the text of its default. ``streams`` maps the name of a function with a
     parameter ``purpose`` to all purposes that it is called with.
@@ -178,7 +178,7 @@ class _Finder:
             self.edits.append((scope, operator, self._start(node), self._end(node), text.encode()))
 
     def _swap(self, scope: str, operator: str, after: int, before: int, signs: tuple[str, str]) -> None:
-        """Exchange the sign that stands somewhere between two operands."""
+        """Replace the operator between two operands."""
         pattern = r"\s+".join(map(re.escape, signs[0].split()))
         match = re.search(pattern.encode(), self._source[after:before])
         if match is not None:
@@ -204,7 +204,7 @@ class _Finder:
             self._visit(child, scope)
 
     def _skip(self, node: ast.AST, scope: str) -> None:
-        """Leave text, types and assertions alone."""
+        """Skip text, types and assertions."""
 
     _visit_assert = _visit_raise = _visit_import = _visit_importfrom = _visit_joinedstr = _skip
 
@@ -327,7 +327,7 @@ class _Finder:
         self._children(node, scope)
 
     def _drop(self, keyword: ast.keyword, scope: str) -> None:
-        """Leave an argument out, with the comma behind it."""
+        """Remove an argument and the comma after it."""
         if keyword.arg is not None:
             comma = re.match(rb"\s*,[ ]?", self._source[self._end(keyword) :])
             end = self._end(keyword) + (comma.end() if comma else 0)

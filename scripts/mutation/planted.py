@@ -1,4 +1,4 @@
-"""Planted mutants: bugs that somebody thought of, recorded in tests/mutants/*.toml with the tests that notice them."""
+"""Planted mutants: bugs written by hand, recorded in tests/mutants/*.toml with the tests that notice them."""
 
 from __future__ import annotations
 

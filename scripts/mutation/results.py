@@ -1,4 +1,4 @@
-"""What became of each mutant: a JSON Lines file to resume from, and the list of survivors with a reason."""
+"""Results of mutants: a JSON Lines file to resume from, and the list of survivors with a reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEADER = """\
 
 @dataclass(frozen=True)
 class Result:
-    """``kind`` is "killed", "timeout", "survived", or "untested" where no test calls the function.
+    """``kind`` is "killed", "timeout", "survived", or "untested" if no test calls the function.
 
     ``source`` is a hash of the mutated source, ``tests`` one of the test files that the result depends on: that of the
     test that ``failed``, or all. ``budget`` is the number of seconds of tests that a survivor survived.
@@ -52,7 +52,7 @@ class Journal:
         return self._results.get((mutant_id, source))
 
     def append(self, result: Result) -> None:
-        """Store a result, on a line of its own even after an unfinished one."""
+        """Append a result on a new line, even after an unfinished one."""
         self._results[result.id, result.source] = result
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a+b") as file:

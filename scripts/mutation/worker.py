@@ -1,7 +1,7 @@
 """Runs tests in a copy of the project, in one forked process per request.
 
-A process of its own: ``python scripts/mutation/worker.py MODULE...`` imports the modules (large libraries that tests
-use, never the project's own), then reads one request a line from standard input and answers each with one line:
+Runs as a separate process: ``python scripts/mutation/worker.py MODULE...`` imports the modules (large libraries that
+tests use, never the project's own), then reads one request per line from standard input and answers each with one line:
 
 request: {"args": pytest arguments, "items": node ids to run in this order or null, "limits": CPU seconds by node id,
 "seconds": wall clock limit of the whole run, "trace": file for the functions called by each test, or null}
@@ -60,7 +60,7 @@ class Watch:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        """Time and limit one item. The limit counts CPU time, so that a busy machine is no endless loop."""
+        """Time and limit one item. The limit counts CPU time: a busy machine does not look like an endless loop."""
         signal.setitimer(signal.ITIMER_PROF, self._limits.get(item.nodeid, ITEM_SECONDS))
         start, calls = time.process_time(), set()
         self._now = calls
@@ -72,7 +72,7 @@ class Watch:
             self._items[item.nodeid] = (time.process_time() - start, calls)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Write down which test failed first."""
+        """Record which test failed first."""
         if report.failed and not self._answer.exists():
             self._answer.write_text(report.nodeid)
 

@@ -307,10 +307,10 @@ def test_it_works_when_the_server_is_gone(browser, serve, pages, bundles, capsys
     await_outputs(browser, "bca")
     assert_same(outputs(browser), expected(bundles["characters"], "bca", capsys))
     assert browser.get_log("browser") == []
-    # the 8 bit graphs were not asked for while the server was there
+    # the 8-bit graphs were not requested while the server was there
     browser.find_element("css selector", "#precision option[value=int8]").click()
     wait(browser, "return document.getElementById('error').textContent")
-    assert "encoder.int8.onnx: it could not be fetched" in said(browser, "error")
+    assert "encoder.int8.onnx: could not be fetched" in said(browser, "error")
     assert browser.find_element("id", "precision").get_attribute("value") == "fp32"
     set_text(browser, "ab")
     await_outputs(browser, "ab")
@@ -333,7 +333,7 @@ def test_tokens_and_texts_are_text_and_not_markup(characters):
 def test_unknown_characters_are_named_and_a_case_is_offered(characters):
     set_text(characters, "aXüb")
     await_outputs(characters, "aXüb")
-    assert said(characters, "note") == "The model has never seen “X”, “ü” and reads that as unknown."
+    assert said(characters, "note") == "“X”, “ü”: not in the model’s vocabulary, so mapped to UNK."
     set_text(characters, "CAB")
     await_outputs(characters, "CAB")
     assert characters.find_element("css selector", "#note button").text == "Write it in lower case"
@@ -345,7 +345,7 @@ def test_unknown_characters_are_named_and_a_case_is_offered(characters):
 def test_a_text_that_is_too_long_is_refused(characters):
     set_text(characters, "a" * 1001)
     wait(characters, "return document.getElementById('note').textContent")
-    assert said(characters, "note").startswith("The text has 1,001 tokens, and this page takes 1,000 at most.")
+    assert said(characters, "note").startswith("The text has 1,001 tokens, and this page accepts at most 1,000.")
     assert not characters.find_element("id", "results").is_displayed()
 
 
@@ -360,8 +360,8 @@ def with_pieces(config):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (shutil.rmtree, "model/: there is no bundle beside this page"),
-        (lambda model: (model / "step.onnx").unlink(), "step.onnx: it could not be fetched (status 404)"),
+        (shutil.rmtree, "model/: there is no bundle next to this page"),
+        (lambda model: (model / "step.onnx").unlink(), "step.onnx: could not be fetched (status 404)"),
         (lambda model: change_config(model, renamed), "config.json: this bundle has version 99"),
         (lambda model: change_config(model, with_pieces), 'config.json: the source has "sentencepiece:80" tokens'),
         (lambda model: (model / "step.onnx").write_bytes(b"x"), "step.onnx: its SHA-256 is not the one in config.json"),

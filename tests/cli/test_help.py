@@ -2,20 +2,36 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 
 import freerun as package
+from freerun.cli import app
 from tests.cli.conftest import Freerun
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("train", "predict", "score", "evaluate", "compare", "inspect", "export", "data", "data list", "data make")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def commands(command: click.Command, name: str = "") -> Iterator[str]:
+    """The command and all below it, in the order of the documentation."""
+    yield name
+    if isinstance(command, TyperGroup):
+        for word, each in command.commands.items():
+            yield from commands(each, f"{name} {word}".lstrip())
+
+
+COMMANDS = list(commands(get_command(app)))
+
+
+@pytest.mark.parametrize("command", COMMANDS[1:])
 def test_help_teaches_every_command(freerun: Freerun, command: str) -> None:
     result = freerun(*command.split(), "--help")
     assert result.code == 0
@@ -31,6 +47,12 @@ def test_the_command_reference_is_up_to_date() -> None:
     script = ROOT / "scripts" / "command_reference.py"
     made = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
     assert made == (ROOT / "docs" / "commands.md").read_text()
+
+
+def test_the_command_reference_has_every_command() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text()
+    assert re.findall(r"^## freerun ?(.*)$", page, re.MULTILINE) == COMMANDS
+    assert {"diagnose", "study", "export", "data make"} <= set(COMMANDS)
 
 
 def test_the_version(freerun: Freerun) -> None:

@@ -264,7 +264,7 @@ def test_the_documentation_says_how_many_sources_are_looked_at():
     switch, exam, states = (
         numbers[name]["MOST_SOURCES"] for name in ("prefix_switch", "road_exam", "state_divergence")
     )
-    expected = f"Prefix switch looks at {switch:,} sources at most, the road exam at {exam:,}, states at {states:,}"
+    expected = f"Prefix switch uses at most {switch:,} sources, the road exam {exam:,} and state divergence {states:,}"
     assert expected in (Path(__file__).parents[2] / "docs" / "diagnose.md").read_text()
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import doctest
 import re
 import tomllib
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
+import freerun
 from freerun.bounds import BEAM_SIZE, LENGTH, MAX_PIECES, POSITIVE_TEMPERATURE, SAMPLES
 from freerun.config import Config, StudyConfig, parse_config
 from freerun.config.check import expectation
@@ -56,7 +58,7 @@ def test_every_range_is_documented() -> None:
     }
     assert documented == {key: text for key, text in found.items() if "number" in text}
     assert all(f"{limit:,}" in PAGE for limit in (MAX_PIECES, LENGTH.high))
-    page = (ROOT / "docs" / "search.md").read_text()
+    page = " ".join((ROOT / "docs" / "search.md").read_text().split())
     assert f"at most {BEAM_SIZE.high:,} hypotheses, and {SAMPLES.high:,} outputs" in page
     assert f"{POSITIVE_TEMPERATURE.low:.6f} to {POSITIVE_TEMPERATURE.high:,.0f}" in page and page.count("0.000001") == 1
 
@@ -147,3 +149,30 @@ def test_what_graphs_take_and_give_is_documented_with_types_and_shapes(name: str
 def test_the_metadata_of_graphs_are_documented(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "export.md").read_text()
     assert all(f"`{key}`" in page for key in metadata_of(write_model(tmp_path / "bundle"), "step", "fp32"))
+
+
+# ------------------------------------------------------------------------------------------------------------- README
+
+MEMORIZED = {
+    "model.num_layers": 1,
+    "model.hidden_size": 48,
+    "model.dropout": 0.0,
+    "data.target_tokens": "whitespace",
+    "training.updates": 150,
+    "training.learning_rate": 0.01,
+    "evaluation.every": 0,
+}
+
+
+def test_the_python_of_the_readme_prints_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a small model that memorized the words of the example in the place of the demo's."""
+    code = re.search(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL).group(1)
+    words, outputs = re.findall(r'"([a-z]+)"', code), re.findall(r"'([A-Z ]+)'", code)
+    assert len(words) == len(outputs) == 3
+    monkeypatch.chdir(tmp_path)
+    Path("pairs.tsv").write_text("".join(f"{word}\t{output}\n" for word, output in zip(words, outputs, strict=True)))
+    settings = [f"{key}={value}" for key, value in MEMORIZED.items()]
+    freerun.train("pairs.tsv", out="runs/demo", dev="pairs.tsv", settings=settings)
+    example = doctest.DocTestParser().get_doctest(code, {}, "README.md", None, None)
+    assert len(example.examples) == 4
+    assert doctest.DocTestRunner().run(example).failed == 0

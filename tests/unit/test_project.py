@@ -133,6 +133,113 @@ def test_no_file_names_a_path_of_a_machine_or_a_registry():
     assert found == []
 
 
+# ---------------------------------------------------------------------------------------------------------- Markdown
+
+PROSE_WIDTH = 120
+README_LINES = 90
+
+
+def pages():
+    return [path for path in tracked_files() if path.suffix == ".md"]
+
+
+def without_code(text):
+    """The text with fenced code blanked, so that line numbers stay."""
+    blank = lambda match: "\n" * match.group().count("\n")  # noqa: E731
+    return re.sub(r"^( *)```.*?^ *```$", blank, text, flags=re.MULTILINE | re.DOTALL)
+
+
+def wide_lines(text):
+    """Numbers of the prose lines above the limit: not tables, code, or lines that are one long link."""
+    for number, line in enumerate(without_code(text).splitlines(), start=1):
+        table_or_code = line.startswith(("|", "    ")) and not re.match(r" +([-*]|\d+\.) ", line)
+        unbreakable = re.fullmatch(r"\s*([-*>]|\d+\.)?\s*!?\[[^\]]*\]\([^)]*\)\W*", line)
+        if len(line) > PROSE_WIDTH and not table_or_code and not unbreakable:
+            yield number
+
+
+def test_no_line_of_prose_is_wider_than_the_limit():
+    found = [f"{path.relative_to(ROOT)}:{number}" for path in pages() for number in wide_lines(path.read_text())]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("text", "wide"),
+    [
+        ("word " * 30, [1]),
+        ("- " + "word " * 30, [1]),
+        ("a\n\n  - " + "word " * 30, [3]),
+        ("```\n" + "word " * 30 + "\n```\n" + "word " * 30, [4]),
+        ("| " + "word " * 30 + "|", []),
+        ("    " + "word " * 30, []),
+        (f"[text]({'path/' * 30})", []),
+        (f"text and a [link]({'path/' * 30})", [1]),
+        ("x" * PROSE_WIDTH, []),
+    ],
+)
+def test_what_counts_as_a_wide_line(text, wide):
+    assert list(wide_lines(text)) == wide
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= README_LINES
+
+
+def anchors(text):
+    """The anchors that GitHub makes of the headings."""
+    for heading in re.findall(r"^#+ (.*)$", without_code(text), re.MULTILINE):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+        yield re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+
+
+def test_every_link_of_the_documentation_leads_somewhere():
+    broken = []
+    for path in pages():
+        text = re.sub(r"`[^`\n]*`", "", without_code(path.read_text()))
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            if re.match(r"https?:|mailto:", link):
+                continue
+            name, _, anchor = link.partition("#")
+            target = (path.parent / name) if name else path
+            if not target.exists() or (anchor and anchor not in anchors(target.read_text())):
+                broken.append(f"{path.relative_to(ROOT)}: {link}")
+    assert broken == []
+
+
+def test_every_file_that_the_documentation_names_exists():
+    named = re.compile(r"`((?:freerun|native|tests|scripts|benchmarks|configs|docs)/[\w./*-]+\.\w+)`")
+    missing = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in pages()
+        for name in named.findall(path.read_text())
+        if not any(ROOT.glob(name))
+    ]
+    assert missing == []
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    todo, reached = [ROOT / "README.md"], set()
+    while todo:
+        path = todo.pop().resolve()
+        if path.is_dir():
+            todo += path.glob("*.md")
+        elif path.suffix == ".md" and path not in reached and path.is_file():
+            reached.add(path)
+            links = re.findall(r"\]\(([^)#\s]+)", without_code(path.read_text()))
+            todo += [path.parent / link for link in links if "://" not in link]
+    decisions = set((ROOT / "docs" / "decisions").glob("*.md"))  # in the order of their numbers
+    assert decisions & reached
+    assert [str(path.relative_to(ROOT)) for path in pages() if path not in reached | decisions] == []
+
+
+def test_the_table_of_layers_is_the_import_contract():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (contract,) = [each for each in settings["contracts"] if each["type"] == "layers"]
+    section = (ROOT / "CONTRIBUTING.md").read_text().split("\n## Layers\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \| \S", section, re.MULTILINE)
+    assert [re.findall(r"`(\w+)`", row) for row in rows] == [re.findall(r"\w+", each) for each in contract["layers"]]
+
+
 # ----------------------------------------------------------------------------------------------------------- benchmark
 
 

@@ -1,9 +1,9 @@
 /**
- * Beam search over one source, as freerun/search/beam.py does it without a length penalty.
+ * Beam search over one source, like freerun/search/beam.py without a length penalty.
  *
- * Of all candidates of a step, those with EOS among the K best end, and the K best others live on. Ties go to the higher
- * score, then the lowest token, then the better parent. The search is done when K have ended and no live one can beat the
- * K-th of them: its score only falls.
+ * Of all candidates of a step, those with EOS among the K best are finished, and the K best others stay active. Ties go
+ * to the higher score, then the lowest token, then the better parent. The search ends when K hypotheses are finished and
+ * no active one can beat the K-th of them, because scores only decrease.
  */
 
 import { BOS, EOS } from "./codec.mjs";
@@ -14,13 +14,13 @@ import { BOS, EOS } from "./codec.mjs";
  */
 
 /**
- * At most `beamSize` hypotheses, best first, those that were cut off last.
+ * Return at most `beamSize` hypotheses, best first, truncated ones last.
  *
  * @param {{writable: number, step: Function}} stepper `step(tokens, origins, width)` feeds a token to each row, which
  *   continues the row `origins[n]` of the step before, and resolves to `{ids, logProbs}`: flat, `width` a row, best first
  * @param {number} beamSize K
- * @param {number} bound most tokens to write, EOS not counted
- * @param {() => Promise<void>} pause awaited before every step; what it throws ends the search
+ * @param {number} bound maximum output length in tokens, without EOS
+ * @param {() => Promise<void>} pause awaited before every step; an exception in it ends the search
  * @returns {Promise<Hypothesis[]>}
  */
 export async function beamSearch(stepper, beamSize, bound, pause = async () => {}) {
@@ -47,13 +47,13 @@ export async function beamSearch(stepper, beamSize, bound, pause = async () => {
   return ended.sort((a, b) => a.truncated - b.truncated || b.score - a.score).slice(0, beamSize);
 }
 
-/** All candidates of a step, best first. */
+/** Return all candidates of a step, best first. */
 function ranked(rows, { ids, logProbs }, width) {
   const candidates = Array.from(ids, (token, n) => {
     const parent = Math.floor(n / width);
     return { parent, token, logProb: logProbs[n], score: rows[parent].score + logProbs[n] };
   });
-  // the sort is stable and candidates stand parent by parent, which settles the last tie
+  // the sort is stable and candidates are ordered by parent, which breaks the last tie
   return candidates.sort((a, b) => descending(a.score, b.score) || a.token - b.token);
 }
 
@@ -66,9 +66,9 @@ function extended(row, { logProb, score }, ids) {
   return { ids: [...row.ids, ...ids], scores: [...row.scores, logProb], score, truncated: false };
 }
 
-/** Whether no living candidate can still come among the K best. */
+/** Return true if no active candidate can still be among the K best. */
 function isDone(ended, living, beamSize) {
   const best = ended.map((each) => each.score).sort(descending);
-  // while fewer than K have ended, everything goes on but what has no probability
+  // while fewer than K are finished, every candidate with a probability above 0 continues
   return living.length === 0 || living[0].score <= (best[beamSize - 1] ?? -Infinity);
 }

@@ -1,4 +1,4 @@
-/** An exported bundle: config.json, vocabularies and graphs, read from anywhere and checked. */
+/** An exported bundle: config.json, vocabularies and graphs, read from anywhere and validated. */
 
 import { Codec } from "./codec.mjs";
 import { BundleError } from "./errors.mjs";
@@ -10,7 +10,7 @@ const VOCABULARY_VERSION = 1;
 /** What no length bound exceeds, as MOST_TOKENS of freerun/search/bound.py. */
 const MAX_LENGTH = 2 ** 16;
 const SIDES = ["source", "target"];
-const AGAIN = "Copy the whole bundle again";
+const AGAIN = "Copy the complete bundle again";
 const EXPORT = "Export it: freerun export MODEL";
 
 export class Bundle {
@@ -23,19 +23,19 @@ export class Bundle {
     return bundle;
   }
 
-  /** The precisions in which the bundle has all of these graphs. */
+  /** Return the precisions in which the bundle has all of these graphs. */
   precisions(...graphs) {
     const { files } = this.config;
     return ["fp32", "int8"].filter((each) => graphs.every((graph) => Object.hasOwn(files, graphFile(graph, each))));
   }
 
-  /** Most tokens to write for a source of so many tokens, EOS counted in neither. */
+  /** Return the maximum output length for a number of source tokens, both without EOS. */
   lengthBound(sourceTokens) {
     const { longest_target: longest, largest_ratio: ratio, fixed } = this.config.length_bound;
     return Math.min(fixed ?? Math.max(3 * longest, Math.ceil(2 * ratio * sourceTokens)) + 10, MAX_LENGTH);
   }
 
-  /** A graph's bytes. */
+  /** Return a graph's bytes. */
   async graph(name, precision = "fp32") {
     if (!this.precisions(name).includes(precision)) {
       const file = graphFile(name, precision);
@@ -50,12 +50,12 @@ export class Bundle {
     const size = this.config.model[`${side}_vocabulary`];
     if (codec.size !== size) {
       const what = `damaged: model.${side}_vocabulary: it is ${size}, and the ${side} vocabulary has ${codec.size} ids`;
-      throw new BundleError("config.json", what, "Expected the sizes of this bundle's model", AGAIN);
+      throw new BundleError("config.json", what, "Expected the dimensions of this bundle's model", AGAIN);
     }
     return codec;
   }
 
-  /** A file's bytes, compared with the hash in config.json where the browser allows it (https and this machine). */
+  /** Return a file's bytes, compared with the hash in config.json where the browser supports it (https, localhost). */
   async checked(name) {
     const bytes = await this.read(name);
     const { subtle } = globalThis.crypto ?? {};
@@ -83,7 +83,7 @@ function parsed(name, bytes) {
   }
 }
 
-/** A value of a JSON file, unless JSON allows it and freerun/strict_json.py does not. */
+/** Return the value of a JSON file; like freerun/strict_json.py, stricter than JSON. */
 function strict(key, value) {
   for (const text of [key, value]) {
     if (/\p{Surrogate}/u.test(text)) throw new RangeError(`the string ${JSON.stringify(text)} has half a surrogate pair`);
@@ -111,18 +111,18 @@ function checkedConfig(config) {
   return config;
 }
 
-/** A whole number from 1 to the newest version that is known. */
+/** Check for a whole number from 1 to the newest known version. */
 function checkVersion(where, what, version, newest) {
   if (!Number.isSafeInteger(version) || version < 1) {
     throw new BundleError(where, `damaged: its version is ${JSON.stringify(version)}`, "Expected a whole number", AGAIN);
   }
   if (version > newest) {
-    const expected = `Expected version ${newest} at most, the newest that this example knows`;
-    throw new BundleError(where, `this ${what} has version ${version}`, expected, "Take the newer example");
+    const expected = `Expected at most version ${newest}, the newest that this example reads`;
+    throw new BundleError(where, `this ${what} has version ${version}`, expected, "Use a newer version of this example");
   }
 }
 
-/** The value at a key path, in words. */
+/** Return the value at a key path as text. */
 function shown(config, key) {
   const value = key.split(".").reduce((section, name) => section?.[name], config);
   return value === undefined ? "this key is missing" : `the value is ${JSON.stringify(value).slice(0, 80)}`;

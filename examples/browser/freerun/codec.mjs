@@ -20,33 +20,33 @@ export class Codec {
     this.settings = settings;
     this.separator = separatorOf(settings.tokens);
     this.vocabulary = vocabulary;
-    // a Map and not an object: "__proto__" is a token like any other
+    // a Map instead of an object: "__proto__" is a token like any other
     this.ids = new Map(vocabulary.map((token, place) => [token, FIRST_ID + place]));
   }
 
-  /** How many ids there are, the special ones counted. */
+  /** Number of ids, including the special ones. */
   get size() {
     return FIRST_ID + this.vocabulary.length;
   }
 
-  /** The tokens of a text in reading order. */
+  /** Return the tokens of a text in reading order. */
   tokens(text) {
     return tokensOf(normalise(text, this.settings.normalisation, this.settings.case), this.settings.tokens);
   }
 
-  /** The ids of tokens in reading order, EOS last; UNK for what the vocabulary lacks. */
+  /** Return the ids of tokens in reading order, EOS last; UNK for tokens that are not in the vocabulary. */
   encode(tokens) {
     const ids = tokens.map((token) => this.ids.get(token) ?? UNK);
     if (this.settings.reverse) ids.reverse();
     return [...ids, EOS];
   }
 
-  /** Those of the tokens that the vocabulary lacks, each once. */
+  /** Return the distinct tokens that are not in the vocabulary. */
   unknown(tokens) {
     return [...new Set(tokens.filter((token) => !this.ids.has(token)))];
   }
 
-  /** The tokens of ids that a search wrote, without EOS. */
+  /** Return the tokens of output ids without EOS. */
   decode(ids) {
     return ids.map((id) => {
       if (id >= FIRST_ID && id < this.size) return this.vocabulary[id - FIRST_ID];
@@ -55,7 +55,7 @@ export class Codec {
     });
   }
 
-  /** The text that tokens stand for. */
+  /** Return the text of tokens. */
   text(tokens) {
     return tokens.join(this.separator);
   }

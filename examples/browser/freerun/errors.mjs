@@ -1,4 +1,4 @@
-/** What can go wrong, told as freerun tells it: where, what, what was expected, and how to mend it. */
+/** Errors in freerun's format: where, what is wrong, what is expected, and how to fix it. */
 
 /** The bundle cannot be used. */
 export class BundleError extends Error {
@@ -13,7 +13,7 @@ export class TextError extends Error {
   name = "TextError";
 }
 
-/** A newer request took the place of this one. */
+/** A newer request replaced this one. */
 export class Superseded extends Error {
   name = "Superseded";
 }

@@ -1,11 +1,11 @@
-/** Texts in, outputs out: what a program that uses a model works with. */
+/** The interface for programs that use a model: texts in, outputs out. */
 
 import { beamSearch } from "./beam.mjs";
 import { EOS, PAD } from "./codec.mjs";
 import { BundleError } from "./errors.mjs";
 import { OnnxStepper, int64, sourceInputs } from "./stepper.mjs";
 
-/** One thread: in a browser more of them need cross-origin isolation, and small models gain nothing. */
+/** One thread: in a browser, more threads require cross-origin isolation, and small models gain nothing. */
 const SESSION = { executionProviders: ["cpu"], intraOpNumThreads: 1, interOpNumThreads: 1, logSeverityLevel: 4 };
 
 /** `model(text)` gives the greedy output as text: `greedy.onnx` alone. */
@@ -19,7 +19,7 @@ export async function openGreedy(ort, bundle, precision = "fp32") {
       max_lengths: maxLengths,
     });
     const ids = Array.from(outputs.tokens.data, Number);
-    const end = [...ids, EOS].findIndex((id) => id === EOS || id === PAD); // PAD stands where the bound cut it off
+    const end = [...ids, EOS].findIndex((id) => id === EOS || id === PAD); // PAD marks truncation at the bound
     return bundle.target.text(bundle.target.decode(ids.slice(0, end)));
   };
 }

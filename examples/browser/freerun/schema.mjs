@@ -1,4 +1,4 @@
-/** What config.json of a bundle must hold, as freerun/runtime/schema.py has it. */
+/** Schema of a bundle's config.json, the same as in freerun/runtime/schema.py. */
 
 const isTable = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
@@ -49,7 +49,7 @@ const CONFIG = {
 };
 
 /**
- * The first value that is wrong: its key path and what was expected there; null if there is none.
+ * Return the first invalid value: its key path and what is expected there; null if there is none.
  *
  * @returns {{key: string, expected: string} | null}
  */

@@ -1,4 +1,4 @@
-/** encoder.onnx and step.onnx as what a search steps through, for one source. */
+/** encoder.onnx and step.onnx as a stepper for searches over one source. */
 
 const CHANGING = new Set(["tokens", "origins", "state", "k"]);
 
@@ -11,7 +11,7 @@ export class OnnxStepper {
    */
   constructor(ort, encoder, step, vocabularySize) {
     Object.assign(this, { ort, encoder, decoder: step });
-    /** How many ids a search may write: all but PAD, BOS and UNK. */
+    /** Number of ids that a search may write: all except PAD, BOS and UNK. */
     this.writable = vocabularySize - 3;
   }
 
@@ -19,7 +19,7 @@ export class OnnxStepper {
   async start(ids) {
     const encoded = await this.encoder.run(sourceInputs(this.ort, ids));
     this.state = encoded.state;
-    // what stays the same at every step; the rows of a beam share its one entry
+    // static tensors; the rows of a beam share their single entry
     const names = this.decoder.inputNames.filter((name) => !CHANGING.has(name));
     this.fixed = Object.fromEntries(names.map((name) => [name, encoded[name]]));
   }
@@ -40,12 +40,12 @@ export class OnnxStepper {
   }
 }
 
-/** What encoder.onnx and greedy.onnx take of one source. */
+/** Return the inputs of encoder.onnx and greedy.onnx for one source. */
 export function sourceInputs(ort, ids) {
   return { source: int64(ort, ids, [1, ids.length]), lengths: int64(ort, [ids.length], [1]) };
 }
 
-/** A tensor of whole numbers. */
+/** Return a tensor of integers. */
 export function int64(ort, numbers, shape) {
   return new ort.Tensor("int64", BigInt64Array.from(numbers, BigInt), shape);
 }

@@ -2,7 +2,7 @@
 
 import { Superseded } from "../freerun/errors.mjs";
 
-/** So long the page may be deaf to keys (milliseconds). */
+/** Maximum time without handling key presses, in milliseconds. */
 const MOST_BUSY = 8;
 
 export class Latest {
@@ -10,23 +10,23 @@ export class Latest {
   #running = Promise.resolve();
 
   /**
-   * Run `task(pause)` after the one before it has ended; `pause` throws `Superseded` when there is a newer one.
-   * Resolves to undefined where that happened. A session of onnxruntime must not be run twice at a time.
+   * Run `task(pause)` after the previous task has ended; `pause` throws `Superseded` if there is a newer one.
+   * Resolves to undefined in that case. A session of onnxruntime must not run twice at the same time.
    */
   run(task) {
     const number = ++this.#newest;
     const pause = pauseUnless(() => number !== this.#newest);
     const result = this.#running.then(async () => {
       await pause();
-      const found = await task(pause);
+      const result = await task(pause);
       await pause();
-      return found;
+      return result;
     });
     this.#running = result.catch(() => undefined);
     return result.catch(forgiven);
   }
 
-  /** End what is running. */
+  /** End the running task. */
   stop() {
     this.#newest += 1;
   }
@@ -36,7 +36,7 @@ function forgiven(error) {
   if (!(error instanceof Superseded)) throw error;
 }
 
-/** The model computes on the page's own thread, so keys are let in between its steps. */
+/** The model runs on the page's own thread, so key presses are handled between its steps. */
 function pauseUnless(superseded) {
   let since = performance.now();
   return async () => {
@@ -48,7 +48,7 @@ function pauseUnless(superseded) {
   };
 }
 
-/** Until the browser has dealt with what waits: a message, because timers wait 4 ms at least. */
+/** Wait until the browser has handled pending events: with a message, because timers wait at least 4 ms. */
 function turn() {
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();

@@ -1,4 +1,4 @@
-/** The page: loads the bundle beside it, and predicts as one types. */
+/** The page: loads the bundle next to it, and predicts as you type. */
 
 import * as ort from "../ort/ort.mjs";
 
@@ -11,11 +11,11 @@ import { element, outputItems, percent } from "./outputs.mjs";
 import { caseThatHelps, describeModel, describeUnknown, inCase } from "./words.mjs";
 
 const BEAM_SIZE = 5;
-/** Milliseconds without a key before a prediction begins. */
+/** Milliseconds without a key press before a prediction starts. */
 const DEBOUNCE = 100;
-/** Longer sources take a page too long. */
+/** Longer sources take too long in a page. */
 const MOST_TOKENS = 1000;
-/** Tried where the build was given no examples; those that the model can read are offered. */
+/** Offered if the build has no examples and the model has their tokens in its vocabulary. */
 const COMMON_EXAMPLES = ["phonology", "PHONOLOGY", "sequence", "SEQUENCE", "free running"];
 
 const at = (id) => document.getElementById(id);
@@ -27,7 +27,7 @@ let timer;
 start().catch(showError);
 
 async function start() {
-  ort.env.wasm.numThreads = 1; // more need cross-origin isolation, which a plain static server does not give
+  ort.env.wasm.numThreads = 1; // more threads require cross-origin isolation, which a plain static server does not provide
   ort.env.wasm.wasmPaths = { wasm: new URL("../ort/ort.wasm", import.meta.url).href };
   bundle = await Bundle.open(read);
   await modelOf("fp32");
@@ -42,7 +42,7 @@ async function start() {
   at("source").focus();
 }
 
-/** The graphs of a precision are fetched when they are first wanted. */
+/** The graphs of a precision are fetched when they are first needed. */
 async function modelOf(precision) {
   if (!models.has(precision)) models.set(precision, await openBeam(ort, bundle, precision));
   return models.get(precision);
@@ -89,11 +89,11 @@ function show(text, hypotheses, milliseconds) {
   at("announcement").textContent = `Best output: ${best.text}, probability ${percent(Math.exp(best.score))}`;
 }
 
-/** What a person should know of the text that was typed. */
+/** Return notes about the text. */
 function notes(text, tokens) {
   if (tokens.length > MOST_TOKENS) {
     const [has, most] = [tokens.length, MOST_TOKENS].map((count) => count.toLocaleString("en"));
-    return [`The text has ${has} tokens, and this page takes ${most} at most. Cut it into shorter texts.`];
+    return [`The text has ${has} tokens, and this page accepts at most ${most}. Split it into shorter texts.`];
   }
   const unknown = bundle.source.unknown(tokens);
   if (unknown.length === 0) return [];
@@ -109,7 +109,7 @@ function showExamples(given) {
   at("examples").hidden = texts.length === 0;
 }
 
-/** A button that puts a text into the field. */
+/** Return a button that puts a text into the field. */
 function chooser(label, text) {
   const button = element("button", "", label);
   button.type = "button";
@@ -124,7 +124,7 @@ function chooser(label, text) {
 function showError(error) {
   if (!(error instanceof BundleError)) console.error(error);
   if (models.size === 0) at("model").textContent = "No model";
-  else if (!models.has(precision())) at("precision").value = "fp32"; // the one that is there
+  else if (!models.has(precision())) at("precision").value = "fp32"; // the available one
   at("results").hidden = true;
   at("error").textContent = error.message;
 }

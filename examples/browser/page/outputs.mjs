@@ -1,6 +1,6 @@
-/** Outputs as elements. Whatever comes from the model or a person is set as text, never as markup. */
+/** Outputs as elements. Text from the model or the user is never inserted as markup. */
 
-/** The elements of a list of outputs, best first; `separator` stands between two tokens. */
+/** Return the elements of a list of outputs, best first; `separator` joins tokens. */
 export function outputItems(hypotheses, separator) {
   return hypotheses.map((hypothesis) => {
     const item = element("li", "");
@@ -50,14 +50,14 @@ function probabilityOf(probability) {
   return whole;
 }
 
-/** A probability as a person reads it. */
+/** Format a probability for people. */
 export function percent(probability) {
   const hundredths = probability * 100;
   if (hundredths > 0 && hundredths < 0.1) return "< 0.1 %";
   return `${hundredths.toFixed(hundredths >= 99.95 ? 0 : 1)} %`;
 }
 
-/** A new element with a class and a text. */
+/** Return a new element with a class and a text. */
 export function element(name, className, text = "") {
   const made = document.createElement(name);
   if (className) made.className = className;

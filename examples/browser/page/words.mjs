@@ -1,8 +1,8 @@
-/** What the page says, in words. */
+/** The texts of the page. */
 
 const MOST_NAMED = 8;
 
-/** What kind of model this is. */
+/** Describe the kind of model. */
 export function describeModel({ model, source, target }) {
   const layers = model.num_layers === 1 ? "1 layer" : `${model.num_layers} layers`;
   const attention = model.attention === "none" ? "" : `, ${model.attention} attention`;
@@ -10,26 +10,26 @@ export function describeModel({ model, source, target }) {
   return `${model.cell.toUpperCase()}, ${layers} of ${model.hidden_size} units${attention}: ${kinds[0]} to ${kinds[1]}`;
 }
 
-/** About source tokens that the model has never seen. */
+/** Describe source tokens that are not in the vocabulary. */
 export function describeUnknown(tokens) {
   const named = tokens.slice(0, MOST_NAMED).map((token) => `“${visible(token)}”`).join(", ");
   const more = tokens.length > MOST_NAMED ? ` and ${tokens.length - MOST_NAMED} others` : "";
-  return `The model has never seen ${named}${more} and reads that as unknown.`;
+  return `${named}${more}: not in the model’s vocabulary, so mapped to UNK.`;
 }
 
-/** "lower" or "upper" where every unknown token is known in that case, as `freerun predict` says it; else "". */
+/** Return "lower" or "upper" if all unknown tokens are in the vocabulary in that case, like `freerun predict`; else "". */
 export function caseThatHelps(codec, tokens) {
   const known = (text) => text !== "" && codec.unknown(codec.tokens(text)).length === 0;
   if (tokens.every((token) => known(token.toLowerCase()))) return "lower";
   return tokens.every((token) => known(token.toUpperCase())) ? "upper" : "";
 }
 
-/** `text` in a case that `caseThatHelps` gave. */
+/** Return `text` in a case that `caseThatHelps` returned. */
 export function inCase(text, name) {
   return name === "lower" ? text.toLowerCase() : text.toUpperCase();
 }
 
-// what takes no place of its own on the screen, or looks like a space
+// characters that are invisible or look like a space
 const UNSEEN = /[\p{C}\p{Z}\p{M}]/gu;
 
 function visible(token) {

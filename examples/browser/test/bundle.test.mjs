@@ -61,7 +61,7 @@ for (const [name, config, said] of [
   ["no JSON", "{", /config.json: it is not JSON/],
   ["another format", { ...CONFIG, format: "x" }, /not of a freerun bundle/],
   ["no object", "null", /not of a freerun bundle/],
-  ["a newer version", { ...CONFIG, version: 2 }, /this bundle has version 2.*newer example/],
+  ["a newer version", { ...CONFIG, version: 2 }, /this bundle has version 2.*newer version/],
   ["no version", { ...CONFIG, version: undefined }, /damaged: its version is undefined/],
   ["another version", { ...CONFIG, version: "1" }, /damaged: its version is "1"/],
   ["SentencePiece", { ...CONFIG, target: { ...SIDE, tokens: "sentencepiece:80" } }, /the target has "sentencepiece:80"/],
@@ -69,7 +69,7 @@ for (const [name, config, said] of [
   ["a size of 0", { ...CONFIG, model: { ...MODEL, hidden_size: 0 } }, /model.hidden_size: the value is 0\. Expected a whole/],
   ["another vocabulary", { ...CONFIG, model: { ...MODEL, target_vocabulary: 6 } }, /it is 6, and the target.* has 5 ids/],
 ]) {
-  test(`config.json is refused: ${name}`, async () => {
+  test(`config.json is rejected: ${name}`, async () => {
     await assert.rejects(open(config), (error) => error instanceof BundleError && said.test(error.message));
   });
 }
@@ -81,14 +81,14 @@ test("a changed file is refused", async () => {
 
 for (const [name, vocabulary, said] of [
   ["no object", [], /not a JSON object/],
-  ["a newer version", { ...VOCABULARY, version: 2 }, /this vocabulary has version 2.*newer example/],
+  ["a newer version", { ...VOCABULARY, version: 2 }, /this vocabulary has version 2.*newer version/],
   ["no version", { tokens: ["a"] }, /its version is undefined/],
   ["no tokens", { version: 1, tokens: "a" }, /no list of tokens/],
   ["a token twice", { version: 1, tokens: ["a", "a"] }, /the token "a" occurs twice/],
   ["a number", { version: 1, tokens: [1] }, /the token 1 is not a string/],
   ["half a character", { version: 1, tokens: ["\ud83d"] }, /damaged: the string "\\ud83d" has half a surrogate pair/],
 ]) {
-  test(`a vocabulary is refused: ${name}`, async () => {
+  test(`a vocabulary is rejected: ${name}`, async () => {
     await assert.rejects(open(CONFIG, vocabulary), (error) => error instanceof BundleError && said.test(error.message));
   });
 }

@@ -8,7 +8,7 @@ import { caseThatHelps, describeModel, describeUnknown, inCase } from "../page/w
 const codec = new Codec({ tokens: "char", normalisation: "NFC", case: "keep", reverse: false }, ["a", "b", "É"]);
 
 test("unknown tokens are named, unseen ones by their number", () => {
-  assert.match(describeUnknown(["x", "\u200b", "\u0301"]), /“x”, “U\+200B”, “U\+0301” and reads/);
+  assert.match(describeUnknown(["x", "\u200b", "\u0301"]), /“x”, “U\+200B”, “U\+0301”: not in the model/);
   assert.match(describeUnknown([..."cdefghijkl"]), /“j” and 2 others/);
 });
 
