@@ -109,7 +109,17 @@ def predictions(directory: Path, old: Path) -> dict[str, str]:
     texts = {}
     for model in [*RUNS, *(f"{name}-exported" for name in RUNS), "int8"]:
         for beam in ("1", "4"):
-            arguments = ("--input", "sources.txt", "--beam-size", beam, "--num-hypotheses", "1", "--json")
+            arguments = (
+                "--input",
+                "sources.txt",
+                "--beam-size",
+                beam,
+                "--num-hypotheses",
+                "1",
+                "--threads",
+                "1",
+                "--json",
+            )
             lines = freerun("predict", str((old / model).resolve()), *arguments, where=directory).splitlines()
             texts[f"{model}, beam {beam}"] = sha256("".join(map(_without_last_bits, lines)).encode())
     return texts
