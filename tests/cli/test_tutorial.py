@@ -38,7 +38,7 @@ def test_the_commands_of_the_tutorial_do_what_it_says(freerun, tmp_path, monkeyp
                     path.write_text("".join(path.read_text().splitlines(keepends=True)[:60]))
     assert commands.count("train") == 4 and commands.count("diagnose") == 4 and commands[-1] == "study"
     assert Path("tutorial/teacher.html").exists() and Path("tutorial/study/report.html").exists()
-    quoted = re.findall(r"^```\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    quoted = [text for kind, text in re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) if not kind]
     lines = [masked(line.removesuffix("...")).strip() for block in quoted for line in block.splitlines()]
     assert len(lines) == 11
     assert [line for line in lines if line not in masked(printed)] == []
