@@ -102,7 +102,7 @@ def input_gates(
 ) -> list[list[Value]]:
     """For each direction the parts of the gates' input half [S, B, ...] from ``values`` [S, B, I] within [-1, 1]."""
     return [
-        several(graph, arithmetic, f"{name}.{direction}.input", values, one.inputs_and_bias())
+        several(graph, arithmetic.for_sequences(), f"{name}.{direction}.input", values, one.inputs_and_bias())
         for direction, one in zip(_DIRECTIONS, layer, strict=False)
     ]
 

@@ -28,22 +28,36 @@ class Arithmetic(Protocol):
         """``x @ weight + bias`` [B, N] for x [B, K] within [-limit, limit]; ``name`` is that of the constants."""
         ...
 
+    def for_sequences(self) -> Arithmetic:
+        """Return the same arithmetic for x [S, B, K]."""
+        ...
+
     def weight(self, graph: Graph, name: str, array: Array, summed: int) -> Value:
         """A weight for another operator, float32 there; products sum over its axis ``summed``."""
         ...
 
 
 class Fp32:
-    """Products as they are."""
+    """Matmuls in float32."""
 
     scans = False
+
+    def __init__(self, rank: int = 2) -> None:
+        self._rank = rank
 
     def product(self, graph: Graph, name: str, x: Value, linear: Linear, limit: float = 1.0) -> Value:
         """See ``Arithmetic``."""
         weight = graph.constant(f"{name}.weight", linear.weight)
         if linear.bias is None:
             return graph.op("MatMul", x, weight)
-        return graph.op("Gemm", x, weight, graph.constant(f"{name}.bias", linear.bias))
+        bias = graph.constant(f"{name}.bias", linear.bias)
+        if self._rank != 2:  # Gemm takes matrices only
+            return graph.op("Add", graph.op("MatMul", x, weight), bias)
+        return graph.op("Gemm", x, weight, bias)
+
+    def for_sequences(self) -> Arithmetic:
+        """See ``Arithmetic``."""
+        return Fp32(rank=3)
 
     def weight(self, graph: Graph, name: str, array: Array, summed: int) -> Value:
         """See ``Arithmetic``."""

@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 
 from freerun.export.graph import FLOAT, Array, Graph, Value
+from freerun.export.products import Arithmetic
 from freerun.export.weights import Linear
 from freerun.runtime.compiled import PRODUCT_LEVELS
 
@@ -43,6 +44,10 @@ class Int8:
         if linear.bias is None:
             return product
         return graph.op("Add", product, graph.constant(f"{name}.bias", linear.bias))
+
+    def for_sequences(self) -> Arithmetic:
+        """See ``Arithmetic``."""
+        return self
 
     def weight(self, graph: Graph, name: str, array: Array, summed: int) -> Value:
         """See ``Arithmetic``."""
