@@ -23,7 +23,7 @@ from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
 from freerun.training.checkpoint import serialised
 from tests.exported import codecs_of_pieces
-from tests.networks import architecture
+from tests.networks import CELLS, architecture, one_of
 
 TRAINING = {
     "data": {"source_tokens": "char"},
@@ -320,7 +320,7 @@ def test_a_version_that_never_was_is_told(bundle, version, told):
         ("target/case", True, 'target.case: the value is true. Expected one of "keep", "lower".'),
         ("source/reverse", "yes", 'source.reverse: the value is "yes". Expected true or false.'),
         ("model", [], "model: the value is []. Expected a section, [model]."),
-        ("model/cell", "lsmt", 'model.cell: the value is "lsmt". Expected one of "lstm", "gru", "rnn".'),
+        ("model/cell", "lsmt", f'model.cell: the value is "lsmt". Expected {one_of(CELLS)}.'),
         ("model/hidden_size", "4", 'model.hidden_size: the value is "4". Expected a whole number, 1 or more.'),
         ("model/hidden_size", 0, "model.hidden_size: the value is 0. Expected a whole number, 1 or more."),
         ("model/num_layers", None, "model.num_layers: this key is missing. Expected a whole number from 1 to 1,000."),
