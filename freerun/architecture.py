@@ -270,6 +270,14 @@ CELLS: Final[Mapping[str, CellSpec]] = _by_name(
         onnx=True,
         native_code=2,
     ),
+    CellSpec(
+        name="mingru",
+        description="minGRU: gates from the input alone, trained by a parallel scan (Feng et al. 2024)",
+        gates=2,
+        is_recurrent=False,
+        is_bounded=False,
+        onnx=True,
+    ),
 )
 
 

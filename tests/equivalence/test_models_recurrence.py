@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from freerun.models.cells import CELL_FUNCTIONS
 from freerun.models.recurrence import BACKENDS
 from tests.networks import BACKENDS as BACKEND_NAMES
 from tests.networks import CELLS, TORCH, close, draw, gradients, layer, some_of
@@ -210,3 +211,32 @@ def test_values_do_not_depend_on_whether_gradients_are_wanted(
 
 def test_every_backend_is_tested():
     assert set(BACKENDS) == set(BACKEND_NAMES)
+
+
+# ------------------------------------------------------------------------------------------------------ parallel scans
+
+SCANNED = [name for name, functions in CELL_FUNCTIONS.items() if functions.scan is not None]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 40])
+@pytest.mark.parametrize("cell", SCANNED)
+def test_a_scan_is_the_loop_over_steps(cell, steps):
+    """Values and gradients, from a state of either sign: a bridge makes negative ones, which have no logarithm."""
+    inputs, state = draw(steps, 4, 3), initial(cell)
+    assert (state[0] < 0).any() and (state[0] > 0).any()
+    scanned, looped = (run(layer(cell, backend=backend), inputs, state) for backend in ("auto", "reference"))
+    close(scanned, looped)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 30.0, 1e3])
+@pytest.mark.parametrize("cell", SCANNED)
+def test_a_scan_is_finite_where_gates_are_open_or_shut(cell, scale):
+    gates, h = scale * draw(50, 4, 8).detach(), draw(4, 4, seed=1)
+    outputs = CELL_FUNCTIONS[cell].scan(gates.requires_grad_(), h)
+    assert outputs.isfinite().all()
+    assert all(gradient.isfinite().all() for gradient in gradients(some_of(outputs), gates, h))
+    expected = []
+    for each in gates:
+        h = CELL_FUNCTIONS[cell].step(each, each, h, None)[0]
+        expected.append(h)
+    close(outputs, torch.stack(expected), 1e-8 * max(1.0, scale))
