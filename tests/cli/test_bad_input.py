@@ -187,7 +187,7 @@ def _edit(name: str, change: Callable[[dict[str, object]], object]) -> Damage:
         (_edit("config.json", lambda c: c.update(version=99)), "has version 99. Expected 1"),
         (_edit("config.json", lambda c: c.update(format="other")), "not the config.json of a freerun bundle"),
         (_edit("config.json", lambda c: c.pop("length_bound")), "config.json: damaged"),
-        (shutil.rmtree, "no such folder"),
+        (shutil.rmtree, "no such directory"),
     ],
     ids=[
         "weights gone",

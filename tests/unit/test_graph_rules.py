@@ -24,7 +24,7 @@ from freerun.export.products import Fp32
 from freerun.export.quantise import Int8
 from freerun.export.step_graph import step_graph
 from freerun.runtime.bundle import read_bundle
-from freerun.runtime.graph_rules import OPERATORS, check_graph, most_fields
+from freerun.runtime.graph_rules import OPERATORS, check_graph, max_fields
 from freerun.runtime.graph_sizes import RULES
 from freerun.runtime.graphs import Graphs
 from freerun.runtime.onnx_file import OnnxFault, read_onnx
@@ -97,7 +97,7 @@ def test_all_that_is_listed_is_written_and_all_that_is_written_is_accepted():
     for model, (name, make) in itertools.product(models(), MAKERS.items()):
         weights = GraphsOf(model).weights
         for arithmetic in (Fp32(), *([Int8()] if weights.sizes.cell_spec.is_bounded else [])):
-            file = read_onnx(model_of(make(weights, arithmetic), {}), most_fields(weights.sizes) // 2)
+            file = read_onnx(model_of(make(weights, arithmetic), {}), max_fields(weights.sizes) // 2)
             check_graph(file, name, weights.sizes)
             for node in nodes_of(file.graph):
                 written.setdefault(node.operator, set()).update(node.attributes)
@@ -124,7 +124,7 @@ def test_a_deep_model_is_accepted(tmp_path):
         1, torch.float32, num_layers=30, hidden_size=2, embedding_size=2, bidirectional=True, attention="concat"
     )
     weights = GraphsOf(model).weights
-    file = read_onnx(model_of(greedy_graph(weights, Int8()), {}), most_fields(weights.sizes) // 2)
+    file = read_onnx(model_of(greedy_graph(weights, Int8()), {}), max_fields(weights.sizes) // 2)
     check_graph(file, "greedy", weights.sizes)
 
 
