@@ -226,6 +226,7 @@ def luong(
     """Global attention after the recurrence (Luong, Pham & Manning 2015): (h~, attention weights).
 
     Equation 8, score(h, m):  dot h . m;  general h . W m;  concat v . tanh(W [h; m]).
+    scaled_general:           h . W m / sqrt(H), the scale of Vaswani et al. 2017.
     Equations 7 and 5:        a = softmax(score);  c = sum a m;  h~ = tanh(W_c [c; h]).
     """
 
@@ -235,6 +236,8 @@ def luong(
         keys_H = weights[f"{name}.keys.weight"] @ m_M
         if score == "general":
             return h_H @ keys_H
+        if score == "scaled_general":
+            return h_H @ keys_H / math.sqrt(len(h_H))
         # W [h; m] is the product of W's left half with h and of its right half with m
         return weights[f"{name}.vector.weight"][0] @ torch.tanh(weights[f"{name}.query.weight"] @ h_H + keys_H)
 

@@ -24,6 +24,7 @@ MODELS = {
     "lstm": {},
     "gru_every_step": {"cell": "gru", "context": "every_step"},
     "rnn_attention": {"cell": "rnn", "bidirectional": True, "attention": "general"},
+    "gru_scaled_attention": {"cell": "gru", "bidirectional": True, "attention": "scaled_general"},
     "mingru_bahdanau": {"cell": "mingru", "bidirectional": True, "attention": "bahdanau"},
 }
 
@@ -67,6 +68,7 @@ def share_right(model, rows, solve):
         ("lstm", "reverse"),
         ("gru_every_step", "reverse"),
         ("rnn_attention", "copy"),
+        ("gru_scaled_attention", "reverse"),
         ("mingru_bahdanau", "reverse"),
     ],
 )
