@@ -1,7 +1,7 @@
 """``greedy.onnx``: the whole greedy decoding in one graph.
 
-The only other decoding loop in Python is ``freerun.search.loop``; tests compare the two. Shape suffixes: B sources, S source,
-T steps taken, V vocabulary.
+The only other decoding loop in Python is ``freerun.search.loop``; tests compare the two. Shape suffixes: B sources, S
+source, T steps taken, V vocabulary.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ["greedy_graph"]
 def greedy_graph(weights: ModelWeights, arithmetic: Arithmetic, limit: float = 1.0) -> Graph:
     """Build the graph: source [B, S], lengths [B], max_lengths [B] -> tokens [B, T], scores [B, T].
 
-    ``tokens`` are the output, EOS last; PAD after a row's end. A row that wrote its ``max_length`` tokens without an end
-    has no EOS. ``scores`` are their log-probabilities, 0 after the end. T is at most 1 more than the largest bound.
+    ``tokens`` are the output, EOS last; PAD after a row's end. A row of ``max_length`` tokens without an end has no
+    EOS. ``scores`` are their log-probabilities, 0 after the end. T is at most 1 more than the largest bound.
     """
     graph = Graph("greedy")
     source = graph.input("source", INT64, ["B", "S"])

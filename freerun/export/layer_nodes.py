@@ -100,7 +100,7 @@ def _side_by_side(graph: Graph, outputs: Value, directions: int) -> Value:
 def input_gates(
     graph: Graph, arithmetic: Arithmetic, name: str, layer: list[LayerWeights], values: Value
 ) -> list[list[Value]]:
-    """Return for each direction the parts of the input projection [S, B, ...] of ``values`` [S, B, I] within [-1, 1]."""
+    """Return each direction's parts of the input projection [S, B, ...] of ``values`` [S, B, I] within [-1, 1]."""
     return [
         several(graph, arithmetic.for_sequences(), f"{name}.{direction}.input", values, one.inputs_and_bias())
         for direction, one in zip(_DIRECTIONS, layer, strict=False)

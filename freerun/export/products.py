@@ -67,7 +67,7 @@ class Fp32:
 def several(
     graph: Graph, arithmetic: Arithmetic, name: str, x: Value, parts: Sequence[Linear], limit: float = 1.0
 ) -> list[Value]:
-    """Multiply ``x`` by each of ``parts``, in one matmul: ``x`` is read once, and a node costs as much as a small matmul."""
+    """Multiply ``x`` by each of ``parts`` in one matmul: a node costs as much as a small matmul."""
     if not parts:
         return []
     widths = [part.weight.shape[1] for part in parts]

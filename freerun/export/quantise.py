@@ -57,7 +57,7 @@ class Int8:
 
 
 def rounded(array: Array, summed: int, levels: int) -> tuple[Array, Array]:
-    """Round ``array`` to int8 in -levels..levels; also return its float32 scales, with size 1 along the axis ``summed``."""
+    """Round ``array`` to int8 in -levels..levels; return it and float32 scales, of size 1 along the axis ``summed``."""
     scale = np.abs(array).max(axis=summed, keepdims=True) / np.float32(levels)
     scale = np.where(scale > 0, scale, 1).astype(np.float32)  # for a column of zeros
     return np.rint(array / scale).astype(np.int8), scale

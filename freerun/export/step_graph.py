@@ -19,8 +19,8 @@ __all__ = ["never_written", "step_graph"]
 
 
 def step_graph(weights: ModelWeights, arithmetic: Arithmetic, limit: float = 1.0) -> Graph:
-    """Build the graph: tokens [N], origins [N], state [P, D], k [1] and the static tensors -> state [N, D], log_probs [N, V],
-    ids and best [N, K].
+    """Build the graph: tokens [N], origins [N], state [P, D], k [1] and the static tensors -> state [N, D], log_probs
+    [N, V], ids and best [N, K].
 
     ``ids`` never holds PAD, BOS or UNK. Ties go to the lowest id.
     """

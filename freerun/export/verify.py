@@ -23,8 +23,8 @@ from freerun.symbols import EOS, NUM_SPECIAL, UNK
 __all__ = ["check_agreement", "decoded", "random_sources"]
 
 MAX_DIFFERENCE: Final = {"fp32": 1e-3, "int8": 0.05}
-"""The largest difference of a token's log-probability that rounding explains: sums are taken in another order, which may
-tip an int8 number over to its next level."""
+"""The largest difference of a token's log-probability that rounding explains: sums are taken in another order, which
+may tip an int8 number over to its next level."""
 
 
 def random_sources(bundle: Bundle, number: int = 24) -> tuple[Ids, Ids]:

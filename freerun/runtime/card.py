@@ -37,8 +37,9 @@ A source is read {{ "from its end" if config.source.reverse else "from its begin
 
 ## Figures on the development pairs
 
-`.teacher`: the decoder was fed the reference tokens; `.free`: its own predictions. Intervals: 95 %, bootstrap over sources. The model \
-was selected on these pairs ({{ training.evaluation.select_on }}), so figures on new data may be a little worse.
+`.teacher`: the decoder was fed the reference tokens; `.free`: its own predictions. Intervals: 95 %, bootstrap over \
+sources. The model was selected on these pairs ({{ training.evaluation.select_on }}), so figures on new data may be a \
+little worse.
 
 | figure | value | 95 % interval |
 |---|---|---|
