@@ -102,6 +102,7 @@ class AttentionSpec:
             after the recurrence, from its outputs.
         feeds_input: the attentional output can be an input of the next step (``model.input_feeding``).
         sums: a score is v . tanh(query + key), otherwise query . key.
+        is_scaled: scores are divided by sqrt(H).
         needs_equal_sizes: queries and memory are compared directly, so a bidirectional encoder does not fit.
         onnx: ``freerun.export.attention_nodes`` has its nodes.
         compiled_greedy: the C library can decode it.
@@ -116,6 +117,7 @@ class AttentionSpec:
     within_recurrence: bool = False
     feeds_input: bool = False
     sums: bool = False
+    is_scaled: bool = False
     needs_equal_sizes: bool = False
     onnx: bool = False
     compiled_greedy: bool = False
@@ -270,6 +272,14 @@ CELLS: Final[Mapping[str, CellSpec]] = _by_name(
         onnx=True,
         native_code=2,
     ),
+    CellSpec(
+        name="mingru",
+        description="minGRU: gates from the input alone, trained by a parallel scan (Feng et al. 2024)",
+        gates=2,
+        is_recurrent=False,
+        is_bounded=False,
+        onnx=True,
+    ),
 )
 
 
@@ -326,6 +336,13 @@ ATTENTIONS: Final[Mapping[str, AttentionSpec]] = _by_name(
         needs_equal_sizes=True,
     ),
     _luong(name="general", score="general", description="`h . W m` (Luong et al. 2015)", weights=_general),
+    _luong(
+        name="scaled_general",
+        score="scaled_general",
+        description="`h . W m / sqrt(H)`, as in scaled dot-product attention (Vaswani et al. 2017)",
+        weights=_general,
+        is_scaled=True,
+    ),
     _luong(
         name="concat",
         score="concat",

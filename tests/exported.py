@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from freerun.architecture import Architecture
+from freerun.architecture import ATTENTIONS, Architecture
 from freerun.data.codec import Codec, build_codecs
 from freerun.data.readers import Pair
 from freerun.data.tokenizers import WhitespaceTokenizer
@@ -49,8 +49,8 @@ TRAINING = {
 def model_options(draw):
     """Every option of a model, in the combinations that exist."""
     bidirectional = draw(st.booleans())
-    scores = ["none", "general", "concat", "bahdanau", *([] if bidirectional else ["dot"])]
-    attention = draw(st.sampled_from(scores))
+    fitting = [name for name, spec in ATTENTIONS.items() if not (bidirectional and spec.needs_equal_sizes)]
+    attention = draw(st.sampled_from(fitting))
     return {
         "cell": draw(st.sampled_from(CELLS)),
         "num_layers": draw(st.integers(1, 3)),
@@ -60,7 +60,7 @@ def model_options(draw):
         "context": draw(st.sampled_from(["init", "every_step"])),
         "attention": attention,
         "tied_output": draw(st.booleans()),
-        "input_feeding": attention in ("dot", "general", "concat") and draw(st.booleans()),
+        "input_feeding": ATTENTIONS[attention].feeds_input and draw(st.booleans()),
     }
 
 

@@ -23,9 +23,15 @@ from tests.oracle import NO_DROPOUT, Masks, Model
 from tests.oracle_losses import Row
 
 CELLS = tuple(CELL_SPECS)
+BOUNDED_CELLS = tuple(name for name, spec in CELL_SPECS.items() if spec.is_bounded)
 COMPILED_CELLS = tuple(name for name, spec in CELL_SPECS.items() if spec.compiled_training)
 BACKENDS = ("reference", "fused", "auto")
 TORCH = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
+
+
+def one_of(names):
+    """How messages list the values of a key."""
+    return "one of " + ", ".join(f'"{name}"' for name in names)
 
 
 def draw(*shape, seed=0, dtype=torch.float64):

@@ -102,6 +102,17 @@ def rnn_step(weights: Weights, layer: str, x_I: Tensor, h_H: Tensor) -> LayerSta
     return torch.tanh(inputs[0] + recurrent[0]), None
 
 
+def mingru_step(weights: Weights, layer: str, x_I: Tensor, h_H: Tensor) -> LayerState:
+    """minGRU (Feng et al. 2024, section 3.1.3, with the g of appendix B), whose gates do not read the state.
+
+    z = sigmoid(W_z x + b_z);  n = g(W_n x + b_n);  h' = (1 - z) h + z n;  g(x) = x + 0.5 for x >= 0, else sigmoid(x).
+    """
+    z, n = (weights[f"{layer}.weight_ih"] @ x_I + weights[f"{layer}.bias_ih"]).split(len(h_H))
+    z = torch.sigmoid(z)
+    n = torch.stack([value + 0.5 if value >= 0 else torch.sigmoid(value) for value in n])
+    return (1 - z) * h_H + z * n, None
+
+
 def _affine(weights: Weights, layer: str, x_I: Tensor, h_H: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     """W x + b and U h + d, each cut into its gates [H], in torch's order: LSTM i f g o, GRU r z n."""
     inputs = weights[f"{layer}.weight_ih"] @ x_I + weights[f"{layer}.bias_ih"]
@@ -115,7 +126,8 @@ def cell_step(cell: str, weights: Weights, layer: str, x_I: Tensor, state: Layer
     if cell == "lstm":
         assert c_H is not None
         return lstm_step(weights, layer, x_I, h_H, c_H)
-    return gru_step(weights, layer, x_I, h_H) if cell == "gru" else rnn_step(weights, layer, x_I, h_H)
+    steps = {"gru": gru_step, "rnn": rnn_step, "mingru": mingru_step}
+    return steps[cell](weights, layer, x_I, h_H)
 
 
 def run_layer(
@@ -214,6 +226,7 @@ def luong(
     """Global attention after the recurrence (Luong, Pham & Manning 2015): (h~, attention weights).
 
     Equation 8, score(h, m):  dot h . m;  general h . W m;  concat v . tanh(W [h; m]).
+    scaled_general:           h . W m / sqrt(H), the scale of Vaswani et al. 2017.
     Equations 7 and 5:        a = softmax(score);  c = sum a m;  h~ = tanh(W_c [c; h]).
     """
 
@@ -223,6 +236,8 @@ def luong(
         keys_H = weights[f"{name}.keys.weight"] @ m_M
         if score == "general":
             return h_H @ keys_H
+        if score == "scaled_general":
+            return h_H @ keys_H / math.sqrt(len(h_H))
         # W [h; m] is the product of W's left half with h and of its right half with m
         return weights[f"{name}.vector.weight"][0] @ torch.tanh(weights[f"{name}.query.weight"] @ h_H + keys_H)
 

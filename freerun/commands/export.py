@@ -38,7 +38,7 @@ from freerun.runtime.bundle import (
 from freerun.runtime.card import with_quantised
 from freerun.runtime.compiled_greedy import CompiledGreedy, can_run
 from freerun.runtime.graphs import Graphs
-from freerun.runtime.limits import MOST_CONFIG
+from freerun.runtime.limits import MAX_CONFIG
 from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper
 from freerun.runtime.snapshot import Snapshot
@@ -224,7 +224,7 @@ def _measured_before(target: Path, bundle: Bundle) -> dict[str, bytes]:
         files = {name: there.checked_bytes(name) for name in names}
         files_there = Snapshot(target)
         files_there.open([_RECORD])
-        record = files_there.read(_RECORD, MOST_CONFIG)
+        record = files_there.read(_RECORD, MAX_CONFIG)
         with_quantised("", json.loads(record))
     except (BundleError, KeyError, TypeError, AttributeError, OSError, ValueError) as error:
         reason = (

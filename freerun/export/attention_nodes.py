@@ -44,8 +44,9 @@ class AttentionNodes:
         return graph.op("Transpose", keys, attributes={"perm": [0, 2, 1]})
 
     def keys_weight(self) -> np.ndarray:
-        """Return the weight [M, H] that turns the memory into keys."""
-        return self.weights.linear(f"{_PREFIX}.keys").weight
+        """Return the weight [M, H] that turns the memory into keys, scaled like the scores."""
+        weight = self.weights.linear(f"{_PREFIX}.keys").weight
+        return weight * np.float32(self.sizes.hidden_size**-0.5) if self.sizes.attention_spec.is_scaled else weight
 
     def of_next_step(self) -> list[Linear]:
         """Return what the next step multiplies the top layer's output by, in addition to the recurrent weights."""

@@ -88,9 +88,24 @@ def rnn_step(
     return graph.op("Tanh", graph.op("Add", inputs[0], recurrent[0])), None
 
 
+def mingru_step(
+    graph: Graph, inputs: Sequence[Value], recurrent: Sequence[Value], state: LayerState, size: int
+) -> LayerState:
+    """MinGRU (Feng et al. 2024): n = g(input_n);  h' = (1 - z) * h + z * n, written as h + z * (n - h).
+
+    g(x) = x + 1/2 for x >= 0, else sigmoid(x).
+    """
+    h, _ = state
+    z, x = graph.op("Sigmoid", inputs[0]), inputs[1]
+    is_linear = graph.op("GreaterOrEqual", x, graph.scalar(0.0, np.float32))
+    n = graph.op("Where", is_linear, graph.op("Add", x, graph.scalar(0.5, np.float32)), graph.op("Sigmoid", x))
+    return graph.op("Add", h, graph.op("Mul", z, graph.op("Sub", n, h))), None
+
+
 CELL_NODES: Final[Mapping[str, CellNodes]] = {
     "lstm": CellNodes(((0, 1, 3), (2,)), lstm_step, operator=(0, 3, 1, 2)),
     "gru": CellNodes(((0, 1), (2,)), gru_step, operator=(1, 0, 2), attributes={"linear_before_reset": 1}),
     "rnn": CellNodes(((0,),), rnn_step, operator=(0,)),
+    "mingru": CellNodes(((0,), (1,)), mingru_step),
 }
 """ONNX's operators order their gates i o f c and z r h."""

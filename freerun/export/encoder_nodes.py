@@ -135,13 +135,13 @@ def _memory(
 
 
 def _running(graph: Graph, tokens: Value, lengths: Value) -> Value:
-    """[S, B, 1]: True on real positions of ``tokens`` [S, B]."""
+    """Return [S, B, 1]: True on real positions of ``tokens`` [S, B]."""
     positions = graph.op("Unsqueeze", _positions(graph, tokens, 0), graph.ints(1, 2))
     return graph.op("Less", positions, graph.op("Unsqueeze", lengths, graph.ints(1)))
 
 
 def _mask(graph: Graph, memory: Value, lengths: Value) -> Value:
-    """[B, 1, S]: 0 on real positions, ``_MASKED`` on padding."""
+    """Return [B, 1, S]: 0 on real positions, ``_MASKED`` on padding."""
     positions = _positions(graph, memory, 1)
     padding = graph.op("GreaterOrEqual", positions, graph.op("Unsqueeze", lengths, graph.ints(1, 2)))
     padding = graph.op("Cast", padding, attributes={"to": FLOAT})
@@ -149,7 +149,7 @@ def _mask(graph: Graph, memory: Value, lengths: Value) -> Value:
 
 
 def _positions(graph: Graph, values: Value, axis: int) -> Value:
-    """0, 1, 2, ... along an axis of ``values``, int32."""
+    """Return 0, 1, 2, ... along an axis of ``values``, int32."""
     size = graph.op("Shape", values, attributes={"start": axis, "end": axis + 1})
     size = graph.op("Cast", graph.op("Squeeze", size), attributes={"to": INT32})
     return graph.op("Range", graph.scalar(0, np.int32), size, graph.scalar(1, np.int32))

@@ -1,7 +1,7 @@
-"""What stays the same for a source, beside the rows that decode it.
+"""What stays the same for a source while its rows are decoded.
 
-A *static* tensor has an entry a source. There are as many rows as entries, or R times as many: then the rows of one
-source stand together. Legend: E entries, R rows of each, N = E x R rows.
+A *static* tensor has one entry per source. There are as many rows as entries, or R times as many: then the rows of one
+source are adjacent. Shape suffixes: E entries, R rows of each, N = E x R rows.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ class Entries(Protocol):
     """How rows find their entry."""
 
     def grouped(self, graph: Graph, rows: Value, size: int) -> Value:
-        """[N, size] as [E, R, size]."""
+        """Reshape [N, size] to [E, R, size]."""
         ...
 
     def flat(self, graph: Graph, grouped: Value, size: int) -> Value:
-        """[E, R, size] as [N, size]."""
+        """Reshape [E, R, size] to [N, size]."""
         ...
 
     def add(self, graph: Graph, rows: Value, static: Value, size: int) -> Value:
-        """[N, size], to each row its entry of ``static`` [E, size] added."""
+        """Add to each row of [N, size] its entry of ``static`` [E, size]."""
         ...
 
 

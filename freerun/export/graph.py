@@ -1,4 +1,4 @@
-"""A graph being written: its nodes, and the constants that it shares with the graphs inside it."""
+"""A graph under construction: its nodes, and the constants that it shares with the graphs inside it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Array: TypeAlias = NDArray[Any]
 Value: TypeAlias = str
 """The name of a tensor in a graph."""
 Shape: TypeAlias = Sequence[int | str]
-"""Numbers, and names of sizes that are known only in use."""
+"""Numbers, and names of sizes that are known only at run time."""
 
 
 class Graph:
@@ -38,33 +38,33 @@ class Graph:
         self._outputs: list[onnx.ValueInfoProto] = []
 
     def inside(self, name: str) -> Graph:
-        """An empty graph that will be the body of a node of this one."""
+        """Return an empty graph that will be the body of a node of this one."""
         return Graph(name, self)
 
     def input(self, name: str, kind: int, shape: Shape) -> Value:
-        """A value that is handed in."""
+        """Declare an input."""
         self._inputs.append(helper.make_tensor_value_info(self._new(name), kind, shape))
         return name
 
     def output(self, value: Value, kind: int, shape: Shape, name: str = "") -> None:
-        """Hand ``value`` out, under another ``name`` if one is given."""
+        """Declare ``value`` as an output, under another ``name`` if one is given."""
         if name:
             self._nodes.append(helper.make_node("Identity", [value], [self._new(name)]))
         self._outputs.append(helper.make_tensor_value_info(name or value, kind, shape))
 
     def constant(self, name: str, array: Array) -> Value:
-        """A constant. The same name stands for the same array: a second call gives the one that is there."""
+        """Return a constant. A name stands for one array: a second call returns the existing constant."""
         name = f"constant.{name}"
         if name not in self._constants:
             self._constants[name] = numpy_helper.from_array(np.array(array, order="C"), name)
         return name
 
     def ints(self, *numbers: int) -> Value:
-        """A constant list of whole numbers."""
+        """Return a constant list of integers."""
         return self.constant("ints." + ".".join(map(str, numbers)), np.array(numbers, np.int64))
 
     def scalar(self, number: float, kind: type[np.generic] = np.int64) -> Value:
-        """A constant single number."""
+        """Return a constant scalar."""
         return self.constant(f"{kind.__name__}.{number}", np.array(number, kind))
 
     def op(self, kind: str, *inputs: Value, attributes: Mapping[str, Any] | None = None) -> Value:
@@ -84,21 +84,21 @@ class Graph:
         return outputs
 
     def split(self, value: Value, sizes: Sequence[int]) -> list[Value]:
-        """The last axis cut into parts of these sizes."""
+        """Split the last axis into parts of these sizes."""
         if len(sizes) == 1:
             return [value]
         return self.ops("Split", value, self.ints(*sizes), count=len(sizes), attributes={"axis": -1})
 
     def concat(self, values: Sequence[Value]) -> Value:
-        """Joined along the last axis."""
+        """Join values along the last axis."""
         return values[0] if len(values) == 1 else self.op("Concat", *values, attributes={"axis": -1})
 
     def finished(self) -> onnx.GraphProto:
-        """The graph as ONNX has it; the constants stand in the outermost one."""
+        """Return the graph as an ONNX message; constants belong to the outermost graph."""
         return helper.make_graph(self._nodes, self.name, self._inputs, self._outputs)
 
     def constants(self) -> list[onnx.TensorProto]:
-        """All constants of this graph and of those inside it."""
+        """Return all constants of this graph and of those inside it."""
         return list(self._constants.values())
 
     def _new(self, name: str) -> Value:
@@ -109,7 +109,7 @@ class Graph:
 
 
 def model_of(graph: Graph, metadata: Mapping[str, str]) -> bytes:
-    """The finished graph as the bytes of an ONNX file, checked; equal graphs give equal bytes."""
+    """Return the finished graph as the bytes of an ONNX file, checked; equal graphs give equal bytes."""
     proto = graph.finished()
     proto.initializer.extend(graph.constants())
     model = helper.make_model(

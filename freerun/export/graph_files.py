@@ -25,7 +25,7 @@ __all__ = ["graph_files"]
 
 
 def graph_files(bundle: Bundle, precision: str, limit: float = 1.0) -> dict[str, bytes]:
-    """Encoder, step and greedy decoding by file name, and arrays for the compiled library, if it can run the model.
+    """Return encoder, step and greedy decoding by file name, and arrays for the C library, if it can run the model.
 
     ``limit`` bounds the decoder's first state (int8 only).
 

@@ -37,7 +37,7 @@ def by_operator(
     lengths: Value,
     needs_outputs: bool,
 ) -> Sequence:
-    """``values`` [S, B, I] through a layer in its one or two directions; lengths [B] int32."""
+    """Run ``values`` [S, B, I] through a layer in its one or two directions; lengths [B] int32."""
     cell = layer[0].cell
     nodes = CELL_NODES[cell.name]
     biases, inputs, recurrents = [], [], []
@@ -71,7 +71,7 @@ def _reordered(order: tuple[int, ...], array: Array) -> Array:
 
 
 def _joined(graph: Graph, arithmetic: Arithmetic, name: str, arrays: list[Array]) -> Value:
-    """[directions, ...], each direction's array stored by itself."""
+    """Return [directions, ...], each direction's array stored separately."""
     of_each = [
         arithmetic.weight(graph, f"{name}.{direction}", array[None], -1)
         for direction, array in zip(_DIRECTIONS, arrays, strict=False)
@@ -80,7 +80,7 @@ def _joined(graph: Graph, arithmetic: Arithmetic, name: str, arrays: list[Array]
 
 
 def _flat(graph: Graph, final: Value, directions: int) -> Value:
-    """[directions, B, H] as [B, M]."""
+    """Reshape [directions, B, H] to [B, M]."""
     if directions == 1:
         return graph.op("Squeeze", final, graph.ints(0))
     final = graph.op("Transpose", final, attributes={"perm": [1, 0, 2]})
@@ -88,7 +88,7 @@ def _flat(graph: Graph, final: Value, directions: int) -> Value:
 
 
 def _side_by_side(graph: Graph, outputs: Value, directions: int) -> Value:
-    """[S, directions, B, H] as [S, B, M]."""
+    """Reshape [S, directions, B, H] to [S, B, M]."""
     if directions == 1:
         return graph.op("Squeeze", outputs, graph.ints(1))
     return graph.op("Reshape", graph.op("Transpose", outputs, attributes={"perm": [0, 2, 1, 3]}), graph.ints(0, 0, -1))
@@ -100,9 +100,9 @@ def _side_by_side(graph: Graph, outputs: Value, directions: int) -> Value:
 def input_gates(
     graph: Graph, arithmetic: Arithmetic, name: str, layer: list[LayerWeights], values: Value
 ) -> list[list[Value]]:
-    """For each direction the parts of the gates' input half [S, B, ...] from ``values`` [S, B, I] within [-1, 1]."""
+    """Return each direction's parts of the input projection [S, B, ...] of ``values`` [S, B, I] within [-1, 1]."""
     return [
-        several(graph, arithmetic, f"{name}.{direction}.input", values, one.inputs_and_bias())
+        several(graph, arithmetic.for_sequences(), f"{name}.{direction}.input", values, one.inputs_and_bias())
         for direction, one in zip(_DIRECTIONS, layer, strict=False)
     ]
 
@@ -110,7 +110,7 @@ def input_gates(
 def token_gates(
     graph: Graph, arithmetic: Arithmetic, layer: list[LayerWeights], embedding: Array, tokens: Value
 ) -> list[list[Value]]:
-    """The same from tokens [S, B]: rows of a table, or products where that would be larger than the weights."""
+    """Return the same for tokens [S, B]: rows of a table, or matmuls if the table were larger than the weights."""
     if len(embedding) <= embedding.shape[1]:
         return [
             [
@@ -144,7 +144,7 @@ def by_scan(
     running: Value,
     needs_outputs: bool,
 ) -> Sequence:
-    """The parts of the ``gates`` of each direction through a layer; ``running`` [S, B, 1] is True on real positions."""
+    """Run each direction's parts of the ``gates`` through a layer; ``running`` [S, B, 1] is True on real positions."""
     directions = [
         _scan(graph, arithmetic, f"{name}.{direction}", one, parts, running, needs_outputs)
         for direction, one, parts in zip(_DIRECTIONS, layer, gates, strict=False)
@@ -163,7 +163,7 @@ def _scan(
     running: Value,
     needs_outputs: bool,
 ) -> Sequence:
-    """One direction, the backward one from the end of the arrays."""
+    """Run one direction, the backward one from the end of the arrays."""
     size, has_c = layer.hidden_size, layer.cell.has_cell_state
     rows = graph.op("Shape", running, attributes={"start": 1, "end": 2})
     zeros = graph.op("Expand", graph.scalar(0.0, np.float32), graph.concat([rows, graph.ints(size)]))

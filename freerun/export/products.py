@@ -1,6 +1,6 @@
-"""Products with constant weights, in one arithmetic or another; several with the same factor are one.
+"""Matmuls with constant weights, in one arithmetic or another; several with the same operand are one.
 
-Legend: B rows, K inner size, N columns.
+Shape suffixes: B rows, K inner size, N columns.
 """
 
 from __future__ import annotations
@@ -17,33 +17,47 @@ __all__ = ["Arithmetic", "Fp32", "several"]
 
 
 class Arithmetic(Protocol):
-    """How products with constant weights are computed, and how those weights are stored.
+    """How matmuls with constant weights are computed, and how those weights are stored.
 
-    ``scans``: the encoder is to use it, too, and not ONNX's recurrent operators.
+    ``scans``: the encoder uses it, too, instead of ONNX's recurrent operators.
     """
 
     scans: bool
 
     def product(self, graph: Graph, name: str, x: Value, linear: Linear, limit: float = 1.0) -> Value:
-        """``x @ weight + bias`` [B, N] for x [B, K] within [-limit, limit]; ``name`` is that of the constants."""
+        """Return ``x @ weight + bias`` [B, N] for x [B, K] within [-limit, limit]; constants are called ``name``."""
+        ...
+
+    def for_sequences(self) -> Arithmetic:
+        """Return the same arithmetic for x [S, B, K]."""
         ...
 
     def weight(self, graph: Graph, name: str, array: Array, summed: int) -> Value:
-        """A weight for another operator, float32 there; products sum over its axis ``summed``."""
+        """Return a weight for another operator, float32 there; matmuls sum over its axis ``summed``."""
         ...
 
 
 class Fp32:
-    """Products as they are."""
+    """Matmuls in float32."""
 
     scans = False
+
+    def __init__(self, rank: int = 2) -> None:
+        self._rank = rank
 
     def product(self, graph: Graph, name: str, x: Value, linear: Linear, limit: float = 1.0) -> Value:
         """See ``Arithmetic``."""
         weight = graph.constant(f"{name}.weight", linear.weight)
         if linear.bias is None:
             return graph.op("MatMul", x, weight)
-        return graph.op("Gemm", x, weight, graph.constant(f"{name}.bias", linear.bias))
+        bias = graph.constant(f"{name}.bias", linear.bias)
+        if self._rank != 2:  # Gemm takes matrices only
+            return graph.op("Add", graph.op("MatMul", x, weight), bias)
+        return graph.op("Gemm", x, weight, bias)
+
+    def for_sequences(self) -> Arithmetic:
+        """See ``Arithmetic``."""
+        return Fp32(rank=3)
 
     def weight(self, graph: Graph, name: str, array: Array, summed: int) -> Value:
         """See ``Arithmetic``."""
@@ -53,7 +67,7 @@ class Fp32:
 def several(
     graph: Graph, arithmetic: Arithmetic, name: str, x: Value, parts: Sequence[Linear], limit: float = 1.0
 ) -> list[Value]:
-    """``x`` times each of ``parts``, as one product: a weight is read once, and a node costs as much as a small one."""
+    """Multiply ``x`` by each of ``parts`` in one matmul: a node costs as much as a small matmul."""
     if not parts:
         return []
     widths = [part.weight.shape[1] for part in parts]

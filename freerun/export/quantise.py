@@ -1,13 +1,13 @@
-"""8 bit products: weights of 7 bits and a scale a column, activations of 8 bits and one fixed scale.
+"""8-bit matmuls: weights of 7 bits and a scale per column, activations of 8 bits and one fixed scale.
 
     x @ W  ~  (x_scale * w_scale[n]) * sum_k (x_q[k] - 128) * w_q[k, n]
 
 with x_q = round(x / x_scale) + 128 in 0..255, for x_scale = limit / 127, and w_q = round(W / w_scale) in -64..64. The
-sum is exact. Scales never look at a batch, so a row does not depend on its batch-mates.
+sum is exact. Scales do not depend on the batch, so a row does not depend on other rows in the batch.
 
-Weights have 7 bits because processors without VNNI add two products of bytes in 16 bits, which 2 x 255 x 64 just fits:
-every processor gives the same numbers. Weights that are only stored (embeddings, what attention and the bridge multiply
-once a source: onnxruntime makes them float32 when it loads a graph) have 8 bits.
+Weights have 7 bits because CPUs without VNNI add two byte products in 16 bits, which 2 x 255 x 64 just fits: every CPU
+gives the same numbers. Weights that are only stored have 8 bits (embeddings, and what attention and the bridge multiply
+once per source): onnxruntime converts them to float32 when it loads a graph.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 
 from freerun.export.graph import FLOAT, Array, Graph, Value
+from freerun.export.products import Arithmetic
 from freerun.export.weights import Linear
 from freerun.runtime.compiled import PRODUCT_LEVELS
 
@@ -44,6 +45,10 @@ class Int8:
             return product
         return graph.op("Add", product, graph.constant(f"{name}.bias", linear.bias))
 
+    def for_sequences(self) -> Arithmetic:
+        """See ``Arithmetic``."""
+        return self
+
     def weight(self, graph: Graph, name: str, array: Array, summed: int) -> Value:
         """See ``Arithmetic``."""
         weight, scale = rounded(array, summed, STORED_LEVELS)
@@ -52,7 +57,7 @@ class Int8:
 
 
 def rounded(array: Array, summed: int, levels: int) -> tuple[Array, Array]:
-    """``array`` as int8 in -levels..levels, and its float32 scales, the axis ``summed`` kept with size 1."""
+    """Round ``array`` to int8 in -levels..levels; return it and float32 scales, of size 1 along the axis ``summed``."""
     scale = np.abs(array).max(axis=summed, keepdims=True) / np.float32(levels)
-    scale = np.where(scale > 0, scale, 1).astype(np.float32)  # a column of zeros stays one
+    scale = np.where(scale > 0, scale, 1).astype(np.float32)  # for a column of zeros
     return np.rint(array / scale).astype(np.int8), scale

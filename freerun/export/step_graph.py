@@ -1,6 +1,6 @@
 """``step.onnx``: one token fed, the distribution of the next and its best tokens.
 
-Legend: N rows, P rows of the step before, E entries, D the state's numbers, V vocabulary, K tokens asked for.
+Shape suffixes: N rows, P rows of the previous step, E entries, D the state's numbers, V vocabulary, K requested tokens.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ __all__ = ["never_written", "step_graph"]
 
 
 def step_graph(weights: ModelWeights, arithmetic: Arithmetic, limit: float = 1.0) -> Graph:
-    """The graph: tokens [N], origins [N], state [P, D], k [1] and the static tensors -> state [N, D], log_probs [N, V],
-    ids and best [N, K].
+    """Build the graph: tokens [N], origins [N], state [P, D], k [1] and the static tensors -> state [N, D], log_probs
+    [N, V], ids and best [N, K].
 
     ``ids`` never holds PAD, BOS or UNK. Ties go to the lowest id.
     """
@@ -45,7 +45,7 @@ def step_graph(weights: ModelWeights, arithmetic: Arithmetic, limit: float = 1.0
 
 
 def never_written(graph: Graph, weights: ModelWeights) -> Value:
-    """[V]: -inf for ids that no search writes, 0 for the others."""
+    """Return [V]: -inf for ids that no search writes, 0 for the others."""
     banned = np.zeros(weights.sizes.target_vocabulary, np.float32)
     banned[list(NEVER_WRITTEN)] = -np.inf
     return graph.constant("never_written", banned)

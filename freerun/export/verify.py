@@ -1,6 +1,6 @@
-"""Before anybody uses exported graphs: do two ways of decoding agree on random sources?
+"""The check after an export: two backends have to agree on random sources.
 
-Legend: B sources, S source tokens.
+Shape suffixes: B sources, S source tokens.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from freerun.symbols import EOS, NUM_SPECIAL, UNK
 
 __all__ = ["check_agreement", "decoded", "random_sources"]
 
-MOST: Final = {"fp32": 1e-3, "int8": 0.05}
-"""Largest difference of a token's log-probability that rounding may explain, sums being taken in another order; in int8
-that may tip a number over to its next level."""
+MAX_DIFFERENCE: Final = {"fp32": 1e-3, "int8": 0.05}
+"""The largest difference of a token's log-probability that rounding explains: sums are taken in another order, which
+may tip an int8 number over to its next level."""
 
 
 def random_sources(bundle: Bundle, number: int = 24) -> tuple[Ids, Ids]:
-    """Sources [B, S] of 0 to 11 tokens that the model knows, padded, and their lengths [B], with the end token."""
+    """Return sources [B, S] of 0 to 11 tokens in the vocabulary, padded, and their lengths [B], with the end token."""
     generator = numpy_generator(0, "verify")
     size = len(bundle.source.vocabulary)
     tokens = range(NUM_SPECIAL, size) if size > NUM_SPECIAL else [UNK]
@@ -36,35 +36,35 @@ def random_sources(bundle: Bundle, number: int = 24) -> tuple[Ids, Ids]:
 
 
 def decoded(bundle: Bundle, stepper: Stepper, sources: tuple[Ids, Ids]) -> list[Hypothesis]:
-    """The greedy output for each source."""
-    found = beam_search(stepper, *sources, max_lengths=bundle.bound.of(sources[1]))
-    return [best for (best,) in found]
+    """Return the greedy output for each source."""
+    outputs = beam_search(stepper, *sources, max_lengths=bundle.bound.of(sources[1]))
+    return [best for (best,) in outputs]
 
 
 def check_agreement(
     bundle: Bundle,
     names: str,
-    found: Sequence[Hypothesis],
+    outputs: Sequence[Hypothesis],
     stepper: Stepper,
     sources: tuple[Ids, Ids],
     precision: str = "fp32",
 ) -> None:
-    """Whether outputs that were ``found`` by one way are those of ``stepper``; ``names`` both.
+    """Check that the ``outputs`` of one backend are those of ``stepper``; ``names`` are the names of both.
 
-    Where two tokens are equally likely within rounding the ways may part: what counts is the log-probability that
-    ``stepper`` gives to what was found, token by token.
+    If two tokens are equally likely within rounding, backends may differ, so the log-probability that ``stepper`` gives
+    to the outputs is compared, token by token.
 
     Raises:
-        BundleError: they are not.
+        BundleError: they differ.
     """
-    targets = [[*hypothesis.ids, *([] if hypothesis.truncated else [EOS])] for hypothesis in found]
+    targets = [[*hypothesis.ids, *([] if hypothesis.truncated else [EOS])] for hypothesis in outputs]
     forced = score_targets(stepper, *sources, targets).log_probs
-    differences = [np.abs(np.asarray(h.token_scores) - scores) for h, scores in zip(found, forced, strict=True)]
+    differences = [np.abs(np.asarray(h.token_scores) - scores) for h, scores in zip(outputs, forced, strict=True)]
     largest = max((float(each.max(initial=0)) for each in differences), default=0.0)
-    if not largest <= MOST[precision]:
+    if not largest <= MAX_DIFFERENCE[precision]:
         raise BundleError(
             bundle.folder,
             f"{names} differ by {largest:.2g} in a token's log-probability",
-            f"Expected {MOST[precision]:g} at most",
-            "Nothing was written; please report this model's sizes, processor and version of onnxruntime as a bug",
+            f"Expected at most {MAX_DIFFERENCE[precision]:g}",
+            "Nothing was written; please report this model's dimensions, CPU and version of onnxruntime as a bug",
         )

@@ -126,7 +126,8 @@ class LuongAttention(Attention):
 
     - ``dot``: h . m (the memory must have H features);
     - ``general``: h . W m;
-    - ``concat``: v . tanh(W [h; m]).
+    - ``concat``: v . tanh(W [h; m]);
+    - ``scaled_general``: h . W m / sqrt(H), the scale of Vaswani et al. 2017.
 
     Output: h~ = tanh(W_c [c; h]), c the memory averaged with the softmax of the scores. The half of W_c that belongs
     to c is multiplied by the memory itself, once per source, which is then averaged: fewer matmuls than one per step,
@@ -137,6 +138,7 @@ class LuongAttention(Attention):
         super().__init__()
         hidden_size, spec = sizes.hidden_size, sizes.attention_spec
         self.sums = spec.sums
+        self.scale = hidden_size**-0.5 if spec.is_scaled else None
         self.keys = None if spec.needs_equal_sizes else nn.Linear(sizes.memory_size, hidden_size, bias=False)
         if spec.sums:
             self.query = nn.Linear(hidden_size, hidden_size, bias=False)
@@ -146,7 +148,8 @@ class LuongAttention(Attention):
     def prepare(self, values_BSM: Tensor, mask_BS: Tensor | None) -> Memory:
         """See ``Attention``."""
         of_context_BSH = functional.linear(values_BSM, self.combine.weight[:, : values_BSM.shape[2]])
-        return Memory(of_context_BSH, values_BSM if self.keys is None else self.keys(values_BSM), mask_BS)
+        keys_BSH = values_BSM if self.keys is None else self.keys(values_BSM)
+        return Memory(of_context_BSH, keys_BSH if self.scale is None else keys_BSH * self.scale, mask_BS)
 
     def forward(self, outputs_BTH: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """Return the attentional outputs h~ [B, T, H] and the weights [B, T, S]; weights are 0 on padding."""

@@ -14,6 +14,7 @@ from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 __all__ = ["CELL_FUNCTIONS", "CellFunctions", "LayerState"]
 
@@ -63,8 +64,34 @@ def rnn_step(input_BG: Tensor, recurrent_BG: Tensor, h_BH: Tensor, c_BH: Tensor 
     return torch.tanh(input_BG + recurrent_BG), None
 
 
+def mingru_step(input_BG: Tensor, recurrent_BG: Tensor, h_BH: Tensor, c_BH: Tensor | None) -> LayerState:
+    """minGRU, gates in the order z n (Feng et al. 2024, "Were RNNs All We Needed?", appendix B).
+
+    z = sigmoid;  n = g(input_n);  h' = (1 - z) * h + z * n, with g(x) = x + 1/2 for x >= 0, else sigmoid(x).
+    """
+    input_z, input_n = input_BG.chunk(2, dim=-1)
+    n = torch.where(input_n >= 0, input_n + 0.5, torch.sigmoid(input_n))
+    z = torch.sigmoid(input_z)
+    return (1 - z) * h_BH + z * n, None
+
+
+def mingru_scan(input_TBG: Tensor, h_BH: Tensor) -> Tensor:
+    """Compute all steps at once, in log space (Heinsen 2023; Feng et al. 2024, appendix B).
+
+    With A_t the product of (1 - z) up to step t, h_t = A_t * h_0 + sum over s <= t of A_t / A_s * z_s * n_s: in
+    logarithms a cumulative sum and a cumulative logsumexp. The term of h_0 is added outside the logarithm, because a
+    bridge may make it negative. At least in fp32: the sums grow with the length of the sequence.
+    """
+    input_z, input_n = input_TBG.to(torch.promote_types(input_TBG.dtype, torch.float32)).chunk(2, dim=-1)
+    log_n = torch.where(input_n >= 0, (functional.relu(input_n) + 0.5).log(), functional.logsigmoid(input_n))
+    log_a = functional.logsigmoid(-input_z).cumsum(0)
+    log_sum = torch.logcumsumexp(functional.logsigmoid(input_z) + log_n - log_a, 0)
+    return ((log_a + log_sum).exp() + log_a.exp() * h_BH).to(h_BH.dtype)
+
+
 CELL_FUNCTIONS: Final[Mapping[str, CellFunctions]] = {
     "lstm": CellFunctions(lstm_step),
     "gru": CellFunctions(gru_step),
     "rnn": CellFunctions(rnn_step),
+    "mingru": CellFunctions(mingru_step, mingru_scan),
 }

@@ -1,16 +1,16 @@
-"""The bundle: a folder that is a whole model, in JSON and safetensors only.
+"""The bundle: a directory with a whole model, in JSON and safetensors only.
 
 | file | what |
 |---|---|
 | config.json | what the model is, how text becomes ids, and the hash of every file that a prediction depends on |
 | source_vocabulary.json | or source_vocabulary.model for SentencePiece |
 | target_vocabulary.json | or target_vocabulary.model |
-| model.safetensors | weights; a bundle that was exported by itself has none |
+| model.safetensors | weights; a bundle exported on its own has none |
 | encoder.onnx, step.onnx, greedy.onnx | after an export: graphs that run without torch, see ``graphs`` |
 | greedy.npz | after an export of a model without attention: what the compiled greedy search reads |
 | encoder.int8.onnx, ... | after an export with --quantize int8 |
-| export.json | with those: what was measured of both precisions |
-| metrics.json | figures on the development pairs |
+| export.json | with those: results in both precisions |
+| metrics.json | metrics on the development pairs |
 | README.md | the model card |
 """
 
@@ -33,7 +33,7 @@ from freerun.data.tokenizers import SentencePieceTokenizer, Tokenizer, make_toke
 from freerun.data.vocabulary import Vocabulary
 from freerun.errors import BundleError, MissingExtraError
 from freerun.files import bytes_hash, readable_dir
-from freerun.runtime.limits import MOST_CONFIG, Limits
+from freerun.runtime.limits import MAX_CONFIG, Limits
 from freerun.runtime.schema import first_fault
 from freerun.runtime.shapes import Shapes
 from freerun.runtime.snapshot import Identity, Snapshot, damaged, identity_of
@@ -87,13 +87,13 @@ class Bundle:
 
     @property
     def model(self) -> Mapping[str, Any]:
-        """The sizes of the network."""
-        sizes: Mapping[str, Any] = self.config["model"]
-        return sizes
+        """Return the architecture, as config.json has it."""
+        model: Mapping[str, Any] = self.config["model"]
+        return model
 
     @property
     def has_weights(self) -> bool:
-        """Whether it has weights for torch; one that was exported by itself has none."""
+        """Return True if it has weights for torch; a bundle exported on its own has none."""
         return WEIGHTS in self.config["files"]
 
     @property
@@ -103,11 +103,11 @@ class Bundle:
         return found
 
     def has_graphs(self, precision: str = "fp32") -> bool:
-        """Whether it was exported in this precision."""
+        """Return True if it was exported in this precision."""
         return all(graph_file(name, precision) in self.config["files"] for name in GRAPHS)
 
     def checked_bytes(self, name: str) -> bytes:
-        """The content of one of its files.
+        """Return the content of one of its files.
 
         Raises:
             BundleError: it is not there, too large for the model, or not the one that config.json names.
@@ -129,7 +129,7 @@ class Bundle:
             )
 
     def weights(self) -> Weights:
-        """The weights by name, as arrays: float32, finite, of the shapes that the sizes ask for.
+        """Return the weights by name, as arrays: float32, finite, of the architecture's shapes.
 
         Raises:
             BundleError: there are none, or the file is not the one that config.json names, or not of this model.
@@ -158,7 +158,7 @@ class Bundle:
         return arrays
 
     def _check_header(self, content: bytes) -> None:
-        """Whether a weight file has the weights of this model, before an array is made of them."""
+        """Check that a weight file has the weights of this model, before arrays are made of them."""
         path = self.folder / WEIGHTS
         length = int.from_bytes(content[:8], "little")
         try:
@@ -178,7 +178,7 @@ class Bundle:
 
 
 def _shapes_in(header: object) -> Shapes:
-    """The shapes that a safetensors file says its float32 arrays have."""
+    """Return the shapes that the header of a safetensors file gives its float32 arrays."""
     if not isinstance(header, dict):
         raise ValueError("it is not a JSON object")
     shapes: Shapes = {}
@@ -195,7 +195,7 @@ def _shapes_in(header: object) -> Shapes:
 
 
 def _first_difference(found: Shapes, expected: Shapes) -> str:
-    """The first weight that is not as expected, in words; empty if there is none."""
+    """Return the first weight that is not as expected, in words; empty if there is none."""
     for name in sorted(found.keys() | expected.keys()):
         if found.get(name) != expected.get(name):
             one, other = (str(shapes.get(name, "missing")) for shapes in (found, expected))
@@ -204,12 +204,12 @@ def _first_difference(found: Shapes, expected: Shapes) -> str:
 
 
 def graph_file(name: str, precision: str = "fp32") -> str:
-    """The file of a graph: ``greedy.onnx``, ``greedy.int8.onnx``."""
+    """Return the file of a graph: ``greedy.onnx``, ``greedy.int8.onnx``."""
     return f"{name}.onnx" if precision == "fp32" else f"{name}.{precision}.onnx"
 
 
 def arrays_file(precision: str) -> str:
-    """The file of what the compiled greedy search reads: ``greedy.npz``, ``greedy.int8.npz``."""
+    """Return the file that the compiled greedy search reads: ``greedy.npz``, ``greedy.int8.npz``."""
     return "greedy.npz" if precision == "fp32" else f"greedy.{precision}.npz"
 
 
@@ -218,20 +218,22 @@ EXPORTED: Final = tuple(
     for precision in PRECISIONS
     for name in (*(graph_file(graph, precision) for graph in GRAPHS), arrays_file(precision))
 )
-"""What an export may write to be run, in the order in which it is told."""
+"""Files that an export may write to be run, in the order in which they are reported."""
 
 
 def find_bundle(model: Path) -> Path:
-    """The bundle folder that ``model`` names: itself, or a run folder's best bundle.
+    """Return the bundle directory that ``model`` names: itself, or a run directory's best bundle.
 
     Raises:
         BundleError: there is none.
     """
     folder = readable_dir(model)
     if not folder.exists():
-        raise BundleError(model, "no such folder", "Expected a bundle or a run folder", "Check the path")
+        raise BundleError(model, "no such directory", "Expected a bundle or a run directory", "Check the path")
     if not folder.is_dir():
-        raise BundleError(model, "this is a file", "Expected the folder of a bundle or of a run", "Name the folder")
+        raise BundleError(
+            model, "this is a file", "Expected the directory of a bundle or of a run", "Name the directory"
+        )
     best = readable_dir(folder / "best")
     if (folder / "config.json").exists():
         return folder
@@ -242,15 +244,15 @@ def find_bundle(model: Path) -> Path:
             model,
             "this run has no best model yet",
             "Expected a run that was evaluated at least once",
-            "Let it train on to its first evaluation",
+            "Continue its training to its first evaluation",
         )
     raise BundleError(
-        model, "there is no config.json in this folder", "Expected a bundle or a run folder", "Check the path"
+        model, "there is no config.json in this directory", "Expected a bundle or a run directory", "Check the path"
     )
 
 
 def read_bundle(model: Path) -> Bundle:
-    """Read a bundle or a run folder's best bundle, all but the weights.
+    """Read a bundle or a run directory's best bundle, except the weights.
 
     Files are opened now and read when they are asked for. If the bundle is replaced meanwhile, all of them are the old
     one's or all are the new one's.
@@ -267,24 +269,24 @@ def read_bundle(model: Path) -> Bundle:
             # It may have been replaced while it was read, or be missing for the moment between two renames.
             if _identity(model) == before:
                 faults += 1
-                if faults == _MOST_FAULTS:
+                if faults == _MAX_FAULTS:
                     raise
                 time.sleep(0.002 * faults)
             continue
         if bundle.files.identity("config.json") == _identity(model):
             return bundle
     raise BundleError(
-        model, "it is being replaced all the time", "Expected a bundle that stays as it is for a moment", "Try again"
+        model, "it is being replaced all the time", "Expected a bundle that stays unchanged for a moment", "Try again"
     )
 
 
 _ATTEMPTS: Final = 1000
-_MOST_FAULTS: Final = 6
-"""Times that the same bundle may fail to be read: 30 ms until a damaged one is told."""
+_MAX_FAULTS: Final = 6
+"""Failed attempts to read an unchanged bundle before its error is raised: after 30 ms."""
 
 
 def _identity(model: Path) -> Identity | None:
-    """Which config.json the bundle has at this moment, if it has one."""
+    """Return the identity of the bundle's present config.json, if it has one."""
     try:
         return identity_of((find_bundle(model) / "config.json").stat())
     except (OSError, BundleError):
@@ -294,7 +296,7 @@ def _identity(model: Path) -> Identity | None:
 def _read(folder: Path) -> Bundle:
     files = Snapshot(folder)
     files.open(["config.json"])
-    content = files.read("config.json", MOST_CONFIG)
+    content = files.read("config.json", MAX_CONFIG)
     config = _checked_config(folder, content)
     named = config["files"]
     files.open(["metrics.json", *(name for name in (WEIGHTS, *EXPORTED) if name in named)])
@@ -313,7 +315,7 @@ def _checked_config(folder: Path, content: bytes) -> dict[str, Any]:
             path,
             "this is not the config.json of a freerun bundle",
             f'Expected an object with "format": "{FORMAT}"',
-            "Name another folder",
+            "Name another directory",
         )
     version = config.get("version")
     if type(version) is not int or version < 1:
@@ -358,7 +360,7 @@ def _read_codec(files: Snapshot, side: str, config: Mapping[str, Any], limits: L
 
 def _read_metrics(files: Snapshot) -> dict[str, float | None]:
     path = files.folder / "metrics.json"
-    metrics = _parsed(path, files.read("metrics.json", MOST_CONFIG))
+    metrics = _parsed(path, files.read("metrics.json", MAX_CONFIG))
     if not isinstance(metrics, dict):
         raise damaged(path, "not a JSON object")
     for name, value in metrics.items():

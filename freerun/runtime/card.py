@@ -1,4 +1,4 @@
-"""The model card: what a bundle's README.md says."""
+"""The model card: a bundle's README.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TEMPLATE = """\
 # A sequence-to-sequence model made by freerun {{ config.freerun }}
 
 {{ model.cell | upper }} encoder-decoder, {{ model.num_layers }} x {{ model.hidden_size }} units, \
-{{ "two-directional" if model.bidirectional else "one-directional" }} encoder, \
+{{ "bidirectional" if model.bidirectional else "unidirectional" }} encoder, \
 {{ attention }}, \
 {{ "{:,}".format(training.parameters) }} parameters.
 
@@ -37,8 +37,9 @@ A source is read {{ "from its end" if config.source.reverse else "from its begin
 
 ## Figures on the development pairs
 
-`.teacher`: the decoder was fed the right tokens; `.free`: its own. Intervals: 95 %, bootstrap over sources. The model \
-was selected on these pairs ({{ training.evaluation.select_on }}), so figures on new data may be a little worse.
+`.teacher`: the decoder was fed the reference tokens; `.free`: its own predictions. Intervals: 95 %, bootstrap over \
+sources. The model was selected on these pairs ({{ training.evaluation.select_on }}), so figures on new data may be a \
+little worse.
 
 | figure | value | 95 % interval |
 |---|---|---|

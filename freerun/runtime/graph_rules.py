@@ -28,7 +28,7 @@ from freerun.runtime.interface import BOOL, FLOAT, INT8, INT32, INT64, UINT8, in
 from freerun.runtime.onnx_file import Attribute, Constant, Declared, Node, OnnxFault, OnnxFile, OnnxGraph, quoted
 from freerun.symbols import NEVER_WRITTEN
 
-__all__ = ["IR_VERSION", "OPERATORS", "OPSET", "check_graph", "checked_constants", "most_fields"]
+__all__ = ["IR_VERSION", "OPERATORS", "OPSET", "check_graph", "checked_constants", "max_fields"]
 
 OPSET: Final = 20
 """Of the standard operators, the only ones used: the first in which ReduceMax takes truth values."""
@@ -68,7 +68,7 @@ _PER_LAYER: Final = 64
 """Values as wide as the widest of a model that a layer may compute; freerun's layers compute up to about 20."""
 
 
-def most_fields(sizes: Architecture) -> int:
+def max_fields(sizes: Architecture) -> int:
     """Fields (names, nodes, attributes, ...) that a graph may have: twice what the largest ones have."""
     return 2000 * (sizes.num_layers + 4)
 

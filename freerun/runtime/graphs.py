@@ -84,7 +84,7 @@ class Graphs:
 
     def _opened(self, name: str) -> Session:
         # here: the compiled greedy search needs none of it, and should not wait for it
-        from freerun.runtime.graph_rules import check_graph, most_fields
+        from freerun.runtime.graph_rules import check_graph, max_fields
         from freerun.runtime.onnx_file import OnnxFault, read_onnx
 
         file = graph_file(name, self.precision)
@@ -92,7 +92,7 @@ class Graphs:
         content = self.bundle.checked_bytes(file)
         sizes = Architecture.of(self.bundle.model)
         try:
-            found = read_onnx(content, most_fields(sizes))
+            found = read_onnx(content, max_fields(sizes))
             check_metadata(path, found.metadata, metadata_of(self.bundle, name, self.precision))
             check_graph(found, name, sizes)
         except OnnxFault as fault:

@@ -1,4 +1,4 @@
-"""How large a bundle's files may be, by the sizes in its config.json: what bounds the memory that reading it takes."""
+"""The maximum size of a bundle's files, by the dimensions in its config.json: it bounds the memory of reading them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Final
 from freerun.architecture import Architecture
 from freerun.runtime.shapes import Shapes, expected_shapes
 
-__all__ = ["MOST_CONFIG", "Limits"]
+__all__ = ["MAX_CONFIG", "Limits"]
 
-MOST_CONFIG: Final = 2**24
-"""Bytes of config.json and of metrics.json."""
+MAX_CONFIG: Final = 2**24
+"""Maximum bytes of config.json and of metrics.json."""
 _FLOAT: Final = 4
 _ROOM: Final = 2**22
 """For names, shapes and nodes."""
@@ -22,23 +22,23 @@ _EACH_WEIGHT: Final = 2**9
 
 
 class Limits:
-    """Limits in bytes, for a model of given sizes. None is ever near the size of a file that freerun wrote."""
+    """Limits in bytes for a model's architecture; files that freerun wrote are far below them."""
 
     def __init__(self, sizes: Architecture) -> None:
         self._sizes = sizes
 
     @cached_property
     def shapes(self) -> Shapes:
-        """The shape of every weight."""
+        """Return the shape of every weight."""
         return expected_shapes(self._sizes)
 
     @property
     def header(self) -> int:
-        """Of a weight file's header."""
+        """Return the limit of a weight file's header."""
         return _ROOM + _EACH_WEIGHT * len(self.shapes)
 
     def of(self, name: str) -> int:
-        """Of a file of the bundle."""
+        """Return the limit of a file of the bundle."""
         if name.startswith("source_vocabulary"):
             return self._vocabulary(self._sizes.source_vocabulary)
         if name.startswith("target_vocabulary"):
@@ -49,14 +49,14 @@ class Limits:
 
     @property
     def _exported(self) -> int:
-        """Graphs and arrays: all weights, once as they are and once laid out for the steps, and tables of gates."""
+        """Limit of graphs and arrays: all weights, unchanged and laid out for the steps, and tables of gates."""
         sizes = self._sizes
         tables = (sizes.num_directions * sizes.source_vocabulary + sizes.target_vocabulary) * sizes.gates
         return _ROOM + _EACH_LAYER * sizes.num_layers + _FLOAT * (2 * self.numbers + tables)
 
     @cached_property
     def numbers(self) -> int:
-        """How many weights there are."""
+        """Return the number of parameters."""
         return sum(prod(shape) for shape in self.shapes.values())
 
     @staticmethod

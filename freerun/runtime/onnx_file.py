@@ -164,14 +164,14 @@ class OnnxFile(NamedTuple):
 Attribute: TypeAlias = int | str | tuple[int, ...] | OnnxGraph
 
 
-def read_onnx(content: bytes, most_fields: int = MAX_FIELDS) -> OnnxFile:
+def read_onnx(content: bytes, max_fields: int = MAX_FIELDS) -> OnnxFile:
     """Read a file of at most so many fields that freerun may have written.
 
     Raises:
         OnnxFault: it is damaged, or has something in it that freerun never writes.
     """
     try:
-        return _Reader(content, most_fields).file()
+        return _Reader(content, max_fields).file()
     except IndexError:
         raise OnnxFault("it is truncated") from None
     except UnicodeDecodeError:
@@ -179,10 +179,10 @@ def read_onnx(content: bytes, most_fields: int = MAX_FIELDS) -> OnnxFile:
 
 
 class _Reader:
-    def __init__(self, content: bytes, most_fields: int) -> None:
+    def __init__(self, content: bytes, max_fields: int) -> None:
         self._content = content
         self._view = memoryview(content)
-        self._most_fields = self._left = min(most_fields, MAX_FIELDS)
+        self._max_fields = self._left = min(max_fields, MAX_FIELDS)
 
     # -- protobuf ------------------------------------------------------------------------------------------------------
 
@@ -212,7 +212,7 @@ class _Reader:
                 found[name] = value
             self._left -= 1
             if self._left < 0:
-                raise OnnxFault(f"it has more than {self._most_fields:,} fields")
+                raise OnnxFault(f"it has more than {self._max_fields:,} fields")
         if at != end or at > len(content):
             raise OnnxFault(f"a {message.name} ends in the middle of a field")
         return found

@@ -1,6 +1,6 @@
-"""What config.json of a bundle must hold, checked without pydantic: a prediction need not wait for that to be loaded.
+"""The schema of a bundle's config.json, validated without pydantic: a prediction need not wait for its import.
 
-Keys that are not named here are left to those who know them.
+Keys that are not named here are ignored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["CONFIG", "Fault", "first_fault"]
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong at a key path, and what was expected there."""
+    """An invalid value: its key path, what is wrong, and what was expected."""
 
     key: str
     what: str
@@ -29,7 +29,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class _Value:
-    """A test of one value, and what it wants, in words."""
+    """A test of one value, and what it expects, in words."""
 
     fits: Callable[[Any], bool]
     expected: str
@@ -99,24 +99,26 @@ CONFIG: Final[_Section] = {
 
 
 def first_fault(config: Mapping[str, Any], section: _Section = CONFIG, prefix: str = "") -> Fault | None:
-    """The first value that is not what ``section`` wants of it, or None."""
-    for name, wanted in section.items():
+    """Return the first value that ``section`` does not accept, or None."""
+    for name, expected in section.items():
         key, value = prefix + name, config.get(name)
-        fault = _fault_of_value(key, value, wanted) if isinstance(wanted, _Value) else _of_section(key, value, wanted)
+        fault = (
+            _fault_of_value(key, value, expected) if isinstance(expected, _Value) else _of_section(key, value, expected)
+        )
         if fault is not None:
             return fault
     return None
 
 
-def _fault_of_value(key: str, value: object, wanted: _Value) -> Fault | None:
-    if wanted.fits(value) or (value is None and wanted.optional):
+def _fault_of_value(key: str, value: object, expected: _Value) -> Fault | None:
+    if expected.fits(value) or (value is None and expected.optional):
         return None
-    return Fault(key, _what(value), f"Expected {wanted.expected}")
+    return Fault(key, _what(value), f"Expected {expected.expected}")
 
 
-def _of_section(key: str, value: object, wanted: _Section) -> Fault | None:
+def _of_section(key: str, value: object, expected: _Section) -> Fault | None:
     if isinstance(value, dict):
-        return first_fault(value, wanted, f"{key}.")
+        return first_fault(value, expected, f"{key}.")
     return Fault(key, _what(value), f"Expected a section, [{key}]")
 
 

@@ -103,7 +103,10 @@ def damaged(path: Path, what: str) -> BundleError:
 
 def _unreadable(path: Path, error: OSError) -> BundleError:
     return BundleError(
-        path, f"it cannot be read ({error.strerror})", "Expected a readable file", "Mend that, or copy the bundle again"
+        path,
+        f"it cannot be read ({error.strerror})",
+        "Expected a readable file",
+        "Fix the cause, or copy the bundle again",
     )
 
 

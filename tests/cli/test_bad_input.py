@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Freerun
+from tests.networks import CELLS, one_of
 
 ROW = "abc\tA B C\n"
 
@@ -107,7 +108,7 @@ def test_all_mistakes_in_a_configuration_at_once(freerun: Freerun, pairs: Path) 
     assert "model.hiden_size" in err and "'hidden_size'" in err
     assert "model.num_layers=0: the value is 0. Expected a whole number from 1 to 1,000." in err
     assert "training.batch_size=-1: the value is -1. Expected a whole number from 1 to 1,000,000." in err
-    assert 'model.cell=lsmt: the value is "lsmt". Expected one of "lstm", "gru", "rnn"' in err
+    assert f'model.cell=lsmt: the value is "lsmt". Expected {one_of(CELLS)}' in err
     assert 'training.seed=x: the value is "x". Expected a whole number' in err
     assert err.count("\n") == 5
 
@@ -186,7 +187,7 @@ def _edit(name: str, change: Callable[[dict[str, object]], object]) -> Damage:
         (_edit("config.json", lambda c: c.update(version=99)), "has version 99. Expected 1"),
         (_edit("config.json", lambda c: c.update(format="other")), "not the config.json of a freerun bundle"),
         (_edit("config.json", lambda c: c.pop("length_bound")), "config.json: damaged"),
-        (shutil.rmtree, "no such folder"),
+        (shutil.rmtree, "no such directory"),
     ],
     ids=[
         "weights gone",

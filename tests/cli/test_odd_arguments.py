@@ -11,6 +11,7 @@ import freerun as package
 from freerun.errors import ConfigError
 from freerun.search.settings import Beam, Sampling
 from tests.cli.conftest import Freerun
+from tests.networks import CELLS, one_of
 
 HUGE = "1" + "0" * 21
 DIGITS = "9" * 5000
@@ -150,7 +151,7 @@ BIG = 2**63
         (f"evaluation.patience={BIG}", f"{BIG}. Expected a whole number from 0 to 1,000,000,000."),
         (f"evaluation.beam_size={BIG}", f"{BIG}. Expected a whole number from 1 to 1,000."),
         ("evaluation.length_penalty=1e308", "1e+308. Expected a number from 0 to 10."),
-        ("model.cell=\udcff", 'Expected one of "lstm", "gru", "rnn".'),
+        ("model.cell=\udcff", f"Expected {one_of(CELLS)}."),
         ("model.\udcff=1", "this is not key.path=VALUE."),
         ("model." + "x" * 3000 + "=1", "unknown key"),
         ("model.hidden_size=" + "[" * 90 + "]" * 90, "Expected a whole number"),
@@ -271,6 +272,7 @@ def test_arguments_in_python(trained: Path) -> None:
 OWN = """
 from pathlib import Path
 from freerun.forcing.teacher import Teacher
+from tests.networks import CELLS, one_of
 
 Path("imported").touch()
 

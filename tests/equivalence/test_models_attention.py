@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from freerun.architecture import attention_scores
 from freerun.models.attention import BahdanauAttention, LuongAttention
 from tests.networks import architecture, close, draw, gradients, gradients_of, randomise, some_of
 from tests.oracle import bahdanau, luong, maxout
 
-each_score = pytest.mark.parametrize("score", ["dot", "general", "concat"])
+each_score = pytest.mark.parametrize("score", attention_scores())
 LENGTHS = [5, 2, 1]
 MASK = torch.arange(5) < torch.tensor(LENGTHS).unsqueeze(1)
 

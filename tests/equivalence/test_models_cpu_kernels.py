@@ -11,9 +11,9 @@ from freerun.models import recurrence
 from freerun.models.cpu_kernels import run_sequence
 from freerun.models.recurrence import RecurrentLayer, Tokens
 from freerun.training.precision import autocast, bf16_is_fast
-from tests.networks import CELLS, close, draw, gradients, layer, randomise, some_of
+from tests.networks import COMPILED_CELLS, close, draw, gradients, layer, randomise, some_of
 
-each_cell = pytest.mark.parametrize("cell", CELLS)
+each_cell = pytest.mark.parametrize("cell", COMPILED_CELLS)
 LENGTHS = torch.tensor([5, 1, 6, 3])
 
 
@@ -31,7 +31,7 @@ def run(of, inputs, state, lengths, wanted):
 
 
 @given(
-    cell=st.sampled_from(CELLS),
+    cell=st.sampled_from(COMPILED_CELLS),
     steps=st.integers(1, 5),
     rows=st.integers(1, 4),
     inputs=st.integers(1, 3),

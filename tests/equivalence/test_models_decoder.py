@@ -35,7 +35,7 @@ each_architecture = pytest.mark.parametrize(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", TORCH)
 def test_a_decoder_is_a_stack_of_torch(cell, backend):
     ours = randomise(Decoder(architecture(9, embedding_size=3, hidden_size=4, num_layers=3, cell=cell), backend))
     theirs = TORCH[cell](3, 4, 3, dtype=torch.float64)

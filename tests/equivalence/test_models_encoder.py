@@ -62,7 +62,7 @@ def results_of(memory, state, real=None):
 
 @pytest.mark.parametrize("lengths", [None, SOURCE_LENGTHS])
 @each_backend
-@each_kind
+@pytest.mark.parametrize(("cell", "bidirectional"), [*itertools.product(TORCH, [False, True])])
 def test_an_encoder_is_a_stack_of_torch_over_packed_sequences(cell, bidirectional, backend, lengths):
     ours = encoder(cell, bidirectional, backend)
     theirs, names = torch_stack(ours, cell)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from freerun.architecture import attention_scores
 from freerun.forcing.training_batch import Update
 from freerun.models.state_reader import StateReader
 from freerun.models.stepper import TorchStepper
@@ -18,7 +19,7 @@ from tests import oracle
 from tests.networks import CELLS, book, close, gradients_of, masks_of_row, network, padded, random_rows, some_of
 from tests.searching import beam_search
 
-LUONG = ["dot", "general", "concat"]
+LUONG = tuple(attention_scores())
 FEEDING = [*((score, True) for score in LUONG), *((name, False) for name in ["none", "bahdanau", *LUONG])]
 each_architecture = pytest.mark.parametrize(
     ("cell", "bidirectional", "context", "attention", "input_feeding", "tied_output"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from freerun.models.cells import CELL_FUNCTIONS
 from freerun.models.recurrence import BACKENDS
 from tests.networks import BACKENDS as BACKEND_NAMES
 from tests.networks import CELLS, TORCH, close, draw, gradients, layer, some_of
@@ -39,7 +40,7 @@ def run(of, inputs, state=(), lengths=None, real_only=False):
 
 
 @each_backend
-@each_cell
+@pytest.mark.parametrize("cell", TORCH)
 def test_a_layer_is_that_of_torch(cell, backend):
     ours, inputs, state = layer(cell, backend=backend), draw(6, 4, 3), initial(cell)
     theirs = torch_module(cell, ours)
@@ -112,7 +113,9 @@ def test_a_long_padding_carries_the_very_state(cell, backend, dtype):
     of, inputs = layer(cell, backend=backend, dtype=dtype), 20 * draw(200, 2, 3, dtype=dtype).detach()
     lengths = torch.tensor([2, 200])
     outputs, h, c = of.sequence(inputs, lengths_B=lengths)
-    short = of.sequence(inputs[:3], lengths_B=torch.tensor([2, 3]))
+    # the input projection of fewer steps may round differently, which only saturated gates hide
+    steps = 3 if cell in TORCH else 200
+    short = of.sequence(inputs[:steps], lengths_B=torch.tensor([2, 3]))
     assert outputs.isfinite().all()
     assert h[0].equal(short[1][0])
     assert cell != "lstm" or c[0].equal(short[2][0])
@@ -153,6 +156,8 @@ def test_the_reference_loop_calls_no_recurrent_kernel_of_torch(cell, monkeypatch
     for name in ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"):
         monkeypatch.delattr(torch, name)
     run(layer(cell), draw(6, 4, 3), initial(cell), LENGTHS)
+    if cell not in TORCH:
+        return
     with pytest.raises(AttributeError):
         run(layer(cell, backend="fused"), draw(6, 4, 3), initial(cell), LENGTHS)
 
@@ -174,7 +179,7 @@ def test_gradients_flow_in_both_modes_of_a_module(cell, dtype, tolerance, length
         close(run(of.train(mode), inputs, state, lengths, lengths is not None), expected, tolerance)
 
 
-@each_cell
+@pytest.mark.parametrize("cell", TORCH)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("wanted", [True, False])
 def test_a_kernel_is_told_to_train_when_gradients_are_wanted(cell, training, wanted, monkeypatch):
@@ -206,3 +211,32 @@ def test_values_do_not_depend_on_whether_gradients_are_wanted(
 
 def test_every_backend_is_tested():
     assert set(BACKENDS) == set(BACKEND_NAMES)
+
+
+# ------------------------------------------------------------------------------------------------------ parallel scans
+
+SCANNED = [name for name, functions in CELL_FUNCTIONS.items() if functions.scan is not None]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 40])
+@pytest.mark.parametrize("cell", SCANNED)
+def test_a_scan_is_the_loop_over_steps(cell, steps):
+    """Values and gradients, from a state of either sign: a bridge makes negative ones, which have no logarithm."""
+    inputs, state = draw(steps, 4, 3), initial(cell)
+    assert (state[0] < 0).any() and (state[0] > 0).any()
+    scanned, looped = (run(layer(cell, backend=backend), inputs, state) for backend in ("auto", "reference"))
+    close(scanned, looped)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 30.0, 1e3])
+@pytest.mark.parametrize("cell", SCANNED)
+def test_a_scan_is_finite_where_gates_are_open_or_shut(cell, scale):
+    gates, h = scale * draw(50, 4, 8).detach(), draw(4, 4, seed=1)
+    outputs = CELL_FUNCTIONS[cell].scan(gates.requires_grad_(), h)
+    assert outputs.isfinite().all()
+    assert all(gradient.isfinite().all() for gradient in gradients(some_of(outputs), gates, h))
+    expected = []
+    for each in gates:
+        h = CELL_FUNCTIONS[cell].step(each, each, h, None)[0]
+        expected.append(h)
+    close(outputs, torch.stack(expected), 1e-8 * max(1.0, scale))

@@ -24,6 +24,8 @@ MODELS = {
     "lstm": {},
     "gru_every_step": {"cell": "gru", "context": "every_step"},
     "rnn_attention": {"cell": "rnn", "bidirectional": True, "attention": "general"},
+    "gru_scaled_attention": {"cell": "gru", "bidirectional": True, "attention": "scaled_general"},
+    "mingru_bahdanau": {"cell": "mingru", "bidirectional": True, "attention": "bahdanau"},
 }
 
 
@@ -61,7 +63,14 @@ def share_right(model, rows, solve):
 
 @pytest.mark.parametrize(
     ("name", "task"),
-    [("lstm", "copy"), ("lstm", "reverse"), ("gru_every_step", "reverse"), ("rnn_attention", "copy")],
+    [
+        ("lstm", "copy"),
+        ("lstm", "reverse"),
+        ("gru_every_step", "reverse"),
+        ("rnn_attention", "copy"),
+        ("gru_scaled_attention", "reverse"),
+        ("mingru_bahdanau", "reverse"),
+    ],
 )
 def test_a_small_model_learns(name, task):
     solve, rows = TASKS[task], sources()

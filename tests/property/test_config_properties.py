@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from freerun.config import Config, apply_overrides, changed_keys, flatten, merge, parse_config, to_toml
 from freerun.errors import ConfigError
 from freerun.forcing.registry import settings_of
+from tests.networks import CELLS
 
 SIZES = st.integers(1, 10**6)
 COUNTS = st.integers(0, 10**9)
@@ -40,7 +41,7 @@ SECTIONS = {
     "model": st.fixed_dictionaries(
         {},
         optional={
-            "cell": st.sampled_from(["lstm", "gru", "rnn"]),
+            "cell": st.sampled_from(CELLS),
             "hidden_size": SIZES,
             "bidirectional": st.booleans(),
             "attention": st.sampled_from(["none", "luong"]),

@@ -23,7 +23,7 @@ from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
 from freerun.training.checkpoint import serialised
 from tests.exported import codecs_of_pieces
-from tests.networks import architecture
+from tests.networks import CELLS, architecture, one_of
 
 TRAINING = {
     "data": {"source_tokens": "char"},
@@ -140,7 +140,7 @@ def test_figures_that_json_cannot_hold_are_refused_before_anything_is_touched(bu
 def test_the_model_card_tells_data_sizes_and_figures(bundle):
     card = (bundle / "README.md").read_text()
     for line in (
-        "GRU encoder-decoder, 1 x 4 units, one-directional encoder, no attention (fixed context), 78,901 parameters.",
+        "GRU encoder-decoder, 1 x 4 units, unidirectional encoder, no attention (fixed context), 78,901 parameters.",
         "Trained on 3,400 pairs of 56 sources.",
         "| source | whitespace | NFKC | lower | 6 |",
         "| target | whitespace | none | keep | 7 |",
@@ -197,14 +197,14 @@ def message(path):
 
 def test_a_folder_that_is_no_bundle_is_told(tmp_path):
     assert message(tmp_path / "x") == (
-        f"{tmp_path / 'x'}: no such folder. Expected a bundle or a run folder. Check the path."
+        f"{tmp_path / 'x'}: no such directory. Expected a bundle or a run directory. Check the path."
     )
     (tmp_path / "file").touch()
     assert message(tmp_path / "file") == (
-        f"{tmp_path / 'file'}: this is a file. Expected the folder of a bundle or of a run. Name the folder."
+        f"{tmp_path / 'file'}: this is a file. Expected the directory of a bundle or of a run. Name the directory."
     )
     assert message(tmp_path) == (
-        f"{tmp_path}: there is no config.json in this folder. Expected a bundle or a run folder. Check the path."
+        f"{tmp_path}: there is no config.json in this directory. Expected a bundle or a run directory. Check the path."
     )
 
 
@@ -212,7 +212,7 @@ def test_a_run_without_a_best_model_is_told(tmp_path):
     (tmp_path / "config.toml").touch()
     assert message(tmp_path) == (
         f"{tmp_path}: this run has no best model yet. Expected a run that was evaluated at least once. "
-        "Let it train on to its first evaluation."
+        "Continue its training to its first evaluation."
     )
 
 
@@ -271,7 +271,7 @@ def test_another_config_json_is_told(bundle, content):
     (bundle / "config.json").write_text(content)
     assert message(bundle) == (
         f"{bundle / 'config.json'}: this is not the config.json of a freerun bundle. "
-        'Expected an object with "format": "freerun bundle". Name another folder.'
+        'Expected an object with "format": "freerun bundle". Name another directory.'
     )
 
 
@@ -320,7 +320,7 @@ def test_a_version_that_never_was_is_told(bundle, version, told):
         ("target/case", True, 'target.case: the value is true. Expected one of "keep", "lower".'),
         ("source/reverse", "yes", 'source.reverse: the value is "yes". Expected true or false.'),
         ("model", [], "model: the value is []. Expected a section, [model]."),
-        ("model/cell", "lsmt", 'model.cell: the value is "lsmt". Expected one of "lstm", "gru", "rnn".'),
+        ("model/cell", "lsmt", f'model.cell: the value is "lsmt". Expected {one_of(CELLS)}.'),
         ("model/hidden_size", "4", 'model.hidden_size: the value is "4". Expected a whole number, 1 or more.'),
         ("model/hidden_size", 0, "model.hidden_size: the value is 0. Expected a whole number, 1 or more."),
         ("model/num_layers", None, "model.num_layers: this key is missing. Expected a whole number from 1 to 1,000."),

@@ -28,7 +28,7 @@ from freerun.search.settings import Greedy
 from freerun.symbols import EOS
 from tests.compiled import BUILD, needs_compiler
 from tests.exported import ArraysOf
-from tests.networks import network
+from tests.networks import COMPILED_CELLS, network
 from tests.unit.test_export import TEXTS, bundle, edit, exported, message, put, untouched
 
 pytestmark = needs_compiler
@@ -191,7 +191,7 @@ def test_a_certain_token_has_a_score_of_0_and_equal_tokens_are_taken_in_their_or
 
 
 def test_saturated_gates_and_huge_weights_give_what_torch_gives(tmp_path):
-    for cell in ("lstm", "gru", "rnn"):
+    for cell in COMPILED_CELLS:
         folder = exported(tmp_path / cell, model=network(3, torch.float32, scale=60, cell=cell))
         found, expected = (freerun.load(folder, runtime=runtime).predict_batch(TEXTS) for runtime in (None, "torch"))
         assert [each.tokens for each in found] == [each.tokens for each in expected]

@@ -33,6 +33,7 @@ from freerun.config import (
 )
 from freerun.errors import ConfigError
 from freerun.forcing.registry import settings_of as real_settings
+from tests.networks import CELLS, one_of
 
 
 class NoSettings(BaseModel):
@@ -211,9 +212,9 @@ def test_a_key_before_the_first_section_is_sent_to_its_own():
         ("model", "dropout = false", "false. Expected a number, 0 or more, below 1."),
         ("model", "bidirectional = 1", "1. Expected true or false."),
         ("model", 'bidirectional = "true"', '"true". Expected true or false.'),
-        ("model", "cell = 3", '3. Expected one of "lstm", "gru", "rnn".'),
-        ("model", 'cell = "LSTM"', '"LSTM". Expected one of "lstm", "gru", "rnn".'),
-        ("model", 'cell = "lsmt"', '"lsmt". Expected one of "lstm", "gru", "rnn". The closest match is \'lstm\'.'),
+        ("model", "cell = 3", f"3. Expected {one_of(CELLS)}."),
+        ("model", 'cell = "LSTM"', f'"LSTM". Expected {one_of(CELLS)}.'),
+        ("model", 'cell = "lsmt"', f"\"lsmt\". Expected {one_of(CELLS)}. The closest match is 'lstm'."),
         ("model", "hidden_size = 2024-01-01", "2024-01-01. Expected a whole number from 1 to 1,000,000."),
         ("model", "hidden_size = [512]", "[512]. Expected a whole number from 1 to 1,000,000."),
         ("model", "hidden_size = { a = 1 }", "{ a = 1 }. Expected a whole number from 1 to 1,000,000."),

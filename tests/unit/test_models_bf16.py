@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 
+from freerun.architecture import ATTENTIONS
 from freerun.errors import ConfigError
 from freerun.forcing.registry import STRATEGIES
 from freerun.forcing.strategy import Objective, StrategySettings
@@ -41,7 +42,7 @@ def loss_and_gradients(model, kind):
 @needs_bf16
 @pytest.mark.parametrize(
     ("cell", "backend", "attention"),
-    [*itertools.product(CELLS, BACKENDS, ["none", "dot", "general", "concat", "bahdanau"])],
+    [*itertools.product(CELLS, BACKENDS, ATTENTIONS)],
 )
 def test_bf16_stays_near_fp32(cell, backend, attention):
     context, bidirectional = ("every_step", False) if attention == "dot" else ("init", True)

@@ -203,8 +203,8 @@ def test_an_attribute_has_one_value_of_its_type():
 
 def test_a_file_of_millions_of_fields_is_rejected_soon():
     start = time.process_time()
-    assert fault(field(7, field(1, b"") * 99), most_fields=99) == "it has more than 99 fields"
-    assert read_onnx(field(7, field(1, b"") * 98), most_fields=99).graph.nodes
+    assert fault(field(7, field(1, b"") * 99), max_fields=99) == "it has more than 99 fields"
+    assert read_onnx(field(7, field(1, b"") * 98), max_fields=99).graph.nodes
     assert fault(field(7, field(1, b"") * (MAX_FIELDS + 1))) == f"it has more than {MAX_FIELDS:,} fields"
     assert fault(field(7, field(1, field(1, b"") * (MAX_FIELDS + 1)))) == f"it has more than {MAX_FIELDS:,} fields"
     assert time.process_time() - start < 10

@@ -123,7 +123,7 @@ def test_a_bundle_that_is_gone_is_told(models, tmp_path):
     shutil.copytree(models["words"], tmp_path / "m")
     content = pickle.dumps(freerun.load(tmp_path / "m"))
     shutil.rmtree(tmp_path / "m")
-    with pytest.raises(BundleError, match=f"{tmp_path / 'm'}: no such folder"):
+    with pytest.raises(BundleError, match=f"{tmp_path / 'm'}: no such directory"):
         pickle.loads(content)
 
 

@@ -34,7 +34,7 @@ assert freerun.load(sys.argv[1], [sys.argv[1]]).predict("a").hypotheses
 try:
     freerun.load(sys.argv[1] + "x")
 except freerun.UserError as error:
-    assert "no such folder" in str(error)
+    assert "no such directory" in str(error)
 assert not set(sys.modules) & set(HEAVY)
 """
 
