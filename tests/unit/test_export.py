@@ -150,7 +150,10 @@ def test_what_a_model_cannot_be_run_with_is_told(bundle, tmp_path):
             {"runtime": "torch", "precision": "int8"},
             "precision: int8 with torch. Expected fp32 with torch. Leave out one of the two.",
         ),
-        ({"max_length": -1}, "max_length: it is -1. Expected a whole number from 0 to 65,536. Choose another maximum length."),
+        (
+            {"max_length": -1},
+            "max_length: it is -1. Expected a whole number from 0 to 65,536. Choose another maximum length.",
+        ),
     ],
 )
 def test_impossible_choices_are_told(untouched, options, expected):
