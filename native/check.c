@@ -1,4 +1,4 @@
-/* The model's structures, compared with the model's sizes: once a call, without reading any array of numbers. */
+/* Compares a model's structures with its sizes: once per call, without reading any array of numbers. */
 #include "check.h"
 
 #include <float.h>
@@ -29,7 +29,7 @@ static int are_linears(const freerun_linear *l, int64_t count, int64_t inputs, i
     return 1;
 }
 
-/* `tokens`: rows of the table, or 0 where there must not be one; `inputs`: I, or 0 where there must be a table. */
+/* `tokens`: rows of the table, or 0 if there must be none; `inputs`: I, or 0 if there must be a table. */
 static int is_layer(const freerun_model *m, const freerun_layer *layer, int64_t tokens, int64_t inputs) {
     if (!is_linear(&layer->recurrent, m->hidden, freerun_gates(m))) return 0;
     if (layer->table) return tokens && is_array(layer->table, tokens, freerun_gates(m));
@@ -53,7 +53,7 @@ static int has_encoder(const freerun_model *m) {
     return 1;
 }
 
-/* Only states of one direction can be copied: those of two are projected to the decoder's size. */
+/* Without a bridge states are copied, which needs a unidirectional encoder. */
 static int is_bridge(const freerun_model *m, const freerun_linear *bridge) {
     return bridge ? are_linears(bridge, m->layers, freerun_memory(m), m->hidden) : m->directions == 1;
 }
@@ -81,7 +81,7 @@ static int has_output(const freerun_model *m) {
     return m->tied ? are_linears(m->tied, 1, begins, m->target_vocabulary) : begins == m->target_vocabulary;
 }
 
-/* Bridges before the encoder: they tell how many layers of it may be read. */
+/* Bridges before the encoder: they prove how many of its layers may be read. */
 int freerun_valid(const freerun_model *m) {
     return freerun_placed(m, _Alignof(freerun_model)) && has_sizes(m) && has_bridges(m) && has_encoder(m) &&
            has_decoder(m) && has_output(m) && has_context(m);

@@ -1,4 +1,4 @@
-/* What can be seen to be wrong with a model, and sizes that cannot overflow. */
+/* Validation of models, and sizes that cannot overflow. */
 #ifndef FREERUN_CHECK_H
 #define FREERUN_CHECK_H
 
@@ -6,8 +6,8 @@
 
 #include "greedy.h"
 
-/* 1 if freerun_greedy may decode with the model: sizes are in range, they agree with each other, and every pointer that is
- * followed is set and aligned. Arrays are taken to be as long as the sizes imply, and their numbers are not read. */
+/* 1 if freerun_greedy may use the model: its sizes are in range and consistent, and every pointer that is followed is set
+ * and aligned. Arrays are assumed to be as long as the sizes imply, and their numbers are not read. */
 int freerun_valid(const freerun_model *model);
 
 /* 1 if the pointer is not NULL and a multiple of `alignment`. */
@@ -15,7 +15,7 @@ static inline int freerun_placed(const void *pointer, size_t alignment) {
     return pointer && (uintptr_t)pointer % alignment == 0;
 }
 
-/* a b of numbers that are not negative; INT64_MAX if it is larger. */
+/* a * b for non-negative numbers; INT64_MAX if it overflows. */
 static inline int64_t freerun_times(int64_t a, int64_t b) {
     int64_t product;
     return __builtin_mul_overflow(a, b, &product) ? INT64_MAX : product;

@@ -1,5 +1,5 @@
-/* Greedy decoding: reads groups of sources, then writes as many outputs at a time as a product takes rows; where one ends,
- * the next source takes its place, so that nothing is computed for padding or for outputs that are over. */
+/* Greedy search: encodes the sources in groups, then writes as many outputs at a time as a product has rows. When one ends,
+ * the next source takes its row, so nothing is computed for padding or for finished outputs. */
 #include "greedy.h"
 
 #include <stdlib.h>
@@ -9,8 +9,8 @@
 #include "step.h"
 
 #define ROWS FREERUN_ROWS
-#ifndef MOST_FLOATS
-#define MOST_FLOATS (1 << 24) /* that a group of sources may take for the inputs' half of its gates */
+#ifndef MAX_FLOATS
+#define MAX_FLOATS (1 << 24) /* for the input projections of a group of sources */
 #endif
 
 enum { PAD, BOS, EOS, UNK };
@@ -34,7 +34,7 @@ const char *freerun_instructions(void) { return chosen()->name; }
 
 /* -- room ------------------------------------------------------------------------------------------------------------- */
 
-/* For tests under AddressSanitizer: bytes after each piece that must not be touched, beyond the 64 that may be read. */
+/* For tests under AddressSanitizer: after the 64 bytes that may be read past each piece, more that must not be. */
 #ifdef FREERUN_GAPS
 #include <sanitizer/asan_interface.h>
 #define GAP 256
@@ -44,9 +44,9 @@ const char *freerun_instructions(void) { return chosen()->name; }
 #define CLOSE(from) (void)(from)
 #endif
 
-#define MAX_ROOM (PTRDIFF_MAX / 64 * 64) /* in bytes */
+#define MAX_ROOM (PTRDIFF_MAX / 64 * 64) /* bytes */
 
-/* One allocation for all arrays of a call, in pieces that begin at multiples of 64 bytes. */
+/* One allocation for all arrays of a call, in pieces aligned to 64 bytes. */
 typedef struct {
     char *start;
     int64_t used; /* MAX_ROOM: too much */
@@ -69,12 +69,12 @@ static float *floats(room *r, int64_t rows, int64_t width) { return taken(r, row
 
 /* -- the encoder ------------------------------------------------------------------------------------------------------ */
 
-/* One of the sources, which are kept longest first. */
+/* One of the sources, which are sorted longest first. */
 typedef struct {
     const int64_t *ids;
     int64_t length, bound;
-    int64_t number; /* among those of the call */
-    int64_t place;  /* where it begins to write */
+    int64_t number; /* its position in the call */
+    int64_t start;  /* of its output in `tokens` and `scores` */
 } source;
 
 typedef struct {
@@ -83,19 +83,19 @@ typedef struct {
     const source *sources;
     int64_t gates, hidden, memory, output, vocabulary; /* widths, rounded up */
     int64_t count;
-    float *first_h, *first_c;               /* [layers][count][hidden]: where the decoder begins */
+    float *first_h, *first_c;               /* [layers][count][hidden]: the decoder's first state */
     float *context_gates, *context_output;  /* [count][gates], [count][output] */
-    float *given, *inputs, *outputs;        /* of a group: [positions][gates], [positions][memory] twice */
+    float *given, *inputs, *outputs;        /* of a group: [positions][gates], twice [positions][memory] */
     float *recurrent, *h, *c, *final_h, *final_c; /* [ROWS][gates]; [ROWS][hidden]; [ROWS][memory] */
     uint8_t *bytes;
     const int32_t *stop;
 } reading;
 
-/* Whether another thread asks for an end. */
+/* 1 if another thread has requested a stop. */
 static int stopped(const reading *r) { return r->stop && __atomic_load_n(r->stop, __ATOMIC_RELAXED); }
 
-/* Some sources, the longest first: `start` is the first one's number, and `first` where their positions begin in arrays of
- * the group. */
+/* Sources that are encoded together, longest first. `start` is the index of the first one; `first` has the index of each
+ * one's first position in the group's arrays. */
 typedef struct {
     int64_t start, rows, positions, first[ROWS];
     const source *sources;
@@ -106,7 +106,7 @@ static void multiply(const reading *r, const freerun_linear *l, int64_t rows, co
     r->step->product(l, rows, x, x_stride, y, y_stride, r->bytes);
 }
 
-/* The inputs' half of the gates at every position, unless a table has them. */
+/* Compute the input projections at every position, unless a table has them. */
 static void give(const reading *r, const group *g, const freerun_layer *layer, int64_t index) {
     if (layer->table) return;
     int64_t width = index ? r->memory : freerun_rounded(r->m->embedding);
@@ -118,7 +118,7 @@ static void give(const reading *r, const group *g, const freerun_layer *layer, i
     multiply(r, &layer->input, g->positions, r->inputs, width, r->given, r->gates);
 }
 
-/* The recurrent half of the gates of the first `rows`; the state is 0 before the first position. */
+/* Compute the recurrent projections of the first `rows`; before the first position the state is 0. */
 static void recur(const reading *r, const freerun_layer *layer, int64_t rows, int64_t step) {
     if (step) {
         multiply(r, &layer->recurrent, rows, r->h, r->hidden, r->recurrent, r->gates);
@@ -131,7 +131,7 @@ static void recur(const reading *r, const freerun_layer *layer, int64_t rows, in
 
 static void read_layer(const reading *r, const group *g, int64_t index, int64_t direction) {
     const freerun_layer *layer = &r->m->encoder[index * r->m->directions + direction];
-    int64_t hidden = r->m->hidden, wanted = index + 1 < r->m->layers, rows = g->rows;
+    int64_t hidden = r->m->hidden, is_last = index + 1 == r->m->layers, rows = g->rows;
     give(r, g, layer, index);
     memset(r->h, 0, (size_t)(ROWS * r->hidden) * sizeof(float));
     memset(r->c, 0, (size_t)(ROWS * r->hidden) * sizeof(float));
@@ -144,7 +144,7 @@ static void read_layer(const reading *r, const group *g, int64_t index, int64_t 
                                               : r->given + (g->first[row] + t) * r->gates;
             float *h = r->h + row * r->hidden;
             r->step->cell(r->m->cell, hidden, given, r->recurrent + row * r->gates, h, r->c + row * r->hidden);
-            if (wanted)
+            if (!is_last)
                 memcpy(r->outputs + (g->first[row] + t) * r->memory + direction * hidden, h, (size_t)hidden * 4);
         }
     }
@@ -154,7 +154,7 @@ static void read_layer(const reading *r, const group *g, int64_t index, int64_t 
     }
 }
 
-/* A layer's final state of each source to where the decoder begins. */
+/* Project or copy a layer's final states to the decoder's first states. */
 static void bridge(const reading *r, const group *g, const freerun_linear *linear, const float *final, float *first) {
     float *projected = r->recurrent; /* [ROWS][gates], gates being at least as wide as H */
     if (linear) multiply(r, linear, g->rows, final, r->memory, projected, r->gates);
@@ -179,7 +179,7 @@ static void read_group(reading *r, const group *g) {
 
 /* -- the decoder ------------------------------------------------------------------------------------------------------ */
 
-/* Rows that are being written: each has a source, the tokens written so far, and the last of them. */
+/* Active rows: the source of each, the number of tokens written so far, and the last of them. */
 typedef struct {
     int64_t rows;
     int64_t source[ROWS], step[ROWS];
@@ -209,7 +209,7 @@ static void move(const reading *r, writing *w, int64_t to, int64_t from) {
     if (r->m->cell == FREERUN_LSTM) copy_state(r, w->c + from * r->hidden, ROWS, w->c + to * r->hidden);
 }
 
-/* Feed each row its token; its logits are those of the next one. */
+/* Feed each row its token and compute the logits of the next one. */
 static void step_all(const reading *r, const writing *w) {
     const freerun_model *m = r->m;
     for (int64_t index = 0; index < m->layers; index++) {
@@ -240,14 +240,14 @@ static void write_all(const reading *r, writing *w, int32_t *tokens, float *scor
     while (next < r->count && w->rows < ROWS) begin(r, w, w->rows++, next++);
     while (w->rows && !stopped(r)) {
         step_all(r, w);
-        for (int64_t row = w->rows - 1; row >= 0; row--) { /* backwards: what is moved to `row` has had its turn */
+        for (int64_t row = w->rows - 1; row >= 0; row--) { /* backwards: a row that moves here is already done */
             float score;
             int32_t token = r->step->best(r->m->target_vocabulary, w->logits + row * r->vocabulary, &score);
             const source *of = &r->sources[w->source[row]];
-            int full = w->step[row] >= of->bound; /* an end may stand one place further than a token */
+            int full = w->step[row] >= of->bound; /* EOS may follow the last token that fits */
             if (token == EOS || !full) {
-                tokens[of->place + w->step[row]] = w->token[row] = token;
-                scores[of->place + w->step[row]++] = score;
+                tokens[of->start + w->step[row]] = w->token[row] = token;
+                scores[of->start + w->step[row]++] = score;
             }
             if (token != EOS && !full) continue;
             written[of->number] = w->step[row];
@@ -257,28 +257,28 @@ static void write_all(const reading *r, writing *w, int32_t *tokens, float *scor
     }
 }
 
-/* -- all of it -------------------------------------------------------------------------------------------------------- */
+/* -- the call --------------------------------------------------------------------------------------------------------- */
 
 static int64_t larger(int64_t one, int64_t other) { return one > other ? one : other; }
 
-/* Pointers into the room, or, while it has no start, how large it must be. `positions`: of the largest group. */
+/* Set the pointers into the room; if it has no memory yet, only compute its size. `positions`: of the largest group. */
 static void lay_out(room *space, reading *r, writing *w, int64_t positions) {
     const freerun_model *m = r->m;
-    int64_t states = freerun_times(m->layers, r->count), kept = m->layers > 1 || m->source_embedding ? positions : 0;
+    int64_t states = freerun_times(m->layers, r->count), inner = m->layers > 1 || m->source_embedding ? positions : 0;
     int64_t inputs = larger(r->memory, m->source_embedding ? freerun_rounded(m->embedding) : 0);
     r->first_h = floats(space, states, r->hidden);
     r->first_c = floats(space, m->cell == FREERUN_LSTM ? states : 0, r->hidden);
     r->context_gates = floats(space, m->context_gates ? r->count : 0, r->gates);
     r->context_output = floats(space, m->context_output ? r->count : 0, r->output);
-    r->given = floats(space, kept, r->gates);
-    r->inputs = floats(space, kept, inputs);
-    r->outputs = floats(space, kept, inputs);
+    r->given = floats(space, inner, r->gates);
+    r->inputs = floats(space, inner, inputs);
+    r->outputs = floats(space, inner, inputs);
     r->recurrent = floats(space, ROWS, r->gates);
     r->h = floats(space, ROWS, r->hidden);
     r->c = floats(space, ROWS, r->hidden);
     r->final_h = floats(space, ROWS, r->memory);
     r->final_c = floats(space, ROWS, r->memory);
-    r->bytes = taken(space, ROWS, larger(inputs, r->output), 1); /* of the widest input of a product */
+    r->bytes = taken(space, ROWS, larger(inputs, r->output), 1); /* the widest input of a product */
     w->h = floats(space, m->layers * ROWS, r->hidden);
     w->c = floats(space, m->layers * ROWS, r->hidden);
     w->given = floats(space, ROWS, r->gates);
@@ -293,11 +293,11 @@ static int longest_first(const void *one, const void *other) {
     return a->number < b->number ? -1 : 1;
 }
 
-/* The sources from `start` on that are read together. */
+/* Return the group of sources that begins at `start`. */
 static group group_from(const reading *r, int64_t start) {
     group g = {.start = start, .sources = r->sources + start};
-    int64_t most = larger(1, MOST_FLOATS / freerun_times(g.sources[0].length, r->gates));
-    for (; g.rows < ROWS && g.rows < most && start + g.rows < r->count; g.rows++) {
+    int64_t limit = larger(1, MAX_FLOATS / freerun_times(g.sources[0].length, r->gates));
+    for (; g.rows < ROWS && g.rows < limit && start + g.rows < r->count; g.rows++) {
         g.first[g.rows] = g.positions;
         g.positions += g.sources[g.rows].length;
     }
@@ -331,15 +331,15 @@ static reading reading_of(const freerun_model *m, int64_t count, const source *s
     };
 }
 
-/* The sources of a call, longest first; 0 if one cannot be read. Sums stay below `most`, so ids are in memory that can be. */
+/* List the sources of a call, longest first; 0 if one is invalid. Sums stay below `limit`: a larger array cannot exist. */
 static int listed(const freerun_model *m, int64_t count, const int64_t *ids, const int64_t *lengths, const int64_t *bounds,
                   source *sources) {
-    const int64_t most = PTRDIFF_MAX / (int64_t)sizeof *ids;
-    for (int64_t n = 0, place = 0, begin = 0; n < count; n++) {
-        if (lengths[n] < 1 || lengths[n] > most - begin || bounds[n] < 0 || bounds[n] >= most - place) return 0;
-        sources[n] = (source){.ids = ids, .length = lengths[n], .bound = bounds[n], .number = n, .place = place};
+    const int64_t limit = PTRDIFF_MAX / (int64_t)sizeof *ids;
+    for (int64_t n = 0, start = 0, begin = 0; n < count; n++) {
+        if (lengths[n] < 1 || lengths[n] > limit - begin || bounds[n] < 0 || bounds[n] >= limit - start) return 0;
+        sources[n] = (source){.ids = ids, .length = lengths[n], .bound = bounds[n], .number = n, .start = start};
         begin += lengths[n];
-        place += bounds[n] + 1;
+        start += bounds[n] + 1;
         for (const int64_t *end = ids + lengths[n]; ids < end; ids++)
             if (*ids < 0 || *ids >= m->source_vocabulary) return 0;
     }
@@ -359,7 +359,7 @@ static int decode(const freerun_model *model, int64_t count, const source *sourc
         positions = larger(positions, g.positions);
         rows = g.rows;
     }
-    lay_out(&space, &r, &w, positions); /* counted first, then made */
+    lay_out(&space, &r, &w, positions); /* first the size, then the pointers */
     char *start = space.used < MAX_ROOM ? aligned_alloc(64, (size_t)space.used) : NULL;
     if (!start) return FREERUN_NO_MEMORY;
     space = (room){.start = start};

@@ -25,7 +25,7 @@
 #define LANES 4
 #define ROWS 3
 #endif
-#define COLUMNS 4 /* vectors beside each other in a product */
+#define COLUMNS 4 /* neighbouring vectors in a product */
 #define PANEL FREERUN_PANEL
 
 _Static_assert(ROWS <= FREERUN_ROWS, "the caller's room for bytes has FREERUN_ROWS rows");
@@ -42,8 +42,8 @@ INLINE vec load(const float *from) { return *(const vec *)from; }
 INLINE void store(float *to, vec value) { *(vec *)to = value; }
 INLINE vec all(float value) { return value - (vec){0}; }
 
-/* a b + c, rounded once where the processor can. Compilers are told not to choose for themselves: they would not choose
- * the same for every number of rows. */
+/* a * b + c, rounded once if the CPU can. Build flags forbid compilers to contract sums of products themselves, because
+ * they would do it for some numbers of rows only. */
 INLINE vec fused(vec a, vec b, vec c) {
 #if defined(__AVX512F__)
     return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -77,12 +77,12 @@ INLINE void float_block(int rows, int64_t inputs, const float *weight, const flo
         UNROLL for (int c = 0; c < COLUMNS; c++) store(y + r * y_stride + c * LANES, sums[r][c]);
 }
 
-/* Sums of four products of bytes, as many as a vector has numbers. */
+/* Add four products of bytes to each number of a vector. */
 INLINE ivec byte_products(ivec sums, ivec x, const int8_t *weight) {
 #if defined(__AVX512VNNI__)
     return (ivec)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)x, _mm512_loadu_si512(weight));
 #elif defined(__AVX2__)
-    /* two products fit into 16 bits, for weights have 7: 2 x 255 x 64 */
+    /* two products fit into 16 bits because weights have 7: 2 x 255 x 64 */
     __m256i pairs = _mm256_maddubs_epi16((__m256i)x, _mm256_loadu_si256((const __m256i *)weight));
     return (ivec)((uvec)sums + (uvec)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 #else
@@ -116,9 +116,9 @@ INLINE void byte_block(int rows, int64_t fours, const int8_t *weight, const int3
         }
 }
 
-/* x / step, rounded to the nearest level (ties to even), as bytes with 128 for 0; filled up with it. */
+/* Round x / step to the nearest level (ties to even), as bytes with 128 for 0, and pad with 128. */
 INLINE void to_bytes(int64_t size, float step, const float *x, uint8_t *bytes) {
-    const float magic = 12582912.0f; /* 1.5 x 2^23: what is added to it is rounded to a whole number */
+    const float magic = 12582912.0f; /* 1.5 x 2^23: adding it rounds to a whole number */
     for (int64_t k = 0; k < size; k++) {
         float level = x[k] / step;
         level = level < -128.0f ? -128.0f : level > 127.0f ? 127.0f : level;
@@ -193,7 +193,7 @@ INLINE vec tangent(vec x) { return 1.0f - 2.0f / (1.0f + exponential(2.0f * x));
 
 /* -- cells ------------------------------------------------------------------------------------------------------------ */
 
-/* Vectors reach past H, and past the last gates: what they read there is nobody's, and what they write is never
+/* Vectors reach past H, and past the last gates: what they read there is unused, and what they write is never
  * multiplied. */
 
 static void lstm(int64_t size, const float *given, const float *recurrent, float *h, float *c) {

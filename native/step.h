@@ -1,4 +1,4 @@
-/* What is compiled once for each instruction set: products, cells, the choice of a token. */
+/* Products, cells and the choice of a token, compiled once for each instruction set. */
 #ifndef FREERUN_STEP_H
 #define FREERUN_STEP_H
 
@@ -6,19 +6,19 @@
 
 typedef struct {
     const char *name;
-    /* y [rows][y_stride] from x [rows][x_stride]; each row's numbers are the same whatever `rows` is. `bytes` is room for
-     * FREERUN_ROWS rows of 8 bit inputs. */
+    /* Compute y [rows][y_stride] from x [rows][x_stride]; a row's result is bit-identical whatever `rows` is. `bytes` has
+     * room for FREERUN_ROWS rows of 8 bit inputs. */
     void (*product)(const freerun_linear *linear, int64_t rows, const float *x, int64_t x_stride, float *y,
                     int64_t y_stride, uint8_t *bytes);
-    /* One step of one row: h and c [H, rounded up] from the inputs' and the state's half of the gates. */
+    /* Do one step of one row: update h and c [H, rounded up] from the input and recurrent projections of the gates. */
     void (*cell)(int64_t cell, int64_t hidden, const float *given, const float *recurrent, float *h, float *c);
     /* sum = one + other, [size] */
     void (*add)(int64_t size, const float *one, const float *other, float *sum);
-    /* The most likely token that may be written, the lowest of equals, and its log-probability over all. */
+    /* Return the most likely token that may be written (the lowest of equals); `score` is its log-probability over all. */
     int32_t (*best)(int64_t vocabulary, const float *logits, float *score);
 } freerun_step;
 
-/* Rows that a product takes at once. */
+/* Rows per product. */
 #define FREERUN_ROWS 6
 
 extern const freerun_step freerun_step_base;

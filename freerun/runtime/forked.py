@@ -1,7 +1,7 @@
-"""What a forked child has to renew: ``fork`` copies only the thread that calls it.
+"""Renewal of locks and thread pools in a forked child: ``fork`` copies only the thread that calls it.
 
-A lock that another thread held stays locked for ever in the child, and a pool has no threads there. So objects with
-either are listed as long as they live, and renewed in each forked child before anything else runs in it.
+A lock that another thread held would stay locked forever in the child, and a pool would have no threads. Objects with
+either are registered as long as they live, and renewed in each forked child before anything else runs there.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ class Renewable(Protocol):
     """An object that can be renewed in a forked child."""
 
     def renew(self) -> None:
-        """Replace locks, and what has threads."""
+        """Replace locks and objects with threads."""
         ...
 
 
-_living: WeakSet[Renewable] = WeakSet()
+_registered: WeakSet[Renewable] = WeakSet()
 
 
 def renew_when_forked(thing: Renewable) -> None:
-    """Call ``thing.renew()`` in each child that this process forks, as long as it lives."""
-    _living.add(thing)
+    """Call ``thing.renew()`` in each child that this process forks as long as ``thing`` lives."""
+    _registered.add(thing)
 
 
 def keep_for_ever(thing: object) -> None:
-    """Let an object never be deleted, not even at the end of the process, because that would wait for its threads."""
+    """Never delete an object, not even when the process exits, because that would wait for its threads."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def _renew_all() -> None:
-    for thing in list(_living):
+    for thing in list(_registered):
         thing.renew()
 
 

@@ -1,8 +1,8 @@
-"""The graphs of a bundle, opened with onnxruntime: checked, and only when they are needed.
+"""The ONNX graphs of a bundle: checked, and opened with onnxruntime only when they are needed.
 
 Every graph carries metadata, see ``metadata_of``. The bytes are compared with the hash in config.json, and the metadata
-with the bundle, so that a graph that was damaged, edited or taken from elsewhere is rejected. Whoever made the bundle
-wrote the hashes, too: so onnxruntime sees only graphs that are made of what freerun writes (``graph_rules``).
+with the bundle, so that a graph that was damaged, edited or copied from another bundle is rejected. The author of a
+bundle also wrote its hashes, so onnxruntime is only given graphs that consist of what freerun writes (``graph_rules``).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from freerun.text import printable
 __all__ = ["GRAPH_VERSION", "Graphs", "check_metadata", "metadata_of"]
 
 GRAPH_VERSION: Final = 1
-"""Changes whenever the graphs' inputs or outputs do."""
+"""Version of the graphs' inputs and outputs."""
 
 
 def metadata_of(bundle: Bundle, name: str, precision: str) -> dict[str, str]:
-    """What a graph says of itself, all strings.
+    """Return the metadata of a graph, all strings.
 
     ``freerun.graph``: its name; ``freerun.version``: of its inputs and outputs; ``freerun.bundle``: the bundle format's
     version; ``freerun.precision``; ``freerun.weights``: SHA-256 of model.safetensors; ``freerun.source_vocabulary`` and
@@ -44,9 +44,9 @@ def metadata_of(bundle: Bundle, name: str, precision: str) -> dict[str, str]:
 
 
 class Graphs:
-    """A bundle's graphs of one precision. Sessions are opened once, when first asked for; any thread may run them.
+    """A bundle's graphs of one precision. A session is opened when it is first needed; any thread may run it.
 
-    A forked child opens those with several threads again: their threads stayed in the parent.
+    A forked child reopens sessions with several threads, because their threads stayed in the parent.
     """
 
     def __init__(self, bundle: Bundle, precision: str = "fp32", threads: int = 1) -> None:
@@ -67,24 +67,30 @@ class Graphs:
 
     @property
     def vocabulary_size(self) -> int:
-        """Target ids."""
+        """Number of target ids."""
         return len(self.bundle.target.vocabulary)
 
     def session(self, name: str) -> Session:
-        """The graph ``name``, ready to run.
+        """Return the graph ``name``, ready to run.
 
         Raises:
-            BundleError: the file is missing, damaged, of other weights, not made of what freerun writes, or not for
-                this version of onnxruntime.
+            BundleError: the file is missing, damaged, made from other weights, not a graph that freerun writes, or not
+                for this version of onnxruntime.
         """
         with self._lock:
             if name not in self._sessions:
-                self._sessions[name] = self._opened(name)
+                self._sessions[name] = self._open(name)
             return self._sessions[name]
 
+<<<<<<< HEAD
     def _opened(self, name: str) -> Session:
         # here: the compiled greedy search needs none of it, and should not wait for it
         from freerun.runtime.graph_rules import check_graph, max_fields
+=======
+    def _open(self, name: str) -> Session:
+        # imported here because the compiled greedy search does not need them
+        from freerun.runtime.graph_rules import check_graph, most_fields
+>>>>>>> wip-D
         from freerun.runtime.onnx_file import OnnxFault, read_onnx
 
         file = graph_file(name, self.precision)
@@ -92,29 +98,35 @@ class Graphs:
         content = self.bundle.checked_bytes(file)
         sizes = Architecture.of(self.bundle.model)
         try:
+<<<<<<< HEAD
             found = read_onnx(content, max_fields(sizes))
             check_metadata(path, found.metadata, metadata_of(self.bundle, name, self.precision))
             check_graph(found, name, sizes)
+=======
+            graph = read_onnx(content, most_fields(sizes))
+            check_metadata(path, graph.metadata, metadata_of(self.bundle, name, self.precision))
+            check_graph(graph, name, sizes)
+>>>>>>> wip-D
         except OnnxFault as fault:
             expected = "Expected a graph that freerun exported, of this model's sizes"
             raise BundleError(path, f"damaged: {fault}", expected, EXPORT_AGAIN) from None
         return open_session(content, self._threads, path)
 
 
-def check_metadata(path: Path, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
-    """Whether the file at ``path`` was made from the bundle that it lies in.
+def check_metadata(path: Path, metadata: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    """Check that the file at ``path`` was exported from the bundle that it is in.
 
     Raises:
-        BundleError: its metadata lack something, or are not the ``expected`` ones.
+        BundleError: its metadata are incomplete, or not the ``expected`` ones.
     """
     for key, value in expected.items():
-        if key not in found:
+        if key not in metadata:
             raise BundleError(path, f"its metadata has no {key}", "Expected a file that freerun exported", EXPORT_AGAIN)
-        if found[key] != value:
+        if metadata[key] != value:
             name = key.removeprefix("freerun.")
             raise BundleError(
                 path,
-                f"its metadata names {name} {printable(found[key][:12])!r}, the bundle has {value[:12]!r}",
+                f"its metadata names {name} {printable(metadata[key][:12])!r}, the bundle has {value[:12]!r}",
                 "Expected a file that was exported from this bundle, by a freerun of this version",
                 EXPORT_AGAIN,
             )

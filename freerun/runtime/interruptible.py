@@ -1,7 +1,7 @@
-"""Long calls outside of Python that Ctrl-C still ends, without taking over anybody's signals.
+"""Long calls outside of Python that Ctrl-C can interrupt, without replacing signal handlers.
 
-Python runs the handlers of signals in the main thread, between two bytecodes: not while that thread is inside a graph.
-So the main thread lets another one make a long call, and waits where it can still handle signals.
+Python runs signal handlers in the main thread, between two bytecodes, so not while that thread is inside a graph.
+Therefore another thread makes the long call, and the main thread waits where it can handle signals.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ __all__ = ["interruptible"]
 
 T = TypeVar("T")
 
-_LONGEST_END: Final = 10.0
-"""Seconds after which a call that does not stop is left to itself."""
+_MAX_WAIT: Final = 10.0
+"""Seconds to wait for a call to stop."""
 
 
 def interruptible(call: Callable[[], T], stop: Callable[[], None]) -> T:
-    """Return ``call()``, and let signals be handled meanwhile; costs about 0.1 ms.
+    """Return ``call()`` and let signals be handled meanwhile; costs about 0.1 ms.
 
-    If a handler raises (Ctrl-C), ``stop`` is called, which has to make ``call`` end soon, and what was raised is raised
-    here. In other threads than the main one, which handle no signals, this is ``call()``.
+    If a handler raises (Ctrl-C), ``stop`` is called, which must make ``call`` end soon, and the exception is raised
+    here. Threads other than the main one handle no signals and just make the call.
     """
     if threading.current_thread() is not threading.main_thread():
         return call()
@@ -34,13 +34,13 @@ def interruptible(call: Callable[[], T], stop: Callable[[], None]) -> T:
     except BaseException:
         stop()
         if thread.is_alive():
-            job.ended.wait(_LONGEST_END)
+            job.ended.wait(_MAX_WAIT)
         raise
     return job.result()
 
 
 class _Job(Generic[T]):
-    """A call whose result or error is kept."""
+    """A call, and its result or error."""
 
     def __init__(self, call: Callable[[], T]) -> None:
         self.ended = threading.Event()
@@ -52,13 +52,13 @@ class _Job(Generic[T]):
         """Make the call."""
         try:
             self._results.append(self._call())
-        except BaseException as error:  # noqa: BLE001 (it is raised in the thread that waits)
+        except BaseException as error:  # noqa: BLE001 (raised in the waiting thread)
             self._error = error
         finally:
             self.ended.set()
 
     def result(self) -> T:
-        """The result, once it has ended."""
+        """Return the result of the ended call, or raise its error."""
         if self._error is not None:
             raise self._error
         return self._results[0]

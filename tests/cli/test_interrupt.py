@@ -30,7 +30,7 @@ from freerun.runtime.session import Session
 
 def telling(run):
     def told(self, *arguments, **named):
-        if sys.argv[1] == self.where.name:
+        if sys.argv[1] == self.location.name:
             sys.argv[1] = ""
             print("running", file=sys.stderr, flush=True)
         return run(self, *arguments, **named)

@@ -497,4 +497,4 @@ def test_every_function_of_the_package_is_tried(predictor):
     functions = {name for name in freerun.__all__ if name.islower() and name != "__version__"}
     assert functions == {"load", "train", "evaluate", "diagnose"}
     methods = {name for name in vars(type(predictor)) if re.fullmatch(r"[a-z]\w*", name)}
-    assert methods == {"predict", "predict_batch", "predict_stream", "score_stream", "stepper"}
+    assert methods == {"predict", "predict_batch", "predict_stream", "score_stream"}

@@ -39,7 +39,7 @@ static void test_free(void *piece) {
 }
 
 #define __builtin_cpu_supports(feature) (permitted(feature) && __builtin_cpu_supports(feature))
-#define MOST_FLOATS (1 << 14) /* small, for groups that have to be split */
+#define MAX_FLOATS (1 << 14) /* small, for groups that have to be split */
 #define malloc test_malloc
 #define aligned_alloc test_aligned_alloc
 #define free test_free

@@ -148,9 +148,12 @@ def test_what_a_model_cannot_be_run_with_is_told(bundle, tmp_path):
         ({"precision": "int4"}, "precision: unknown precision 'int4'. Expected 'fp32' or 'int8'. Choose one of them."),
         (
             {"runtime": "torch", "precision": "int8"},
-            "precision: int8 with torch. Expected fp32 with torch. Leave one of the two out.",
+            "precision: int8 with torch. Expected fp32 with torch. Leave out one of the two.",
         ),
-        ({"max_length": -1}, "max_length: it is -1. Expected 0 to 65,536 tokens. Choose another maximum length."),
+        (
+            {"max_length": -1},
+            "max_length: it is -1. Expected a whole number from 0 to 65,536. Choose another maximum length.",
+        ),
     ],
 )
 def test_impossible_choices_are_told(untouched, options, expected):

@@ -338,7 +338,7 @@ def test_results_and_errors_come_back():
 
 
 def test_a_call_that_does_not_stop_is_left_to_itself(monkeypatch, interrupt):
-    monkeypatch.setattr("freerun.runtime.interruptible._LONGEST_END", 0.1)
+    monkeypatch.setattr("freerun.runtime.interruptible._MAX_WAIT", 0.1)
     released, stopped = threading.Event(), []
     interrupt()
     with pytest.raises(KeyboardInterrupt):

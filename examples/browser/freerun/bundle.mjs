@@ -7,7 +7,7 @@ import { firstFault } from "./schema.mjs";
 const FORMAT = "freerun bundle";
 const VERSION = 1;
 const VOCABULARY_VERSION = 1;
-/** What no length bound exceeds, as MOST_TOKENS of freerun/search/bound.py. */
+/** The largest length bound, MAX_LENGTH of freerun/bounds.py. */
 const MAX_LENGTH = 2 ** 16;
 const SIDES = ["source", "target"];
 const AGAIN = "Copy the complete bundle again";
