@@ -65,7 +65,7 @@ def only_writer(*files: Path) -> Iterator[None]:
         for file in sorted({real_path(file.parent) / file.name: file for file in files}.values()):
             stack.enter_context(_directory(file))
             if sys.platform != "win32":
-                stack.enter_context(_held(file))
+                stack.enter_context(_hold(file))
         yield
 
 
@@ -81,7 +81,7 @@ def holder(file: Path) -> str | None:
         # shared: two processes that only check do not exclude each other
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _note(handle)
+        return _read_note(handle)
     except OSError:
         return None
     finally:
@@ -107,7 +107,7 @@ def _directory(file: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _held(file: Path) -> Iterator[None]:
+def _hold(file: Path) -> Iterator[None]:
     with _as_run_error(file):
         handle = _acquire(file)
     process = os.getpid()
@@ -130,7 +130,7 @@ def _acquire(file: Path) -> int:
         handle = _open_lock_file(file)
         try:
             if not _lock(handle):
-                note = _note(handle)
+                note = _read_note(handle)
             elif _is_in_place(file, handle):
                 _write_note(handle)
                 return handle
@@ -189,7 +189,7 @@ def _write_note(handle: int) -> None:
         os.pwrite(handle, (json.dumps(note) + "\n").encode(), 0)
 
 
-def _note(handle: int) -> str:
+def _read_note(handle: int) -> str:
     """Return a lock file's description of its holder."""
     try:
         note = json.loads(os.pread(handle, 4096, 0))

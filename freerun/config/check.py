@@ -47,9 +47,9 @@ def parse_config(
         ConfigError: all errors at once.
     """
     check = _Check(raw, str(location), origins or {})
-    config = check.validated(Config, raw)
+    config = check.validate(Config, raw)
     complete = check.forcing(forcing)
-    check.contradictions()
+    check.check_combinations()
     if check.problems or config is None or complete is None:
         raise ConfigError(list(check.problems.values()))
     return config.model_copy(update={"forcing": ForcingConfig.model_validate(complete)})
@@ -62,7 +62,7 @@ def check_values(model: type[M], raw: Any, location: object) -> M:
         ConfigError: all errors at once.
     """
     check = _Check(raw, str(location), {})
-    values = check.validated(model, raw)
+    values = check.validate(model, raw)
     if values is None:
         raise ConfigError(list(check.problems.values()))
     return values
@@ -77,7 +77,7 @@ class _Check:
     origins: Mapping[str, str]
     problems: dict[str, UserError] = field(default_factory=dict)
 
-    def validated(self, model: type[M], raw: Any, prefix: tuple[str, ...] = ()) -> M | None:
+    def validate(self, model: type[M], raw: Any, prefix: tuple[str, ...] = ()) -> M | None:
         """Return ``raw``, which is at the key path ``prefix``, as a ``model``; None if a type or range is wrong."""
         try:
             return model.model_validate(raw)
@@ -107,7 +107,7 @@ class _Check:
 
     def _phase(self, number: int, phase: Mapping[str, Any], settings_of: ForcingSettings) -> dict[str, Any] | None:
         path = ("forcing", f"phases[{number}]")
-        config = self.validated(PhaseConfig, phase, path)
+        config = self.validate(PhaseConfig, phase, path)
         if config is None:
             return None
         section = {key: value for key, value in phase.items() if key != "until"}
@@ -157,7 +157,7 @@ class _Check:
                 "Change the strategy or the model",
             )
         keys = {key: value for key, value in section.items() if key != "strategy"}
-        values = self.validated(settings, keys, path)
+        values = self.validate(settings, keys, path)
         if values is None:
             return None
         self._check_used(values, path)
@@ -175,7 +175,7 @@ class _Check:
                     f"Change {key} or {switch}",
                 )
 
-    def contradictions(self) -> None:
+    def check_combinations(self) -> None:
         """Check keys that are valid by themselves but not together."""
         training, model = self._section("training", TrainingConfig), self._section("model", ModelConfig)
         for one, other in ALTERNATIVES:
