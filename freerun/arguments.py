@@ -1,4 +1,4 @@
-"""Types of arguments that programs pass in: an argument of another type is a TypeError that names it."""
+"""Type checks of arguments that programs pass: a wrong type raises a TypeError that names the argument."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["as_list", "as_path", "as_paths", "check_int", "check_items", "check_
 
 
 def wrong_type(name: str, value: object, expected: str) -> TypeError:
-    """Return the error for an argument that is not what is ``expected``."""
+    """Return the error for an argument of the wrong type."""
     what = "None" if value is None else f"{reprlib.repr(value)} ({type(value).__name__})"
     return TypeError(f"{name}: the value is {what}. Expected {expected}.")
 
@@ -25,15 +25,16 @@ def check_text(name: str, value: object) -> None:
 
 
 def check_int(name: str, value: object) -> None:
-    """Raise TypeError unless ``value`` is an int; True and False are none."""
+    """Raise TypeError unless ``value`` is an int; bool is rejected, too."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise wrong_type(name, value, "an int")
 
 
 def check_items(name: str, values: object, things: str) -> None:
-    """Raise TypeError unless ``values`` is an iterable with an order, such as a list or a generator.
+    """Raise TypeError unless ``values`` is an ordered iterable, such as a list or a generator.
 
-    A text is an iterable of its characters, but never means them; sets and mappings have no order, or no items.
+    A str is an iterable of its characters, but is never meant as such; sets are not ordered; mappings iterate over
+    their keys.
     """
     if isinstance(values, str | bytes | bytearray | Mapping | Set) or not isinstance(values, Iterable):
         raise wrong_type(name, values, f"a list or another iterable of {things}")

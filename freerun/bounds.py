@@ -1,6 +1,6 @@
-"""The ranges of options, configuration keys and arguments: each is stated once, and holds for all three.
+"""Ranges of options, configuration keys and arguments: each is stated once and applies to all three.
 
-The upper ends are far above any use, and far below the point at which an integer type, the memory or a loop gives out.
+The upper limits are far above any practical use, and far below the limits of integer types, memory and time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from ``low`` to ``high``, both included; ``is_whole`` ones have the type int."""
+    """Numbers from ``low`` to ``high``, both included; ints if ``is_whole``."""
 
     low: float
     high: float
@@ -57,41 +57,41 @@ class Range:
     def check(self, name: str, value: object, fix: str = "Choose another value") -> None:
         """Raise ``ConfigError`` about the argument ``name`` unless ``value`` is in the range."""
         if value not in self:
-            raise ConfigError.single(name, f"it is {shown(value)}", f"Expected {self}", fix)
+            raise ConfigError.single(name, f"the value is {shown(value)}", f"Expected {self}", fix)
 
 
 def shown_number(value: float) -> str:
-    """A number as a range shows it: 1,000,000, 0.5 and 1e+38."""
+    """Format a number as in a range: 1,000,000, 0.5 or 1e+38."""
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 # -- search -----------------------------------------------------------------------------------------------------------
 
 BEAM_SIZE: Final = Range(1, 1000)
-"""A step of a beam of K holds K * (K + 1) candidates and K rows of the vocabulary."""
+"""A step of beam search with size K holds K * (K + 1) candidates and K rows of the vocabulary."""
 NUM_HYPOTHESES: Final = BEAM_SIZE
-"""Of a search: the beam is raised to it."""
+"""Hypotheses of a search; the beam size is raised to their number."""
 SAMPLES: Final = Range(1, 10_000)
-"""Of sampling, in place of ``NUM_HYPOTHESES``: all samples of a text are drawn together."""
+"""Samples per text, in place of ``NUM_HYPOTHESES``: all samples of a text are drawn together."""
 MAX_LENGTH: Final = Range(0, 2**16)
 """Tokens of an output without its end token: far more than makes sense, and few enough to reserve memory for."""
 LENGTH_PENALTY: Final = Range(0.0, 10.0, is_whole=False)
-"""No length that fits a bound overflows then. Wu et al. use 0.2 to 1."""
+"""No valid length overflows in this range. Wu et al. use 0.2 to 1."""
 TEMPERATURE: Final = Range(0.0, 1000.0, is_whole=False)
-"""0 is greedy search; otherwise it is at least that of ``POSITIVE_TEMPERATURE``."""
+"""0 is greedy search; other values must be in ``POSITIVE_TEMPERATURE``."""
 POSITIVE_TEMPERATURE: Final = Range(1e-6, 1000.0, is_whole=False)
-"""Log-probabilities divided by a smaller number may overflow in fp32."""
+"""Log-probabilities divided by a smaller temperature may overflow in fp32."""
 
-# -- sizes and counts -------------------------------------------------------------------------------------------------
+# -- dimensions and counts ---------------------------------------------------------------------------------------------
 
 COUNT: Final = Range(0, 10**9)
-"""Updates, evaluations, sources, and everything else that is counted."""
+"""Updates, evaluations, sources and all other counts."""
 TOP_K: Final = Range(1, COUNT.high)
 EXAMPLES: Final = COUNT
 SIZE: Final = Range(1, 10**6)
-"""Units, features, pairs per batch: what an array has in one dimension."""
+"""Units, features, pairs per batch: one dimension of an array."""
 LENGTH: Final = Range(1, 10**6)
-"""Tokens and columns of a line, which has at most 1,000,000 bytes."""
+"""Tokens or columns of a line, which has at most 1,000,000 bytes."""
 MAX_LAYERS: Final = 1000
 MAX_PIECES: Final = 10**6
 """Subwords of a SentencePiece model."""
@@ -100,12 +100,12 @@ ACCUMULATE: Final = Range(1, 10**4)
 SEED: Final = Range(-(2**63), 2**63 - 1)
 """The integers of TOML."""
 THREADS: Final = Range(0, 1024)
-"""Libraries that are asked for tens of thousands end the process."""
+"""With tens of thousands of threads, libraries abort the process."""
 PROCESSES: Final = Range(1, 256)
 
 # -- other numbers ----------------------------------------------------------------------------------------------------
 
 MAX_NUMBER: Final = 1e38
-"""Of a rate or a weight: fp32 holds it."""
+"""Largest rate or weight: fp32 can represent it."""
 MAX_LOSS: Final = Range(0.0, 100.0, is_whole=False)
-"""Points of accuracy."""
+"""Percentage points of accuracy."""

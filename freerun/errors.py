@@ -1,16 +1,16 @@
-"""Every error that freerun raises on purpose.
+"""All errors that freerun raises on purpose.
 
     FreerunError
     ├── UserError                 the user can fix it: the command line prints it and exits with 2
     │   ├── ConfigError           a configuration: unknown key, wrong type, impossible combination
     │   ├── DataError             a file of pairs or of texts
     │   ├── BundleError           a model bundle: missing, truncated, foreign or newer
-    │   ├── RunError              a run folder: occupied, changed, unfinished
-    │   ├── TrainingError         training cannot go on: a loss that is not finite
-    │   └── MissingExtraError     a package that an extra would have installed
-    └── Interrupted               a signal asked training to stop; a checkpoint was written
+    │   ├── RunError              a run directory: occupied, changed, unfinished
+    │   ├── TrainingError         training cannot continue: a loss that is not finite
+    │   └── MissingExtraError     a missing package that an extra installs
+    └── Interrupted               a signal stopped the training; a checkpoint was saved
 
-A user's mistake is told in four parts, ``<where>: <what>. <expected>. <fix>.``
+The message of a ``UserError`` has four parts, ``<where>: <what>. <expected>. <fix>.``
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ __all__ = [
 
 
 class FreerunError(Exception):
-    """Base of all errors that freerun raises on purpose."""
+    """Base class of all errors that freerun raises on purpose."""
 
 
 class UserError(FreerunError):
-    """A mistake that the user can fix, told as where, what, what was expected, and how to fix it.
+    """A problem that the user can fix: where it is, what is wrong, what was expected, and how to fix it.
 
-    Each part is given without its closing full stop; ``expected`` and ``fix`` are whole sentences.
+    Each part is given without its full stop; ``expected`` and ``fix`` are complete sentences.
     """
 
     def __init__(self, where: object, what: str, expected: str = "", fix: str = "") -> None:
@@ -49,9 +49,9 @@ class UserError(FreerunError):
 
 
 class ConfigError(UserError):
-    """One or more faults of a configuration, all of them reported at once.
+    """One or more errors of a configuration, all of them reported at once.
 
-    ``problems`` holds one ``UserError`` a fault; the message has a line for each.
+    ``problems`` holds one ``UserError`` per error; the message has a line for each.
     """
 
     def __init__(self, problems: Sequence[UserError]) -> None:
@@ -62,28 +62,28 @@ class ConfigError(UserError):
 
     @classmethod
     def single(cls, where: object, what: str, expected: str = "", fix: str = "") -> ConfigError:
-        """A configuration error with one fault."""
+        """Return a configuration error with a single problem."""
         return cls([UserError(where, what, expected, fix)])
 
 
 class DataError(UserError):
-    """A file of pairs or texts that cannot be used as it is."""
+    """A file of pairs or texts that cannot be used."""
 
 
 class BundleError(UserError):
-    """A model bundle that is missing, incomplete, damaged or from a newer version."""
+    """A model bundle that is missing, incomplete, damaged or of a newer version."""
 
 
 class RunError(UserError):
-    """A run folder that cannot be used as asked."""
+    """A run directory that cannot be used as requested."""
 
 
 class TrainingError(UserError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class MissingExtraError(UserError):
-    """A package is missing that an extra of freerun installs."""
+    """A missing package that an extra of freerun installs."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
@@ -95,7 +95,7 @@ class MissingExtraError(UserError):
 
 
 class Interrupted(FreerunError):
-    """A signal asked training to stop. ``signal`` is its number; a checkpoint was written."""
+    """A signal stopped the training. ``signal`` is its number; a checkpoint was saved."""
 
     def __init__(self, signal: int) -> None:
         super().__init__(f"stopped by signal {signal}")

@@ -1,4 +1,4 @@
-"""Writing files so that a crash, a full disk or a second reader never sees half of one."""
+"""Atomic writes of files and directories: after a crash or on a full disk no reader sees half of one."""
 
 from __future__ import annotations
 
@@ -30,65 +30,66 @@ __all__ = [
 ]
 
 
-_UNFINISHED = ".tmp"
+_PARTIAL = ".tmp"
 _RANDOM = "[a-z0-9_]" * 8
-"""What an unfinished file has before the suffix: a user's own .NAME.tmp is no leftover."""
-_LONGEST = 230
-"""Bytes of a name that an unfinished file keeps: file systems take 255."""
+"""A glob for the random part of a partial file's name: a user's own .NAME.tmp is not a leftover."""
+_MAX_NAME_BYTES = 230
+"""Bytes of the final name in a partial file's name: file systems allow 255 in all."""
 _OPEN_FILE = "/proc/self/fd/{}"
 _DESCRIPTORS = re.compile(r"/proc/(\d+)(/task/\d+)?/fd")
-"""The directory that a process's open files are found in; /dev/stdout and /dev/fd lead there."""
+"""The directory of a process's open files; /dev/stdout and /dev/fd lead there."""
 
 
 @contextlib.contextmanager
 def naming(path: object) -> Iterator[None]:
-    """Let an OSError of the block say that it is about ``path``, unless it names another file that a user knows."""
+    """Make an OSError of the block name ``path``, unless it names another file that the user has named."""
     try:
         yield
     except OSError as error:
-        if error.filename is None or str(error.filename).endswith(_UNFINISHED):
+        if error.filename is None or str(error.filename).endswith(_PARTIAL):
             error.filename = str(path)
         raise
 
 
 def real_path(path: Path) -> Path:
-    """Where a path leads, whatever is there: links are followed, "." and ".." are gone."""
-    return Path(os.path.realpath(path))  # unlike Path.resolve it does not give up on links in a circle
+    """Resolve links, "." and ".." in a path, whether it exists or not."""
+    return Path(os.path.realpath(path))  # unlike Path.resolve it does not fail on a circle of links
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write ``data`` to ``path`` whole or not at all, as ``replacing_file`` does."""
+    """Write ``data`` to ``path`` atomically, with ``replacing_file``."""
     with replacing_file(path) as out:
         out.write(data.encode() if isinstance(data, str) else data)
 
 
 @contextlib.contextmanager
 def replacing_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file to be written: at the end of the block it is synced and takes the place of ``path``, whole.
+    """Open a new file for writing, which is synced and replaces ``path`` at the end of the block.
 
-    After an error it is gone and ``path`` is what it was. Links are followed, and an older file's mode and owner are
-    kept. What is no regular file (a pipe, a device, /dev/stdout) has no place to take: it is written to directly.
+    After an error the new file is removed and ``path`` is unchanged. Links are followed, and an existing file's mode
+    and owner are kept. Anything but a regular file (a pipe, a device, /dev/stdout) cannot be replaced and is written to
+    directly.
 
     Raises:
-        OSError: about ``path``, or about the temporary file beside it.
+        OSError: about ``path``, or about the temporary file next to it.
     """
     with naming(path):
-        direct = _opened_directly(path)
+        direct = _open_directly(path)
         if direct is not None:
             with direct:
                 yield direct
             return
         final = real_path(path)
-        new = _unfinished(final)
-        out, named = _new_file(new)
+        new = _partial_path(final)
+        out, has_name = _new_file(new)
         try:
             with out:
                 yield out
                 out.flush()
                 _keep_mode(final, out.fileno())
                 os.fsync(out.fileno())
-                if not named:
-                    # Python follows links only with a directory, which an absolute path makes no use of
+                if not has_name:
+                    # Python follows links only if a directory is given, which an absolute path ignores
                     os.link(_OPEN_FILE.format(out.fileno()), new, src_dir_fd=out.fileno())
             os.replace(new, final)
         except BaseException:
@@ -96,11 +97,11 @@ def replacing_file(path: Path) -> Iterator[BinaryIO]:
             raise
 
 
-def _opened_directly(path: Path) -> BinaryIO | None:
-    """What cannot be replaced, open for writing; None for a regular file, or where there is none yet."""
+def _open_directly(path: Path) -> BinaryIO | None:
+    """Open a file that cannot be replaced; return None for a regular file, or if there is no file yet."""
     descriptor = _descriptor(path)
     if descriptor is not None:
-        return os.fdopen(os.dup(descriptor), "wb")  # opened by its path, a redirected file would lose what it has
+        return os.fdopen(os.dup(descriptor), "wb")  # opened by its path, a redirected file would be truncated
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -109,10 +110,10 @@ def _opened_directly(path: Path) -> BinaryIO | None:
 
 
 def _descriptor(path: Path) -> int | None:
-    """The open file of this process that a path such as /dev/stdout, or a link to it, leads to."""
-    for _ in range(40):  # what the kernel follows
-        folder = _DESCRIPTORS.fullmatch(str(real_path(path.parent)))
-        if folder and int(folder[1]) == os.getpid() and path.name.isdecimal():
+    """Return the file descriptor of this process that a path such as /dev/stdout, or a link to it, leads to."""
+    for _ in range(40):  # the kernel's limit
+        match = _DESCRIPTORS.fullmatch(str(real_path(path.parent)))
+        if match and int(match[1]) == os.getpid() and path.name.isdecimal():
             return int(path.name)
         if not path.is_symlink():
             return None
@@ -121,49 +122,49 @@ def _descriptor(path: Path) -> int | None:
 
 
 def _new_file(new: Path) -> tuple[BinaryIO, bool]:
-    """A new file in the directory of ``new``, with the usual mode and open for writing; and whether it is ``new``.
+    """Open a new file in the directory of ``new`` with the usual mode; return it, and True if its name is ``new``.
 
-    Where the system can, the file has no name yet: nothing is left of it if the process is killed.
+    If the system supports it, the file has no name yet, so that nothing remains of it if the process is killed.
     """
     if hasattr(os, "O_TMPFILE") and Path(_OPEN_FILE).parent.exists():
-        # some file systems cannot; and what is wrong with the directory, the other way will say
+        # not on all file systems; an error of the directory is raised by the other way
         with contextlib.suppress(OSError):
             return os.fdopen(os.open(new.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o666), "wb"), False
     return os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "wb"), True
 
 
 def _keep_mode(old: Path, new: int) -> None:
-    """Give an open file the mode and, where that is allowed, the owner of the file that it will replace."""
+    """Give an open file the mode and, if permitted, the owner of the file that it will replace."""
     try:
-        found = old.stat()
+        status = old.stat()
     except FileNotFoundError:
         return
     with contextlib.suppress(PermissionError):
-        os.fchown(new, found.st_uid, found.st_gid)
-    os.fchmod(new, stat.S_IMODE(found.st_mode))
+        os.fchown(new, status.st_uid, status.st_gid)
+    os.fchmod(new, stat.S_IMODE(status.st_mode))
 
 
 def new_sibling_dir(final: Path) -> Path:
-    """A new empty folder on the same file system as ``final``, to be filled and then moved there."""
+    """Create an empty directory next to ``final``, on the same file system, to be filled and moved there."""
     final = real_path(final)
     final.parent.mkdir(parents=True, exist_ok=True)
-    folder = _unfinished(final)
-    folder.mkdir()
-    return folder
+    directory = _partial_path(final)
+    directory.mkdir()
+    return directory
 
 
-def _unfinished(final: Path) -> Path:
-    """A name beside ``final`` that nobody uses, also where the name is as long as names may be."""
-    name = os.fsdecode(os.fsencode(final.name)[:_LONGEST])
-    return final.with_name(f".{name}.{secrets.token_hex(4)}{_UNFINISHED}")
+def _partial_path(final: Path) -> Path:
+    """Return an unused path next to ``final``, even if its name has the maximum length."""
+    name = os.fsdecode(os.fsencode(final.name)[:_MAX_NAME_BYTES])
+    return final.with_name(f".{name}.{secrets.token_hex(4)}{_PARTIAL}")
 
 
 @contextlib.contextmanager
 def replacing_dir(final: Path) -> Iterator[Path]:
-    """A new folder to be filled: at the end of the block it takes the place of ``final``, after an error it is gone.
+    """Create a directory that replaces ``final`` at the end of the block; after an error it is removed.
 
     Raises:
-        OSError: about ``final``, or about a file in the new folder.
+        OSError: about ``final``, or about a file in the new directory.
     """
     with naming(final):
         new = new_sibling_dir(final)
@@ -175,15 +176,15 @@ def replacing_dir(final: Path) -> Iterator[Path]:
 
 
 def replace_dir(new: Path, final: Path) -> None:
-    """Put the finished folder ``new`` in the place of ``final``; of a link, in the place of what it leads to.
+    """Replace ``final``, or the target of the link ``final``, by the finished directory ``new``.
 
-    A folder cannot be renamed over a full one, so the old one steps aside first. A crash between the two renames leaves
-    the old content as ``.<name>.old``: ``readable_dir`` finds it there, ``restore_dir`` puts it back.
+    A directory cannot be renamed over one that is not empty, so the old one is moved away first. A crash between the
+    two renames leaves the old content as ``.<name>.old``: ``readable_dir`` finds it there, ``restore_dir`` restores it.
     """
     final = real_path(final)
     sync_dir(new)
     restore_dir(final)
-    old = _aside(final)
+    old = _old_path(final)
     _remove(old)
     if final.exists():
         os.replace(final, old)
@@ -197,43 +198,43 @@ def replace_dir(new: Path, final: Path) -> None:
 
 
 def restore_dir(final: Path) -> None:
-    """After a crash in the middle of ``replace_dir``: put the old content back in its place."""
+    """Restore the old directory after a crash inside ``replace_dir``."""
     final = real_path(final)
-    old = _aside(final)
+    old = _old_path(final)
     if old.exists() and not final.exists():
         os.replace(old, final)
 
 
 def readable_dir(final: Path) -> Path:
-    """Where the content of ``final`` is, for readers, who must not rename: the writer may be at work this moment."""
+    """Return the directory with the content of ``final``; readers must not rename, a writer may be at work."""
     if final.exists():
         return final
-    old = _aside(real_path(final))
+    old = _old_path(real_path(final))
     return old if old.exists() else final
 
 
 def remove_leftovers(parent: Path, name: str) -> None:
-    """After a crash: in ``parent``, what stepped aside goes back, what is unfinished goes away. ``name`` is a glob.
+    """Clean up in ``parent`` after a crash: restore old directories, remove partial files. ``name`` is a glob.
 
-    Only for the one writer of ``name``: another one's unfinished files would go away, too.
+    Only the single writer of ``name`` may call this: it would remove another writer's partial files, too.
     """
     for old in parent.glob(f".{name}.old"):
         restore_dir(parent / old.name.removeprefix(".").removesuffix(".old"))
-    for leftover in [*parent.glob(f".{name}.old"), *parent.glob(f".{name}.{_RANDOM}{_UNFINISHED}")]:
+    for leftover in [*parent.glob(f".{name}.old"), *parent.glob(f".{name}.{_RANDOM}{_PARTIAL}")]:
         _remove(leftover)
 
 
 def _remove(path: Path) -> None:
-    """Remove what is there, whatever it is; a link, not what it leads to."""
+    """Remove a file, a directory or a link, but not a link's target."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
 
 
-def sync_dir(folder: Path) -> None:
-    """Make renames inside ``folder`` last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync_dir(directory: Path) -> None:
+    """Make renames inside ``directory`` survive a power cut."""
+    handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -241,15 +242,15 @@ def sync_dir(folder: Path) -> None:
 
 
 def bytes_hash(content: bytes) -> str:
-    """SHA-256 of bytes, as hex."""
+    """Return the SHA-256 of bytes as hex."""
     return hashlib.sha256(content).hexdigest()
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hex."""
+    """Return the SHA-256 of a file's bytes as hex."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _aside(final: Path) -> Path:
+def _old_path(final: Path) -> Path:
     return final.with_name(f".{final.name}.old")

@@ -1,4 +1,4 @@
-"""One writer at a time: lock files that the operating system guards.
+"""One writer at a time: lock files with locks of the operating system.
 
 A lock is an exclusive ``flock`` on an open file. The kernel releases it when the process ends, however it ends, so a
 file that a killed process left behind blocks no one. Threads of one process exclude each other, too. On NFS the lock
@@ -33,22 +33,22 @@ __all__ = ["BUSY_MESSAGE", "LOCK", "holder", "inner_lock", "only_writer", "outer
 
 LOCK = ".lock"
 BUSY_MESSAGE = "is writing here"
-"""Part of the message to a second writer."""
+"""Part of the message to a second writer, by which tests recognize it."""
 _TRIES = 5
 _PAUSE_SECONDS = 0.05
-"""Between tries: the file's holder may be about to end, or to write who it is."""
+"""Between tries: the holder may be about to end, or to write its note."""
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _MAX_COMMAND = 200
 
 
-def inner_lock(folder: Path) -> Path:
-    """Return the lock file of a directory that is written file by file."""
-    return folder / LOCK
+def inner_lock(directory: Path) -> Path:
+    """Return the lock file, inside it, of a directory that is written file by file."""
+    return directory / LOCK
 
 
-def outer_lock(folder: Path) -> Path:
-    """Return the lock file of a directory that is replaced as a whole, so that the file cannot be in it."""
-    final = real_path(folder)
+def outer_lock(directory: Path) -> Path:
+    """Return the lock file, next to it, of a directory that is replaced as a whole."""
+    final = real_path(directory)
     return final.with_name(f".{final.name}{LOCK}")
 
 
@@ -65,12 +65,12 @@ def only_writer(*files: Path) -> Iterator[None]:
         for file in sorted({real_path(file.parent) / file.name: file for file in files}.values()):
             stack.enter_context(_directory(file))
             if sys.platform != "win32":
-                stack.enter_context(_held(file))
+                stack.enter_context(_hold(file))
         yield
 
 
 def holder(file: Path) -> str | None:
-    """Return which process holds a lock, in words; None if none does."""
+    """Return a description of the process that holds a lock; None if it is free."""
     if sys.platform == "win32":
         return None
     try:
@@ -78,10 +78,10 @@ def holder(file: Path) -> str | None:
     except OSError:
         return None
     try:
-        # shared: two who only ask are not in each other's way
+        # shared: two processes that only check do not exclude each other
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _note(handle)
+        return _read_note(handle)
     except OSError:
         return None
     finally:
@@ -91,30 +91,30 @@ def holder(file: Path) -> str | None:
 
 @contextlib.contextmanager
 def _directory(file: Path) -> Iterator[None]:
-    """The directory of a lock file."""
-    folder = file.parent
+    """Create the directory of a lock file, and remove it again if it is empty at the end of the block."""
+    directory = file.parent
     with _as_run_error(file):
-        if folder.exists() and not folder.is_dir():
-            raise RunError(folder, "this is a file", "Expected a directory", "Choose another directory")
-        missing = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
+        if directory.exists() and not directory.is_dir():
+            raise RunError(directory, "this is a file", "Expected a directory", "Choose another directory")
+        missing = [path for path in (directory, *directory.parents) if not path.exists()]
+        directory.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # not empty, and so are those above it
+        with contextlib.suppress(OSError):  # not empty, and then its parents are not empty either
             for path in missing:
                 path.rmdir()
 
 
 @contextlib.contextmanager
-def _held(file: Path) -> Iterator[None]:
+def _hold(file: Path) -> Iterator[None]:
     with _as_run_error(file):
         handle = _acquire(file)
     process = os.getpid()
     try:
         yield
     finally:
-        # A forked child has a copy of the handle, but the lock and its file are the parent's.
+        # A forked child has a copy of the handle, but the lock and its file belong to the parent.
         if os.getpid() == process:
             with contextlib.suppress(OSError):
                 file.unlink(missing_ok=True)
@@ -122,15 +122,15 @@ def _held(file: Path) -> Iterator[None]:
 
 
 def _acquire(file: Path) -> int:
-    """Return the open file of a new lock, which names its holder."""
+    """Lock a file, write a note about the holder into it, and return its handle."""
     note = "another process"
     for attempt in range(_TRIES):
         if attempt:
             time.sleep(_PAUSE_SECONDS)
-        handle = _opened(file)
+        handle = _open_lock_file(file)
         try:
             if not _lock(handle):
-                note = _note(handle)
+                note = _read_note(handle)
             elif _is_in_place(file, handle):
                 _write_note(handle)
                 return handle
@@ -146,10 +146,10 @@ def _acquire(file: Path) -> int:
     )
 
 
-def _opened(file: Path) -> int:
-    """Open a lock file; the last holder may have removed its directory, too."""
+def _open_lock_file(file: Path) -> int:
+    """Open a lock file; the last holder may have removed its directory as well."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    # Opened non-inheritable: the lock of a study must not live on in the trainings that it starts.
+    # Not inheritable: the lock of a study must not outlive it in the training processes that it starts.
     return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
 
 
@@ -163,20 +163,20 @@ def _lock(handle: int) -> bool:
         if error.errno not in _NO_LOCKS:
             raise
         warnings.warn(
-            f"this file system has no locks ({error.strerror}): nothing keeps a second writer out", stacklevel=2
+            f"this file system has no locks ({error.strerror}): a second writer is not prevented", stacklevel=2
         )
     return True
 
 
 def _is_in_place(file: Path, handle: int) -> bool:
-    """Return True unless the last holder removed the file after it was opened: then a new one may be locked, too."""
+    """Return False if the last holder removed the file after it was opened: a new file may be locked, too."""
     with contextlib.suppress(OSError):
         return os.path.samestat(file.lstat(), os.fstat(handle))
     return False
 
 
 def _write_note(handle: int) -> None:
-    """Write who holds the lock; without it the lock holds as well."""
+    """Write a note about the holder; the lock is valid without it."""
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else ""
     note = {
         "host": socket.gethostname(),
@@ -189,13 +189,13 @@ def _write_note(handle: int) -> None:
         os.pwrite(handle, (json.dumps(note) + "\n").encode(), 0)
 
 
-def _note(handle: int) -> str:
-    """Return what a lock file says of its holder."""
+def _read_note(handle: int) -> str:
+    """Return a lock file's description of its holder."""
     try:
         note = json.loads(os.pread(handle, 4096, 0))
         text = f"process {note['process']} on {note['host']} ({note['command']}, since {note['since']})"
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return "another process, whose name is not in the lock file,"
+        return "another process, which is not named in the lock file,"
     return "".join(character if character.isprintable() else "?" for character in text)
 
 

@@ -1,7 +1,7 @@
-"""Whether what is about to be allocated can fit into this machine's memory.
+"""Checks that an allocation fits into this machine's memory.
 
-Systems promise more memory than they have, and end the process that uses it. So sizes that cannot fit are reported
-before anything is allocated.
+Operating systems promise more memory than they have, and kill the process that uses it. So sizes that cannot fit are
+reported before anything is allocated.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ from freerun.errors import ConfigError
 __all__ = ["check_fits", "machine_memory"]
 
 _BYTES: Final = 4
-"""Of a number in fp32."""
+"""Size of a number in fp32."""
 _CGROUP_LIMITS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Of a container, in version 2 and 1 of control groups."""
+"""Memory limit of a container, in versions 2 and 1 of control groups."""
 
 
 def check_fits(where: object, what: str, parameters: int, copies: int, fix: str) -> None:
-    """Check that ``copies`` of so many parameters in fp32 fit into the memory of this machine.
+    """Check that ``copies`` copies of the parameters in fp32 fit into the memory of this machine.
 
     Args:
-        where: named in the message.
-        what: has the parameters, with the sizes that decide their number.
-        parameters: their number.
-        copies: what is held at the same time: weights, gradients, the optimizer's state.
-        fix: what the user can do.
+        where: location for the message.
+        what: the network, with the dimensions that determine its size.
+        parameters: number of parameters.
+        copies: number of copies in memory at a time: weights, gradients, the optimizer's state.
+        fix: advice to the user.
 
     Raises:
         ConfigError: they do not fit.
     """
-    needed, there = _BYTES * parameters * copies, machine_memory()
-    if there is not None and needed > there:
+    needed, available = _BYTES * parameters * copies, machine_memory()
+    if available is not None and needed > available:
         raise ConfigError.single(
             where,
             f"{what} has {parameters:,} parameters, which take {_gigabytes(needed)} in training",
-            f"Expected at most {_gigabytes(there)}, the memory of this machine",
+            f"Expected at most {_gigabytes(available)}, the memory of this machine",
             fix,
         )
 
 
 def machine_memory() -> int | None:
-    """Bytes that this process may have at most: of the machine, or of its container; None if nobody says."""
-    found = [limit for path in _CGROUP_LIMITS if (limit := _limit(Path(path))) is not None]
+    """Return the memory limit of this process in bytes, of the machine or its container; None if unknown."""
+    limits = [limit for path in _CGROUP_LIMITS if (limit := _limit(Path(path))) is not None]
     with contextlib.suppress(AttributeError, ValueError, OSError):  # not on this system
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return min((size for size in found if size > 0), default=None)
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min((size for size in limits if size > 0), default=None)
 
 
 def _limit(path: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""The standard streams, whatever state the process got them in: closed, full, replaced, or in another encoding."""
+"""The standard streams in whatever state the process got them: closed, full, replaced, or in another encoding."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _STREAMS = {0: ("stdin", "r"), 1: ("stdout", "w"), 2: ("stderr", "w")}
 
 
 def prepare_streams() -> None:
-    """Make the three streams of a command usable.
+    """Make the three standard streams usable for a command.
 
-    A closed stream counts as /dev/null, which takes its number: otherwise the next file that is opened would get it,
-    and warnings would go into that file. Text is written as UTF-8, as into files, whatever the locale says.
+    A closed stream is replaced by /dev/null under its descriptor: otherwise the next file to be opened would get the
+    descriptor, and warnings would go into that file. Text is written as UTF-8, as in files, whatever the locale.
     """
     for number, (name, mode) in _STREAMS.items():
-        _take_number(number)
+        _occupy_descriptor(number)
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 (until the end)
     for stream, errors in ((sys.stdout, "strict"), (sys.stderr, "backslashreplace")):
@@ -28,17 +28,17 @@ def prepare_streams() -> None:
             stream.reconfigure(encoding="utf-8", errors=errors)
 
 
-def _take_number(number: int) -> None:
-    """Open /dev/null as the descriptor ``number`` if that is closed; those below it are open."""
+def _occupy_descriptor(number: int) -> None:
+    """Open /dev/null as the descriptor ``number`` if it is closed; all lower descriptors are open."""
     try:
         os.fstat(number)
     except OSError:
-        opened = os.open(os.devnull, os.O_RDWR)
-        os.set_inheritable(opened, True)
+        descriptor = os.open(os.devnull, os.O_RDWR)
+        os.set_inheritable(descriptor, True)
 
 
 def is_terminal(stream: Any) -> bool:
-    """Return True if a person watches; False for None, closed streams and objects that can do no more than write."""
+    """Return True for a terminal; False for None, closed streams and objects that have only ``write``."""
     try:
         return bool(stream.isatty())
     except (AttributeError, ValueError):
@@ -46,7 +46,7 @@ def is_terminal(stream: Any) -> bool:
 
 
 def binary_input() -> BinaryIO:
-    """Standard input as bytes, also where a host program put a stream of text in its place."""
+    """Return standard input as bytes, even if a host program has replaced it by a text stream."""
     if sys.stdin is None:
         return io.BytesIO()
     buffer: BinaryIO | None = getattr(sys.stdin, "buffer", None)
@@ -54,19 +54,19 @@ def binary_input() -> BinaryIO:
 
 
 def write_notice(text: str, stream: Any = None) -> None:
-    """Write to ``stream`` or to standard error what no result depends on: where that fails, work goes on without.
+    """Write text that no result depends on to ``stream``, by default standard error; errors are ignored.
 
-    It never goes to standard output by itself, which is for results.
+    It is never written to standard output by default, which is for results.
     """
-    where = sys.stderr if stream is None else stream
+    target = sys.stderr if stream is None else stream
     with contextlib.suppress(OSError, ValueError, AttributeError):  # full or gone; closed; None, or without flush
-        where.write(text)
-        where.flush()
+        target.write(text)
+        target.flush()
 
 
 def discard_output() -> None:
-    """After a failed write to standard output: forget the rest, which Python would try to write again at exit."""
+    """Discard buffered output after a failed write to standard output; Python would write it again at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # a stream of a host program has no descriptor
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)

@@ -1,4 +1,4 @@
-"""JSON from a stranger: what RFC 8259 allows and no more, with bounds on depth and numbers."""
+"""Untrusted JSON: exactly what RFC 8259 allows, with limits on depth and numbers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, Final
 __all__ = ["MAX_DEPTH", "parse"]
 
 MAX_DEPTH: Final = 64
-"""Arrays and objects inside each other: far more than any file has, far less than recursion bears."""
-_LARGEST: Final = 2**63
-_LONGEST: Final = 20
-"""Characters of the largest whole number with its sign."""
+"""Maximum nesting of arrays and objects: far more than any file has, far below the recursion limit."""
+_MAX_INTEGER: Final = 2**63
+_MAX_DIGITS: Final = 20
+"""Length of the largest 64-bit integer with its sign."""
 
 
 def parse(content: bytes) -> Any:
@@ -23,18 +23,18 @@ def parse(content: bytes) -> Any:
             finite (NaN, 1e999) or a whole number beyond 64 bits, or a string with half a surrogate pair.
     """
     text = content.decode()
-    # Only where there are that many brackets can the nesting be that deep: most files need no walk.
+    # The nesting is only as deep as there are opening brackets: most files need no further check.
     brackets = content.count(b"[") + content.count(b"{")
     if brackets > MAX_DEPTH and _depth(text) > MAX_DEPTH:
         raise ValueError(f"nested more than {MAX_DEPTH} deep")
-    value = json.loads(text, parse_constant=_refuse_constant, parse_int=_whole, parse_float=_finite)
-    if b"\\u" in content:  # only an escape can stand for half a pair
-        _refuse_half_pairs(value)
+    value = json.loads(text, parse_constant=_reject_constant, parse_int=_parse_integer, parse_float=_parse_float)
+    if b"\\u" in content:  # only an escape can express half a pair
+        _check_surrogates(value)
     return value
 
 
 def _depth(text: str) -> int:
-    """The deepest nesting of brackets that stand outside of strings."""
+    """Return the maximum nesting of brackets outside strings."""
     depth = deepest = 0
     in_string = escaped = False
     for character in text:
@@ -55,26 +55,26 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def _refuse_constant(name: str) -> float:
+def _reject_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number in JSON")
 
 
-def _whole(digits: str) -> int:
-    if len(digits) > _LONGEST or not -_LARGEST <= (number := int(digits)) < _LARGEST:
-        raise ValueError(f"the whole number {digits[:_LONGEST]}... does not fit 64 bits")
+def _parse_integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS or not -_MAX_INTEGER <= (number := int(digits)) < _MAX_INTEGER:
+        raise ValueError(f"the whole number {digits[:_MAX_DIGITS]}... does not fit into 64 bits")
     return number
 
 
-def _finite(digits: str) -> float:
+def _parse_float(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise ValueError(f"the number {digits[:_LONGEST]} is too large")
+        raise ValueError(f"the number {digits[:_MAX_DIGITS]} is too large")
     return number
 
 
-def _refuse_half_pairs(value: Any) -> None:
+def _check_surrogates(value: Any) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         half = error.object[error.start]
-        raise ValueError(f"a string has half a surrogate pair, U+{ord(half):04X}") from None
+        raise ValueError(f"a string contains half a surrogate pair, U+{ord(half):04X}") from None

@@ -1,4 +1,4 @@
-"""Numbers, texts and values as a person reads them."""
+"""Formatting of numbers, texts and values for people."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import math
 __all__ = ["cut", "duration", "forbidden_character", "json_line", "lone_surrogate", "one_line", "printable", "shown"]
 
 _CONTROLS = [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029]
-"""Characters that end a line, or that a terminal obeys instead of showing them."""
+"""Characters that end a line, or that a terminal interprets instead of displaying them."""
 _ESCAPED = {number: chr(number).encode("unicode_escape").decode() for number in _CONTROLS}
 _MAX_BITS = 4096
-"""Of an integer that is shown in digits: Python converts none of more than 4,300 digits."""
+"""Maximum size of an integer that is shown in digits: Python converts at most 4,300 digits."""
 _NOT_IN_A_FIELD = {"\t": "a tab", "\n": "a line feed", "\r": "a carriage return", "\0": "a NUL character"}
 _ESCAPED_IN_JSON = {number: f"\\u{number:04x}" for number in _CONTROLS}
 
 
 def duration(seconds: float) -> str:
-    """A length of time in its two largest units: "1 h 05 min", "3 min 20 s", "12 s"."""
+    """Format a duration in its two largest units: "1 h 05 min", "3 min 20 s", "12 s"."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -27,16 +27,16 @@ def duration(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` with control characters escaped, so that data cannot steer the terminal."""
+    """Escape control characters, so that data cannot control the terminal."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def one_line(text: str) -> str:
-    """``text`` with control characters and line separators escaped: it stays one line, and moves no terminal.
+    """Escape control characters and line separators: the result is one line and cannot control the terminal.
 
-    Unlike ``printable`` it keeps everything that is part of some writing system, such as joiners and no-break spaces.
+    Unlike ``printable`` it keeps all characters of writing systems, such as joiners and no-break spaces.
     """
     return text if text.isprintable() else text.translate(_ESCAPED)
 
@@ -62,22 +62,22 @@ def lone_surrogate(text: str) -> str | None:
 
 
 def json_line(value: object) -> str:
-    """A value as one line of JSON that moves no terminal; raises ValueError for NaN and infinity, which JSON lacks."""
+    """Format a value as one line of JSON, safe for terminals; raises ValueError for NaN and infinity."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     return text if text.isprintable() else text.translate(_ESCAPED_IN_JSON)
 
 
-def shown(value: object, most: int = 80) -> str:
-    """A value as TOML writes it, cut after ``most`` characters; "not set" for None."""
+def shown(value: object, limit: int = 80) -> str:
+    """Format a value as TOML, truncated to ``limit`` characters; "not set" for None."""
     try:
-        return cut("not set" if value is None else _toml(value), most)
+        return cut("not set" if value is None else _toml(value), limit)
     except RecursionError:
         return "a value that is nested too deeply to be shown"
 
 
-def cut(text: str, most: int = 80) -> str:
-    """``text``, cut after ``most`` characters."""
-    return text if len(text) <= most else text[: most - 3] + "..."
+def cut(text: str, limit: int = 80) -> str:
+    """Truncate ``text`` to ``limit`` characters."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def _toml(value: object) -> str:

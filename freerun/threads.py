@@ -1,7 +1,7 @@
-"""How many threads a call may use: the bound, and what 0 stands for.
+"""Numbers of threads: their limit, and the meaning of 0.
 
-In a program that imports freerun, 0 leaves torch's threads as the program set them. In a command, whose process is
-freerun's own, it is ``OMP_NUM_THREADS`` or else every core that the process may run on.
+In a program that imports freerun, 0 leaves torch's number of threads unchanged. In a command, whose process belongs to
+freerun, 0 means ``OMP_NUM_THREADS`` or else all cores that the process may run on.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def check_threads(threads: object, where: str = "threads") -> int:
     """Return ``threads``.
 
     Raises:
-        TypeError: not an int; True and False are none.
-        ConfigError: below 0, or above the bound.
+        TypeError: not an int; bool is rejected, too.
+        ConfigError: below 0, or above the limit.
     """
     if not isinstance(threads, int) or isinstance(threads, bool):
         raise wrong_type(where, threads, f"an int from 0 to {THREADS.high:,}")
     if threads not in THREADS:
-        # not as digits: an int may have more of them than Python is willing to write
+        # an int may have more digits than Python converts to a string
         value = f"{threads}" if abs(threads) < 10**18 else "too large to be shown"
         raise ConfigError.single(
             where, f"the value is {value}", f"Expected 0 to {THREADS.high:,} threads", "Choose another number"
@@ -41,7 +41,7 @@ def check_threads(threads: object, where: str = "threads") -> int:
 
 @contextmanager
 def in_a_command() -> Iterator[None]:
-    """Within it, 0 threads stands for all that this process may use."""
+    """Make 0 threads mean all cores that this process may use, inside the block."""
     token = _in_a_command.set(True)
     try:
         yield
@@ -50,16 +50,16 @@ def in_a_command() -> Iterator[None]:
 
 
 def resolve_threads(threads: int) -> int:
-    """Return the number of threads for torch; 0: as many as it has now."""
-    return threads or (_of_this_process() if _in_a_command.get() else 0)
+    """Return the number of threads for torch; 0 leaves it unchanged."""
+    return threads or (_default_threads() if _in_a_command.get() else 0)
 
 
-def _of_this_process() -> int:
-    """Return ``OMP_NUM_THREADS`` (of a list, for nested regions, the first), or the cores that are free to be used."""
-    # what is no number is ignored, as OpenMP does
-    found = re.match(r"\s*0*([1-9][0-9]{0,17})\s*(,|$)", os.environ.get("OMP_NUM_THREADS", ""))
-    if found:
-        return check_threads(int(found[1]), "OMP_NUM_THREADS")
+def _default_threads() -> int:
+    """Return ``OMP_NUM_THREADS`` (the first value of a list for nested regions), or the number of usable cores."""
+    # an invalid value is ignored, as in OpenMP
+    match = re.match(r"\s*0*([1-9][0-9]{0,17})\s*(,|$)", os.environ.get("OMP_NUM_THREADS", ""))
+    if match:
+        return check_threads(int(match[1]), "OMP_NUM_THREADS")
     return min(cores(), int(THREADS.high))
 
 

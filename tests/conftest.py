@@ -1,4 +1,4 @@
-"""What all tests share: hypothesis without a clock, torch on one thread, and data that may not be there."""
+"""Configuration of all tests: hypothesis without a deadline, torch on one thread, and optional data."""
 
 from __future__ import annotations
 
@@ -33,4 +33,4 @@ def one_thread():
 
 def pytest_runtest_setup(item):
     if item.get_closest_marker("shared_data") and not SHARED.is_dir():
-        pytest.skip(f"{SHARED} is missing: set FREERUN_SHARED to the folder with the data sets")
+        pytest.skip(f"{SHARED} is missing: set FREERUN_SHARED to the directory with the datasets")

@@ -113,7 +113,7 @@ def codecs_of_pieces(size, texts=300):
     )
 
 
-def write_model(folder, model=None, **changes):
+def write_model(directory, model=None, **changes):
     """A bundle with words a to g as source tokens and v to z as target tokens; returns the bundle as read."""
     model = network(1, torch.float32, scale=1.5) if model is None else model
     parts = {
@@ -127,8 +127,8 @@ def write_model(folder, model=None, **changes):
         "metrics": {"sources": 1},
         "freerun_version": "0.1.0",
     }
-    write_bundle(folder, BundleParts(**{**parts, **changes}))
-    return read_bundle(folder)
+    write_bundle(directory, BundleParts(**{**parts, **changes}))
+    return read_bundle(directory)
 
 
 def sources(rows):

@@ -27,27 +27,27 @@ def program(name):
     return shutil.which(name) or missing(f"no {name} on the PATH (Debian: nodejs, npm)")
 
 
-def run(command, folder, env=None, **options):
+def run(command, directory, env=None, **options):
     """The finished process; its output is shown when it fails."""
     environment = None if env is None else {**os.environ, **env}
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=300, **options
+        command, cwd=directory, env=environment, capture_output=True, encoding="utf-8", timeout=300, **options
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
 
-def installed(folder):
-    """The folder, with the packages that its lock file names; several test processes may ask at once."""
-    npm, lock = program("npm"), folder / "package-lock.json"
-    stamp = folder / "node_modules" / ".installed"
+def installed(directory):
+    """Install the packages of the directory's lock file and return it; safe for several test processes at once."""
+    npm, lock = program("npm"), directory / "package-lock.json"
+    stamp = directory / "node_modules" / ".installed"
     with lock.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         wanted = hashlib.sha256(file.read()).hexdigest()
         if not (stamp.exists() and stamp.read_text() == wanted):
-            run([npm, "ci"], folder)
+            run([npm, "ci"], directory)
             stamp.write_text(wanted)
-    return folder
+    return directory
 
 
 def answers(script, questions):

@@ -26,39 +26,39 @@ OF_THE_JOURNAL = ("journal_size", "journal_sha256")
 # ------------------------------------------------------------------------------------------- what has to be the same
 
 
-def journal(folder):
+def journal(directory):
     """The events of a run, except the time they took and where the run was resumed."""
-    events = [event for event in read_journal(folder / "journal.jsonl") if event["event"] != "resume"]
+    events = [event for event in read_journal(directory / "journal.jsonl") if event["event"] != "resume"]
     return [json.dumps({key: value for key, value in event.items() if not key.endswith(TIMES)}) for event in events]
 
 
-def contents(folder):
+def contents(directory):
     """Content by name: everything that has to be the same to the last byte."""
-    found = {"config.toml": (folder / "config.toml").read_bytes()}
-    if (folder / "dev.tsv").exists():
-        found["dev.tsv"] = (folder / "dev.tsv").read_bytes()
+    found = {"config.toml": (directory / "config.toml").read_bytes()}
+    if (directory / "dev.tsv").exists():
+        found["dev.tsv"] = (directory / "dev.tsv").read_bytes()
     for name in BUNDLES:
-        for path in sorted((folder / name).iterdir()):
+        for path in sorted((directory / name).iterdir()):
             found[f"{name}/{path.name}"] = path.read_bytes()
-    for update in Checkpoints(folder / "checkpoints", 3).updates():
+    for update in Checkpoints(directory / "checkpoints", 3).updates():
         name = f"checkpoints/update-{update:08d}"
         for part in ("model", "optimizer", "strategy"):
-            found[f"{name}/{part}.safetensors"] = (folder / name / f"{part}.safetensors").read_bytes()
-        state = json.loads((folder / name / "state.json").read_bytes())
+            found[f"{name}/{part}.safetensors"] = (directory / name / f"{part}.safetensors").read_bytes()
+        state = json.loads((directory / name / "state.json").read_bytes())
         found[f"{name}/state.json"] = {key: value for key, value in state.items() if key not in OF_THE_JOURNAL}
     return found
 
 
-def differences(folder, whole):
-    """The names of what is not the same in two run folders, none if they are equal."""
-    found, expected = contents(folder), contents(whole)
+def differences(directory, whole):
+    """Return the names of the files that differ between two run directories."""
+    found, expected = contents(directory), contents(whole)
     names = [name for name in sorted(found.keys() | expected.keys()) if found.get(name) != expected.get(name)]
-    return names + ["journal.jsonl"] * (journal(folder) != journal(whole))
+    return names + ["journal.jsonl"] * (journal(directory) != journal(whole))
 
 
-def leftovers(folder):
-    """Lock files and what is unfinished, anywhere in a folder."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob(".*"))
+def leftovers(directory):
+    """Return the lock files and partial files anywhere in a directory."""
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob(".*"))
 
 
 # ------------------------------------------------------------------------------------------------------------- killing
@@ -118,10 +118,10 @@ def main(arguments: list[str]) -> int:
 
     Prints the update of the newest checkpoint when an attempt began, and when it was killed.
     """
-    config, folder, seed, kills, longest, *settings = arguments
+    config, directory, seed, kills, longest, *settings = arguments
     runs.tensorboard_is_installed = lambda: False
     os.fsync = lambda handle: None  # what a killed process wrote is not lost
-    request = TrainRequest(subject=Path(config), out=Path(folder), settings=tuple(settings), resume=True)
+    request = TrainRequest(subject=Path(config), out=Path(directory), settings=tuple(settings), resume=True)
     moments = random.Random(int(seed))
 
     def train() -> int:
@@ -129,7 +129,7 @@ def main(arguments: list[str]) -> int:
         return 0
 
     def newest() -> int:
-        return (Checkpoints(Path(folder) / "checkpoints", 9).updates() or [0])[-1]
+        return (Checkpoints(Path(directory) / "checkpoints", 9).updates() or [0])[-1]
 
     for _ in range(int(kills)):
         before = newest()

@@ -65,7 +65,7 @@ def architecture(source_vocabulary, target_vocabulary=None, **options):
 
 
 def network(seed=0, dtype=torch.float64, dropout=0.0, embedding_dropout=0.0, backend="auto", scale=0.6, **sizes):
-    """A model of 11 source and 9 target ids, two layers of 4 unless told otherwise."""
+    """A model of 11 source and 9 target ids, two layers of 4 units by default."""
     options = {"embedding_size": 3, "hidden_size": 4, "num_layers": 2, **sizes}
     model = Seq2Seq(architecture(11, 9, **options), dropout, embedding_dropout, backend)
     return randomise(model, seed, scale, dtype)
@@ -168,19 +168,19 @@ def rows_of(batch, masks=None):
 
 @dataclass
 class Recorded:
-    """What a strategy was given and did: ``numbers`` by purpose, ``masks`` and ``fed`` in the order of their passes."""
+    """Inputs and passes of a strategy: ``numbers`` by purpose, ``masks`` and ``fed`` tokens by pass."""
 
     numbers: dict = field(default_factory=dict)
     masks: list = field(default_factory=list)
     fed: list = field(default_factory=list)
 
     def rows(self, batch):
-        """The pairs of the batch under the masks that were drawn first."""
+        """Return the pairs of the batch under the first masks."""
         return rows_of(batch, self.masks[0])
 
 
 def recorded(strategy, model, batch, update):
-    """The losses of a strategy, and the random numbers, dropout masks and whole-sequence passes that they came from."""
+    """Return a strategy's losses and a record of its random numbers, dropout masks and full-sequence passes."""
     record, draw_masks, sequence = Recorded(), model.draw_masks, model.decoder.sequence
 
     def keep_numbers(update, purpose, *shape):
@@ -205,7 +205,7 @@ def recorded(strategy, model, batch, update):
 
 
 def losses_of(strategy, model, batch, update):
-    """The model's losses, after the strategy's own loss was backpropagated: what the learner does with a batch."""
+    """Return a batch's losses and backpropagate the strategy's own loss, as the learner does."""
     losses = strategy.losses(model, batch, update)
     own = strategy.own_loss(losses.own_inputs, update)
     if own is None:
@@ -227,5 +227,5 @@ def same_losses(found, expected, model, tolerance=1e-10):
 
 
 def same_fed(found_BT, expected):
-    """Fail unless each row was fed the tokens that the oracle was, whatever stands on its padding."""
+    """Fail unless each row was fed the same tokens as the oracle, whatever its padding."""
     assert [row[: len(tokens)] for row, tokens in zip(found_BT.tolist(), expected, strict=True)] == expected

@@ -399,7 +399,7 @@ def most_probable(logits_V: Tensor, banned: Collection[int] = NEVER_WRITTEN) -> 
 def sampled(logits_V: Tensor, number: float, temperature: float = 1.0, banned: Collection[int] = NEVER_WRITTEN) -> int:
     """A token drawn with probability proportional to exp(logit / temperature), decided by a number in [0, 1).
 
-    Inverse transform sampling: the tokens stand side by side in the order of their ids, each as wide as it is probable,
+    Inverse transform sampling: the tokens are intervals in the order of their ids, each as wide as its probability,
     and the number, a fraction of their whole width, points at one of them.
     """
     logits = logits_V.tolist()

@@ -96,7 +96,7 @@ def smoothed(log_probs_V: Tensor, loss: Tensor, smoothing: float) -> Tensor:
 
 
 def token_losses(steps: Sequence[Step], right: Sequence[int], smoothing: float) -> tuple[Tensor, float]:
-    """Sums over the steps of the smoothed loss of the right tokens, and of their plain NLL: -log p, in nats."""
+    """Return the sums over the steps of the reference tokens' smoothed loss and unsmoothed NLL (-log p), in nats."""
     loss, nll = torch.zeros((), dtype=torch.float64), 0.0
     for step, token in zip(steps, right, strict=True):
         each = -step.log_probs_V[token]
@@ -193,7 +193,7 @@ def scheduled_sampling(
 
 
 def free_running(model: Model, rows: Sequence[Row], objective: Objective, numbers: Numbers, draw: Draw) -> Losses:
-    """Always sampling (Bengio et al. 2015, table 1): as many draws as the target has tokens, and none of its own."""
+    """Always sampling (Bengio et al. 2015, table 1): as many samples as target tokens, and no reference tokens."""
 
     def feed(n: int, t: int, logits_V: Tensor) -> int | None:
         return draw(logits_V, numbers[n][t + 1]) if t < len(rows[n].target) else None

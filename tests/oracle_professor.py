@@ -98,24 +98,24 @@ class Professor:
     model_gate: float = 0.75
     discriminator_gate: float = 0.99
 
-    def taken_for_taught(self, score: Tensor) -> Tensor:
+    def generator_loss(self, score: Tensor) -> Tensor:
         """-log D(B), or -score for hinge: what makes the model behave as if it were teacher-forced."""
         return -score if self.adversary == "hinge" else -torch.sigmoid(score).log()
 
-    def taken_for_free(self, score: Tensor) -> Tensor:
+    def teacher_term_loss(self, score: Tensor) -> Tensor:
         """-log(1 - D(B)), or the score itself for hinge."""
         return score if self.adversary == "hinge" else -(1 - torch.sigmoid(score)).log()
 
-    def told_apart(self, taught: Tensor, free: Tensor) -> Tensor:
+    def discriminator_loss(self, taught: Tensor, free: Tensor) -> Tensor:
         """C_d of one pair: -log D(B_teacher) - log(1 - D(B_free)); for hinge max(0, 1 - score), max(0, 1 + score)."""
         if self.adversary == "hinge":
             return (1 - taught).clamp(min=0) + (1 + free).clamp(min=0)
-        return self.taken_for_taught(taught) + self.taken_for_free(free)
+        return self.generator_loss(taught) + self.teacher_term_loss(free)
 
 
 def professor(
     model: Model,
-    judge: Weights | None,
+    d_weights: Weights | None,
     rows: Sequence[Row],
     objective: Objective,
     numbers: Numbers,
@@ -133,40 +133,40 @@ def professor(
     nll, figure = learned([taught for taught, _, _ in each], [[*row.target, EOS] for row in rows], objective)
     compared = [(taught, free) for _, taught, free in each if free.layers]
     terms, figures = {"nll": nll}, {"nll.teacher": figure}
-    acts = settings.weight > 0 and (judge is None or accuracy >= settings.model_gate)
+    acts = settings.weight > 0 and (d_weights is None or accuracy >= settings.model_gate)
     if acts:
-        terms |= _adversarial(judge, compared, settings)
+        terms |= _adversarial(d_weights, compared, settings)
     own_loss = torch.zeros((), dtype=torch.float64)
-    if judge is not None:
-        own_loss, own_figures = _own_loss(judge, compared, settings)
+    if d_weights is not None:
+        own_loss, own_figures = _own_loss(d_weights, compared, settings)
         figures |= {**own_figures, "model_gate_closed": (float(accuracy < settings.model_gate), 1)}
         own_loss = own_loss if accuracy <= settings.discriminator_gate else 0 * own_loss
     return Losses(terms, figures), own_loss
 
 
 def _adversarial(
-    judge: Weights | None, compared: Sequence[tuple[Behaviour, Behaviour]], settings: Professor
+    d_weights: Weights | None, compared: Sequence[tuple[Behaviour, Behaviour]], settings: Professor
 ) -> dict[str, Term]:
     """C_f, and C_t where it is asked for."""
     count = len(compared)
-    if judge is None:
+    if d_weights is None:
         apart = (
             mean_states_apart(compared, settings.include_teacher_term)
             if count > 1
             else torch.zeros((), dtype=torch.float64)
         )
         return {"free": Term(count * apart, count, settings.weight)}
-    frozen = {name: parameter.detach() for name, parameter in judge.items()}
-    free = sum(settings.taken_for_taught(discriminator(frozen, free)) for _, free in compared)
+    frozen = {name: parameter.detach() for name, parameter in d_weights.items()}
+    free = sum(settings.generator_loss(discriminator(frozen, free)) for _, free in compared)
     terms = {"free": Term(free, count, settings.weight)}
     if settings.include_teacher_term:
-        taught = sum(settings.taken_for_free(discriminator(frozen, taught)) for taught, _ in compared)
+        taught = sum(settings.teacher_term_loss(discriminator(frozen, taught)) for taught, _ in compared)
         terms["teacher"] = Term(taught, count, settings.weight)
     return terms
 
 
 def _own_loss(
-    judge: Weights, compared: Sequence[tuple[Behaviour, Behaviour]], settings: Professor
+    d_weights: Weights, compared: Sequence[tuple[Behaviour, Behaviour]], settings: Professor
 ) -> tuple[Tensor, dict[str, tuple[float, float]]]:
     """C_d as a sum, with the R1 penalty; how often the discriminator is right about each, and C_d without the penalty.
 
@@ -175,12 +175,12 @@ def _own_loss(
     loss = penalty = torch.zeros((), dtype=torch.float64)
     right_taught = right_free = 0
     for taught, free in ((taught.cut_off(), free.cut_off()) for taught, free in compared):
-        taught_score, free_score = discriminator(judge, taught), discriminator(judge, free)
-        loss = loss + settings.told_apart(taught_score, free_score)
+        taught_score, free_score = discriminator(d_weights, taught), discriminator(d_weights, free)
+        loss = loss + settings.discriminator_loss(taught_score, free_score)
         right_taught, right_free = right_taught + int(taught_score > 0), right_free + int(free_score <= 0)
         if settings.r1:
             seen = [each for outputs in taught.layers for each in outputs]
-            seen += taught.probs if "outputs.weight" in judge else []
+            seen += taught.probs if "outputs.weight" in d_weights else []
             slopes = torch.autograd.grad(taught_score, seen, create_graph=True)
             penalty = penalty + settings.r1 / 2 * sum((slope**2).sum() for slope in slopes)
     figures = {

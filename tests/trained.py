@@ -51,21 +51,21 @@ def bundles(tmp_path_factory):
 
 
 def once(tmp_path_factory, name, make):
-    """The folder ``name`` that ``make(folder)`` fills: once, however many test processes ask for it."""
+    """Return the directory ``name``, filled by ``make(directory)`` once for all test processes."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"once-{name}"
-    folder.mkdir(exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"once-{name}"
+    directory.mkdir(exist_ok=True)
+    with (directory / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / ".made").exists():
-            make(folder)
-            (folder / ".made").touch()
-    return folder
+        if not (directory / ".made").exists():
+            make(directory)
+            (directory / ".made").touch()
+    return directory
 
 
-def exported(folder, pairs, settings, options=()):
-    """Train for a second or two, export to ``folder / "bundle"``."""
-    (folder / "pairs.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs), "utf-8")
+def exported(directory, pairs, settings, options=()):
+    """Train for a second or two, export to ``directory / "bundle"``."""
+    (directory / "pairs.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs), "utf-8")
     every = {
         "training.updates": 150,
         "training.batch_size": 6,
@@ -76,9 +76,9 @@ def exported(folder, pairs, settings, options=()):
         **settings,
     }
     chosen = [part for key, value in every.items() for part in ("--set", f"{key}={value}")]
-    files = [str(folder / "pairs.tsv"), "--dev", str(folder / "pairs.tsv"), "--out", str(folder / "run")]
+    files = [str(directory / "pairs.tsv"), "--dev", str(directory / "pairs.tsv"), "--out", str(directory / "run")]
     assert main(["train", *files, *chosen]) == 0
-    assert main(["export", str(folder / "run"), "--out", str(folder / "bundle"), *options]) == 0
+    assert main(["export", str(directory / "run"), "--out", str(directory / "bundle"), *options]) == 0
 
 
 def change_config(bundle, changed):

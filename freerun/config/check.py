@@ -5,14 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import NoneType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
 from freerun.architecture import AttentionSpec, attention_kinds, attention_scores
-from freerun.bounds import shown_number
+from freerun.config.fields import Target, kinds_of, models_of, one_of, resolve
 from freerun.config.renamed import new_name
 from freerun.config.sections import (
     ALTERNATIVES,
@@ -27,7 +25,7 @@ from freerun.config.sections import (
 from freerun.errors import ConfigError, UserError
 from freerun.text import shown
 
-__all__ = ["ForcingSettings", "check_values", "expectation", "parse_config"]
+__all__ = ["ForcingSettings", "check_values", "parse_config"]
 
 M = TypeVar("M", bound=BaseModel)
 ForcingSettings = Callable[[str], type[BaseModel]]
@@ -49,9 +47,9 @@ def parse_config(
         ConfigError: all errors at once.
     """
     check = _Check(raw, str(location), origins or {})
-    config = check.validated(Config, raw)
+    config = check.validate(Config, raw)
     complete = check.forcing(forcing)
-    check.contradictions()
+    check.check_combinations()
     if check.problems or config is None or complete is None:
         raise ConfigError(list(check.problems.values()))
     return config.model_copy(update={"forcing": ForcingConfig.model_validate(complete)})
@@ -64,7 +62,7 @@ def check_values(model: type[M], raw: Any, location: object) -> M:
         ConfigError: all errors at once.
     """
     check = _Check(raw, str(location), {})
-    values = check.validated(model, raw)
+    values = check.validate(model, raw)
     if values is None:
         raise ConfigError(list(check.problems.values()))
     return values
@@ -79,7 +77,7 @@ class _Check:
     origins: Mapping[str, str]
     problems: dict[str, UserError] = field(default_factory=dict)
 
-    def validated(self, model: type[M], raw: Any, prefix: tuple[str, ...] = ()) -> M | None:
+    def validate(self, model: type[M], raw: Any, prefix: tuple[str, ...] = ()) -> M | None:
         """Return ``raw``, which is at the key path ``prefix``, as a ``model``; None if a type or range is wrong."""
         try:
             return model.model_validate(raw)
@@ -109,7 +107,7 @@ class _Check:
 
     def _phase(self, number: int, phase: Mapping[str, Any], settings_of: ForcingSettings) -> dict[str, Any] | None:
         path = ("forcing", f"phases[{number}]")
-        config = self.validated(PhaseConfig, phase, path)
+        config = self.validate(PhaseConfig, phase, path)
         if config is None:
             return None
         section = {key: value for key, value in phase.items() if key != "until"}
@@ -159,7 +157,7 @@ class _Check:
                 "Change the strategy or the model",
             )
         keys = {key: value for key, value in section.items() if key != "strategy"}
-        values = self.validated(settings, keys, path)
+        values = self.validate(settings, keys, path)
         if values is None:
             return None
         self._check_used(values, path)
@@ -177,7 +175,7 @@ class _Check:
                     f"Change {key} or {switch}",
                 )
 
-    def contradictions(self) -> None:
+    def check_combinations(self) -> None:
         """Check keys that are valid by themselves but not together."""
         training, model = self._section("training", TrainingConfig), self._section("model", ModelConfig)
         for one, other in ALTERNATIVES:
@@ -250,7 +248,7 @@ class _Check:
 
     def _add_details(self, details: Any, model: type[BaseModel], prefix: tuple[str, ...]) -> None:
         """Add one error of pydantic, in our words."""
-        target = _resolve(model, details["loc"])
+        target = resolve(model, details["loc"])
         keys = (*prefix, *target.keys)
         key, expected = ".".join(keys), f"Expected {target.expectation()}"
         kinds = target.kinds()
@@ -258,11 +256,11 @@ class _Check:
             case "extra_forbidden":
                 self._add(key, *_unknown_key(key, target))
             case "union_tag_not_found":
-                self._add(f"{key}.kind", "this key is missing", f"Expected {_one_of(kinds)}", "Set this key")
+                self._add(f"{key}.kind", "this key is missing", f"Expected {one_of(kinds)}", "Set this key")
             case "union_tag_invalid":
                 value = details["input"].get("kind")
                 what = f"the value is {shown(value)}"
-                self._add(f"{key}.kind", what, f"Expected {_one_of(kinds)}", _near(value, kinds))
+                self._add(f"{key}.kind", what, f"Expected {one_of(kinds)}", _near(value, kinds))
             case "value_error":
                 # a validator of a strategy's settings; it may give what, expected and fix, separated by bars
                 what, _, rest = str(details["ctx"]["error"]).partition("|")
@@ -297,13 +295,13 @@ def _kinds_with(fits: Callable[[AttentionSpec], bool]) -> str:
     return " or ".join(shown(kind) for kind, spec in attention_kinds().items() if fits(spec))
 
 
-def _fix(value: object, target: _Target) -> str:
+def _fix(value: object, target: Target) -> str:
     if isinstance(value, str) and value in target.kinds():
         return f'Write {target.keys[-1]} = {{ kind = "{value}" }}'
     return _near(value, target.words())
 
 
-def _unknown_key(key: str, target: _Target) -> tuple[str, str, str]:
+def _unknown_key(key: str, target: Target) -> tuple[str, str, str]:
     """Return what, expected and fix for a key that does not exist."""
     name, valid = target.keys[-1], sorted({name for model in target.models for name in model.model_fields})
     renamed_to = new_name(key)
@@ -311,7 +309,7 @@ def _unknown_key(key: str, target: _Target) -> tuple[str, str, str]:
         return "this key was renamed", f"Expected {renamed_to}", f"Write {renamed_to} in place of {name}"
     if key.startswith("forcing.") and len(target.keys) == 1:
         valid = [*(["strategy"] if "phases[" not in key else ["strategy", "until"]), *valid]
-    kinds = _kinds(target.models[0]) if len(target.models) == 1 else ()
+    kinds = kinds_of(target.models[0]) if len(target.models) == 1 else ()
     what = f"unknown key for kind = {shown(kinds[0])}" if kinds else "unknown key"
     homes = [section for section, inner in _sections() if name in inner.model_fields and section not in key.split(".")]
     fix = f"Move it to [{homes[0]}]" if homes else _near(name, valid) or "Remove it"
@@ -320,132 +318,10 @@ def _unknown_key(key: str, target: _Target) -> tuple[str, str, str]:
 
 def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
     for name, info in Config.model_fields.items():
-        for model in _models(info.annotation):
+        for model in models_of(info.annotation):
             yield name, model
 
 
 def _near(value: object, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(value, list(names), 1, 0.5) if isinstance(value, str) else []
     return f"The closest match is {near[0]!r}" if near else ""
-
-
-def _one_of(names: Sequence[str]) -> str:
-    return ("one of " if len(names) > 1 else "") + ", ".join(shown(name) for name in names)
-
-
-# -- from pydantic's locations and types to ours ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Target:
-    """What an error is about: the key path, the field there, and the models that the last key should be a field of."""
-
-    keys: list[str]
-    info: FieldInfo | None
-    models: list[type[BaseModel]]
-
-    def expectation(self) -> str:
-        """Return a description of the field's valid values."""
-        if self.info is None:
-            return ""
-        if self._is_section():
-            return f"a section, [{self.keys[0]}]"
-        return expectation(self.info)
-
-    def required_keys(self) -> str:
-        """Return the required keys of a section; for any other field "this key"."""
-        models = _models(self.info.annotation) if self.info and self._is_section() else []
-        inner = [name for model in models for name, info in model.model_fields.items() if info.is_required()]
-        return ", ".join(f"{self.keys[0]}.{name}" for name in inner) or "this key"
-
-    def _is_section(self) -> bool:
-        return len(self.keys) == 1 and self.info is not None and bool(_models(self.info.annotation))
-
-    def kinds(self) -> list[str]:
-        """Return the values of ``kind`` if the field is a table of one of several kinds."""
-        models = _models(self.info.annotation) if self.info else []
-        return [kind for model in models for kind in _kinds(model)]
-
-    def words(self) -> list[str]:
-        """Return the strings that the field is restricted to, if it is."""
-        return [word for word in _literals(self.info.annotation) if isinstance(word, str)] if self.info else []
-
-
-def _resolve(model: type[BaseModel], location: Sequence[int | str]) -> _Target:
-    """Follow a location: a table of several kinds is followed by its kind, a value by an index or a type."""
-    keys: list[str] = []
-    info: FieldInfo | None = None
-    owners = models = [model]
-    tagged = False
-    for part in location:
-        if isinstance(part, int) or not models:
-            break
-        if tagged:
-            models = [m for m in models if part in (_kinds(m) or ["pair"])]
-            tagged = False
-            continue
-        keys.append(part)
-        owners = models
-        info = next((m.model_fields[part] for m in owners if part in m.model_fields), None)
-        if info is None:
-            break
-        models, tagged = _models(info.annotation), _is_tagged(info)
-    return _Target(keys, info, owners)
-
-
-def _kinds(model: type[BaseModel]) -> tuple[str, ...]:
-    return get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
-
-
-def _is_tagged(annotation: Any) -> bool:
-    if isinstance(annotation, FieldInfo):
-        return annotation.discriminator is not None or _is_tagged(annotation.annotation)
-    return any(_is_tagged(argument) for argument in get_args(annotation))
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type):
-        return [annotation] if issubclass(annotation, BaseModel) else []
-    return [model for argument in get_args(annotation) for model in _models(argument)]
-
-
-def _literals(annotation: Any) -> tuple[Any, ...]:
-    if get_origin(annotation) is Literal:
-        return get_args(annotation)
-    return tuple(value for argument in get_args(annotation) for value in _literals(argument))
-
-
-_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
-_BOUNDS = (("ge", "{} or more"), ("gt", "above {}"), ("le", "{} or less"), ("lt", "below {}"))
-
-
-def expectation(field: FieldInfo) -> str:
-    """Describe the valid values of a key."""
-    return _expectation(field.annotation, [field])
-
-
-def _expectation(annotation: Any, metadata: Sequence[Any]) -> str:
-    """Describe the valid values of a type: by its description, if it has one, or by its kind and bounds."""
-    described = [item.description for item in metadata if isinstance(item, FieldInfo) and item.description]
-    if described:
-        return str(described[0])
-    if get_origin(annotation) is Annotated:
-        inner, *more = get_args(annotation)
-        return _expectation(inner, [*metadata, *more])
-    if get_origin(annotation) is Literal:
-        return _one_of(get_args(annotation))
-    if get_origin(annotation) is dict:
-        return "a table"
-    if annotation in _NAMES:
-        return _NAMES[annotation] + _bounds(metadata)
-    members = [argument for argument in get_args(annotation) if argument is not NoneType]
-    return " or ".join(_expectation(member, metadata) for member in members)
-
-
-def _bounds(metadata: Sequence[Any]) -> str:
-    """Return the ends of a range, as they follow the kind of number in a message."""
-    items = [inner for item in metadata for inner in (item.metadata if isinstance(item, FieldInfo) else [item])]
-    ends = {name: shown_number(getattr(item, name)) for name, _ in _BOUNDS for item in items if hasattr(item, name)}
-    if ends.keys() == {"ge", "le"}:
-        return f" from {ends['ge']} to {ends['le']}"
-    return "".join(f", {text.format(ends[name])}" for name, text in _BOUNDS if name in ends)

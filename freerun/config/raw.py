@@ -112,14 +112,14 @@ def override(
             )
         section = inner
     if directory is not None:
-        value = _at(absolute_paths(_nested(keys, value), directory), keys)
+        value = _at(absolute_paths(_nest(keys, value), directory), keys)
     former = section.get(keys[-1])
     is_section = len(keys) == 1 and isinstance(former, dict) and isinstance(value, dict)
     section[keys[-1]] = merge(former or {}, value) if is_section else value
     return result
 
 
-def _nested(keys: Sequence[str], value: Any) -> dict[str, Any]:
+def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:
     for key in reversed(keys):
         value = {key: value}
     nested: dict[str, Any] = value

@@ -21,7 +21,7 @@ __all__ = ["Batch", "make_batch", "plan_epoch"]
 Ids = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Batch:
     """Arrays of a batch, int64, padded with PAD on the right.
 

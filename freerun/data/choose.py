@@ -37,7 +37,7 @@ _WORDS_PER_SUBWORD = 150  # a subword then occurs about a hundred times in train
 _DISTINCT_WORDS_PER_SUBWORD, _SUBWORDS_PER_CHARACTER = 3, 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SideRates:
     """Statistics of one side.
 

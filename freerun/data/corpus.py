@@ -172,7 +172,7 @@ def encode_corpus(
         targets.append(targets.raw(target_ids))
     if not hashes:
         raise _no_pair_left(counts, max_source_length, max_target_length, where)
-    corpus = Corpus(sources.ragged(), targets.ragged(), _numbered(np.frombuffer(hashes, dtype=np.uint64)))
+    corpus = Corpus(sources.ragged(), targets.ragged(), _number_groups(np.frombuffer(hashes, dtype=np.uint64)))
     return corpus, counts.report(corpus)
 
 
@@ -247,7 +247,7 @@ def _no_pair_left(counts: _Counts, max_source: int | None, max_target: int | Non
     )
 
 
-def _numbered(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
+def _number_groups(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
     """Number the distinct values in order of first appearance.
 
     By hand and in int32, because memory peaks here: 20 bytes per pair, 53 with ``np.unique``.

@@ -37,7 +37,7 @@ _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9 _.-]{2,29}")
 
 def is_named_header(source: str, target: str) -> bool:
     """Return True if both fields are common column names, and neither is the other's plural."""
-    shorter, longer = sorted((_folded(source), _folded(target)), key=len)
+    shorter, longer = sorted((_casefold(source), _casefold(target)), key=len)
     return longer not in (shorter, shorter + "s") and shorter in NAMES and longer in NAMES
 
 
@@ -73,5 +73,5 @@ def _characters(text: str) -> list[str]:
     return [character for character in text.casefold() if not character.isspace()]
 
 
-def _folded(field: str) -> str:
+def _casefold(field: str) -> str:
     return " ".join(re.split(r"[\s_-]+", field.strip(" #\"'").casefold()))

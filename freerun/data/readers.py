@@ -182,7 +182,7 @@ class _Opener:
         with _as_data_error(name):
             raw = open_file(path, name, self.on_wait)
         with raw:
-            stream = _decompressed(raw, path.suffix.lower())
+            stream = _decompress(raw, path.suffix.lower())
             sink = self.copies.get(path)
             yield stream if sink is None else cast(BinaryIO, _Tee(stream, sink))
 
@@ -200,7 +200,7 @@ class _Tee:
         return line
 
 
-def _decompressed(raw: BinaryIO, suffix: str) -> BinaryIO:
+def _decompress(raw: BinaryIO, suffix: str) -> BinaryIO:
     if suffix == ".gz":
         # GzipFile reads lines in Python code; the buffer around it reads them in C.
         return cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=raw)))
@@ -460,9 +460,9 @@ def _as_data_error(name: str) -> Iterator[None]:
             name, "no permission to read the file", "Expected a readable file", "Change its mode"
         ) from error
     except EOFError as error:
-        raise _damaged(name, "is truncated") from error
+        raise _damage_error(name, "is truncated") from error
     except (gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
-        raise _damaged(name, f"is damaged: {error}") from error
+        raise _damage_error(name, f"is damaged: {error}") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DataError(
@@ -470,7 +470,7 @@ def _as_data_error(name: str) -> Iterator[None]:
         ) from error
 
 
-def _damaged(name: str, what: str) -> DataError:
+def _damage_error(name: str, what: str) -> DataError:
     # Without a line number: decompression runs ahead of the lines, so it would name an undamaged one.
     return DataError(
         name, f"the compressed file {what}", "Expected a complete .gz or .xz file", "Copy or compress the file again"

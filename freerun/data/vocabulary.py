@@ -28,7 +28,7 @@ class Vocabulary:
         self._tokens = tuple(tokens)
         self._ids = {token: number for number, token in enumerate(self._tokens, start=NUM_SPECIAL)}
         if len(self._ids) != len(self._tokens):
-            raise ValueError(f"a vocabulary holds each token once; {_repeated(self._tokens)!r} occurs twice")
+            raise ValueError(f"a vocabulary holds each token once; {_first_repeated(self._tokens)!r} occurs twice")
 
     @classmethod
     def from_counts(cls, counts: Mapping[str, int], minimum_count: int = 1) -> Vocabulary:
@@ -43,9 +43,9 @@ class Vocabulary:
         try:
             content = parse(text.encode() if isinstance(text, str) else text)
         except (ValueError, RecursionError) as error:
-            raise _damaged(where, f"this is not JSON: {error}") from error
+            raise _damage_error(where, f"this is not JSON: {error}") from error
         if not isinstance(content, dict):
-            raise _damaged(where, "this is not a JSON object")
+            raise _damage_error(where, "this is not a JSON object")
         _check_version(content.get("version"), where)
         return cls(_checked_tokens(content.get("tokens"), where))
 
@@ -58,7 +58,7 @@ class Vocabulary:
         try:
             pieces = [processor.id_to_piece(n) for n in numbers]
         except UnicodeDecodeError as error:
-            raise _damaged(where, f"a subword is not UTF-8 ({error.reason})") from None
+            raise _damage_error(where, f"a subword is not UTF-8 ({error.reason})") from None
         return cls(_distinct(pieces, where))
 
     def to_json(self) -> str:
@@ -114,19 +114,19 @@ class Vocabulary:
         return [names[number] for number in numbers]
 
 
-def _repeated(tokens: Sequence[str]) -> str:
+def _first_repeated(tokens: Sequence[str]) -> str:
     seen: set[str] = set()
     return next(token for token in tokens if token in seen or seen.add(token))  # type: ignore[func-returns-value]
 
 
-def _damaged(where: object, what: str) -> BundleError:
+def _damage_error(where: object, what: str) -> BundleError:
     return BundleError(where, what, "Expected a vocabulary as freerun writes it", "Copy or export the bundle again")
 
 
 def _check_version(version: object, where: object) -> None:
     # Not isinstance: True is an int in Python.
     if type(version) is not int or version < 1:
-        raise _damaged(where, f"the version is {json.dumps(version)[:80]}")
+        raise _damage_error(where, f"the version is {json.dumps(version)[:80]}")
     if version > _VERSION:
         raise BundleError(
             where,
@@ -138,15 +138,15 @@ def _check_version(version: object, where: object) -> None:
 
 def _checked_tokens(tokens: object, where: object) -> list[str]:
     if not isinstance(tokens, list):
-        raise _damaged(where, "there is no list 'tokens'")
+        raise _damage_error(where, "there is no list 'tokens'")
     for position, token in enumerate(tokens):
         if not isinstance(token, str):
-            raise _damaged(where, f"token {position} is {shown(token)}, not a string")
+            raise _damage_error(where, f"token {position} is {shown(token)}, not a string")
     return _distinct(tokens, where)
 
 
 def _distinct(tokens: list[str], where: object) -> list[str]:
     """Return ``tokens``; raise if two are equal, because no text would be encoded to the second one's id."""
     if len(set(tokens)) != len(tokens):
-        raise _damaged(where, f"the token {_repeated(tokens)!r} occurs twice")
+        raise _damage_error(where, f"the token {_first_repeated(tokens)!r} occurs twice")
     return tokens

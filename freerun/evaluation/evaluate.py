@@ -13,7 +13,7 @@ import numpy.typing as npt
 from freerun.data.codec import Codec
 from freerun.evaluation.free_running import FreeRunning, flat
 from freerun.evaluation.items import EvaluationSet
-from freerun.metrics.accuracy import Figures
+from freerun.metrics.accuracy import Values
 from freerun.metrics.intervals import ratio_interval
 from freerun.search.batches import ROWS
 from freerun.search.bound import LengthBound
@@ -46,7 +46,7 @@ class TeacherForced:
     num_all: npt.NDArray[np.float64]
 
     @property
-    def ratios(self) -> dict[str, tuple[Figures, Figures]]:
+    def ratios(self) -> dict[str, tuple[Values, Values]]:
         """The metrics: name to numerators and denominators, [N] each."""
         return {
             "nll.teacher": (self.nll, self.num_tokens),
@@ -76,7 +76,7 @@ class Evaluation:
     beam_size: int
 
     @property
-    def ratios(self) -> dict[str, tuple[Figures, Figures]]:
+    def ratios(self) -> dict[str, tuple[Values, Values]]:
         """All metrics that are ratios: name to numerators and denominators, [N] each."""
         return self.teacher.ratios | self.free.ratios
 

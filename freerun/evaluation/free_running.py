@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from freerun.data.codec import Codec
 from freerun.evaluation.items import EvaluationSet
-from freerun.metrics.accuracy import EditDistances, Figures, edit_distances, exact_matches
+from freerun.metrics.accuracy import EditDistances, Values, edit_distances, exact_matches
 from freerun.metrics.bleu import CorpusScore, bleu, bleu_tokenizer, chrf, spaced
 from freerun.metrics.intervals import Interval, ratio_interval
 
@@ -56,7 +56,7 @@ class FreeRunning:
         return chrf(*self._compared)
 
     @property
-    def ratios(self) -> dict[str, tuple[Figures, Figures]]:
+    def ratios(self) -> dict[str, tuple[Values, Values]]:
         """The metrics that are ratios: name to numerators and denominators, [N] each."""
         each = np.ones(len(self.items))
         return {

@@ -55,7 +55,7 @@ class InputCorruption(Strategy):
         """Return one term, the NLL given corrupted prefixes; the journal gets the fraction of corrupted positions."""
         encoded, masks = encode(model, batch, update)
         size = model.sizes.target_vocabulary
-        corrupted_BT = self._corrupted(batch, update, size)
+        corrupted_BT = self._corrupt(batch, update, size)
         target_N = batch.target_N
         if self.settings.kind == "raml":
             # the sample is the target now: at each position the token fed at the next one, and EOS unchanged
@@ -72,18 +72,18 @@ class InputCorruption(Strategy):
         }
         return Losses({"nll": nll}, figures)
 
-    def _corrupted(self, batch: TrainingBatch, update: Update, vocabulary_size: int) -> Tensor:
+    def _corrupt(self, batch: TrainingBatch, update: Update, vocabulary_size: int) -> Tensor:
         """Return the fed tokens [B, T]."""
         fed_BT = batch.target_in_BT
         shape, device = fed_BT.shape, fed_BT.device
         flips_BT, numbers_BT = (uniforms(update, name, *shape).to(device) for name in ("coins", "draws"))
         if self.settings.kind == "raml":
             chosen_BT = self._raml_positions(batch, flips_BT, vocabulary_size - NUM_SPECIAL, update)
-            return torch.where(chosen_BT, _another(fed_BT, numbers_BT, vocabulary_size), fed_BT)
+            return torch.where(chosen_BT, _other_tokens(fed_BT, numbers_BT, vocabulary_size), fed_BT)
         chosen_BT = (flips_BT < self.settings.rate) & batch.replaceable_BT
         if self.settings.kind == "dropout":
             return fed_BT.masked_fill(chosen_BT, UNK)
-        return torch.where(chosen_BT, _any_token(numbers_BT, vocabulary_size), fed_BT)
+        return torch.where(chosen_BT, _random_tokens(numbers_BT, vocabulary_size), fed_BT)
 
     def _raml_positions(self, batch: TrainingBatch, ranks_BT: Tensor, tokens: int, update: Update) -> Tensor:
         """Return the positions at which a sample differs from its target, True [B, T].
@@ -111,12 +111,12 @@ def _distance(m: int, tokens: int, temperature: float, number: float) -> int:
     return min(m, int(torch.searchsorted(edges, number, right=True)))
 
 
-def _any_token(numbers_BT: Tensor, vocabulary_size: int) -> Tensor:
+def _random_tokens(numbers_BT: Tensor, vocabulary_size: int) -> Tensor:
     """Sample ordinary tokens uniformly."""
     return NUM_SPECIAL + (numbers_BT * (vocabulary_size - NUM_SPECIAL)).long()
 
 
-def _another(tokens_BT: Tensor, numbers_BT: Tensor, vocabulary_size: int) -> Tensor:
+def _other_tokens(tokens_BT: Tensor, numbers_BT: Tensor, vocabulary_size: int) -> Tensor:
     """Sample ordinary tokens other than the given ones uniformly."""
     sampled_BT = NUM_SPECIAL + (numbers_BT * max(0, vocabulary_size - NUM_SPECIAL - 1)).long()
     return sampled_BT + (sampled_BT >= tokens_BT).long()

@@ -102,7 +102,7 @@ class _Guide:
         """Return the tokens that are written at step ``t``, given the sampled ones."""
         optimal_BV = self._oracle.optimal_BV()
         self.optimal_TBV.append(optimal_BV)
-        correct_B = torch.from_numpy(_one_of(optimal_BV, self._numbers_BT[:, t])).to(drawn_B.device)
+        correct_B = torch.from_numpy(_sample_allowed(optimal_BV, self._numbers_BT[:, t])).to(drawn_B.device)
         # without an optimal token, the model's own prediction is kept
         replaced_B = self._coins_BT[:, t] & torch.from_numpy(optimal_BV.any(1))
         written_B = torch.where(replaced_B.to(drawn_B.device), correct_B, drawn_B)
@@ -115,7 +115,7 @@ class _Guide:
         return written_B
 
 
-def _one_of(allowed_BV: np.ndarray, uniforms_B: np.ndarray) -> np.ndarray:
+def _sample_allowed(allowed_BV: np.ndarray, uniforms_B: np.ndarray) -> np.ndarray:
     """Sample one of each row's allowed tokens uniformly; undefined for a row without any."""
     counts_B = allowed_BV.sum(1)
     chosen_B = np.minimum((uniforms_B * counts_B).astype(np.int64), counts_B - 1)

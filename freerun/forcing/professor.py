@@ -230,7 +230,7 @@ class Professor(Strategy):
         if self.settings.r1 and learns:
             teacher = teacher.as_leaves()
         with torch.enable_grad() if learns else torch.no_grad():
-            scores_B = self.discriminator(_concatenated(teacher, free))
+            scores_B = self.discriminator(_concatenate(teacher, free))
             teacher_N, free_N = (each[rows_B] for each in scores_B.chunk(2))
             loss = self._discriminator_loss(teacher_N) + self._discriminator_loss(-free_N)
             penalty = self._penalty(teacher_N, teacher) if self.settings.r1 and learns else 0.0
@@ -319,7 +319,7 @@ def _frozen(network: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _concatenated(first: Behaviour, second: Behaviour) -> Behaviour:
+def _concatenate(first: Behaviour, second: Behaviour) -> Behaviour:
     """Concatenate two batches of behaviours to one of twice as many rows."""
     steps = max(1, int(first.lengths_B.max()))
 

@@ -73,7 +73,7 @@ def aligned_rollout(
         The fed tokens, [B, T].
     """
     fed_BT = target_in_BT.clone()
-    encoded, tables = _detached(encoded), decoder.tables()
+    encoded, tables = _detach(encoded), decoder.tables()
     draws_TB = draws_BT.t().contiguous()
     # the rows of each step that need the output layer: computed once, without a device synchronization per step
     rows_of = [draws_B.nonzero().squeeze(1) for draws_B in draws_TB]
@@ -145,7 +145,7 @@ def free_rollout(
         choose: maps the step and the sampled tokens [B] to the tokens that are written.
     """
     size = len(bounds_B)
-    encoded, tables = _detached(encoded), decoder.tables()
+    encoded, tables = _detach(encoded), decoder.tables()
     tokens_B = torch.full((size,), BOS, dtype=torch.int64, device=bounds_B.device)
     active_B = torch.ones(size, dtype=torch.bool, device=bounds_B.device)
     fed, written = [], []
@@ -165,7 +165,7 @@ def free_rollout(
     return FreeRun(torch.stack(fed, 1), torch.stack(written, 1), lengths_B)
 
 
-def _detached(encoded: Encoded) -> Encoded:
+def _detach(encoded: Encoded) -> Encoded:
     """Detach from the graph, with the state in fp32 or fp64: in bf16 the steps' updates would be rounded away."""
     encoded = encoded.detach()
     h_LBH, c_LBH = encoded.state.h_LBH, encoded.state.c_LBH

@@ -23,12 +23,12 @@ class Closest(NamedTuple):
 
 
 def edit_distance(hypothesis: Sequence[Hashable], reference: Sequence[Hashable]) -> int:
-    """Fewest insertions, deletions and substitutions of tokens that turn one sequence into the other."""
+    """Return the minimum number of insertions, deletions and substitutions that turn one sequence into the other."""
     return Levenshtein.distance(hypothesis, reference)
 
 
 def closest_reference(hypothesis: Sequence[Hashable], references: Iterable[Sequence[Hashable]]) -> Closest:
-    """The reference with the smallest distance, of several such the longest; ValueError when there is none."""
+    """Return the closest reference, of several equally close ones the longest; ValueError if there is none."""
     # Negative lengths, so that the smallest pair is the longest of the closest.
     distances = [(edit_distance(hypothesis, reference), -len(reference)) for reference in references]
     if not distances:

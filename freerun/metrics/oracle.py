@@ -1,11 +1,11 @@
-"""The dynamic oracle of edit distance: which next tokens are optimal after any prefix (Sabour et al. 2019, section 3).
+"""The dynamic oracle of edit distance: the optimal next tokens after any prefix (Sabour et al. 2019, section 3).
 
-Row D[t] of Levenshtein's table holds the distance of the t tokens written so far to each prefix of a reference. The
-best that can still be reached is its minimum m_t; a token is optimal when it follows a prefix at which the minimum
-stands, EOS when the whole reference is such a prefix. With several references all of that is taken over their union.
+Row D[t] of Levenshtein's table holds the distances of the t tokens written so far to all prefixes of a reference. Its
+minimum m_t is the best distance that can still be reached. A token is optimal if it follows a prefix with this minimum,
+EOS if the complete reference is such a prefix. Several references are treated as a union.
 
-An unknown token of a reference is never optimal, because no model writes it. Where every optimal prefix is followed by
-one, no token is optimal, and any that is written has regret 1.
+An unknown token of a reference is never optimal, because models never predict it. If all optimal prefixes are followed
+by unknown tokens, no token is optimal, and every token has regret 1.
 
 Shape suffixes: B rows, R references of all rows, J longest reference + 1, V vocabulary.
 """
@@ -23,14 +23,14 @@ __all__ = ["Oracle"]
 
 Ids = NDArray[np.int64]
 _FAR = 1 << 30
-"""Distance to a prefix that a reference does not have."""
+"""Distance to prefixes beyond the end of a reference."""
 
 
 class Oracle:
-    """Follows B outputs at once, each beside all references of its source.
+    """Follows B outputs at once, each with all references of its source.
 
     Args:
-        references: for each row its references as ids, EOS last.
+        references: the references of each row as ids, EOS last.
         vocabulary_size: V.
     """
 
@@ -52,47 +52,47 @@ class Oracle:
 
     @property
     def reachable_B(self) -> Ids:
-        """m_t: the distance that the best ending of each row would have."""
+        """m_t, the distance of the best possible completion of each row."""
         best_B = np.full(self._rows, _FAR, np.int64)
         np.minimum.at(best_B, self._owners_R, self._distances_RJ.min(1))
         return best_B
 
     @property
     def distances_B(self) -> Ids:
-        """The distance of each row to the closest of its references, were it to end here."""
+        """The distance of each row to its closest reference if the row ended here."""
         ends_R = self._distances_RJ[np.arange(len(self._lengths_R)), self._lengths_R]
         best_B = np.full(self._rows, _FAR, np.int64)
         np.minimum.at(best_B, self._owners_R, ends_R)
         return best_B
 
     def optimal_BV(self) -> NDArray[np.bool_]:
-        """The tokens of zero regret that can be written; none in a row whose references all go on with unknown ones."""
+        """Return the tokens of zero regret; none in a row whose references all continue with unknown tokens."""
         references_N, columns_N = np.nonzero(self._optimal_RJ())
-        found_BV = np.zeros((self._rows, self.vocabulary_size), np.bool_)
-        found_BV[self._owners_R[references_N], self._next_RJ[references_N, columns_N]] = True
-        return found_BV
+        optimal_BV = np.zeros((self._rows, self.vocabulary_size), np.bool_)
+        optimal_BV[self._owners_R[references_N], self._next_RJ[references_N, columns_N]] = True
+        return optimal_BV
 
     def allows_B(self, tokens_B: Ids) -> NDArray[np.bool_]:
-        """Whether each of these tokens is of zero regret; the same as looking it up in ``optimal_BV``, without V."""
-        here_R = (self._optimal_RJ() & (self._next_RJ == tokens_B[self._owners_R, None])).any(1)
-        found_B = np.zeros(self._rows, np.bool_)
-        found_B[self._owners_R[here_R]] = True
-        return found_B
+        """Return True for tokens of zero regret; the same as a look-up in ``optimal_BV``, but without V."""
+        allows_R = (self._optimal_RJ() & (self._next_RJ == tokens_B[self._owners_R, None])).any(1)
+        allowed_B = np.zeros(self._rows, np.bool_)
+        allowed_B[self._owners_R[allows_R]] = True
+        return allowed_B
 
     def _optimal_RJ(self) -> NDArray[np.bool_]:
-        """Return True at the columns whose next token can be written and leads to the best ending of its row."""
-        found_RJ: NDArray[np.bool_] = self._distances_RJ == self.reachable_B[self._owners_R, None]
-        return found_RJ & self._writable_RJ
+        """Return True at the columns whose next token can be predicted and leads to a best completion."""
+        is_minimum_RJ: NDArray[np.bool_] = self._distances_RJ == self.reachable_B[self._owners_R, None]
+        return is_minimum_RJ & self._writable_RJ
 
     def advance(self, tokens_B: Ids) -> None:
-        """Append a token to each row (of no meaning for rows that have ended)."""
+        """Append a token to each row (undefined for rows that have ended)."""
         before_RJ = self._distances_RJ
-        given_R1 = tokens_B[self._owners_R, None]
-        # written one more, or in place of (or equal to) the reference's token; a column whose token is EOS has no
-        # successor, and is masked below
+        tokens_R1 = tokens_B[self._owners_R, None]
+        # the token is an insertion, or it replaces (or equals) the reference's token; a column whose token is EOS has
+        # no successor, and is masked below
         reached_RJ = before_RJ + 1
-        replaced_RJ = before_RJ[:, :-1] + (self._next_RJ[:, :-1] != given_R1)
+        replaced_RJ = before_RJ[:, :-1] + (self._next_RJ[:, :-1] != tokens_R1)
         reached_RJ[:, 1:] = np.minimum(reached_RJ[:, 1:], replaced_RJ)
-        # leaving out reference tokens: D[j] = min over k <= j of reached[k] + j - k
+        # deletions of reference tokens: D[j] = min over k <= j of reached[k] + j - k
         after_RJ = np.minimum.accumulate(reached_RJ - self._columns_J, axis=1) + self._columns_J
         self._distances_RJ = np.where(self._has_RJ, after_RJ, _FAR)

@@ -1,6 +1,6 @@
-"""Is one model better than another on the same sources? Paired bootstrap and McNemar's test.
+"""Comparison of two models on the same sources: paired bootstrap and McNemar's test.
 
-Legend: N sources, R resamples. Differences are B minus A.
+Dimensions: N sources, R resamples. Differences are B minus A.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from freerun.metrics.accuracy import Figures, ratio
+from freerun.metrics.accuracy import Values, ratio
 from freerun.metrics.intervals import RESAMPLES, Interval, percentile_interval, resampled_ratios
 
 __all__ = ["Difference", "McNemar", "mcnemar", "paired_bootstrap", "paired_ratios"]
@@ -19,7 +19,7 @@ __all__ = ["Difference", "McNemar", "mcnemar", "paired_bootstrap", "paired_ratio
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Figures of two models, their difference B - A with its 95 % interval, and a two-sided p-value."""
+    """A metric of two models, the difference B - A with its 95 % interval, and a two-sided p-value."""
 
     a: float
     b: float
@@ -29,7 +29,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
-    """On how many sources only A, and only B, was right; the exact two-sided p-value."""
+    """The numbers of sources on which only A, or only B, was correct, and the exact two-sided p-value."""
 
     only_a: int
     only_b: int
@@ -39,10 +39,10 @@ class McNemar:
 def paired_bootstrap(
     a: float, b: float, resampled_a: npt.NDArray[np.float64], resampled_b: npt.NDArray[np.float64]
 ) -> Difference:
-    """Compare figures whose resamples [R] were drawn together (Koehn 2004, with two sides).
+    """Compare metrics whose resamples [R] were drawn together (Koehn 2004, two-sided).
 
-    p is twice the share of resamples on the rarer side of no difference, where one more is counted than was seen, so
-    that it is never 0. NaN where a figure is undefined.
+    p is twice the fraction of resamples on the rarer side of zero difference, with one added to the count so that it is
+    never 0. NaN if a metric is undefined.
     """
     differences = resampled_b - resampled_a
     differences = differences[~np.isnan(differences)]
@@ -53,7 +53,7 @@ def paired_bootstrap(
 
 
 def paired_ratios(
-    a: tuple[Figures, Figures], b: tuple[Figures, Figures], resamples: int = RESAMPLES, seed: int = 0
+    a: tuple[Values, Values], b: tuple[Values, Values], resamples: int = RESAMPLES, seed: int = 0
 ) -> Difference:
     """Compare sum(numerators) / sum(denominators) of two models, each given as a pair of arrays [N]."""
     return paired_bootstrap(
@@ -61,19 +61,19 @@ def paired_ratios(
     )
 
 
-def mcnemar(right_a: npt.NDArray[np.bool_], right_b: npt.NDArray[np.bool_]) -> McNemar:
-    """McNemar's test (1947) on two models' right outputs [N].
+def mcnemar(correct_a: npt.NDArray[np.bool_], correct_b: npt.NDArray[np.bool_]) -> McNemar:
+    """Run McNemar's test (1947) on the correct outputs [N] of two models.
 
-    Without a difference, a source that only one gets right is A's or B's like a coin's throw; the binomial tail is
-    summed exactly, whatever the number, so no normal approximation is needed.
+    Under the null hypothesis a source that only one model gets right is A's or B's like a fair coin flip. The binomial
+    tail is summed exactly for any number of sources, so no normal approximation is needed.
     """
-    only_a = int(np.count_nonzero(right_a & ~right_b))
-    only_b = int(np.count_nonzero(right_b & ~right_a))
-    return McNemar(only_a, only_b, min(1.0, 2 * _coin_tail(min(only_a, only_b), only_a + only_b)))
+    only_a = int(np.count_nonzero(correct_a & ~correct_b))
+    only_b = int(np.count_nonzero(correct_b & ~correct_a))
+    return McNemar(only_a, only_b, min(1.0, 2 * _binomial_tail(min(only_a, only_b), only_a + only_b)))
 
 
-def _coin_tail(heads: int, throws: int) -> float:
-    """Probability of at most ``heads`` heads in ``throws`` throws of a fair coin."""
-    # In logarithms: binomial coefficients of some thousand throws exceed a float.
-    logs = (math.lgamma(throws + 1) - math.lgamma(k + 1) - math.lgamma(throws - k + 1) for k in range(heads + 1))
-    return math.fsum(math.exp(log - throws * math.log(2)) for log in logs)
+def _binomial_tail(heads: int, flips: int) -> float:
+    """Return the probability of at most ``heads`` heads in ``flips`` flips of a fair coin."""
+    # In logarithms: binomial coefficients of some thousand flips exceed a float.
+    logs = (math.lgamma(flips + 1) - math.lgamma(k + 1) - math.lgamma(flips - k + 1) for k in range(heads + 1))
+    return math.fsum(math.exp(log - flips * math.log(2)) for log in logs)

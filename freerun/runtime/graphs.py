@@ -82,15 +82,9 @@ class Graphs:
                 self._sessions[name] = self._open(name)
             return self._sessions[name]
 
-<<<<<<< HEAD
-    def _opened(self, name: str) -> Session:
-        # here: the compiled greedy search needs none of it, and should not wait for it
-        from freerun.runtime.graph_rules import check_graph, max_fields
-=======
     def _open(self, name: str) -> Session:
         # imported here because the compiled greedy search does not need them
-        from freerun.runtime.graph_rules import check_graph, most_fields
->>>>>>> wip-D
+        from freerun.runtime.graph_rules import check_graph, max_fields
         from freerun.runtime.onnx_file import OnnxFault, read_onnx
 
         file = graph_file(name, self.precision)
@@ -98,15 +92,9 @@ class Graphs:
         content = self.bundle.checked_bytes(file)
         sizes = Architecture.of(self.bundle.model)
         try:
-<<<<<<< HEAD
-            found = read_onnx(content, max_fields(sizes))
-            check_metadata(path, found.metadata, metadata_of(self.bundle, name, self.precision))
-            check_graph(found, name, sizes)
-=======
-            graph = read_onnx(content, most_fields(sizes))
+            graph = read_onnx(content, max_fields(sizes))
             check_metadata(path, graph.metadata, metadata_of(self.bundle, name, self.precision))
             check_graph(graph, name, sizes)
->>>>>>> wip-D
         except OnnxFault as fault:
             expected = "Expected a graph that freerun exported, of this model's sizes"
             raise BundleError(path, f"damaged: {fault}", expected, EXPORT_AGAIN) from None

@@ -61,26 +61,26 @@ def freerun(capfd: pytest.CaptureFixture[str]) -> Freerun:
     return run
 
 
-def write_pairs(folder: Path) -> None:
+def write_pairs(directory: Path) -> None:
     """Letters and the same letters spelt out, in upper case."""
     lines = [f"{word}\t{' '.join(word.upper())}\n" for word in WORDS]
-    (folder / "train.tsv").write_text("".join(lines[20:]))
-    (folder / "dev.tsv").write_text("".join(lines[:20]))
-    (folder / "config.toml").write_text(CONFIG)
+    (directory / "train.tsv").write_text("".join(lines[20:]))
+    (directory / "dev.tsv").write_text("".join(lines[:20]))
+    (directory / "config.toml").write_text(CONFIG)
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with train.tsv, dev.tsv, config.toml and the finished run ``run``. Read only."""
-    folder = tmp_path_factory.mktemp("trained")
-    write_pairs(folder)
-    assert main(["train", str(folder / "config.toml"), "--out", str(folder / "run")]) == 0
-    return folder
+    """A directory with train.tsv, dev.tsv, config.toml and the finished run ``run``; read-only."""
+    directory = tmp_path_factory.mktemp("trained")
+    write_pairs(directory)
+    assert main(["train", str(directory / "config.toml"), "--out", str(directory / "run")]) == 0
+    return directory
 
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    """A folder of one's own with train.tsv, dev.tsv and config.toml."""
+    """A new directory with train.tsv, dev.tsv and config.toml."""
     write_pairs(tmp_path)
     return tmp_path
 

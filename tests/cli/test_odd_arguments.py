@@ -25,7 +25,7 @@ DIGITS = "9" * 5000
         (("--beam-size", DIGITS), "'--beam-size': Unable to parse input string as an integer"),
         (("--beam-size", "²"), "'--beam-size': Input should be a valid integer"),
         (("--num-hypotheses", HUGE), "'--num-hypotheses': Input should be less than or equal to 10000."),
-        (("--num-hypotheses", 1001), "num_hypotheses: it is 1001. Expected a whole number from 1 to 1,000."),
+        (("--num-hypotheses", 1001), "num_hypotheses: the value is 1001. Expected a whole number from 1 to 1,000."),
         (("--num-hypotheses", 10_001, "--sample"), "'--num-hypotheses': Input should be less than or equal to 10000."),
         (("--length-penalty", "1e308"), "'--length-penalty': Input should be less than or equal to 10."),
         (("--max-length", HUGE), "'--max-length': Input should be less than or equal to 65536."),
@@ -246,14 +246,20 @@ def test_a_model_that_does_not_fit_is_told_before_it_takes_memory(
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Beam(10**21), "beam_size: it is 1000000000000000000000. Expected a whole number from 1 to 1,000."),
-        (lambda: Beam(num_hypotheses=0), "num_hypotheses: it is 0. Expected"),
-        (lambda: Beam(length_penalty=float("nan")), "length_penalty: it is nan. Expected a number from -10 to 10."),
-        (lambda: Sampling(temperature=1e308), "temperature: it is 1e+308. Expected a number from 0 to 1000."),
+        (
+            lambda: Beam(10**21),
+            "beam_size: the value is 1000000000000000000000. Expected a whole number from 1 to 1,000.",
+        ),
+        (lambda: Beam(num_hypotheses=0), "num_hypotheses: the value is 0. Expected"),
+        (
+            lambda: Beam(length_penalty=float("nan")),
+            "length_penalty: the value is nan. Expected a number from -10 to 10.",
+        ),
+        (lambda: Sampling(temperature=1e308), "temperature: the value is 1e+308. Expected a number from 0 to 1000."),
         (lambda: Sampling(top_p=float("nan")), "top_p: the value is nan. Expected a fraction above 0 and at most 1."),
-        (lambda: Sampling(top_k=0), "top_k: it is 0. Expected a whole number from 1 to 1,000,000,000."),
-        (lambda: Sampling(seed=2**64), "seed: it is 18446744073709551616. Expected a whole number from"),
-        (lambda: Sampling(10_001), "num_hypotheses: it is 10001. Expected a whole number from 1 to 10,000."),
+        (lambda: Sampling(top_k=0), "top_k: the value is 0. Expected a whole number from 1 to 1,000,000,000."),
+        (lambda: Sampling(seed=2**64), "seed: the value is 18446744073709551616. Expected a whole number from"),
+        (lambda: Sampling(10_001), "num_hypotheses: the value is 10001. Expected a whole number from 1 to 10,000."),
     ],
 )
 def test_settings_of_a_search_in_python(make: object, message: str) -> None:
@@ -263,7 +269,9 @@ def test_settings_of_a_search_in_python(make: object, message: str) -> None:
 
 
 def test_arguments_in_python(trained: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^beam_size: it is 1000000000000000000000\. Expected a whole number from 1"):
+    with pytest.raises(
+        ConfigError, match=r"^beam_size: the value is 1000000000000000000000\. Expected a whole number from 1"
+    ):
         package.evaluate(trained / "run", beam_size=10**21)
 
 

@@ -178,14 +178,14 @@ def test_a_bundle_next_to_a_configuration_is_no_part_of_a_run(freerun: Freerun, 
 def test_a_model_in_a_folder_that_cannot_be_written_is_exported_elsewhere(
     freerun: Freerun, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = lock._opened
+    opened = lock._open_lock_file
 
     def refuses(file: Path) -> int:
         if file.parent == run:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return opened(file)
 
-    monkeypatch.setattr(lock, "_opened", refuses)
+    monkeypatch.setattr(lock, "_open_lock_file", refuses)
     assert "this directory cannot be written (Permission denied)" in freerun("export", run).err
     monkeypatch.setattr(os, "access", lambda path, mode: (Path(path), mode) != (run, os.W_OK))
     result = freerun("export", run, "--out", run.parent / "x")

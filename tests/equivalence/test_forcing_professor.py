@@ -53,18 +53,18 @@ def a_model(**sizes):
 def check(strategy, model, draw, accuracy=0.8, update=UPDATE, weight=0.1, **settings):
     """Fail unless the model's losses, the discriminator's, and all gradients are those of the oracle."""
     losses, record = recorded(strategy, model, BATCH, update)
-    judge, numbers = strategy.discriminator, record.numbers["free run"]
-    weights = None if judge is None else dict(judge.named_parameters())
+    discriminator, numbers = strategy.discriminator, record.numbers["free run"]
+    weights = None if discriminator is None else dict(discriminator.named_parameters())
     rules = oracle_professor.Professor(weight=weight, **settings)
     rows = record.rows(BATCH)
     expected, own_loss = oracle_professor.professor(
         book(model), weights, rows, by_the_book.Objective(0.1), numbers, draw, rules, accuracy
     )
     same_losses(losses, expected, model)
-    if judge is not None:
-        found = {name: parameter.grad for name, parameter in judge.named_parameters()}
+    if discriminator is not None:
+        found = {name: parameter.grad for name, parameter in discriminator.named_parameters()}
         learns = accuracy <= rules.discriminator_gate
-        close(found, gradients_of(own_loss, judge) if learns else dict.fromkeys(found))
+        close(found, gradients_of(own_loss, discriminator) if learns else dict.fromkeys(found))
     return losses
 
 
@@ -137,10 +137,10 @@ def test_moment_matching_of_a_model_is_that_of_its_mean_states(cell, include_tea
 
 
 def test_a_discriminator_scores_a_row_whatever_its_batch_mates():
-    judge = randomise(Discriminator(2, 4, 4, None, 5))
+    discriminator = randomise(Discriminator(2, 4, 4, None, 5))
     layers = [draw(6, 3, 4, seed=seed).detach() for seed in (1, 2)]
     context, lengths = draw(3, 4, seed=3).detach(), torch.tensor([2, 6, 4])
-    together = judge(Behaviour(layers, None, context, lengths))
+    together = discriminator(Behaviour(layers, None, context, lengths))
     for row, length in enumerate(lengths.tolist()):
         alone = [layer[:length, [row]] for layer in layers]
-        close(judge(Behaviour(alone, None, context[[row]], lengths[[row]])), together[[row]])
+        close(discriminator(Behaviour(alone, None, context[[row]], lengths[[row]])), together[[row]])

@@ -28,7 +28,9 @@ def test_a_range_of_whole_numbers_holds_nothing_else(value):
     assert value not in BEAM_SIZE
     with pytest.raises(ConfigError) as error:
         BEAM_SIZE.check("beam_size", value, "Use 1")
-    assert str(error.value) == f"beam_size: it is {shown(value)}. Expected a whole number from 1 to 1,000. Use 1."
+    assert (
+        str(error.value) == f"beam_size: the value is {shown(value)}. Expected a whole number from 1 to 1,000. Use 1."
+    )
 
 
 def test_a_range_of_numbers_holds_whole_ones_too_but_not_nan():

@@ -301,7 +301,7 @@ def test_a_newer_bundle_is_told(bundle, version):
 @pytest.mark.parametrize(("version", "told"), [("1", '"1"'), (True, "true"), (0, "0"), (1.0, "1.0"), (None, "null")])
 def test_a_version_that_never_was_is_told(bundle, version, told):
     assert edited(bundle, "version", version) == (
-        f"damaged: the version is {told}. Expected a file as freerun wrote it. Copy the whole bundle again."
+        f"damaged: its version is {told}. Expected a file as freerun wrote it. Copy the whole bundle again."
     )
 
 

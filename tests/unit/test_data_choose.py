@@ -27,8 +27,20 @@ TABLE = {
 }
 
 
-def choice(pairs: list[tuple[str, str]]) -> choose.Choice:
+def choice(pairs: list[tuple[str, str]]) -> choose.TokenisationChoice:
     return choose_tokenisation(lambda: (Pair(*pair, line) for line, pair in enumerate(pairs, 1)))
+
+
+def side_rates(words: float, characters: float, distinct_words: int, alphabet: int) -> choose.SideRates:
+    return choose.SideRates(
+        texts=1,
+        words=words,
+        characters=characters,
+        unknown_words=0.03,
+        unknown_characters=0.0,
+        distinct_words=distinct_words,
+        alphabet=alphabet,
+    )
 
 
 def word(draw: random.Random, length: int = 7) -> str:
@@ -70,7 +82,7 @@ def test_running_text_becomes_pieces():
     ("words", "characters", "running"), [(3.5, 16.0, True), (3.4, 40.0, False), (9.0, 15.9, False)]
 )
 def test_what_running_text_is(words, characters, running):
-    rates = choose.SideRates(1, words, characters, 0.03, 0.0, distinct_words=10**6, alphabet=80)
+    rates = side_rates(words, characters, distinct_words=10**6, alphabet=80)
     assert rates.running_text == running
     assert choose._tokens(rates, 10**6) == ("sentencepiece:16000" if running else "char")
 
@@ -90,7 +102,7 @@ def test_short_phrases_of_rare_words_become_characters():
 
 def test_the_number_of_pieces_grows_with_the_text():
     def pieces(total: int, distinct_words: int = 10**6, alphabet: int = 80) -> int:
-        return choose._vocabulary_size(choose.SideRates(1, 6.0, 30.0, 0.03, 0.0, distinct_words, alphabet), total)
+        return choose._vocabulary_size(side_rates(6.0, 30.0, distinct_words, alphabet), total)
 
     assert [pieces(total) for total in (12_499, 12_500, 140_000, 10**8)] == [0, 500, 4000, 16000]
     assert pieces(10**8, distinct_words=2999) == 500

@@ -175,8 +175,8 @@ def test_missing_file_folder_and_bad_path(tmp_path):
         f"{tmp_path / 'no.tsv'}: no such file. Expected a file that exists. Check the path."
     )
     assert f"{tmp_path}: this is a directory. Expected a file." in message(tmp_path)
-    assert "it cannot be read" in message(tmp_path / ("x" * 300))
-    assert "it cannot be read" in message(tmp_path / "a\0b")
+    assert "the file cannot be read" in message(tmp_path / ("x" * 300))
+    assert "the file cannot be read" in message(tmp_path / "a\0b")
     assert "no such file" in message(ParallelFiles(write(tmp_path / "a", "a"), tmp_path / "b"))
 
 

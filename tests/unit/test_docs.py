@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 import freerun
 from freerun.bounds import BEAM_SIZE, LENGTH, MAX_PIECES, POSITIVE_TEMPERATURE, SAMPLES
 from freerun.config import Config, StudyConfig, parse_config
-from freerun.config.check import expectation
+from freerun.config.fields import expectation
 from freerun.config.raw import read_toml
 from freerun.config.sections import Schedule as LearningRate
 from freerun.forcing.registry import STRATEGIES, settings_of

@@ -29,7 +29,7 @@ def corruption(**settings):
 
 
 def fed(number=1, batch=BATCH, size=9, **settings):
-    return corruption(**settings)._corrupted(batch, Update(number, 1), size)
+    return corruption(**settings)._corrupt(batch, Update(number, 1), size)
 
 
 @pytest.mark.parametrize("kind", ["dropout", "replacement"])

@@ -203,11 +203,13 @@ def test_a_run_that_writes_eos_at_once_is_not_compared():
 
 
 def test_a_shrunken_or_stretched_state_is_scored_the_same():
-    judge = randomise(Discriminator(2, 4, 4, None, 5), scale=2.0)
+    discriminator = randomise(Discriminator(2, 4, 4, None, 5), scale=2.0)
     layers, context, lengths = [draw(5, 2, 4, seed=seed) for seed in (1, 2)], draw(2, 4), torch.tensor([5, 3])
-    scores = judge(Behaviour(layers, None, context, lengths))
-    close(judge(Behaviour([0.2 * layer for layer in layers], None, context, lengths)), scores, 0.02)
-    assert not torch.allclose(judge(Behaviour([-layer for layer in layers], None, context, lengths)), scores, atol=0.05)
+    scores = discriminator(Behaviour(layers, None, context, lengths))
+    close(discriminator(Behaviour([0.2 * layer for layer in layers], None, context, lengths)), scores, 0.02)
+    assert not torch.allclose(
+        discriminator(Behaviour([-layer for layer in layers], None, context, lengths)), scores, atol=0.05
+    )
 
 
 @pytest.mark.parametrize(("outputs", "seen"), [("auto", True), (True, True), (False, False)])

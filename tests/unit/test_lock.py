@@ -198,7 +198,7 @@ def test_another_error_of_the_lock_is_told(tmp_path, monkeypatch):
 def test_a_note_that_cannot_be_read_hides_nothing_else(tmp_path, content):
     with only_writer(inner_lock(tmp_path)):
         (tmp_path / ".lock").write_bytes(content)
-        assert "another process, whose name is not in the lock file, is writing here." in refused(inner_lock(tmp_path))
+        assert "another process, which is not named in the lock file, is writing here." in refused(inner_lock(tmp_path))
 
 
 def test_a_note_never_reaches_a_terminal_raw(tmp_path):

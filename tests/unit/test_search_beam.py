@@ -361,7 +361,7 @@ def test_prefixes_and_sources_are_equally_many():
 @pytest.mark.parametrize("name", ["beam_size", "num_hypotheses"])
 @pytest.mark.parametrize("value", [0, -1, 1001, 10**21, 2.0, "3", True])
 def test_sizes_out_of_range_are_refused(name, value):
-    message = f"{name}: it is {shown(value)}. Expected a whole number from 1 to 1,000. Use 1 for"
+    message = f"{name}: the value is {shown(value)}. Expected a whole number from 1 to 1,000. Use 1 for"
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
         search(TableStepper(), **{name: value})
 
@@ -371,7 +371,7 @@ def test_sizes_out_of_range_are_refused(name, value):
 def test_penalties_without_meaning_are_refused(penalty, beam_size):
     with pytest.raises(
         ConfigError,
-        match=rf"^length_penalty: it is {re.escape(str(penalty))}\. Expected a number from -10 to 10\. Use 0",
+        match=rf"^length_penalty: the value is {re.escape(str(penalty))}\. Expected a number from -10 to 10\. Use 0",
     ):
         search(TableStepper(), beam_size=beam_size, length_penalty=penalty)
 

@@ -352,7 +352,7 @@ def test_a_header_that_names_another_shape_or_type_is_refused(bundle, shape, kin
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ('"largest_ratio": 1.0', '"largest_ratio": 1' + "0" * 400, "does not fit 64 bits"),
+        ('"largest_ratio": 1.0', '"largest_ratio": 1' + "0" * 400, "does not fit into 64 bits"),
         ('"largest_ratio": 1.0', '"largest_ratio": 1e400', "too large"),
         ('"largest_ratio": 1.0', '"largest_ratio": NaN', "NaN is not a number in JSON"),
         ('"update": 1,', '"update": ' + "[" * 500 + "]" * 500 + ",", "nested more than 64 deep"),
@@ -397,7 +397,7 @@ def test_a_piece_that_is_not_utf_8_is_told(tmp_path):
     bundle = write_model(tmp_path / "bundle", model, source=source, target=target)
     put(bundle.folder, "target_vocabulary.model", target.tokenizer.model.replace("▁".encode(), b"\xff\xff\xff"))
     found = message(bundle.folder)
-    assert found.startswith(f"{bundle.folder / 'target_vocabulary.model'}: a piece is not UTF-8 (")
+    assert found.startswith(f"{bundle.folder / 'target_vocabulary.model'}: a subword is not UTF-8 (")
 
 
 @pytest.fixture
