@@ -18,7 +18,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
 def cell_table() -> str:
     """Return the cells with what each can do."""
     rows = [_cell_row(spec) for spec in CELLS.values()]
-    head = ["| `cell` | what | training on a CPU | export |", "|---|---|---|---|"]
+    head = ["| cell | what | training on a CPU | export |", "|---|---|---|---|"]
     return "\n".join([*head, *rows])
 
 
@@ -32,7 +32,7 @@ def _cell_row(spec: CellSpec) -> str:
 def attention_table() -> str:
     """Return the attentions with their score functions."""
     rows = [_attention_row(spec) for spec in ATTENTIONS.values()]
-    head = ["| `attention` | `attention_score` | what | a target is decoded | export |", "|---|---|---|---|---|"]
+    head = ["| attention | score | what | a target is decoded | export |", "|---|---|---|---|---|"]
     return "\n".join([*head, *rows])
 
 

@@ -215,12 +215,12 @@ class _Check:
         is_scored = attention is not None and score is not None and attention.kind == score.kind
         if score is not None and is_scored and score.needs_equal_sizes and model["bidirectional"] is True:
             others = [each for each in attention_scores().values() if each.kind == score.kind]
-            fitting = " or ".join(shown(each.score) for each in others if not each.needs_equal_sizes)
+            fitting = ", ".join(shown(each.score) for each in others if not each.needs_equal_sizes)
             self._add(
                 "model.attention_score",
                 f"{shown(score.score)} needs vectors of equal size, but those of a bidirectional encoder are twice as "
                 "long",
-                f"Expected {fitting}, or bidirectional = false",
+                f"Expected one of {fitting}, or bidirectional = false",
                 "Change attention_score or bidirectional",
             )
         if model["input_feeding"] is True and (attention is None or not attention.feeds_input):

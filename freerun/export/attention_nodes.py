@@ -7,6 +7,7 @@ entries (one per source), R rows of each, B batch, S source, V vocabulary, H dec
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -16,9 +17,18 @@ from freerun.export.graph import Graph, Value
 from freerun.export.products import Arithmetic, several
 from freerun.export.weights import Linear, ModelWeights
 
-__all__ = ["AttentionNodes", "attention_nodes"]
+__all__ = ["AttentionNodes", "StepContext", "attention_nodes"]
 
 _PREFIX: Final = "decoder.attention"
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """The graph that a step is written into, its static tensors by name, and how rows find their entry in them."""
+
+    graph: Graph
+    statics: Mapping[str, Value]
+    entries: Entries
 
 
 class AttentionNodes:
@@ -57,12 +67,7 @@ class AttentionNodes:
         return []
 
     def before_step(
-        self,
-        graph: Graph,
-        products: Sequence[Value],
-        gates: Sequence[Linear],
-        statics: Mapping[str, Value],
-        entries: Entries,
+        self, at: StepContext, products: Sequence[Value], gates: Sequence[Linear]
     ) -> tuple[list[Value], Value | None]:
         """Return what is added to each part of the first layer's gates, and what ``after_step`` needs.
 
@@ -72,33 +77,27 @@ class AttentionNodes:
         return [], None
 
     def after_step(
-        self,
-        graph: Graph,
-        tokens: Value,
-        h: Value,
-        products: Sequence[Value],
-        read: Value | None,
-        statics: Mapping[str, Value],
-        entries: Entries,
+        self, at: StepContext, tokens: Value, h: Value, products: Sequence[Value], read: Value | None
     ) -> Value | None:
         """Return the features [N, H] from the top ``h`` and the ``products`` of ``of_this_step``; None: they are h."""
         return None
 
-    def average(self, graph: Graph, query: Value, statics: Mapping[str, Value], entries: Entries) -> Value:
+    def average(self, at: StepContext, query: Value) -> Value:
         """Return the memory [N, M], averaged with the softmax of its scores for ``query`` [N, H].
 
         Scores are query . key, or v . tanh(query + key); they are float32 whatever the arithmetic of matmuls with
         weights, because neither factor is constant.
         """
-        by_entry = entries.grouped(graph, query, self.sizes.hidden_size)
+        graph = at.graph
+        by_entry = at.entries.grouped(graph, query, self.sizes.hidden_size)
         if self.sizes.attention_spec.sums:
             vector = graph.constant("attention.vector", self.weights[f"{_PREFIX}.vector.weight"].T)
-            joined = graph.op("Add", graph.op("Unsqueeze", by_entry, graph.ints(2)), statics["keys"])  # [E, R, S, H]
+            joined = graph.op("Add", graph.op("Unsqueeze", by_entry, graph.ints(2)), at.statics["keys"])  # [E, R, S, H]
             scores = graph.op("Squeeze", graph.op("MatMul", graph.op("Tanh", joined), vector), graph.ints(3))
         else:
-            scores = graph.op("MatMul", by_entry, statics["keys"])  # [E, R, S]
-        factors = graph.op("Softmax", graph.op("Add", scores, statics["mask"]), attributes={"axis": -1})
-        return entries.flat(graph, graph.op("MatMul", factors, statics["memory"]), self.sizes.memory_size)
+            scores = graph.op("MatMul", by_entry, at.statics["keys"])  # [E, R, S]
+        factors = graph.op("Softmax", graph.op("Add", scores, at.statics["mask"]), attributes={"axis": -1})
+        return at.entries.flat(graph, graph.op("MatMul", factors, at.statics["memory"]), self.sizes.memory_size)
 
 
 class LuongNodes(AttentionNodes):
@@ -110,21 +109,14 @@ class LuongNodes(AttentionNodes):
         return [combined, self.weights.linear(f"{_PREFIX}.query")] if self.sizes.attention_spec.sums else [combined]
 
     def after_step(
-        self,
-        graph: Graph,
-        tokens: Value,
-        h: Value,
-        products: Sequence[Value],
-        read: Value | None,
-        statics: Mapping[str, Value],
-        entries: Entries,
+        self, at: StepContext, tokens: Value, h: Value, products: Sequence[Value], read: Value | None
     ) -> Value | None:
         """See ``AttentionNodes``."""
         query = products[1] if self.sizes.attention_spec.sums else h
-        average = self.average(graph, query, statics, entries)
+        average = self.average(at, query)
         weight = self.weights[f"{_PREFIX}.combine.weight"][:, : self.sizes.memory_size].T
-        context = self.arithmetic.product(graph, "combine", average, Linear(weight))
-        return graph.op("Tanh", graph.op("Add", products[0], context))
+        context = self.arithmetic.product(at.graph, "combine", average, Linear(weight))
+        return at.graph.op("Tanh", at.graph.op("Add", products[0], context))
 
 
 class BahdanauNodes(AttentionNodes):
@@ -141,31 +133,20 @@ class BahdanauNodes(AttentionNodes):
         return [_pairs_apart(self.weights.linear(f"{_PREFIX}.state_output"))]
 
     def before_step(
-        self,
-        graph: Graph,
-        products: Sequence[Value],
-        gates: Sequence[Linear],
-        statics: Mapping[str, Value],
-        entries: Entries,
+        self, at: StepContext, products: Sequence[Value], gates: Sequence[Linear]
     ) -> tuple[list[Value], Value | None]:
         """See ``AttentionNodes``."""
-        average = self.average(graph, products[0], statics, entries)
+        average = self.average(at, products[0])
         output = _pairs_apart(self.weights.linear(f"{_PREFIX}.context_output"))
-        *parts, read = several(graph, self.arithmetic, "read", average, [*gates, output])
+        *parts, read = several(at.graph, self.arithmetic, "read", average, [*gates, output])
         return parts, read
 
     def after_step(
-        self,
-        graph: Graph,
-        tokens: Value,
-        h: Value,
-        products: Sequence[Value],
-        read: Value | None,
-        statics: Mapping[str, Value],
-        entries: Entries,
+        self, at: StepContext, tokens: Value, h: Value, products: Sequence[Value], read: Value | None
     ) -> Value | None:
         """See ``AttentionNodes``."""
         assert read is not None
+        graph = at.graph
         output = _pairs_apart(self.weights.linear(f"{_PREFIX}.token_output"))
         table = self.weights["decoder.embedding.weight"] @ output.weight
         token = graph.op("Gather", graph.constant("token_outputs", table), tokens)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from freerun.export.attention_nodes import attention_nodes
+from freerun.export.attention_nodes import StepContext, attention_nodes
 from freerun.export.cell_nodes import CELL_NODES, LayerState, part_widths
 from freerun.export.entry_nodes import Entries
 from freerun.export.graph import Graph, Value
@@ -101,7 +101,8 @@ class DecoderStep:
         Returns:
             Logits [N, V] and the state after, with matmuls for the next step if ``precompute_next``.
         """
-        gates, read = self._gates(graph, tokens, state, statics, entries)
+        at = StepContext(graph, statics, entries)
+        gates, read = self._gates(at, tokens, state)
         layers: list[LayerState] = []
         precomputed: list[list[Value]] = []
         now = gates
@@ -110,7 +111,7 @@ class DecoderStep:
             layers.append(cell.step(graph, now, state.precomputed[index], before, size))
             now, later = self._products(graph, index, layers[-1][0], precompute_next)
             precomputed.append(later)
-        top = self._attention.after_step(graph, tokens, layers[-1][0], now, read, statics, entries)
+        top = self._attention.after_step(at, tokens, layers[-1][0], now, read)
         if top is not None and self._attention.is_bounded:
             now, later = self._products(graph, self.sizes.num_layers, top, precompute_next)
             precomputed.append(later)
@@ -154,24 +155,22 @@ class DecoderStep:
             return [self._output()]
         return self._attention.of_this_step() or [self._output()]
 
-    def _gates(
-        self, graph: Graph, tokens: Value, state: State, statics: Mapping[str, Value], entries: Entries
-    ) -> tuple[list[Value], Value | None]:
+    def _gates(self, at: StepContext, tokens: Value, state: State) -> tuple[list[Value], Value | None]:
         """Return the parts of the first layer's gates, and what the attention needs after the step.
 
         A token's projection is a row of a table: embedding and bias multiplied out.
         """
-        gates = self._token_gates(graph, tokens)
+        gates = self._token_gates(at.graph, tokens)
         if self.sizes.every_step:
             widths = part_widths(self.sizes.cell, self.sizes.hidden_size)
-            context = graph.split(statics["context_gates"], widths)
-            gates = [entries.add(graph, *each) for each in zip(gates, context, widths, strict=True)]
+            context = at.graph.split(at.statics["context_gates"], widths)
+            gates = [at.entries.add(at.graph, *each) for each in zip(gates, context, widths, strict=True)]
         queries = state.precomputed[self.sizes.num_layers - 1][len(self._layers[-1].recurrent()) :]
-        parts, read = self._attention.before_step(graph, queries, self._attended_gates(), statics, entries)
+        parts, read = self._attention.before_step(at, queries, self._attended_gates())
         if state.attended is not None:
             parts = state.precomputed[-1]
         if parts:
-            gates = [graph.op("Add", *each) for each in zip(gates, parts, strict=True)]
+            gates = [at.graph.op("Add", *each) for each in zip(gates, parts, strict=True)]
         return gates, read
 
     def _token_gates(self, graph: Graph, tokens: Value) -> list[Value]:

@@ -51,7 +51,7 @@ def _body(graph: Graph, weights: ModelWeights, step: DecoderStep, like: State, s
     body = graph.inside("one_token")
     body.input("iteration", INT64, [])
     body.input("condition", BOOL, [])
-    fed, active = body.input("fed", INT64, ["B"]), body.input("active", BOOL, ["B"])
+    fed, active = body.input("fed", INT64, ["B"]), body.input("alive", BOOL, ["B"])
     state = like.like([body.input(f"before.{value}", FLOAT, ["B", "?"]) for value in like.values()])
     logits, after = step.step(body, fed, state, statics, OneRowEach(), precompute_next=True)
     log_probs = body.op("LogSoftmax", logits, attributes={"axis": -1})
@@ -61,7 +61,7 @@ def _body(graph: Graph, weights: ModelWeights, step: DecoderStep, like: State, s
     written = body.op("Where", active, best, body.scalar(PAD))
     continues = np.ones(weights.sizes.target_vocabulary, np.bool_)
     continues[EOS] = False
-    active = body.op("And", active, body.op("Gather", body.constant("continues", continues), best))
+    active = body.op("And", active, body.op("Gather", body.constant("goes_on", continues), best))
     body.output(body.op("ReduceMax", active, body.ints(0), attributes={"keepdims": 0}), BOOL, [])
     body.output(best, INT64, ["B"])
     body.output(active, BOOL, ["B"])

@@ -10,6 +10,7 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel, ConfigDict, field_validator
 
+from freerun.architecture import attention_scores
 from freerun.config import (
     HIGHER_IS_BETTER,
     Config,
@@ -34,6 +35,8 @@ from freerun.config import (
 from freerun.errors import ConfigError
 from freerun.forcing.registry import settings_of as real_settings
 from tests.networks import CELLS, one_of
+
+FITTING_SCORES = [name for name, spec in attention_scores().items() if not spec.needs_equal_sizes]
 
 
 class NoSettings(BaseModel):
@@ -384,8 +387,8 @@ def test_a_wrong_schedule_is_told(value, key, expected):
             'attention = "luong"\nattention_score = "dot"\nbidirectional = true',
             (
                 'model.attention_score: "dot" needs vectors of equal size, but those of a bidirectional encoder are '
-                'twice as long. Expected "general" or "concat", or bidirectional = false. Change attention_score or '
-                "bidirectional."
+                f"twice as long. Expected {one_of(FITTING_SCORES)}, or bidirectional = false. Change attention_score "
+                "or bidirectional."
             ),
         ),
         (
