@@ -18,7 +18,12 @@ from freerun import version
 __version__ = version.VERSION
 
 if TYPE_CHECKING:
-    from freerun.api import diagnose, evaluate, train
+    from freerun.api.arm_study import study
+    from freerun.api.model_comparison import compare
+    from freerun.api.model_diagnosis import diagnose
+    from freerun.api.model_evaluation import evaluate
+    from freerun.api.model_export import export
+    from freerun.api.model_training import train
     from freerun.errors import FreerunError, UserError
     from freerun.loading import load
     from freerun.runtime.prediction import Prediction
@@ -34,17 +39,23 @@ __all__ = [
     "Sampling",
     "UserError",
     "__version__",
+    "compare",
     "diagnose",
     "evaluate",
+    "export",
     "load",
+    "study",
     "train",
 ]
 
 _PLACES = {
     "load": "freerun.loading",
-    "train": "freerun.api",
-    "evaluate": "freerun.api",
-    "diagnose": "freerun.api",
+    "train": "freerun.api.model_training",
+    "evaluate": "freerun.api.model_evaluation",
+    "diagnose": "freerun.api.model_diagnosis",
+    "compare": "freerun.api.model_comparison",
+    "export": "freerun.api.model_export",
+    "study": "freerun.api.arm_study",
     "Beam": "freerun.search.settings",
     "Greedy": "freerun.search.settings",
     "Sampling": "freerun.search.settings",

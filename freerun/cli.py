@@ -383,7 +383,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write ONNX graphs: the model then runs without torch, and faster."""
-    from freerun.commands.export import MAX_LOSS, ExportRequest
+    from freerun.commands.export import DEFAULT_MAX_LOSS, ExportRequest
     from freerun.commands.export import export as run
     from freerun.experiment.pairs_spec import chosen_columns, named_files
 
@@ -394,7 +394,7 @@ def export(
             model,
             out,
             quantize == "int8",
-            MAX_LOSS if max_loss is None else max_loss,
+            DEFAULT_MAX_LOSS if max_loss is None else max_loss,
             named_files(dev or [], "export --dev"),
             as_json,
             chosen_columns(columns),
@@ -413,9 +413,9 @@ def inspect(model: Model, as_json: Json = False) -> None:
 @data_app.command("list")
 def data_list() -> None:
     """List the built-in data sets."""
-    from freerun.commands.data import list_data_sets
+    from freerun.commands.data import list_datasets
 
-    list_data_sets()
+    list_datasets()
 
 
 @data_app.command("make")

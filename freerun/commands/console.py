@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, TextIO
 
 from freerun.streams import is_terminal, write_notice
@@ -14,12 +15,35 @@ from freerun.text import duration, one_line, printable
 if TYPE_CHECKING:  # a command that does not train need not wait for the trainer
     from freerun.training.trainer import Measured
 
-__all__ = ["ConsoleReporter", "CountLine", "say"]
+__all__ = ["ConsoleReporter", "CountLine", "say", "shown_notices"]
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
     """News on standard error, whose text may quote files from anywhere."""
     write_notice("\n".join(map(one_line, text.split("\n"))) + "\n", stream)
+
+
+@contextlib.contextmanager
+def shown_notices() -> Iterator[None]:
+    """Within the block, print the library's notices as ``say`` does, and its warnings with "warning: " in front."""
+    import logging  # 10 ms that a prediction does not need
+
+    from freerun.log import log
+
+    class Console(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(f"{'warning: ' if record.levelno >= logging.WARNING else ''}{record.getMessage()}")
+
+    handler, level, passes_on = Console(), log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False  # a host program's own handlers would print them a second time
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = passes_on
 
 
 class CountLine:
@@ -33,6 +57,10 @@ class CountLine:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove the line."""
         if self._shows:
             write_notice("\r\x1b[2K")
 

@@ -9,7 +9,7 @@ from freerun.commands.console import say
 from freerun.commands.output import open_output
 from freerun.data.readers import Columns, PairsLocation
 from freerun.data.unknown_tokens import count_tokens, named_tokens
-from freerun.experiment.pairs_spec import pairs_to_read
+from freerun.experiment.pairs_spec import pairs_spec
 from freerun.loading import load
 from freerun.runtime.prediction import Scored
 from freerun.text import json_line
@@ -24,7 +24,7 @@ def score(
 
     A target with a token that the vocabulary lacks has none: ``null``, and a notice on standard error in the end.
     """
-    chosen = pairs_to_read([model], pairs, columns)
+    chosen = pairs_spec([model], pairs, columns)
     predictor = load(model, threads=threads)
     unknown: Counter[str] = Counter()
     targets = without = 0

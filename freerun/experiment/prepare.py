@@ -26,11 +26,12 @@ from freerun.data.unknown_tokens import (
     MAX_UNKNOWN,
     unknown_sources_warning,
     unknown_targets_warning,
-    warn_of_unknown_targets,
 )
 from freerun.data.writers import write_pairs
 from freerun.evaluation.items import EvaluationSet, group_pairs
+from freerun.evaluation.unknown_targets import warn_of_unknown_targets
 from freerun.experiment.pairs_spec import header_warning, location_of, may_have_header
+from freerun.log import log
 from freerun.symbols import UNK
 
 __all__ = ["DataSource", "TrainingData", "choose_tokens", "load_data"]
@@ -97,7 +98,7 @@ def _warn_of_header(location: PairsLocation, columns: Columns | None, where: str
     first = next(pairs)
     others = ((pair.source, pair.target) for pair in islice(pairs, SAMPLE_PAIRS))
     if may_have_header(location) and looks_like_header((first.source, first.target), others):
-        say(header_warning(where, first))
+        log.warning(header_warning(where, first))
 
 
 @dataclass(frozen=True)
@@ -209,12 +210,12 @@ def _warn_of_unknown_tokens(data: TrainingData, pairs: DataSource, init: str, sa
     vocabulary, fix = (f"the vocabulary of {init}", FIX_INIT) if init else ("the vocabulary", FIX_TRAINING)
     if init and (count := _unknown_among(sources := data.corpus.sources.tokens)):
         examples = _unknown_examples(data.source, (pair.source for pair in pairs.train()))
-        say(unknown_sources_warning(where, examples, count, len(sources), vocabulary))
+        log.warning(unknown_sources_warning(where, examples, count, len(sources), vocabulary))
     if count := _unknown_among(targets := data.corpus.targets.tokens):
         examples = _unknown_examples(data.target, (pair.target for pair in pairs.train()))
-        say(unknown_targets_warning(where, examples, count, len(targets), vocabulary, fix))
+        log.warning(unknown_targets_warning(where, examples, count, len(targets), vocabulary, fix))
     where = f"held-out pairs of {pairs.name}" if pairs.holds_out else "development pairs"
-    warn_of_unknown_targets(where, data.dev, data.target, say, vocabulary, fix)
+    warn_of_unknown_targets(where, data.dev, data.target, vocabulary, fix)
 
 
 def _unknown_among(tokens: IntArray) -> int:

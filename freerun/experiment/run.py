@@ -22,7 +22,7 @@ from freerun.build import (
     trainer_settings,
 )
 from freerun.commands.console import ConsoleReporter, say
-from freerun.commands.figures import defined, figures_table
+from freerun.commands.tables import metrics_table
 from freerun.config import (
     Config,
     DataConfig,
@@ -47,6 +47,7 @@ from freerun.experiment.spool import Spool, found_spool, spool_pairs
 from freerun.files import write_atomic
 from freerun.loading.torch_model import load_weights, sizes_as_dict, sizes_of
 from freerun.lock import inner_lock, only_writer
+from freerun.metrics.defined import defined
 from freerun.models.seq2seq import Seq2Seq
 from freerun.models.stepper import TorchStepper
 from freerun.models.torch_threads import Threads
@@ -138,7 +139,7 @@ def _carry_out(plan: RunPlan, wanted: CheckpointRequest) -> TrainResult:
         raise
     best = read_bundle(plan.folder)
     say(f"Done: {progress.update:,} updates; the best model is that of update {progress.best_update:,}.\n")
-    print(figures_table(best.metrics, run.baseline_figures()), flush=True)
+    print(metrics_table(best.metrics, run.baseline_figures()), flush=True)
     _tell_next_steps(plan.folder)
     return TrainResult(plan.folder, best.metrics)
 

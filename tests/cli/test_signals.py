@@ -164,7 +164,7 @@ def test_other_commands_die_of_a_hang_up_as_usual():
     code = (
         "import os, signal, sys\n"
         "from freerun.commands import data\n"
-        "data.list_data_sets = lambda: os.kill(os.getpid(), signal.SIGHUP)\n"
+        "data.list_datasets = lambda: os.kill(os.getpid(), signal.SIGHUP)\n"
         "from freerun.cli import main\n"
         "sys.exit(main(['data', 'list']))"
     )
@@ -199,7 +199,7 @@ def test_a_study_passes_both_on_to_its_trainings(pairs):
     finally:
         process.kill()
     assert process.returncode == 129
-    assert "Asked 2 trainings for a checkpoint, as SIGUSR1 asked.\n" in told
+    assert "Received SIGUSR1: asked 2 trainings for a checkpoint.\n" in told
     for run in runs:
         last = read_journal(run / "journal.jsonl")[-1]
         assert (last["event"], last["signal"]) == ("stop", signal.SIGTERM)
@@ -209,7 +209,7 @@ def test_a_study_passes_both_on_to_its_trainings(pairs):
 
 def test_a_training_that_is_still_starting_gets_no_sigusr1(monkeypatch):
     """It would end it."""
-    from freerun.commands import study
+    from freerun.studies import runner
 
     class Process:
         def __init__(self):
@@ -220,9 +220,9 @@ def test_a_training_that_is_still_starting_gets_no_sigusr1(monkeypatch):
 
     class Run:
         def __init__(self, name):
-            self.run = Path(name)
+            self.directory = Path(name)
 
-    monkeypatch.setattr(study, "holder", lambda file: "process 7" if file.parent.name == "begun" else None)
+    monkeypatch.setattr(runner, "holder", lambda file: "process 7" if file.parent.name == "begun" else None)
     running = {name: (Run(name), Process()) for name in ("begun", "starting")}
-    study._ask_for_checkpoints(running.values())
+    runner._request_checkpoints(running.values())
     assert {name: process.asked for name, (_, process) in running.items()} == {"begun": 1, "starting": 0}

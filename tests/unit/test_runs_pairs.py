@@ -17,13 +17,13 @@ from freerun.errors import UserError
 from freerun.experiment import spool as runs_spool
 from freerun.experiment.overlap import Overlap, pairs_of_study, worst_overlap
 from freerun.experiment.pairs_spec import (
-    PairsToRead,
+    PairsSpec,
     chosen_columns,
     copies_in,
     dev_pairs_of,
     location_of,
     named_files,
-    pairs_to_read,
+    pairs_spec,
     parse_columns,
     training_files,
     value_of,
@@ -116,29 +116,29 @@ def run(name, **data):
 
 def test_the_columns_of_the_run_are_those_of_other_pairs(capsys):
     model = run("m", columns=[1, 3])
-    assert pairs_to_read([model], A, None) == PairsToRead(A, (1, 3))
+    assert pairs_spec([model], A, None) == PairsSpec(A, (1, 3))
     assert capsys.readouterr().err == "a: source and target are columns 1,3, as in m; see --columns.\n"
-    assert pairs_to_read([model], A, (2, 1)) == PairsToRead(A, (2, 1))
+    assert pairs_spec([model], A, (2, 1)) == PairsSpec(A, (2, 1))
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("location", [Path("a.jsonl"), Path("a.json.gz"), ParallelFiles(A, B)])
 def test_only_tsv_has_columns(location):
-    assert pairs_to_read([run("m", columns=[1, 3])], location, None) == PairsToRead(location, None)
+    assert pairs_spec([run("m", columns=[1, 3])], location, None) == PairsSpec(location, None)
 
 
 def test_a_model_without_columns_says_nothing():
-    assert pairs_to_read([Path("bundle"), run("m"), run("n", columns=[1, 3])], A, None).columns == (1, 3)
-    assert pairs_to_read([Path("bundle"), Path("m")], A, None).columns is None
+    assert pairs_spec([Path("bundle"), run("m"), run("n", columns=[1, 3])], A, None).columns == (1, 3)
+    assert pairs_spec([Path("bundle"), Path("m")], A, None).columns is None
 
 
 def test_runs_with_different_columns_need_a_choice():
     models = [run("m", columns=[1, 3]), run("n", columns=[2, 3])]
-    assert message(pairs_to_read, models, A, None) == (
+    assert message(pairs_spec, models, A, None) == (
         "a: the runs were trained with different columns (m: 1,3; n: 2,3). Expected one choice of columns for all "
         "models. Choose them with --columns."
     )
-    assert pairs_to_read(models, A, (1, 2)).columns == (1, 2)
+    assert pairs_spec(models, A, (1, 2)).columns == (1, 2)
 
 
 def test_held_out_pairs_have_two_columns_whatever_the_run_reads():
@@ -146,30 +146,30 @@ def test_held_out_pairs_have_two_columns_whatever_the_run_reads():
     (model / "dev.tsv").write_text("a\tb\n")
     Path("link.tsv").symlink_to("m/dev.tsv")
     for path in (model / "dev.tsv", Path("m/../m/dev.tsv").resolve(), Path("link.tsv")):
-        assert pairs_to_read([model], path, None).columns is None
-    assert dev_pairs_of(model) == PairsToRead(model / "dev.tsv")
+        assert pairs_spec([model], path, None).columns is None
+    assert dev_pairs_of(model) == PairsSpec(model / "dev.tsv")
     other = run("n", columns=[1, 3], dev="/d")
     (other / "dev.tsv").write_text("a\tb\n")  # not the run's
-    assert pairs_to_read([other], other / "dev.tsv", None).columns == (1, 3)
+    assert pairs_spec([other], other / "dev.tsv", None).columns == (1, 3)
 
 
 def test_the_development_pairs_of_a_run():
-    assert dev_pairs_of(run("m", dev="/d", columns=[2, 1])) == PairsToRead(Path("/d"), (2, 1))
+    assert dev_pairs_of(run("m", dev="/d", columns=[2, 1])) == PairsSpec(Path("/d"), (2, 1))
     Path("n").mkdir()
     Path("n/config.toml").write_text('[data]\ntrain = "/x"\ndev = { source = "/s", target = "/t" }\n')
     assert dev_pairs_of(Path("n")).location == ParallelFiles(Path("/s"), Path("/t"))
     assert "m2/dev.tsv: no such file" in message(dev_pairs_of, run("m2"))
-    assert "this is not a run folder" in message(dev_pairs_of, Path("none"))
+    assert "this is not a run directory" in message(dev_pairs_of, Path("none"))
 
 
 def test_a_header_is_said_as_pairs_are_read(capsys):
     A.write_text("source\ttarget\na\tb\n")
-    assert len(list(PairsToRead(A).read())) == 2
+    assert len(list(PairsSpec(A).read())) == 2
     assert capsys.readouterr().err.startswith('warning: a: the first line looks like a header ("source" and "target")')
     Path("a.jsonl").write_text('{"source": "source", "target": "target"}\n')
-    assert len(list(PairsToRead(Path("a.jsonl")).read())) == 1
+    assert len(list(PairsSpec(Path("a.jsonl")).read())) == 1
     A.write_text("a\tb\nsource\ttarget\n")
-    assert len(list(PairsToRead(A).read())) == 2
+    assert len(list(PairsSpec(A).read())) == 2
     assert capsys.readouterr().err == ""
 
 

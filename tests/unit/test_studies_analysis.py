@@ -15,7 +15,7 @@ from freerun.diagnostics.plain import as_values
 from freerun.errors import RunError
 from freerun.experiment.overlap import Overlap
 from freerun.report.study_page import study_page
-from freerun.studies.analysis import FIGURES, analyse
+from freerun.studies.analysis import METRICS, analyse
 from freerun.studies.differences import holm, smallest_detectable
 from freerun.studies.results import Result, read_result, write_result
 
@@ -28,7 +28,7 @@ def result(arm, seed, rate, falling=False, **changes):
     lengths = np.full(SOURCES, 10.0)
     errors = np.minimum(generator.poisson(rate * 10, SOURCES), 10).astype(float)
     each = np.ones(SOURCES)
-    ratios = {name: (errors.tolist(), lengths.tolist()) for name in FIGURES}
+    ratios = {name: (errors.tolist(), lengths.tolist()) for name in METRICS}
     ratios["sequence_accuracy.free"] = ((errors == 0).astype(float).tolist(), each.tolist())
     ends = [(100, 0.5), (200, rate * 1.5 if falling else rate), (300, rate)]
     curve = [(update, {"symbol_error_rate.free": error, "nll.teacher": error}) for update, error in ends]
@@ -84,7 +84,7 @@ def compared(by_arm, sources=SOURCES, metric="symbol_error_rate.free"):
     """Comparisons by arm; ``by_arm``: name to each seed's errors [N] of ten steps, the control first."""
     lengths = [10.0] * sources
     results = [
-        result(arm, seed, 0.0, ratios={name: (list(map(float, errors)), lengths) for name in FIGURES})
+        result(arm, seed, 0.0, ratios={name: (list(map(float, errors)), lengths) for name in METRICS})
         for arm, runs in by_arm.items()
         for seed, errors in enumerate(runs)
     ]
@@ -162,13 +162,15 @@ def test_the_smallest_detectable_difference_is_that_of_the_corrected_test():
 
 def test_the_tables_say_which_p_values_are_corrected():
     found = study({"teacher": 0.3, "a": 0.32, "b": 0.9})
-    text = as_text(found, StudyConfig.model_construct(pairs="held.tsv", reach=None), Overlap("held.tsv", 9, 0, 0))
+    text = as_text(
+        found, StudyConfig.model_construct(pairs="held.tsv", target_error=None), Overlap("held.tsv", 9, 0, 0)
+    )
     assert text.count("p (Holm)") == study_page("x", found, [], "held.tsv").count("p (Holm)") == 2
     lines = [line for line in text.splitlines() if line.startswith("a +")]
     for each in (found.comparisons[0].p_value, found.comparisons[0].p_over_seeds):
         assert f"  {each:.3f}  " in lines[0]
     one = study({"teacher": 0.3, "a": 0.32}, seeds=1)
-    assert "nan" not in as_text(one, StudyConfig.model_construct(pairs=None, reach=None), Overlap(None, 9, 0, 9))
+    assert "nan" not in as_text(one, StudyConfig.model_construct(pairs=None, target_error=None), Overlap(None, 9, 0, 9))
     assert ">nan<" not in study_page("x", one, [], "held.tsv")
 
 
@@ -192,13 +194,13 @@ def test_failed_and_undertrained_runs_are_told():
 def test_falling_is_more_than_five_per_cent_in_the_last_quarter(last, falling):
     curve = [(100, {"symbol_error_rate.free": 0.4}), (225, {"symbol_error_rate.free": 0.3})]
     curve.append((300, {"symbol_error_rate.free": last}))
-    assert result("arm", 0, 0.3, curve=curve).is_falling is falling
+    assert result("arm", 0, 0.3, curve=curve).is_undertrained is falling
 
 
 def test_updates_to_an_error_count_the_seeds_that_came_to_it():
     results = [result("teacher", 0, 0.1), result("teacher", 1, 0.4), result("arm", 0, 0.1, falling=True)]
-    found = analyse(results, ["teacher", "arm"], "teacher", "symbol_error_rate.free", reach=0.1)
-    assert [arm.to_reach for arm in found.arms] == [(200.0, 1), (300.0, 1)]
+    found = analyse(results, ["teacher", "arm"], "teacher", "symbol_error_rate.free", target_error=0.1)
+    assert [arm.updates_to_target for arm in found.arms] == [(200.0, 1), (300.0, 1)]
 
 
 def test_an_arms_time_and_updates_are_means_over_seeds():
@@ -242,7 +244,7 @@ def test_figures_that_are_not_defined_have_no_p_value():
 
 def test_points_without_a_figure_are_left_out_of_the_curve():
     made = result("arm", 0, 0.3, curve=[(100, {}), (225, {"symbol_error_rate.free": 0.3}), (300, {})])
-    assert made.reached(0.3) == 225 and not made.is_falling
+    assert made.updates_to(0.3) == 225 and not made.is_undertrained
 
 
 def test_results_come_back_as_they_were(tmp_path):
