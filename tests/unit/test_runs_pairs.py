@@ -41,6 +41,19 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def notices(caplog):
+    """What was logged since the last call."""
+    caplog.set_level("INFO", "freerun")
+
+    def new():
+        messages = caplog.messages[:]
+        caplog.clear()
+        return messages
+
+    return new
+
+
 def message(call, *arguments):
     with pytest.raises(UserError) as caught:
         call(*arguments)
@@ -114,12 +127,12 @@ def run(name, **data):
     return folder
 
 
-def test_the_columns_of_the_run_are_those_of_other_pairs(capsys):
+def test_the_columns_of_the_run_are_those_of_other_pairs(notices):
     model = run("m", columns=[1, 3])
     assert pairs_spec([model], A, None) == PairsSpec(A, (1, 3))
-    assert capsys.readouterr().err == "a: source and target are columns 1,3, as in m; see --columns.\n"
+    assert notices() == ["a: source and target are columns 1,3, as in m; see --columns."]
     assert pairs_spec([model], A, (2, 1)) == PairsSpec(A, (2, 1))
-    assert capsys.readouterr().err == ""
+    assert notices() == []
 
 
 @pytest.mark.parametrize("location", [Path("a.jsonl"), Path("a.json.gz"), ParallelFiles(A, B)])
@@ -162,15 +175,16 @@ def test_the_development_pairs_of_a_run():
     assert "this is not a run directory" in message(dev_pairs_of, Path("none"))
 
 
-def test_a_header_is_said_as_pairs_are_read(capsys):
+def test_a_header_is_said_as_pairs_are_read(notices):
     A.write_text("source\ttarget\na\tb\n")
     assert len(list(PairsSpec(A).read())) == 2
-    assert capsys.readouterr().err.startswith('warning: a: the first line looks like a header ("source" and "target")')
+    (warning,) = notices()
+    assert warning.startswith('a: the first line looks like a header ("source" and "target")')
     Path("a.jsonl").write_text('{"source": "source", "target": "target"}\n')
     assert len(list(PairsSpec(Path("a.jsonl")).read())) == 1
     A.write_text("a\tb\nsource\ttarget\n")
     assert len(list(PairsSpec(A).read())) == 2
-    assert capsys.readouterr().err == ""
+    assert notices() == []
 
 
 # -- pairs that are read once ------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def test_no_difference_is_said_to_be_none_that_can_be_seen():
 def test_a_few_seeds_are_exploratory():
     found = study({"teacher": 0.3, "good": 0.1}, seeds=3)
     assert verdicts(found) == {"good": "better (exploratory: 3 seeds)"}
-    assert "Fewer than 5 seeds: everything here is exploratory, and no claim." in found.statements
+    assert "Fewer than 5 seeds: all results are exploratory, and nothing is claimed." in found.statements
 
 
 def test_one_seed_allows_no_test():
@@ -157,7 +157,7 @@ def test_the_smallest_detectable_difference_is_that_of_the_corrected_test():
     (arm,) = [each for each in study(rates).comparisons if each.name == "good"]
     # runs that equal the control's have no spread, which is not what could be detected
     ends = f"{arm.detectable:.4f} to {arm.detectable:.4f}"
-    assert f"is {ends}, by the spread over seeds and after correction for the number" in study(rates).statements[0]
+    assert f"is {ends}, given the spread over seeds and the correction for the number" in study(rates).statements[0]
 
 
 def test_the_tables_say_which_p_values_are_corrected():
@@ -187,7 +187,7 @@ def test_failed_and_undertrained_runs_are_told():
     found = analyse(results, ["teacher", "arm"], "teacher", "symbol_error_rate.free")
     assert "arm, seed 1: failed (the loss is nan)." in found.statements
     assert any(told.startswith("arm, seed 0: undertrained.") for told in found.statements)
-    assert found.arms[1].falling == [0] and found.arms[1].seeds == [0]
+    assert found.arms[1].undertrained == [0] and found.arms[1].seeds == [0]
 
 
 @pytest.mark.parametrize(("last", "falling"), [(0.284, True), (0.286, False)])
@@ -258,7 +258,7 @@ def test_results_come_back_as_they_were(tmp_path):
 def test_damaged_and_foreign_results_are_refused(tmp_path):
     path = tmp_path / "arm-0.json"
     write_result(path, result("arm", 0, 0.1))
-    with pytest.raises(RunError, match="that of another configuration"):
+    with pytest.raises(RunError, match="belongs to another configuration"):
         read_result(path, "other")
     path.write_text(path.read_text()[:100])
     with pytest.raises(RunError, match=r"arm-0.json: this result cannot be read .* Remove it to run it again"):
