@@ -11,9 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from freerun.search.batches import pad
 from freerun.errors import BundleError, UserError
-from freerun.files import bytes_hash, remove_leftovers, real_path, write_atomic
+from freerun.files import bytes_hash, real_path, remove_leftovers, write_atomic
 from freerun.log import log
 from freerun.runtime.bundle import EXPORTED, WEIGHTS, Bundle, arrays_file, find_bundle, read_bundle
 from freerun.runtime.card import with_quantised
@@ -21,6 +20,7 @@ from freerun.runtime.graphs import Graphs
 from freerun.runtime.limits import MAX_CONFIG
 from freerun.runtime.snapshot import Snapshot
 from freerun.runtime.writing import as_json
+from freerun.search.batches import pad
 
 __all__ = [
     "add_graphs",

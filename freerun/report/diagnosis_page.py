@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from freerun.search.batches import pad
 from freerun.data.codec import Codec
 from freerun.diagnostics.diagnosis import Diagnosis
 from freerun.diagnostics.measures import Measures
@@ -21,6 +20,7 @@ from freerun.randomness import numpy_generator
 from freerun.report import plots
 from freerun.report.aligned_examples import chosen_examples, examples
 from freerun.report.page import own_file, shown, template
+from freerun.search.batches import pad
 from freerun.version import VERSION
 
 __all__ = ["Clouds", "diagnosis_page", "embedded_json", "rendered_page"]

@@ -28,7 +28,7 @@ from freerun.data.readers import content_hash
 from freerun.errors import ConfigError, RunError, UserError
 from freerun.experiment.begun import Begun, begun_with, check_study_begun, is_over
 from freerun.experiment.pairs_spec import location_of
-from freerun.files import remove_leftovers, real_path, write_atomic
+from freerun.files import real_path, remove_leftovers, write_atomic
 from freerun.forcing.registry import EVERYTHING
 from freerun.lock import LOCK
 from freerun.runtime.bundle import read_bundle

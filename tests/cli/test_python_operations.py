@@ -115,7 +115,7 @@ WRONG = [
     (lambda p: freerun.compare("m", 7, "p"), "other: the value is 7 (int). Expected a path (str or os.PathLike)."),
     (lambda p: freerun.compare("m", "n", None), "pairs: the value is None. Expected a path (str or os.PathLike) or"),
     (lambda p: freerun.diagnose("m", html=3), "html: the value is 3 (int). Expected a path (str or os.PathLike)."),
-    (lambda p: freerun.export(p), "model: the value is <freerun.runtime.predictor.Predictor"),
+    (freerun.export, "model: the value is <freerun.runtime.predictor.Predictor"),
     (lambda p: freerun.export("m", 3), "out: the value is 3 (int). Expected a path (str or os.PathLike)."),
     (lambda p: freerun.export("m", max_loss="1"), "max_loss: the value is '1' (str). Expected a number."),
     (lambda p: freerun.study(3), "config: the value is 3 (int). Expected a path (str or os.PathLike)."),
@@ -130,7 +130,7 @@ def test_an_argument_of_another_type_is_a_type_error_that_names_it(predictor, ca
 
 
 UNUSABLE = [
-    (lambda p: freerun.evaluate(p), "pairs: no pairs were given, and a loaded Predictor has no development pairs."),
+    (freerun.evaluate, "pairs: no pairs were given, and a loaded Predictor has no development pairs."),
     (
         lambda p: freerun.evaluate(p, PAIRS, threads=2),
         "threads: this option is given together with a loaded Predictor.",
@@ -138,7 +138,7 @@ UNUSABLE = [
     (lambda p: freerun.evaluate(p, PAIRS, columns=(1, 2)), "columns: the value is (1, 2), but pairs in memory have no"),
     (lambda p: freerun.evaluate(p, "p", columns=(0, 2)), "columns[0]: the value is 0. Expected 1 or more."),
     (lambda p: freerun.evaluate(p, []), "pairs to evaluate on: there are none."),
-    (lambda p: freerun.evaluate(p, [("a\tb", "c")]), "pairs[0]: the source holds a tab."),
+    (lambda p: freerun.evaluate(p, [("a\tb", "c")]), "pairs[0]: the source contains a tab."),
     (lambda p: freerun.export("m", quantize="int4"), "quantize: unknown precision 'int4'."),
     (lambda p: freerun.export("m", max_loss=-1), "max_loss: the value is -1."),
     (lambda p: freerun.export("m", dev="p"), "dev: pairs were given, but without quantize they are not used."),
