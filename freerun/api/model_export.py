@@ -19,7 +19,11 @@ from freerun.evaluation.comparison import Comparison, compare
 from freerun.evaluation.evaluate import Evaluation
 from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.evaluation.predictor_evaluation import evaluate_items
-from freerun.export.bundle_files import (
+from freerun.files import real_path, replacing_dir
+from freerun.loading import load
+from freerun.lock import inner_lock, only_writer, outer_lock
+from freerun.log import log
+from freerun.onnx_export.bundle_files import (
     add_graphs,
     check_output_dir,
     clean_up_export,
@@ -30,10 +34,6 @@ from freerun.export.bundle_files import (
     reusable_int8,
     write_record,
 )
-from freerun.files import real_path, replacing_dir
-from freerun.loading import load
-from freerun.lock import inner_lock, only_writer, outer_lock
-from freerun.log import log
 from freerun.runtime.bundle import Bundle, arrays_file, find_bundle, graph_file, read_bundle
 from freerun.runtime.compiled_greedy import CompiledGreedy, can_run
 from freerun.runtime.graphs import Graphs
@@ -182,7 +182,7 @@ def _dev_items(request: _Request, bundle: Bundle) -> EvaluationSet:
 
 def _verify(new: Path, bundle: Bundle, precision: str) -> None:
     """Check that greedy search gives the same outputs by every means: graphs, torch, and the compiled library."""
-    from freerun.export.verify import check_agreement, decoded, random_sources
+    from freerun.onnx_export.verify import check_agreement, decoded, random_sources
 
     exported = read_bundle(new)
     graphs = Graphs(exported, precision)

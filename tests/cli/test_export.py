@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from freerun.api import model_export
-from freerun.export import arrays
-from freerun.export.greedy_graph import greedy_graph
 from freerun.files import bytes_hash
+from freerun.onnx_export import arrays
+from freerun.onnx_export.greedy_graph import greedy_graph
 from freerun.runtime.bundle import GRAPHS, read_bundle
 from tests.cli.conftest import Freerun
 from tests.compiled import needs_compiler
@@ -261,7 +261,7 @@ def test_graphs_that_disagree_with_torch_are_not_written(
 ) -> None:
     before = content(run / "best")
     monkeypatch.setattr(
-        "freerun.export.decoder_nodes.DecoderStep._logits",
+        "freerun.onnx_export.decoder_nodes.DecoderStep._logits",
         lambda self, graph, output, *_: graph.op("Add", output, output),
     )
     result = freerun("export", run)
@@ -287,7 +287,7 @@ def test_int8_graphs_that_disagree_with_each_other_are_not_written(
 ) -> None:
     before = content(run / "best")
     other_range = lambda weights, arithmetic, limit: greedy_graph(weights, arithmetic, 100 * limit)  # noqa: E731
-    monkeypatch.setattr("freerun.export.graph_files.greedy_graph", other_range)
+    monkeypatch.setattr("freerun.onnx_export.graph_files.greedy_graph", other_range)
     result = freerun("export", run, "--quantize", "int8", "--max-loss", 100)
     assert result.code == 2
     assert "greedy.int8.onnx and step.int8.onnx differ by " in result.err and "Expected 0.05 at most." in result.err

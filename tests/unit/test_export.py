@@ -14,13 +14,13 @@ import torch
 import freerun
 from freerun.errors import BundleError, ConfigError, DataError
 from freerun.evaluation.items import EvaluationSet, Item
-from freerun.export.bundle_files import first_state_limit
-from freerun.export.graph import FLOAT, Graph, model_of
-from freerun.export.graph_files import graph_files
-from freerun.export.quantise import Int8, rounded
-from freerun.export.verify import check_agreement, random_sources
-from freerun.export.weights import Linear
 from freerun.files import bytes_hash
+from freerun.onnx_export.bundle_files import first_state_limit
+from freerun.onnx_export.graph import FLOAT, Graph, model_of
+from freerun.onnx_export.graph_files import graph_files
+from freerun.onnx_export.quantise import Int8, rounded
+from freerun.onnx_export.verify import check_agreement, random_sources
+from freerun.onnx_export.weights import Linear
 from freerun.runtime.bundle import GRAPHS, Bundle, graph_file, read_bundle
 from freerun.runtime.session import open_session
 from freerun.search.hypothesis import Hypothesis

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from freerun.export.decoder_nodes import DecoderStep, State
-from freerun.export.encoder_nodes import encode
-from freerun.export.entry_nodes import OneRowEach
-from freerun.export.graph import BOOL, FLOAT, INT64, Graph, Value
-from freerun.export.products import Arithmetic
-from freerun.export.step_graph import never_written
-from freerun.export.weights import ModelWeights
+from freerun.onnx_export.decoder_nodes import DecoderStep, State
+from freerun.onnx_export.encoder_nodes import encode
+from freerun.onnx_export.entry_nodes import OneRowEach
+from freerun.onnx_export.graph import BOOL, FLOAT, INT64, Graph, Value
+from freerun.onnx_export.products import Arithmetic
+from freerun.onnx_export.step_graph import never_written
+from freerun.onnx_export.weights import ModelWeights
 from freerun.symbols import BOS, EOS, PAD
 
 __all__ = ["greedy_graph"]

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from freerun.export.decoder_nodes import DecoderStep, State
-from freerun.export.entry_nodes import Entries, OneRowEach, SeveralRowsEach
-from freerun.export.graph import FLOAT, INT64, Graph, Value
-from freerun.export.products import Arithmetic
-from freerun.export.weights import ModelWeights
+from freerun.onnx_export.decoder_nodes import DecoderStep, State
+from freerun.onnx_export.entry_nodes import Entries, OneRowEach, SeveralRowsEach
+from freerun.onnx_export.graph import FLOAT, INT64, Graph, Value
+from freerun.onnx_export.products import Arithmetic
+from freerun.onnx_export.weights import ModelWeights
 from freerun.runtime.interface import state_size, statics_of
 from freerun.symbols import NEVER_WRITTEN
 

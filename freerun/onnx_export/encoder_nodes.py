@@ -10,13 +10,13 @@ from typing import Final
 
 import numpy as np
 
-from freerun.export.attention_nodes import attention_nodes
-from freerun.export.cell_nodes import CELL_NODES, LayerState
-from freerun.export.decoder_nodes import State
-from freerun.export.graph import FLOAT, INT32, Graph, Value
-from freerun.export.layer_nodes import by_operator, by_scan, input_gates, token_gates
-from freerun.export.products import Arithmetic
-from freerun.export.weights import LayerWeights, ModelWeights
+from freerun.onnx_export.attention_nodes import attention_nodes
+from freerun.onnx_export.cell_nodes import CELL_NODES, LayerState
+from freerun.onnx_export.decoder_nodes import State
+from freerun.onnx_export.graph import FLOAT, INT32, Graph, Value
+from freerun.onnx_export.layer_nodes import by_operator, by_scan, input_gates, token_gates
+from freerun.onnx_export.products import Arithmetic
+from freerun.onnx_export.weights import LayerWeights, ModelWeights
 
 __all__ = ["Encoded", "encode"]
 

@@ -10,8 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from freerun.export.graph import Array, Graph, Value
-from freerun.export.weights import Linear
+from freerun.onnx_export.graph import Array, Graph, Value
+from freerun.onnx_export.weights import Linear
 
 __all__ = ["Arithmetic", "Fp32", "several"]
 

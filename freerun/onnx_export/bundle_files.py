@@ -103,7 +103,7 @@ def _kept_names(bundle: Bundle) -> set[str]:
 
 def add_graphs(new: Path, bundle: Bundle, precision: str, limit: float = 1.0) -> None:
     """Write a bundle's graphs in one precision; ``limit`` bounds the decoder's first state (int8 only)."""
-    from freerun.export.graph_files import graph_files
+    from freerun.onnx_export.graph_files import graph_files
 
     _write_graphs(new, graph_files(bundle, precision, limit))
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from freerun.export.attention_nodes import attention_nodes
-from freerun.export.cell_nodes import CELL_NODES, LayerState, part_widths
-from freerun.export.entry_nodes import Entries
-from freerun.export.graph import Graph, Value
-from freerun.export.products import Arithmetic, Fp32, several
-from freerun.export.weights import Linear, ModelWeights
+from freerun.onnx_export.attention_nodes import attention_nodes
+from freerun.onnx_export.cell_nodes import CELL_NODES, LayerState, part_widths
+from freerun.onnx_export.entry_nodes import Entries
+from freerun.onnx_export.graph import Graph, Value
+from freerun.onnx_export.products import Arithmetic, Fp32, several
+from freerun.onnx_export.weights import Linear, ModelWeights
 
 __all__ = ["DecoderStep", "State"]
 

@@ -11,10 +11,10 @@ from typing import Final
 
 import numpy as np
 
-from freerun.export.entry_nodes import Entries
-from freerun.export.graph import Graph, Value
-from freerun.export.products import Arithmetic, several
-from freerun.export.weights import Linear, ModelWeights
+from freerun.onnx_export.entry_nodes import Entries
+from freerun.onnx_export.graph import Graph, Value
+from freerun.onnx_export.products import Arithmetic, several
+from freerun.onnx_export.weights import Linear, ModelWeights
 
 __all__ = ["AttentionNodes", "attention_nodes"]
 

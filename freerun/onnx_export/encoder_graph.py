@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from freerun.export.encoder_nodes import encode
-from freerun.export.graph import FLOAT, INT64, Graph
-from freerun.export.products import Arithmetic
-from freerun.export.weights import ModelWeights
+from freerun.onnx_export.encoder_nodes import encode
+from freerun.onnx_export.graph import FLOAT, INT64, Graph
+from freerun.onnx_export.products import Arithmetic
+from freerun.onnx_export.weights import ModelWeights
 from freerun.runtime.interface import state_size, statics_of
 
 __all__ = ["encoder_graph"]

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from freerun.export.graph import Array
-from freerun.export.quantise import STORED_LEVELS, rounded
-from freerun.export.weights import LayerWeights, ModelWeights
+from freerun.onnx_export.graph import Array
+from freerun.onnx_export.quantise import STORED_LEVELS, rounded
+from freerun.onnx_export.weights import LayerWeights, ModelWeights
 from freerun.runtime.compiled import PRODUCT_LEVELS
 from freerun.runtime.compiled_greedy import ARRAYS_VERSION
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from freerun.export.graph import Graph, Value
+from freerun.onnx_export.graph import Graph, Value
 
 __all__ = ["Entries", "OneRowEach", "SeveralRowsEach"]
 

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from freerun.architecture import CELLS
-from freerun.export.graph import Array, Graph, Value
+from freerun.onnx_export.graph import Array, Graph, Value
 
 __all__ = ["CELL_NODES", "CellNodes", "LayerState", "in_parts", "part_widths"]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from freerun.architecture import Architecture, CellSpec
-from freerun.export.cell_nodes import in_parts
-from freerun.export.graph import Array
+from freerun.onnx_export.cell_nodes import in_parts
+from freerun.onnx_export.graph import Array
 
 __all__ = ["LayerWeights", "Linear", "ModelWeights"]
 

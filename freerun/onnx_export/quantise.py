@@ -16,9 +16,9 @@ from typing import Final
 
 import numpy as np
 
-from freerun.export.graph import FLOAT, Array, Graph, Value
-from freerun.export.products import Arithmetic
-from freerun.export.weights import Linear
+from freerun.onnx_export.graph import FLOAT, Array, Graph, Value
+from freerun.onnx_export.products import Arithmetic
+from freerun.onnx_export.weights import Linear
 from freerun.runtime.compiled import PRODUCT_LEVELS
 
 __all__ = ["Int8", "rounded"]
