@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -115,7 +116,7 @@ WRONG = [
     (lambda p: freerun.compare("m", 7, "p"), "other: the value is 7 (int). Expected a path (str or os.PathLike)."),
     (lambda p: freerun.compare("m", "n", None), "pairs: the value is None. Expected a path (str or os.PathLike) or"),
     (lambda p: freerun.diagnose("m", html=3), "html: the value is 3 (int). Expected a path (str or os.PathLike)."),
-    (freerun.export, "model: the value is <freerun.runtime.predictor.Predictor"),
+    (freerun.export, "model: the value is <freerun.runt"),
     (lambda p: freerun.export("m", 3), "out: the value is 3 (int). Expected a path (str or os.PathLike)."),
     (lambda p: freerun.export("m", max_loss="1"), "max_loss: the value is '1' (str). Expected a number."),
     (lambda p: freerun.study(3), "config: the value is 3 (int). Expected a path (str or os.PathLike)."),
@@ -178,3 +179,20 @@ def test_a_study_of_a_dict_is_run_and_returns_its_analysis(pairs, monkeypatch):
     assert freerun.study(config, "out").as_json() == result.as_json()
     with pytest.raises(UserError, match=r"^study: reach: this key was renamed\. Expected target_error\. Write target_"):
         freerun.study({**config, "reach": 0.5}, "out")
+
+
+def test_the_page_runs(capfd, tmp_path, monkeypatch):
+    """The blocks of the sections on evaluating, exporting and studies, on two small runs."""
+    monkeypatch.chdir(tmp_path)
+    pairs = [("abc", "cba"), ("bca", "acb"), ("cab", "bac"), ("aabb", "bbaa"), ("ccab", "bacc")]
+    Path("pairs.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs))
+    for name in ("reverse", "curve"):
+        freerun.train("pairs.tsv", out=f"runs/{name}", settings=["training.updates=4"])
+    capfd.readouterr()
+    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
+    section = "## Evaluating" + page.partition("\n## Evaluating")[2].partition("\n## Notebooks")[0]
+    names = {"freerun": freerun}
+    for block in re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL):
+        exec(block, names)
+    assert names["exported"].files and len(names["study"].results) == 4
+    assert capfd.readouterr() == ("\n".join(names["diagnosis"].summary) + "\n", "")
