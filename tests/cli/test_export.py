@@ -290,7 +290,7 @@ def test_int8_graphs_that_disagree_with_each_other_are_not_written(
     monkeypatch.setattr("freerun.onnx_export.graph_files.greedy_graph", other_range)
     result = freerun("export", run, "--quantize", "int8", "--max-loss", 100)
     assert result.code == 2
-    assert "greedy.int8.onnx and step.int8.onnx differ by " in result.err and "Expected 0.05 at most." in result.err
+    assert "greedy.int8.onnx and step.int8.onnx differ by " in result.err and "Expected at most 0.05." in result.err
     assert content(run / "best") == before
 
 
