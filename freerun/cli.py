@@ -142,13 +142,24 @@ def train(
     ] = False,
 ) -> None:
     """Train a model on pairs; without a configuration, everything is chosen from the data and explained."""
+    from freerun.commands.train import train as run
     from freerun.experiment.pairs_spec import training_files
-    from freerun.experiment.plan import TrainRequest
-    from freerun.experiment.run import train as run
+    from freerun.experiment.request import TrainRequest
 
     _refuse_without("train", "--resume", resume, {"--trust-code": trust_code or None})
     pairs, development = training_files(subject or [], dev or [])
-    run(TrainRequest(pairs, development, out, tuple(settings or ()), seed, init, resume, columns, trust_code))
+    request = TrainRequest(
+        pairs,
+        dev=development,
+        out=out,
+        settings=tuple(settings or ()),
+        seed=seed,
+        init=init,
+        resume=resume,
+        columns=columns,
+        trust_code=trust_code,
+    )
+    run(request)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from freerun.data.readers import Pair, check_field
 
 __all__ = ["PairsInMemory", "pairs_in_memory"]
 
-EXPECTED = "(source, target), two str, or an object with the attributes source and target"
+EXPECTED = '(source, target), two str, or {"source": str, "target": str}'
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class PairsInMemory:
 
 
 def pairs_in_memory(name: str, values: object) -> PairsInMemory:
-    """Read an iterable of pairs: (source, target), or objects with the attributes source and target.
+    """Read an iterable of pairs: (source, target), or mappings or objects with a source and a target.
 
     Args:
         name: of the argument, for messages.
@@ -49,9 +49,11 @@ def _pair(name: str, value: object, line: int) -> Pair:
 
 
 def _sides(value: object) -> tuple[object, object]:
+    if isinstance(value, Mapping):
+        return value.get("source"), value.get("target")
     if hasattr(value, "source") and hasattr(value, "target"):
         return value.source, value.target
-    if isinstance(value, str | bytes | Mapping | Set) or not isinstance(value, Iterable):
+    if isinstance(value, str | bytes | Set) or not isinstance(value, Iterable):
         return None, None
     sides = tuple(value)
     return (sides[0], sides[1]) if len(sides) == 2 else (None, None)

@@ -12,8 +12,8 @@ from freerun.data.normalisation import collapse_whitespace, normalise
 from freerun.data.opening import reject_read_once
 from freerun.data.readers import Pair, files_of
 from freerun.errors import DataError
+from freerun.experiment.dataset import DataSource
 from freerun.experiment.pairs_spec import PairsSpec, location_of, only_tsv
-from freerun.experiment.prepare import DataSource
 from freerun.log import log
 
 __all__ = ["Overlap", "checked_overlap", "pairs_of_study", "worst_overlap"]
@@ -109,7 +109,7 @@ def _overlap(pairs: str | None, data: DataConfig) -> Overlap:
     def read_as(pair: Pair) -> str:
         return collapse_whitespace(normalise(pair.source, data.normalisation, data.source_case))
 
-    source = DataSource.open(data, lambda _: None)
+    source = DataSource.open(data, quiet=True)
     reported = source.dev() if pairs is None else pairs_of_study(pairs, data).read()
     sources = set(map(read_as, reported))
     training = sources.intersection(map(read_as, source.train()))

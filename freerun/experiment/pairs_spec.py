@@ -26,6 +26,7 @@ from freerun.text import cut, shown
 
 __all__ = [
     "COPIES",
+    "MEMORY_FILES",
     "PairsSpec",
     "chosen_columns",
     "copies_in",
@@ -44,6 +45,8 @@ __all__ = [
 
 COPIES: Final = "pairs"
 """The directory, inside a run directory, of pairs that could be read only once (see ``spool``)."""
+MEMORY_FILES: Final = {"train": "train.jsonl", "dev": "dev.jsonl"}
+"""The names, inside a run directory, of the files of pairs in memory, by their key in [data] (see ``memory_files``)."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +132,10 @@ def copies_in(run: Path, location: PairsLocation) -> PairsLocation:
     """Return ``location``, with the copies in ``run`` in place of copies whose run directory has been moved."""
 
     def existing(file: Path) -> Path:
-        own = run / COPIES / file.name
-        return own if file.parent.name == COPIES and not file.exists() and own.exists() else file
+        is_copy = file.parent.name == COPIES
+        own = run / COPIES / file.name if is_copy else run / file.name
+        is_own = is_copy or file.name in MEMORY_FILES.values()
+        return own if is_own and not file.exists() and own.exists() else file
 
     return each_file(location, existing)
 
