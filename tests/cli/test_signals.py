@@ -102,12 +102,12 @@ def test_requested_checkpoints_do_not_change_a_run(training, pairs):
 def test_sigusr1_while_the_data_are_read_is_remembered(pairs):
     script = (
         "import os, signal, sys\n"
-        "from freerun.experiment import run as train\n"
-        "load = train.load_data\n"
+        "from freerun.experiment import prepare\n"
+        "load = prepare.load_data\n"
         "def loads(*given):\n"
         "    os.kill(os.getpid(), signal.SIGUSR1)\n"
         "    return load(*given)\n"
-        "train.load_data = loads\n"
+        "prepare.load_data = loads\n"
         "from freerun.cli import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )
@@ -124,7 +124,7 @@ def test_sighup_stops_as_sigterm_does_with_129(training):
     process.send_signal(signal.SIGHUP)
     told = process.communicate(timeout=60)[1]
     assert process.returncode == 129
-    assert "a checkpoint is written." in told
+    assert "checkpoint saved." in told
     last = read_journal(run / "journal.jsonl")[-1]
     assert (last["event"], last["reason"], last["signal"]) == ("stop", "signal", signal.SIGHUP)
     assert Checkpoints(run / "checkpoints", 3).updates() == [last["update"]]

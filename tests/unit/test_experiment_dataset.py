@@ -1,4 +1,4 @@
-"""Reading a run's data: which sources are held out, what leaks, and what is said about unknown tokens."""
+"""The data of a run: which sources are held out, what leaks, and the warnings about unknown tokens."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from freerun.config import parse_config
 from freerun.data.readers import read_pairs
 from freerun.data.split import held_out_sources
 from freerun.errors import DataError
-from freerun.experiment import prepare as dataset
-from freerun.experiment.prepare import DataSource, choose_tokens, load_data, write_held_out
+from freerun.experiment import dataset
+from freerun.experiment.dataset import DataSource, choose_tokens, load_data, write_held_out
 from freerun.forcing.registry import settings_of
+from tests.notices import logged_notices
 
 LETTERS = [a + b for a in "abcdefghij" for b in "klmnopqrst"]
 
 
-def load(pairs, said=None, codecs=None, max_sources=2000, dev=None, **data):
+def load(pairs, codecs=None, max_sources=2000, dev=None, **data):
     """The data of a file with these pairs, and the configuration."""
     Path("pairs.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs), encoding="utf-8")
     data = {"train": "pairs.tsv", "source_tokens": "char", "target_tokens": "char", **data}
@@ -25,8 +26,13 @@ def load(pairs, said=None, codecs=None, max_sources=2000, dev=None, **data):
         Path("dev.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in dev), encoding="utf-8")
         data["dev"] = "dev.tsv"
     config = parse_config({"data": data, "evaluation": {"max_sources": max_sources}}, "test", settings_of)
-    say = (said if said is not None else []).append
-    return load_data(config, DataSource.open(config.data, say), say, codecs)
+    return load_data(config, DataSource.open(config.data), codecs)
+
+
+def notices(pairs, **options):
+    with logged_notices() as texts:
+        load(pairs, **options)
+    return texts
 
 
 @pytest.fixture(autouse=True)
@@ -64,10 +70,10 @@ def test_the_split_of_sources_without_such_twins_is_unchanged():
 
 
 def test_pairs_that_become_the_ids_of_a_held_out_source_are_left_out():
-    said = []
     # a letter that occurs once is unknown, and all unknown letters are one id
     pairs = [*((text, "y") for text in LETTERS), *((f"a{chr(0x4E00 + n)}", "y") for n in range(300))]
-    data = load(pairs, said, minimum_count=2)
+    with logged_notices() as said:
+        data = load(pairs, minimum_count=2)
     held_out = [text for text in data.dev.sources if text[1] >= "\u4e00"]
     assert held_out  # so the others of them leak
     left_out = 300 - len(held_out)
@@ -80,8 +86,8 @@ def test_pairs_that_become_the_ids_of_a_held_out_source_are_left_out():
 
 
 def test_nothing_is_left_out_without_a_reason_or_for_development_pairs_of_ones_own():
-    said = []
-    assert load([(text, "y") for text in LETTERS], said).report.same_as_held_out == 0
+    with logged_notices() as said:
+        assert load([(text, "y") for text in LETTERS]).report.same_as_held_out == 0
     assert not any("left out" in line for line in said)
     data = load([(text, "y") for text in LETTERS], dev=[(text, "y") for text in LETTERS])
     assert len(data.corpus) == 100 and data.report.same_as_held_out == 0
@@ -101,9 +107,7 @@ def test_no_pair_left_is_an_error_that_says_why():
 
 
 def overlap_warnings(pairs, **options):
-    said = []
-    load(pairs, said, **options)
-    return [line for line in said if "development sources (" in line]
+    return [line for line in notices(pairs, **options) if "development sources (" in line]
 
 
 def test_sources_in_training_and_development_pairs_are_counted_as_the_model_reads_them():
@@ -123,9 +127,7 @@ def test_sources_in_training_and_development_pairs_are_counted_as_the_model_read
 
 
 def header_warnings(pairs, **options):
-    said = []
-    load(pairs, said, **options)
-    return [line for line in said if "header" in line]
+    return [line for line in notices(pairs, **options) if "header" in line]
 
 
 def test_a_header_is_warned_of_in_both_files():
@@ -145,7 +147,7 @@ def test_the_written_pairs_are_the_held_out_ones_each_time(tmp_path):
     written = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        write_held_out(config.data, DataSource.open(config.data, str), tmp_path / name)
+        write_held_out(config.data, DataSource.open(config.data), tmp_path / name)
         written.append((tmp_path / name / "dev.tsv").read_bytes())
     assert written[0] == written[1]
     pairs = list(read_pairs(tmp_path / "one" / "dev.tsv"))
@@ -171,9 +173,8 @@ def test_the_sample_of_distinct_sources_is_unchanged():
 
 
 def warnings(pairs, **options):
-    said = []
-    load(pairs, said, **options)
-    return [line for line in said if line.startswith("warning") and "not in the vocabulary" in line]
+    lines = notices(pairs, **options)
+    return [line for line in lines if line.startswith("warning") and "not in the vocabulary" in line]
 
 
 def test_a_warning_says_which_development_tokens_are_unknown_from_1_percent_on():
@@ -235,8 +236,8 @@ ROWS = [f"word{n}\tw o r d {n % 3}" for n in range(60)]  # letters for the sourc
 def test_a_shared_vocabulary_gets_the_same_tokens_on_both_sides(set_keys, expected, reason):
     Path("pairs.tsv").write_text("\n".join(ROWS) + "\n")
     config = parse_config({"data": {"train": "pairs.tsv", **set_keys}}, "test", settings_of)
-    said = []
-    assert choose_tokens(config.data, DataSource.open(config.data, said.append), said.append) == expected
+    with logged_notices() as said:
+        assert choose_tokens(config.data, DataSource.open(config.data)) == expected
     assert any(line.startswith(reason) for line in said)
     assert any(line.startswith("Both sides") for line in said) == bool(reason)
 

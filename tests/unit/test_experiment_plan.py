@@ -13,7 +13,8 @@ import pytest
 
 from freerun.config import to_toml
 from freerun.errors import ConfigError, RunError
-from freerun.experiment.plan import TrainRequest, plan_run
+from freerun.experiment.plan import plan_run
+from freerun.experiment.request import TrainRequest
 
 
 @pytest.fixture(autouse=True)
@@ -173,8 +174,8 @@ def test_a_path_that_is_not_utf8_is_told():
     ],
 )
 def test_the_run_folder_has_the_name_of_the_pairs_or_of_the_configuration(subject, name):
-    assert plan(subject).folder == Path("runs") / name
-    assert plan(subject, out=Path("x/y")).folder == Path("x/y")
+    assert plan(subject).directory == Path("runs") / name
+    assert plan(subject, out=Path("x/y")).directory == Path("x/y")
 
 
 def test_nothing_to_train_is_told():
@@ -183,7 +184,7 @@ def test_nothing_to_train_is_told():
         "train PAIRS.tsv, or --resume with the --out of a run. Name one of them."
     )
     assert refusal(ConfigError, subject=None, out=Path("run"), resume=True) == (
-        "freerun train: no configuration and no pairs, and run holds no run to go on with. "
+        "freerun train: no configuration and no pairs, and run holds no run to resume. "
         "Expected freerun train CONFIG.toml or freerun train PAIRS.tsv. Name one of them."
     )
 
@@ -191,8 +192,8 @@ def test_nothing_to_train_is_told():
 def test_a_folder_with_another_run_is_refused():
     begun()
     assert refusal(out=Path("run")) == (
-        "run: this folder holds another run. Expected a new or empty folder. "
-        "Add --resume to go on with that run, or choose another folder with --out."
+        "run: this directory holds another run. Expected a new or empty directory. "
+        "Add --resume to continue that run, or choose another directory with --out."
     )
 
 
@@ -202,7 +203,7 @@ def test_a_folder_with_other_files_is_refused_by_name(resume):
     for name in ("d", "b", "a", "c"):
         (Path("run") / name).touch()
     assert refusal(out=Path("run"), resume=resume) == (
-        "run: this folder is not empty: it holds a, b, c and 1 more. Expected a new or empty folder. "
+        "run: this directory is not empty: it holds a, b, c and 1 more. Expected a new or empty directory. "
         "Choose another with --out."
     )
 
@@ -210,7 +211,7 @@ def test_a_folder_with_other_files_is_refused_by_name(resume):
 def test_a_file_in_the_place_of_the_folder_is_refused():
     Path("run").touch()
     assert refusal(out=Path("run")) == (
-        "run: this is a file. Expected a new or empty folder. Choose another with --out."
+        "run: this is a file. Expected a new or empty directory. Choose another with --out."
     )
 
 
@@ -223,7 +224,7 @@ def test_an_empty_folder_will_do_and_so_will_one_that_was_never_begun():
 
 def test_resuming_what_does_not_exist_starts_from_the_beginning():
     made = plan(out=Path("run"), resume=True)
-    assert (made.resumes, made.folder) == (False, Path("run"))
+    assert (made.resumes, made.directory) == (False, Path("run"))
 
 
 # ------------------------------------------------------------------------------------------------------------- going on
@@ -261,7 +262,7 @@ def test_changes_are_refused_with_both_values(subject):
         'run: the configuration has changed: model.cell was "lstm", now "gru"; training.schedule.final was not set, '
         'now 0.0; training.schedule.kind was "constant", now "cosine"; training.updates was 5, now 6. '
         "Expected the configuration that this run was started with. "
-        "Undo the change to go on, or train into another folder with --out."
+        "Revert the change to resume, or train into another directory with --out."
     )
 
 

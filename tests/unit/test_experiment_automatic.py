@@ -15,7 +15,7 @@ from freerun.data.vocabulary import Vocabulary
 from freerun.evaluation.items import EvaluationSet
 from freerun.experiment import automatic
 from freerun.experiment.automatic import choose_before_data, choose_length
-from freerun.experiment.prepare import TrainingData
+from freerun.experiment.dataset import TrainingData
 from freerun.forcing.registry import settings_of
 from tests.networks import corpus, random_rows
 
@@ -74,7 +74,7 @@ def test_sizes_suit_the_data(pairs, length, vocabulary, expected):
     assert choice.values["model.embedding_size"] == 256
     assert choice.reasons == [
         (
-            f"{pairs:,} pairs of {length:.1f} source and {length:.1f} target tokens: a two-directional LSTM encoder "
+            f"{pairs:,} pairs of {length:.1f} source and {length:.1f} target tokens: a bidirectional LSTM encoder "
             f"and a decoder with Bahdanau attention, {expected}"
         )
     ]
@@ -103,7 +103,7 @@ def test_what_was_set_is_left_out_and_told_as_it_is():
     }
     assert choice.values["model.dropout"] == 0.4
     assert choice.reasons[0].endswith(
-        "a one-directional GRU encoder and a decoder with no attention, 1 x 7 units, batches of 5,000 tokens, dropout "
+        "a unidirectional GRU encoder and a decoder with no attention, 1 x 7 units, batches of 5,000 tokens, dropout "
         "0.4."
     )
 
@@ -161,7 +161,7 @@ def test_a_recipe_decides_for_its_kind_of_data(monkeypatch):
 
 
 def timed(monkeypatch, seconds):
-    monkeypatch.setattr(automatic, "_seconds_an_update", lambda *_: seconds)
+    monkeypatch.setattr(automatic, "_seconds_per_update", lambda *_: seconds)
 
 
 def test_small_data_gets_the_passes_that_suit_it(monkeypatch):
@@ -170,7 +170,7 @@ def test_small_data_gets_the_passes_that_suit_it(monkeypatch):
     choice = choose_length(settings, data(100), {"data": chosen["data"]})
     assert choice.values == {"training.updates": 600, "evaluation.every": 75}
     assert choice.reasons == [
-        "600 updates, 60.0 passes over the data: about 8 s at 10 ms an update on this machine, at most 2 minutes."
+        "600 updates, 60.0 epochs: about 8 s at 10 ms per update on this machine, at most 2 minutes."
     ]
 
 
@@ -213,7 +213,7 @@ def test_the_length_lets_every_phase_begin(monkeypatch, until, updates):
         updates > 600
     )
     if until == 30_000:
-        assert choice.reasons[0].endswith("about 12 min 30 s at 10 ms an update on this machine, at most 19 minutes.")
+        assert choice.reasons[0].endswith("about 12 min 30 s at 10 ms per update on this machine, at most 19 minutes.")
 
 
 def test_updates_are_timed_however_late_the_last_phase_begins():
@@ -229,7 +229,7 @@ def test_a_dot_product_gets_an_encoder_of_one_direction():
     choice = choose_sizes(data(), chosen)
     assert (choice.values["model.bidirectional"], choice.values["model.attention"]) == (False, "luong")
     assert choice.reasons[1] == (
-        'A one-directional encoder, because model.attention_score = "dot" compares vectors of one size.'
+        'A unidirectional encoder, because model.attention_score = "dot" compares vectors of equal size.'
     )
     assert choose_before_data(chosen, settings_of)["model"]["bidirectional"] is False
     assert len(choose_sizes(data(), {"model": {"attention_score": "dot", "bidirectional": False}}).reasons) == 2
@@ -243,10 +243,12 @@ def test_an_interval_that_was_set_stays():
 
 def test_updates_are_timed_on_a_model_that_is_thrown_away():
     settings, _ = config(batch_size=10, accumulate=2)
-    seconds = automatic._seconds_an_update(settings, data(), automatic.order_of(settings.training, data().corpus), 1, 2)
+    seconds = automatic._seconds_per_update(
+        settings, data(), automatic.order_of(settings.training, data().corpus), 1, 2
+    )
     assert 0 < seconds < 10
     settings, _ = config(batch_size=10, learning_rate=1e38, optimizer="sgd", clip_norm=0)
-    assert automatic._seconds_an_update(settings, data(), automatic.order_of(settings.training, data().corpus)) > 0
+    assert automatic._seconds_per_update(settings, data(), automatic.order_of(settings.training, data().corpus)) > 0
 
 
 def test_lengths_are_told_without_the_end_token():

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from freerun.commands import train as command
+from freerun.commands.train_progress import ConsoleProgress
 from freerun.errors import RunError, TrainingError
 from freerun.experiment import run as runs
-from freerun.experiment.plan import TrainRequest
+from freerun.experiment import run_hooks
+from freerun.experiment.request import TrainRequest
 from freerun.runtime.bundle import read_bundle
 from freerun.training.journal import read_journal
 from freerun.version import VERSION
@@ -50,7 +53,7 @@ def here(tmp_path, monkeypatch):
 
 
 def train(*settings, out="run", **options):
-    return runs.train(TrainRequest(Path("c.toml"), out=Path(out), settings=settings, **options))
+    return command.train(TrainRequest(Path("c.toml"), out=Path(out), settings=settings, **options))
 
 
 def test_a_run_has_the_held_out_pairs_only_where_none_were_given(tmp_path):
@@ -78,7 +81,7 @@ def test_changed_data_is_refused(changed, told):
         train(dev=Path("dev.tsv"), resume=True)
     assert str(error.value).startswith(f"run: the data of this run has changed since it was started: {told}")
     assert before[0][f"{changed[0]}_sha256"][:12] in str(error.value)
-    assert str(error.value).endswith("Put them back to go on, or train into another folder with --out.")
+    assert str(error.value).endswith("Restore the data to resume, or train into another directory with --out.")
     assert read_journal(Path("run/journal.jsonl")) == before[:-1]
 
 
@@ -115,7 +118,7 @@ def test_a_run_begun_with_other_random_numbers_is_not_resumed(version, name):
     with pytest.raises(RunError) as error:
         train(resume=True)
     assert str(error.value) == (
-        f"run: this run was begun with freerun {name}, which draws other random numbers than freerun {VERSION}. "
+        f"run: this run was begun with freerun {name}, which has other random numbers than freerun {VERSION}. "
         f"Expected a run that freerun 0.2.0 or later began. Resume it with freerun {name}, or start again in another "
         "directory with --out."
     )
@@ -168,7 +171,7 @@ def test_a_run_from_a_bundle_has_its_sizes_and_can_be_gone_on_with():
 
     Path("run/best").rename("gone")
     Path("c2.toml").write_text(CONFIG)
-    runs.train(TrainRequest(Path("c2.toml"), out=Path("run2"), seed=5))
+    command.train(TrainRequest(Path("c2.toml"), out=Path("run2"), seed=5))
     Path("run2/best").rename("run/best")
     events.write_text("".join(events.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(RunError, match=r"since it was started: the initial model \(SHA-256 was "):
@@ -176,7 +179,7 @@ def test_a_run_from_a_bundle_has_its_sizes_and_can_be_gone_on_with():
 
 
 def test_a_bundle_that_does_not_fit_on_the_disk_leaves_the_one_before(monkeypatch):
-    write_bundle, calls = runs.write_bundle, []
+    write_bundle, calls = run_hooks.write_bundle, []
 
     def full(folder, parts):
         calls.append(folder.name)
@@ -184,12 +187,13 @@ def test_a_bundle_that_does_not_fit_on_the_disk_leaves_the_one_before(monkeypatc
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write_bundle(folder, parts)
 
-    monkeypatch.setattr(runs, "write_bundle", full)
+    monkeypatch.setattr(run_hooks, "write_bundle", full)
     with pytest.raises(RunError) as error:
         train("training.learning_rate=0.1")
     assert str(error.value) == (
         f"{Path('run') / calls[-1]}: this bundle could not be written (No space left on device); the one before it and "
-        "all checkpoints are untouched. Expected room and permission to write. Make room, then go on with --resume."
+        "all checkpoints are unchanged. Expected enough disk space and permission to write. Free disk "
+        "space, then rerun with --resume."
     )
     assert read_bundle(Path("run")).config["training"]["update"] == 2
     monkeypatch.undo()
@@ -197,7 +201,7 @@ def test_a_bundle_that_does_not_fit_on_the_disk_leaves_the_one_before(monkeypatc
 
 
 def test_a_loss_that_is_not_finite_shows_its_pairs():
-    with pytest.raises(TrainingError, match=r"^update \d+: the loss is .* norm of the gradients (nan|inf);"):
+    with pytest.raises(TrainingError, match=r"^update \d+: the loss is .* gradient norm (nan|inf);"):
         train("training.learning_rate=1e38", 'training.optimizer="sgd"', "training.clip_norm=0", "training.updates=9")
     (path,) = Path("run").glob("not-finite-update-*.json")
     saved = json.loads(path.read_text())
@@ -227,7 +231,7 @@ def flip(path):
 
 def other_best():
     """Another model in place of the best one, whole in itself."""
-    runs.train(TrainRequest(Path("c.toml"), out=Path("other"), seed=9))
+    command.train(TrainRequest(Path("c.toml"), out=Path("other"), seed=9))
     shutil.rmtree("run/best")
     shutil.copytree("other/best", "run/best")
 
@@ -249,7 +253,7 @@ def test_a_complete_run_whose_best_model_is_damaged_ends_once_more(damage, capsy
     capsys.readouterr()
     assert train(resume=True) == first
     told = capsys.readouterr().err
-    assert "Repeating the end of this run from its newest checkpoint." in told and "Going on from update 4." in told
+    assert "Repeating the end of this run from its newest checkpoint." in told and "Resuming from update 4." in told
     assert {path: path.read_bytes() for path in Path("run/best").iterdir()} == before
     assert read_journal(Path("run/journal.jsonl"))[-1]["event"] == "stop"
 
@@ -289,7 +293,7 @@ def test_what_is_left_out_is_told_before_the_run_goes_on(capsys):
     train(resume=True)
     told = capsys.readouterr().err
     notice = "run/checkpoints/update-00000004: this checkpoint is damaged (manifest.json: the SHA-256 of optimizer.safe"
-    assert notice in told.partition("Going on from update 2.")[0]
+    assert notice in told.partition("Resuming from update 2.")[0]
     assert sorted(path.name for path in Path("run/checkpoints").iterdir()) == ["update-00000002", "update-00000004"]
 
 
@@ -309,9 +313,7 @@ def test_the_progress_of_a_resumed_run_counts_from_its_checkpoint(monkeypatch, d
     for update in damaged:
         flip(f"run/checkpoints/update-{update:08d}/optimizer.safetensors")
     flip("run/best/model.safetensors")
-    starts, reporter = [], runs.ConsoleReporter
-    monkeypatch.setattr(
-        runs, "ConsoleReporter", lambda updates, start: starts.append(start) or reporter(updates, start)
-    )
+    starts = []
+    monkeypatch.setattr(ConsoleProgress, "on_start", lambda self, update, updates: starts.append((update, updates)))
     train(resume=True)
-    assert starts == [start]
+    assert starts == [(start, 4)]

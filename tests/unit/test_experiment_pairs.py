@@ -14,7 +14,7 @@ import pytest
 from freerun.config import DataConfig
 from freerun.data.readers import ParallelFiles
 from freerun.errors import UserError
-from freerun.experiment import spool as runs_spool
+from freerun.experiment import spool as spooling
 from freerun.experiment.overlap import Overlap, pairs_of_study, worst_overlap
 from freerun.experiment.pairs_spec import (
     PairsSpec,
@@ -30,6 +30,7 @@ from freerun.experiment.pairs_spec import (
 )
 from freerun.experiment.spool import complete_spool, found_spool, spool_pairs, with_copies
 from freerun.text import cut
+from tests.notices import logged_notices
 
 A, B, C = Path("a"), Path("b"), Path("c")
 CONFIG = Path("c.toml")
@@ -127,12 +128,14 @@ def run(name, **data):
     return folder
 
 
-def test_the_columns_of_the_run_are_those_of_other_pairs(notices):
+def test_the_columns_of_the_run_are_those_of_other_pairs():
     model = run("m", columns=[1, 3])
-    assert pairs_spec([model], A, None) == PairsSpec(A, (1, 3))
-    assert notices() == ["a: source and target are columns 1,3, as in m; see --columns."]
-    assert pairs_spec([model], A, (2, 1)) == PairsSpec(A, (2, 1))
-    assert notices() == []
+    with logged_notices() as said:
+        assert pairs_spec([model], A, None) == PairsSpec(A, (1, 3))
+    assert said == ["a: source and target are columns 1,3, as in m; see --columns."]
+    with logged_notices() as said:
+        assert pairs_spec([model], A, (2, 1)) == PairsSpec(A, (2, 1))
+    assert said == []
 
 
 @pytest.mark.parametrize("location", [Path("a.jsonl"), Path("a.json.gz"), ParallelFiles(A, B)])
@@ -175,16 +178,17 @@ def test_the_development_pairs_of_a_run():
     assert "this is not a run directory" in message(dev_pairs_of, Path("none"))
 
 
-def test_a_header_is_said_as_pairs_are_read(notices):
+def test_a_header_is_said_as_pairs_are_read():
     A.write_text("source\ttarget\na\tb\n")
-    assert len(list(PairsSpec(A).read())) == 2
-    (warning,) = notices()
-    assert warning.startswith('a: the first line looks like a header ("source" and "target")')
+    with logged_notices() as said:
+        assert len(list(PairsSpec(A).read())) == 2
+    assert said[0].startswith('warning: a: the first line looks like a header ("source" and "target")')
     Path("a.jsonl").write_text('{"source": "source", "target": "target"}\n')
-    assert len(list(PairsSpec(Path("a.jsonl")).read())) == 1
     A.write_text("a\tb\nsource\ttarget\n")
-    assert len(list(PairsSpec(A).read())) == 2
-    assert notices() == []
+    with logged_notices() as said:
+        assert len(list(PairsSpec(Path("a.jsonl")).read())) == 1
+        assert len(list(PairsSpec(A).read())) == 2
+    assert said == []
 
 
 # -- pairs that are read once ------------------------------------------------------------------------------------------
@@ -199,15 +203,15 @@ def fifo(name, content):
 def test_pairs_that_can_be_read_again_are_not_copied():
     A.write_text("a\tb\n")
     data = DataConfig(train=str(A.absolute()), dev=str(A.absolute()))
-    spool = spool_pairs(Path("run"), data, str)
+    spool = spool_pairs(Path("run"), data)
     assert (spool.reading, spool.copies, dict(spool.recorded)) == (data, None, {})
     assert not Path("run").exists()
 
 
 def test_a_copy_is_read_now_and_named_later():
     train, dev = fifo("ff.tsv", b"a\tb\tc\n"), fifo("gg.tsv", b"d\te\tf\n")
-    said = []
-    spool = spool_pairs(Path("run"), DataConfig(train=str(train), dev=str(dev), columns=(1, 3)), said.append)
+    with logged_notices() as said:
+        spool = spool_pairs(Path("run"), DataConfig(train=str(train), dev=str(dev), columns=(1, 3)))
     final = Path("run/pairs").resolve()
     assert spool.recorded == {"train": str(final / "train.tsv"), "dev": str(final / "dev.tsv")}
     assert spool.reading.columns == (1, 3)
@@ -225,14 +229,14 @@ def test_a_copy_is_read_now_and_named_later():
 
 
 def test_copies_that_are_not_published_go_away():
-    spool = spool_pairs(Path("run"), DataConfig(train=str(fifo("ff", b"a\tb\n"))), str)
+    spool = spool_pairs(Path("run"), DataConfig(train=str(fifo("ff", b"a\tb\n"))))
     spool.discard()
     assert list(Path("run").iterdir()) == []
 
 
 def test_the_format_survives():
     line = b'{"source": "a", "target": "b"}\n'
-    spool = spool_pairs(Path("run"), DataConfig(train=str(fifo("ff.jsonl.gz", gzip.compress(line)))), str)
+    spool = spool_pairs(Path("run"), DataConfig(train=str(fifo("ff.jsonl.gz", gzip.compress(line)))))
     assert str(spool.recorded["train"]).endswith("/pairs/train.jsonl")
     assert Path(str(spool.reading.train)).read_bytes() == line
 
@@ -240,14 +244,14 @@ def test_the_format_survives():
 def test_of_parallel_files_only_the_pipe_is_copied():
     B.write_text("x\n")
     data = DataConfig(train={"source": str(fifo("ff", b"y\n")), "target": str(B.absolute())})
-    spool = spool_pairs(Path("run"), data, str)
+    spool = spool_pairs(Path("run"), data)
     final = Path("run/pairs").resolve()
     assert spool.recorded["train"] == {"source": str(final / "train.source.txt"), "target": str(B.absolute())}
 
 
 def test_bad_pairs_leave_nothing_and_are_named_as_typed():
     train = fifo("ff", b"a\tb\nc\n")
-    found = message(spool_pairs, Path("run"), DataConfig(train=str(train)), str)
+    found = message(spool_pairs, Path("run"), DataConfig(train=str(train)))
     assert found.startswith(f"{train}:2: 1 tab-separated column.")
     assert list(Path("run").iterdir()) == []
 
@@ -257,11 +261,11 @@ def test_a_full_disk_is_said_of_the_copy(monkeypatch):
         def write(self, _):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runs_spool, "replacing_file", lambda path: contextlib.nullcontext(Full()))
+    monkeypatch.setattr(spooling, "replacing_file", lambda path: contextlib.nullcontext(Full()))
     train = fifo("ff", b"a\tb\n")
-    assert message(spool_pairs, Path("run"), DataConfig(train=str(train)), str) == (
-        f"{train}: the copy of these pairs cannot be written (No space left on device). Expected room for the "
-        "pairs, which can be read only once. Free disk space, or choose another directory with --out."
+    assert message(spool_pairs, Path("run"), DataConfig(train=str(train))) == (
+        f"{train}: the copy of these pairs cannot be written (No space left on device). Expected enough disk space "
+        "for the pairs, which can be read only once. Free disk space, or choose another directory with --out."
     )
     assert list(Path("run").iterdir()) == []
 
@@ -270,19 +274,19 @@ def test_a_descriptor_is_named_as_typed():
     ends = os.pipe()
     os.write(ends[1], b"a\tb\n")
     os.close(ends[1])
-    said = []
     data = DataConfig(train=f"/proc/{os.getpid()}/fd/{ends[0]}")
-    spool = spool_pairs(Path("run"), data, said.append)
+    with logged_notices() as said:
+        spool = spool_pairs(Path("run"), data)
     os.close(ends[0])
     assert spool.name == f"/dev/fd/{ends[0]}" and said[0].startswith(f"/dev/fd/{ends[0]}: can be read only once")
 
 
 def test_a_kill_between_configuration_and_renaming_is_repaired():
-    spool = spool_pairs(Path("run"), DataConfig(train=str(fifo("ff", b"a\tb\n"))), str)
+    spool = spool_pairs(Path("run"), DataConfig(train=str(fifo("ff", b"a\tb\n"))))
     complete_spool(Path("run"))
     assert Path("run/pairs/train.tsv").read_bytes() == b"a\tb\n"
     # what is published is never replaced
-    spool = spool_pairs(Path("run"), DataConfig(train=str(fifo("gg", b"c\td\n"))), str)
+    spool = spool_pairs(Path("run"), DataConfig(train=str(fifo("gg", b"c\td\n"))))
     assert spool.copies is not None
     complete_spool(Path("run"))
     assert Path("run/pairs/train.tsv").read_bytes() == b"a\tb\n"
@@ -294,7 +298,7 @@ def resumed(typed, content=b"a\tb\n", copy=None):
     Path("run/pairs").mkdir(parents=True)
     Path("run/pairs/train.tsv").write_bytes(content)
     before = {"data": {"train": copy or str(Path("run/pairs/train.tsv").absolute())}}
-    return with_copies({"data": {"train": str(typed)}}, before, Path("run"), str)["data"]["train"]
+    return with_copies({"data": {"train": str(typed)}}, before, Path("run"))["data"]["train"]
 
 
 def test_a_pipe_with_the_same_pairs_is_the_copy_of_the_run(here):
@@ -306,8 +310,8 @@ def test_a_pipe_with_other_pairs_is_refused(here):
     with pytest.raises(UserError) as caught:
         resumed(train)
     assert str(caught.value) == (
-        f"run: {train} gives other pairs than those that this run copied to {here / 'run/pairs/train.tsv'}. Expected "
-        "the very same pairs. Leave the pairs out to resume, or train into another directory with --out."
+        f"run: {train} has other pairs than those that this run copied to {here / 'run/pairs/train.tsv'}. Expected "
+        "the same pairs. Leave the pairs out to resume, or train into another directory with --out."
     )
 
 

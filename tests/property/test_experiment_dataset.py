@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from freerun.config import parse_config
 from freerun.errors import ConfigError, UserError
-from freerun.experiment.prepare import DataSource, load_data
+from freerun.experiment.dataset import DataSource, load_data
 from freerun.forcing.registry import settings_of
 
 # spaces of several kinds, the mark of SentencePiece, a letter with a compatibility form, cases, a loose accent
@@ -28,7 +28,7 @@ def loaded(raw, tokens):
     spec = f"{tokens}:99" if tokens == "sentencepiece" else tokens
     config = parse_config({**raw, "data": {**raw["data"], "source_tokens": spec}}, "test", settings_of)
     try:
-        return load_data(config, DataSource.open(config.data, str), str)
+        return load_data(config, DataSource.open(config.data))
     except ConfigError as error:
         possible = re.search(r"Write (sentencepiece:\d+) or", str(error))
         if possible is None:
