@@ -225,7 +225,7 @@ def test_a_run_from_a_pipe_resumes_with_the_same_pairs_and_no_others(freerun, he
         fifo("ff", content)
         found = freerun("train", "ff", "--out", "q", "--resume", *SMALL)
         assert found.code == code
-    assert "ff gives other pairs than those that this run copied to" in found.err
+    assert "ff has other pairs than those that this run copied to" in found.err
 
 
 def test_a_process_substitution(here):
@@ -258,7 +258,7 @@ def test_a_stop_while_copying_leaves_nothing_and_no_file_of_the_user_is_touched(
     Path("q/pairs/train.tsv").write_text("mine")
     fifo("ff")
     found = freerun("train", "ff", "--out", "q", *SMALL)
-    assert found.code == 2 and "this folder is not empty: it holds pairs" in found.err
+    assert found.code == 2 and "this directory is not empty: it holds pairs" in found.err
     assert Path("q/pairs/train.tsv").read_text() == "mine"
     # what a kill left is no obstacle
     Path("r/.pairs.abcdefgh.tmp").mkdir(parents=True)

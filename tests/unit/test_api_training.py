@@ -283,9 +283,13 @@ def test_arguments_of_the_wrong_type(name):
 
 
 USERS = {
-    "a tab": ({"source": bad(("a\tb", "c"))}, DataError, "pairs[2]: the source holds a tab. Expected text that can"),
-    "a line end": ({"source": bad(("a", "c\n"))}, DataError, "pairs[2]: the target holds a line feed."),
-    "a surrogate": ({"source": bad(("a", "\ud83d"))}, DataError, "pairs[2]: the target holds half a surrogate pair"),
+    "a tab": (
+        {"source": bad(("a\tb", "c"))},
+        DataError,
+        "pairs[2]: the source contains a tab. Expected text that fits",
+    ),
+    "a line end": ({"source": bad(("a", "c\n"))}, DataError, "pairs[2]: the target contains a line feed."),
+    "a surrogate": ({"source": bad(("a", "\ud83d"))}, DataError, "pairs[2]: the target contains half a surrogate pair"),
     "nothing": ({"source": []}, DataError, "source: there are no pairs. Expected at least one pair"),
     "no dev": ({"dev": []}, DataError, "dev: there are no pairs. Expected at least one pair"),
     "two configurations": ({"source": CONFIG}, ConfigError, "config: two configurations are given, source and config."),

@@ -209,9 +209,7 @@ def test_the_length_lets_every_phase_begin(monkeypatch, until, updates):
     settings = parse_config({**raw, "forcing": {"phases": phases}}, "here", settings_of)
     choice = choose_length(settings, data(100), {"data": raw["data"]})
     assert choice.values["training.updates"] == updates
-    assert (f" (twice the {until:,} that end before the last phase of forcing), " in choice.reasons[0]) == (
-        updates > 600
-    )
+    assert (f" (twice the {until:,} before the last phase of forcing), " in choice.reasons[0]) == (updates > 600)
     if until == 30_000:
         assert choice.reasons[0].endswith("about 12 min 30 s at 10 ms per update on this machine, at most 19 minutes.")
 

@@ -62,7 +62,7 @@ def test_a_study_of_two_versions_is_rejected(other, is_over, tmp_path):
         check_study_begun(tmp_path, runs)
     more = 3 if other == OLD else 2
     assert str(error.value) == (
-        f"{tmp_path}: this study was begun with freerun 0.1.0 (a-1, a-2, a-3 and {more} more), which draws other "
+        f"{tmp_path}: this study was begun with freerun 0.1.0 (a-1, a-2, a-3 and {more} more), which has other "
         f"random numbers than freerun {VERSION}, and was not finished with it (b-1). Expected runs of one version, so "
         "that all arms share initial weights and dropout under one seed. Finish the study with freerun 0.1.0, or start "
         "again in another directory with --out."

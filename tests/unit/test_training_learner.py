@@ -346,8 +346,8 @@ def test_the_own_losses_of_all_batches_are_backpropagated_before_the_step(precis
         for call in (("losses", part), ("own_loss", part, pairs, False))
     ]
     assert (name, gradient.item()) == ("step", 8.0)
-    assert [figures["own"] for figures in step.figures[:3]] == [(3.0, 1), (3.0, 1), (2.0, 1)]
-    assert all("tokens" in figures for figures in step.figures[:3])
+    assert [figures["own"] for figures in step.metrics[:3]] == [(3.0, 1), (3.0, 1), (2.0, 1)]
+    assert all("tokens" in figures for figures in step.metrics[:3])
 
 
 def test_a_strategy_that_does_not_learn_in_an_update_gives_figures_only():
@@ -355,4 +355,4 @@ def test_a_strategy_that_does_not_learn_in_an_update_gives_figures_only():
     strategy.learns = False
     step = learner(strategy).update(1, batches(1))
     assert strategy.calls[-1] == ("step", None)
-    assert step.figures[0]["own"] == (8.0, 1)
+    assert step.metrics[0]["own"] == (8.0, 1)
