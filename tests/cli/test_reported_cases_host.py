@@ -439,10 +439,9 @@ def test_an_argument_of_another_type_is_a_type_error_that_names_it(predictor, ca
     assert str(error.value) == message
 
 
-def test_the_model_of_an_evaluation_is_a_path_and_no_predictor(predictor):
-    for call in (freerun.evaluate, freerun.diagnose):
-        with pytest.raises(TypeError, match=r"model: the value is <freerun.*\(Predictor\). Expected a path"):
-            call(predictor)
+def test_the_model_of_an_export_is_a_path_and_no_predictor(predictor):
+    with pytest.raises(TypeError, match=r"model: the value is <freerun.*\(Predictor\). Expected the path"):
+        freerun.export(predictor)
 
 
 def test_a_digest_is_a_str(models):
@@ -502,8 +501,8 @@ def test_other_unusual_characters_are_texts(predictor):
 
 
 def test_every_function_of_the_package_is_tried(predictor):
-    """A new one needs a test here of what it says of a wrong type."""
+    """A new one needs a test of what it says of a wrong type, here or in ``test_python_operations``."""
     functions = {name for name in freerun.__all__ if name.islower() and name != "__version__"}
-    assert functions == {"load", "train", "evaluate", "diagnose"}
+    assert functions == {"load", "train", "evaluate", "diagnose", "compare", "export", "study"}
     methods = {name for name in vars(type(predictor)) if re.fullmatch(r"[a-z]\w*", name)}
     assert methods == {"predict", "predict_batch", "predict_stream", "score_stream"}
