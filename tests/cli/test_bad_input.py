@@ -136,7 +136,7 @@ def test_a_folder_with_other_files(freerun: Freerun, pairs: Path) -> None:
     (pairs / "other" / "letter.txt").write_text("dear")
     result = freerun("train", pairs / "config.toml", "--out", pairs / "other")
     assert result.code == 2
-    assert "other: " in result.err and "Expected a new or empty folder" in result.err
+    assert "other: " in result.err and "Expected a new or empty directory" in result.err
     assert [path.name for path in (pairs / "other").iterdir()] == ["letter.txt"]
 
 

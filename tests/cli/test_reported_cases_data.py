@@ -369,7 +369,7 @@ def test_a_study_claims_only_what_is_true(freerun, here):
         "p.tsv: 16 of its 16 sources (100.0 %) are training sources, and 4 of its 16 sources (25.0 %) are development "
         "sources, which chose each run's best model. Figures on new sources may be worse."
     )
-    assert found.code == 0 and f"Figures on 16 sources of {claim}" in found.out.splitlines()
+    assert found.code == 0 and f"Metrics on 16 sources of {claim}" in found.out.splitlines()
     assert f"warning: {claim}" in found.err.splitlines()
     reported = {"pairs": "p.tsv", "sources": 16, "training_sources": 16, "development_sources": 4}
     assert json.loads(Path("s/analysis.json").read_text())["reported_on"] == reported
@@ -393,7 +393,7 @@ def test_bleu_of_outputs_under_four_tokens_is_undefined(freerun, here, trained):
         "BLEU",
         "its",
         "own",
-        "tokens",
+        "predictions",
         "undefined",
         "undefined",
         "undefined",
