@@ -111,7 +111,7 @@ def passes(run: Path) -> int:
     pairs, batch_size = start["pairs"], int(re.search(r"batch_size = (\d+)", config)[1])  # type: ignore[index]
     recipes = [recipe for recipe in _RECIPES if pairs <= recipe.pairs]
     recipe = _SENTENCES if f"hidden_size = {_SENTENCES.hidden_size}" in config else recipes[0]
-    return round(recipe.passes * pairs / batch_size)
+    return round(recipe.epochs * pairs / batch_size)
 
 
 def command_of(data: Path, run: Path, settings: Sequence[str], seed: int) -> list[str]:

@@ -20,7 +20,7 @@ from updates import arguments, first_batches, milliseconds_per_update, new_learn
 
 from freerun.build import order_of
 from freerun.config import Config, parse_config
-from freerun.experiment.prepare import TrainingData
+from freerun.experiment.dataset import TrainingData
 from freerun.forcing.loss import Losses, Term, smoothed_nll
 from freerun.forcing.registry import settings_of
 from freerun.forcing.replay import encode

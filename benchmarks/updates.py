@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from freerun.build import learner_of, model_sizes, new_model
+from freerun.build import build_learner, model_sizes, new_model
 from freerun.config import Config
 from freerun.data.batching import Batch
 from freerun.data.builtin import make_dataset
-from freerun.experiment.prepare import DataSource, TrainingData, load_data
+from freerun.experiment.dataset import DataSource, TrainingData, load_data
 from freerun.training.learner import Learner
 from freerun.training.order import BatchOrder
 from freerun.training.progress import Progress
@@ -43,13 +43,13 @@ def prepared(
 
 def load(config: Config) -> TrainingData:
     """Read the data of a configuration without printing anything."""
-    return load_data(config, DataSource.open(config.data, lambda text: None), lambda text: None)
+    return load_data(config, DataSource.open(config.data, quiet=True))
 
 
 def new_learner(config: Config, data: TrainingData, order: BatchOrder) -> Learner:
     """Return a new model and its optimizer."""
     sizes = model_sizes(config.model, len(data.source.vocabulary), len(data.target.vocabulary))
-    return learner_of(config, new_model(config, sizes), order)
+    return build_learner(config, new_model(config, sizes), order)
 
 
 def first_batches(order: BatchOrder, number: int) -> Iterator[Batch]:

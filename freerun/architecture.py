@@ -4,8 +4,8 @@ Everything that has to know which cells and attentions exist reads the registrie
 shapes, export, graph checks, the C library's border, and the tables in docs/configuration.md (a test compares them).
 
 A new cell takes three files: an entry of ``CELLS`` here, its equations in ``freerun.models.cells``, and its ONNX nodes
-in ``freerun.export.cell_nodes``. A new attention takes an entry of ``ATTENTIONS``, a module in
-``freerun.models.attention``, and nodes in ``freerun.export.attention_nodes``. Faster implementations are capabilities
+in ``freerun.onnx_export.cell_nodes``. A new attention takes an entry of ``ATTENTIONS``, a module in
+``freerun.models.attention``, and nodes in ``freerun.onnx_export.attention_nodes``. Faster implementations are capabilities
 with a fallback: a cell that claims none of them trains through the loop over its equations, in torch.
 
 Shape suffixes: H hidden, M memory (H, or 2 H of a bidirectional encoder), G gates x hidden, E embedding.
@@ -53,7 +53,7 @@ class CellSpec:
             this.
         fused: torch has whole-sequence kernels for it.
         compiled_training: ``freerun.models.compiled_cells`` has its steps, compiled by Numba.
-        onnx: ``freerun.export.cell_nodes`` has its nodes.
+        onnx: ``freerun.onnx_export.cell_nodes`` has its nodes.
         native_code: its number in ``native/greedy.h``; None if the C library cannot decode it.
     """
 
@@ -104,7 +104,7 @@ class AttentionSpec:
         sums: a score is v . tanh(query + key), otherwise query . key.
         is_scaled: scores are divided by sqrt(H).
         needs_equal_sizes: queries and memory are compared directly, so a bidirectional encoder does not fit.
-        onnx: ``freerun.export.attention_nodes`` has its nodes.
+        onnx: ``freerun.onnx_export.attention_nodes`` has its nodes.
         compiled_greedy: the C library can decode it.
     """
 

@@ -8,7 +8,17 @@ from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-__all__ = ["as_list", "as_path", "as_paths", "check_int", "check_items", "check_text", "wrong_type"]
+__all__ = [
+    "as_list",
+    "as_path",
+    "as_paths",
+    "check_flag",
+    "check_int",
+    "check_items",
+    "check_number",
+    "check_text",
+    "wrong_type",
+]
 
 
 def wrong_type(name: str, value: object, expected: str) -> TypeError:
@@ -28,6 +38,18 @@ def check_int(name: str, value: object) -> None:
     """Raise TypeError unless ``value`` is an int; bool is rejected, too."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise wrong_type(name, value, "an int")
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise TypeError unless ``value`` is an int or a float; True and False are neither."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise wrong_type(name, value, "a number")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise TypeError unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise wrong_type(name, value, "True or False")
 
 
 def check_items(name: str, values: object, things: str) -> None:

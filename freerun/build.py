@@ -1,4 +1,4 @@
-"""From configuration to what trains: the one place where config and classes meet."""
+"""From configuration to objects: the one place where configuration and classes meet."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from freerun.models.seq2seq import Seq2Seq
 from freerun.runtime.limits import Limits
 from freerun.training import schedules
 from freerun.training.learner import Learner
-from freerun.training.optimisers import make_optimiser
+from freerun.training.optimizers import make_optimizer
 from freerun.training.order import BatchOrder
 from freerun.training.precision import choose_precision
 from freerun.training.selection import Selection
-from freerun.training.trainer import TrainerSettings
+from freerun.training.settings import TrainerSettings
 
 __all__ = [
-    "learner_of",
+    "build_learner",
     "model_sizes",
     "new_model",
     "objective_of",
@@ -47,11 +47,11 @@ __all__ = [
 
 
 _COPIES = {"sgd": 2, "adam": 4, "adamw": 4}
-"""Numbers that are held for each parameter: itself, its gradient, and the optimizer's state."""
+"""Numbers in memory per parameter: itself, its gradient, and the optimizer's state."""
 
 
 def model_sizes(config: ModelConfig, source_vocabulary: int, target_vocabulary: int) -> Architecture:
-    """What ``[model]`` and the two vocabularies' sizes say of the network."""
+    """Return the dimensions of the network that ``[model]`` and the vocabularies describe."""
     return Architecture(
         source_vocabulary=source_vocabulary,
         target_vocabulary=target_vocabulary,
@@ -68,22 +68,26 @@ def model_sizes(config: ModelConfig, source_vocabulary: int, target_vocabulary: 
 
 
 def new_model(config: Config, sizes: Architecture) -> Seq2Seq:
-    """A model with its first weights."""
+    """Build a model with its initial weights.
+
+    Raises:
+        ConfigError: it does not fit in memory.
+    """
     options = config.model
     network = (
         f"a network with hidden_size = {options.hidden_size:,}, embedding_size = {options.embedding_size:,} and "
         f"num_layers = {options.num_layers:,}"
     )
     parameters = Limits(sizes).numbers
-    check_fits("model", network, parameters, _COPIES[config.training.optimizer], "Choose smaller sizes")
+    check_fits("model", network, parameters, _COPIES[config.training.optimizer], "Choose smaller dimensions")
     try:
         model = Seq2Seq(sizes, options.dropout, options.embedding_dropout, config.training.backend)
     except (RuntimeError, MemoryError) as error:
         raise ConfigError.single(
             "model",
             f"{network} does not fit in memory ({(str(error).splitlines() or ['no reason given'])[0]})",
-            "Expected sizes that this machine can hold",
-            "Choose smaller ones",
+            "Expected dimensions that fit in this machine's memory",
+            "Choose smaller dimensions",
         ) from error
     forget_bias = None if options.forget_bias == "drawn" else options.forget_bias
     initialise(model, config.training.seed, options.initialisation, options.initial_range, forget_bias)
@@ -91,13 +95,13 @@ def new_model(config: Config, sizes: Architecture) -> Seq2Seq:
 
 
 def objective_of(config: TrainingConfig, order: BatchOrder) -> Objective:
-    """The token loss that strategies share."""
+    """Build the token loss that strategies share."""
     per_batch = order.tokens_per_batch if config.normalise == "tokens" else order.pairs_per_batch
     return Objective(config.label_smoothing, config.normalise, per_batch)
 
 
 def strategy_of(config: Config, objective: Objective) -> Strategy:
-    """The forcing strategy with its settings, or the phases of several."""
+    """Build the forcing strategy with its settings, or the phases of several."""
     section = config.forcing.model_dump(exclude_none=True)
     if config.forcing.phases is None:
         return _strategy(section, objective)
@@ -113,7 +117,7 @@ def _strategy(settings: dict[str, Any], objective: Objective) -> Strategy:
 
 
 def updates_of(config: TrainingConfig, order: BatchOrder) -> int:
-    """How many updates the training is, whether it was set in updates or in epochs."""
+    """Return the length of the training in updates, whether it was set in updates or in epochs."""
     if config.updates is not None:
         return config.updates
     assert config.epochs is not None
@@ -121,12 +125,12 @@ def updates_of(config: TrainingConfig, order: BatchOrder) -> int:
 
 
 def updates_per_epoch(config: TrainingConfig, order: BatchOrder) -> float:
-    """Optimiser steps in one pass over the data."""
+    """Return the number of optimizer steps per epoch."""
     return order.batches_per_epoch / config.accumulate
 
 
 def schedule_of(config: TrainingConfig, order: BatchOrder) -> schedules.Schedule:
-    """The learning-rate schedule."""
+    """Build the learning-rate schedule."""
     match config.schedule:
         case ConstantSchedule(warmup=warmup):
             return schedules.constant(warmup)
@@ -139,28 +143,28 @@ def schedule_of(config: TrainingConfig, order: BatchOrder) -> schedules.Schedule
 
 
 def selection_of(config: Config) -> Selection:
-    """By what the best model is chosen."""
+    """Return the metric by which the best model is chosen."""
     metric = config.evaluation.select_on
     return Selection(metric, metric in HIGHER_IS_BETTER)
 
 
 def order_of(config: TrainingConfig, corpus: Corpus) -> BatchOrder:
-    """The order of the batches."""
+    """Build the order of the batches."""
     return BatchOrder(corpus, config.seed, config.batch_size, config.batch_tokens)
 
 
-def learner_of(config: Config, model: Seq2Seq, order: BatchOrder) -> Learner:
-    """The model with all that its updates need.
+def build_learner(config: Config, model: Seq2Seq, order: BatchOrder) -> Learner:
+    """Build the learner: the model with everything that its updates need.
 
     Raises:
-        ConfigError: bf16 is asked for and the processor does not have it, or a phase of forcing would never begin.
+        ConfigError: bf16 is requested and the CPU does not have it, or a phase of forcing would never begin.
     """
     training = config.training
     _check_phases(config, updates_of(training, order))
     return Learner(
         model,
         strategy_of(config, objective_of(training, order)),
-        make_optimiser(training.optimizer, model.parameters(), training.learning_rate, training.weight_decay),
+        make_optimizer(training.optimizer, model.parameters(), training.learning_rate, training.weight_decay),
         schedule_of(training, order),
         training.seed,
         training.clip_norm,
@@ -171,7 +175,7 @@ def learner_of(config: Config, model: Seq2Seq, order: BatchOrder) -> Learner:
 
 
 def _check_phases(config: Config, updates: int) -> None:
-    """Every phase but the last ends before training does."""
+    """Check that every phase except the last ends before training does."""
     for number, phase in enumerate(config.forcing.phases or [], start=1):
         if phase.get("until", 0) >= updates:
             raise ConfigError.single(
@@ -184,7 +188,7 @@ def _check_phases(config: Config, updates: int) -> None:
 
 
 def trainer_settings(config: Config, order: BatchOrder) -> TrainerSettings:
-    """The numbers of ``[training]`` and ``[evaluation]`` that the loop reads."""
+    """Return the numbers of ``[training]`` and ``[evaluation]`` that the loop reads."""
     training, evaluation = config.training, config.evaluation
     return TrainerSettings(
         updates=updates_of(training, order),

@@ -142,13 +142,24 @@ def train(
     ] = False,
 ) -> None:
     """Train a model on pairs; without a configuration, everything is chosen from the data and explained."""
+    from freerun.commands.train import train as run
     from freerun.experiment.pairs_spec import training_files
-    from freerun.experiment.plan import TrainRequest
-    from freerun.experiment.run import train as run
+    from freerun.experiment.request import TrainRequest
 
     _refuse_without("train", "--resume", resume, {"--trust-code": trust_code or None})
     pairs, development = training_files(subject or [], dev or [])
-    run(TrainRequest(pairs, development, out, tuple(settings or ()), seed, init, resume, columns, trust_code))
+    request = TrainRequest(
+        pairs,
+        dev=development,
+        out=out,
+        settings=tuple(settings or ()),
+        seed=seed,
+        init=init,
+        resume=resume,
+        columns=columns,
+        trust_code=trust_code,
+    )
+    run(request)
 
 
 @app.command()
@@ -383,7 +394,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write ONNX graphs: the model then runs without torch, and faster."""
-    from freerun.commands.export import MAX_LOSS, ExportRequest
+    from freerun.commands.export import DEFAULT_MAX_LOSS, ExportRequest
     from freerun.commands.export import export as run
     from freerun.experiment.pairs_spec import chosen_columns, named_files
 
@@ -394,7 +405,7 @@ def export(
             model,
             out,
             quantize == "int8",
-            MAX_LOSS if max_loss is None else max_loss,
+            DEFAULT_MAX_LOSS if max_loss is None else max_loss,
             named_files(dev or [], "export --dev"),
             as_json,
             chosen_columns(columns),
@@ -413,9 +424,9 @@ def inspect(model: Model, as_json: Json = False) -> None:
 @data_app.command("list")
 def data_list() -> None:
     """List the built-in data sets."""
-    from freerun.commands.data import list_data_sets
+    from freerun.commands.data import list_datasets
 
-    list_data_sets()
+    list_datasets()
 
 
 @data_app.command("make")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import re
 import secrets
@@ -11,13 +12,16 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
+
+from freerun.errors import DataError
 
 __all__ = [
     "bytes_hash",
     "file_hash",
     "naming",
     "new_sibling_dir",
+    "open_text_file",
     "readable_dir",
     "real_path",
     "remove_leftovers",
@@ -95,6 +99,31 @@ def replacing_file(path: Path) -> Iterator[BinaryIO]:
         except BaseException:
             new.unlink(missing_ok=True)
             raise
+
+
+@contextlib.contextmanager
+def open_text_file(path: Path) -> Iterator[TextIO]:
+    """Open a file for results: it replaces an older one when everything has been written, otherwise nothing changes.
+
+    Pipes, devices and open descriptors such as /dev/stdout are written to directly (``replacing_file``).
+
+    Raises:
+        DataError: the file cannot be written.
+        OSError: writing failed.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            if path.is_dir():
+                raise DataError(path, "this is a directory", "Expected a file to write to", "Name a file in it")
+            raw = stack.enter_context(replacing_file(path))
+        except OSError as error:
+            what = f"cannot be written ({error.strerror})"
+            raise DataError(path, what, "Expected a directory that exists and can be written") from None
+        out = io.TextIOWrapper(raw, encoding="utf-8", newline="\n")
+        try:
+            yield out
+        finally:
+            out.detach()  # writes the rest; the file is closed by its owner
 
 
 def _open_directly(path: Path) -> BinaryIO | None:

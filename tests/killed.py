@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from freerun.experiment import run as runs
-from freerun.experiment.plan import TrainRequest
+from freerun.experiment.request import TrainRequest
 from freerun.training.checkpoint import Checkpoints
 from freerun.training.journal import read_journal
 
@@ -121,7 +121,7 @@ def main(arguments: list[str]) -> int:
     config, directory, seed, kills, longest, *settings = arguments
     runs.tensorboard_is_installed = lambda: False
     os.fsync = lambda handle: None  # what a killed process wrote is not lost
-    request = TrainRequest(subject=Path(config), out=Path(directory), settings=tuple(settings), resume=True)
+    request = TrainRequest(Path(config), out=Path(directory), settings=tuple(settings), resume=True)
     moments = random.Random(int(seed))
 
     def train() -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from freerun.data.codec import Codec
 from freerun.data.tokenizers import CharTokenizer
 from freerun.data.vocabulary import Vocabulary
-from freerun.diagnostics.record import Recorder, Subjects
+from freerun.diagnostics.record import EncodedPairs, Recorder
 from freerun.evaluation.items import EvaluationSet, Item
 from freerun.search.bound import LengthBound
 from freerun.search.top import top
@@ -44,9 +44,9 @@ def items_of(*references):
 
 def recorded(rule, *references, batch_size=256):
     """(what was recorded of the planted model, its recorder)."""
-    subjects = Subjects.of(items_of(*references), SOURCE, TARGET)
-    recorder = Recorder(Planted(subjects, rule), BOUND, batch_size)
-    return recorder.record(subjects), recorder
+    pairs = EncodedPairs.of(items_of(*references), SOURCE, TARGET)
+    recorder = Recorder(Planted(pairs, rule), BOUND, batch_size)
+    return recorder.record(pairs), recorder
 
 
 class Planted:

@@ -1,4 +1,4 @@
-"""``freerun predict``: texts in, outputs out, a line each, in their order."""
+"""``freerun predict``: print one output per source text, in input order."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ __all__ = ["PredictRequest", "predict"]
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """The arguments of ``freerun predict``. ``many`` prints every hypothesis with rank and score.
+    """The arguments of ``freerun predict``.
 
-    ``line_buffered`` answers each text before the next one is read.
+    ``many`` prints every hypothesis with rank and score. ``line_buffered`` answers each text before the next is read.
     """
 
     model: Path
@@ -49,7 +49,7 @@ class PredictRequest:
 
 
 def predict(request: PredictRequest) -> None:
-    """Predict every text and write a line each (or as many as hypotheses were asked for).
+    """Predict every text, and write one line each, or one per hypothesis if several are requested.
 
     Raises:
         UserError: no texts, bad texts, a bundle that cannot be used.
@@ -64,20 +64,20 @@ def predict(request: PredictRequest) -> None:
         request.runtime,
         request.precision,
     )
-    watch = _Watch(predictor.source)
+    stats = PredictionStats(predictor.source)
     with open_output(request.output) as out:
         for prediction in _predictions(predictor, texts, request):
-            watch.see(prediction)
+            stats.add(prediction)
             out.write(_shown(prediction, request))
             if request.line_buffered:
                 out.flush()
-    watch.report()
+    stats.report()
 
 
 def _texts(request: PredictRequest) -> Iterable[str]:
-    """From the arguments, else --input, else standard input."""
+    """Return the texts of the arguments, else of --input, else of standard input."""
     if request.texts and request.input is not None:
-        raise UserError("predict", "both texts and --input are given", "Expected one of them", "Leave one out")
+        raise UserError("predict", "both texts and --input are given", "Expected one of the two", "Leave one out")
     if request.texts:
         for number, text in enumerate(request.texts, 1):
             _check_argument(text, number)
@@ -102,17 +102,17 @@ def _check_argument(text: str, number: int) -> None:
         raise DataError(f"text {number}", f"{text!r} is not valid UTF-8", "Expected UTF-8 text")
 
 
-_NOTHING = PredictedHypothesis("", (), 0.0, 0.0, (), False)
+_EMPTY = PredictedHypothesis("", (), 0.0, 0.0, (), False)
 
 
 def _predictions(predictor: Predictor, texts: Iterable[str], request: PredictRequest) -> Iterator[Prediction]:
-    """One prediction a text; an empty line gives an empty line, whatever the model would write."""
+    """Yield one prediction per text; an empty line gives an empty line, whatever the model would predict."""
     for window in windows(enumerate(texts), 1 if request.line_buffered else WINDOW):
         rows = [row for row, text in window if text]
-        full = [text for _, text in window if text]
-        found = iter(predictor.predict_batch(full, request.search, request.prefix, rows) if full else ())
+        nonempty = [text for _, text in window if text]
+        predictions = iter(predictor.predict_batch(nonempty, request.search, request.prefix, rows) if nonempty else ())
         for _, text in window:
-            yield next(found) if text else Prediction("", (_NOTHING,))
+            yield next(predictions) if text else Prediction("", (_EMPTY,))
 
 
 def _shown(prediction: Prediction, request: PredictRequest) -> str:
@@ -135,39 +135,39 @@ def _shown(prediction: Prediction, request: PredictRequest) -> str:
     return one_line(prediction.text) + "\n"
 
 
-class _Watch:
-    """Counts what a user should know about all predictions together."""
+class PredictionStats:
+    """Counts of unknown source tokens and truncated outputs."""
 
     def __init__(self, source: Codec) -> None:
         self._source = source
         self._unknown: Counter[str] = Counter()
         self._texts = self._truncated = 0
 
-    def see(self, prediction: Prediction) -> None:
-        """Take note of one prediction."""
+    def add(self, prediction: Prediction) -> None:
+        """Count one prediction."""
         self._texts += 1
         self._truncated += any(hypothesis.truncated for hypothesis in prediction.hypotheses)
         count_tokens(self._unknown, prediction.unknown)
 
     def report(self) -> None:
-        """Say on standard error what went wrong, if anything did."""
+        """Print warnings on standard error, if there is anything to report."""
         if self._unknown:
             say(self._about_unknown())
         if self._truncated:
             say(
                 f"warning: {self._truncated:,} of {self._texts:,} inputs have an output that hit the length bound and "
-                "was cut off: the model went into a loop there. --max-length sets another bound."
+                "was truncated: the model got stuck in a loop. --max-length sets another bound."
             )
 
     def _about_unknown(self) -> str:
         total = sum(self._unknown.values())
         named = named_tokens(self._unknown)
-        text = f"warning: {total:,} source symbols are unknown to this model and were read as such: {named}."
-        case = self._case_that_helps()
-        return f"{text} In {case} case the model knows all of them: try that." if case else text
+        text = f"warning: {total:,} source tokens are not in the vocabulary and were mapped to UNK: {named}."
+        case = self._known_case()
+        return f"{text} In {case} case all of them are in the vocabulary: try that." if case else text
 
-    def _case_that_helps(self) -> str:
-        """The case in which every unknown symbol is known, or nothing."""
+    def _known_case(self) -> str:
+        """Return the case in which every unknown token is in the vocabulary, or an empty string."""
         for name, change in (("lower", str.lower), ("upper", str.upper)):
             if all(token != change(token) and not self._source.unknown(change(token)) for token in self._unknown):
                 return name

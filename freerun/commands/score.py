@@ -1,15 +1,15 @@
-"""``freerun score``: the log-probability of given targets."""
+"""``freerun score``: print the log-probability of given targets."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
 
-from freerun.commands.console import say
+from freerun.commands.console import say, shown_notices
 from freerun.commands.output import open_output
 from freerun.data.readers import Columns, PairsLocation
 from freerun.data.unknown_tokens import count_tokens, named_tokens
-from freerun.experiment.pairs_spec import pairs_to_read
+from freerun.experiment.pairs_spec import pairs_spec
 from freerun.loading import load
 from freerun.runtime.prediction import Scored
 from freerun.text import json_line
@@ -17,19 +17,20 @@ from freerun.text import json_line
 __all__ = ["score"]
 
 
+@shown_notices()
 def score(
     model: Path, pairs: PairsLocation, as_json: bool = False, threads: int = 0, columns: Columns | None = None
 ) -> None:
-    """Write a line a pair, in their order: the total natural-log probability, end token included.
+    """Write one line per pair, in order: the total natural-log probability, end token included.
 
-    A target with a token that the vocabulary lacks has none: ``null``, and a notice on standard error in the end.
+    A target with a token that is not in the vocabulary has no score: ``null``, and a notice at the end.
     """
-    chosen = pairs_to_read([model], pairs, columns)
+    spec = pairs_spec([model], pairs, columns)
     predictor = load(model, threads=threads)
     unknown: Counter[str] = Counter()
     targets = without = 0
     with open_output(None) as out:
-        for scored in predictor.score_stream(chosen.read()):
+        for scored in predictor.score_stream(spec.read()):
             targets += 1
             without += scored.score is None
             count_tokens(unknown, scored.unknown)

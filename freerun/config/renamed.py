@@ -11,7 +11,7 @@ from typing import Any, Final
 
 __all__ = ["RENAMED", "new_name", "with_new_names"]
 
-RENAMED: Final = {"forcing.teacher_too": "include_teacher_term"}
+RENAMED: Final = {"forcing.teacher_too": "include_teacher_term", "reach": "target_error"}
 """Key path, without the number of a phase -> the new name of its last key."""
 
 

@@ -27,17 +27,17 @@ class StudyConfig(Section):
     base: PathText
     """The configuration that all runs share."""
     control: str
-    """The arm that the others are compared with."""
+    """The arm that all others are compared with."""
     seeds: Seeds = [1, 2, 3, 4, 5]  # noqa: RUF012 (pydantic copies it)
     metric: StudyMetric = "symbol_error_rate.free"
-    """The figure of the primary test."""
+    """The metric of the primary test."""
     pairs: PathText | None = None
-    """Pairs to report on, at best none that a run was trained or selected on; otherwise the development pairs."""
-    reach: Annotated[float | None, Field(gt=0.0, lt=1.0)] = None
-    """A symbol error rate: how many updates does each arm need to come to it on the development pairs?"""
+    """Pairs to report on, ideally none that a run was trained or selected on. Default: the development pairs."""
+    target_error: Annotated[float | None, Field(gt=0.0, lt=1.0)] = None
+    """A symbol error rate on the development pairs: how many updates does each arm need to reach it?"""
     processes: Annotated[int, within(PROCESSES)] = 1
-    """Runs that are trained at the same time."""
+    """Number of runs that are trained at the same time."""
     strategies: dict[str, Arm] = Field(default_factory=dict)
-    """Name of an arm to its [forcing] section."""
+    """Name of an arm -> its [forcing] section."""
     variants: dict[str, Arm] = Field(default_factory=dict)
-    """Name of an arm to what it changes in the whole base configuration."""
+    """Name of an arm -> its changes to the base configuration."""

@@ -32,6 +32,7 @@ __all__ = [
     "Pair",
     "PairsLocation",
     "ParallelFiles",
+    "check_field",
     "content_hash",
     "copy_pairs",
     "describe",
@@ -312,7 +313,7 @@ def _json_fields(text: str, where: str) -> tuple[str, list[str]]:
 def _json_source(value: object, where: str) -> str:
     if not isinstance(value, str):
         raise _bad_json(where, f"the value of 'source' is {_json_type(value)}")
-    _check_field(value, where, "source")
+    check_field(value, where, "source")
     return value
 
 
@@ -324,7 +325,7 @@ def _json_targets(value: object, where: str) -> list[str]:
         if not isinstance(target, str):
             item = "an item of 'target'" if isinstance(value, list) else "the value of 'target'"
             raise _bad_json(where, f"{item} is {_json_type(target)}")
-        _check_field(target, where, "target")
+        check_field(target, where, "target")
         targets.append(target)
     return targets
 
@@ -344,8 +345,8 @@ def _bad_json(where: str, what: str) -> DataError:
     )
 
 
-def _check_field(text: str, where: str, key: str) -> None:
-    """Reject characters that JSON can express and a line of TSV cannot."""
+def check_field(text: str, where: str, key: str, fix: str = "Fix the escape \\u... in the line") -> None:
+    """Reject characters that a str or a JSON string may hold and a field of a TSV file may not."""
     if name := forbidden_character(text):
         raise DataError(
             where,
@@ -359,7 +360,7 @@ def _check_field(text: str, where: str, key: str) -> None:
             where,
             f"the {key} contains half a surrogate pair ({surrogate})",
             "Expected whole Unicode characters",
-            "Fix the escape \\u... in the line",
+            fix,
         )
 
 

@@ -1,12 +1,10 @@
-"""What the commands say about tokens that a model's vocabulary lacks."""
+"""Messages about tokens that are not in a model's vocabulary."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from freerun.data.codec import Codec
-from freerun.evaluation.items import EvaluationSet
 from freerun.text import printable
 
 __all__ = [
@@ -18,25 +16,24 @@ __all__ = [
     "named_tokens",
     "unknown_sources_warning",
     "unknown_targets_warning",
-    "warn_of_unknown_targets",
 ]
 
 MAX_NAMED = 10
 MAX_COUNTED = 100_000
-"""Distinct tokens that are counted at most, so that memory stays constant."""
+"""Maximum number of distinct tokens that are counted, so that memory stays constant."""
 MAX_UNKNOWN = 0.01
 """Fraction of unknown target tokens above which ``train`` and ``evaluate`` warn."""
 
 
 def count_tokens(counts: Counter[str], tokens: Iterable[str]) -> None:
-    """Add ``tokens`` to ``counts``, which keeps the first ``MAX_COUNTED`` distinct ones."""
+    """Add ``tokens`` to ``counts``, which holds at most the first ``MAX_COUNTED`` distinct ones."""
     for token in tokens:
         if token in counts or len(counts) < MAX_COUNTED:
             counts[token] += 1
 
 
 def named_tokens(counts: Counter[str]) -> str:
-    """The most frequent tokens with their counts, and how many others there are."""
+    """Return the most frequent tokens with their counts, and the number of others."""
     named = ", ".join(f"'{printable(token)}' ({count:,})" for token, count in counts.most_common(MAX_NAMED))
     more = f" and {len(counts) - MAX_NAMED:,} others" if len(counts) > MAX_NAMED else ""
     return named + more
@@ -52,43 +49,29 @@ FIX_INIT = (
 )
 
 
-def warn_of_unknown_targets(
-    where: object,
-    items: EvaluationSet,
-    target: Codec,
-    say: Callable[[str], None],
-    vocabulary: str = "the vocabulary",
-    fix: str = FIX_TRAINING,
-) -> None:
-    """Say so if more than ``MAX_UNKNOWN`` of the reference tokens are unknown; ``where`` the pairs are stored."""
-    unknown, total = items.unknown_targets(target)
-    if sum(unknown.values()) > MAX_UNKNOWN * total:
-        say(unknown_targets_warning(where, unknown, sum(unknown.values()), total, vocabulary, fix))
-
-
 def unknown_targets_warning(
-    where: object,
+    location: object,
     examples: Counter[str],
     count: int,
     total: int,
     vocabulary: str = "the vocabulary",
     fix: str = FIX_TRAINING,
 ) -> str:
-    """The warning: ``count`` of ``total`` target tokens are unknown, ``examples`` among them."""
+    """Return the warning that ``count`` of ``total`` target tokens are unknown, ``examples`` among them."""
     return (
-        f"{_unknown(where, examples, count, total, 'target', vocabulary)} The model can never write them, and "
+        f"{_unknown(location, examples, count, total, 'target', vocabulary)} The model can never write them, and "
         f"teacher-forced metrics leave them out. {fix}"
     )
 
 
-def unknown_sources_warning(where: object, examples: Counter[str], count: int, total: int, vocabulary: str) -> str:
-    """The warning that a model to start from reads ``count`` of ``total`` source tokens as unknown."""
+def unknown_sources_warning(location: object, examples: Counter[str], count: int, total: int, vocabulary: str) -> str:
+    """Return the warning that an initial model reads ``count`` of ``total`` source tokens as unknown."""
     return (
-        f"{_unknown(where, examples, count, total, 'source', vocabulary)} The model reads all of them as one unknown "
-        f"token. {FIX_INIT}"
+        f"{_unknown(location, examples, count, total, 'source', vocabulary)} The model reads all of them as one "
+        f"unknown token. {FIX_INIT}"
     )
 
 
-def _unknown(where: object, examples: Counter[str], count: int, total: int, side: str, vocabulary: str) -> str:
-    share = f"{count:,} of {total:,} {side} tokens ({100 * count / total:.1f} %)"
-    return f"warning: {where}: {share} are not in {vocabulary}: {named_tokens(examples)}."
+def _unknown(location: object, examples: Counter[str], count: int, total: int, side: str, vocabulary: str) -> str:
+    fraction = f"{count:,} of {total:,} {side} tokens ({100 * count / total:.1f} %)"
+    return f"{location}: {fraction} are not in {vocabulary}: {named_tokens(examples)}."

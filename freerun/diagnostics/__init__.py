@@ -1,1 +1,1 @@
-"""Exposure bias, measured: NumPy functions of what a model did on right prefixes and on its own."""
+"""Measures of exposure bias: NumPy functions of recorded teacher-forced and free-running outputs."""

@@ -1,4 +1,4 @@
-"""Figures by position in the target, and by length of the source, fed in both ways."""
+"""Teacher-forced and free-running metrics by target position and by source length."""
 
 from __future__ import annotations
 
@@ -17,25 +17,29 @@ __all__ = ["AtPosition", "InBand", "by_position", "by_source_length"]
 
 MAX_POSITIONS = 60
 _TOGETHER = 5
-"""Positions that are resampled together: more would take more memory a source, fewer more draws."""
+"""Positions that are resampled together: more would take more memory per source, fewer more draws."""
 
 
 class AtPosition(NamedTuple):
-    """At ``position`` (from 1): NLL of the right token in nats (unknown ones left out), and errors a step fed with
-    right and with own tokens.
+    """Metrics at one target position.
 
-    ``surprise_free`` is the NLL of what the model wrote itself: how sure it is of it.
+    Attributes:
+        position: counted from 1.
+        nll_teacher: NLL of the reference token in nats; unknown tokens are left out.
+        error_teacher: the teacher-forced step error rate.
+        error_free: the free-running step error rate.
+        self_nll: NLL of the token that the model predicted itself, a measure of its confidence.
     """
 
     position: int
     nll_teacher: Estimate
     error_teacher: Estimate
     error_free: Estimate
-    surprise_free: Estimate
+    self_nll: Estimate
 
 
 class InBand(NamedTuple):
-    """Sources of ``shortest`` to ``longest`` tokens: the same figures a step, and whole outputs that are right."""
+    """Metrics of the sources with ``shortest`` to ``longest`` tokens, sequence accuracy among them."""
 
     shortest: int
     longest: int
@@ -46,31 +50,31 @@ class InBand(NamedTuple):
 
 
 def by_position(recorded: Recorded) -> list[AtPosition]:
-    """From the first position to the last that 1 % of the references have, at most ``MAX_POSITIONS``."""
+    """Measure each position up to the last that 1 % of the references have, at most ``MAX_POSITIONS``."""
     lengths = recorded.forced.errors.lengths
     last = min(MAX_POSITIONS, int(np.quantile(lengths, 0.99)) if len(lengths) else 0)
-    found = []
+    result = []
     for start in range(0, last, _TOGETHER):
         part = range(start, min(last, start + _TOGETHER))
         resampled = Resampled(
             {f"{name} {t}": columns for t in part for name, columns in _columns(recorded, t, t + 1).items()}
         )
         names = AtPosition._fields[1:]
-        found += [AtPosition(t + 1, *(resampled.ratio(f"{name} {t}") for name in names)) for t in part]
-    return found
+        result += [AtPosition(t + 1, *(resampled.ratio(f"{name} {t}") for name in names)) for t in part]
+    return result
 
 
 def by_source_length(recorded: Recorded, lengths: Sequence[int]) -> list[InBand]:
-    """In bands with about as many sources each; ``lengths`` [N] are the sources' tokens without EOS."""
+    """Measure bands with about the same number of sources; ``lengths`` [N] are the sources' tokens without EOS."""
     sizes = np.asarray(lengths)
     columns = _columns(recorded, 0, None)
-    columns["sequence_accuracy_free"] = _right(recorded), np.ones(len(sizes))
-    found = []
+    columns["sequence_accuracy_free"] = _is_correct(recorded), np.ones(len(sizes))
+    result = []
     for shortest, longest in length_bands(sizes):
         inside = np.flatnonzero((sizes >= shortest) & (sizes <= longest))
         resampled = Resampled({name: (above[inside], below[inside]) for name, (above, below) in columns.items()})
-        found.append(InBand(shortest, longest, *(resampled.ratio(name) for name in InBand._fields[2:])))
-    return found
+        result.append(InBand(shortest, longest, *(resampled.ratio(name) for name in InBand._fields[2:])))
+    return result
 
 
 def _columns(recorded: Recorded, first: int, last: int | None) -> dict[str, Columns]:
@@ -79,19 +83,19 @@ def _columns(recorded: Recorded, first: int, last: int | None) -> dict[str, Colu
         "nll_teacher": _nll_columns(recorded, first, last),
         "error_teacher": forced_columns(recorded, recorded.forced.errors, first, last),
         "error_free": recorded.free.errors.window(first, last),
-        "surprise_free": (-log_probs[0], log_probs[1]),
+        "self_nll": (-log_probs[0], log_probs[1]),
     }
 
 
 def _nll_columns(recorded: Recorded, first: int, last: int | None) -> Columns:
-    """NLL of the right tokens and how many they are; unknown ones are left out of both."""
+    """Return the NLL of the reference tokens and their number, both without unknown tokens."""
     log_probs, _ = forced_columns(recorded, recorded.likelihood[0], first, last)
     tokens, _ = forced_columns(recorded, recorded.likelihood[1], first, last)
     return -log_probs, tokens
 
 
-def _right(recorded: Recorded) -> npt.NDArray[np.bool_]:
-    """Whether an output [N] equals a reference: no step of it errs, and it came to EOS."""
+def _is_correct(recorded: Recorded) -> npt.NDArray[np.bool_]:
+    """Return which outputs [N] equal a reference: no step is wrong, and EOS was reached."""
     errors, _ = recorded.free.errors.window(0)
-    right: npt.NDArray[np.bool_] = (errors == 0) & recorded.free.ended
-    return right
+    correct: npt.NDArray[np.bool_] = (errors == 0) & recorded.free.ended
+    return correct

@@ -1,9 +1,11 @@
-"""All measures of one model on one set, from one recording."""
+"""The diagnosis: all measures of one model on one set, from one recording."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from html import escape
+from typing import Any
 
 from freerun.data.codec import Codec
 from freerun.diagnostics.by_position import by_position, by_source_length
@@ -12,17 +14,18 @@ from freerun.diagnostics.identity import identity
 from freerun.diagnostics.measures import Measures
 from freerun.diagnostics.plain import as_values
 from freerun.diagnostics.prefix_switch import prefix_switch, switch_lengths
-from freerun.diagnostics.record import Recorded, Recorder, Subjects
+from freerun.diagnostics.record import EncodedPairs, Recorded, Recorder
 from freerun.diagnostics.recovery import recovery
-from freerun.diagnostics.road_exam import MOST_SOURCES, RATES, road_exam
+from freerun.diagnostics.road_exam import MAX_SOURCES, RATES, road_exam
 from freerun.diagnostics.state_divergence import (
     States,
     StatesOf,
     state_divergence,
     states_after_errors,
 )
-from freerun.diagnostics.summary import summary
+from freerun.diagnostics.summary import error_rows, summary
 from freerun.evaluation.items import EvaluationSet
+from freerun.html_table import html_table
 from freerun.search.bound import LengthBound
 from freerun.search.stepper import Stepper
 
@@ -31,16 +34,28 @@ __all__ = ["Diagnosis", "diagnose"]
 Progress = Callable[[int, int], None]
 
 
-class Diagnosis(NamedTuple):
-    """The measures, and the runs and states that they were made of."""
+@dataclass(frozen=True)
+class Diagnosis:
+    """The measures, and the recorded outputs and decoder states that they are computed from."""
 
     measures: Measures
     recorded: Recorded
     states: States | None
 
+    @property
+    def summary(self) -> list[str]:
+        """The measures in words, one or two sentences each."""
+        return summary(self.measures)
+
     def as_json(self) -> dict[str, Any]:
-        """The measures as JSON values, the summary first; undefined figures are null."""
-        return {"summary": summary(self.measures), **as_values(self.measures)}
+        """Return the measures as JSON values, the summary first; None for undefined values."""
+        return {"summary": self.summary, **as_values(self.measures)}
+
+    def _repr_html_(self) -> str:
+        """Return the summary and the step error rates as HTML, for notebooks."""
+        items = "".join(f"<li>{escape(sentence)}</li>" for sentence in self.summary)
+        header, *rows = error_rows(self.measures.excess_error)
+        return f"<ul>{items}</ul>{html_table(header, rows)}"
 
 
 def diagnose(
@@ -53,28 +68,28 @@ def diagnose(
     states_of: StatesOf | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Diagnosis:
-    """Run the model in all ways that the measures ask for (greedy).
+    """Run greedy search in every way that the measures need.
 
     Args:
         stepper: the model.
         items: sources with their references.
         source: encodes sources.
         target: encodes references.
-        bound: most tokens an output.
-        states_of: reads the decoder's states; without it their divergence is left out.
-        progress: called with the number of runs done and, as far as is known, of all.
+        bound: the maximum output length.
+        states_of: reads the decoder's states; without it, their divergence is not measured.
+        progress: called with the number of runs done and the expected number of all.
     """
-    recorder, subjects = Recorder(stepper, bound), Subjects.of(items, source, target)
+    recorder, pairs = Recorder(stepper, bound), EncodedPairs.of(items, source, target)
     done = 0
-    total = len(subjects) + len(subjects.targets)
+    total = len(pairs) + len(pairs.targets)
 
     def tick(count: int) -> None:
         nonlocal done
         done += count
         progress(done, total)
 
-    recorded = recorder.record(subjects, tick)
-    total += len(switch_lengths(recorded)) * len(subjects) + len(RATES) * min(len(subjects), MOST_SOURCES)
+    recorded = recorder.record(pairs, tick)
+    total += len(switch_lengths(recorded)) * len(pairs) + len(RATES) * min(len(pairs), MAX_SOURCES)
     states = None if states_of is None else states_after_errors(recorded, states_of)
     lengths = [len(source.tokens(text)) for text in items.sources]
     measures = Measures(
@@ -86,6 +101,6 @@ def diagnose(
         None if states is None else state_divergence(states),
         by_position(recorded),
         by_source_length(recorded, lengths),
-        len(subjects),
+        len(pairs),
     )
     return Diagnosis(measures, recorded, states)

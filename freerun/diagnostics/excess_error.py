@@ -1,7 +1,9 @@
-"""Excess error: how many more errors a model makes on its own prefixes than on right ones (after Arora et al. 2022).
+"""Excess error: how many more errors a model makes free-running than teacher-forced (after Arora et al. 2022).
 
-eps(l) = sum_i sum_(t <= min(l, n_i)) e_(i,t) / sum_i min(l, n_i), where e is 1 if a step errs and n_i counts the steps
-of source i, EOS included. A model whose errors come independently of what it wrote before has eps_free = eps_teacher.
+    eps(l) = sum_i sum_(t <= min(l, n_i)) e_(i,t) / sum_i min(l, n_i)
+
+where e is 1 if a step is wrong and n_i is the number of steps of source i, with EOS. A model whose errors do not depend
+on its earlier predictions has eps_free = eps_teacher.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ POINTS = 20
 
 
 class AtLength(NamedTuple):
-    """Errors a step over the first ``steps`` steps, and their excess in %."""
+    """Step error rates over the first ``steps`` steps, and the excess in %."""
 
     steps: int
     free: Estimate
@@ -30,9 +32,14 @@ class AtLength(NamedTuple):
 
 
 class ExcessError(NamedTuple):
-    """Over all steps, errors a step fed with own and with right tokens, their ``excess`` 100 (free / teacher - 1) in %.
+    """Step error rates over all steps.
 
-    ``ending_regret``: edits an output that its ending costs, beyond those of its steps; ``curve``: by length.
+    Attributes:
+        excess: ``100 * (free / teacher - 1)``, in %.
+        free: the free-running step error rate.
+        teacher: the teacher-forced step error rate.
+        ending_regret: edits per output that its ending costs, beyond those of its steps.
+        curve: the same by length.
     """
 
     excess: Estimate
@@ -43,11 +50,11 @@ class ExcessError(NamedTuple):
 
 
 def excess_error(recorded: Recorded) -> ExcessError:
-    """Compare the two; undefined where the model makes no error on right prefixes."""
+    """Compare the two step error rates; undefined if the model makes no teacher-forced error."""
     lengths = recorded.forced.errors.lengths
     longest = int(np.quantile(lengths, 0.99)) if len(lengths) else 0
     cuts = sorted({round(float(cut)) for cut in np.linspace(1, max(1, longest), POINTS)})
-    ratios: dict[str, Columns] = {"ending": (recorded.free.ending_regret, np.ones(len(recorded.subjects)))}
+    ratios: dict[str, Columns] = {"ending": (recorded.free.ending_regret, np.ones(len(recorded.pairs)))}
     for name, cut in _named(cuts):
         ratios[f"free {name}"] = recorded.free.errors.window(0, cut)
         ratios[f"teacher {name}"] = forced_columns(recorded, recorded.forced.errors, 0, cut)
@@ -65,13 +72,13 @@ def excess_error(recorded: Recorded) -> ExcessError:
     return ExcessError(excess, free, teacher, resampled.ratio("ending"), curve)
 
 
-def forced_columns(recorded: Recorded, figures: Steps, first: int, last: int | None) -> Columns:
-    """Sums and counts [N] of the steps ``first`` to ``last`` of the forced runs; each of R references counts 1 / R."""
-    owners = recorded.subjects.owners_P
-    shares = 1 / np.bincount(owners)[owners]
-    sums, counts = figures.window(first, last)
-    size = len(recorded.subjects)
-    return np.bincount(owners, sums * shares, size), np.bincount(owners, counts * shares, size)
+def forced_columns(recorded: Recorded, steps: Steps, first: int, last: int | None) -> Columns:
+    """Return sums and counts [N] over the forced steps ``first`` to ``last``; each of R references weighs 1 / R."""
+    owners = recorded.pairs.owners_P
+    weights = 1 / np.bincount(owners)[owners]
+    sums, counts = steps.window(first, last)
+    size = len(recorded.pairs)
+    return np.bincount(owners, sums * weights, size), np.bincount(owners, counts * weights, size)
 
 
 def _named(cuts: Iterable[int]) -> list[tuple[str, int | None]]:

@@ -1,8 +1,8 @@
-"""Greedy output = reference if and only if every argmax forced on that reference is right (derived).
+"""The identity: a greedy output equals a reference if and only if every teacher-forced argmax on it is correct.
 
-Written freely, the first token that leaves a reference is the first one at which the forced argmax is wrong, since up
-to there both were fed the same. So at fixed parameters exposure bias cannot change how many outputs are right as a
-whole; it changes what follows a first error.
+The first free-running token that differs from a reference is the first at which the teacher-forced argmax is wrong,
+since both were fed the same tokens before it. So at fixed parameters, exposure bias cannot change the number of correct
+outputs; it changes what follows a first error.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ __all__ = ["Identity", "identity"]
 
 
 class Identity(NamedTuple):
-    """How many sources are right when the model runs on its own, and when forced, and on how many both say the same.
+    """The numbers of sources with a correct output, free-running and teacher-forced, and of those on which both agree.
 
-    Where they do not, two tokens were as probable as rounding can tell, or the length bound cut an output off.
+    They disagree if two tokens are equally probable up to rounding, or if the length bound truncated an output.
     """
 
     right_free: int
@@ -29,10 +29,10 @@ class Identity(NamedTuple):
 
 
 def identity(recorded: Recorded) -> Identity:
-    """Check it on the data."""
-    subjects, size = recorded.subjects, len(recorded.subjects)
+    """Check the identity on the data."""
+    pairs, size = recorded.pairs, len(recorded.pairs)
     free, forced = np.zeros(size, np.bool_), np.zeros(size, np.bool_)
-    for row, (owner, reference) in enumerate(zip(subjects.owners_P, subjects.targets, strict=True)):
+    for row, (owner, reference) in enumerate(zip(pairs.owners_P, pairs.targets, strict=True)):
         free[owner] |= np.array_equal(recorded.free.tokens[owner], reference)
         forced[owner] |= np.array_equal(recorded.forced.tokens[row], reference)
     return Identity(int(free.sum()), int(forced.sum()), int((free == forced).sum()), size)

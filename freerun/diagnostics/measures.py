@@ -1,4 +1,4 @@
-"""Everything that is measured of one model on one set."""
+"""All measures of one model on one set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Measures"]
 
 
 class Measures(NamedTuple):
-    """What is measured; the parts that are None or empty could not be, and the summary says so."""
+    """The measures. Those that are None or empty could not be computed, and the summary says so."""
 
     identity: Identity
     excess_error: ExcessError

@@ -10,7 +10,7 @@ __all__ = ["as_values"]
 
 
 def as_values(value: Any) -> Any:
-    """Named tuples and dataclasses as objects, sequences as lists; undefined figures are null."""
+    """Return named tuples and dataclasses as dicts, sequences as lists, NaN and infinity as None."""
     if hasattr(value, "_asdict"):
         return as_values(value._asdict())
     if is_dataclass(value):

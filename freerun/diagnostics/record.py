@@ -1,7 +1,7 @@
-"""What a model does on right prefixes and on its own: the runs that every measure is a function of.
+"""Recordings of a model's teacher-forced and free-running outputs, from which every measure is computed.
 
-A step *errs* when its token has regret: the closest reference that can still be reached is farther away after it
-(``freerun.metrics.oracle``). Writing EOS errs when an ending reference is not among the closest.
+A step is *wrong* if its token has regret: the closest reference that can still be reached is farther away after it
+(``freerun.metrics.oracle``). EOS is wrong if no reference that ends here is among the closest.
 
 Shape suffixes: B rows, T steps, P references of all sources, N sources.
 """
@@ -27,7 +27,7 @@ from freerun.search.score import counted_tokens, score_targets
 from freerun.search.stepper import Stepper
 from freerun.symbols import EOS
 
-__all__ = ["BATCH_SIZE", "Recorded", "Recorder", "Runs", "Subjects", "sampled"]
+__all__ = ["BATCH_SIZE", "EncodedPairs", "Recorded", "Recorder", "Runs", "sample_rows"]
 
 Ids = npt.NDArray[np.int64]
 Tick = Callable[[int], None]
@@ -35,14 +35,14 @@ BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
-class Subjects:
-    """What the model is run on: N sources as ids, each with its references as ids, EOS last."""
+class EncodedPairs:
+    """N sources as ids, each with its references as ids, EOS last."""
 
     sources: Sequence[Sequence[int]]
     references: Sequence[Sequence[Ids]]
 
     @classmethod
-    def of(cls, items: EvaluationSet, source: Codec, target: Codec) -> Subjects:
+    def of(cls, items: EvaluationSet, source: Codec, target: Codec) -> EncodedPairs:
         """Encode an evaluation set."""
         references = [[np.array(target.encode_tokens(tokens)) for tokens in item.references] for item in items.items]
         return cls([source.encode(item.source) for item in items.items], references)
@@ -50,31 +50,31 @@ class Subjects:
     def __len__(self) -> int:
         return len(self.sources)
 
-    def take(self, rows: Ids) -> Subjects:
-        """The sources at ``rows``."""
-        return Subjects([self.sources[row] for row in rows], [self.references[row] for row in rows])
+    def take(self, rows: Ids) -> EncodedPairs:
+        """Return the sources at ``rows``."""
+        return EncodedPairs([self.sources[row] for row in rows], [self.references[row] for row in rows])
 
     @cached_property
     def owners_P(self) -> Ids:
-        """The source of each reference, all sources' references in a row."""
+        """The source of each reference [P]."""
         return np.repeat(np.arange(len(self)), [len(each) for each in self.references])
 
     @cached_property
     def targets(self) -> list[Ids]:
-        """The references [P]."""
+        """The references of all sources [P]."""
         return [reference for each in self.references for reference in each]
 
 
 @dataclass(frozen=True)
 class Runs:
-    """What was written, a row a run.
+    """Predicted tokens and their errors, one row per run.
 
     Attributes:
-        tokens: int32, what the model wrote after what it was fed; EOS last where it came to that.
-        errors: bool, whether each step errs.
-        log_probs: float32, of what was written when it ran on its own, of the right token when that was forced.
-        ended: whether a row came to EOS.
-        ending_regret: what ending there cost: distance to the closest reference, less the distance of the best ending.
+        tokens: int32, the predicted tokens; EOS last if it was reached.
+        errors: bool, whether each step is wrong.
+        log_probs: float32, of the predicted tokens if free-running, of the reference tokens if teacher-forced.
+        ended: whether a row reached EOS.
+        ending_regret: the cost of ending there: the distance to the closest reference minus that of the best ending.
     """
 
     tokens: Steps
@@ -86,35 +86,39 @@ class Runs:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A model on N sources: ``free``, a run a source, and ``forced``, a run for each of the P references.
+    """The runs of a model on N sources.
 
-    ``followed`` [N] is the reference (of the P) that the free run follows longest, the first of several such.
+    Attributes:
+        pairs: the sources and their references.
+        free: one free-running run per source.
+        forced: one teacher-forced run per reference [P].
+        followed: [N], the reference (of the P) that the free run follows longest, the first of several.
     """
 
-    subjects: Subjects
+    pairs: EncodedPairs
     free: Runs
     forced: Runs
     followed: Ids
 
     @cached_property
     def first_errors(self) -> Ids:
-        """The step (from 0) at which each free run [N] first errs; its length where it never does."""
-        return np.array([_first(self.free.errors[row]) for row in range(len(self.subjects))], np.int64)
+        """The first wrong step (from 0) of each free run [N]; its length if there is none."""
+        return np.array([_first(self.free.errors[row]) for row in range(len(self.pairs))], np.int64)
 
     @cached_property
     def likelihood(self) -> tuple[Steps, Steps]:
-        """Log-probability of each reference token, 0 if it does not count (an unknown one); and whether it counts."""
-        counted = [counted_tokens(target) for target in self.subjects.targets]
+        """The log-probability of each reference token, 0 for unknown ones; and whether the token counts."""
+        counted = [counted_tokens(target) for target in self.pairs.targets]
         log_probs = [np.where(mask, self.forced.log_probs[row], 0.0) for row, mask in enumerate(counted)]
         return Steps(log_probs, np.float32), Steps(counted, np.bool_)
 
     def on_followed(self, runs: Steps) -> Steps:
-        """The rows of the references that the free runs follow."""
+        """Return the rows of the references that the free runs follow."""
         return Steps([runs[row] for row in self.followed], np.float64)
 
 
 class Recorder:
-    """Runs one model."""
+    """A model that is run and recorded."""
 
     def __init__(self, stepper: Stepper, bound: LengthBound, batch_size: int = BATCH_SIZE) -> None:
         self._stepper = stepper
@@ -122,34 +126,34 @@ class Recorder:
         self._batch_size = batch_size
         self.vocabulary_size = stepper.vocabulary_size
 
-    def record(self, subjects: Subjects, tick: Tick = lambda count: None) -> Recorded:
-        """Run over the sources in both ways; ``tick`` is told how many runs were finished."""
-        forced, free = self.forced(subjects, tick), self.free(subjects, tick=tick)
-        followed = np.zeros(len(subjects), np.int64)
-        for row, place in enumerate(np.searchsorted(subjects.owners_P, np.arange(len(subjects)))):
-            common = [_common(free.tokens[row], reference) for reference in subjects.references[row]]
-            followed[row] = place + int(np.argmax(common))
-        return Recorded(subjects, free, forced, followed)
+    def record(self, pairs: EncodedPairs, tick: Tick = lambda count: None) -> Recorded:
+        """Run the model teacher-forced and free-running; ``tick`` receives the number of runs that have finished."""
+        forced, free = self.forced(pairs, tick), self.free(pairs, tick=tick)
+        followed = np.zeros(len(pairs), np.int64)
+        for row, start in enumerate(np.searchsorted(pairs.owners_P, np.arange(len(pairs)))):
+            common = [_common(free.tokens[row], reference) for reference in pairs.references[row]]
+            followed[row] = start + int(np.argmax(common))
+        return Recorded(pairs, free, forced, followed)
 
-    def forced(self, subjects: Subjects, tick: Tick = lambda count: None) -> Runs:
-        """Feed each reference, and note what the model would have written after each of its prefixes."""
-        sources = [subjects.sources[owner] for owner in subjects.owners_P]
-        made = _Made(len(sources))
-        sizes, steps = list(map(len, sources)), list(map(len, subjects.targets))
+    def forced(self, pairs: EncodedPairs, tick: Tick = lambda count: None) -> Runs:
+        """Feed each reference, and record the prediction after each of its prefixes."""
+        sources = [pairs.sources[owner] for owner in pairs.owners_P]
+        runs = RunBuilder(len(sources))
+        sizes, steps = list(map(len, sources)), list(map(len, pairs.targets))
         for rows in similar_lengths(sizes, steps, self._batch_size):
-            right = [subjects.targets[row] for row in rows]
-            found = score_targets(self._stepper, *pad([sources[row] for row in rows]), right)
-            references = [subjects.references[subjects.owners_P[row]] for row in rows]
-            made.add(rows, references, right, found.argmax, found.log_probs, np.ones(len(rows), np.bool_))
+            targets = [pairs.targets[row] for row in rows]
+            scores = score_targets(self._stepper, *pad([sources[row] for row in rows]), targets)
+            references = [pairs.references[pairs.owners_P[row]] for row in rows]
+            runs.add(rows, references, targets, scores.argmax, scores.log_probs, np.ones(len(rows), np.bool_))
             tick(len(rows))
-        return made.runs()
+        return runs.runs()
 
-    def free(self, subjects: Subjects, prefixes: Sequence[Ids] | None = None, tick: Tick = lambda count: None) -> Runs:
-        """Let the model write from each source (greedy), after ``prefixes`` [N] that it is made to begin with."""
-        made = _Made(len(subjects))
-        sizes = list(map(len, subjects.sources))
+    def free(self, pairs: EncodedPairs, prefixes: Sequence[Ids] | None = None, tick: Tick = lambda count: None) -> Runs:
+        """Run greedy search from each source, after the forced ``prefixes`` [N]."""
+        runs = RunBuilder(len(pairs))
+        sizes = list(map(len, pairs.sources))
         for rows in similar_lengths(sizes, sizes, self._batch_size):
-            ids, lengths = pad([subjects.sources[row] for row in rows])
+            ids, lengths = pad([pairs.sources[row] for row in rows])
             bounds = self._bound.of(lengths)
             prefix = None
             if prefixes is not None:
@@ -158,15 +162,15 @@ class Recorder:
             outputs = beam_search(self._stepper, ids, lengths, max_lengths=bounds, prefixes=prefix)
             best = [hypotheses[0] for hypotheses in outputs]
             ended = np.array([not hypothesis.truncated for hypothesis in best])
-            written = [np.array([*each.ids, *([] if each.truncated else [EOS])], np.int64) for each in best]
+            predicted = [np.array([*each.ids, *([] if each.truncated else [EOS])], np.int64) for each in best]
             scores = [np.array(each.token_scores) for each in best]
-            made.add(rows, [subjects.references[row] for row in rows], written, written, scores, ended)
+            runs.add(rows, [pairs.references[row] for row in rows], predicted, predicted, scores, ended)
             tick(len(rows))
-        return made.runs()
+        return runs.runs()
 
 
-class _Made:
-    """Gathers runs, a batch at a time, so that only one batch's tables of distances exist."""
+class RunBuilder:
+    """Runs built batch by batch, so that only one batch's distance tables exist at a time."""
 
     def __init__(self, size: int) -> None:
         self._tokens, self._errors, self._log_probs = ([np.zeros(0)] * size for _ in range(3))
@@ -178,15 +182,15 @@ class _Made:
         rows: Ids,
         references: Sequence[Sequence[Ids]],
         fed: Sequence[Ids],
-        written: Sequence[Ids],
+        predicted: Sequence[Ids],
         log_probs: Sequence[npt.NDArray[np.float64]],
         ended: npt.NDArray[np.bool_],
     ) -> None:
-        errors, regret = _follow(Oracle(references, 0), fed, written, ended)
-        for place, row in enumerate(rows):
-            self._tokens[row] = written[place].astype(np.int32)
-            self._errors[row] = errors[place, : len(written[place])]
-            self._log_probs[row] = log_probs[place].astype(np.float32)
+        errors, regret = _errors(Oracle(references, 0), fed, predicted, ended)
+        for position, row in enumerate(rows):
+            self._tokens[row] = predicted[position].astype(np.int32)
+            self._errors[row] = errors[position, : len(predicted[position])]
+            self._log_probs[row] = log_probs[position].astype(np.float32)
         self._ended[rows], self._ending_regret[rows] = ended, regret
 
     def runs(self) -> Runs:
@@ -194,38 +198,38 @@ class _Made:
         return Runs(tokens, errors, Steps(self._log_probs, np.float32), self._ended, self._ending_regret)
 
 
-def _follow(
-    oracle: Oracle, fed: Sequence[Ids], written: Sequence[Ids], ended: npt.NDArray[np.bool_]
+def _errors(
+    oracle: Oracle, fed: Sequence[Ids], predicted: Sequence[Ids], ended: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.bool_], Ids]:
-    """Whether what is written at each step after what was fed before errs [B, T], and the ending regret [B]."""
+    """Return whether each prediction is wrong [B, T], given what was fed before it, and the ending regret [B]."""
     fed_BT, lengths_B = pad([each.tolist() for each in fed])
-    written_BT, _ = pad([each.tolist() for each in written])
+    predicted_BT, _ = pad([each.tolist() for each in predicted])
     errors_BT = np.zeros(fed_BT.shape, np.bool_)
     regret_B = np.zeros(len(fed), np.int64)
-    # an output that did not come to EOS is looked at after its last token, the others before their EOS
+    # regret is read before EOS, or after the last token of an output without EOS
     ends_B = lengths_B - ended
     for t in range(fed_BT.shape[1] + 1):
         here = np.flatnonzero(ends_B == t)
         regret_B[here] = (oracle.distances_B - oracle.reachable_B)[here]
         if t < fed_BT.shape[1]:
-            errors_BT[:, t] = ~oracle.allows_B(written_BT[:, t])
+            errors_BT[:, t] = ~oracle.allows_B(predicted_BT[:, t])
             oracle.advance(fed_BT[:, t])
     return errors_BT, regret_B
 
 
 def _first(errors: npt.NDArray[np.bool_]) -> int:
-    """The first error, or how many steps there are."""
+    """Return the first error, or the number of steps if there is none."""
     return int(errors.argmax()) if errors.any() else len(errors)
 
 
 def _common(output: npt.NDArray[np.int32], reference: Ids) -> int:
-    """How many tokens both begin with."""
+    """Return the length of the common prefix."""
     size = min(len(output), len(reference))
     return _first(output[:size] != reference[:size])
 
 
-def sampled(rows: Ids, most: int, purpose: str) -> Ids:
-    """At most ``most`` of ``rows``, drawn at random (the same ones at every call), in their order."""
-    if len(rows) <= most:
+def sample_rows(rows: Ids, limit: int, purpose: str) -> Ids:
+    """Return at most ``limit`` of ``rows``, sampled (the same ones in every call), in their order."""
+    if len(rows) <= limit:
         return rows
-    return np.sort(numpy_generator(0, purpose).permutation(rows)[:most])
+    return np.sort(numpy_generator(0, purpose).permutation(rows)[:limit])

@@ -1,8 +1,8 @@
-"""Recovery: what a model does after its first error.
+"""Recovery: errors after a model's first error.
 
-tau_i is the first error of source i's free run. At distance k the errors at tau_i + k are compared with those of the
-same sources at the same places when they are fed the reference: sources with errors are harder, so against all sources
-even a model without exposure bias would look bad.
+``tau_i`` is the first error of source i's free run. At distance k, the errors at ``tau_i + k`` are compared with the
+teacher-forced errors of the same sources at the same positions. Sources with errors are harder, so compared with all
+sources even a model without exposure bias would look bad.
 """
 
 from __future__ import annotations
@@ -22,9 +22,15 @@ Floats = npt.NDArray[np.float64]
 
 
 class AtDistance(NamedTuple):
-    """``k`` steps after the first error: errors a step fed with own and with right tokens, the one by the other
-    (``ratio``), and the share of sources that wrote a token without regret within k steps (``recovered``, Kaplan &
-    Meier 1958: an output that ends before that tells nothing of what would have come).
+    """``k`` steps after the first error.
+
+    Attributes:
+        k: the distance.
+        free: the free-running step error rate.
+        teacher: the teacher-forced step error rate.
+        ratio: ``free / teacher``.
+        recovered: the fraction of sources with a correct step within k steps; an output that ends earlier is censored
+            (Kaplan & Meier 1958).
     """
 
     k: int
@@ -35,7 +41,7 @@ class AtDistance(NamedTuple):
 
 
 class Recovery(NamedTuple):
-    """``with_error``: sources that err at all; ``at_their_end``: of these, how many in the last step they wrote."""
+    """``with_error``: sources with any error; ``at_their_end``: those whose first error is their last step."""
 
     with_error: int
     at_their_end: int
@@ -43,16 +49,16 @@ class Recovery(NamedTuple):
 
 
 def recovery(recorded: Recorded, distances: int = DISTANCES) -> Recovery:
-    """Follow the sources that err."""
+    """Measure the sources with an error."""
     tau, steps = recorded.first_errors, recorded.free.errors.lengths
-    erring = tau < steps
+    has_error = tau < steps
     teacher = recorded.on_followed(recorded.forced.errors)
     ratios: dict[str, Columns] = {}
     recovered = np.zeros(len(tau), np.bool_)
     for k in range(1, distances + 1):
         free_errors, free_runs = recorded.free.errors.window(tau + k, tau + k + 1)
         teacher_errors, teacher_runs = teacher.window(tau + k, tau + k + 1)
-        # a run that never errs has no steps behind its first error
+        # a run without error has no steps after its first error
         both = (free_runs > 0) & (teacher_runs > 0)
         ratios[f"free {k}"] = free_errors * both, both
         ratios[f"teacher {k}"] = teacher_errors * both, both
@@ -63,10 +69,10 @@ def recovery(recorded: Recorded, distances: int = DISTANCES) -> Recovery:
     resampled = Resampled(ratios)
 
     def within(*hazards: Floats) -> Floats:
-        """Kaplan and Meier's estimate: 1 less the product over k of those who stayed in error."""
+        """Return Kaplan and Meier's estimate: 1 minus the product over k of the fractions that did not recover."""
         staying = np.ones_like(hazards[0])
         for hazard in hazards:
-            # once everyone has recovered, nobody is at risk, and it stays at that
+            # once all have recovered, none is at risk, and the estimate stays at 1
             staying = np.where(staying == 0, 0.0, staying * (1 - hazard))
         return 1 - staying
 
@@ -80,4 +86,4 @@ def recovery(recorded: Recorded, distances: int = DISTANCES) -> Recovery:
         )
         for k in range(1, distances + 1)
     ]
-    return Recovery(int(erring.sum()), int((erring & (tau + 1 == steps)).sum()), curve)
+    return Recovery(int(has_error.sum()), int((has_error & (tau + 1 == steps)).sum()), curve)

@@ -1,7 +1,7 @@
-"""Road exam (Xu et al. 2019): the first half of a reference, corrupted at a rate, then free.
+"""Road exam (Xu et al. 2019): the first half of a reference, corrupted at a rate, then free-running.
 
-How much worse is a model after prefixes that it would not have written? Errors are counted after the prefix only, and
-against what can still be reached, so the corruption itself is not held against it.
+How much worse is a model after prefixes that it would not have predicted? Errors are counted only after the prefix and
+relative to what can still be reached, so the corruption itself does not count.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from freerun.diagnostics.estimate import Columns, Estimate, Resampled
-from freerun.diagnostics.record import Recorded, Recorder, sampled
+from freerun.diagnostics.record import Recorded, Recorder, sample_rows
 from freerun.randomness import numpy_generator
 from freerun.symbols import EOS, NEVER_WRITTEN
 
@@ -21,11 +21,11 @@ __all__ = ["RATES", "AtRate", "road_exam"]
 
 Ids = npt.NDArray[np.int64]
 RATES = (0.0, 0.1, 0.2, 0.4)
-MOST_SOURCES = 2000
+MAX_SOURCES = 2000
 
 
 class AtRate(NamedTuple):
-    """Prefixes with ``rate`` of their tokens replaced: errors a step after them, and that by the one at rate 0."""
+    """The step error rate after prefixes with ``rate`` of their tokens replaced, and its ratio to that at rate 0."""
 
     rate: float
     errors: Estimate
@@ -33,23 +33,23 @@ class AtRate(NamedTuple):
 
 
 def road_exam(recorded: Recorded, recorder: Recorder, tick: Callable[[int], None] = lambda count: None) -> list[AtRate]:
-    """Run the model after corrupted prefixes; none where no reference has a token to begin with.
+    """Run the model after corrupted prefixes; returns an empty list if no reference has a first half.
 
-    What is replaced at a low rate is replaced by the same token at a higher one.
+    Tokens replaced at a low rate are replaced by the same tokens at a higher rate.
     """
-    right = [recorded.subjects.targets[row] for row in recorded.followed]
-    long_enough = np.flatnonzero([len(each) > 1 for each in right])
-    rows = sampled(long_enough, MOST_SOURCES, "road exam")
+    references = [recorded.pairs.targets[row] for row in recorded.followed]
+    long_enough = np.flatnonzero([len(each) > 1 for each in references])
+    rows = sample_rows(long_enough, MAX_SOURCES, "road exam")
     others = np.setdiff1d(np.arange(recorder.vocabulary_size), (*NEVER_WRITTEN, EOS))
     if not len(rows) or len(others) < 2:
         return []
-    subjects = recorded.subjects.take(rows)
-    halves = [right[row][: len(right[row]) // 2] for row in rows]
+    pairs = recorded.pairs.take(rows)
+    halves = [references[row][: len(references[row]) // 2] for row in rows]
     lengths = np.array([len(each) for each in halves])
     ratios: dict[str, Columns] = {}
     for rate in RATES:
         runs = recorder.free(
-            subjects, [_corrupted(each, rate, others, int(r)) for each, r in zip(halves, rows, strict=True)], tick
+            pairs, [_corrupted(each, rate, others, int(r)) for each, r in zip(halves, rows, strict=True)], tick
         )
         ratios[str(rate)] = runs.errors.window(lengths)
     resampled = Resampled(ratios)
@@ -57,9 +57,9 @@ def road_exam(recorded: Recorded, recorder: Recorder, tick: Callable[[int], None
 
 
 def _corrupted(prefix: Ids, rate: float, others: Ids, row: int) -> Ids:
-    """Each token replaced with probability ``rate``, by any other that can be written."""
+    """Replace each token with probability ``rate`` by another token that can be predicted."""
     generator = numpy_generator(0, "road exam", row)
     coins, draws = generator.random(len(prefix)), generator.integers(len(others) - 1, size=len(prefix))
-    # a draw among the others but the right one itself: its place is left out
+    # uniform over the other tokens: the position of the token itself is skipped
     draws += others[draws] >= prefix
     return np.where(coins < rate, others[np.minimum(draws, len(others) - 1)], prefix)

@@ -1,4 +1,4 @@
-"""The measures in plain words."""
+"""The measures in words, and the step error rates as a table."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from freerun.diagnostics.measures import Measures
 from freerun.diagnostics.prefix_switch import Switch
 from freerun.diagnostics.recovery import Recovery
 from freerun.diagnostics.road_exam import AtRate
-from freerun.diagnostics.state_divergence import FEWEST_SOURCES, StateDivergence
+from freerun.diagnostics.state_divergence import MIN_SOURCES, StateDivergence
 
-__all__ = ["summary"]
+__all__ = ["cells", "error_rows", "summary"]
 
 WITHIN = 2
-"""Steps after the first error that the summary looks at."""
+"""Steps after the first error that the summary reports."""
 
 
 def summary(measures: Measures) -> list[str]:
-    """A sentence or two a measure; every number stands in the measures too."""
+    """Return one or two sentences per measure; every number in them is one of the measures."""
     return [
         _excess(measures.excess_error),
         _recovery(measures.recovery, measures.sources),
@@ -29,75 +29,92 @@ def summary(measures: Measures) -> list[str]:
     ]
 
 
-def _excess(found: ExcessError) -> str:
-    free, teacher, excess = found.free, found.teacher, found.excess
+def error_rows(excess: ExcessError) -> list[list[str]]:
+    """Return the two step error rates as rows of a table, the header first."""
+    return [
+        ["step error rate", "", "95 % interval", "sources"],
+        ["free-running", *cells(excess.free)],
+        ["teacher-forced", *cells(excess.teacher)],
+    ]
+
+
+def cells(estimate: Estimate) -> list[str]:
+    """Return the value, the interval and the number of sources of an estimate as cells of a table."""
+    if estimate.value is None:
+        return ["undefined", "", f"{estimate.n:,}"]
+    interval = "" if estimate.low is None else f"{estimate.low:.4f} to {estimate.high:.4f}"
+    return [f"{estimate.value:.4f}", interval, f"{estimate.n:,}"]
+
+
+def _excess(measure: ExcessError) -> str:
+    free, teacher, excess = measure.free, measure.teacher, measure.excess
     if excess.value is None:
         return (
-            f"Fed with right tokens the model makes no error in {teacher.n:,} sources, so there is nothing to compare "
-            "its own prefixes with."
+            f"Teacher-forced, the model makes no error on {teacher.n:,} sources, so its free-running errors cannot be "
+            "compared."
         )
     factor = Estimate(_factor(excess.value), _factor(excess.low), _factor(excess.high), excess.n)
-    told = (
-        f"Free running makes {_times(factor)} times the errors that right prefixes would: {_percent(free)} of the "
-        f"steps on its own, {_percent(teacher)} when fed with right tokens."
+    text = (
+        f"The free-running step error rate is {_times(factor)} times the teacher-forced one: {_percent(free)} against "
+        f"{_percent(teacher)} of the steps."
     )
     if excess.low is not None and excess.high is not None and excess.low <= 0 <= excess.high:
-        told += " These sources cannot tell that from no difference."
-    return told
+        text += " The difference is not significant on these sources."
+    return text
 
 
-def _recovery(found: Recovery, sources: int) -> str:
-    if not found.with_error:
-        return f"It never erred on {sources:,} sources, so recovery cannot be seen."
-    first, then = found.curve[0], found.curve[WITHIN - 1]
-    told = f"{found.with_error:,} of {sources:,} outputs err somewhere."
-    if then.recovered.value is not None:
-        told += (
-            f" After a first error the model recovers within {WITHIN} tokens in {_percent(then.recovered)} of cases."
-        )
+def _recovery(measure: Recovery, sources: int) -> str:
+    if not measure.with_error:
+        return f"No output has an error on {sources:,} sources, so recovery cannot be measured."
+    first, later = measure.curve[0], measure.curve[WITHIN - 1]
+    text = f"{measure.with_error:,} of {sources:,} outputs have an error."
+    if later.recovered.value is not None:
+        recovered = _percent(later.recovered)
+        text += f" After its first error, the model recovers within {WITHIN} tokens in {recovered} of cases."
     if first.ratio.value is not None:
-        told += (
-            f" The next token errs {_times(first.ratio)} times as often as the same one of the same sources does "
-            "after the right tokens."
+        text += (
+            f" The next token is wrong {_times(first.ratio)} times as often as the same token of the same sources when "
+            "teacher-forced."
         )
-    return told
+    return text
 
 
-def _switch(found: list[Switch]) -> str:
-    if not found:
-        return "No output left its reference before the end, so prefixes of its own and right ones do not differ."
-    most = max(found, key=lambda each: each.own.n)
+def _switch(switches: list[Switch]) -> str:
+    if not switches:
+        return "No output left its reference before the end, so its own prefixes and the reference prefixes are equal."
+    largest = max(switches, key=lambda switch: switch.own.n)
     return (
-        f"Given the right first {most.length} token{'s'[: most.length != 1]} in place of its own wrong ones, steps "
-        f"after them err in {_percent(most.right)} of cases instead of {_percent(most.own)} ({most.own.n:,} sources)."
+        f"Given the first {largest.length} reference token{'s'[: largest.length != 1]} in place of its own wrong "
+        f"prefix, {_percent(largest.right)} of the later steps are wrong instead of {_percent(largest.own)} "
+        f"({largest.own.n:,} sources)."
     )
 
 
-def _road(found: list[AtRate]) -> str:
-    if not found:
-        return "There was nothing to corrupt: references have no first half, or the vocabulary no second token."
-    base, worst = found[0], found[-1]
-    told = f"After the first half of a reference {_percent(base.errors)} of the steps err"
+def _road(rates: list[AtRate]) -> str:
+    if not rates:
+        return "No prefix could be corrupted: the references have no first half, or the vocabulary no second token."
+    base, worst = rates[0], rates[-1]
+    text = f"After the first half of a reference, {_percent(base.errors)} of the steps are wrong"
     if worst.ratio.value is None:
-        return told + "."
-    return told + f"; with {100 * worst.rate:.0f} % of that half corrupted it is {_times(worst.ratio)} times that."
+        return text + "."
+    return text + f"; with {100 * worst.rate:.0f} % of that half corrupted, {_times(worst.ratio)} times as many."
 
 
-def _states(found: StateDivergence | None) -> str:
-    if found is None:
-        return f"Fewer than {FEWEST_SOURCES} sources have states after an error, so states were not compared."
+def _states(divergence: StateDivergence | None) -> str:
+    if divergence is None:
+        return f"Fewer than {MIN_SOURCES} sources have states after an error, so states were not compared."
     return (
-        f"After an error, a linear classifier tells the decoder's states from those after right tokens in "
-        f"{_percent(found.classifier_accuracy)} of cases (50 % is chance; {found.sources:,} sources); the "
-        f"maximum mean discrepancy has p = {found.p_value:.3f}."
+        "After an error, a linear classifier distinguishes the decoder's free-running states from its teacher-forced "
+        f"ones in {_percent(divergence.classifier_accuracy)} of cases (50 % is chance; {divergence.sources:,} "
+        f"sources); the maximum mean discrepancy has p = {divergence.p_value:.3f}."
     )
 
 
-def _identity(found: Identity) -> str:
+def _identity(identity: Identity) -> str:
     return (
-        f"{found.right_free:,} of {found.sources:,} outputs equal a reference. That figure is no measure of exposure "
-        f"bias: an output is right if and only if every forced prediction is, as it was here for {found.agree:,} of "
-        f"{found.sources:,} sources. Exposure bias changes what follows a first error."
+        f"{identity.right_free:,} of {identity.sources:,} outputs equal a reference. This number does not measure "
+        "exposure bias: an output is correct if and only if every teacher-forced prediction is, which was confirmed on "
+        f"{identity.agree:,} of {identity.sources:,} sources. Exposure bias changes what follows a first error."
     )
 
 
@@ -106,15 +123,15 @@ def _factor(percent: float | None) -> float | None:
 
 
 def _percent(estimate: Estimate) -> str:
-    """``4.1 % (3.9 to 4.3)``."""
+    """Return for example ``4.1 % (3.9 to 4.3)``."""
     if estimate.value is None:
-        return "an undefined share"
+        return "an undefined fraction"
     return f"{100 * estimate.value:.1f} %{_interval(estimate, 100, 1)}"
 
 
 def _times(estimate: Estimate) -> str:
-    """``1.40 (1.20 to 1.60)``."""
-    assert estimate.value is not None, "the caller has looked"
+    """Return for example ``1.40 (1.20 to 1.60)``."""
+    assert estimate.value is not None, "the caller has checked it"
     return f"{estimate.value:.2f}{_interval(estimate, 1, 2)}"
 
 

@@ -1,4 +1,4 @@
-"""Outputs that need no model: what a model's figures have to be compared with."""
+"""Trivial baselines: outputs that need no model."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ __all__ = ["baselines", "most_frequent_target"]
 
 
 def baselines(items: EvaluationSet, target_codec: Codec, majority: str | None = None) -> dict[str, FreeRunning]:
-    """``copy``: the source as target tokens; ``majority``: the same text for all, when it is given."""
+    """Return ``copy``, the sources as target tokens; and ``majority``, one text for all sources, if it is given."""
     texts = {"copy": items.sources}
     if majority is not None:
         texts["majority"] = [majority] * len(items)
-    # No model, no loop that could fail to end.
-    ended = np.zeros(len(items), np.bool_)
+    # No model runs, so no output reaches a length bound.
+    truncated = np.zeros(len(items), np.bool_)
     return {
-        name: FreeRunning(items, target_codec, [target_codec.tokens(text) for text in each], ended)
+        name: FreeRunning(items, target_codec, [target_codec.tokens(text) for text in each], truncated)
         for name, each in texts.items()
     }
 
 
 def most_frequent_target(targets: Callable[[], Iterable[str]]) -> str:
-    """The text that occurs most often, of several such the first in order of code points; ValueError without texts.
+    """Return the most frequent text, and of several such the first in code point order.
 
-    ``targets`` is called twice, and 8 bytes a text are kept in between.
+    ``targets`` is called twice; 8 bytes per text are kept in between. Raises ValueError without texts.
     """
     hashes = np.fromiter(map(_hash, targets()), np.uint64)
     if not len(hashes):
         raise ValueError("no target to count")
     values, counts = np.unique(hashes, return_counts=True)
-    # Usually one text; several when counts tie (or, about never, when hashes collide).
-    most = set(values[counts == counts.max()].tolist())
-    return min(text for text in targets() if _hash(text) in most)
+    # Usually one text; several if counts tie (or, almost never, if hashes collide).
+    candidates = set(values[counts == counts.max()].tolist())
+    return min(text for text in targets() if _hash(text) in candidates)
 
 
 def _hash(text: str) -> int:

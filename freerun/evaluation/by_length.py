@@ -1,4 +1,4 @@
-"""Figures by the length of the source: does quality fall where much must pass through one context vector?
+"""Metrics by source length: does quality fall when a long source must pass through one context vector?
 
 The question of Sutskever et al. 2014 (figure 3) and Bahdanau et al. 2015 (figure 2).
 """
@@ -21,50 +21,50 @@ BANDS = 8
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """The sources of ``shortest`` to ``longest`` tokens (EOS not counted), both included, and their figures by name."""
+    """The sources of ``shortest`` to ``longest`` tokens (inclusive, without EOS), and their metrics by name."""
 
     shortest: int
     longest: int
     sources: int
-    figures: dict[str, Interval]
+    metrics: dict[str, Interval]
 
 
 def by_source_length(evaluation: Evaluation, lengths: Sequence[int], bands: int = BANDS) -> list[Band]:
-    """The figures of an evaluation in bands of source length, shortest first.
+    """Return the metrics of an evaluation in bands of source length, shortest first.
 
-    lengths: [N], the tokens of each source without EOS.
+    lengths: [N], tokens of each source without EOS.
     """
     sizes = np.asarray(lengths)
     return [_band(evaluation, sizes, *ends) for ends in length_bands(sizes, bands)]
 
 
 def length_bands(lengths: npt.NDArray[np.int_], bands: int = BANDS) -> list[tuple[int, int]]:
-    """Shortest and longest length of each of at most ``bands`` bands that hold about as many sources each.
+    """Return the shortest and longest length of at most ``bands`` bands with about the same number of sources each.
 
-    A length is never in two bands, and a rest of less than half a band's share joins the last one.
+    No length is in two bands, and a remainder of less than half a band joins the last one.
     """
     values, counts = np.unique(lengths, return_counts=True)
-    share = len(lengths) / bands
-    found: list[tuple[int, int]] = []
+    size = len(lengths) / bands
+    result: list[tuple[int, int]] = []
     first, held = 0, 0
     for index, count in enumerate(counts):
         held += int(count)
-        if held >= share:
-            found.append((int(values[first]), int(values[index])))
+        if held >= size:
+            result.append((int(values[first]), int(values[index])))
             first, held = index + 1, 0
-    if held and (held >= share / 2 or not found):
-        found.append((int(values[first]), int(values[-1])))
+    if held and (held >= size / 2 or not result):
+        result.append((int(values[first]), int(values[-1])))
     elif held:
-        found[-1] = (found[-1][0], int(values[-1]))
-    return found
+        result[-1] = (result[-1][0], int(values[-1]))
+    return result
 
 
 def _band(evaluation: Evaluation, lengths: npt.NDArray[np.int_], shortest: int, longest: int) -> Band:
     rows = np.flatnonzero((lengths >= shortest) & (lengths <= longest))
-    figures = {
+    metrics = {
         name: ratio_interval(np.asarray(above)[rows], np.asarray(below)[rows])
         for name, (above, below) in evaluation.ratios.items()
     }
     for name, score in evaluation.free.scores.items():
-        figures[name] = score.of(rows).interval()
-    return Band(shortest, longest, len(rows), figures)
+        metrics[name] = score.of(rows).interval()
+    return Band(shortest, longest, len(rows), metrics)

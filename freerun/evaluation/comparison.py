@@ -1,4 +1,4 @@
-"""Two models on the same sources: which differences are more than chance?"""
+"""Comparison of two models on the same sources: which differences are significant?"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from freerun.errors import DataError
 from freerun.evaluation.evaluate import Evaluation
+from freerun.metrics.defined import finite_or_none
 from freerun.metrics.paired import Difference, McNemar, mcnemar, paired_bootstrap, paired_ratios
 
 __all__ = ["Comparison", "compare"]
@@ -15,19 +16,35 @@ __all__ = ["Comparison", "compare"]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Differences B - A by the name of the figure, and McNemar's test of sequence accuracy."""
+    """Differences B - A by metric, and McNemar's test of sequence accuracy."""
 
     sources: int
     differences: dict[str, Difference]
     mcnemar: McNemar
 
+    def as_json(self) -> dict[str, object]:
+        """Return the comparison as JSON values; None for undefined ones."""
+        values: dict[str, object] = {"sources": self.sources}
+        for name, metric in self.differences.items():
+            interval = metric.difference
+            values[name] = {
+                "a": finite_or_none(metric.a),
+                "b": finite_or_none(metric.b),
+                "difference": finite_or_none(interval.value),
+                "low": finite_or_none(interval.low),
+                "high": finite_or_none(interval.high),
+                "p_value": finite_or_none(metric.p_value),
+            }
+        test = self.mcnemar
+        return {**values, "mcnemar": {"only_a": test.only_a, "only_b": test.only_b, "p_value": test.p_value}}
+
 
 def compare(a: Evaluation, b: Evaluation) -> Comparison:
-    """Paired tests over sources: bootstrap for every figure, McNemar for sequence accuracy.
+    """Run paired tests over sources: bootstrap for every metric, McNemar for sequence accuracy.
 
-    Models with different target tokens are compared by sequence accuracy and by the length bound alone, since their
-    other figures have different units; models that lack different target tokens by all but the teacher-forced figures,
-    which leave these tokens out. Raises DataError when the sources differ.
+    If the target tokens differ, only sequence accuracy and hits of the length bound are compared, since all other
+    metrics have different units. If the models lack different target tokens, the teacher-forced metrics, which leave
+    these tokens out, are not compared. Raises DataError if the sources differ.
     """
     _check_sources(a, b)
     # An error among characters weighs less than one among words, and so does a nat.
@@ -44,7 +61,7 @@ def compare(a: Evaluation, b: Evaluation) -> Comparison:
 
 
 def _unknown(evaluation: Evaluation) -> Counter[str]:
-    """The reference tokens that a model's vocabulary lacks."""
+    """Return the reference tokens that are not in a model's vocabulary."""
     return evaluation.items.unknown_targets(evaluation.free.target_codec)[0]
 
 
@@ -52,7 +69,7 @@ def _check_sources(a: Evaluation, b: Evaluation) -> None:
     if a.items.sources != b.items.sources:
         raise DataError(
             "compare",
-            f"the models do not tell the same sources apart: {len(a.items)} and {len(b.items)} of them",
+            f"the models distinguish different sources: {len(a.items)} and {len(b.items)} of them",
             "Expected models with the same normalisation and case folding of sources",
             "Evaluate the models one by one, or use pairs whose sources differ by more than case",
         )

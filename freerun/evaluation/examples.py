@@ -1,4 +1,4 @@
-"""A few outputs to look at."""
+"""Example outputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Example", "random_examples", "worst_examples"]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A source, its references, and the output with its edit distance in tokens to the closest of them."""
+    """A source, its references, and the output with its edit distance in tokens to the closest reference."""
 
     source: str
     references: list[str]
@@ -25,15 +25,15 @@ class Example:
 
 
 def worst_examples(free: FreeRunning, count: int) -> list[Example]:
-    """The ``count`` outputs with the highest symbol error rates, worst first; ties to the earlier source."""
+    """Return the ``count`` outputs with the highest symbol error rates, worst first; ties go to the earlier source."""
     distances, lengths = free.distances
-    # An empty reference has no rate; each wrong token counts as a whole one there.
+    # An empty reference has no rate: there, each wrong token counts as one.
     rates = distances / np.maximum(lengths, 1)
     return _examples(free, np.argsort(-rates, kind="stable")[:count].tolist())
 
 
 def random_examples(free: FreeRunning, count: int, seed: int = 0) -> list[Example]:
-    """``count`` different sources drawn at random, in their order in the set."""
+    """Return ``count`` different sources drawn at random, in their order in the set."""
     drawn = numpy_generator(seed, "examples").permutation(len(free.items))[:count]
     return _examples(free, sorted(drawn.tolist()))
 

@@ -1,4 +1,4 @@
-"""What a model is evaluated on: sources, each with all its references."""
+"""Evaluation sets: sources, each with all its references."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSet:
-    """N sources in the order of their first pair. Each counts once in every figure, however many its references."""
+    """N sources in the order of their first pair. Each counts once in every metric, however many its references."""
 
     items: Sequence[Item]
 
@@ -47,28 +47,28 @@ class EvaluationSet:
         return [item.texts for item in self.items]
 
     def unknown_targets(self, target_codec: Codec) -> tuple[Counter[str], int]:
-        """The reference tokens that the vocabulary lacks, with their counts; and the number of all, EOS counted."""
+        """Return the counts of reference tokens that are not in the vocabulary, and the number of all, with EOS."""
         references = [tokens for item in self.items for tokens in item.references]
         unknown = Counter(token for tokens in references for token in target_codec.unknown_among(tokens))
         return unknown, sum(len(tokens) + 1 for tokens in references)
 
     def take(self, indices: Iterable[int]) -> EvaluationSet:
-        """The sources at ``indices``."""
+        """Return the sources at ``indices``."""
         return EvaluationSet([self.items[index] for index in indices])
 
 
 def group_pairs(pairs: Iterable[Pair], source_codec: Codec, target_codec: Codec) -> EvaluationSet:
-    """Gather the references of each source.
+    """Group the references of each source.
 
-    Sources are one when the model reads the same tokens (so "A" and "a" are, where case is folded). A reference that
-    is repeated counts once. Raises DataError when there are no pairs.
+    Two sources are one if the model reads the same tokens ("A" and "a" are, if case is folded). A repeated reference
+    counts once. Raises DataError without pairs.
     """
     items: dict[tuple[str, ...], Item] = {}
     for pair in pairs:
-        # By tokens and not by ids: all unknown symbols have one id, but are not one source.
+        # By tokens and not by ids: all unknown symbols share one id, but their sources differ.
         item = items.setdefault(tuple(source_codec.tokens(pair.source)), Item(pair.source))
         tokens = target_codec.tokens(pair.target)
-        # Some corpora repeat a pair a thousand times; the repetitions are no further ways to be right.
+        # Some corpora repeat a pair a thousand times, which adds no further correct output.
         if tokens not in item.references:
             item.references.append(tokens)
             item.texts.append(pair.target)

@@ -1,8 +1,7 @@
-"""Sizes and length of training, chosen from the data where nobody chose them.
+"""Model dimensions and training length, chosen from the data if they were not set.
 
-The choices are those that did well on development sets of this kind (letters to sounds, inflection, transliteration,
-commands, short sentences), and the time is measured: a few updates are timed on this machine before the number of
-updates is settled.
+The choices did well on development sets of this kind (letters to sounds, inflection, transliteration, commands, short
+sentences). The time is measured: a few updates are timed on this machine before the number of updates is chosen.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from freerun.architecture import attention_kinds, attention_scores
-from freerun.build import learner_of, model_sizes, new_model, order_of, updates_of, updates_per_epoch
+from freerun.build import build_learner, model_sizes, new_model, order_of, updates_of, updates_per_epoch
 from freerun.config import Config, ForcingSettings, flatten, shown, strategies_of
 from freerun.errors import ConfigError
-from freerun.experiment.prepare import TrainingData
+from freerun.experiment.dataset import TrainingData
 from freerun.text import duration
 from freerun.training.learner import NotFinite
 from freerun.training.order import BatchOrder
@@ -27,15 +26,15 @@ from freerun.training.progress import Progress
 __all__ = ["Choice", "choose_before_data", "choose_length", "choose_sizes"]
 
 LIMIT_MINUTES = 30
-"""The longest time that a training nobody configured may announce."""
+"""The longest time that a training without a configuration may announce."""
 MARGIN = 1.5
-"""Announced time / time expected: evaluations vary, and machines are shared."""
+"""Announced time / expected time: evaluations vary, and machines are shared."""
 EVALUATIONS = 8
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Values by key path, and the sentences that explain them."""
+    """Values by key path, and sentences that explain them."""
 
     values: Mapping[str, Any]
     reasons: list[str]
@@ -43,14 +42,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class _Recipe:
-    """What suits data of some size: up to ``pairs`` pairs."""
+    """Settings that suit data of up to ``pairs`` pairs."""
 
     pairs: float
     hidden_size: int
     num_layers: int
     batch_size: int
     dropout: float
-    passes: int
+    epochs: int
     attention: str
 
 
@@ -60,22 +59,22 @@ _RECIPES = (
     _Recipe(math.inf, 256, 2, 128, 0.2, 12, "bahdanau"),
 )
 _SENTENCES = _Recipe(math.inf, 512, 1, 128, 0.3, 8, "luong")
-"""For running text: long targets over thousands of words or pieces."""
+"""For running text: long targets of thousands of different words or subwords."""
 
 
 def choose_before_data(chosen: Mapping[str, Any], forcing: ForcingSettings) -> dict[str, Any]:
-    """Return the part of the network that is chosen whatever the data, as sections under what ``chosen`` sets.
+    """Return the part of the network that is chosen for all data, as sections to be put under ``chosen``.
 
-    ``chosen`` is validated together with it, so keys that need an attention get the one that allows them.
+    ``chosen`` is validated together with it, so keys that need an attention get one that allows them.
     """
     attention = "luong" if _only_with_luong(chosen, forcing) else _RECIPES[0].attention
     return {"model": {"bidirectional": not _scores_by_dot(chosen), "reverse_source": False, "attention": attention}}
 
 
 def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], forcing: ForcingSettings) -> Choice:
-    """Model and batch for this data; what ``chosen`` (a raw configuration) already sets is left out.
+    """Choose model and batch for this data; keys that ``chosen`` (a raw configuration) sets are left out.
 
-    ``forcing`` gives the settings of a strategy by its name.
+    ``forcing`` returns the settings of a strategy by its name.
     """
     recipe = _recipe(data)
     only_with_luong = _only_with_luong(chosen, forcing)
@@ -98,7 +97,9 @@ def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], forcing: Forcing
     if _is_set("training.batch_tokens", chosen):
         values.pop("training.batch_size", None)
     if _scores_by_dot(chosen) and "model.bidirectional" in values:
-        reasons.append('A one-directional encoder, because model.attention_score = "dot" compares vectors of one size.')
+        reasons.append(
+            'A unidirectional encoder, because model.attention_score = "dot" compares vectors of equal size.'
+        )
     if only_with_luong and "model.attention" in values and recipe.attention != "luong":
         reasons.append(
             f"Luong attention, although {attention_kinds()[recipe.attention].title} is more accurate on such data, "
@@ -108,13 +109,13 @@ def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], forcing: Forcing
 
 
 def _scores_by_dot(chosen: Mapping[str, Any]) -> bool:
-    """Return True if ``chosen`` sets a score that compares states of the encoder and the decoder directly."""
+    """Return True if ``chosen`` sets the score that compares encoder and decoder states directly."""
     score = flatten(chosen).get("model.attention_score")
     return isinstance(score, str) and score in attention_scores() and attention_scores()[score].needs_equal_sizes
 
 
 def _only_with_luong(chosen: Mapping[str, Any], forcing: ForcingSettings) -> str:
-    """Return what ``chosen`` sets that Luong attention alone supports, as the end of a sentence; "" if nothing."""
+    """Return which setting in ``chosen`` needs Luong attention, as the end of a sentence; "" if none."""
     keys = flatten(chosen)
     if keys.get("model.input_feeding"):
         return "model.input_feeding = true needs it"
@@ -129,9 +130,9 @@ def _only_with_luong(chosen: Mapping[str, Any], forcing: ForcingSettings) -> str
 
 
 def _description(data: TrainingData, values: Mapping[str, Any]) -> str:
-    """The data and what suits them, in a sentence; ``values`` by key path."""
+    """Describe the data and what was chosen for them in a sentence; ``values`` by key path."""
     sources, targets = (side.lengths.mean() - 1 for side in (data.corpus.sources, data.corpus.targets))  # without EOS
-    directions = "two-directional" if values["model.bidirectional"] else "one-directional"
+    directions = "bidirectional" if values["model.bidirectional"] else "unidirectional"
     kind = attention_kinds().get(values["model.attention"])
     attention = "attention" if kind is None else kind.title
     tokens = values.get("training.batch_tokens")
@@ -145,38 +146,40 @@ def _description(data: TrainingData, values: Mapping[str, Any]) -> str:
 
 
 def choose_length(config: Config, data: TrainingData, chosen: Mapping[str, Any]) -> Choice:
-    """Number of updates: as many passes as suit the data, or what fits in the time limit on this machine."""
+    """Choose the number of updates: as many epochs as suit the data, or as fit in the time limit on this machine."""
     order = order_of(config.training, data.corpus)
     if {"training.updates", "training.epochs"} & flatten(chosen).keys():
         return Choice(_intervals(updates_of(config.training, order), chosen), [])
-    a_pass = updates_per_epoch(config.training, order)
-    wanted = max(200, round(_recipe(data).passes * a_pass))
-    seconds = _seconds_an_update(_long_enough(config), data, order)
-    # evaluations decode up to 1,000 sources each; measured, they cost up to a quarter of the training beside them
+    epoch = updates_per_epoch(config.training, order)
+    suitable = max(200, round(_recipe(data).epochs * epoch))
+    seconds = _seconds_per_update(_long_enough(config), data, order)
+    # evaluations decode up to 1,000 sources each; measured, they add up to a quarter of the training time
     affordable = max(1, int(LIMIT_MINUTES * 60 / MARGIN / (1.25 * seconds)))
-    updates, last_phase = min(wanted, affordable), _last_phase(config)
-    why = f" ({wanted:,} would suit the data, but not the limit of {LIMIT_MINUTES} minutes)" if updates < wanted else ""
+    updates, last_phase = min(suitable, affordable), _last_phase(config)
+    why = ""
+    if updates < suitable:
+        why = f" ({suitable:,} would suit the data, but not the limit of {LIMIT_MINUTES} minutes)"
     if updates <= last_phase:
         updates = 2 * last_phase
-        why = f" (twice the {last_phase:,} that end before the last phase of forcing)"
+        why = f" (twice the {last_phase:,} before the last phase of forcing)"
     expected = updates * seconds * 1.25
     minutes = max(2, math.ceil(expected * MARGIN / 60))
     if updates <= affordable:
         minutes = min(LIMIT_MINUTES, minutes)
     reason = (
-        f"{updates:,} updates{why}, {updates / a_pass:.1f} passes over the data: about {duration(expected)} at "
-        f"{seconds * 1000:.0f} ms an update on this machine, at most {minutes} minutes."
+        f"{updates:,} updates{why}, {updates / epoch:.1f} epochs: about {duration(expected)} at "
+        f"{seconds * 1000:.0f} ms per update on this machine, at most {minutes} minutes."
     )
     return Choice({"training.updates": updates, **_intervals(updates, chosen)}, [reason])
 
 
 def _last_phase(config: Config) -> int:
-    """The update after which the last phase of forcing begins; 0 if there is one only."""
+    """Return the update after which the last phase of forcing begins, 0 if there is only one phase."""
     return max((phase.get("until", 0) for phase in config.forcing.phases or []), default=0)
 
 
 def _long_enough(config: Config) -> Config:
-    """``config`` with a length in which every phase of forcing begins."""
+    """Return ``config`` with a length in which every phase of forcing begins."""
     training = config.training.model_copy(
         update={"updates": max(config.training.updates or 0, 2 * _last_phase(config))}
     )
@@ -198,15 +201,15 @@ def _recipe(data: TrainingData) -> _Recipe:
     return next(recipe for recipe in _RECIPES if len(data.corpus) <= recipe.pairs)
 
 
-def _seconds_an_update(config: Config, data: TrainingData, order: BatchOrder, warm: int = 3, timed: int = 10) -> float:
-    """Train a throw-away model for a few updates and time them."""
+def _seconds_per_update(config: Config, data: TrainingData, order: BatchOrder, warm: int = 3, timed: int = 10) -> float:
+    """Train a temporary model for a few updates, and return the time per update."""
     model = new_model(config, model_sizes(config.model, len(data.source.vocabulary), len(data.target.vocabulary)))
-    learner, progress = learner_of(config, model, order), Progress()
+    learner, progress = build_learner(config, model, order), Progress()
     start = 0.0
     for number in range(warm + timed):
         if number == warm:
             start = time.perf_counter()
         batches = [order.take(progress) for _ in range(config.training.accumulate)]
-        with contextlib.suppress(NotFinite):  # the training itself will tell, and save the batch
+        with contextlib.suppress(NotFinite):  # the training itself will report it, and save the batch
             learner.update(number + 1, batches)
     return (time.perf_counter() - start) / timed

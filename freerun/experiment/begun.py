@@ -1,4 +1,4 @@
-"""Which version of freerun began a run: its random numbers decide whether this version may continue it."""
+"""The version of freerun that began a run: its random numbers decide whether this version may continue it."""
 
 from __future__ import annotations
 
@@ -30,42 +30,42 @@ def begun_with(run: Path) -> str | None:
 
 
 def is_over(run: Path) -> bool:
-    """Return True if the run's training ended by itself, so that nothing is left to resume."""
+    """Return True if the run's training ended by itself, so that there is nothing to resume."""
     events = read_journal(run / "journal.jsonl")
     last = events[-1] if events else {}
-    # by name: a damaged reason must not end a run
+    # by name, because a damaged reason must not end a run
     return last.get("event") == "stop" and last.get("reason") in ("complete", "patience")
 
 
 def check_begun(run: Path) -> None:
-    """Check that a run that is to be resumed was begun with this version's random numbers.
+    """Check that a run to be resumed was begun with this version's random numbers.
 
     Raises:
-        RunError: another version began it, whose initial weights, dropout and draws this one cannot continue.
+        RunError: another version began it, whose initial weights, dropout and samples this one cannot continue.
     """
     version = begun_with(run)
-    if version is not None and _draws_otherwise(version):
+    if version is not None and _has_other_randomness(version):
         raise RunError(
             run,
-            f"this run was begun with freerun {version}, which draws other random numbers than freerun {VERSION}",
+            f"this run was begun with freerun {version}, which has other random numbers than freerun {VERSION}",
             f"Expected a run that freerun {STREAMS_SINCE} or later began",
             f"Resume it with freerun {version}, or start again in another directory with --out",
         )
 
 
-def check_study_begun(folder: Path, runs: Mapping[str, Begun]) -> None:
-    """Check that all runs of a study, by name, share their random numbers; results that are all there always do.
+def check_study_begun(directory: Path, runs: Mapping[str, Begun]) -> None:
+    """Check that all runs of a study, by name, share their random numbers; complete studies always do.
 
     Raises:
-        RunError: some were begun by a version with other random numbers, and others were not, or are not over.
+        RunError: some were begun by a version with other random numbers, and others were not or are not over.
     """
-    earlier = {name: run.version for name, run in runs.items() if run.version and _draws_otherwise(run.version)}
+    earlier = {name: run.version for name, run in runs.items() if run.version and _has_other_randomness(run.version)}
     others = [name for name, run in runs.items() if name not in earlier or not run.is_over]
     if earlier and others:
         versions = " and ".join(sorted({str(version) for version in earlier.values()}))
         raise RunError(
-            folder,
-            f"this study was begun with freerun {versions} ({_some(list(earlier))}), which draws other random numbers "
+            directory,
+            f"this study was begun with freerun {versions} ({_some(list(earlier))}), which has other random numbers "
             f"than freerun {VERSION}, and was not finished with it ({_some(others)})",
             "Expected runs of one version, so that all arms share initial weights and dropout under one seed",
             f"Finish the study with freerun {versions}, or start again in another directory with --out",
@@ -77,8 +77,8 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _draws_otherwise(version: str) -> bool:
-    """Return True for a version that is earlier than today's random numbers, or unknown."""
+def _has_other_randomness(version: str) -> bool:
+    """Return True for a version before the present random numbers, or an unknown one."""
     return _numbers(version) < _numbers(STREAMS_SINCE)
 
 

@@ -1,6 +1,6 @@
-"""The one change that a resumed run accepts: a larger ``training.updates`` or ``training.epochs``.
+"""The one change that a resumed run accepts, a larger ``training.updates`` or ``training.epochs``.
 
-The journal is the authority. Its first event has the configuration that the run was begun with, and the ``resume``
+The journal is the authority. Its first event has the configuration that the run was started with, and the ``resume``
 event of a run that was made longer has ``"changed": {"training.updates": [20, 40]}``. ``config.toml`` is rewritten
 after that event, so it may still have the former value if the process was killed between the two.
 """
@@ -28,9 +28,9 @@ __all__ = [
 ]
 
 LENGTHS = ("training.updates", "training.epochs")
-"""A run has one of them."""
+"""Key paths; a run has one of them."""
 Change = tuple[str, Any, Any]
-"""Key path, value before, value now; None where it is absent."""
+"""Key path, value before, value now; None if it is absent."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def recorded_length(events: Sequence[Mapping[str, Any]], key: str, value: Any) -
     return value, before
 
 
-def check_lengthening(folder: object, changes: Sequence[Change]) -> Lengthening | None:
+def check_lengthening(directory: object, changes: Sequence[Change]) -> Lengthening | None:
     """Return the only change if it makes the run longer, None if it is of another key.
 
     Raises:
@@ -75,7 +75,7 @@ def check_lengthening(folder: object, changes: Sequence[Change]) -> Lengthening 
     if len(lengths) == 2:
         had, value = next((key, old) for key, old, _ in lengths if old is not None)
         raise RunError(
-            folder,
+            directory,
             has_changed(changes),
             f"Expected {had}, which this run was started with: {shown(value)} or more",
             f"Set {had} to train longer, or train into another directory with --out",
@@ -85,7 +85,7 @@ def check_lengthening(folder: object, changes: Sequence[Change]) -> Lengthening 
     key, before, after = lengths[0]
     if after < before:
         raise RunError(
-            folder,
+            directory,
             has_changed(changes),
             f"Expected {shown(before)} or more: a run can be made longer, but not shorter",
             f"Add --set {key}={shown(before)} to resume it, or train into another directory with --out",
@@ -102,7 +102,7 @@ def has_changed(changes: Sequence[Change]) -> str:
 def changed_length(events: Sequence[Mapping[str, Any]], config: Config) -> dict[str, Any]:
     """Return what a ``resume`` event records: the length, if it differs from that in the events that are kept.
 
-    Events of a lengthening that come after the checkpoint are cut off, so it has to be recorded again.
+    Events after the checkpoint are truncated, so a lengthening among them has to be recorded again.
     """
     if not events or "config" not in events[0]:
         return {}
@@ -113,12 +113,12 @@ def changed_length(events: Sequence[Mapping[str, Any]], config: Config) -> dict[
 
 
 def explained(longer: Lengthening, config: Config, is_out_of_patience: bool) -> list[str]:
-    """Return what the new length means for a run that was resumed, in sentences."""
-    sentences = [f"This run is longer now: {longer.key} was {shown(longer.before)}, and is {shown(longer.after)}."]
+    """Return sentences about what the new length means for the resumed run."""
+    sentences = [f"This run is longer now: {longer.key} was {shown(longer.before)}, now {shown(longer.after)}."]
     if isinstance(config.training.schedule, CosineSchedule):
         sentences.append(
-            "From here on the learning rate follows the cosine schedule of the new length, so the result is not that "
-            "of a run given this length from the start."
+            "From here on, the learning rate follows the cosine schedule of the new length, so the result differs from "
+            "that of a run with this length from the start."
         )
     if is_out_of_patience:
         sentences.append(

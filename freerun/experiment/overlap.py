@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,11 @@ from freerun.data.normalisation import collapse_whitespace, normalise
 from freerun.data.opening import reject_read_once
 from freerun.data.readers import Pair, files_of
 from freerun.errors import DataError
-from freerun.experiment.pairs_spec import PairsToRead, location_of, only_tsv
-from freerun.experiment.prepare import DataSource
+from freerun.experiment.dataset import DataSource
+from freerun.experiment.pairs_spec import PairsSpec, location_of, only_tsv
+from freerun.log import log
 
 __all__ = ["Overlap", "checked_overlap", "pairs_of_study", "worst_overlap"]
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,12 @@ class Overlap:
         return f"{count:,} of {whose} {self.sources:,} sources ({100 * count / self.sources:.1f} %) are"
 
 
-def pairs_of_study(pairs: str, data: DataConfig) -> PairsToRead:
+def pairs_of_study(pairs: str, data: DataConfig) -> PairsSpec:
     """The pairs that a study names, by the columns of an arm."""
-    return PairsToRead(Path(pairs), only_tsv(Path(pairs), data.columns))
+    return PairsSpec(Path(pairs), only_tsv(Path(pairs), data.columns))
 
 
-def checked_overlap(pairs: str | None, arms: Sequence[DataConfig], say: Say) -> Overlap:
+def checked_overlap(pairs: str | None, arms: Sequence[DataConfig]) -> Overlap:
     """Read all pairs of a study once, and warn if its runs are trained or selected on those that it reports on.
 
     Raises:
@@ -90,7 +89,7 @@ def checked_overlap(pairs: str | None, arms: Sequence[DataConfig], say: Say) -> 
         fix = error.fix.replace("with --columns", "with data.columns in the configuration of the arms")
         raise DataError(error.where, error.what, error.expected, fix) from None
     if overlap.pairs is not None and not overlap.is_clean:
-        say(f"warning: {overlap}.")
+        log.warning(f"{overlap}.")
     return overlap
 
 
@@ -110,7 +109,7 @@ def _overlap(pairs: str | None, data: DataConfig) -> Overlap:
     def read_as(pair: Pair) -> str:
         return collapse_whitespace(normalise(pair.source, data.normalisation, data.source_case))
 
-    source = DataSource.open(data, lambda _: None)
+    source = DataSource.open(data, quiet=True)
     reported = source.dev() if pairs is None else pairs_of_study(pairs, data).read()
     sources = set(map(read_as, reported))
     training = sources.intersection(map(read_as, source.train()))

@@ -1,4 +1,4 @@
-"""Which pairs a command reads: the files that were named, or a run's development pairs; and which of their columns."""
+"""Specifications of pairs: files named by the user, a run's development pairs, or pairs in memory."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from freerun.bounds import LENGTH
-from freerun.commands.console import say
 from freerun.config import DataConfig, FilePair, check_values, read_toml
 from freerun.data.header import is_named_header
+from freerun.data.memory_pairs import PairsInMemory
 from freerun.data.readers import (
     Columns,
     Pair,
@@ -26,7 +26,8 @@ from freerun.text import cut, shown
 
 __all__ = [
     "COPIES",
-    "PairsToRead",
+    "MEMORY_FILES",
+    "PairsSpec",
     "chosen_columns",
     "copies_in",
     "dev_pairs_of",
@@ -36,7 +37,7 @@ __all__ = [
     "named_files",
     "one_location",
     "only_tsv",
-    "pairs_to_read",
+    "pairs_spec",
     "parse_columns",
     "training_files",
     "value_of",
@@ -44,24 +45,61 @@ __all__ = [
 
 COPIES: Final = "pairs"
 """The directory, inside a run directory, of pairs that could be read only once (see ``spool``)."""
+MEMORY_FILES: Final = {"train": "train.jsonl", "dev": "dev.jsonl"}
+"""The names, inside a run directory, of the files of pairs in memory, by their key in [data] (see ``memory_files``)."""
 
 
 @dataclass(frozen=True)
-class PairsToRead:
-    """Where pairs are stored, and which columns of a TSV file are source and target."""
+class PairsSpec:
+    """The location of pairs, and the source and target columns of a TSV file."""
 
-    location: PairsLocation
+    location: PairsLocation | PairsInMemory
     columns: Columns | None = None
 
+    @property
+    def description(self) -> str:
+        """The location, for messages."""
+        return str(self.location) if isinstance(self.location, PairsInMemory) else describe(self.location)
+
+    @property
+    def name(self) -> str:
+        """The names of the files without their directories."""
+        match self.location:
+            case PairsInMemory():
+                return str(self.location)
+            case ParallelFiles():
+                return f"{self.location.source.name} and {self.location.target.name}"
+        return self.location.name
+
     def read(self) -> Iterator[Pair]:
-        """The pairs, read once: a pipe will do, and is reported if it has to be waited for; warns of a header."""
-        pairs = read_pairs(self.location, self.columns, say)
+        """Read the pairs once, so that a pipe will do.
+
+        Logs a notice if a pipe has to be waited for, and a warning if the first line of a file looks like a header.
+        """
+        return iter(self.location.pairs) if isinstance(self.location, PairsInMemory) else self._of_files(self.location)
+
+    def _of_files(self, location: PairsLocation) -> Iterator[Pair]:
+        pairs = read_pairs(location, self.columns, _notify)
         first = next(pairs)
         # By its words alone: a stream is not read ahead.
-        if may_have_header(self.location) and is_named_header(first.source, first.target):
-            say(header_warning(describe(self.location), first))
+        if may_have_header(location) and is_named_header(first.source, first.target):
+            _warn(header_warning(describe(location), first))
         yield first
         yield from pairs
+
+
+def _notify(text: str) -> None:
+    from freerun.log import (
+        log,  # scoring with an exported bundle imports this module, and logging only to say something
+    )
+
+    log.info(text)
+
+
+def _warn(text: str) -> None:
+    from freerun.log import log
+
+    log.warning(text)
 
 
 def may_have_header(location: PairsLocation) -> bool:
@@ -69,45 +107,47 @@ def may_have_header(location: PairsLocation) -> bool:
     return kind_of(location) != "JSON Lines"
 
 
-def header_warning(where: str, first: Pair) -> str:
-    """The warning for a first pair that looks like the names of the columns."""
+def header_warning(location: str, first: Pair) -> str:
+    """Return the warning for a first pair that looks like the names of the columns."""
     named = f"{shown(first.source)} and {shown(first.target)}"
     return (
-        f"warning: {where}: the first line looks like a header ({named}), but it is read as a pair. If it is a header, "
+        f"{location}: the first line looks like a header ({named}), but it is read as a pair. If it is a header, "
         "remove it, for example with: tail -n +2"
     )
 
 
 def location_of(value: str | FilePair) -> PairsLocation:
-    """Where the pairs of a configuration stand."""
+    """Return the location of the pairs that a configuration names."""
     return Path(value) if isinstance(value, str) else ParallelFiles(Path(value.source), Path(value.target))
 
 
 def value_of(location: PairsLocation) -> str | dict[str, str]:
-    """A location as a configuration names it."""
+    """Return a location as a configuration names it."""
     if isinstance(location, Path):
         return str(location)
     return {"source": str(location.source), "target": str(location.target)}
 
 
 def copies_in(run: Path, location: PairsLocation) -> PairsLocation:
-    """``location``; where it names copies of a run that was moved since, those in ``run``."""
+    """Return ``location``, with the copies in ``run`` in place of copies whose run directory has been moved."""
 
-    def present(file: Path) -> Path:
-        own = run / COPIES / file.name
-        return own if file.parent.name == COPIES and not file.exists() and own.exists() else file
+    def existing(file: Path) -> Path:
+        is_copy = file.parent.name == COPIES
+        own = run / COPIES / file.name if is_copy else run / file.name
+        is_own = is_copy or file.name in MEMORY_FILES.values()
+        return own if is_own and not file.exists() and own.exists() else file
 
-    return each_file(location, present)
+    return each_file(location, existing)
 
 
-# -- what was typed ----------------------------------------------------------------------------------------------------
+# -- the command line -------------------------------------------------------------------------------------------------
 
 
 def parse_columns(text: str) -> Columns:
-    """The value of ``--columns``: the numbers of two columns.
+    """Return the value of ``--columns``: the numbers of two columns.
 
     Raises:
-        ConfigError: it is anything else.
+        ConfigError: the value is anything else.
     """
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 2 or not all(map(_is_column, parts)):
@@ -121,17 +161,19 @@ def parse_columns(text: str) -> Columns:
 
 
 def _is_column(text: str) -> bool:
-    """Return True for the number of a column; of so few digits that Python converts it."""
+    """Return True for the number of a column that has few enough digits for Python to convert."""
     return text.isascii() and text.isdigit() and len(text) <= len(str(LENGTH.high)) and int(text) in LENGTH
 
 
 def chosen_columns(text: str | None) -> Columns | None:
-    """The value of ``--columns``, None where it was not given. Raises as ``parse_columns`` does."""
+    """Return the value of ``--columns``, None if it was not given. Raises as ``parse_columns`` does."""
     return None if text is None else parse_columns(text)
 
 
 def named_files(files: Sequence[Path], where: str) -> PairsLocation | None:
-    """One file of pairs, or two parallel files; None if none was named. ``where`` they were named, for messages.
+    """Return one file of pairs, or two parallel files; None if none was named.
+
+    ``where`` names the command or option in messages.
 
     Raises:
         UserError: more than two, or a configuration among two.
@@ -159,7 +201,7 @@ def named_files(files: Sequence[Path], where: str) -> PairsLocation | None:
 
 
 def one_location(files: Sequence[Path], where: str) -> PairsLocation:
-    """``named_files`` where at least one file has to be named.
+    """Return ``named_files`` of at least one file.
 
     Raises:
         UserError: there is none, or as for ``named_files``.
@@ -171,16 +213,16 @@ def one_location(files: Sequence[Path], where: str) -> PairsLocation:
 
 
 def training_files(files: Sequence[Path], dev: Sequence[Path]) -> tuple[PairsLocation | None, PairsLocation | None]:
-    """What ``freerun train FILES --dev DEV ...`` names: pairs or a configuration, and development pairs.
+    """Return what ``freerun train FILES --dev DEV ...`` names: pairs or a configuration, and development pairs.
 
-    Two positional files are source and target, and so are two development files. What is typed for training and for
-    development has the same form, so that a file that was forgotten, or is one too many, is not read as another thing.
+    Two positional files are source and target, and so are two development files. Training and development files have
+    the same form, so that a forgotten or extra file is not mistaken for something else.
 
     Raises:
-        UserError: the two do not go together.
+        UserError: the two have different forms.
     """
     where = "freerun train"
-    subject, development = named_files(files, where), named_files(dev, f"{where} --dev")
+    training, development = named_files(files, where), named_files(dev, f"{where} --dev")
     if len(files) == 2 and len(dev) == 1:
         raise UserError(
             where,
@@ -195,61 +237,65 @@ def training_files(files: Sequence[Path], dev: Sequence[Path]) -> tuple[PairsLoc
             "Expected one development file: --dev DEV.tsv",
             "Join them into one, for example with cat; or name two parallel training files: SRC TGT",
         )
-    return subject, development
+    return training, development
 
 
-# -- what a run says ---------------------------------------------------------------------------------------------------
+# -- a run ------------------------------------------------------------------------------------------------------------
 
 
-def pairs_to_read(models: Sequence[Path], location: PairsLocation | None, columns: Columns | None) -> PairsToRead:
-    """The pairs at ``location``, else the development pairs of the first of ``models``.
+def pairs_spec(
+    models: Sequence[Path], location: PairsLocation | PairsInMemory | None, columns: Columns | None
+) -> PairsSpec:
+    """Return the pairs at ``location``, or else the development pairs of the first of ``models``.
 
     Without ``columns``, a TSV file is read by the columns that the models' runs were trained with.
 
     Raises:
-        UserError: no pairs were named and the model is no run, or the runs were trained with different columns.
+        UserError: there are no pairs and the model is not a run, or the runs were trained with different columns.
     """
     if location is None:
         return dev_pairs_of(models[0])
-    return PairsToRead(location, columns or _columns_of_runs(models, location))
+    if isinstance(location, PairsInMemory):
+        return PairsSpec(location)
+    return PairsSpec(location, columns or _columns_of_runs(models, location))
 
 
 def only_tsv(location: PairsLocation, columns: Columns | None) -> Columns | None:
-    """Columns that were chosen for other pairs, where they mean something for these: only TSV has columns."""
+    """Return columns that were chosen for other pairs, None unless these pairs are TSV, too."""
     return columns if kind_of(location) == "TSV" else None
 
 
-def dev_pairs_of(model: Path) -> PairsToRead:
-    """The development pairs that a run was selected on.
+def dev_pairs_of(model: Path) -> PairsSpec:
+    """Return the development pairs that a run was selected on.
 
     Raises:
-        UserError: ``model`` is not a run folder.
+        UserError: ``model`` is not a run directory.
     """
     path = model / "config.toml"
     if not path.exists():
         raise UserError(
             model,
-            "no pairs were named, and this is not a run folder, which would know its development pairs",
+            "no pairs were named, and this is not a run directory, which would have development pairs",
             "Expected MODEL and PAIRS.tsv",
             "Name a file of pairs",
         )
     data = _data_of(path)
     if data.dev is not None:
-        return PairsToRead(copies_in(model, location_of(data.dev)), data.columns)
+        return PairsSpec(copies_in(model, location_of(data.dev)), data.columns)
     if not (model / "dev.tsv").exists():
         raise UserError(
             model / "dev.tsv", "no such file", "Expected the pairs held out by this run", "Name a file of pairs"
         )
-    return PairsToRead(model / "dev.tsv")
+    return PairsSpec(model / "dev.tsv")
 
 
 def _data_of(path: Path) -> DataConfig:
-    # the rest of the configuration is training's, and may name a strategy of one's own that is not in reach here
+    # the rest of the configuration is for training, and may name a custom strategy that cannot be imported here
     return check_values(DataConfig, read_toml(path).get("data", {}), path)
 
 
 def _columns_of_runs(models: Sequence[Path], location: PairsLocation) -> Columns | None:
-    """The columns that the runs among ``models`` were trained with; none for the pairs that one of them held out."""
+    """Return the columns that the runs among ``models`` were trained with; None for pairs that one of them held out."""
     if isinstance(location, ParallelFiles):
         return None
     chosen: dict[Columns, Path] = {}
@@ -270,7 +316,7 @@ def _columns_of_runs(models: Sequence[Path], location: PairsLocation) -> Columns
             "Choose them with --columns",
         )
     for columns, model in chosen.items():
-        say(f"{location}: source and target are columns {columns[0]},{columns[1]}, as in {model}; see --columns.")
+        _notify(f"{location}: source and target are columns {columns[0]},{columns[1]}, as in {model}; see --columns.")
         return columns
     return None
 

@@ -1,239 +1,181 @@
-"""Reading a run's data: codecs, the training corpus, and the development pairs."""
+"""A plan with its data: pairs where they can be read again, codecs, and every choice that the data decide."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from freerun.config import Config, DataConfig, merge, parse_config, to_toml
+from freerun.errors import RunError
+from freerun.evaluation.baseline import most_frequent_target
+from freerun.experiment.automatic import Choice, choose_before_data, choose_length, choose_sizes
+from freerun.experiment.dataset import DataSource, TrainingData, choose_tokens, load_data, write_held_out
+from freerun.experiment.initial_model import bundle_settings, read_initial_bundle
+from freerun.experiment.memory_files import MemoryFiles, digest_of, restore_memory_files, write_memory_files
+from freerun.experiment.plan import RunPlan, clean_up_run
+from freerun.experiment.spool import Spool, found_spool, spool_pairs
+from freerun.files import write_atomic
+from freerun.log import log
+from freerun.runtime.bundle import Bundle
+from freerun.training.journal import read_journal
 
-from freerun.config import Config, DataConfig
-from freerun.data.choose import choose_tokenisation
-from freerun.data.codec import Codec, build_codecs
-from freerun.data.corpus import Corpus, FilterReport, IntArray, encode_corpus
-from freerun.data.hash_sampling import hash_sample
-from freerun.data.header import SAMPLE_PAIRS, looks_like_header
-from freerun.data.normalisation import normalise
-from freerun.data.readers import Columns, Pair, PairsLocation, content_hash, describe, read_pairs
-from freerun.data.split import held_out_sources
-from freerun.data.unknown_tokens import (
-    FIX_INIT,
-    FIX_TRAINING,
-    MAX_NAMED,
-    MAX_UNKNOWN,
-    unknown_sources_warning,
-    unknown_targets_warning,
-    warn_of_unknown_targets,
-)
-from freerun.data.writers import write_pairs
-from freerun.evaluation.items import EvaluationSet, group_pairs
-from freerun.experiment.pairs_spec import header_warning, location_of, may_have_header
-from freerun.symbols import UNK
-
-__all__ = ["DataSource", "TrainingData", "choose_tokens", "load_data"]
-
-HELD_OUT_MOST = 2000
-Say = Callable[[str], None]
+__all__ = ["PreparedRun", "prepared_run"]
 
 
 @dataclass(frozen=True)
-class DataSource:
-    """Training and development pairs as streams; each call reads the files again."""
+class PreparedRun:
+    """Everything that a training needs.
 
-    train: Callable[[], Iterator[Pair]]
-    dev: Callable[[], Iterator[Pair]]
-    hashes: dict[str, str]
-    name: str
-    holds_out: bool = False
-    """Whether the development pairs were held out of the training file, not given."""
-
-    @staticmethod
-    def open(config: DataConfig, say: Say, name: str | None = None) -> DataSource:
-        """The two streams of a configuration; without development pairs some of the sources are held out.
-
-        ``name`` is what messages call the training pairs, if not by their path.
-        """
-        location = location_of(config.train)
-        where = name or describe(location)
-        hashes = {"train_sha256": content_hash(location)}
-
-        def everything() -> Iterator[Pair]:
-            return read_pairs(location, config.columns)
-
-        _warn_of_header(location, config.columns, where, say)
-        if config.dev is not None:
-            dev = location_of(config.dev)
-            hashes["dev_sha256"] = content_hash(dev)
-            # also because a bad development file is better found now than after an hour
-            _warn_of_header(dev, config.columns, describe(dev), say)
-            return DataSource(everything, lambda: read_pairs(dev, config.columns), hashes, where)
-
-        def read_as(pair: Pair) -> str:
-            # What the tokenizer will read: where case is folded, "Foo" and "foo" must be on the same side.
-            return normalise(pair.source, config.normalisation, config.source_case)
-
-        held_out = held_out_sources(
-            map(read_as, everything()), fraction=config.held_out, limit=HELD_OUT_MOST, where=where
-        )
-        say(
-            f"No development pairs given: {held_out.count:,} of {held_out.total:,} sources are held out for evaluation "
-            "(chosen by a hash, the same at every run)."
-        )
-        return DataSource(
-            lambda: (pair for pair in everything() if read_as(pair) not in held_out),
-            lambda: (pair for pair in everything() if read_as(pair) in held_out),
-            hashes,
-            where,
-            holds_out=True,
-        )
-
-
-def _warn_of_header(location: PairsLocation, columns: Columns | None, where: str, say: Say) -> None:
-    """Say so if the first pair looks like the names of the columns."""
-    pairs = read_pairs(location, columns)
-    first = next(pairs)
-    others = ((pair.source, pair.target) for pair in islice(pairs, SAMPLE_PAIRS))
-    if may_have_header(location) and looks_like_header((first.source, first.target), others):
-        say(header_warning(where, first))
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Everything that training reads."""
-
-    source: Codec
-    target: Codec
-    corpus: Corpus
-    report: FilterReport
-    dev: EvaluationSet
-    sample: EvaluationSet
-    """A fixed part of ``dev``, for the evaluations during training."""
-
-
-def choose_tokens(config: DataConfig, pairs: DataSource, say: Say) -> dict[str, str]:
-    """The tokenisations that stand for "auto", with the reasons told."""
-    asked = {"source_tokens": config.source_tokens, "target_tokens": config.target_tokens}
-    if "auto" not in asked.values():
-        return asked
-    choice = choose_tokenisation(pairs.train, where=pairs.name)
-    for reason in choice.reasons:
-        say(reason)
-    chosen = {"source_tokens": choice.source_tokens, "target_tokens": choice.target_tokens}
-    tokens = {key: chosen[key] if value == "auto" else value for key, value in asked.items()}
-    return _shared(tokens, asked, say) if config.shared_vocabulary else tokens
-
-
-def _shared(tokens: dict[str, str], asked: dict[str, str], say: Say) -> dict[str, str]:
-    """The same tokens for both sides, as one vocabulary needs them: those that were set, else the finer ones."""
-    if len(set(tokens.values())) == 1:
-        return tokens
-    given = [value for value in asked.values() if value != "auto"]
-    finer = (*given, *sorted(tokens.values(), key=_fineness))[0]
-    say(f"Both sides: {finer}, because data.shared_vocabulary = true needs the same tokens.")
-    return dict.fromkeys(tokens, finer)
-
-
-def _fineness(spec: str) -> tuple[int, int]:
-    """Orders tokenisations: characters, then subwords (more of them first, as many as either side supports), words."""
-    kind, _, pieces = spec.partition(":")
-    return ("char", "sentencepiece", "whitespace").index(kind), -int(pieces or 0)
-
-
-def load_data(config: Config, pairs: DataSource, say: Say, codecs: tuple[Codec, Codec] | None = None) -> TrainingData:
-    """Make the codecs (unless given: a bundle's, for fine-tuning) and encode all pairs."""
-    options = config.data
-    source, target = codecs or build_codecs(
-        pairs.train,
-        source_tokens=options.source_tokens,
-        target_tokens=options.target_tokens,
-        minimum_count=options.minimum_count,
-        normalisation=options.normalisation,
-        source_case=options.source_case,
-        reverse_source=config.model.reverse_source,
-        shared_vocabulary=options.shared_vocabulary,
-    )
-    dev_pairs = list(pairs.dev())
-    dev = group_pairs(dev_pairs, source, target)
-    corpus, report = encode_corpus(
-        pairs.train(),
-        source,
-        target,
-        options.max_source_length,
-        options.max_target_length,
-        pairs.name,
-        held_out=(pair.source for pair in dev_pairs) if pairs.holds_out else (),
-        development=dev.sources,
-    )
-    data = TrainingData(source, target, corpus, report, dev, _sample(dev, config.evaluation.max_sources))
-    _tell(data, say)
-    _warn_of_unknown_tokens(data, pairs, config.training.init if codecs else "", say)
-    return data
-
-
-def _sample(dev: EvaluationSet, size: int) -> EvaluationSet:
-    """At most ``size`` sources, by hash; each with all its references, also those given under another spelling."""
-    chosen, _ = hash_sample(enumerate(dev.sources), lambda entry: entry[1], size, "dev sample")
-    return dev.take(number for number, _ in chosen)
-
-
-def _tell(data: TrainingData, say: Say) -> None:
-    say(f"Training pairs: {data.report}.")
-    if count := data.report.same_as_held_out:
-        say(
-            f"{count:,} training pair{'' if count == 1 else 's'} left out: the model reads the same token ids as for a "
-            "held-out source, so training on them would leak."
-        )
-    if count := data.report.development_sources:
-        say(
-            f"warning: {count:,} of {len(data.dev):,} development sources ({100 * count / len(data.dev):.1f} %) are "
-            "training sources too, as the model reads them. On these, metrics measure what it remembers, not how it "
-            "does on new sources, and the best model is chosen by them. Remove them from one of the two."
-        )
-    say(
-        f"Vocabulary: {len(data.source.vocabulary):,} source ids ({data.source.tokenizer.spec}), "
-        f"{len(data.target.vocabulary):,} target ids ({data.target.tokenizer.spec}). "
-        f"Development sources: {len(data.dev):,}"
-        + (f", {len(data.sample):,} of them during training." if len(data.sample) < len(data.dev) else ".")
-    )
-
-
-def _warn_of_unknown_tokens(data: TrainingData, pairs: DataSource, init: str, say: Say) -> None:
-    """Say so if the model can never write many tokens of the training or of the development targets.
-
-    ``init`` is the model that training starts from, if any: it may lack tokens of the sources, too.
+    Attributes:
+        plan: the plan; its configuration names copies of pairs, if there are any.
+        config: the configuration with every choice made.
+        data: the encoded pairs.
+        init: the bundle to start from, if there is one.
+        most_frequent: the most frequent training target, for baselines.
+        hashes: SHA-256 of pairs and initial weights, by the key that the journal has them under.
+        pairs: the pairs as streams.
+        files: what has to be moved to its place when the run directory is written.
     """
-    where = f"training pairs of {pairs.name}"
-    vocabulary, fix = (f"the vocabulary of {init}", FIX_INIT) if init else ("the vocabulary", FIX_TRAINING)
-    if init and (count := _unknown_among(sources := data.corpus.sources.tokens)):
-        examples = _unknown_examples(data.source, (pair.source for pair in pairs.train()))
-        say(unknown_sources_warning(where, examples, count, len(sources), vocabulary))
-    if count := _unknown_among(targets := data.corpus.targets.tokens):
-        examples = _unknown_examples(data.target, (pair.target for pair in pairs.train()))
-        say(unknown_targets_warning(where, examples, count, len(targets), vocabulary, fix))
-    where = f"held-out pairs of {pairs.name}" if pairs.holds_out else "development pairs"
-    warn_of_unknown_targets(where, data.dev, data.target, say, vocabulary, fix)
+
+    plan: RunPlan
+    config: Config
+    data: TrainingData
+    init: Bundle | None
+    most_frequent: str
+    hashes: Mapping[str, str]
+    pairs: DataSource
+    files: tuple[Spool | MemoryFiles, ...]
+
+    def write_directory(self) -> None:
+        """Write the configuration, which marks a directory as a run, then held-out and copied pairs.
+
+        Raises:
+            RunError: the directory cannot be written.
+        """
+        directory = self.plan.directory
+        try:
+            if not self.plan.resumes:
+                clean_up_run(directory)
+                write_atomic(directory / "config.toml", to_toml(self.config))
+            # also of a run that is resumed: the file has no hash, and the pairs have
+            write_held_out(self.config.data, self.pairs, directory)
+            for files in self.files:
+                files.publish()
+        except OSError as error:
+            raise RunError(
+                directory,
+                f"this directory cannot be written ({error.strerror or error})",
+                "Expected a directory for the run",
+                "Choose another with --out",
+            ) from error
 
 
-def _unknown_among(tokens: IntArray) -> int:
-    """The number of unknown ids, 0 if they are too few for a warning."""
-    unknown = int(np.count_nonzero(tokens == UNK))
-    return unknown if unknown > MAX_UNKNOWN * len(tokens) else 0
+@contextlib.contextmanager
+def prepared_run(plan: RunPlan) -> Iterator[PreparedRun]:
+    """Read the data of a plan and make every choice; copies of pairs are removed unless the run directory is written.
+
+    Raises:
+        UserError: something that the user can fix; the run directory is unchanged.
+    """
+    init = read_initial_bundle(plan.config.training.init, plan.raw, plan.name)
+    with contextlib.ExitStack() as stack:
+        memory = _memory_files(plan)
+        if memory is not None:
+            stack.callback(memory.discard)
+        data = plan.config.data if memory is None else _with_values(plan.config.data, memory.reading)
+        spool = found_spool(plan.directory, data) if plan.resumes else spool_pairs(plan.directory, data)
+        stack.callback(spool.discard)
+        plan = _naming_copies(plan, spool)
+        pairs = DataSource.open(spool.reading, "pairs" if "train" in plan.in_memory else spool.name)
+        hashes = {**pairs.hashes, **({} if init is None else {"init_sha256": init.weights_hash})}
+        if plan.resumes:
+            _check_data(plan.directory, hashes)
+        config, training_data = resolve_config(plan, pairs, init)
+        most_frequent = most_frequent_target(lambda: (pair.target for pair in pairs.train()))
+        files = (spool,) if memory is None else (spool, memory)
+        yield PreparedRun(plan, config, training_data, init, most_frequent, hashes, pairs, files)
 
 
-def _unknown_examples(codec: Codec, texts: Iterable[str]) -> Counter[str]:
-    """Unknown tokens among the first texts that have some: ids no longer say which tokens they were."""
-    found: Counter[str] = Counter()
-    for text in texts:
-        found.update(codec.unknown(text))
-        if len(found) >= MAX_NAMED:
-            break
-    return found
+# -- pairs -------------------------------------------------------------------------------------------------------------
 
 
-def write_held_out(config: DataConfig, pairs: DataSource, folder: Path) -> None:
-    """Write the held-out pairs to the run folder, where nobody named development pairs."""
-    if config.dev is None:
-        write_pairs(folder / "dev.tsv", ((pair.source, pair.target) for pair in pairs.dev()))
+def _memory_files(plan: RunPlan) -> MemoryFiles | None:
+    """Write pairs in memory where they can be read; a resumed run has them already, and must be given the same."""
+    if not plan.in_memory:
+        return None
+    if not plan.resumes:
+        return write_memory_files(plan.directory, plan.in_memory)
+    _check_data(plan.directory, {f"{part}_sha256": digest_of(pairs) for part, pairs in plan.in_memory.items()})
+    restore_memory_files(plan.directory, plan.in_memory)
+    return None
+
+
+def _naming_copies(plan: RunPlan, spool: Spool) -> RunPlan:
+    """Return the plan with the run's copies in place of pipes."""
+    if not spool.recorded:
+        return plan
+    raw = merge(plan.raw, {"data": spool.recorded})
+    data = _with_values(plan.config.data, spool.recorded)
+    return replace(plan, raw=raw, config=plan.config.model_copy(update={"data": data}))
+
+
+def _with_values(data: DataConfig, values: Mapping[str, Any]) -> DataConfig:
+    return DataConfig.model_validate({**data.model_dump(), **values})
+
+
+def _check_data(directory: Path, hashes: Mapping[str, str]) -> None:
+    """Check that data have the hashes that the journal recorded at the start of the run."""
+    events = read_journal(directory / "journal.jsonl")
+    before = events[0] if events else {}
+    names = {"train_sha256": "training pairs", "dev_sha256": "development pairs", "init_sha256": "initial model"}
+    changed = [(names[key], before[key], value) for key, value in hashes.items() if before.get(key, value) != value]
+    if changed:
+        details = "; ".join(
+            f"the {name} (SHA-256 was {old[:12]}..., is now {new[:12]}...)" for name, old, new in changed
+        )
+        raise RunError(
+            directory,
+            f"the data of this run has changed since it was started: {details}",
+            "Expected the same data",
+            "Restore the data to resume, or train into another directory with --out",
+        )
+
+
+# -- choices -----------------------------------------------------------------------------------------------------------
+
+
+def resolve_config(plan: RunPlan, pairs: DataSource, init: Bundle | None) -> tuple[Config, TrainingData]:
+    """Choose what was left open: the tokens, and without a configuration the model's dimensions and the length."""
+    chosen = _nested(bundle_settings(init)) if init else {"data": choose_tokens(plan.config.data, pairs)}
+    raw = merge(plan.raw, chosen)
+    automatic = choose_before_data(raw, plan.trust.settings_of) if plan.automatic else {}
+    config = _parsed(plan, merge(automatic, raw))
+    data = load_data(config, pairs, (init.source, init.target) if init else None)
+    if plan.automatic:
+        raw, config = _with_choice(plan, raw, choose_sizes(data, raw, plan.trust.settings_of))
+        raw, config = _with_choice(plan, raw, choose_length(config, data, plan.raw))
+    return config, data
+
+
+def _with_choice(plan: RunPlan, raw: Mapping[str, Any], choice: Choice) -> tuple[dict[str, Any], Config]:
+    """Put the chosen values under those that were set, and log the reasons."""
+    for reason in choice.reasons:
+        log.info(reason)
+    complete = merge(_nested(choice.values), raw)
+    return complete, _parsed(plan, complete)
+
+
+def _parsed(plan: RunPlan, raw: Mapping[str, Any]) -> Config:
+    return parse_config(raw, plan.name, plan.trust.settings_of, plan.origins)
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by key path as sections."""
+    nested: dict[str, Any] = {}
+    for path, value in values.items():
+        section, _, key = path.partition(".")
+        nested.setdefault(section, {})[key] = value
+    return nested

@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -22,6 +22,7 @@ from freerun.data.readers import Columns, PairsLocation, Sink, copy_pairs, descr
 from freerun.errors import DataError, RunError
 from freerun.experiment.pairs_spec import COPIES, copies_in, location_of, value_of
 from freerun.files import new_sibling_dir, real_path, remove_leftovers, replacing_file, sync_dir
+from freerun.log import log
 
 __all__ = ["Spool", "complete_spool", "found_spool", "spool_pairs", "with_copies"]
 
@@ -29,7 +30,6 @@ _UNFINISHED: Final = f".{COPIES}.*.tmp"
 _PARTS: Final = ("train", "dev")
 # What an absolute path makes of /dev/fd/63.
 _DESCRIPTOR: Final = re.compile(r"/proc/(self|\d+)/fd/(\d+)")
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Spool:
     """Where a run's pairs are.
 
     Attributes:
-        folder: the run directory.
+        directory: the run directory.
         reading: names the pairs where they can be read now.
-        name: the training pairs as they were typed, for messages.
-        recorded: ``train`` and ``dev`` of a configuration, as far as copies took their place.
+        name: the training pairs as the user named them, for messages.
+        recorded: ``train`` and ``dev`` of a configuration, if copies took their place.
         copies: the temporary directory, None if nothing had to be copied.
     """
 
-    folder: Path
+    directory: Path
     reading: DataConfig
     name: str
     recorded: Mapping[str, Any] = field(default_factory=dict)
@@ -53,8 +53,8 @@ class Spool:
     def publish(self) -> None:
         """Move the copies to their place in the run directory."""
         if self.copies is not None:
-            os.replace(self.copies, self.folder / COPIES)
-            sync_dir(self.folder)
+            os.replace(self.copies, self.directory / COPIES)
+            sync_dir(self.directory)
 
     def discard(self) -> None:
         """Remove the copies unless they were published."""
@@ -62,69 +62,68 @@ class Spool:
             shutil.rmtree(self.copies, ignore_errors=True)
 
 
-def spool_pairs(folder: Path, data: DataConfig, say: Say) -> Spool:
+def spool_pairs(directory: Path, data: DataConfig) -> Spool:
     """Copy the pairs of a new run that can be read only once.
 
     Raises:
         DataError: a pipe holds no pairs, or bad ones; or a copy cannot be written. Nothing is left behind.
     """
     once = {part: location for part in _PARTS if (location := _location(data, part)) and _is_read_once(location)}
-    name = describe(_as_typed(location_of(data.train)))
+    name = describe(_as_named(location_of(data.train)))
     if not once:
-        return Spool(folder, data, name)
-    remove_leftovers(folder, COPIES)
-    copies = new_sibling_dir(folder / COPIES)
+        return Spool(directory, data, name)
+    remove_leftovers(directory, COPIES)
+    copies = new_sibling_dir(directory / COPIES)
     try:
-        now = {part: _copied(location, copies, part, data.columns, say) for part, location in once.items()}
+        now = {part: _copied(location, copies, part, data.columns) for part, location in once.items()}
         sync_dir(copies)
     except BaseException:
         shutil.rmtree(copies, ignore_errors=True)
         raise
-    final = real_path(folder) / COPIES
+    final = real_path(directory) / COPIES
     later = {part: _moved(location, copies, final) for part, location in now.items()}
     for part, location in once.items():
-        say(f"{describe(_as_typed(location))}: can be read only once, so it is copied to {describe(later[part])}.")
+        log.info(f"{describe(_as_named(location))}: can be read only once, so it is copied to {describe(later[part])}.")
     recorded = {part: value_of(location) for part, location in later.items()}
-    return Spool(folder, _naming(data, now), name, recorded, copies)
+    return Spool(directory, _naming(data, now), name, recorded, copies)
 
 
-def found_spool(folder: Path, data: DataConfig) -> Spool:
-    """The same for a run that exists; its copies may have been moved with it."""
-    found = {part: copies_in(folder, location) for part in _PARTS if (location := _location(data, part))}
-    return Spool(folder, _naming(data, found), describe(found["train"]))
+def found_spool(directory: Path, data: DataConfig) -> Spool:
+    """Return the spool of a run that exists; its copies may have been moved with it."""
+    locations = {part: copies_in(directory, location) for part in _PARTS if (location := _location(data, part))}
+    return Spool(directory, _naming(data, locations), describe(locations["train"]))
 
 
-def complete_spool(folder: Path) -> None:
+def complete_spool(directory: Path) -> None:
     """Before a run is resumed: repeat the renaming of its copies if a kill came between it and ``config.toml``."""
-    unfinished = list(folder.glob(_UNFINISHED))
-    if len(unfinished) == 1 and not (folder / COPIES).exists():
-        os.replace(unfinished[0], folder / COPIES)
-    remove_leftovers(folder, COPIES)
+    unfinished = list(directory.glob(_UNFINISHED))
+    if len(unfinished) == 1 and not (directory / COPIES).exists():
+        os.replace(unfinished[0], directory / COPIES)
+    remove_leftovers(directory, COPIES)
 
 
-def with_copies(asked: Mapping[str, Any], before: Mapping[str, Any], folder: Path, say: Say) -> dict[str, Any]:
-    """``asked``, a complete configuration, with this run's copies in place of pipes that give the same pairs again.
+def with_copies(requested: Mapping[str, Any], before: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """Return ``requested``, a complete configuration, with this run's copies in place of pipes with the same pairs.
 
     Raises:
         RunError: a pipe gives other pairs.
     """
-    data = dict(asked["data"])
+    data = dict(requested["data"])
     for part in _PARTS:
         if not (data.get(part) and before["data"].get(part)):
             continue
-        location, copy = (_location(DataConfig.model_validate(each["data"]), part) for each in (asked, before))
+        location, copy = (_location(DataConfig.model_validate(each["data"]), part) for each in (requested, before))
         if location is None or copy is None or not _is_read_once(location) or not _is_copy(copy):
             continue
-        if not _same_content(location, copies_in(folder, copy), data.get("columns"), say):
+        if not _same_content(location, copies_in(directory, copy), data.get("columns")):
             raise RunError(
-                folder,
-                f"{describe(_as_typed(location))} gives other pairs than those that this run copied to "
-                f"{describe(copy)}",
-                "Expected the very same pairs",
+                directory,
+                f"{describe(_as_named(location))} has other pairs than those that this run copied to {describe(copy)}",
+                "Expected the same pairs",
                 "Leave the pairs out to resume, or train into another directory with --out",
             )
         data[part] = before["data"][part]
-    return {**asked, "data": data}
+    return {**requested, "data": data}
 
 
 def _location(data: DataConfig, part: str) -> PairsLocation | None:
@@ -140,31 +139,31 @@ def _is_copy(location: PairsLocation) -> bool:
     return any(file.parent.name == COPIES for file in files_of(location))
 
 
-def _as_typed(location: PairsLocation) -> PairsLocation:
-    """``/dev/fd/N`` for what became ``/proc/PID/fd/N``."""
-    return each_file(location, _typed)
+def _as_named(location: PairsLocation) -> PairsLocation:
+    """Return ``/dev/fd/N`` in place of ``/proc/PID/fd/N``, which real paths make of it."""
+    return each_file(location, _named)
 
 
-def _typed(file: Path) -> Path:
-    found = _DESCRIPTOR.fullmatch(str(file))
-    return Path(f"/dev/fd/{found[2]}") if found and found[1] in ("self", str(os.getpid())) else file
+def _named(file: Path) -> Path:
+    match = _DESCRIPTOR.fullmatch(str(file))
+    return Path(f"/dev/fd/{match[2]}") if match and match[1] in ("self", str(os.getpid())) else file
 
 
-def _copied(location: PairsLocation, folder: Path, part: str, columns: Columns | None, say: Say) -> PairsLocation:
-    """Copy those files of ``location`` that are read once to ``folder``, and return where the pairs are now."""
-    typed = _as_typed(location)
-    names = _names(typed, part)
+def _copied(location: PairsLocation, directory: Path, part: str, columns: Columns | None) -> PairsLocation:
+    """Copy those files of ``location`` that are read once to ``directory``, and return where the pairs are now."""
+    named = _as_named(location)
+    names = _names(named, part)
     with contextlib.ExitStack() as stack:
         sinks: dict[Path, Sink] = {}
         for file, name in names.items():
             if is_read_once(file):
-                sinks[file] = _writer(stack.enter_context(replacing_file(folder / name)), file)
-        copy_pairs(typed, sinks, columns, say)
-    return each_file(typed, lambda file: folder / names[file] if file in sinks else file)
+                sinks[file] = _writer(stack.enter_context(replacing_file(directory / name)), file)
+        copy_pairs(named, sinks, columns, log.info)
+    return each_file(named, lambda file: directory / names[file] if file in sinks else file)
 
 
 def _names(location: PairsLocation, part: str) -> dict[Path, str]:
-    """The names of the copies; a name tells the format, and copies are not compressed."""
+    """Return the names of the copies; the name decides the format, and copies are not compressed."""
     if isinstance(location, Path):
         return {location: f"{part}.jsonl" if kind_of(location) == "JSON Lines" else f"{part}.tsv"}
     return {location.source: f"{part}.source.txt", location.target: f"{part}.target.txt"}
@@ -178,7 +177,7 @@ def _writer(out: BinaryIO, file: Path) -> Sink:
             raise DataError(
                 file,
                 f"the copy of these pairs cannot be written ({error.strerror or error})",
-                "Expected room for the pairs, which can be read only once",
+                "Expected enough disk space for the pairs, which can be read only once",
                 "Free disk space, or choose another directory with --out",
             ) from error
 
@@ -190,18 +189,18 @@ def _moved(location: PairsLocation, old: Path, new: Path) -> PairsLocation:
 
 
 def _naming(data: DataConfig, locations: Mapping[str, PairsLocation]) -> DataConfig:
-    """``data`` with other training or development pairs."""
+    """Return ``data`` with other training or development pairs."""
     return DataConfig.model_validate(
         {**data.model_dump(), **{part: value_of(each) for part, each in locations.items()}}
     )
 
 
-def _same_content(location: PairsLocation, copy: PairsLocation, columns: Columns | None, say: Say) -> bool:
+def _same_content(location: PairsLocation, copy: PairsLocation, columns: Columns | None) -> bool:
     """Return True if the files of ``location`` that are read once have the content of their copies."""
-    typed = _as_typed(location)
-    files, copies = files_of(typed), files_of(copy)
+    named = _as_named(location)
+    files, copies = files_of(named), files_of(copy)
     hashes = {file: hashlib.sha256() for file in files if is_read_once(file)}
-    copy_pairs(typed, {file: found.update for file, found in hashes.items()}, columns, say)
+    copy_pairs(named, {file: digest.update for file, digest in hashes.items()}, columns, log.info)
     return len(files) == len(copies) and all(
         file == other if file not in hashes else hashes[file].digest() == _digest(other)
         for file, other in zip(files, copies, strict=True)

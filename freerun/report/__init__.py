@@ -1,1 +1,1 @@
-"""Pages that show results: pictures by matplotlib, pages by jinja2, nothing fetched from anywhere."""
+"""Reports as HTML pages: plots by matplotlib, templates by jinja2, no external resources."""

@@ -1,4 +1,4 @@
-"""Single outputs beside their references, aligned token by token."""
+"""Example outputs, aligned with their references token by token."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from freerun.randomness import numpy_generator
 from freerun.search.batches import pad
 from freerun.symbols import BOS, EOS, UNK
 
-__all__ = ["MOST_EXAMPLES", "AttentionOf", "chosen_examples", "examples"]
+__all__ = ["MAX_EXAMPLES", "AttentionOf", "chosen_examples", "examples"]
 
 Ids = npt.NDArray[np.int64]
 AttentionOf = Callable[[Ids, Ids, Ids], npt.NDArray[np.float32]]
 """Source ids [B, S], their lengths [B] and the tokens fed [B, T] to attention weights [B, T, S]."""
-MOST_EXAMPLES = 500
-_MOST_STEPS = 200
-"""Of an endless output, so many steps are shown."""
-_MOST_WEIGHTS = 10_000
-"""Larger attention matrices are left out of the page."""
+MAX_EXAMPLES = 500
+_MAX_STEPS = 200
+"""Steps of an endless output that are shown."""
+_MAX_WEIGHTS = 10_000
+"""Size above which attention matrices are left out of the page."""
 _BATCH = 64
 END = "⏎"
 
 
-def chosen_examples(recorded: Recorded, most: int = MOST_EXAMPLES) -> Ids:
-    """The worst half by edit distance, and as many of the others at random."""
+def chosen_examples(recorded: Recorded, limit: int = MAX_EXAMPLES) -> Ids:
+    """Return the worst rows by edit distance, and as many of the others at random: at most ``limit``."""
     edits = edit_distances_of(recorded)
-    worst = np.argsort(-edits, kind="stable")[: most // 2]
+    worst = np.argsort(-edits, kind="stable")[: limit // 2]
     worst = worst[edits[worst] > 0]
     others = np.setdiff1d(np.arange(len(edits)), worst)
-    return np.concatenate([worst, np.sort(numpy_generator(0, "examples").permutation(others)[: most - len(worst)])])
+    return np.concatenate([worst, np.sort(numpy_generator(0, "examples").permutation(others)[: limit - len(worst)])])
 
 
 def edit_distances_of(recorded: Recorded) -> Ids:
-    """[N]: regrets of the steps and of the ending add up to the edit distance; EOS is not a token of the output."""
+    """Return the edit distances [N]: the regrets of the steps (without EOS) and of the ending, added up."""
     free = recorded.free
     steps, _ = free.errors.window(0, free.errors.lengths - free.ended)
     distances: Ids = steps.astype(np.int64) + free.ending_regret
@@ -55,14 +55,14 @@ def examples(
     rows: Ids,
     attention_of: AttentionOf | None = None,
 ) -> list[dict[str, Any]]:
-    """JSON values for the page, one example a row of ``rows``."""
+    """Return JSON values for the page, one example per row of ``rows``."""
     edits = edit_distances_of(recorded)
-    found = [_example(recorded, items, source, target, int(row), int(edits[row])) for row in rows]
+    result = [_example(recorded, items, source, target, int(row), int(edits[row])) for row in rows]
     if attention_of is not None:
-        for example, weights in zip(found, _attention(recorded, rows, attention_of), strict=True):
-            if weights.size <= _MOST_WEIGHTS:
+        for example, weights in zip(result, _attention(recorded, rows, attention_of), strict=True):
+            if weights.size <= _MAX_WEIGHTS:
                 example["attention"] = _in_reading_order(weights, source.reverse)
-    return found
+    return result
 
 
 def _example(
@@ -70,7 +70,7 @@ def _example(
 ) -> dict[str, Any]:
     item, free, forced = items.items[row], recorded.free, recorded.forced
     followed = int(recorded.followed[row])
-    reference, written = recorded.subjects.targets[followed], free.tokens[row][:_MOST_STEPS]
+    reference, output = recorded.pairs.targets[followed], free.tokens[row][:_MAX_STEPS]
     first = int(recorded.first_errors[row])
     tokens = [token for token in free.tokens[row].tolist() if token != EOS]
     return {
@@ -82,22 +82,22 @@ def _example(
         "firstError": first + 1 if first < free.errors.lengths[row] else None,
         "nll": round(-float(free.log_probs[row].sum()), 3),
         "truncated": not bool(free.ended[row]),
-        "shown": len(written) if len(written) < free.tokens.lengths[row] else None,
-        "columns": _columns(reference.tolist(), written.tolist()),
+        "shown": len(output) if len(output) < free.tokens.lengths[row] else None,
+        "columns": _columns(reference.tolist(), output.tolist()),
         "reference": _named(reference, target),
         "forced": _named(forced.tokens[followed], target),
         "forcedProbability": _known_percent(forced.log_probs[followed], reference),
         "forcedError": forced.errors[followed].astype(int).tolist(),
-        "free": _named(written, target),
-        "freeProbability": _percent(free.log_probs[row][:_MOST_STEPS]),
-        "freeError": free.errors[row][:_MOST_STEPS].astype(int).tolist(),
+        "free": _named(output, target),
+        "freeProbability": _percent(free.log_probs[row][:_MAX_STEPS]),
+        "freeError": free.errors[row][:_MAX_STEPS].astype(int).tolist(),
     }
 
 
-def _columns(reference: Sequence[int], written: Sequence[int]) -> list[list[int]]:
-    """Pairs of places in the reference and in what was written, -1 for none: an alignment of least edits."""
+def _columns(reference: Sequence[int], output: Sequence[int]) -> list[list[int]]:
+    """Return pairs of positions in the reference and in the output, -1 for a gap: an alignment of fewest edits."""
     pairs: list[list[int]] = []
-    for code in Levenshtein.opcodes(reference, written):
+    for code in Levenshtein.opcodes(reference, output):
         left = [*range(code.src_start, code.src_end)]
         right = [*range(code.dest_start, code.dest_end)]
         size = max(len(left), len(right))
@@ -117,26 +117,26 @@ def _percent(log_probs: npt.NDArray[np.float32]) -> list[int]:
 
 
 def _known_percent(log_probs: npt.NDArray[np.float32], reference: Ids) -> list[int | None]:
-    """The same for a reference's tokens; None for an unknown one, whose own probability the model cannot say."""
+    """Return the same for a reference's tokens; None for an unknown one, which has no probability of its own."""
     pairs = zip(_percent(log_probs), reference.tolist(), strict=True)
     return [None if token == UNK else percent for percent, token in pairs]
 
 
 def _attention(recorded: Recorded, rows: Ids, attention_of: AttentionOf) -> list[npt.NDArray[np.float32]]:
-    """Weights [T, S] along each free run."""
-    found: list[npt.NDArray[np.float32]] = []
+    """Return the weights [T, S] along each free run."""
+    result: list[npt.NDArray[np.float32]] = []
     for start in range(0, len(rows), _BATCH):
         part = rows[start : start + _BATCH]
-        ids, lengths = pad([recorded.subjects.sources[row] for row in part])
-        written = [recorded.free.tokens[row][:_MOST_STEPS].tolist() for row in part]
-        fed, steps = pad([[BOS, *each[:-1]] if each else [] for each in written])
+        ids, lengths = pad([recorded.pairs.sources[row] for row in part])
+        outputs = [recorded.free.tokens[row][:_MAX_STEPS].tolist() for row in part]
+        fed, steps = pad([[BOS, *each[:-1]] if each else [] for each in outputs])
         weights = attention_of(ids, lengths, fed)
-        found += [each[:n, :s] for each, n, s in zip(weights, steps, lengths, strict=True)]
-    return found
+        result += [each[:n, :s] for each, n, s in zip(weights, steps, lengths, strict=True)]
+    return result
 
 
 def _in_reading_order(weights: npt.NDArray[np.float32], reverse: bool) -> list[list[int]]:
-    """Per cent, in the order in which people read the source; EOS stays last."""
+    """Return the weights in per cent, in the reading order of the source; EOS stays last."""
     if reverse:
         weights = np.concatenate([weights[:, -2::-1], weights[:, -1:]], 1)
     values: list[list[int]] = np.rint(100 * weights.astype(np.float64)).astype(int).tolist()

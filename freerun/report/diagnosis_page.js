@@ -1,4 +1,4 @@
-// The explorer of examples. Text from the data goes through textContent only, never through innerHTML.
+// The example explorer. Text from the data is set as textContent, never as innerHTML.
 "use strict";
 (() => {
   const examples = JSON.parse(document.getElementById("examples").textContent);
@@ -13,7 +13,7 @@
     return made;
   }
 
-  // -1, 0 or 1; what is missing comes last, whichever way the rest goes
+  // -1, 0 or 1; missing values come last in both orders
   function compare(a, b) {
     const x = a[key], y = b[key];
     if (x === null || y === null) return (x === null) - (y === null);
@@ -52,7 +52,7 @@
     list();
   }
 
-  // tokens of one row; places are indices into them, -1 where the alignment has none
+  // the tokens of one row; places are indices into them, -1 for a gap in the alignment
   function tokenRow(name, tokens, places, errors, probabilities, first) {
     const row = element("tr");
     row.append(element("th", name));
@@ -74,7 +74,7 @@
 
   function attention(example) {
     const table = element("table", undefined, "tokens"), head = element("tr");
-    head.append(element("th", "written ↓ reads →"), ...example.sourceTokens.map((token) => element("th", token)));
+    head.append(element("th", "output ↓ source →"), ...example.sourceTokens.map((token) => element("th", token)));
     table.append(head);
     example.attention.forEach((weights, step) => {
       const row = element("tr");
@@ -101,15 +101,15 @@
     const first = example.firstError === null ? -1 : example.firstError - 1;
     const right = example.columns.map((column) => column[0]), free = example.columns.map((column) => column[1]);
     table.append(tokenRow("reference", example.reference, right, null, null, -1),
-      tokenRow("forced", example.forced, right, example.forcedError, example.forcedProbability, -1),
-      tokenRow("free run", example.free, free, example.freeError, example.freeProbability, first));
+      tokenRow("teacher-forced", example.forced, right, example.forcedError, example.forcedProbability, -1),
+      tokenRow("free-running", example.free, free, example.freeError, example.freeProbability, first));
     const detail = document.getElementById("detail");
     detail.replaceChildren(element("h3", example.source), scrolling(table));
     if (example.references.length > 1) {
       detail.append(element("p", "All references: " + example.references.join(" | "), "soft"));
     }
     if (example.shown) detail.append(element("p", `Only the first ${example.shown} tokens are shown.`, "soft"));
-    if (example.truncated) detail.append(element("p", "The length bound cut this output off.", "soft"));
+    if (example.truncated) detail.append(element("p", "The length bound truncated this output.", "soft"));
     if (example.attention) detail.append(element("h3", "Attention"), scrolling(attention(example)));
     list();
   }

@@ -1,6 +1,6 @@
-"""Drawing by matplotlib as SVG text to stand inside a page.
+"""Matplotlib plots as SVG text inside a page.
 
-Pictures can be read without colour (each line has its dash and its marker) and on a dark page (text and axes take the
+Plots are legible without colour (each line has its own dash and marker) and on a dark page (text and axes take the
 page's colour).
 """
 
@@ -28,7 +28,7 @@ except ModuleNotFoundError as missing:
 __all__ = ["FREE", "OTHER", "STYLES", "TEACHER", "Axes", "Style", "as_svg", "label", "line", "plain"]
 
 Style = dict[str, Any]
-# of middling lightness, so that both are seen on white and on black
+# of medium lightness, visible on white and on black
 FREE: Style = {"color": "#d9731a", "linestyle": "-", "marker": "o"}
 TEACHER: Style = {"color": "#3f8fc4", "linestyle": "--", "marker": "s"}
 OTHER: Style = {"color": "#8a6fb8", "linestyle": ":", "marker": "^"}
@@ -44,11 +44,11 @@ STYLES: list[Style] = [
 """For arms of a study, the control first."""
 
 
-def line(axes: Axes, places: Sequence[float], estimates: Sequence[Estimate], style: Style, name: str) -> None:
-    """A line with its 95 % interval as a band; gaps where it is undefined."""
+def line(axes: Axes, x: Sequence[float], estimates: Sequence[Estimate], style: Style, name: str) -> None:
+    """Draw a line with its 95 % interval as a band; undefined values are gaps."""
     values, low, high = (_floats([each[end] for each in estimates]) for end in range(3))
-    axes.plot(places, values, markersize=3.5, linewidth=1.4, label=name, **style)
-    axes.fill_between(places, low, high, color=style["color"], alpha=0.18, linewidth=0)
+    axes.plot(x, values, markersize=3.5, linewidth=1.4, label=name, **style)
+    axes.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
 
 
 def _floats(values: Sequence[float | None]) -> npt.NDArray[np.float64]:
@@ -56,7 +56,7 @@ def _floats(values: Sequence[float | None]) -> npt.NDArray[np.float64]:
 
 
 def label(axes: Axes, x: str, y: str, legend: bool = True) -> None:
-    """Names of the axes, and a legend where there are several lines."""
+    """Label the axes, and add a legend unless there is a single line."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)
@@ -65,13 +65,13 @@ def label(axes: Axes, x: str, y: str, legend: bool = True) -> None:
 
 
 def plain(text: str) -> str:
-    """Text as matplotlib is to show it: ``$`` would begin a formula."""
+    """Return text that matplotlib shows literally: ``$`` would begin a formula."""
     short = text if len(text) <= 24 else text[:23] + "…"
     return "".join(character if character.isprintable() else " " for character in short).replace("$", r"\$")
 
 
 def as_svg(name: str, draw: Callable[[Axes], None], title: str, height: float = 3.0) -> str:
-    """The drawing as an ``<svg>`` element that scales with the page; the same bytes every time."""
+    """Return the drawing as an ``<svg>`` element that scales with the page; the bytes are deterministic."""
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": name,
@@ -79,7 +79,7 @@ def as_svg(name: str, draw: Callable[[Axes], None], title: str, height: float = 
         "font.size": 9,
     }
     with rc_context(settings), warnings.catch_warnings():
-        # the page's reader has fonts for what matplotlib's lacks; it only measures with it
+        # the browser has fonts for glyphs that matplotlib's font lacks; here it only measures
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=(5.2, height), layout="constrained")
         draw(figure.subplots())
@@ -94,6 +94,6 @@ def as_svg(name: str, draw: Callable[[Axes], None], title: str, height: float = 
 
 
 def _own_tag(tag: str, name: str) -> str:
-    """The page's own colour in place of black; and ids, which are for the whole page, made this picture's."""
+    """Replace black by the page's colour, and make ids, which are global to the page, unique to this plot."""
     tag = tag.replace("#000000", "currentColor")
     return re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", tag)

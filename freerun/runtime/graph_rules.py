@@ -52,7 +52,7 @@ OPERATORS: Final[Mapping[str, tuple[str, ...]]] = {
     "Shape": ("start", "end"),
     "Transpose": ("perm",),
 }
-"""Every operator that freerun writes, with its attributes. ``freerun.export`` writes no others."""
+"""Every operator that freerun writes, with its attributes. ``freerun.onnx_export`` writes no others."""
 
 _KINDS: Final[Mapping[int, np.dtype[Any]]] = {
     FLOAT: np.dtype("<f4"),
@@ -159,7 +159,7 @@ def _check_loops(graph: OnnxGraph, name: str) -> None:
 
 
 def _is_bounded(trips: Node | None, producers: Mapping[str, Node], ones: set[str]) -> bool:
-    """Return True if a trip count is ReduceMax(max_lengths) + 1, as ``freerun.export.greedy_graph`` writes it."""
+    """Return True if a trip count is ReduceMax(max_lengths) + 1, as ``freerun.onnx_export.greedy_graph`` writes it."""
     if trips is None or trips.operator != "Add" or len(trips.inputs) != 2 or trips.inputs[1] not in ones:
         return False
     longest = producers.get(trips.inputs[0])

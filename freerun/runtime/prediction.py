@@ -52,6 +52,16 @@ class Prediction:
         """The best output's score."""
         return self.hypotheses[0].score
 
+    def _repr_html_(self) -> str:
+        """Return the hypotheses and their scores as HTML, for notebooks."""
+        from freerun.html_table import html_table  # no prediction needs it
+
+        rows = [
+            [str(rank), hypothesis.text + (" (truncated)" if hypothesis.truncated else ""), f"{hypothesis.score:.4f}"]
+            for rank, hypothesis in enumerate(self.hypotheses, 1)
+        ]
+        return html_table(["", "output", "score"], rows, caption=self.source)
+
 
 @dataclass(frozen=True)
 class Scored:

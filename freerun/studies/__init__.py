@@ -1,1 +1,4 @@
-"""Several strategies over several seeds: finished runs, and what can be said of their differences."""
+"""Studies of several arms over several seeds.
+
+Reading order: ``plan`` (configuration, directory), ``runner`` (processes), ``results``, ``analysis``, ``differences``.
+"""

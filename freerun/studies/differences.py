@@ -1,7 +1,7 @@
-"""Is an arm better than the control, over seeds and sources?
+"""Tests of the difference between an arm and the control, over seeds and sources.
 
-Legend: S seeds, N sources, R resamples. Differences are arm minus control under the same seed, which shares initial
-weights, data order and dropout.
+Shape suffixes: S seeds, N sources, R resamples. Differences are arm minus control under the same seed, which shares
+initial weights, data order and dropout.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ try:
 except ModuleNotFoundError as missing:
     raise MissingExtraError("scipy", "report", "comparing runs over seeds") from missing
 
-__all__ = ["FEWEST_SEEDS", "LEVEL", "Tested", "hierarchical_bootstrap", "holm", "paired_t", "smallest_detectable"]
+__all__ = ["LEVEL", "MIN_SEEDS", "Tested", "hierarchical_bootstrap", "holm", "paired_t", "smallest_detectable"]
 
-FEWEST_SEEDS = 5
-"""With fewer nothing is claimed: even a sign-flip test over n seeds cannot go below p = 2 ** (1 - n)."""
+MIN_SEEDS = 5
+"""With fewer seeds nothing is claimed: even a sign-flip test over n seeds cannot go below p = 2 ** (1 - n)."""
 POWER = 0.8
 LEVEL = 0.05
 
@@ -43,14 +43,15 @@ class Tested(NamedTuple):
 def hierarchical_bootstrap(
     arm: Sequence[Columns], control: Sequence[Columns], resamples: int = RESAMPLES, seed: int = 0
 ) -> Tested:
-    """Resample seeds, then sources: figures [S] of (numerators, denominators) [N] each, paired by seed.
+    """Resample seeds, then sources, of metrics [S], each (numerators, denominators) [N], paired by seed.
 
-    All seeds see the same sources, so one draw of sources serves all seeds of a resample: drawn anew for each seed, the
-    chance in the sources would average out over seeds, as if more seeds meant more test data.
+    All seeds share the sources, so one sample of sources serves all seeds of a resample: sampled anew for each seed,
+    their variance would average out over seeds, as if more seeds meant more test data.
 
-    The p-value is NaN with one seed, whose effect is indistinguishable from the arm's; the interval is then one over
-    sources. Resampling S seeds underestimates their variance by (S - 1) / S, so where seeds differ more than sources do
-    the interval is too narrow with few seeds (docs/study.md has figures): it is no verdict without ``paired_t``.
+    With one seed the p-value is NaN, since the seed's effect cannot be separated from the arm's, and the interval is
+    one over sources. Resampling S seeds underestimates their variance by a factor of (S - 1) / S, so if seeds differ
+    more than sources, the interval is too narrow with few seeds (docs/study.md has numbers): a verdict needs
+    ``paired_t``, too.
     """
     stacked = np.stack([column for pair in zip(arm, control, strict=True) for columns in pair for column in columns], 1)
     sums = np.concatenate([stacked.sum(0, keepdims=True), resampled_sums(stacked, resamples, seed)])
@@ -59,19 +60,19 @@ def hierarchical_bootstrap(
     drawn = numpy_generator(seed, "seeds of a study").integers(len(arm), size=(resamples, len(arm)))
     means_R2 = np.take_along_axis(ratios_RS2[1:], drawn[..., None], 1).mean(1)
     of_arm, of_control = ratios_RS2[0].mean(0).tolist()
-    found = paired_bootstrap(of_control, of_arm, means_R2[:, 1], means_R2[:, 0])
-    return Tested(found.difference, found.p_value if len(arm) > 1 else np.nan)
+    result = paired_bootstrap(of_control, of_arm, means_R2[:, 1], means_R2[:, 0])
+    return Tested(result.difference, result.p_value if len(arm) > 1 else np.nan)
 
 
 def paired_t(differences: Sequence[float]) -> Tested:
-    """Student's t over seeds: mean of ``differences`` [S], its 95 % interval, two-sided p; NaN with one seed."""
+    """Run Student's t test over seeds on ``differences`` [S]; the interval and p-value are NaN with one seed."""
     size, mean = len(differences), float(np.mean(differences))
     if size < 2:
         return Tested(Interval(mean, np.nan, np.nan), np.nan)
     error = float(np.std(differences, ddof=1)) / size**0.5
-    reach = float(student.ppf(1 - LEVEL / 2, size - 1)) * error
+    margin = float(student.ppf(1 - LEVEL / 2, size - 1)) * error
     p_value = float(2 * student.sf(abs(mean) / error, size - 1)) if error else (0.0 if mean else 1.0)
-    return Tested(Interval(mean, mean - reach, mean + reach), p_value)
+    return Tested(Interval(mean, mean - margin, mean + margin), p_value)
 
 
 def smallest_detectable(differences: Sequence[float], comparisons: int = 1) -> float:
@@ -94,9 +95,9 @@ def _detectable_shift(size: int, comparisons: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction (1979): p-values that hold for all comparisons together.
+    """Return p-values corrected for all comparisons together (Holm 1979).
 
-    Undefined ones (NaN) stay NaN and count as no hypothesis, since they can never be rejected.
+    Undefined ones (NaN) stay NaN and do not count as hypotheses, since they can never be rejected.
     """
     order = np.argsort(p_values, kind="stable")  # NaN last
     hypotheses = int(np.count_nonzero(~np.isnan(p_values)))

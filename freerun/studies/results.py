@@ -1,4 +1,4 @@
-"""What is kept of a finished run of a study: figures a source, the learning curve, and what it cost. JSON."""
+"""Results of a study's finished runs, stored as JSON: metrics per source, the learning curve, and the cost."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from freerun.files import write_atomic
 from freerun.metrics.accuracy import ratio
 from freerun.version import VERSION
 
-__all__ = ["FALLING", "Result", "read_result", "write_result"]
+__all__ = ["UNDERTRAINED", "Result", "read_result", "write_result"]
 
 UNNAMED = "0.1.0"
-"""The version of results that name none."""
+"""The version of results that do not name one."""
 
-FALLING = 0.05
-"""A run whose symbol error rate fell by more than this share of itself in the last quarter was stopped too early."""
+UNDERTRAINED = 0.05
+"""A run is undertrained if its symbol error rate fell by more than this fraction of itself in the last quarter."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Result:
 
     Attributes:
         arm: name of the arm; ``seed`` its seed.
-        config_hash: of the complete configuration, so that a result is never taken for another's.
-        failed: why there are no figures, None where there are.
-        sources_hash: of the sources that the figures are of; only equal ones are compared.
-        ratios: name of a figure to numerators and denominators, one of each a source, in the order of the pairs.
-        scores: figures of the whole set without such parts: BLEU and chrF; NaN (null in the file) where undefined.
-        curve: (update, figures on the development pairs) of every evaluation.
-        updates: optimiser steps taken; ``seconds`` of training, evaluations among them.
-        journal: means of what the strategy noted over the last quarter, by name.
+        config_hash: of the complete configuration, so that no result is mistaken for another.
+        failed: why there are no metrics; None if there are.
+        sources_hash: of the evaluated sources; only results with equal ones are compared.
+        ratios: name of a metric -> numerators and denominators, one of each per source, in the order of the pairs.
+        scores: metrics of the whole set that are no such ratios: BLEU and chrF; NaN (null in the file) if undefined.
+        curve: (update, metrics on the development pairs) of every evaluation.
+        updates: optimizer steps taken; ``seconds`` of training, evaluations included.
+        journal: means of the strategy's own metrics over the last quarter, by name.
         freerun: the version that began the run.
     """
 
@@ -57,45 +57,44 @@ class Result:
     freerun: str = VERSION
 
     def columns(self, name: str) -> Columns:
-        """Numerators and denominators [N] of a figure."""
+        """Return the numerators and denominators [N] of a metric."""
         above, below = self.ratios[name]
         return np.asarray(above), np.asarray(below)
 
     def value(self, name: str) -> float:
-        """A figure over all sources; NaN where it is undefined."""
+        """Return a metric over all sources; NaN if undefined."""
         return ratio(*self.columns(name))
 
     @property
-    def is_falling(self) -> bool:
-        """Whether the run was stopped while its symbol error rate was still falling steeply."""
+    def is_undertrained(self) -> bool:
+        """True if the symbol error rate was still falling steeply when the run ended."""
         points = self._errors
         earlier = [error for update, error in points if update <= 0.75 * self.updates]
-        return bool(earlier) and points[-1][1] < (1 - FALLING) * min(earlier)
+        return bool(earlier) and points[-1][1] < (1 - UNDERTRAINED) * min(earlier)
 
-    def reached(self, error: float) -> int | None:
-        """The first update at which the symbol error rate on the development pairs was this low."""
-        found = [update for update, reached in self._errors if reached <= error]
-        return min(found) if found else None
+    def updates_to(self, target_error: float) -> int | None:
+        """Return the first update at which the symbol error rate on the development pairs was this low."""
+        return min((update for update, error in self._errors if error <= target_error), default=None)
 
     @property
     def _errors(self) -> list[tuple[int, float]]:
-        """The curve of the symbol error rate, where that is defined."""
+        """The defined points of the curve of the symbol error rate."""
         name = "symbol_error_rate.free"
-        return [(update, figures[name]) for update, figures in self.curve if name in figures]
+        return [(update, metrics[name]) for update, metrics in self.curve if name in metrics]
 
 
 def write_result(path: Path, result: Result) -> None:
-    """Write it whole or not at all."""
+    """Write a result atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scores = {name: None if math.isnan(score) else score for name, score in result.scores.items()}
     write_atomic(path, json.dumps({**asdict(result), "scores": scores}, separators=(",", ":")) + "\n")
 
 
 def read_result(path: Path, config_hash: str) -> Result | None:
-    """What was kept at ``path``; None where nothing was.
+    """Read the result at ``path``; None if there is none.
 
     Raises:
-        RunError: it is damaged, or that of another configuration.
+        RunError: the result is damaged, or that of another configuration.
     """
     try:
         raw: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -112,9 +111,9 @@ def read_result(path: Path, config_hash: str) -> Result | None:
     if result.config_hash != config_hash:
         raise RunError(
             path,
-            "this result is that of another configuration",
+            "this result belongs to another configuration",
             "Expected the configuration that the study was begun with",
-            "Undo the change, or give the study another folder with --out",
+            "Revert the change, or use another directory with --out",
         )
     return result
 

@@ -1,4 +1,4 @@
-"""A training in a process of its own, as a study starts it."""
+"""Training processes, as a study starts them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TrainingProcess:
         self._log = log
         with log.open("ab") as out:
             self._logged = out.tell()
-            # a group of its own: a Ctrl-C is for us, and we pass it on once
+            # a separate group: Ctrl-C is sent to the study, which passes it on once
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "freerun", "train", *arguments],
                 stdin=subprocess.DEVNULL,

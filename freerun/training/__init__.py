@@ -1,1 +1,1 @@
-"""The training loop and what it needs: schedules, optimisers, precision, checkpoints, journal."""
+"""The training loop and what it needs: schedules, optimizers, precision, checkpoints, journal."""

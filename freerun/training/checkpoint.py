@@ -1,13 +1,13 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped, as safetensors and JSON.
+"""Checkpoints: everything a run needs to continue as if it had never stopped, as safetensors and JSON.
 
-A checkpoint is a folder ``update-00000500`` with ``model.safetensors``, ``optimizer.safetensors``,
+A checkpoint is a directory ``update-00000500`` with ``model.safetensors``, ``optimizer.safetensors``,
 ``strategy.safetensors`` and ``state.json``; one from before the end of a run has ``best.safetensors``, too. It is
-filled under another name and renamed when complete, so a folder with that name is always whole when it is written.
+written under another name and renamed when complete, so a directory with that name is always whole.
 
-``manifest.json`` says what it was then: ``{"version": 1, "update": 500, "files": {"model.safetensors": "9f86d0...",
-...}}``, with the SHA-256 of these files. A checkpoint is loaded only if all of that is true of it, so damage, a file
-of another checkpoint, or a renamed folder is never trained on. Checkpoints of earlier versions have no manifest: they
-are loaded unverified.
+``manifest.json`` describes it: ``{"version": 1, "update": 500, "files": {"model.safetensors": "9f86d0...",
+...}}``, with the SHA-256 of these files. A checkpoint is loaded only if all of that is true, so damage, a file
+of another checkpoint, or a renamed directory is never trained on. Checkpoints of earlier versions have no manifest:
+they are loaded unverified.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ _BEST = "best.safetensors"
 _MANIFEST = "manifest.json"
 _VERSION = 1
 _SINCE_MANIFESTS = "best_sha256"
-"""A key that every state with a manifest has: without the manifest, the checkpoint is damaged and not old."""
+"""A key of every state with a manifest: if only the manifest is missing, the checkpoint is damaged, not old."""
 
 
 class Damaged(RunError):
-    """A checkpoint that is not what was written; ``what`` says in which way."""
+    """A checkpoint that differs from what was written; ``what`` says how."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights, optimiser state and the strategy's own by name, and the rest of the state as JSON values.
+    """Weights, optimizer state and the strategy's state by name, and the rest of the state as JSON values.
 
     ``is_verified``: its files have the hashes that were written with them. ``best``: the best model's weights, in a
     checkpoint from before the end of a run, which may replace that model.
@@ -63,27 +63,27 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one run: the newest ``keep`` scheduled ones, and one that a signal asked for.
 
-    A checkpoint is scheduled when it would have been written without a signal. Only such ones are kept and averaged, so
-    that a stopped and resumed run has the same ones as an undisturbed run.
+    A checkpoint is scheduled if it would have been saved without a signal. Only scheduled ones are kept and averaged,
+    so that a stopped and resumed run has the same ones as an undisturbed run.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder = folder
+    def __init__(self, directory: Path, keep: int) -> None:
+        self.directory = directory
         self.keep = keep
 
     def updates(self) -> list[int]:
-        """The updates of all checkpoints, oldest first."""
-        if not self.folder.is_dir():
+        """Return the updates of all checkpoints, oldest first."""
+        if not self.directory.is_dir():
             return []
-        return sorted(int(match[1]) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name)))
+        return sorted(int(match[1]) for path in self.directory.iterdir() if (match := _NAME.fullmatch(path.name)))
 
     def save(self, update: int, checkpoint: Checkpoint, scheduled: bool = True) -> None:
-        """Write one whole or not at all, then remove those that are no longer kept.
+        """Save one atomically, then remove those that are no longer kept.
 
         Raises:
             RunError: the disk is full or cannot be written; earlier checkpoints are untouched.
         """
-        # keys stay in their order: figures that are resumed in it are written to the journal in it
+        # keys stay in their order, in which resumed metrics are written to the journal
         state = json.dumps({**checkpoint.state, "scheduled": scheduled}, indent=1, allow_nan=False)
         tensors = (checkpoint.model, checkpoint.optimizer, checkpoint.strategy)
         parts = zip(_PARTS, chain(map(serialised, tensors), [state.encode()]), strict=True)
@@ -106,10 +106,10 @@ class Checkpoints:
         Raises:
             Damaged: a file is missing, unreadable or not the one that was written with this checkpoint.
         """
-        folder = self.path(update)
+        directory = self.path(update)
         try:
-            names = (*_PARTS, _BEST) if (folder / _BEST).exists() else _PARTS
-            contents = {name: _content(folder / name) for name in names}
+            names = (*_PARTS, _BEST) if (directory / _BEST).exists() else _PARTS
+            contents = {name: _content(directory / name) for name in names}
             state = _state(contents["state.json"])
             is_verified = self._verify(update, contents, state)
             model, optimizer, strategy = (load_tensors(contents[name]) for name in _PARTS[:3])
@@ -117,10 +117,10 @@ class Checkpoints:
             return Checkpoint(model, optimizer, strategy, state, is_verified, best)
         except (OSError, SafetensorError, ValueError, RecursionError) as error:
             raise Damaged(
-                folder,
+                directory,
                 f"this checkpoint is damaged ({error})",
                 "Expected the files " + ", ".join((*_PARTS, _MANIFEST)) + " as they were written together",
-                "Put them back, or remove the folder to continue from the checkpoint before it",
+                "Put them back, or remove this directory to continue from the checkpoint before it",
             ) from error
 
     def _verify(self, update: int, contents: Mapping[str, bytes], state: Mapping[str, Any]) -> bool:
@@ -135,23 +135,23 @@ class Checkpoints:
         if manifest != _manifest(update, hashes):
             files = manifest.get("files") if isinstance(manifest, dict) else None
             named = files if isinstance(files, dict) else {}
-            others = [name for name, found in hashes.items() if named.get(name) != found]
+            others = [name for name, digest in hashes.items() if named.get(name) != digest]
             what = f"the SHA-256 of {', '.join(others)} differs" if others else "unexpected content"
             raise ValueError(f"{_MANIFEST}: {what}")
         return True
 
     def remove(self, updates: Collection[int]) -> None:
-        """Remove some, whatever state they are in."""
+        """Remove the checkpoints of these updates, whatever state they are in."""
         for update in updates:
             shutil.rmtree(self.path(update), ignore_errors=True)
 
     def scheduled(self) -> list[int]:
-        """The updates of the scheduled checkpoints, oldest first; one that cannot be read is not among them."""
+        """Return the updates of the scheduled checkpoints that can be read, oldest first."""
         return [update for update in self.updates() if self._is_scheduled(update)]
 
     def path(self, update: int) -> Path:
-        """The directory of a checkpoint."""
-        return self.folder / f"update-{update:08d}"
+        """Return the directory of a checkpoint."""
+        return self.directory / f"update-{update:08d}"
 
     def _is_scheduled(self, update: int) -> bool:
         try:
@@ -161,22 +161,22 @@ class Checkpoints:
 
     def _prune(self) -> None:
         updates = self.updates()
-        kept = {*self.scheduled()[-self.keep :], updates[-1]}
-        self.remove([update for update in updates if update not in kept])
+        retained = {*self.scheduled()[-self.keep :], updates[-1]}
+        self.remove([update for update in updates if update not in retained])
 
     def _cannot_write(self, final: Path, error: OSError) -> RunError:
         updates = self.updates()
-        safe = f"the one of update {updates[-1]} is untouched" if updates else "there is none before it"
+        safe = f"the one of update {updates[-1]} is unchanged" if updates else "there is none before it"
         return RunError(
             final,
             f"this checkpoint could not be written ({error.strerror or error}); {safe}",
-            "Expected room and permission to write",
-            "Make room, then go on with --resume",
+            "Expected enough disk space and permission to write",
+            "Free disk space, then rerun with --resume",
         )
 
 
 def serialised(tensors: Mapping[str, Tensor]) -> bytes:
-    """Tensors as the bytes of a safetensors file; equal tensors give equal bytes."""
+    """Return tensors as the bytes of a safetensors file; equal tensors give equal bytes."""
     return save_tensors({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
 
 
@@ -185,7 +185,7 @@ def _manifest(update: int, hashes: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _content(path: Path) -> bytes:
-    """A file's bytes; a pipe, which might never end, is no file."""
+    """Return a file's bytes; raises ValueError for a pipe, which might never end."""
     if path.exists() and not path.is_file():
         raise ValueError(f"{path.name} is not a regular file")
     return path.read_bytes()

@@ -1,4 +1,4 @@
-"""The journal: one JSON object an event, in the order in which they happened."""
+"""The journal: one JSON object per event, in chronological order."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ __all__ = ["Journal", "read_journal"]
 class Journal:
     """Appends events to a JSON Lines file. An event outlives the process as soon as ``write`` returns.
 
-    The file is open only while it is written: events are rare. Every method raises RunError when it cannot be written.
+    The file is open only while it is written, because events are rare. Methods raise RunError if it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def write(self, event: str, update: int, **figures: Any) -> None:
-        """Append ``{"event": ..., "update": ..., **figures}``; only keys in seconds may differ between equal runs."""
+    def write(self, event: str, update: int, **values: Any) -> None:
+        """Append ``{"event": ..., "update": ..., **values}``; only times may differ between equal runs."""
         with self._opened() as handle:
-            handle.write(_line(event, update, figures))
+            handle.write(_line(event, update, values))
 
     def size(self) -> int:
-        """Bytes that would survive a power cut: what a checkpoint remembers as its place in the journal."""
+        """Return the number of bytes that would survive a power cut: a checkpoint's position in the journal."""
         with self._opened() as handle:
             os.fsync(handle.fileno())
             return os.fstat(handle.fileno()).st_size
 
     def hash(self, size: int) -> str:
-        """SHA-256 of the first ``size`` bytes, as hex: what a checkpoint remembers of the events before it."""
+        """Return the SHA-256 (hex) of the first ``size`` bytes, which a checkpoint records."""
         return hashlib.sha256(self._beginning(size)).hexdigest()
 
     def holds(self, size: int, sha256: str) -> bool:
@@ -46,25 +46,25 @@ class Journal:
         return len(beginning) == size and hashlib.sha256(beginning).hexdigest() == sha256
 
     def clear(self) -> None:
-        """Forget all events: the run starts again."""
+        """Remove all events: the run starts again."""
         with self._opened() as handle:
             handle.truncate(0)
 
-    def resume(self, size: int, update: int, **figures: Any) -> None:
-        """Put a ``resume`` event in the place of everything after the first ``size`` bytes, atomically.
+    def resume(self, size: int, update: int, **values: Any) -> None:
+        """Replace everything after the first ``size`` bytes by a ``resume`` event, atomically.
 
-        They are the events up to the checkpoint that a run resumes from. What the event records is never missing.
+        These bytes are the events up to the checkpoint that a run resumes from.
         """
         beginning = self._beginning(size)
         if len(beginning) < size:
             raise RunError(
                 self.path,
                 f"the journal has {len(beginning)} bytes, the checkpoint was written after {size}",
-                "Expected the journal that belongs to the checkpoints beside it",
-                "Put it back, or train again into another folder with --out",
+                "Expected the journal that belongs to the checkpoints next to it",
+                "Put it back, or train again into another directory with --out",
             )
         with self._as_run_error():
-            write_atomic(self.path, beginning + _line("resume", update, figures))
+            write_atomic(self.path, beginning + _line("resume", update, values))
 
     def _beginning(self, size: int) -> bytes:
         try:
@@ -91,20 +91,20 @@ class Journal:
             raise RunError(
                 self.path,
                 f"the journal could not be written ({error.strerror or error})",
-                "Expected room and permission to write",
-                "Make room, then go on with --resume",
+                "Expected enough disk space and permission to write",
+                "Free disk space, then rerun with --resume",
             ) from error
 
 
-def _line(event: str, update: int, figures: Mapping[str, Any]) -> bytes:
-    values = {"event": event, "update": update, **figures}
-    return json.dumps(values, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+def _line(event: str, update: int, values: Mapping[str, Any]) -> bytes:
+    content = {"event": event, "update": update, **values}
+    return json.dumps(content, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def read_journal(path: Path, size: int | None = None) -> list[Mapping[str, Any]]:
-    """All whole events of a journal, or of its first ``size`` bytes.
+    """Return all whole events of a journal, or of its first ``size`` bytes.
 
-    A line that a crash cut short or damaged, and anything after it, is left out.
+    A line that a crash truncated or damaged is left out, with everything after it.
     """
     if not path.exists():
         return []
@@ -121,5 +121,5 @@ def read_journal(path: Path, size: int | None = None) -> list[Mapping[str, Any]]
 
 
 def _is_event(event: object) -> bool:
-    """Return True for what ``Journal.write`` wrote: readers rely on these two keys."""
+    """Return True for an event as ``Journal.write`` writes it: readers rely on these two keys."""
     return isinstance(event, dict) and type(event.get("event")) is str and type(event.get("update")) is int

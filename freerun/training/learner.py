@@ -15,7 +15,7 @@ from freerun.forcing.loss import Losses
 from freerun.forcing.strategy import Strategy
 from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.models.seq2seq import Seq2Seq
-from freerun.training.optimisers import load_optimiser_state, optimiser_tensors
+from freerun.training.optimizers import load_optimizer_state, optimizer_tensors
 from freerun.training.precision import autocast
 from freerun.training.schedules import Schedule
 
@@ -24,40 +24,40 @@ __all__ = ["Learner", "NotFinite", "Step"]
 
 @dataclass(frozen=True)
 class Step:
-    """What an update did: the loss, the norm of all gradients before clipping, and the parts' figures."""
+    """The result of an update: the loss, the gradient norm before clipping, and the metrics of each batch."""
 
     loss: float
     gradient_norm: float
-    figures: Sequence[Figures]
+    metrics: Sequence[Sums]
 
 
-Figures = Mapping[str, tuple[float, float]]
+Sums = Mapping[str, tuple[float, float]]
 """Name -> sum and count."""
 
 
 class NotFinite(Exception):
-    """A number is not finite, so the model's weights were left as they were.
+    """A number is not finite, so the model's weights were left unchanged.
 
-    ``others`` are such figures of the strategy beside the loss and the norm of the gradients.
+    ``others`` are the strategy's metrics that are not finite.
     """
 
     def __init__(self, loss: float, gradient_norm: float, others: Mapping[str, float] | None = None) -> None:
-        super().__init__(f"loss {loss}, norm of the gradients {gradient_norm}, others {others or {}}")
+        super().__init__(f"loss {loss}, gradient norm {gradient_norm}, others {others or {}}")
         self.loss = loss
         self.gradient_norm = gradient_norm
         self.others = others or {}
 
 
 class Learner:
-    """A model that learns: the only place where weights change.
+    """A model with its optimizer: the only place where weights change.
 
     Args:
-        model: what learns.
-        strategy: gives the loss terms of a batch.
-        optimizer: of all the model's parameters, with the learning rate that ``schedule`` scales.
+        model: the model to be trained.
+        strategy: returns the loss terms of a batch.
+        optimizer: has all the model's parameters, and the learning rate that ``schedule`` scales.
         schedule: factor of the learning rate at each update.
         seed: of the strategy's randomness.
-        clip_norm: the gradients' norm is brought down to this (Pascanu et al. 2013); 0: it is left as it is.
+        clip_norm: the gradients are scaled down to this norm (Pascanu et al. 2013); 0: no clipping.
         precision: "fp32" or "bf16".
         updates_per_epoch: for strategies that count in epochs.
         cosine_every: updates after which the gradients of several loss terms are compared.
@@ -93,37 +93,41 @@ class Learner:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def update(self, number: int, batches: Sequence[Batch]) -> Step:
-        """One optimiser step over all ``batches`` together; ``number`` counts from 1.
+        """Make one optimizer step over all ``batches`` together; ``number`` counts from 1.
 
         Raises:
-            NotFinite: before the step, which is not made.
+            NotFinite: before the step, which is then not made.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        loss, figures = self._backward(number, batches)
+        loss, metrics = self._backward(number, batches)
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm or math.inf))
-        _check(loss, norm, figures)
+        _check(loss, norm, metrics)
         own = self.strategy.step(self._moment(number))
         _check(loss, norm, [own])
         self._set_rate(number)
         self.optimizer.step()
-        return Step(loss, norm, [*figures, own] if own else figures)
+        return Step(loss, norm, [*metrics, own] if own else metrics)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        """Weights, the optimiser's state, and the strategy's, by name."""
+        """Return the weights, the optimizer's state, and the strategy's, by name."""
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
-        return self.model.state_dict(), optimiser_tensors(self.optimizer, names), self.strategy.state()
+        return self.model.state_dict(), optimizer_tensors(self.optimizer, names), self.strategy.state()
 
     def load(
         self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], strategy: Mapping[str, Tensor], update: int
     ) -> None:
-        """Put back what ``state`` gave after ``update``. Raises RuntimeError or KeyError if it is of another model."""
+        """Restore what ``state`` returned after ``update``.
+
+        Raises:
+            RuntimeError, KeyError: it is of another model.
+        """
         self.model.load_state_dict(dict(model))
-        load_optimiser_state(self.optimizer, optimizer, dict(self.model.named_parameters()))
+        load_optimizer_state(self.optimizer, optimizer, dict(self.model.named_parameters()))
         self.strategy.load(strategy)
         self._set_rate(max(1, update))
 
     def phase(self, number: int) -> str:
-        """The phase of training that an update belongs to; nothing where there is one only."""
+        """Return the phase of training that an update belongs to, "" if there is only one."""
         return self.strategy.phase(number)
 
     def _moment(self, number: int, part: int = 0) -> Update:
@@ -133,11 +137,11 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self._base_rate * self.schedule(number)
 
-    def _backward(self, number: int, batches: Sequence[Batch]) -> tuple[float, list[Figures]]:
-        """Gradients of the sum over terms of weight * sum / count, each count taken over all the batches.
+    def _backward(self, number: int, batches: Sequence[Batch]) -> tuple[float, list[Sums]]:
+        """Compute the gradients of the sum over terms of weight * sum / count, with counts over all the batches.
 
-        A single term can be gone back through batch by batch and divided once at the end. Several terms have counts of
-        their own, so their graphs are kept until all counts are known.
+        A single term can be backpropagated batch by batch and divided once at the end. Several terms have separate
+        counts, so their graphs are kept until all counts are known.
         """
         parts: list[Losses] = []
         streams = len(batches) > 1
@@ -153,17 +157,17 @@ class Learner:
             sum((losses.terms[name].sum * (losses.terms[name].weight / count) for losses in parts), torch.zeros(()))
             for name, count in counts.items()
         ]
-        figures: list[Figures] = [losses.figures for losses in parts]
+        metrics: list[Sums] = [losses.figures for losses in parts]
         if streams:
             self._divide_gradients(*counts.values())
         elif len(values) > 1 and number % self.cosine_every == 0:
-            figures.append({"gradient_cosine": (self._backward_apart(values[0], torch.stack(values[1:]).sum()), 1)})
+            metrics.append({"gradient_cosine": (self._backward_apart(values[0], torch.stack(values[1:]).sum()), 1)})
         else:
             torch.stack(values).sum().backward()  # type: ignore[no-untyped-call]
-        return sum(value.item() for value in values), figures
+        return sum(value.item() for value in values), metrics
 
     def _backward_apart(self, first: Tensor, others: Tensor) -> float:
-        """The gradient of ``first + others``, and the cosine between the two; 0 where one of them is 0."""
+        """Set the gradients of ``first + others``, and return the cosine between the two; 0 if one of them is 0."""
         parameters = list(self.model.parameters())
         apart = [
             torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True) for loss in (first, others)
@@ -192,15 +196,15 @@ class Learner:
                 parameter.grad.div_(count)
 
 
-def _check(loss: float, gradient_norm: float, figures: Sequence[Figures]) -> None:
-    """Raise NotFinite unless all is finite; what a strategy itself learns by is among its figures."""
-    others = {name: total for each in figures for name, (total, _) in each.items() if not math.isfinite(total)}
+def _check(loss: float, gradient_norm: float, metrics: Sequence[Sums]) -> None:
+    """Raise NotFinite unless all numbers are finite; the losses of a strategy's own model are among its metrics."""
+    others = {name: total for each in metrics for name, (total, _) in each.items() if not math.isfinite(total)}
     if others or not (math.isfinite(loss) and math.isfinite(gradient_norm)):
         raise NotFinite(loss, gradient_norm, others)
 
 
 def _counts(parts: Sequence[Losses]) -> dict[str, float]:
-    """The count of each term over all parts; 1 where there was nothing to count, for the sum is 0 then."""
+    """Return the count of each term over all parts; 1 if there was nothing to count, because the sum is 0 then."""
     names = parts[0].terms.keys()
     assert all(losses.terms.keys() == names for losses in parts), "every part of an update has the same terms"
     return {name: sum(losses.terms[name].count for losses in parts) or 1 for name in names}

@@ -1,4 +1,4 @@
-"""In which order the pairs are learnt from."""
+"""The order of the training batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["BatchOrder"]
 
 
 class BatchOrder:
-    """The batches of every epoch: a pure function of (seed, epoch), so that any place in it can be gone back to."""
+    """The batches of every epoch: a pure function of (seed, epoch), so that any position can be resumed from."""
 
     def __init__(self, corpus: Corpus, seed: int, batch_size: int | None, batch_tokens: int | None) -> None:
         self.corpus = corpus
@@ -22,16 +22,16 @@ class BatchOrder:
 
     @property
     def tokens_per_batch(self) -> float:
-        """Target tokens in an average batch, EOS counted."""
+        """The mean number of target tokens per batch, EOS counted."""
         return float(self.corpus.targets.lengths.sum()) / self.batches_per_epoch
 
     @property
     def pairs_per_batch(self) -> float:
-        """Pairs in an average batch."""
+        """The mean number of pairs per batch."""
         return len(self.corpus) / self.batches_per_epoch
 
     def take(self, progress: Progress) -> Batch:
-        """The next batch; moves ``progress`` past it."""
+        """Return the next batch, and move ``progress`` past it."""
         plan = self._of(progress.epoch)
         batch = make_batch(self.corpus, plan[progress.batch])
         progress.batch += 1

@@ -1,4 +1,4 @@
-"""Where a run is."""
+"""The position of a run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ __all__ = ["Progress"]
 
 @dataclass
 class Progress:
-    """Where a run is: with weights and optimiser, all that it needs to go on.
+    """The position of a run: with weights and optimizer state, all that is needed to resume it.
 
-    ``epoch`` and ``batch`` are the place of the next batch; ``evaluated`` and ``best_update`` are -1 before there is an
-    evaluation; ``stale`` counts the evaluations since the best one. ``best`` and ``last`` are the metrics found then,
-    ``interval`` the sums and counts of the figures since the last journal line.
+    ``epoch`` and ``batch`` locate the next batch; ``evaluated`` and ``best_update`` are -1 before the first evaluation;
+    ``stale`` counts the evaluations since the best one. ``best`` and ``last`` are their metrics, ``interval`` the sums
+    and counts of the metrics since the last journal record.
 
     ``best_sha256`` is the SHA-256 of the best bundle's weights; ``journal_size`` and ``journal_sha256`` are of the
     journal. They are "" in checkpoints of earlier versions.
@@ -33,13 +33,13 @@ class Progress:
     journal_sha256: str = ""
 
     def add(self, name: str, total: float, count: float) -> None:
-        """Add to a figure of the present journal interval; with a count of 0 it is a sum, otherwise a mean."""
+        """Add to a metric of the present journal interval; with a count of 0 it is a sum, otherwise a mean."""
         entry = self.interval.setdefault(name, [0.0, 0.0])
         entry[0] += total
         entry[1] += count
 
     def take_interval(self) -> dict[str, float]:
-        """The figures of the interval, which ends here."""
-        figures = {name: total / count if count else int(total) for name, (total, count) in self.interval.items()}
+        """Return the metrics of the interval, and start the next one."""
+        metrics = {name: total / count if count else int(total) for name, (total, count) in self.interval.items()}
         self.interval = {}
-        return figures
+        return metrics

@@ -9,7 +9,7 @@ from typing import Any
 from freerun.errors import RunError
 from freerun.training.checkpoint import Checkpoint, Checkpoints, Damaged
 from freerun.training.journal import Journal, read_journal
-from freerun.training.trainer import TrainerSettings
+from freerun.training.settings import TrainerSettings
 
 __all__ = ["Resumption", "choose_checkpoint"]
 
@@ -50,7 +50,7 @@ def choose_checkpoint(checkpoints: Checkpoints, journal: Journal, settings: Trai
         return None
     details = "; ".join(f"update {update}: {problems[update]}" for update in updates)
     raise RunError(
-        checkpoints.folder,
+        checkpoints.directory,
         f"no checkpoint is usable: {details}",
         "Expected checkpoints and a journal as this run wrote them",
         "Put the files back, or remove this directory to start the run from the beginning",

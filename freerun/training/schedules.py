@@ -15,19 +15,19 @@ Schedule = Callable[[int], float]
 
 
 def constant(warmup: int = 0) -> Schedule:
-    """1 after the warm-up."""
+    """Return a schedule of 1 after the warm-up."""
     return lambda update: _warm(update, warmup)
 
 
 def inverse_sqrt(warmup: int) -> Schedule:
-    """sqrt(warmup / update) after the warm-up (Vaswani et al. 2017, equation 3, scaled to 1 at its peak)."""
+    """Return ``sqrt(warmup / update)`` after the warm-up (Vaswani et al. 2017, equation 3, scaled to 1 at its peak)."""
     return lambda update: min(_warm(update, warmup), math.sqrt(warmup / update))
 
 
 def cosine(updates: int, warmup: int = 0, final: float = 0.0) -> Schedule:
-    """Half a cosine from 1 at the end of the warm-up to ``final`` at the last update (Loshchilov & Hutter 2017, eq. 5).
+    """Return half a cosine from 1 at the end of the warm-up to ``final`` at the last update.
 
-    ``final`` is in [0, 1].
+    Loshchilov & Hutter 2017, equation 5. ``final`` is in [0, 1].
     """
 
     def factor(update: int) -> float:
@@ -38,14 +38,14 @@ def cosine(updates: int, warmup: int = 0, final: float = 0.0) -> Schedule:
 
 
 def halving(updates_per_epoch: float, start_epoch: float = 5.0, every_epochs: float = 0.5, warmup: int = 0) -> Schedule:
-    """Halved at the end of every ``every_epochs`` once ``start_epoch`` epochs are over (Sutskever et al. 2014, 3.4).
+    """Return 1, halved at the end of every ``every_epochs`` after ``start_epoch`` epochs.
 
-    The first halving comes ``every_epochs`` after ``start_epoch``.
+    Sutskever et al. 2014, section 3.4. The first halving comes ``every_epochs`` after ``start_epoch``.
     """
 
     def factor(update: int) -> float:
         epochs_done = (update - 1) / updates_per_epoch
-        # a hair more than a whole number of halvings counts as whole: the division above is not exact
+        # slightly more than a whole number of halvings counts as whole: the division above is not exact
         halvings = math.floor(min(1000.0, max(0.0, epochs_done - start_epoch) / every_epochs + 1e-9))
         return _warm(update, warmup) * math.pow(0.5, halvings)
 

@@ -1,4 +1,4 @@
-"""Which of two models is the better one."""
+"""The choice of the better of two models."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 __all__ = ["Metrics", "Selection"]
 
 Metrics = Mapping[str, float | None]
-"""Figures by name; None for one that is not defined."""
+"""Metrics by name; None for an undefined one."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """By ``metric``, ties by nll.teacher, then the earlier one. An undefined figure is worse than any other."""
+    """Selection by ``metric``; ties by nll.teacher, then the earlier model. An undefined value is the worst."""
 
     metric: str
     higher_is_better: bool = False
 
     def better(self, new: Metrics, old: Metrics | None) -> bool:
-        """Whether ``new`` is strictly better than ``old`` (None: there is none yet)."""
+        """Return True if ``new`` is strictly better than ``old`` (None: there is none yet)."""
         return old is None or self._key(new) < self._key(old)
 
     def _key(self, metrics: Metrics) -> tuple[float, float]:
@@ -28,7 +28,7 @@ class Selection:
 
 
 def _or_worst(value: float | None, higher_is_better: bool = False) -> float:
-    """``value`` as a number of which the lower is the better."""
+    """Return ``value`` as a number of which lower is better."""
     if value is None or math.isnan(value):
         return math.inf
     return -value if higher_is_better else value

@@ -1,70 +1,70 @@
-"""Training figures as TensorBoard events, where the extra is installed."""
+"""Training metrics as TensorBoard events, if the extra is installed."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from freerun.training.trainer import Measured
+from freerun.log import log
+from freerun.training.callbacks import Callback, EvaluationResult
 
-__all__ = ["TensorBoardReporter", "tensorboard_is_installed"]
+__all__ = ["TensorBoardCallback", "tensorboard_is_installed"]
 
 
 def tensorboard_is_installed() -> bool:
-    """Whether the extra ``tensorboard`` is there."""
+    """Return True if the extra ``tensorboard`` is installed."""
     return importlib.util.find_spec("tensorboard") is not None
 
 
-class TensorBoardReporter:
-    """Writes ``train/*`` at each journal line and ``dev/*`` at each evaluation; events after ``start`` are replaced.
+class TensorBoardCallback(Callback):
+    """Writes ``train/*`` at each journal record and ``dev/*`` at each evaluation.
 
-    No training depends on these events. If they cannot be written, ``say`` gets a warning, and there are none any more.
+    Events after the update that training starts from are replaced. No training depends on these events: if they cannot
+    be written, a warning is logged, and no more are written.
     """
 
-    def __init__(self, folder: Path, start: int, say: Callable[[str], None]) -> None:
-        self._folder, self._say = folder, say
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._writer: Any = None
         self._hook = threading.excepthook
+
+    def on_start(self, update: int, updates: int) -> None:
+        """Open the file of events."""
         with self._warning():
             from torch.utils.tensorboard import SummaryWriter
 
             # its thread would print a traceback; the same error is raised here at the next event
-            threading.excepthook = self._quiet
-            self._writer = SummaryWriter(str(folder), purge_step=start + 1)
+            self._hook, threading.excepthook = threading.excepthook, self._quiet
+            self._writer = SummaryWriter(str(self._directory), purge_step=update + 1)
 
-    def updated(self, update: int, figures: Mapping[str, float]) -> None:
-        """One scalar a figure."""
+    def on_update(self, update: int, metrics: Mapping[str, float]) -> None:
+        """Write one scalar per metric."""
         with self._warning():
-            for name, value in figures.items():
+            for name, value in metrics.items():
                 self._scalar(f"train/{name}", value, update)
 
-    def ticked(self, update: int) -> None:
-        """Nothing: single updates are not recorded."""
-
-    def evaluated(self, update: int, measured: Measured, is_best: bool) -> None:
-        """One scalar a metric, and the example outputs as text."""
+    def on_evaluation(self, update: int, result: EvaluationResult, is_best: bool) -> None:
+        """Write one scalar per metric, and the example outputs as text."""
         with self._warning():
-            for name, value in measured.metrics.items():
+            for name, value in result.metrics.items():
                 if value is not None:
                     self._scalar(f"dev/{name}", value, update)
-            lines = [f"- `{source}`: {free} (reference: {reference})" for source, reference, free in measured.examples]
+            lines = [f"- `{source}`: {free} (reference: {reference})" for source, reference, free in result.examples]
             if self._writer is not None:
                 self._writer.add_text("dev/examples", "\n".join(lines), update)
                 self._writer.flush()
 
-    def said(self, text: str) -> None:
-        """Nothing: news is for the terminal."""
-
-    def close(self) -> None:
-        """Write what is still waiting."""
+    def on_end(self) -> None:
+        """Write the events that are still buffered."""
         with self._warning():
             if self._writer is not None:
                 self._writer.close()
-        threading.excepthook = self._hook
+        if threading.excepthook == self._quiet:
+            threading.excepthook = self._hook
 
     def _scalar(self, name: str, value: float, update: int) -> None:
         if self._writer is not None:
@@ -76,9 +76,9 @@ class TensorBoardReporter:
             yield
         except OSError as error:
             self._writer = None
-            self._say(f"warning: {self._folder}: TensorBoard's events cannot be written ({error.strerror or error}).")
+            log.warning(f"{self._directory}: TensorBoard's events cannot be written ({error.strerror or error}).")
 
     def _quiet(self, arguments: threading.ExceptHookArgs) -> None:
-        is_ours = type(arguments.thread).__module__.startswith("tensorboard.")
-        if not (is_ours and isinstance(arguments.exc_value, OSError)):
+        is_tensorboard = type(arguments.thread).__module__.startswith("tensorboard.")
+        if not (is_tensorboard and isinstance(arguments.exc_value, OSError)):
             self._hook(arguments)

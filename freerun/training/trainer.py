@@ -1,7 +1,10 @@
 """The training loop: updates, evaluations, checkpoints, journal.
 
-The loop is a pure function of its settings and the seed, cut at any update: everything it knows is in ``Progress``, the
-weights and the optimiser, so a run that goes on from a checkpoint writes the same bytes as one that was never stopped.
+The loop is a pure function of its settings and the seed, cut at any update: its whole state is in ``Progress``, the
+weights and the optimizer, so a run that is resumed from a checkpoint writes the same bytes as one that never stopped.
+
+The file is over 350 lines because the order of writing journal, checkpoint and bundles, which decides what a resumed
+run repeats, is easier to check in one place.
 """
 
 from __future__ import annotations
@@ -9,110 +12,33 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from freerun.data.batching import Batch
 from freerun.errors import Interrupted, RunError, TrainingError
-from freerun.files import bytes_hash, file_hash, write_atomic
-from freerun.models.seq2seq import Seq2Seq
-from freerun.training.checkpoint import Checkpoint, Checkpoints, Damaged, serialised
+from freerun.files import write_atomic
+from freerun.training.averaging import average, temporary_weights
+from freerun.training.best_model import BestModel
+from freerun.training.callbacks import Callback, EvaluationResult
+from freerun.training.checkpoint import Checkpoint, Checkpoints
+from freerun.training.hooks import TrainerHooks
 from freerun.training.journal import Journal
 from freerun.training.learner import Learner, NotFinite, Step
 from freerun.training.order import BatchOrder
 from freerun.training.progress import Progress
-from freerun.training.selection import Metrics, Selection
+from freerun.training.selection import Selection
+from freerun.training.settings import TrainerSettings
 from freerun.training.signals import CheckpointRequest, StopRequest
 
-__all__ = ["Host", "Measured", "Reporter", "Trainer", "TrainerSettings", "average"]
-
-
-@dataclass(frozen=True)
-class TrainerSettings:
-    """How long training goes on and what happens how often. Every ``*_every`` counts updates; 0: only at the end.
-
-    ``accumulate`` batches make an update; training ends early after ``patience`` evaluations without a better one
-    (0: never); the weights of the last ``average`` scheduled checkpoints are averaged at the end (0: none).
-    """
-
-    updates: int
-    accumulate: int = 1
-    journal_every: int = 50
-    checkpoint_every: int = 500
-    evaluate_every: int = 1000
-    patience: int = 10
-    average: int = 0
-
-    def evaluates_at(self, update: int) -> bool:
-        """Return True if there is an evaluation after this update, however long the run is."""
-        return self.evaluate_every > 0 and update > 0 and update % self.evaluate_every == 0
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What an evaluation found: metrics by name, and (source, reference, free run) of a few examples."""
-
-    metrics: Metrics
-    examples: Sequence[tuple[str, str, str]] = ()
-
-
-class Host(Protocol):
-    """What the loop asks for: it knows tensors and numbers, its host knows texts and bundles."""
-
-    def evaluate(self, model: Seq2Seq, everything: bool, check: Callable[[], None]) -> Measured:
-        """Measure a model on the development pairs, on the fixed sample or on all of them.
-
-        ``check`` is called between batches and may raise to stop.
-        """
-        ...
-
-    def write_bundle(self, name: str, weights: Mapping[str, Tensor], metrics: Metrics, update: int) -> str:
-        """Replace the bundle folder ``name`` ("best" or "last"); returns the SHA-256 of its weights."""
-        ...
-
-    def read_label(self, name: str) -> tuple[int, str] | None:
-        """Return the update of a bundle and the SHA-256 that it names for its weights; None if it cannot be read."""
-        ...
-
-    def describe(self, batch: Batch) -> list[dict[str, str]]:
-        """The pairs of a batch as texts, for a person to look at."""
-        ...
-
-
-class Reporter(Protocol):
-    """Tells a person, or a dashboard, how training goes."""
-
-    def updated(self, update: int, figures: Mapping[str, float]) -> None:
-        """Called at each journal line with its figures."""
-        ...
-
-    def ticked(self, update: int) -> None:
-        """Called after every update."""
-        ...
-
-    def evaluated(self, update: int, measured: Measured, is_best: bool) -> None:
-        """Called after each evaluation."""
-        ...
-
-    def said(self, text: str) -> None:
-        """One line of news."""
-        ...
-
-    def close(self) -> None:
-        """Called when training ends or is stopped."""
-        ...
+__all__ = ["Trainer"]
 
 
 class _StopNow(Exception):
-    """Leaves the loop, or an evaluation, when a signal came."""
+    """Leaves the loop, or an evaluation, after a signal."""
 
 
 class Trainer:
@@ -120,71 +46,116 @@ class Trainer:
 
     def __init__(
         self,
+        *,
         learner: Learner,
         order: BatchOrder,
         settings: TrainerSettings,
         selection: Selection,
-        host: Host,
-        folder: Path,
+        hooks: TrainerHooks,
+        directory: Path,
         checkpoints: Checkpoints,
-        reporters: Sequence[Reporter] = (),
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.learner = learner
         self.order = order
         self.settings = settings
         self.selection = selection
-        self.host = host
-        self.folder = folder
+        self.hooks = hooks
+        self.directory = directory
         self.checkpoints = checkpoints
-        self.reporters = reporters
+        self.callbacks = callbacks
+        self.best = BestModel(directory, hooks, checkpoints)
         self.progress = Progress()
-        self.journal = Journal(folder / "journal.jsonl")
+        self.journal = Journal(directory / "journal.jsonl")
+        self._callback_error: Exception | None = None
         self._started = self._interval_started = time.perf_counter()
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
-    def run(self, stop: StopRequest, wanted: CheckpointRequest | None = None) -> Progress:
-        """Train to the end; ``wanted`` may ask for checkpoints in addition to the scheduled ones.
+    def run(self, stop: StopRequest, requested: CheckpointRequest | None = None) -> Progress:
+        """Train to the end; ``requested`` may ask for checkpoints in addition to the scheduled ones.
 
         Raises:
-            Interrupted: a signal came; a checkpoint was written.
+            Interrupted: a signal came; a checkpoint was saved.
             TrainingError: a loss or gradient is not finite.
-            RunError: something could not be written.
+            RunError: a file could not be written.
+            Exception: raised by a callback; a checkpoint was saved.
         """
-        self._started = self._interval_started = time.perf_counter()
-        wanted = wanted or CheckpointRequest()
+        requested = requested or CheckpointRequest()
         try:
-            while not self._finished(stop, wanted):
-                self._update()
-                if self.progress.update % self.settings.journal_every == 0:
-                    self._write_interval()
-                # the terminal may have gone with the signal: first the checkpoint
-                for reporter in [] if stop else self.reporters:
-                    reporter.ticked(self.progress.update)
-            self._conclude(stop)
-            if wanted.take():
-                self._say(f"Training has ended; its last checkpoint is that of update {self.progress.update:,}.")
-        except _StopNow:
-            self._stop(stop.signal)
-        finally:
-            for reporter in self.reporters:
-                reporter.close()
+            self._run(stop, requested)
+        except BaseException:
+            self._end()  # the first error is the one to report
+            raise
+        for error in self._end():
+            raise error
         return self.progress
 
-    def _finished(self, stop: StopRequest, wanted: CheckpointRequest) -> bool:
-        """Do what is due between two updates, and return True if the run is over."""
+    def _run(self, stop: StopRequest, requested: CheckpointRequest) -> None:
+        self._started = self._interval_started = time.perf_counter()
+        has_concluded = False
+        try:
+            self._notify("on_start", self.progress.update, self.settings.updates)
+            while not self.run_due_actions(stop, requested):
+                self._update()
+                metrics = self._write_interval() if self.progress.update % self.settings.journal_every == 0 else {}
+                # the terminal may have gone with the signal: first the checkpoint
+                if metrics or not stop:
+                    self._notify("on_update", self.progress.update, metrics)
+            self._conclude(stop)
+            has_concluded = True
+            if requested.take():
+                self._message(f"Training has ended; its last checkpoint is that of update {self.progress.update:,}.")
+        except _StopNow:
+            self._stop(stop.signal)
+        except Exception as error:
+            if error is self._callback_error and not has_concluded:
+                self._save_at_stop("callback", error=type(error).__name__)
+            raise
+
+    def run_due_actions(self, stop: StopRequest, requested: CheckpointRequest) -> bool:
+        """Run due evaluations and checkpoints; return True if the run is over."""
         if self._evaluation_is_due() and self.settings.evaluates_at(self.progress.update):
-            self._evaluate(stop)
+            result, is_best = self._evaluate(stop)
             self.save_checkpoint(with_best=self.settings.average > 1 and self._is_over())
+            self._notify("on_evaluation", self.progress.update, result, is_best)
         elif self._evaluation_is_due():
             self._evaluate_at_the_end(stop)
         elif self._checkpoint_is_due():
             self.save_checkpoint()
-        if self.progress.update > 0 and wanted.take():
+        if self.progress.update > 0 and requested.take():
             self._save_now()
         if stop:
             raise _StopNow
         return self._is_over()
+
+    # -- callbacks ----------------------------------------------------------------------------------------------------
+
+    def _notify(self, method: str, *arguments: Any) -> None:
+        """Call a method of all callbacks, and remember an exception as theirs.
+
+        What is saved then has to lead a resumed run to the same bytes: nothing may be in the journal without its part
+        of the state. So each event is complete before callbacks hear of it.
+        """
+        for callback in self.callbacks:
+            try:
+                getattr(callback, method)(*arguments)
+            except Exception as error:
+                self._callback_error = error
+                raise
+
+    def _message(self, text: str) -> None:
+        self._notify("on_message", text)
+
+    def _end(self) -> list[Exception]:
+        """Call ``on_end`` of all callbacks, and return what they raised."""
+        errors = []
+        for callback in self.callbacks:
+            try:
+                callback.on_end()
+            except Exception as error:  # noqa: BLE001 (for the caller to raise)
+                errors.append(error)
+        return errors
 
     def _is_over(self) -> bool:
         return self.progress.update >= self.settings.updates or self.is_out_of_patience
@@ -194,25 +165,22 @@ class Trainer:
         return update != self.progress.evaluated and (settings.evaluates_at(update) or update >= settings.updates > 0)
 
     def _evaluate_at_the_end(self, stop: StopRequest) -> None:
-        """Evaluate where a longer run would not.
+        """Evaluate at an update where a longer run would not.
 
-        The checkpoint is written before, because a run that is made longer continues from it and has to know nothing of
-        this evaluation. The journal has the event where an evaluation's checkpoint always has it.
+        The checkpoint is written before, because a run that is made longer resumes from it and must not depend on this
+        evaluation. Its event follows that of the evaluation in the journal, as always.
         """
         if self.progress.update not in self.checkpoints.updates():
             self.save_checkpoint(scheduled=False, with_best=True)
-        self._evaluate(stop)
+        result, is_best = self._evaluate(stop)
         self.journal.write("checkpoint", self.progress.update)
+        self._notify("on_evaluation", self.progress.update, result, is_best)
 
     def _save_now(self) -> None:
-        """Write a checkpoint that a signal asked for, unless this update has one."""
+        """Save a checkpoint at a signal's request, unless this update has one."""
         if self.progress.update not in self.checkpoints.updates():
             self.save_checkpoint(scheduled=False)
-        self._say(f"Saved the checkpoint of update {self.progress.update:,}, as SIGUSR1 asked; training continues.")
-
-    def _say(self, text: str) -> None:
-        for reporter in self.reporters:
-            reporter.said(text)
+        self._message(f"Saved the checkpoint of update {self.progress.update:,}, as SIGUSR1 asked; training continues.")
 
     def _checkpoint_is_due(self) -> bool:
         update, every = self.progress.update, self.settings.checkpoint_every
@@ -221,7 +189,7 @@ class Trainer:
 
     @property
     def is_out_of_patience(self) -> bool:
-        """Whether the last ``patience`` evaluations found no better model."""
+        """True if the last ``patience`` evaluations found no better model."""
         return 0 < self.settings.patience <= self.progress.stale
 
     # -- updates and the journal --------------------------------------------------------------------------------------
@@ -229,13 +197,13 @@ class Trainer:
     def _update(self) -> None:
         number = self.progress.update + 1
         if (phase := self.learner.phase(number)) != self.learner.phase(self.progress.update):
+            self._message(f"From update {number:,} on: {phase}.")
             self.journal.write("phase", self.progress.update, strategy=phase)
-            self._say(f"From update {number:,} on: {phase}.")
         batches = [self.order.take(self.progress) for _ in range(self.settings.accumulate)]
         try:
             step = self.learner.update(number, batches)
-        except NotFinite as found:
-            raise self._not_finite(number, batches, found) from None
+        except NotFinite as error:
+            raise self._not_finite(number, batches, error) from None
         self.progress.update = number
         self._count(batches, step)
 
@@ -244,94 +212,93 @@ class Trainer:
         self.progress.add("gradient_norm", step.gradient_norm, 1)
         self.progress.add("pairs", sum(batch.num_pairs for batch in batches), 0)
         self.progress.add("target_tokens", sum(batch.num_tokens for batch in batches), 0)
-        for figures in step.figures:
-            for name, (total, count) in figures.items():
+        for metrics in step.metrics:
+            for name, (total, count) in metrics.items():
                 self.progress.add(name, total, count)
 
-    def _not_finite(self, number: int, batches: Sequence[Batch], found: NotFinite) -> TrainingError:
+    def _not_finite(self, number: int, batches: Sequence[Batch], error: NotFinite) -> TrainingError:
         """Save the batches for inspection; the weights are still those before this update."""
-        path = self.folder / f"not-finite-update-{number}.json"
-        pairs = [pair for batch in batches for pair in self.host.describe(batch)]
-        loss, norm = str(found.loss), str(found.gradient_norm)
-        others = {name: str(value) for name, value in found.others.items()}
-        told = "".join(f", {name} is {value}" for name, value in others.items() if not name.startswith("nll"))
+        path = self.directory / f"not-finite-update-{number}.json"
+        pairs = [pair for batch in batches for pair in self.hooks.describe(batch)]
+        loss, norm = str(error.loss), str(error.gradient_norm)
+        others = {name: str(value) for name, value in error.others.items()}
+        details = "".join(f", {name} is {value}" for name, value in others.items() if not name.startswith("nll"))
         content = {"update": number, "loss": loss, "gradient_norm": norm, **others, "pairs": pairs}
         try:
             write_atomic(path, json.dumps(content, ensure_ascii=False, indent=1))
-            where = f"Look at the batch in {path}"
-        except OSError as error:
-            where = f"The batch could not be saved in {path} ({error.strerror or error})"
+            hint = f"Inspect the batch in {path}"
+        except OSError as failure:
+            hint = f"The batch could not be saved in {path} ({failure.strerror or failure})"
         return TrainingError(
             f"update {number}",
-            f"the loss is {loss} and the norm of the gradients {norm}{told}; the update was not made",
+            f"the loss is {loss} and the gradient norm {norm}{details}; the update was not made",
             "Expected finite numbers",
-            f"{where}; train again with a lower training.learning_rate, a longer warm-up or a smaller "
+            f"{hint}; train again with a lower training.learning_rate, a longer warm-up or a smaller "
             "training.clip_norm",
         )
 
-    def _write_interval(self) -> None:
-        """The figures since the last journal line: sums as they are, everything else as a mean."""
+    def _write_interval(self) -> dict[str, float]:
+        """Write and return the metrics since the last journal record: totals as sums, everything else as means."""
         progress = self.progress
         now = time.perf_counter()
-        figures = progress.take_interval()
-        figures["learning_rate"] = self.learner.learning_rate
-        figures["epoch"] = round(progress.epoch + progress.batch / self.order.batches_per_epoch, 6)
-        figures["pairs_per_second"] = round(figures["pairs"] / max(now - self._interval_started, 1e-9), 1)
-        figures["seconds"] = self._seconds()
-        self.journal.write("update", progress.update, **figures)
+        metrics = progress.take_interval()
+        metrics["learning_rate"] = self.learner.learning_rate
+        metrics["epoch"] = round(progress.epoch + progress.batch / self.order.batches_per_epoch, 6)
+        metrics["pairs_per_second"] = round(metrics["pairs"] / max(now - self._interval_started, 1e-9), 1)
+        metrics["seconds"] = self._seconds()
+        self.journal.write("update", progress.update, **metrics)
         self._interval_started = now
-        for reporter in self.reporters:
-            reporter.updated(progress.update, figures)
+        return metrics
 
     def _seconds(self) -> float:
         return round(time.perf_counter() - self._started, 3)
 
     # -- evaluation and bundles ---------------------------------------------------------------------------------------
 
-    def _evaluate(self, stop: StopRequest) -> None:
+    def _evaluate(self, stop: StopRequest) -> tuple[EvaluationResult, bool]:
+        """Evaluate the present model on the sample, and write ``last/`` and, if it is better, ``best/``."""
         progress, weights = self.progress, self.learner.model.state_dict()
-        measured = self._measure(False, stop)
-        is_best = self.selection.better(measured.metrics, progress.best)
+        result = self._result(False, stop)
+        is_best = self.selection.better(result.metrics, progress.best)
         progress.evaluated = progress.update
-        progress.last = dict(measured.metrics)
+        progress.last = dict(result.metrics)
         progress.stale = 0 if is_best else progress.stale + 1
         if is_best:
-            progress.best_update, progress.best = progress.update, dict(measured.metrics)
-            progress.best_sha256 = self.host.write_bundle("best", weights, measured.metrics, progress.update)
-        self.host.write_bundle("last", weights, measured.metrics, progress.update)
-        self._write_evaluation(measured, is_best)
-        for reporter in self.reporters:
-            reporter.evaluated(progress.update, measured, is_best)
+            progress.best_update, progress.best = progress.update, dict(result.metrics)
+            progress.best_sha256 = self.hooks.write_bundle("best", weights, result.metrics, progress.update)
+        self.hooks.write_bundle("last", weights, result.metrics, progress.update)
+        self._write_evaluation(result, is_best)
+        return result, is_best
 
-    def _measure(self, everything: bool, stop: StopRequest) -> Measured:
+    def _result(self, everything: bool, stop: StopRequest) -> EvaluationResult:
         def check() -> None:
             if stop:
                 raise _StopNow
 
-        return self.host.evaluate(self.learner.model, everything, check)
+        return self.hooks.evaluate(self.learner.model, everything, check)
 
-    def _measure_with(self, weights: Mapping[str, Tensor], everything: bool, stop: StopRequest) -> Measured:
-        with _borrowed(self.learner.model, weights):
-            return self._measure(everything, stop)
+    def _result_with(self, weights: Mapping[str, Tensor], everything: bool, stop: StopRequest) -> EvaluationResult:
+        with temporary_weights(self.learner.model, weights):
+            return self._result(everything, stop)
 
-    def _write_evaluation(self, measured: Measured, is_best: bool, **more: Any) -> None:
-        examples = [{"source": s, "reference": r, "free_run": f} for s, r, f in measured.examples]
-        figures = {**measured.metrics, "best": is_best, "examples": examples, **more, "seconds": self._seconds()}
-        self.journal.write("evaluation", self.progress.update, **figures)
+    def _write_evaluation(self, result: EvaluationResult, is_best: bool, **details: Any) -> None:
+        examples = [{"source": s, "reference": r, "free_run": f} for s, r, f in result.examples]
+        values = {**result.metrics, "best": is_best, "examples": examples, **details, "seconds": self._seconds()}
+        self.journal.write("evaluation", self.progress.update, **values)
         self._interval_started = time.perf_counter()  # an evaluation's time is not training's
 
     def _conclude(self, stop: StopRequest) -> None:
-        """Try the average of the last checkpoints, then measure the best model on all development pairs."""
+        """Try the average of the last checkpoints, then evaluate the best model on all development pairs."""
         progress = self.progress
-        weights = self._average_if_better(stop) or self._weights_of_best()
-        measured = self._measure_with(weights, True, stop)
-        written = self.host.write_bundle("best", weights, measured.metrics, progress.best_update)
-        self._write_evaluation(measured, True, final=True, best_update=progress.best_update, best_sha256=written)
+        weights = self._average_if_better(stop) or self.best.weights(progress)
+        result = self._result_with(weights, True, stop)
+        sha256 = self.hooks.write_bundle("best", weights, result.metrics, progress.best_update)
+        self._write_evaluation(result, True, final=True, best_update=progress.best_update, best_sha256=sha256)
         reason = "patience" if progress.update < self.settings.updates else "complete"
         self.journal.write("stop", progress.update, reason=reason, seconds=self._seconds())
 
     def _average_if_better(self, stop: StopRequest) -> Mapping[str, Tensor] | None:
-        """The mean of the last ``average`` checkpoints' weights where it beats the best model on the sample."""
+        """Return the mean of the last ``average`` checkpoints' weights if it beats the best model on the sample."""
         number = self.settings.average
         # the one at the end is not scheduled where a longer run has none
         saved = sorted({*self.checkpoints.scheduled(), self.progress.update})
@@ -339,70 +306,50 @@ class Trainer:
         if len(updates) < 2:
             return None
         mean = average([self.checkpoints.load(update).model for update in updates])
-        measured = self._measure_with(mean, False, stop)
-        is_best = self.selection.better(measured.metrics, self.progress.best)
-        self._write_evaluation(measured, is_best, averaged=updates)
-        self._tell_average(updates, measured, is_best)
+        result = self._result_with(mean, False, stop)
+        is_best = self.selection.better(result.metrics, self.progress.best)
+        self._write_evaluation(result, is_best, averaged=updates)
+        self._report_average(updates, result, is_best)
         if not is_best:
             return None
-        self.progress.best, self.progress.best_update = dict(measured.metrics), self.progress.update
+        self.progress.best, self.progress.best_update = dict(result.metrics), self.progress.update
         return mean
 
-    def _tell_average(self, updates: Sequence[int], measured: Measured, is_best: bool) -> None:
-        value = measured.metrics[self.selection.metric]
-        found = f"{self.selection.metric} {'undefined' if value is None else f'{value:.4f}'}"
-        self._say(
-            f"The mean of the checkpoints of updates {', '.join(map(str, updates))}: {found}, "
-            f"{'better than the best model, and taken' if is_best else 'no better than the best model'}."
+    def _report_average(self, updates: Sequence[int], result: EvaluationResult, is_best: bool) -> None:
+        value = result.metrics[self.selection.metric]
+        metric = f"{self.selection.metric} {'undefined' if value is None else f'{value:.4f}'}"
+        self._message(
+            f"The mean of the checkpoints of updates {', '.join(map(str, updates))}: {metric}, "
+            f"{'better than the best model; now the best' if is_best else 'no better than the best model'}."
         )
 
-    def _weights_of_best(self) -> Mapping[str, Tensor]:
-        path = self._best_weights
-        try:
-            content = path.read_bytes()
-            if bytes_hash(content) != self.progress.best_sha256:
-                raise ValueError("the SHA-256 differs from the one at its evaluation")
-            return load_tensors(content)
-        except (OSError, SafetensorError, ValueError) as error:
-            raise RunError(
-                path,
-                f"the weights of the best model, that of update {self.progress.best_update}, cannot be read ({error})",
-                "Expected the folder best/ as training wrote it",
-                "Put it back and go on with --resume, or train again into another folder with --out",
-            ) from error
-
-    # -- stopping and going on ----------------------------------------------------------------------------------------
+    # -- stopping and resuming ----------------------------------------------------------------------------------------
 
     def save_checkpoint(self, scheduled: bool = True, with_best: bool = False) -> None:
-        """Write the present state; a scheduled checkpoint is also an event of the journal.
+        """Save the present state; a scheduled checkpoint is also an event of the journal.
 
         ``with_best``: it holds the best model's weights too, because what follows may replace them in ``best/``.
         """
         if scheduled:
             self.journal.write("checkpoint", self.progress.update)
+        self._save(scheduled, with_best)
+        self._notify("on_checkpoint", self.progress.update, self.checkpoints.path(self.progress.update))
+
+    def _save(self, scheduled: bool, with_best: bool = False) -> None:
         self.progress.journal_size = self.journal.size()
         self.progress.journal_sha256 = self.journal.hash(self.progress.journal_size)
-        best = self._kept_best() if with_best else None
+        best = self.best.weights_to_save(self.progress) if with_best else None
         checkpoint = Checkpoint(*self.learner.state(), dataclasses.asdict(self.progress), best=best)
         self.checkpoints.save(self.progress.update, checkpoint, scheduled)
 
-    def _kept_best(self) -> Mapping[str, Tensor] | None:
-        """The best model's weights; None if there is none, it is the present one, or ``best/`` has another already."""
-        if self.progress.best_update in (-1, self.progress.update):
-            return None
-        try:
-            return self._weights_of_best()
-        except RunError:
-            return None  # written at the end of the run before a crash, and now again
-
-    def go_on_from(
+    def resume_from(
         self,
         checkpoint: Checkpoint,
         discarded: Sequence[int] = (),
         is_longer: bool = False,
         record: Mapping[str, Any] | None = None,
     ) -> None:
-        """Take up the state of a checkpoint: cut the journal back to it, and remove the ``discarded`` checkpoints.
+        """Restore the state of a checkpoint, truncate the journal to it, and remove the ``discarded`` checkpoints.
 
         ``is_longer``: the run is made longer now, so what was written at its end before will not be written again.
         ``record`` is added to the journal's event.
@@ -417,98 +364,30 @@ class Trainer:
             self.learner.load(checkpoint.model, checkpoint.optimizer, checkpoint.strategy, self.progress.update)
         except (TypeError, KeyError, RuntimeError) as error:
             raise RunError(
-                self.checkpoints.folder,
+                self.checkpoints.directory,
                 f"the newest checkpoint does not fit this run ({' '.join(str(error).split())})",
                 "Expected a checkpoint that this run wrote, with this version of freerun",
-                "Train again into another folder with --out",
+                "Train again into another directory with --out",
             ) from error
-        self._restore_best(checkpoint, is_longer)
+        message = self.best.restore(self.progress, checkpoint, self.settings, is_longer)
         self.journal.resume(self.progress.journal_size, self.progress.update, **(record or {}))
         self.checkpoints.remove(discarded)
         if self.progress.evaluated == self.progress.update:
             # an evaluation may be the last one: nothing would write this bundle again
-            self.host.write_bundle("last", checkpoint.model, self.progress.last or {}, self.progress.update)
-
-    def _restore_best(self, checkpoint: Checkpoint, is_longer: bool) -> None:
-        """Make sure that the best bundle is the one that ``Progress`` means, or one that the run will write again."""
-        progress = self.progress
-        if progress.best_update < 0:
-            return
-        label, present = self.host.read_label("best"), self._hash_of_best()
-        if not progress.best_sha256 and label == (progress.best_update, present):
-            progress.best_sha256 = present  # resumed from an earlier version's checkpoint: the bundle's own hash
-        if label == (progress.best_update, progress.best_sha256) and present == progress.best_sha256:
-            return
-        if label is not None and label[0] > progress.best_update and not (is_longer and self._is_of_an_end(label[0])):
-            return  # written after this checkpoint, so the run comes to it again
-        is_whole = present != "" and present == progress.best_sha256
-        weights = self._weights_of_best() if is_whole else self._saved_weights_of_best(checkpoint)
-        progress.best_sha256 = self.host.write_bundle("best", weights, progress.best or {}, progress.best_update)
-        reason = "what the end of the shorter run wrote is undone" if is_longer else "damaged"
-        self._say(f"{self.folder / 'best'}: {reason}; restored from the weights of update {progress.best_update}.")
-
-    def _is_of_an_end(self, update: int) -> bool:
-        """Return True for the label of a bundle that a run of the present length does not write after this update."""
-        return update <= self.progress.update or not self.settings.evaluates_at(update)
-
-    def _saved_weights_of_best(self, checkpoint: Checkpoint) -> Mapping[str, Tensor]:
-        """The weights of the best model, from the checkpoint that is resumed from or from that of its update."""
-        progress = self.progress
-        if checkpoint.best is not None and bytes_hash(serialised(checkpoint.best)) == progress.best_sha256:
-            return checkpoint.best
-        try:
-            weights = self.checkpoints.load(progress.best_update).model
-        except Damaged as error:
-            reason = f"the checkpoint of that update cannot be used ({error.what})"
-        else:
-            if progress.best_sha256 in ("", bytes_hash(serialised(weights))):
-                return weights
-            reason = "the checkpoint of that update has other weights"
-        raise RunError(
-            self.folder / "best",
-            f"the best model, that of update {progress.best_update}, is damaged, and {reason}",
-            "Expected the directory best/ as training wrote it",
-            "Put it back and resume with --resume, or train again into another directory with --out",
-        )
-
-    @property
-    def _best_weights(self) -> Path:
-        return self.folder / "best" / "model.safetensors"
-
-    def _hash_of_best(self) -> str:
-        """SHA-256 of the best bundle's weights as they are now, "" if there are none."""
-        try:
-            return file_hash(self._best_weights) if self._best_weights.is_file() else ""
-        except OSError:
-            return ""
+            self.hooks.write_bundle("last", checkpoint.model, self.progress.last or {}, self.progress.update)
+        if message:
+            self._message(message)
 
     def _stop(self, signal: int) -> None:
-        """Write a checkpoint, if this update has none yet, and the last bundle; then tell who called."""
-        progress = self.progress
-        if progress.update not in self.checkpoints.updates():
-            self.save_checkpoint(scheduled=False)
-        measured = progress.last if progress.evaluated == progress.update else None
-        self.host.write_bundle("last", self.learner.model.state_dict(), measured or {}, progress.update)
-        self.journal.write("stop", progress.update, reason="signal", signal=signal, seconds=self._seconds())
+        """Save the state after a signal, and report the signal."""
+        self._save_at_stop("signal", signal=signal)
         raise Interrupted(signal)
 
-
-@contextmanager
-def _borrowed(model: Seq2Seq, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within it the model has these weights; its own come back whatever happens."""
-    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.load_state_dict(dict(weights))
-    try:
-        yield
-    finally:
-        model.load_state_dict(own)
-
-
-def average(models: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of several models' weights, summed in fp64 (Junczys-Dowmunt et al. 2016)."""
-
-    def mean(name: str) -> Tensor:
-        total = sum((model[name].double() for model in models), torch.zeros((), dtype=torch.float64))
-        return (total / len(models)).to(models[0][name].dtype)
-
-    return {name: mean(name) for name in models[0]}
+    def _save_at_stop(self, reason: str, **details: Any) -> None:
+        """Save a checkpoint, if this update has none yet, and the last bundle; callbacks are not called any more."""
+        progress = self.progress
+        if progress.update not in self.checkpoints.updates():
+            self._save(scheduled=False)
+        metrics = progress.last if progress.evaluated == progress.update else None
+        self.hooks.write_bundle("last", self.learner.model.state_dict(), metrics or {}, progress.update)
+        self.journal.write("stop", progress.update, reason=reason, **details, seconds=self._seconds())

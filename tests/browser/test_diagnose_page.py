@@ -59,7 +59,7 @@ def click(browser, selector):
     browser.find_element("css selector", selector).click()
 
 
-def test_pictures_are_drawn(opened):
+def test_plots_are_drawn(opened):
     assert len(texts(opened, "figure svg")) >= 5
     widths = opened.execute_script(
         "return [...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect().width)"
@@ -99,7 +99,7 @@ def test_an_example_is_shown_token_by_token(opened):
     opened.find_element("css selector", "#filter").send_keys("bcbcbcbc")
     click(opened, "#rows tr")
     assert texts(opened, "#detail h3") == ["bcbcbcbc", "Attention"]
-    assert texts(opened, "#detail table:first-of-type tr th")[:3] == ["reference", "forced", "free run"]
+    assert texts(opened, "#detail table:first-of-type tr th")[:3] == ["reference", "teacher-forced", "free-running"]
     reference = texts(opened, "#detail .scroll:first-of-type tr:first-child td")
     assert [token for token in reference if token != "·"] == ["B", "⏎"]
     edits = int(column(opened, 3)[0])

@@ -136,7 +136,7 @@ def test_a_folder_with_other_files(freerun: Freerun, pairs: Path) -> None:
     (pairs / "other" / "letter.txt").write_text("dear")
     result = freerun("train", pairs / "config.toml", "--out", pairs / "other")
     assert result.code == 2
-    assert "other: " in result.err and "Expected a new or empty folder" in result.err
+    assert "other: " in result.err and "Expected a new or empty directory" in result.err
     assert [path.name for path in (pairs / "other").iterdir()] == ["letter.txt"]
 
 
@@ -228,11 +228,11 @@ def test_a_full_disk_while_writing_a_checkpoint_keeps_the_last_good_one(
     result = freerun("train", pairs / "config.toml", "--out", pairs / "run")
     assert result.code == 2
     assert "No space left on device" in result.err
-    assert "update 20 is untouched" in result.err
+    assert "update 20 is unchanged" in result.err
     monkeypatch.undo()
     resumed = freerun("train", pairs / "config.toml", "--out", pairs / "run", "--resume")
     assert resumed.code == 0
-    assert "Going on from update 20" in resumed.err
+    assert "Resuming from update 20" in resumed.err
 
 
 @pytest.mark.parametrize("command", [("train", "config.toml", "--out"), ("inspect",)], ids=lambda command: command[0])

@@ -11,7 +11,7 @@ import pytest
 def test_the_runs_own_pairs_are_the_default(freerun, trained):
     result = freerun("diagnose", trained / "run")
     assert result.code == 0
-    assert re.search(r"outputs? equal a reference|Free running makes", result.out)
+    assert re.search(r"outputs? equal a reference", result.out)
     named = freerun("diagnose", trained / "run", trained / "dev.tsv")
     assert named.out == result.out
 
@@ -57,7 +57,7 @@ def test_pairs_that_share_nothing_with_the_vocabulary_are_refused(freerun, train
     (tmp_path / "foreign.tsv").write_text(line)
     result = freerun("diagnose", trained / "run", tmp_path / "foreign.tsv")
     assert (result.code, result.out) == (2, "")
-    assert f"foreign.tsv: the model knows none of the {count} {side} tokens" in result.err
+    assert f"foreign.tsv: none of the {count} {side} tokens is in the model's vocabulary" in result.err
 
 
 def test_an_empty_reference_and_an_empty_source_are_pairs(freerun, trained, tmp_path):

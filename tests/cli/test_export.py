@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from freerun.commands import export as runs
-from freerun.export import arrays
-from freerun.export.greedy_graph import greedy_graph
+from freerun.api import model_export
 from freerun.files import bytes_hash
+from freerun.onnx_export import arrays
+from freerun.onnx_export.greedy_graph import greedy_graph
 from freerun.runtime.bundle import GRAPHS, read_bundle
 from tests.cli.conftest import Freerun
 from tests.compiled import needs_compiler
@@ -116,7 +116,7 @@ def test_int8_is_measured_and_used_when_asked_for(freerun: Freerun, run: Path, t
     before = content(run / "best")
     again = freerun("export", run)
     assert again.code == 0
-    assert f"{run / 'best'}: its int8 graphs are kept, because they were measured on these very weights." in again.err
+    assert f"{run / 'best'}: the int8 graphs are kept, because they belong to the same weights." in again.err
     assert [line.split()[0] for line in again.out.splitlines()[1:]] == [*FP32, *INT8]
     assert content(run / "best") == before
     assert "My own words" in (run / "best" / "README.md").read_text()
@@ -131,7 +131,7 @@ def test_int8_graphs_of_a_model_with_attention_are_kept(
     assert freerun("export", run, *quantize).code == 0
     before = content(run / "best")
     result = freerun("export", run)
-    assert f"{run / 'best'}: its int8 graphs are kept, because they were measured on these very weights." in result.err
+    assert f"{run / 'best'}: the int8 graphs are kept, because they belong to the same weights." in result.err
     assert content(run / "best") == before and "greedy.int8.onnx" in before and "greedy.int8.npz" not in before
 
 
@@ -152,7 +152,7 @@ def _other_weights(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (_other_weights, "encoder.int8.onnx: it is a graph of other weights"),
+        (_other_weights, "encoder.int8.onnx: this graph belongs to other weights"),
         (lambda bundle: (bundle / "export.json").write_text("{}"), "export.json: KeyError('difference')"),
         (lambda bundle: (bundle / "export.json").write_text("[]"), "export.json: TypeError("),
         (lambda bundle: (bundle / "export.json").unlink(), "export.json"),
@@ -168,8 +168,8 @@ def test_int8_graphs_that_are_not_of_these_weights_are_left_out_and_said(
     change(run / "best")
     result = freerun("export", run)
     assert result.code == 0
-    assert f"{run / 'best'}: its int8 graphs are left out (" in result.err and reason in result.err
-    assert "Write them anew with --quantize int8." in result.err
+    assert f"{run / 'best'}: the int8 graphs are left out (" in result.err and reason in result.err
+    assert "Write them again with --quantize int8." in result.err
     assert not any((run / "best" / name).exists() for name in (*INT8, "export.json"))
     assert "int8" not in (run / "best" / "README.md").read_text()
 
@@ -183,7 +183,7 @@ def test_int8_that_loses_too_much_is_refused_and_nothing_is_written(
         "int8": {"sequence_accuracy.free": 0.7375},
         "difference": {"sequence_accuracy.free": {"value": -0.0125}},
     }
-    monkeypatch.setattr(runs, "_measured", lambda *_: record)
+    monkeypatch.setattr(model_export, "_loss", lambda *_: record)
     result = freerun("export", run, "--quantize", "int8", "--dev", trained / "dev.tsv")
     assert (result.code, result.out) == (2, "")
     assert result.err == (
@@ -202,7 +202,7 @@ def test_a_run_measures_int8_on_its_own_development_pairs(freerun: Freerun, run:
 def test_a_bundle_needs_to_be_told_on_what_int8_is_measured(freerun: Freerun, run: Path) -> None:
     result = freerun("export", run / "best", "--quantize", "int8")
     assert result.code == 2
-    assert "no pairs were named, and this is not a run folder" in result.err
+    assert "no pairs were named, and this is not a run directory" in result.err
 
 
 @pytest.mark.parametrize("option", [("--max-loss", 1), ("--dev", "dev.tsv")])
@@ -237,7 +237,7 @@ def test_nothing_of_the_users_is_overwritten(
     result = freerun("export", run, "--out", out)
     assert result.code == 2
     assert result.err == (
-        f"error: {out}: {what}. Expected a new folder, or an earlier export to replace. Choose another --out.\n"
+        f"error: {out}: {what}. Expected a new directory, or an earlier export to replace. Choose another --out.\n"
     )
     assert out.exists() and (run / "best" / "model.safetensors").exists()
 
@@ -261,7 +261,7 @@ def test_graphs_that_disagree_with_torch_are_not_written(
 ) -> None:
     before = content(run / "best")
     monkeypatch.setattr(
-        "freerun.export.decoder_nodes.DecoderStep._logits",
+        "freerun.onnx_export.decoder_nodes.DecoderStep._logits",
         lambda self, graph, output, *_: graph.op("Add", output, output),
     )
     result = freerun("export", run)
@@ -287,7 +287,7 @@ def test_int8_graphs_that_disagree_with_each_other_are_not_written(
 ) -> None:
     before = content(run / "best")
     other_range = lambda weights, arithmetic, limit: greedy_graph(weights, arithmetic, 100 * limit)  # noqa: E731
-    monkeypatch.setattr("freerun.export.graph_files.greedy_graph", other_range)
+    monkeypatch.setattr("freerun.onnx_export.graph_files.greedy_graph", other_range)
     result = freerun("export", run, "--quantize", "int8", "--max-loss", 100)
     assert result.code == 2
     assert "greedy.int8.onnx and step.int8.onnx differ by " in result.err and "Expected at most 0.05." in result.err
@@ -297,7 +297,7 @@ def test_int8_graphs_that_disagree_with_each_other_are_not_written(
 def test_an_export_without_its_packages_says_what_to_install(
     freerun: Freerun, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(model_export.importlib.util, "find_spec", lambda name: None)
     result = freerun("export", run)
     assert result.code == 2
     assert result.err == (

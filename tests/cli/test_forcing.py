@@ -7,12 +7,13 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from freerun.commands.train_progress import ConsoleProgress
 from freerun.config import read_toml
-from freerun.experiment import run as runs
 from freerun.forcing.registry import STRATEGIES as REGISTERED
 from tests.cli.conftest import Freerun
 
@@ -127,15 +128,15 @@ def own(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_page_on_your_own_strategy(freerun: Freerun, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sets = ("--set", "training.threads=1", "--dev", "dev.tsv")
     assert freerun("train", "own.toml", "--out", "whole", *sets).code == 0
-    ticked = runs.ConsoleReporter.ticked
+    on_update = ConsoleProgress.on_update
 
-    def stop_at_25(self: runs.ConsoleReporter, update: int) -> None:
+    def stop_at_25(self: ConsoleProgress, update: int, metrics: Mapping[str, float]) -> None:
         if update == 25:
             os.kill(os.getpid(), signal.SIGINT)
-        ticked(self, update)
+        on_update(self, update, metrics)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.ConsoleReporter, "ticked", stop_at_25)
+        patch.setattr(ConsoleProgress, "on_update", stop_at_25)
         assert freerun("train", "own.toml", "--out", "run", *sets).code == 130
     assert freerun("train", "own.toml", "--resume", "--out", "run", *sets).code == 0
     weights = [(own / run / "best" / "model.safetensors").read_bytes() for run in ("whole", "run")]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from freerun.export.graph_files import graph_files
+from freerun.onnx_export.graph_files import graph_files
 from freerun.search.bound import LengthBound
 from freerun.symbols import EOS
 from tests.exported import write_model

@@ -238,7 +238,7 @@ def test_a_model_that_does_not_fit_is_told_before_it_takes_memory(
     assert (
         "error: model: a network with hidden_size = 100,000, embedding_size = 16 and num_layers = 1 has "
         f"{numbers:,} parameters, which take {16 * numbers / 1e9:,.1f} GB in training. Expected at most 8.0 GB, the "
-        "memory of this machine. Choose smaller sizes.\n"
+        "memory of this machine. Choose smaller dimensions.\n"
     ) in result.err
     assert not (pairs / "run").exists()
 

@@ -16,12 +16,14 @@ from pathlib import Path
 import pytest
 
 from freerun import lock
-from freerun.commands import export as exporting
-from freerun.commands import study as studies
-from freerun.config import parse_config
+from freerun.api import arm_study, model_export
+from freerun.config import StudyConfig, parse_config
 from freerun.files import bytes_hash
 from freerun.forcing.registry import settings_of
 from freerun.lock import holder, inner_lock, only_writer, outer_lock
+from freerun.log import log
+from freerun.studies import plan, runner
+from freerun.studies.plan import StudyRun
 from freerun.studies.training_process import TrainingProcess
 from tests.cli.conftest import Freerun
 
@@ -133,7 +135,7 @@ def test_while_a_run_is_exported_nothing_else_writes_into_it(
         told.extend(freerun(*command).err for command in (("export", run), ("export", run / "best"), train))
 
     with monkeypatch.context() as patch:
-        patch.setattr(exporting, "_verify", meanwhile)
+        patch.setattr(model_export, "_verify", meanwhile)
         assert freerun("export", run / "best").code == 0
     assert [each.startswith(here(run)) for each in told] == [True, True, True]
     assert holder(inner_lock(run)) is None
@@ -218,7 +220,7 @@ def test_the_second_of_two_studies_is_told(freerun: Freerun, pairs: Path, monkey
         assert content(pairs / "out") == before
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(studies, "_train_all", meanwhile)
+    monkeypatch.setattr(arm_study, "train_all", meanwhile)
     assert freerun(*command).code == 130
     assert told[0].startswith(here(pairs / "out"))
     assert holder(inner_lock(pairs / "out")) is None
@@ -230,8 +232,8 @@ def test_a_study_that_was_killed_as_it_began_begins_again(
     """At each of its first writes."""
     (pairs / "study.toml").write_text(STUDY)
     command = ("study", pairs / "study.toml", "--out", pairs / "out")
-    monkeypatch.setattr(studies, "_train_all", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    write = studies.write_atomic
+    monkeypatch.setattr(arm_study, "train_all", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    write = plan.write_atomic
 
     def killed_at(number: int):  # type: ignore[no-untyped-def]
         calls: list[Path] = []
@@ -247,7 +249,7 @@ def test_a_study_that_was_killed_as_it_began_begins_again(
 
     for number in (1, 2, 3, 9):
         with monkeypatch.context() as patch:
-            patch.setattr(studies, "write_atomic", killed_at(number))
+            patch.setattr(plan, "write_atomic", killed_at(number))
             (pairs / "out").mkdir(exist_ok=True)
             (pairs / "out" / ".lock").touch()
             result = freerun(*command)
@@ -256,20 +258,21 @@ def test_a_study_that_was_killed_as_it_began_begins_again(
 
 
 def test_a_study_waits_for_a_training_that_outlived_an_earlier_one(
-    capsys: pytest.CaptureFixture[str], pairs: Path
+    caplog: pytest.LogCaptureFixture, pairs: Path
 ) -> None:
+    caplog.set_level("INFO", log.name)
     config = parse_config({"data": {"train": "t.tsv"}}, "test", settings_of)
-    todo = [studies._Run(name, 1, config, pairs) for name in ("a", "b")]
+    todo = [StudyRun(name, 1, config, pairs) for name in ("a", "b")]
     told: set[str] = set()
-    with only_writer(inner_lock(todo[0].run)):
-        assert studies._next_free(todo, told).name == "b-1"
-        assert studies._next_free(todo, told) is None
+    with only_writer(inner_lock(todo[0].directory)):
+        assert runner._take_free_run(todo, told).name == "b-1"
+        assert runner._take_free_run(todo, told) is None
         assert [run.name for run in todo] == ["a-1"]
-        line = capsys.readouterr().err
+        (line,) = caplog.messages
         assert line.startswith(f"a-1: process {os.getpid()} on ")
-        assert line.endswith(" is training it; waiting for its end\n") and line.count("\n") == 1
-    assert studies._next_free(todo, told).name == "a-1"
-    assert studies._next_free(todo, told) is None
+        assert line.endswith(" is training it; waiting for it to end.")
+    assert runner._take_free_run(todo, told).name == "a-1"
+    assert runner._take_free_run(todo, told) is None
 
 
 class Training:
@@ -287,11 +290,11 @@ def test_a_training_that_was_refused_is_started_again(pairs: Path, monkeypatch: 
     config = parse_config({"data": {"train": "t.tsv"}}, "test", settings_of)
     trainings = [Training(2, True), Training(0, False), Training(0, False)]
     started, kept = [], []
-    monkeypatch.setattr(studies, "_started", lambda run, _: started.append(run.name) or trainings.pop(0))
-    monkeypatch.setattr(studies, "_keep", lambda run, code, *_: kept.append((run.name, code)))
-    monkeypatch.setattr(studies, "_POLL_SECONDS", 0.0)
-    settings = studies.StudyConfig(base="b", control="a", seeds=[1])
-    studies._train_all([studies._Run(name, 1, config, pairs) for name in "ab"], settings)
+    monkeypatch.setattr(runner, "_start", lambda run, _: started.append(run.name) or trainings.pop(0))
+    monkeypatch.setattr(runner, "_save_result", lambda run, code, *_: kept.append((run.name, code)))
+    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.0)
+    settings = StudyConfig(base="b", control="a", seeds=[1])
+    runner.train_all([StudyRun(name, 1, config, pairs) for name in "ab"], settings)
     assert (started, kept) == (["a-1", "b-1", "a-1"], [("b-1", 0), ("a-1", 0)])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -208,7 +209,7 @@ def test_line_buffered_answers_before_the_next_line(place):
         out, err = process.communicate()
         limit.cancel()
     assert (process.returncode, out) == (0, b"")
-    assert b"1 source symbols are unknown" in err or b"2 source symbols are unknown" in err
+    assert re.search(rb"[12] source tokens? (is|are) not in the vocabulary", err)
 
 
 def test_line_buffered_gives_the_same_lines(place):

@@ -225,7 +225,7 @@ def test_a_run_from_a_pipe_resumes_with_the_same_pairs_and_no_others(freerun, he
         fifo("ff", content)
         found = freerun("train", "ff", "--out", "q", "--resume", *SMALL)
         assert found.code == code
-    assert "ff gives other pairs than those that this run copied to" in found.err
+    assert "ff has other pairs than those that this run copied to" in found.err
 
 
 def test_a_process_substitution(here):
@@ -258,7 +258,7 @@ def test_a_stop_while_copying_leaves_nothing_and_no_file_of_the_user_is_touched(
     Path("q/pairs/train.tsv").write_text("mine")
     fifo("ff")
     found = freerun("train", "ff", "--out", "q", *SMALL)
-    assert found.code == 2 and "this folder is not empty: it holds pairs" in found.err
+    assert found.code == 2 and "this directory is not empty: it holds pairs" in found.err
     assert Path("q/pairs/train.tsv").read_text() == "mine"
     # what a kill left is no obstacle
     Path("r/.pairs.abcdefgh.tmp").mkdir(parents=True)
@@ -369,7 +369,7 @@ def test_a_study_claims_only_what_is_true(freerun, here):
         "p.tsv: 16 of its 16 sources (100.0 %) are training sources, and 4 of its 16 sources (25.0 %) are development "
         "sources, which chose each run's best model. Figures on new sources may be worse."
     )
-    assert found.code == 0 and f"Figures on 16 sources of {claim}" in found.out.splitlines()
+    assert found.code == 0 and f"Metrics on 16 sources of {claim}" in found.out.splitlines()
     assert f"warning: {claim}" in found.err.splitlines()
     reported = {"pairs": "p.tsv", "sources": 16, "training_sources": 16, "development_sources": 4}
     assert json.loads(Path("s/analysis.json").read_text())["reported_on"] == reported
@@ -393,7 +393,7 @@ def test_bleu_of_outputs_under_four_tokens_is_undefined(freerun, here, trained):
         "BLEU",
         "its",
         "own",
-        "tokens",
+        "predictions",
         "undefined",
         "undefined",
         "undefined",

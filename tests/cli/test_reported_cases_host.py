@@ -17,6 +17,7 @@ from freerun.bounds import THREADS
 from freerun.config import parse_config
 from freerun.errors import ConfigError, DataError
 from freerun.forcing.registry import settings_of
+from tests.notices import logged_notices
 from tests.trained import bundles
 
 ROOT = Path(__file__).parents[2]
@@ -101,16 +102,18 @@ def test_evaluating_diagnosing_and_training_leave_them_alone_too(models, tmp_pat
         "[training]\nupdates = 1\n"
     )
     for threads in (0, 2):
-        freerun.train(config, tmp_path / f"run {threads}", settings=[f"training.threads={threads}"])
+        freerun.train(config, out=tmp_path / f"run {threads}", settings=[f"training.threads={threads}"])
         assert torch.get_num_threads() == 4
 
 
-def test_training_uses_the_threads_of_its_configuration(models, tmp_path, capfd, four_threads):
+def test_training_uses_the_threads_of_its_configuration(models, tmp_path, four_threads):
     pairs = models["words"].parent / "pairs.tsv"
     small = ["model.hidden_size=4", "model.embedding_size=4", "training.updates=1"]
     for threads, used in ((0, "4 threads"), (1, "1 thread;"), (3, "3 threads")):
-        freerun.train(pairs, tmp_path / f"run {threads}", pairs, settings=[*small, f"training.threads={threads}"])
-        assert f"on {used}" in capfd.readouterr().err
+        settings = [*small, f"training.threads={threads}"]
+        with logged_notices() as notices:
+            freerun.train(pairs, out=tmp_path / f"run {threads}", dev=pairs, settings=settings)
+        assert f"on {used}" in notices[-1]
 
 
 @pytest.mark.parametrize(("variable", "used"), [("3", 3), (" 2,1", 2), ("none", None), ("0", None), (None, None)])
@@ -356,6 +359,12 @@ class Pair:
 TEXTS = "Expected a list or another iterable of str (predict() takes a single one)."
 PAIRS = "Expected a list or another iterable of pairs with the attributes source and target."
 PAIR = "Expected an object with the attributes source and target, both str."
+IN_MEMORY = (
+    "pairs: the value is 7 (int). Expected a path (str or os.PathLike), or pairs in memory: a list or another iterable "
+    "of (source, target)."
+)
+SOURCE = "source: the value is 7 (int). Expected a path, or an iterable of pairs (source, target), or a configuration."
+DEV = "dev: the value is 7 (int). Expected a path, or an iterable of pairs (source, target)."
 WRONG = [
     (lambda m: m.predict(b"ab"), "text: the value is b'ab' (bytes). Expected a str, for example value.decode()."),
     (lambda m: m.predict(None), "text: the value is None. Expected a str."),
@@ -403,14 +412,14 @@ WRONG = [
     (lambda m: freerun.load("m", max_length=True), "max_length: the value is True (bool). Expected an int."),
     (lambda m: freerun.load("m", max_length=2.0), "max_length: the value is 2.0 (float). Expected an int."),
     (lambda m: freerun.evaluate(7), "model: the value is 7 (int). Expected a path (str or os.PathLike)."),
-    (lambda m: freerun.evaluate("m", 7), "pairs: the value is 7 (int). Expected a path (str or os.PathLike)."),
-    (lambda m: freerun.evaluate("m", "p", "2"), "beam_size: the value is '2' (str). Expected an int."),
-    (lambda m: freerun.evaluate("m", "p", True), "beam_size: the value is True (bool). Expected an int."),
+    (lambda m: freerun.evaluate("m", 7), IN_MEMORY),
+    (lambda m: freerun.evaluate("m", "p", beam_size="2"), "beam_size: the value is '2' (str). Expected an int."),
+    (lambda m: freerun.evaluate("m", "p", beam_size=True), "beam_size: the value is True (bool). Expected an int."),
     (lambda m: freerun.diagnose(7), "model: the value is 7 (int). Expected a path (str or os.PathLike)."),
-    (lambda m: freerun.diagnose("m", 7), "pairs: the value is 7 (int). Expected a path (str or os.PathLike)."),
-    (lambda m: freerun.train(7), "config: the value is 7 (int). Expected a path (str or os.PathLike)."),
-    (lambda m: freerun.train("c", 7), "out: the value is 7 (int). Expected a path (str or os.PathLike)."),
-    (lambda m: freerun.train("c", dev=7), "dev: the value is 7 (int). Expected a path (str or os.PathLike)."),
+    (lambda m: freerun.diagnose("m", 7), IN_MEMORY),
+    (lambda m: freerun.train(7), SOURCE),
+    (lambda m: freerun.train("c", out=7), "out: the value is 7 (int). Expected a path (str or os.PathLike)."),
+    (lambda m: freerun.train("c", dev=7), DEV),
     (
         lambda m: freerun.train("c", settings="a.b=1"),
         (
@@ -430,10 +439,9 @@ def test_an_argument_of_another_type_is_a_type_error_that_names_it(predictor, ca
     assert str(error.value) == message
 
 
-def test_the_model_of_an_evaluation_is_a_path_and_no_predictor(predictor):
-    for call in (freerun.evaluate, freerun.diagnose):
-        with pytest.raises(TypeError, match=r"model: the value is <freerun.*\(Predictor\). Expected a path"):
-            call(predictor)
+def test_the_model_of_an_export_is_a_path_and_no_predictor(predictor):
+    with pytest.raises(TypeError, match=r"model: the value is <freerun.*\(Predictor\). Expected the path"):
+        freerun.export(predictor)
 
 
 def test_a_digest_is_a_str(models):
@@ -493,8 +501,8 @@ def test_other_unusual_characters_are_texts(predictor):
 
 
 def test_every_function_of_the_package_is_tried(predictor):
-    """A new one needs a test here of what it says of a wrong type."""
+    """A new one needs a test of what it says of a wrong type, here or in ``test_python_operations``."""
     functions = {name for name in freerun.__all__ if name.islower() and name != "__version__"}
-    assert functions == {"load", "train", "evaluate", "diagnose"}
+    assert functions == {"load", "train", "evaluate", "diagnose", "compare", "export", "study"}
     methods = {name for name in vars(type(predictor)) if re.fullmatch(r"[a-z]\w*", name)}
     assert methods == {"predict", "predict_batch", "predict_stream", "score_stream"}

@@ -102,12 +102,12 @@ def test_requested_checkpoints_do_not_change_a_run(training, pairs):
 def test_sigusr1_while_the_data_are_read_is_remembered(pairs):
     script = (
         "import os, signal, sys\n"
-        "from freerun.experiment import run as train\n"
-        "load = train.load_data\n"
+        "from freerun.experiment import prepare\n"
+        "load = prepare.load_data\n"
         "def loads(*given):\n"
         "    os.kill(os.getpid(), signal.SIGUSR1)\n"
         "    return load(*given)\n"
-        "train.load_data = loads\n"
+        "prepare.load_data = loads\n"
         "from freerun.cli import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )
@@ -124,7 +124,7 @@ def test_sighup_stops_as_sigterm_does_with_129(training):
     process.send_signal(signal.SIGHUP)
     told = process.communicate(timeout=60)[1]
     assert process.returncode == 129
-    assert "a checkpoint is written." in told
+    assert "checkpoint saved." in told
     last = read_journal(run / "journal.jsonl")[-1]
     assert (last["event"], last["reason"], last["signal"]) == ("stop", "signal", signal.SIGHUP)
     assert Checkpoints(run / "checkpoints", 3).updates() == [last["update"]]
@@ -164,7 +164,7 @@ def test_other_commands_die_of_a_hang_up_as_usual():
     code = (
         "import os, signal, sys\n"
         "from freerun.commands import data\n"
-        "data.list_data_sets = lambda: os.kill(os.getpid(), signal.SIGHUP)\n"
+        "data.list_datasets = lambda: os.kill(os.getpid(), signal.SIGHUP)\n"
         "from freerun.cli import main\n"
         "sys.exit(main(['data', 'list']))"
     )
@@ -199,7 +199,7 @@ def test_a_study_passes_both_on_to_its_trainings(pairs):
     finally:
         process.kill()
     assert process.returncode == 129
-    assert "Asked 2 trainings for a checkpoint, as SIGUSR1 asked.\n" in told
+    assert "Received SIGUSR1: asked 2 trainings for a checkpoint.\n" in told
     for run in runs:
         last = read_journal(run / "journal.jsonl")[-1]
         assert (last["event"], last["signal"]) == ("stop", signal.SIGTERM)
@@ -209,7 +209,7 @@ def test_a_study_passes_both_on_to_its_trainings(pairs):
 
 def test_a_training_that_is_still_starting_gets_no_sigusr1(monkeypatch):
     """It would end it."""
-    from freerun.commands import study
+    from freerun.studies import runner
 
     class Process:
         def __init__(self):
@@ -220,9 +220,9 @@ def test_a_training_that_is_still_starting_gets_no_sigusr1(monkeypatch):
 
     class Run:
         def __init__(self, name):
-            self.run = Path(name)
+            self.directory = Path(name)
 
-    monkeypatch.setattr(study, "holder", lambda file: "process 7" if file.parent.name == "begun" else None)
+    monkeypatch.setattr(runner, "holder", lambda file: "process 7" if file.parent.name == "begun" else None)
     running = {name: (Run(name), Process()) for name in ("begun", "starting")}
-    study._ask_for_checkpoints(running.values())
+    runner._request_checkpoints(running.values())
     assert {name: process.asked for name, (_, process) in running.items()} == {"begun": 1, "starting": 0}

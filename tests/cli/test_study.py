@@ -37,7 +37,7 @@ STUDY = """
 base = "base.toml"
 control = "teacher"
 seeds = [1, 2]
-reach = 0.99
+target_error = 0.99
 [strategies.teacher]
 strategy = "teacher"
 [strategies.free]
@@ -122,7 +122,7 @@ def test_runs_of_a_version_with_other_random_numbers_are_not_mixed_with_new_ones
     (folder / "study.toml").write_text(STUDY.replace("[1, 2]", "[1, 2, 3]"))
     result = freerun(*command)
     assert (result.code, result.out) == (2, "")
-    assert "this study was begun with freerun 0.1.0 (teacher-1, teacher-2, free-1), which draws other" in result.err
+    assert "this study was begun with freerun 0.1.0 (teacher-1, teacher-2, free-1), which has other" in result.err
     assert "was not finished with it (teacher-3, free-2, free-3). Expected" in result.err
     assert "Finish the study with freerun 0.1.0, or start again in another directory with --out." in result.err
     assert (out / "study.json").read_bytes() == study and not (out / "runs" / "free-3").exists()
@@ -149,7 +149,7 @@ def test_a_run_that_diverges_is_a_result(freerun, folder):
     (folder / "study.toml").write_text(text)
     result = freerun("study", folder / "study.toml", "--out", folder / "out")
     assert result.code == 0
-    assert re.search(r"wild, seed 1: failed \(update \d+: loss \S+, norm of the gradients \S+\)\.", result.out)
+    assert re.search(r"wild, seed 1: failed \(update \d+: loss \S+, gradient norm \S+\)\.", result.out)
     assert "wild-1: failed: update" in result.err
     assert "free: one seed: no test is possible." in result.out
 
@@ -207,7 +207,7 @@ def test_a_damaged_study_is_told(freerun, folder, content):
 
 def test_bad_pairs_are_told_before_anything_is_trained(freerun, folder):
     (folder / "bad.tsv").write_text("a\tb\nno tab\n")
-    (folder / "study.toml").write_text(STUDY.replace("reach", 'pairs = "bad.tsv"\nreach'))
+    (folder / "study.toml").write_text(STUDY.replace("target_error", 'pairs = "bad.tsv"\ntarget_error'))
     result = freerun("study", folder / "study.toml", "--out", folder / "out")
     assert result.code == 2 and "bad.tsv:2" in result.err and not (folder / "out").exists()
 
@@ -219,7 +219,7 @@ def test_all_faults_are_told_before_anything_starts(freerun, folder):
     )
     result = freerun("study", folder / "study.toml", "--out", folder / "out")
     assert result.code == 2 and not (folder / "out").exists()
-    for part in ('control: the value is "none"', "holds a seed twice", "'b/c': this cannot be a file's name"):
+    for part in ('control: the value is "none"', "contains a seed twice", "'b/c': this cannot be the name of a file"):
         assert part in result.err
     (folder / "study.toml").write_text(STUDY + '[strategies.x]\nstrategy = "profesor"\n[variants.y]\nmodle = {}\n')
     result = freerun("study", folder / "study.toml", "--out", folder / "out")
@@ -248,7 +248,7 @@ def test_a_study_that_cannot_be_is_refused(freerun, folder, text, message):
 def test_a_folder_of_something_else_is_left_alone(freerun, folder):
     result = freerun("study", folder / "study.toml", "--out", folder)
     assert result.code == 2
-    assert "this folder is not empty, and holds no study" in result.err
+    assert "this directory is not empty and contains no study" in result.err
 
 
 def test_a_stopped_study_goes_on_where_it_was(freerun, folder):

@@ -15,9 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from freerun.commands import train as command
+from freerun.commands.train_progress import ConsoleProgress
 from freerun.errors import Interrupted, RunError
 from freerun.experiment import run as runs
-from freerun.experiment.plan import TrainRequest
+from freerun.experiment import run_hooks
+from freerun.experiment.request import TrainRequest
 from freerun.files import bytes_hash
 from freerun.training.checkpoint import Checkpoints, serialised
 from freerun.training.journal import read_journal
@@ -131,7 +134,7 @@ def train(pairs, folder, name, resume=False):
     config = pairs.with_suffix(".toml")
     config.write_text(f'[data]\ntrain = "{pairs.name}"\n')
     settings = (*COMMON, *RUNS[name])
-    return runs.train(TrainRequest(subject=config, out=folder, settings=settings, resume=resume))
+    return command.train(TrainRequest(config, out=folder, settings=settings, resume=resume))
 
 
 @pytest.fixture(scope="module")
@@ -156,19 +159,19 @@ def ask_to_stop(number=signal.SIGINT):
 
 def stop_after(patch, update):
     """A signal while this update is made."""
-    ticked = runs.ConsoleReporter.ticked
+    on_update = ConsoleProgress.on_update
 
-    def told(self, done):
+    def with_signal(self, done, metrics):
         if done == update:
             ask_to_stop()
-        ticked(self, done)
+        on_update(self, done, metrics)
 
-    patch.setattr(runs.ConsoleReporter, "ticked", told)
+    patch.setattr(ConsoleProgress, "on_update", with_signal)
 
 
 def stop_in_evaluation(patch, number):
     """A signal in the middle of the evaluation of this number."""
-    evaluate, calls = runs.evaluate, []
+    evaluate, calls = run_hooks.evaluate, []
 
     def told(*arguments, progress, **options):
         calls.append("evaluation")
@@ -180,7 +183,7 @@ def stop_in_evaluation(patch, number):
 
         return evaluate(*arguments, progress=tell, **options)
 
-    patch.setattr(runs, "evaluate", told)
+    patch.setattr(run_hooks, "evaluate", told)
 
 
 def assert_same(folder, whole):
@@ -329,7 +332,7 @@ def lengthened(pairs, folder, settings, *lengths, key="training.updates"):
     config.write_text(f'[data]\ntrain = "{pairs.name}"\n')
     for length in lengths:
         given = (*COMMON, *CONSTANT, *settings, f"{key}={length}")
-        runs.train(TrainRequest(subject=config, out=folder, settings=given, resume=True))
+        command.train(TrainRequest(config, out=folder, settings=given, resume=True))
 
 
 def assert_as_if_longer_from_the_start(folder, whole):
@@ -407,7 +410,7 @@ def test_a_longer_run_is_stopped_and_resumed(pairs, tmp_path, when):
     lengthened(pairs, tmp_path / "whole", (), 20)
     lengthened(pairs, tmp_path / "run", (), 9)
     longer_while_stopped(pairs, tmp_path / "run", (), stop_after, when, 20)
-    runs.train(TrainRequest(out=tmp_path / "run", resume=True))
+    command.train(TrainRequest(out=tmp_path / "run", resume=True))
     assert_as_if_longer_from_the_start(tmp_path / "run", tmp_path / "whole")
 
 
@@ -438,7 +441,7 @@ def test_a_run_that_is_killed_while_it_is_made_longer(pairs, tmp_path, monkeypat
     if again or recorded:  # nothing has happened yet: the run is complete as it was
         lengthened(pairs, tmp_path / "run", settings, 20)
     else:
-        runs.train(TrainRequest(out=tmp_path / "run", resume=True))
+        command.train(TrainRequest(out=tmp_path / "run", resume=True))
     assert_as_if_longer_from_the_start(tmp_path / "run", tmp_path / "whole")
 
 
@@ -461,8 +464,8 @@ def test_a_cosine_schedule_continues_with_the_new_length_and_says_so(pairs, tmp_
     lengthened(pairs, tmp_path / "run", settings, 10)
     lengthened(pairs, tmp_path / "run", settings, 20)
     told = capsys.readouterr().err
-    assert "This run is longer now: training.updates was 10, and is 20.\n" in told
-    assert "From here on the learning rate follows the cosine schedule of the new length, so the result is not" in told
+    assert "This run is longer now: training.updates was 10, now 20.\n" in told
+    assert "From here on, the learning rate follows the cosine schedule of the new length, so the result " in told
     rates = {
         event["update"]: event["learning_rate"]
         for event in read_journal(tmp_path / "run" / "journal.jsonl")
@@ -476,8 +479,8 @@ def test_a_cosine_schedule_continues_with_the_new_length_and_says_so(pairs, tmp_
 def test_other_schedules_do_not_depend_on_the_length(pairs, tmp_path, capsys, schedule):
     lengthened(pairs, tmp_path / "run", (f"training.schedule={schedule}",), 4, 5)
     told = capsys.readouterr().err
-    assert "This run is longer now: training.updates was 4, and is 5.\n" in told
-    assert "Going on from update 4." in told
+    assert "This run is longer now: training.updates was 4, now 5.\n" in told
+    assert "Resuming from update 4." in told
     assert "learning rate" not in told
 
 

@@ -16,7 +16,7 @@ import onnx
 import torch
 from safetensors.numpy import load, save
 
-from freerun.commands.export import ExportRequest, export
+from freerun.api.model_export import export
 from freerun.data.codec import Codec
 from freerun.data.readers import Pair
 from freerun.data.tokenizers import CharTokenizer
@@ -326,7 +326,7 @@ def _use(draw, case: Path) -> str:
 def _export_again(case: Path) -> None:
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            export(ExportRequest(case, case.with_name("exported-again")))
+            export(case, case.with_name("exported-again"))
     except BundleError as error:
         _check_message(str(error))
     finally:

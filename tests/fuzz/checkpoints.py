@@ -10,15 +10,17 @@ import os
 import random
 import shutil
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
 
+from freerun.commands import train as command
+from freerun.commands.train_progress import ConsoleProgress
 from freerun.errors import Interrupted, UserError
 from freerun.experiment import run as runs
-from freerun.experiment.plan import TrainRequest
+from freerun.experiment.request import TrainRequest
 from freerun.files import file_hash
 from freerun.training.signals import StopRequest
 from tests.killed import contents, journal
@@ -102,7 +104,7 @@ class Checkpoints:
 
     def _train(self, folder: Path) -> str:
         """Train or resume; returns what was told."""
-        request = TrainRequest(subject=self.folder / "config.toml", out=folder, resume=True)
+        request = TrainRequest(self.folder / "config.toml", out=folder, resume=True)
         told = io.StringIO()
         torch.set_num_threads(1)
         with (
@@ -110,7 +112,7 @@ class Checkpoints:
             contextlib.redirect_stdout(io.StringIO()),
             patch.object(runs, "tensorboard_is_installed", lambda: False),
         ):
-            runs.train(request)
+            command.train(request)
         return told.getvalue()
 
     # -- damage -------------------------------------------------------------------------------------------------------
@@ -250,16 +252,16 @@ def _no_waiting() -> contextlib.AbstractContextManager[object]:
 def _stopped_at(update: int) -> Iterator[None]:
     """Training is asked to stop after this update, as by a signal."""
     request = StopRequest()
-    ticked = runs.ConsoleReporter.ticked
+    on_update = ConsoleProgress.on_update
 
-    def stops(reporter: runs.ConsoleReporter, done: int) -> None:
+    def stops(progress: ConsoleProgress, done: int, metrics: Mapping[str, float]) -> None:
         if done == update:
             request.signal = 2
-        ticked(reporter, done)
+        on_update(progress, done, metrics)
 
     def requested() -> contextlib.AbstractContextManager[StopRequest]:
         return contextlib.nullcontext(request)
 
     stop: Callable[[], contextlib.AbstractContextManager[StopRequest]] = requested
-    with patch.object(runs, "stop_on_signals", stop), patch.object(runs.ConsoleReporter, "ticked", stops):
+    with patch.object(runs, "stop_on_signals", stop), patch.object(ConsoleProgress, "on_update", stops):
         yield

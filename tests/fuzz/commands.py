@@ -17,8 +17,8 @@ from unittest.mock import patch
 import torch
 
 from freerun.cli import main
-from freerun.commands import study as studies
 from freerun.experiment import run as trainings
+from freerun.studies import runner
 from tests.exported import write_model
 from tests.networks import network
 
@@ -208,8 +208,8 @@ def _quick() -> Iterator[None]:
     with (
         patch.object(os, "fsync", lambda handle: None),
         patch.object(trainings, "tensorboard_is_installed", lambda: False),
-        patch.object(studies, "TrainingProcess", _NotTrained),
-        patch.object(studies, "_POLL_SECONDS", 0.0),
+        patch.object(runner, "TrainingProcess", _NotTrained),
+        patch.object(runner, "_POLL_SECONDS", 0.0),
     ):
         yield
 

@@ -13,7 +13,8 @@ import tomli_w
 from freerun.config import Config, flatten
 from freerun.config.study_config import StudyConfig
 from freerun.errors import ConfigError, UserError
-from freerun.experiment.plan import RunPlan, TrainRequest, plan_run
+from freerun.experiment.plan import RunPlan, plan_run
+from freerun.experiment.request import TrainRequest
 from freerun.forcing.registry import STRATEGIES
 from tests.fuzz.commands import STUDY, TINY, Workplace, in_directory
 from tests.fuzz.damage import ODD_VALUES, damaged_bytes
@@ -94,7 +95,9 @@ def _short(command: list[str], settings: list[str]) -> list[str] | None:
     resumes = command[0] == "--resume"
     out = Path(command[-1])
     try:
-        plan = plan_run(TrainRequest(None if resumes else Path(command[0]), None, out, tuple(settings), resume=resumes))
+        plan = plan_run(
+            TrainRequest(None if resumes else Path(command[0]), out=out, settings=tuple(settings), resume=resumes)
+        )
     except (UserError, ConfigError, OSError):
         return []
     if resumes:

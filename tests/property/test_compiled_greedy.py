@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from freerun.architecture import CELLS
-from freerun.export.quantise import Int8
 from freerun.models.stepper import TorchStepper
+from freerun.onnx_export.quantise import Int8
 from freerun.runtime import compiled_greedy
 from freerun.runtime.compiled_greedy import CompiledGreedy
 from freerun.runtime.onnx_greedy import OnnxGreedy

@@ -9,10 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from freerun.architecture import CELLS
-from freerun.export.products import Fp32
-from freerun.export.quantise import Int8
-from freerun.export.weights import Linear
 from freerun.models.stepper import TorchStepper
+from freerun.onnx_export.products import Fp32
+from freerun.onnx_export.quantise import Int8
+from freerun.onnx_export.weights import Linear
 from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper
 from freerun.runtime.shapes import expected_shapes

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freerun.export.encoder_graph import encoder_graph
-from freerun.export.graph import model_of
-from freerun.export.greedy_graph import greedy_graph
-from freerun.export.products import Fp32
-from freerun.export.quantise import Int8
-from freerun.export.step_graph import step_graph
+from freerun.onnx_export.encoder_graph import encoder_graph
+from freerun.onnx_export.graph import model_of
+from freerun.onnx_export.greedy_graph import greedy_graph
+from freerun.onnx_export.products import Fp32
+from freerun.onnx_export.quantise import Int8
+from freerun.onnx_export.step_graph import step_graph
 from freerun.runtime.graph_rules import checked_constants
 from freerun.runtime.graph_sizes import shapes_of
 from freerun.runtime.interface import inputs_of

@@ -12,12 +12,12 @@ import torch
 from freerun.architecture import ATTENTIONS, CELLS, Architecture, attention_kinds, attention_name, attention_scores
 from freerun.config import ModelConfig
 from freerun.errors import BundleError
-from freerun.export import graph_files as exporting
-from freerun.export.cell_nodes import CELL_NODES
 from freerun.models.cells import CELL_FUNCTIONS
 from freerun.models.compiled_cells import COMPILED_CELLS
 from freerun.models.recurrence import ReferenceLoop, Scan
 from freerun.models.seq2seq import Seq2Seq
+from freerun.onnx_export import graph_files as exporting
+from freerun.onnx_export.cell_nodes import CELL_NODES
 from freerun.runtime.schema import first_fault
 from freerun.runtime.shapes import expected_shapes
 from scripts import architecture_tables

@@ -17,7 +17,7 @@ import torch
 import freerun
 from freerun.bounds import MAX_LENGTH
 from freerun.errors import BundleError, ConfigError
-from freerun.export.graph_files import graph_files
+from freerun.onnx_export.graph_files import graph_files
 from freerun.runtime import compiled, compiled_greedy
 from freerun.runtime.bundle import read_bundle
 from freerun.runtime.compiled import LIBRARY, library

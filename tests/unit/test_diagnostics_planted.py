@@ -16,7 +16,7 @@ from freerun.diagnostics.diagnosis import diagnose
 from freerun.diagnostics.excess_error import excess_error
 from freerun.diagnostics.identity import identity
 from freerun.diagnostics.prefix_switch import prefix_switch, switch_lengths
-from freerun.diagnostics.record import Recorder, sampled
+from freerun.diagnostics.record import Recorder, sample_rows
 from freerun.diagnostics.recovery import recovery
 from freerun.diagnostics.road_exam import RATES, _corrupted, road_exam
 from freerun.search.bound import LengthBound
@@ -75,21 +75,21 @@ def test_a_model_that_derails_never_recovers():
         assert (each.free.value, each.teacher.value, each.recovered.value) == (1.0, 0.0, 0.0)
         assert each.ratio.value is None
         # free runs go on to their bound, but are compared as long as the reference lasts
-        faults = [fault_at(tuple(source)) for source in found.subjects.sources]
+        faults = [fault_at(tuple(source)) for source in found.pairs.sources]
         assert each.free.n == sum(fault + each.k <= len(word) for fault, word in zip(faults, WORDS, strict=True))
     for switch in prefix_switch(found, recorder):
-        behind = [row for row in range(60) if fault_at(tuple(found.subjects.sources[row])) < switch.length]
+        behind = [row for row in range(60) if fault_at(tuple(found.pairs.sources[row])) < switch.length]
         # their faults lie in the prefix, which is right now
         assert (switch.own.value, switch.right.value) == (1.0, 0.0)
         assert switch.own.n == sum(len(WORDS[row]) >= switch.length for row in behind)
     assert found.free.ended.sum() == 0
-    assert found.first_errors.tolist() == [fault_at(tuple(source)) for source in found.subjects.sources]
+    assert found.first_errors.tolist() == [fault_at(tuple(source)) for source in found.pairs.sources]
 
 
 def test_the_excess_of_a_model_that_derails_is_what_counting_gives():
     found, _ = recorded(derails, *WORDS)
     bound = BOUND.of(np.array([4]))[0]
-    faults = [fault_at(tuple(source)) for source in found.subjects.sources]
+    faults = [fault_at(tuple(source)) for source in found.pairs.sources]
     free = sum(bound - fault for fault in faults) / (60 * bound)
     teacher = 60 / sum(len(word) + 1 for word in WORDS)
     excess = excess_error(found)
@@ -130,7 +130,7 @@ def test_regrets_add_up_to_the_edit_distance():
 
     texts = [[*pair] for pair in zip(words(200, seed=3), words(200, seed=4), strict=True)]
     found, _ = recorded(errs_at_random(0.3), *texts)
-    for row, references in enumerate(found.subjects.references):
+    for row, references in enumerate(found.pairs.references):
         output = [int(token) for token in found.free.tokens[row]]
         output = output[:-1] if found.free.ended[row] else output
         distance = min(Levenshtein.distance(output, each[:-1].tolist()) for each in references)
@@ -144,12 +144,12 @@ def test_steps_are_judged_after_what_was_fed():
     # junk that is taken for right after itself would show: two runs that differ in what is fed, and brute force
     texts = [[*pair] for pair in zip(words(60, seed=7), words(60, seed=8), strict=True)]
     found, _ = recorded(lambda source, prefix, optimal: 5 + len(prefix) % 8 if len(prefix) < 9 else EOS, *texts)
-    for row, (owner, target) in enumerate(zip(found.subjects.owners_P, found.subjects.targets, strict=True)):
-        references = [each.tolist() for each in found.subjects.references[owner]]
+    for row, (owner, target) in enumerate(zip(found.pairs.owners_P, found.pairs.targets, strict=True)):
+        references = [each.tolist() for each in found.pairs.references[owner]]
         written = found.forced.tokens[row].tolist()
         expected = [token not in optimal(target[:t].tolist(), references) for t, token in enumerate(written)]
         assert found.forced.errors[row].tolist() == expected
-    for row, several in enumerate(found.subjects.references):
+    for row, several in enumerate(found.pairs.references):
         references, written = [each.tolist() for each in several], found.free.tokens[row].tolist()
         expected = [token not in optimal(written[:t], references) for t, token in enumerate(written)]
         assert found.free.errors[row].tolist() == expected
@@ -199,11 +199,11 @@ def test_prefixes_are_switched_as_by_hand():
     found, recorder = recorded(rule, *WORDS)
     for switch in prefix_switch(found, recorder):
         own, right = [], []
-        for row, references in enumerate(found.subjects.references):
+        for row, references in enumerate(found.pairs.references):
             target, written = references[0].tolist(), found.free.tokens[row].tolist()
             length = switch.length
             if min(len(target), len(written)) > length and target[:length] != written[:length]:
-                source = tuple(found.subjects.sources[row])
+                source = tuple(found.pairs.sources[row])
                 own += errors_by_hand(rule, source, written[:length], [target])
                 right += errors_by_hand(rule, source, target[:length], [target])
         assert switch.own.value == pytest.approx(np.mean(own))
@@ -215,9 +215,9 @@ def test_the_road_exam_counts_errors_after_half_a_reference():
     rule = errs_at_random(0.25)
     found, recorder = recorded(rule, *WORDS)
     errors = []
-    for row, references in enumerate(found.subjects.references):
+    for row, references in enumerate(found.pairs.references):
         target = references[0].tolist()
-        errors += errors_by_hand(rule, tuple(found.subjects.sources[row]), target[: len(target) // 2], [target])
+        errors += errors_by_hand(rule, tuple(found.pairs.sources[row]), target[: len(target) // 2], [target])
     assert road_exam(found, recorder)[0].errors.value == pytest.approx(np.mean(errors))
 
 
@@ -226,7 +226,7 @@ def test_outputs_that_err_in_their_last_step_are_counted():
         return EOS if source[2] % 2 and len(prefix) == 2 else optimal[0]
 
     found, _ = recorded(stops_early, *WORDS)
-    odd = sum(source[2] % 2 for source in found.subjects.sources)
+    odd = sum(source[2] % 2 for source in found.pairs.sources)
     assert (recovery(found).with_error, recovery(found).at_their_end) == (odd, odd)
     assert recovery(found).curve[0].free.n == 0
     found, _ = recorded(recovers_after_two, *WORDS)
@@ -235,7 +235,7 @@ def test_outputs_that_err_in_their_last_step_are_counted():
 
 def test_an_output_that_was_cut_off_is_not_right():
     found, _ = recorded(never_errs, *WORDS)
-    short = Recorder(Planted(found.subjects, never_errs), LengthBound(0, 0.0, fixed=2)).record(found.subjects)
+    short = Recorder(Planted(found.pairs, never_errs), LengthBound(0, 0.0, fixed=2)).record(found.pairs)
     lengths = [1] * len(WORDS)
     assert by_source_length(short, lengths)[0].sequence_accuracy_free.value == 0.0
     assert by_source_length(short, lengths)[0].error_free.value == 0.0
@@ -245,10 +245,10 @@ def test_an_output_that_was_cut_off_is_not_right():
 NUMBERS = [
     ("by_position", {"MAX_POSITIONS": 60, "_TOGETHER": 5}),
     ("excess_error", {"POINTS": 20}),
-    ("prefix_switch", {"POINTS": 6, "MOST_SOURCES": 5000}),
+    ("prefix_switch", {"POINTS": 6, "MAX_SOURCES": 5000}),
     ("recovery", {"DISTANCES": 10}),
-    ("road_exam", {"RATES": (0.0, 0.1, 0.2, 0.4), "MOST_SOURCES": 2000}),
-    ("state_divergence", {"MOST_SOURCES": 500, "FEWEST_SOURCES": 20, "PERMUTATIONS": 1000}),
+    ("road_exam", {"RATES": (0.0, 0.1, 0.2, 0.4), "MAX_SOURCES": 2000}),
+    ("state_divergence", {"MAX_SOURCES": 500, "MIN_SOURCES": 20, "PERMUTATIONS": 1000}),
     ("summary", {"WITHIN": 2}),
 ]
 
@@ -261,17 +261,15 @@ def test_figures_of_two_versions_rest_on_the_same_numbers(module, numbers):
 
 def test_the_documentation_says_how_many_sources_are_looked_at():
     numbers = dict(NUMBERS)
-    switch, exam, states = (
-        numbers[name]["MOST_SOURCES"] for name in ("prefix_switch", "road_exam", "state_divergence")
-    )
+    switch, exam, states = (numbers[name]["MAX_SOURCES"] for name in ("prefix_switch", "road_exam", "state_divergence"))
     expected = f"Prefix switch uses at most {switch:,} sources, the road exam {exam:,} and state divergence {states:,}"
     assert expected in (Path(__file__).parents[2] / "docs" / "diagnose.md").read_text()
 
 
 def test_a_sample_is_the_same_in_every_version():
     rows = np.arange(10, 22)
-    assert sampled(rows, 4, "prefix switch").tolist() == [10, 13, 14, 15]
-    assert sampled(rows, 12, "prefix switch") is rows
+    assert sample_rows(rows, 4, "prefix switch").tolist() == [10, 13, 14, 15]
+    assert sample_rows(rows, 12, "prefix switch") is rows
 
 
 def test_what_is_corrupted_becomes_another_token_any_of_them():
@@ -294,8 +292,8 @@ def test_corrupted_prefixes_are_held_against_the_model_only_by_what_follows():
         return optimal[0] if list(prefix) == whole[source][: len(prefix)] else JUNK
 
     found, recorder = recorded(never_errs, *WORDS)
-    whole = {tuple(s): r[0].tolist() for s, r in zip(found.subjects.sources, found.subjects.references, strict=True)}
-    exam = road_exam(found, Recorder(Planted(found.subjects, shy), BOUND))
+    whole = {tuple(s): r[0].tolist() for s, r in zip(found.pairs.sources, found.pairs.references, strict=True)}
+    exam = road_exam(found, Recorder(Planted(found.pairs, shy), BOUND))
     assert [each.rate for each in exam] == list(RATES)
     rates = values(each.errors for each in exam)
     assert rates[0] == 0.0
@@ -308,7 +306,7 @@ def test_corrupted_prefixes_are_held_against_the_model_only_by_what_follows():
 
 def test_figures_by_position_are_what_counting_gives():
     found, _ = recorded(derails, *WORDS)
-    faults = np.array([fault_at(tuple(source)) for source in found.subjects.sources])
+    faults = np.array([fault_at(tuple(source)) for source in found.pairs.sources])
     for each in by_position(found)[:4]:
         t = each.position - 1
         assert each.error_free.value == pytest.approx((faults <= t).mean())
@@ -316,7 +314,7 @@ def test_figures_by_position_are_what_counting_gives():
         wrong = -math.log(0.1 / 12)
         nll = -math.log(0.9) * (faults != t).mean() + wrong * (faults == t).mean()
         assert each.nll_teacher.value == pytest.approx(nll, rel=1e-5)
-        assert each.surprise_free.value == pytest.approx(-math.log(0.9), rel=1e-5)
+        assert each.self_nll.value == pytest.approx(-math.log(0.9), rel=1e-5)
 
 
 def test_unknown_tokens_are_left_out_of_likelihoods():
@@ -347,9 +345,9 @@ def test_where_all_tokens_are_unknown_a_likelihood_is_undefined():
 
 def test_figures_by_source_length_are_of_the_sources_in_a_band():
     found, _ = recorded(lambda source, prefix, optimal: JUNK if source[2] % 2 and not prefix else optimal[0], *WORDS)
-    bands = by_source_length(found, [1 + int(source[2]) % 2 for source in found.subjects.sources])
+    bands = by_source_length(found, [1 + int(source[2]) % 2 for source in found.pairs.sources])
     assert [(band.shortest, band.longest) for band in bands] == [(1, 1), (2, 2)]
-    odd = [source[2] % 2 for source in found.subjects.sources]
+    odd = [source[2] % 2 for source in found.pairs.sources]
     assert bands[0].sequence_accuracy_free.value == 1.0 and bands[0].sequence_accuracy_free.n == odd.count(0)
     assert bands[1].sequence_accuracy_free.value == 0.0 and bands[1].error_teacher.value > 0
 
@@ -372,7 +370,7 @@ def test_measures_do_not_depend_on_the_batch_size():
 
 def test_prefixes_longer_than_the_length_bound_can_be_forced():
     found, _ = recorded(derails, *WORDS)
-    short = Recorder(Planted(found.subjects, never_errs), LengthBound(0, 0.0, fixed=1))
+    short = Recorder(Planted(found.pairs, never_errs), LengthBound(0, 0.0, fixed=1))
     assert [each.length for each in prefix_switch(found, short)] == switch_lengths(found)
 
 
@@ -392,9 +390,9 @@ def test_an_empty_reference_is_one():
 
 def test_json_has_the_keys_that_were_promised():
     items = items_of(*WORDS)
-    from freerun.diagnostics.record import Subjects
+    from freerun.diagnostics.record import EncodedPairs
 
-    stepper = Planted(Subjects.of(items, SOURCE, TARGET), errs_at_random(0.2))
+    stepper = Planted(EncodedPairs.of(items, SOURCE, TARGET), errs_at_random(0.2))
     seen = []
     found = diagnose(stepper, items, SOURCE, TARGET, bound=BOUND, progress=lambda *counts: seen.append(counts))
     values = json.loads(json.dumps(found.as_json()))

@@ -105,7 +105,7 @@ def test_sources_whose_reference_ends_with_the_error_are_left_out():
 
 def test_at_most_so_many_sources_are_read():
     found, _ = recorded(errs_at_random(0.4), *words(80))
-    assert len(states_after_errors(found, history, most=10).rows) == 10
+    assert len(states_after_errors(found, history, limit=10).rows) == 10
     assert state_divergence(states_after_errors(recorded(never_errs, *words(9))[0], history)) is None
 
 

@@ -42,7 +42,7 @@ def test_a_band_has_the_figures_of_its_sources_alone():
     for band in bands:
         rows = [n for n, length in enumerate(LENGTHS) if band.shortest <= length <= band.longest]
         alone = evaluation([SOURCES[n] for n in rows], [OUTPUTS[n] for n in rows]).metrics()
-        for name, interval in band.figures.items():
+        for name, interval in band.metrics.items():
             assert (interval.value, interval.low, interval.high) == pytest.approx(
                 (alone[name], alone[f"{name}.low"], alone[f"{name}.high"]), nan_ok=True
             )
@@ -51,7 +51,7 @@ def test_a_band_has_the_figures_of_its_sources_alone():
 def test_all_figures_are_there():
     bands = by_source_length(evaluation(SOURCES, OUTPUTS), LENGTHS)
     expected = {"nll.teacher", "symbol_error_rate.free", "bleu.free", "chrf.free"}
-    assert all(expected <= band.figures.keys() for band in bands)
+    assert all(expected <= band.metrics.keys() for band in bands)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,9 @@ def test_models_that_lack_other_target_tokens_are_not_compared_by_teacher_forced
 
 
 def test_other_sources_are_refused():
-    with pytest.raises(DataError, match=r"^compare: the models do not tell .* apart: 30 and 12 of them\. Expected"):
+    with pytest.raises(
+        DataError, match=r"^compare: the models distinguish different sources: 30 and 12 of them\. Expected"
+    ):
         compare(A, evaluation({8}, 3.0, texts=range(12)))
 
 

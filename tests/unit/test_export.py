@@ -12,15 +12,15 @@ import pytest
 import torch
 
 import freerun
-from freerun.commands.export import _first_states_limit
 from freerun.errors import BundleError, ConfigError, DataError
 from freerun.evaluation.items import EvaluationSet, Item
-from freerun.export.graph import FLOAT, Graph, model_of
-from freerun.export.graph_files import graph_files
-from freerun.export.quantise import Int8, rounded
-from freerun.export.verify import check_agreement, random_sources
-from freerun.export.weights import Linear
 from freerun.files import bytes_hash
+from freerun.onnx_export.bundle_files import first_state_limit
+from freerun.onnx_export.graph import FLOAT, Graph, model_of
+from freerun.onnx_export.graph_files import graph_files
+from freerun.onnx_export.quantise import Int8, rounded
+from freerun.onnx_export.verify import check_agreement, random_sources
+from freerun.onnx_export.weights import Linear
 from freerun.runtime.bundle import GRAPHS, Bundle, graph_file, read_bundle
 from freerun.runtime.session import open_session
 from freerun.search.hypothesis import Hypothesis
@@ -320,7 +320,7 @@ def test_int8_knows_how_large_the_first_states_of_projections_become(tmp_path, b
     h = [model.encode(torch.tensor([source.encode(text)]), None).state.h_LBH.detach() for text in TEXTS]
     expected = np.quantile(np.abs(np.concatenate(h, axis=1)), 0.999) if bidirectional else 1.0
     assert expected > 1 or not bidirectional
-    assert _first_states_limit(folder, items) == pytest.approx(expected, rel=1e-5)
+    assert first_state_limit(folder, items.sources) == pytest.approx(expected, rel=1e-5)
 
 
 def test_outputs_that_differ_are_refused(untouched):

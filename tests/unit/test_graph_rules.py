@@ -16,13 +16,13 @@ from onnx import TensorProto, helper, numpy_helper
 import freerun
 from freerun.architecture import ATTENTIONS, Architecture
 from freerun.errors import BundleError
-from freerun.export.encoder_graph import encoder_graph
-from freerun.export.graph import FLOAT, Graph, model_of
-from freerun.export.graph_files import graph_files
-from freerun.export.greedy_graph import greedy_graph
-from freerun.export.products import Fp32
-from freerun.export.quantise import Int8
-from freerun.export.step_graph import step_graph
+from freerun.onnx_export.encoder_graph import encoder_graph
+from freerun.onnx_export.graph import FLOAT, Graph, model_of
+from freerun.onnx_export.graph_files import graph_files
+from freerun.onnx_export.greedy_graph import greedy_graph
+from freerun.onnx_export.products import Fp32
+from freerun.onnx_export.quantise import Int8
+from freerun.onnx_export.step_graph import step_graph
 from freerun.runtime.bundle import read_bundle
 from freerun.runtime.graph_rules import OPERATORS, check_graph, max_fields
 from freerun.runtime.graph_sizes import RULES

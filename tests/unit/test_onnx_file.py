@@ -11,10 +11,10 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from freerun.export.graph import model_of
-from freerun.export.greedy_graph import greedy_graph
-from freerun.export.products import Fp32
-from freerun.export.quantise import Int8
+from freerun.onnx_export.graph import model_of
+from freerun.onnx_export.greedy_graph import greedy_graph
+from freerun.onnx_export.products import Fp32
+from freerun.onnx_export.quantise import Int8
 from freerun.runtime.onnx_file import MAX_FIELDS, OnnxFault, OnnxGraph, quoted, read_onnx
 from tests.exported import GraphsOf
 from tests.networks import network

@@ -13,12 +13,12 @@ import pytest
 
 from freerun.diagnostics.diagnosis import diagnose
 from freerun.diagnostics.projection import project
-from freerun.diagnostics.record import Recorder, Subjects
+from freerun.diagnostics.record import EncodedPairs, Recorder
 from freerun.errors import MissingExtraError
 from freerun.evaluation.items import EvaluationSet, Item
 from freerun.report.aligned_examples import chosen_examples, edit_distances_of, examples
-from freerun.report.diagnosis_page import Clouds, diagnose_page, embedded_json
-from freerun.report.plots import contexts_picture, excess_picture
+from freerun.report.diagnosis_page import Clouds, embedded_json, rendered_page
+from freerun.report.plots import contexts_plot, excess_plot
 from freerun.search.bound import LengthBound
 from freerun.symbols import EOS
 from tests.planted import (
@@ -46,10 +46,10 @@ def page(rule=ONE_IN_FIVE, count=40, source=None):
     items = items_of(*words(count))
     if source is not None:
         items = EvaluationSet([Item(source, ["ab"], [list("ab")]), *items.items[1:]])
-    found = diagnose(Planted(Subjects.of(items, SOURCE, TARGET), rule), items, SOURCE, TARGET, bound=BOUND)
+    found = diagnose(Planted(EncodedPairs.of(items, SOURCE, TARGET), rule), items, SOURCE, TARGET, bound=BOUND)
     shown = examples(found.recorded, items, SOURCE, TARGET, chosen_examples(found.recorded))
     clouds = Clouds(None, 0, project(np.eye(4)), ["a", "b", ATTACK, "$x"])
-    return diagnose_page("<model>", "<dev>.tsv", found.measures, clouds, shown), shown
+    return rendered_page("<model>", "<dev>.tsv", found.measures, clouds, shown), shown
 
 
 class Reader(HTMLParser):
@@ -108,17 +108,17 @@ def test_the_page_is_the_same_every_time():
 def test_a_model_that_never_errs_has_a_page_too():
     text, shown = page(never_errs, 25)
     assert len(shown) == 25
-    assert "recovery-table" not in text and "makes no error in 25 sources" in text
+    assert "recovery-table" not in text and "makes no error on 25 sources" in text
 
 
-def test_pictures_take_the_colour_of_the_page():
-    svg = contexts_picture(project(np.eye(3)), ["a", "b", "c"])
+def test_plots_take_the_colour_of_the_page():
+    svg = contexts_plot(project(np.eye(3)), ["a", "b", "c"])
     assert "currentColor" in svg and "#000000" not in svg and "#ffffff" not in svg
     assert svg.startswith("<svg role=") and svg.rstrip().endswith("</svg>")
 
 
 def test_scripts_that_matplotlib_has_no_font_for_are_drawn():
-    svg = contexts_picture(project(np.eye(3)), ["日本語", 'id="q"', "#000000"])
+    svg = contexts_plot(project(np.eye(3)), ["日本語", 'id="q"', "#000000"])
     assert all(text in svg for text in ("日本語", 'id="q"', "#000000"))
 
 
@@ -174,7 +174,7 @@ def test_attention_is_turned_into_reading_order():
 
 
 def test_endless_outputs_are_shown_in_part():
-    subjects = Subjects.of(items_of("ab"), SOURCE, TARGET)
+    subjects = EncodedPairs.of(items_of("ab"), SOURCE, TARGET)
     found = Recorder(Planted(subjects, derails), LengthBound(0, 0.0, fixed=300)).record(subjects)
     (example,) = examples(found, items_of("ab"), SOURCE, TARGET, np.array([0]), history)
     assert example["truncated"] and example["edits"] >= 299
@@ -188,9 +188,9 @@ def test_principal_components_keep_distances_of_a_plane():
     found = project(turned)
     between = np.linalg.norm(plane[:, None] - plane, axis=2)
     assert np.allclose(np.linalg.norm(found.points[:, None] - found.points, axis=2), between)
-    assert sum(found.shares) == pytest.approx(1.0) and found.shares[0] > found.shares[1]
+    assert sum(found.explained) == pytest.approx(1.0) and found.explained[0] > found.explained[1]
     assert project(np.ones((1, 3))).points.tolist() == [[0.0, 0.0]]
-    assert project(np.arange(3.0)[:, None]).shares[1] == 0.0
+    assert project(np.arange(3.0)[:, None]).explained[1] == 0.0
 
 
 def test_a_missing_matplotlib_is_answered_with_the_extra(monkeypatch):
@@ -205,4 +205,4 @@ def test_gaps_stand_for_what_is_undefined():
     found, _ = recorded(never_errs, *words(20))
     from freerun.diagnostics.excess_error import excess_error
 
-    assert "nan" not in excess_picture(excess_error(found).curve).lower()
+    assert "nan" not in excess_plot(excess_error(found).curve).lower()

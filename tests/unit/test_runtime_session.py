@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from freerun.errors import BundleError
-from freerun.export.graph import FLOAT, INT64, Graph, model_of
+from freerun.onnx_export.graph import FLOAT, INT64, Graph, model_of
 from freerun.runtime.interruptible import interruptible
 from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from freerun.commands.console import ConsoleReporter, CountLine, say
+from freerun.commands.console import CountLine, say
+from freerun.commands.train_progress import ConsoleProgress
 from freerun.streams import binary_input, is_terminal, prepare_streams, write_notice
 
 
@@ -39,16 +40,16 @@ def test_news_never_goes_to_standard_output(monkeypatch, capsys):
     say("news")
     with CountLine("reading", "texts") as line:
         line(1, 2)
-    ConsoleReporter(10, 0).said("news")
+    ConsoleProgress().on_message("news")
     assert capsys.readouterr().out == ""
 
 
 def test_news_goes_to_what_can_only_write():
     bare = Bare()
     write_notice("one\n", bare)
-    reporter = ConsoleReporter(10, 0, bare)
-    reporter.said("two")
-    reporter.close()
+    progress = ConsoleProgress(bare)
+    progress.on_message("two")
+    progress.on_end()
     assert bare.text == "one\ntwo\n"
 
 

@@ -15,7 +15,7 @@ from freerun.diagnostics.plain import as_values
 from freerun.errors import RunError
 from freerun.experiment.overlap import Overlap
 from freerun.report.study_page import study_page
-from freerun.studies.analysis import FIGURES, analyse
+from freerun.studies.analysis import METRICS, analyse
 from freerun.studies.differences import holm, smallest_detectable
 from freerun.studies.results import Result, read_result, write_result
 
@@ -28,7 +28,7 @@ def result(arm, seed, rate, falling=False, **changes):
     lengths = np.full(SOURCES, 10.0)
     errors = np.minimum(generator.poisson(rate * 10, SOURCES), 10).astype(float)
     each = np.ones(SOURCES)
-    ratios = {name: (errors.tolist(), lengths.tolist()) for name in FIGURES}
+    ratios = {name: (errors.tolist(), lengths.tolist()) for name in METRICS}
     ratios["sequence_accuracy.free"] = ((errors == 0).astype(float).tolist(), each.tolist())
     ends = [(100, 0.5), (200, rate * 1.5 if falling else rate), (300, rate)]
     curve = [(update, {"symbol_error_rate.free": error, "nll.teacher": error}) for update, error in ends]
@@ -70,7 +70,7 @@ def test_no_difference_is_said_to_be_none_that_can_be_seen():
 def test_a_few_seeds_are_exploratory():
     found = study({"teacher": 0.3, "good": 0.1}, seeds=3)
     assert verdicts(found) == {"good": "better (exploratory: 3 seeds)"}
-    assert "Fewer than 5 seeds: everything here is exploratory, and no claim." in found.statements
+    assert "Fewer than 5 seeds: all results are exploratory, and nothing is claimed." in found.statements
 
 
 def test_one_seed_allows_no_test():
@@ -84,7 +84,7 @@ def compared(by_arm, sources=SOURCES, metric="symbol_error_rate.free"):
     """Comparisons by arm; ``by_arm``: name to each seed's errors [N] of ten steps, the control first."""
     lengths = [10.0] * sources
     results = [
-        result(arm, seed, 0.0, ratios={name: (list(map(float, errors)), lengths) for name in FIGURES})
+        result(arm, seed, 0.0, ratios={name: (list(map(float, errors)), lengths) for name in METRICS})
         for arm, runs in by_arm.items()
         for seed, errors in enumerate(runs)
     ]
@@ -157,18 +157,20 @@ def test_the_smallest_detectable_difference_is_that_of_the_corrected_test():
     (arm,) = [each for each in study(rates).comparisons if each.name == "good"]
     # runs that equal the control's have no spread, which is not what could be detected
     ends = f"{arm.detectable:.4f} to {arm.detectable:.4f}"
-    assert f"is {ends}, by the spread over seeds and after correction for the number" in study(rates).statements[0]
+    assert f"is {ends}, given the spread over seeds and the correction for the number" in study(rates).statements[0]
 
 
 def test_the_tables_say_which_p_values_are_corrected():
     found = study({"teacher": 0.3, "a": 0.32, "b": 0.9})
-    text = as_text(found, StudyConfig.model_construct(pairs="held.tsv", reach=None), Overlap("held.tsv", 9, 0, 0))
+    text = as_text(
+        found, StudyConfig.model_construct(pairs="held.tsv", target_error=None), Overlap("held.tsv", 9, 0, 0)
+    )
     assert text.count("p (Holm)") == study_page("x", found, [], "held.tsv").count("p (Holm)") == 2
     lines = [line for line in text.splitlines() if line.startswith("a +")]
     for each in (found.comparisons[0].p_value, found.comparisons[0].p_over_seeds):
         assert f"  {each:.3f}  " in lines[0]
     one = study({"teacher": 0.3, "a": 0.32}, seeds=1)
-    assert "nan" not in as_text(one, StudyConfig.model_construct(pairs=None, reach=None), Overlap(None, 9, 0, 9))
+    assert "nan" not in as_text(one, StudyConfig.model_construct(pairs=None, target_error=None), Overlap(None, 9, 0, 9))
     assert ">nan<" not in study_page("x", one, [], "held.tsv")
 
 
@@ -185,20 +187,20 @@ def test_failed_and_undertrained_runs_are_told():
     found = analyse(results, ["teacher", "arm"], "teacher", "symbol_error_rate.free")
     assert "arm, seed 1: failed (the loss is nan)." in found.statements
     assert any(told.startswith("arm, seed 0: undertrained.") for told in found.statements)
-    assert found.arms[1].falling == [0] and found.arms[1].seeds == [0]
+    assert found.arms[1].undertrained == [0] and found.arms[1].seeds == [0]
 
 
 @pytest.mark.parametrize(("last", "falling"), [(0.284, True), (0.286, False)])
 def test_falling_is_more_than_five_per_cent_in_the_last_quarter(last, falling):
     curve = [(100, {"symbol_error_rate.free": 0.4}), (225, {"symbol_error_rate.free": 0.3})]
     curve.append((300, {"symbol_error_rate.free": last}))
-    assert result("arm", 0, 0.3, curve=curve).is_falling is falling
+    assert result("arm", 0, 0.3, curve=curve).is_undertrained is falling
 
 
 def test_updates_to_an_error_count_the_seeds_that_came_to_it():
     results = [result("teacher", 0, 0.1), result("teacher", 1, 0.4), result("arm", 0, 0.1, falling=True)]
-    found = analyse(results, ["teacher", "arm"], "teacher", "symbol_error_rate.free", reach=0.1)
-    assert [arm.to_reach for arm in found.arms] == [(200.0, 1), (300.0, 1)]
+    found = analyse(results, ["teacher", "arm"], "teacher", "symbol_error_rate.free", target_error=0.1)
+    assert [arm.updates_to_target for arm in found.arms] == [(200.0, 1), (300.0, 1)]
 
 
 def test_an_arms_time_and_updates_are_means_over_seeds():
@@ -242,7 +244,7 @@ def test_figures_that_are_not_defined_have_no_p_value():
 
 def test_points_without_a_figure_are_left_out_of_the_curve():
     made = result("arm", 0, 0.3, curve=[(100, {}), (225, {"symbol_error_rate.free": 0.3}), (300, {})])
-    assert made.reached(0.3) == 225 and not made.is_falling
+    assert made.updates_to(0.3) == 225 and not made.is_undertrained
 
 
 def test_results_come_back_as_they_were(tmp_path):
@@ -256,7 +258,7 @@ def test_results_come_back_as_they_were(tmp_path):
 def test_damaged_and_foreign_results_are_refused(tmp_path):
     path = tmp_path / "arm-0.json"
     write_result(path, result("arm", 0, 0.1))
-    with pytest.raises(RunError, match="that of another configuration"):
+    with pytest.raises(RunError, match="belongs to another configuration"):
         read_result(path, "other")
     path.write_text(path.read_text()[:100])
     with pytest.raises(RunError, match=r"arm-0.json: this result cannot be read .* Remove it to run it again"):

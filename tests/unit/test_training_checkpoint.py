@@ -55,7 +55,7 @@ def test_equal_tensors_give_equal_bytes_whatever_their_layout():
 def test_the_newest_k_are_kept(tmp_path):
     checkpoints = saved(tmp_path, 10, 20, 30, 40, 50, keep=2)
     assert checkpoints.updates() == [40, 50]
-    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["update-00000040", "update-00000050"]
+    assert sorted(path.name for path in checkpoints.directory.iterdir()) == ["update-00000040", "update-00000050"]
 
 
 def test_updates_are_in_the_order_of_their_numbers(tmp_path):
@@ -108,7 +108,7 @@ def test_the_manifest_is_written_last(tmp_path, monkeypatch):
 def test_other_files_in_the_folder_are_no_checkpoints(tmp_path):
     checkpoints = saved(tmp_path, 10)
     for name in (".update-00000020.abcd", "update-00000030.old", "update-1", "notes"):
-        (checkpoints.folder / name).mkdir()
+        (checkpoints.directory / name).mkdir()
     assert checkpoints.updates() == [10]
 
 
@@ -124,10 +124,11 @@ def test_a_full_disk_leaves_the_last_good_one_and_says_so(tmp_path, monkeypatch,
         with pytest.raises(RunError) as error:
             checkpoints.save(20, checkpoint(20.0))
     assert str(error.value) == (
-        f"{checkpoints.folder / 'update-00000020'}: this checkpoint could not be written (No space left on device); "
-        "the one of update 10 is untouched. Expected room and permission to write. Make room, then go on with --resume."
+        f"{checkpoints.directory / 'update-00000020'}: this checkpoint could not be written (No space left on device); "
+        "the one of update 10 is unchanged. Expected enough disk space and permission to write. Free disk "
+        "space, then rerun with --resume."
     )
-    assert [path.name for path in checkpoints.folder.iterdir()] == ["update-00000010"]
+    assert [path.name for path in checkpoints.directory.iterdir()] == ["update-00000010"]
     assert checkpoints.load(10).model["a"] == 10.0
 
 
@@ -143,17 +144,17 @@ def test_a_disk_that_fills_up_at_any_file_leaves_no_half_checkpoint(tmp_path, mo
     monkeypatch.setattr(os, "fsync", sometimes)
     with pytest.raises(RunError, match="there is none before it"):
         checkpoints.save(20, checkpoint(20.0))
-    assert list(checkpoints.folder.iterdir()) == []
+    assert list(checkpoints.directory.iterdir()) == []
 
 
 def test_a_checkpoint_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
     checkpoints = saved(tmp_path, 10, unscheduled=[10])
     replace = os.replace
-    whole = checkpoints.folder / "update-00000010"
+    whole = checkpoints.directory / "update-00000010"
     monkeypatch.setattr(
         os, "replace", lambda a, b: full() if (b == whole and not str(a).endswith(".old")) else replace(a, b)
     )
-    with pytest.raises(RunError, match="the one of update 10 is untouched"):
+    with pytest.raises(RunError, match="the one of update 10 is unchanged"):
         checkpoints.save(10, checkpoint(99.0, update=10))
     assert checkpoints.load(10).model["a"] == 10.0
 
@@ -194,7 +195,7 @@ def test_a_damaged_checkpoint_is_told(tmp_path, name, damage):
     assert error.value.expected.endswith(
         "strategy.safetensors, state.json, manifest.json as they were written together"
     )
-    assert error.value.fix == "Put them back, or remove the folder to continue from the checkpoint before it"
+    assert error.value.fix == "Put them back, or remove this directory to continue from the checkpoint before it"
 
 
 @pytest.mark.parametrize("name", [*FILES, "manifest.json"])
@@ -274,6 +275,6 @@ def test_removed_checkpoints_are_gone_and_the_others_stay(tmp_path):
 
 def test_an_older_damaged_checkpoint_does_not_stop_a_run(tmp_path):
     checkpoints = saved(tmp_path, 10, 20)
-    (checkpoints.folder / "update-00000010" / "state.json").unlink()
+    (checkpoints.directory / "update-00000010" / "state.json").unlink()
     checkpoints.save(30, checkpoint(30.0))
     assert checkpoints.scheduled() == [20, 30]

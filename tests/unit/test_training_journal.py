@@ -113,7 +113,7 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
         written.size()
     assert str(error.value) == (
         f"{written.path}: the journal could not be written (No space left on device). "
-        "Expected room and permission to write. Make room, then go on with --resume."
+        "Expected enough disk space and permission to write. Free disk space, then rerun with --resume."
     )
 
 

@@ -76,7 +76,7 @@ def test_accumulated_batches_make_the_update_of_one_big_batch(kind, parts):
     close(pieces, whole, 1e-12)
     assert several.loss == pytest.approx(one.loss, abs=1e-12)
     assert several.gradient_norm == pytest.approx(one.gradient_norm, abs=1e-12)
-    assert len(several.figures) == parts
+    assert len(several.metrics) == parts
 
 
 def test_the_graphs_of_a_single_term_are_not_kept_until_the_end():
@@ -90,8 +90,8 @@ def test_the_graphs_of_a_single_term_are_not_kept_until_the_end():
 def test_the_loss_is_divided_once_by_tokens_or_by_sequences(normalise, count, parts):
     _, step = step_of(learner(normalise=normalise), parts)
     by_tokens, _ = step_of(learner(), 1)
-    nll = sum(figures["nll.teacher"][0] for figures in step.figures)
-    assert sum(figures["nll.teacher"][1] for figures in step.figures) == sum(LENGTHS)
+    nll = sum(figures["nll.teacher"][0] for figures in step.metrics)
+    assert sum(figures["nll.teacher"][1] for figures in step.metrics) == sum(LENGTHS)
     change, _ = step_of(learner(normalise=normalise), parts)
     close(change, {name: value * sum(LENGTHS) / count for name, value in by_tokens.items()}, 1e-12)
     assert step.loss * count == pytest.approx(nll, rel=0.2)  # apart from label smoothing
@@ -175,7 +175,7 @@ def test_dropout_masks_belong_to_seed_update_and_part():
     assert losses(1).loss == losses(1).loss
     assert losses(1).loss != losses(2).loss
     same = [batches()[0]] * 2
-    first, second = learner(dropout=0.5).update(1, same).figures
+    first, second = learner(dropout=0.5).update(1, same).metrics
     assert first["nll.teacher"] != second["nll.teacher"]
 
 
@@ -224,7 +224,7 @@ class Counting(Teacher):
 def test_a_strategy_learns_once_an_update_and_is_kept():
     one = learner(Counting(StrategySettings(), Objective()))
     assert one.strategy.seed == 7
-    assert one.update(1, batches(3)).figures[-1] == {"own": (2.0, 1)}
+    assert one.update(1, batches(3)).metrics[-1] == {"own": (2.0, 1)}
     one.update(2, batches(2))
     assert one.state()[2] == {"steps": 2}
     other = learner(Counting(StrategySettings(), Objective()))
@@ -284,8 +284,8 @@ def test_the_gradients_of_several_terms_are_compared_now_and_then(parts):
         for name in ("nll", "size")
     )
     expected = torch.cosine_similarity(one, other, dim=0).item()
-    assert step.figures[-1] == {"gradient_cosine": (pytest.approx(expected, abs=1e-12), 1)}
-    assert "gradient_cosine" not in learner(strategy).update(49, batches(parts)).figures[-1]
+    assert step.metrics[-1] == {"gradient_cosine": (pytest.approx(expected, abs=1e-12), 1)}
+    assert "gradient_cosine" not in learner(strategy).update(49, batches(parts)).metrics[-1]
 
 
 def test_parts_with_different_terms_are_a_mistake_of_the_strategy():
@@ -346,8 +346,8 @@ def test_the_own_losses_of_all_batches_are_backpropagated_before_the_step(precis
         for call in (("losses", part), ("own_loss", part, pairs, False))
     ]
     assert (name, gradient.item()) == ("step", 8.0)
-    assert [figures["own"] for figures in step.figures[:3]] == [(3.0, 1), (3.0, 1), (2.0, 1)]
-    assert all("tokens" in figures for figures in step.figures[:3])
+    assert [figures["own"] for figures in step.metrics[:3]] == [(3.0, 1), (3.0, 1), (2.0, 1)]
+    assert all("tokens" in figures for figures in step.metrics[:3])
 
 
 def test_a_strategy_that_does_not_learn_in_an_update_gives_figures_only():
@@ -355,4 +355,4 @@ def test_a_strategy_that_does_not_learn_in_an_update_gives_figures_only():
     strategy.learns = False
     step = learner(strategy).update(1, batches(1))
     assert strategy.calls[-1] == ("step", None)
-    assert step.figures[0]["own"] == (8.0, 1)
+    assert step.metrics[0]["own"] == (8.0, 1)

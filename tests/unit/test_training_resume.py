@@ -11,7 +11,7 @@ from freerun.errors import RunError
 from freerun.training.checkpoint import Checkpoint, Checkpoints
 from freerun.training.journal import Journal
 from freerun.training.resume import choose_checkpoint
-from freerun.training.trainer import TrainerSettings
+from freerun.training.settings import TrainerSettings
 
 EVERY_TWO = {"updates": 12, "checkpoint_every": 2, "evaluate_every": 4, "patience": 0}
 

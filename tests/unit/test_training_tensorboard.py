@@ -10,8 +10,8 @@ from typing import ClassVar
 import pytest
 
 from freerun.training import tensorboard
-from freerun.training.tensorboard import TensorBoardReporter, tensorboard_is_installed
-from freerun.training.trainer import Measured
+from freerun.training.callbacks import EvaluationResult
+from freerun.training.tensorboard import TensorBoardCallback, tensorboard_is_installed
 
 
 class Writer:
@@ -34,13 +34,19 @@ def told(monkeypatch):
     return Writer.told
 
 
+def started(directory, update=0):
+    callback = TensorBoardCallback(directory)
+    callback.on_start(update, 100)
+    return callback
+
+
 def test_figures_of_training_and_development_are_scalars(told, tmp_path):
-    reporter = TensorBoardReporter(tmp_path, 40, pytest.fail)
-    reporter.updated(50, {"loss": 0.5})
-    reporter.ticked(51)
-    reporter.said("news")
-    reporter.evaluated(60, Measured({"bleu.free": 3.0, "chrf.free": None}, [("a", "b", "c")]), True)
-    reporter.close()
+    callback = started(tmp_path, 40)
+    callback.on_update(50, {"loss": 0.5})
+    callback.on_update(51, {})
+    callback.on_message("news")
+    callback.on_evaluation(60, EvaluationResult({"bleu.free": 3.0, "chrf.free": None}, [("a", "b", "c")]), True)
+    callback.on_end()
     assert told == [
         ("open", str(tmp_path), 41),  # what a run that was killed wrote after its checkpoint goes away
         ("add_scalar", "train/loss", 0.5, 50),
@@ -58,23 +64,23 @@ def test_the_extra_is_looked_for_by_name(monkeypatch):
     assert asked == ["tensorboard"]
 
 
-def test_events_that_cannot_be_written_are_told_once_and_end_nothing(monkeypatch, tmp_path, capsys):
+def test_events_that_cannot_be_written_are_reported_once_and_end_nothing(monkeypatch, tmp_path, capsys, caplog):
     """With the real writer, whose thread meets the full disk."""
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    hook, warnings = threading.excepthook, []
-    reporter = TensorBoardReporter(tmp_path / "events", 0, warnings.append)
-    reporter.updated(1, {"loss": 0.5})
+    hook = threading.excepthook
+    callback = started(tmp_path / "events")
+    callback.on_update(1, {"loss": 0.5})
     monkeypatch.setattr(RecordWriter, "write", full)
     for update in range(2, 30):
-        reporter.updated(update, {"loss": 0.5})
-        reporter.evaluated(update, Measured({"bleu.free": 3.0}, []), True)
-    reporter.close()
-    assert warnings == [
-        f"warning: {tmp_path / 'events'}: TensorBoard's events cannot be written (No space left on device)."
+        callback.on_update(update, {"loss": 0.5})
+        callback.on_evaluation(update, EvaluationResult({"bleu.free": 3.0}, []), True)
+    callback.on_end()
+    assert caplog.messages == [
+        f"{tmp_path / 'events'}: TensorBoard's events cannot be written (No space left on device)."
     ]
     assert "Traceback" not in capsys.readouterr().err
     assert threading.excepthook == hook
@@ -82,18 +88,17 @@ def test_events_that_cannot_be_written_are_told_once_and_end_nothing(monkeypatch
 
 def test_errors_of_other_threads_are_told_as_ever(tmp_path, monkeypatch):
     others = []
-    reporter = TensorBoardReporter(tmp_path / "events", 0, pytest.fail)
+    callback = started(tmp_path / "events")
     thread = threading.Thread()
-    monkeypatch.setattr(reporter, "_hook", others.append)
+    monkeypatch.setattr(callback, "_hook", others.append)
     threading.excepthook(threading.ExceptHookArgs((OSError, OSError(), None, thread)))
-    reporter.close()
+    callback.on_end()
     assert [each.thread for each in others] == [thread]
 
 
-def test_a_place_that_is_a_file_is_told_and_ends_nothing(tmp_path):
+def test_a_path_that_is_a_file_is_reported_and_ends_nothing(tmp_path, caplog):
     (tmp_path / "events").touch()
-    warnings = []
-    reporter = TensorBoardReporter(tmp_path / "events", 0, warnings.append)
-    reporter.updated(1, {"loss": 0.5})
-    reporter.close()
-    assert len(warnings) == 1
+    callback = started(tmp_path / "events")
+    callback.on_update(1, {"loss": 0.5})
+    callback.on_end()
+    assert len(caplog.messages) == 1

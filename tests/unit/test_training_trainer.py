@@ -1,4 +1,4 @@
-"""The loop, with a learner whose weights tell how many updates it made and a host that answers from a script."""
+"""The loop, with a learner whose weight counts its updates, and hooks that answer from a script."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ import torch
 from safetensors.torch import load_file
 
 from freerun.errors import Interrupted, RunError, TrainingError
+from freerun.training.averaging import average
+from freerun.training.callbacks import Callback, EvaluationResult
 from freerun.training.checkpoint import Checkpoint, Checkpoints, serialised
 from freerun.training.journal import read_journal
 from freerun.training.learner import NotFinite, Step
 from freerun.training.resume import choose_checkpoint
 from freerun.training.selection import Selection
+from freerun.training.settings import TrainerSettings
 from freerun.training.signals import CheckpointRequest, StopRequest
-from freerun.training.trainer import Measured, Trainer, TrainerSettings, average
+from freerun.training.trainer import Trainer
 
 BATCH = SimpleNamespace(num_pairs=8, num_tokens=30)
 
@@ -89,7 +92,7 @@ class ScriptedHost:
         check()
         rate = self.rates.get(weight, 1.0)
         metrics = {"symbol_error_rate.free": rate, "nll.teacher": 2.0, "everything": int(everything)}
-        return Measured(metrics, () if everything else [("a", "b", "c")])
+        return EvaluationResult(metrics, () if everything else [("a", "b", "c")])
 
     def write_bundle(self, name, weights, metrics, update):
         (self.folder / name).mkdir(exist_ok=True)
@@ -108,51 +111,50 @@ class ScriptedHost:
         return [{"source": "abc", "target": "def"}]
 
 
-class Recorder:
-    """A reporter that keeps what it was told; may ask to stop at an update."""
+class Recorder(Callback):
+    """Records the calls, and the updates of a journal record; may ask to stop at an update."""
 
     def __init__(self, stop=None, stop_at=None):
         self.stop, self.stop_at = stop, stop_at
-        self.told = []
+        self.calls = []
 
-    def updated(self, update, figures):
-        self.told.append(("updated", update))
-
-    def ticked(self, update):
+    def on_update(self, update, metrics):
+        if metrics:
+            self.calls.append(("update", update))
         if update == self.stop_at:
             self.stop.signal = 15
 
-    def evaluated(self, update, measured, is_best):
-        self.told.append(("evaluated", update, is_best))
+    def on_evaluation(self, update, result, is_best):
+        self.calls.append(("evaluation", update, is_best))
 
-    def said(self, text):
-        self.told.append(("said", text))
+    def on_message(self, text):
+        self.calls.append(("message", text))
 
-    def close(self):
-        self.told.append(("closed",))
+    def on_end(self):
+        self.calls.append(("end",))
 
 
 def trainer(folder, host=None, stop_at=None, learner=None, keep=3, resume=False, **settings):
     options = {"updates": 12, "journal_every": 2, "checkpoint_every": 2, "evaluate_every": 4, "patience": 0}
     host = host or ScriptedHost(folder)
     made = Trainer(
-        learner or CountingLearner(),
-        Order(),
-        TrainerSettings(**{**options, **settings}),
-        Selection("symbol_error_rate.free"),
-        host,
-        folder,
-        Checkpoints(folder / "checkpoints", keep),
-        [Recorder(host.stop, stop_at)],
+        learner=learner or CountingLearner(),
+        order=Order(),
+        settings=TrainerSettings(**{**options, **settings}),
+        selection=Selection("symbol_error_rate.free"),
+        hooks=host,
+        directory=folder,
+        checkpoints=Checkpoints(folder / "checkpoints", keep),
+        callbacks=[Recorder(host.stop, stop_at)],
     )
     if resume:
         found = choose_checkpoint(made.checkpoints, made.journal, made.settings)
-        made.go_on_from(found.checkpoint, found.discarded)
+        made.resume_from(found.checkpoint, found.discarded)
     return made
 
 
 def run(made):
-    return made.run(made.host.stop)
+    return made.run(made.hooks.stop)
 
 
 def events(folder, kind=None):
@@ -255,10 +257,10 @@ def test_the_other_events_have_no_other_keys(tmp_path):
     assert events(tmp_path)[-1].keys() == {"event", "update", "reason", "signal", "seconds"}
 
 
-def test_reporters_hear_of_intervals_and_evaluations_and_the_end(tmp_path):
+def test_callbacks_are_called_at_intervals_and_evaluations_and_the_end(tmp_path):
     made = trainer(tmp_path, updates=4)
     run(made)
-    assert made.reporters[0].told == [("updated", 2), ("updated", 4), ("evaluated", 4, True), ("closed",)]
+    assert made.callbacks[0].calls == [("update", 2), ("update", 4), ("evaluation", 4, True), ("end",)]
 
 
 # ----------------------------------------------------------------------------------------- the best model, and patience
@@ -268,8 +270,8 @@ def test_best_holds_the_best_weights_measured_on_everything_and_last_the_last(tm
     made = trainer(tmp_path, ScriptedHost(tmp_path, {4.0: 0.5, 8.0: 0.25, 12.0: 0.3}))
     progress = run(made)
     assert (weight(tmp_path, "best"), weight(tmp_path, "last"), progress.best_update) == (8.0, 12.0, 8)
-    assert made.host.measured[-1] == (8.0, True)
-    name, _, update, metrics = made.host.bundles[-1]
+    assert made.hooks.measured[-1] == (8.0, True)
+    name, _, update, metrics = made.hooks.bundles[-1]
     assert (name, update, metrics["everything"]) == ("best", 8, 1)
 
 
@@ -304,9 +306,9 @@ def test_the_mean_of_the_last_checkpoints_is_best_where_it_is_better(tmp_path):
     assert (weight(tmp_path, "best"), progress.best_update) == (10.0, 12)  # the mean of 8, 10 and 12
     told = events(tmp_path, "evaluation")[-2]
     assert (told["averaged"], told["best"]) == ([8, 10, 12], True)
-    assert made.reporters[0].told[-2][1] == (
-        "The mean of the checkpoints of updates 8, 10, 12: symbol_error_rate.free 0.2500, better than the best model, "
-        "and taken."
+    assert made.callbacks[0].calls[-2][1] == (
+        "The mean of the checkpoints of updates 8, 10, 12: symbol_error_rate.free 0.2500, better than the best model; "
+        "now the best."
     )
 
 
@@ -315,7 +317,7 @@ def test_a_mean_that_is_no_better_is_left(tmp_path):
     assert run(made).best_update == 8
     assert weight(tmp_path, "best") == 8.0
     assert events(tmp_path, "evaluation")[-2]["best"] is False
-    assert "0.5000, no better than the best model" in made.reporters[0].told[-2][1]
+    assert "0.5000, no better than the best model" in made.callbacks[0].calls[-2][1]
 
 
 @pytest.mark.parametrize("settings", [{"average": 0}, {"average": 3, "checkpoint_every": 0, "evaluate_every": 0}])
@@ -346,7 +348,7 @@ def test_a_signal_writes_a_checkpoint_and_the_last_bundle(tmp_path, stop_at):
     assert weight(tmp_path, "last") == stop_at
     stop = events(tmp_path)[-1]
     assert (stop["event"], stop["reason"], stop["signal"]) == ("stop", "signal", 15)
-    assert made.reporters[0].told[-1] == ("closed",)
+    assert made.callbacks[0].calls[-1] == ("end",)
 
 
 def test_the_last_bundle_of_a_stopped_run_has_only_figures_of_its_own_weights(tmp_path):
@@ -357,9 +359,9 @@ def test_the_last_bundle_of_a_stopped_run_has_only_figures_of_its_own_weights(tm
     for made in stopped:
         with pytest.raises(Interrupted):
             run(made)
-    assert stopped[0].host.bundles[-1] == ("last", 5.0, 5, {})
-    assert stopped[1].host.bundles[-1][:3] == ("last", 12.0, 12)
-    assert stopped[1].host.bundles[-1][3]["symbol_error_rate.free"] == 0.5
+    assert stopped[0].hooks.bundles[-1] == ("last", 5.0, 5, {})
+    assert stopped[1].hooks.bundles[-1][:3] == ("last", 12.0, 12)
+    assert stopped[1].hooks.bundles[-1][3]["symbol_error_rate.free"] == 0.5
 
 
 def without_times(folder):
@@ -435,8 +437,10 @@ def test_a_checkpoint_of_something_else_is_told(tmp_path, state):
 
 def test_a_missing_best_model_is_told_at_the_end(tmp_path):
     made = trainer(tmp_path, updates=4)
-    made.host.write_bundle = lambda *_: "0123"
-    with pytest.raises(RunError, match=r"best/model\.safetensors: the weights of the best model, that of update 4,"):
+    made.hooks.write_bundle = lambda *_: "0123"
+    with pytest.raises(
+        RunError, match=r"best/model\.safetensors: the weights of the best model \(update 4\) cannot be"
+    ):
         run(made)
 
 
@@ -479,7 +483,7 @@ def updates(folder):
 def test_a_damaged_newest_checkpoint_is_left_out_and_replaced(tmp_path, name):
     made, began = damaged_and_resumed(tmp_path, lambda run: flip(run / "checkpoints/update-00000010" / name))
     assert began == 8
-    assert updates(made.folder) == updates(tmp_path / "whole") == [6, 8, 10, 12]
+    assert updates(made.directory) == updates(tmp_path / "whole") == [6, 8, 10, 12]
     assert made.checkpoints.load(10).is_verified
 
 
@@ -492,14 +496,14 @@ def test_all_later_checkpoints_are_written_again(tmp_path):
 
     made, began = damaged_and_resumed(tmp_path, damage, keep=3)
     assert began == 6
-    assert updates(made.folder) == [8, 10, 12]
+    assert updates(made.directory) == [8, 10, 12]
 
 
 def test_an_older_damaged_checkpoint_is_removed(tmp_path):
     """It does not count among those that are kept, although its state could be read."""
     made, began = damaged_and_resumed(tmp_path, lambda run: flip(run / "checkpoints/update-00000006/model.safetensors"))
     assert began == 10
-    assert updates(made.folder) == [4, 8, 10, 12]
+    assert updates(made.directory) == [4, 8, 10, 12]
 
 
 def test_a_run_goes_back_before_a_damaged_checkpoint_that_is_averaged(tmp_path):
@@ -522,15 +526,15 @@ def test_a_changed_journal_is_cut_back_to_an_earlier_checkpoint(tmp_path):
 def test_a_best_model_that_is_damaged_is_written_again_from_its_checkpoint(tmp_path):
     made, began = damaged_and_resumed(tmp_path, lambda run: flip(run / "best/model.safetensors"))
     assert began == 10
-    assert made.host.bundles[0] == (
+    assert made.hooks.bundles[0] == (
         "best",
         8.0,
         8,
         {"symbol_error_rate.free": 0.25, "nll.teacher": 2.0, "everything": 0},
     )
-    assert made.reporters[0].told[0] == (
-        "said",
-        f"{made.folder / 'best'}: damaged; restored from the weights of update 8.",
+    assert made.callbacks[0].calls[0] == (
+        "message",
+        f"{made.directory / 'best'}: damaged; restored from the weights of update 8.",
     )
 
 
@@ -546,7 +550,7 @@ def test_a_best_model_of_another_update_is_not_taken_for_the_best(tmp_path):
 
 def test_a_best_model_whose_other_files_are_damaged_is_written_again(tmp_path):
     made, _ = damaged_and_resumed(tmp_path, lambda run: (run / "best" / "label.json").unlink(), stop_at=6)
-    assert made.host.bundles[0][:3] == ("best", 4.0, 4)
+    assert made.hooks.bundles[0][:3] == ("best", 4.0, 4)
 
 
 def damaged(tmp_path, stop_at, *damage, **settings):
@@ -565,11 +569,11 @@ def damaged(tmp_path, stop_at, *damage, **settings):
 def test_a_damaged_best_model_without_its_checkpoint_is_rejected_at_once(tmp_path):
     told = damaged(tmp_path, 7, "best/model.safetensors", checkpoint_every=1)
     assert told.startswith(
-        f"{tmp_path / 'best'}: the best model, that of update 4, is damaged, and the checkpoint of that update cannot "
+        f"{tmp_path / 'best'}: the best model (update 4) is damaged, and the checkpoint of that update cannot "
         "be used (this checkpoint is damaged (["
     )
     assert told.endswith(
-        "Expected the directory best/ as training wrote it. Put it back and resume with --resume, or train again into "
+        "Expected the directory best/ as training wrote it. Put it back and rerun with --resume, or train again into "
         "another directory with --out."
     )
 
@@ -587,14 +591,14 @@ def test_a_checkpoint_with_other_weights_than_the_best_model_is_not_taken_for_it
 
 def test_a_best_model_that_is_damaged_while_training_is_not_given_a_valid_hash(tmp_path):
     made = trainer(tmp_path, ScriptedHost(tmp_path, RATES), stop_at=None)
-    evaluate = made.host.evaluate
+    evaluate = made.hooks.evaluate
 
     def damage(model, everything, check):
         if model.weight.item() == 12 and not everything:
             flip(tmp_path / "best" / "model.safetensors")
         return evaluate(model, everything, check)
 
-    made.host.evaluate = damage
+    made.hooks.evaluate = damage
     with pytest.raises(RunError, match=r"cannot be read \(the SHA-256 differs from the one at its evaluation\)"):
         run(made)
 
@@ -607,11 +611,11 @@ def test_a_best_model_that_is_newer_than_the_checkpoint_is_normal(tmp_path, upda
     def damage(run_folder):
         newer = trainer(run_folder, ScriptedHost(run_folder, rates))
         weights = {"weight": torch.tensor(float(update))}
-        newer.host.write_bundle("best", weights, {"symbol_error_rate.free": 0.25, "nll.teacher": 2.0}, update)
+        newer.hooks.write_bundle("best", weights, {"symbol_error_rate.free": 0.25, "nll.teacher": 2.0}, update)
 
     made, began = damaged_and_resumed(tmp_path, damage, stop_at=6, rates=rates)
     assert began == 6
-    assert all(name != "best" or number >= update for name, _, number, _ in made.host.bundles)
+    assert all(name != "best" or number >= update for name, _, number, _ in made.hooks.bundles)
 
 
 def test_an_average_that_was_written_before_the_run_was_killed_is_normal(tmp_path):
@@ -635,7 +639,7 @@ def test_the_last_bundle_is_written_again_where_nothing_else_would(tmp_path):
     made = trainer(tmp_path, ScriptedHost(tmp_path, RATES), resume=True)
     assert (tmp_path / "last" / "model.safetensors").read_bytes() == before
     metrics = {"symbol_error_rate.free": 1.0, "nll.teacher": 2.0, "everything": 0}
-    assert made.host.bundles == [("last", 12.0, 12, metrics)]
+    assert made.hooks.bundles == [("last", 12.0, 12, metrics)]
 
 
 @pytest.mark.parametrize("has_best", [True, False])
@@ -656,7 +660,7 @@ def test_a_run_of_an_earlier_version_is_resumed_and_remembers_its_best_model_fro
         shutil.rmtree(folder / "best")
     made = trainer(folder, ScriptedHost(folder, RATES), resume=True)
     assert made.progress.update == 10
-    assert [bundle[:3] for bundle in made.host.bundles] == ([] if has_best else [("best", 8.0, 8)])
+    assert [bundle[:3] for bundle in made.hooks.bundles] == ([] if has_best else [("best", 8.0, 8)])
     assert made.progress.best_sha256 == sha256(folder / "best" / "model.safetensors")
     run(made)
     assert without_times(folder) == without_times(tmp_path / "whole")
@@ -671,8 +675,8 @@ def test_a_loss_that_is_not_finite_saves_the_batch_and_the_weights_stay(tmp_path
         run(made)
     path = tmp_path / "not-finite-update-4.json"
     assert str(error.value) == (
-        "update 4: the loss is nan and the norm of the gradients inf; the update was not made. Expected finite "
-        f"numbers. Look at the batch in {path}; train again with a lower training.learning_rate, a longer warm-up or a "
+        "update 4: the loss is nan and the gradient norm inf; the update was not made. Expected finite "
+        f"numbers. Inspect the batch in {path}; train again with a lower training.learning_rate, a longer warm-up or a "
         "smaller training.clip_norm."
     )
     assert json.loads(path.read_text()) == {
@@ -683,12 +687,12 @@ def test_a_loss_that_is_not_finite_saves_the_batch_and_the_weights_stay(tmp_path
     }
     assert made.learner.model.weight.item() == 3.0
     assert made.checkpoints.updates() == [2]
-    assert made.reporters[0].told[-1] == ("closed",)
+    assert made.callbacks[0].calls[-1] == ("end",)
 
 
 def test_a_batch_that_cannot_be_saved_hides_nothing(tmp_path):
     made = trainer(tmp_path, learner=CountingLearner(bad_update=1))
-    made.folder = tmp_path / "missing"
+    made.directory = tmp_path / "missing"
     with pytest.raises(TrainingError, match=r"the loss is nan .* could not be saved .* \(No such file or directory\)"):
         run(made)
 
@@ -707,7 +711,7 @@ def longer(folder, host, **settings):
     """The trainer of a run in ``folder`` that is made longer."""
     made = trainer(folder, host, **settings)
     found = choose_checkpoint(made.checkpoints, made.journal, made.settings)
-    made.go_on_from(found.checkpoint, found.discarded, is_longer=True)
+    made.resume_from(found.checkpoint, found.discarded, is_longer=True)
     return made
 
 
@@ -734,9 +738,9 @@ def test_a_longer_run_has_the_best_model_from_before_the_end(tmp_path, name):
     settings = {**settings, "updates": 30 if "patience" in settings else 12}
     made = longer(tmp_path / "run", ScriptedHost(tmp_path / "run", rates), **settings)
     assert (weight(tmp_path / "run", "best"), made.progress.best_update) == (4.0, 4)
-    assert made.reporters[0].told == [
+    assert made.callbacks[0].calls == [
         (
-            "said",
+            "message",
             (
                 f"{tmp_path / 'run' / 'best'}: what the end of the shorter run wrote is undone; restored from the "
                 "weights of update 4."
@@ -757,7 +761,7 @@ def test_a_kept_best_model_with_another_hash_is_not_taken(tmp_path):
     found = checkpoints.load(7)
     other = {"weight": found.best["weight"] + 1}
     checkpoints.save(7, dataclasses.replace(found, best=other), scheduled=False)
-    with pytest.raises(RunError, match=r"the best model, that of update 4, is damaged, and the checkpoint of that upd"):
+    with pytest.raises(RunError, match=r"the best model \(update 4\) is damaged, and the checkpoint of that upd"):
         longer(tmp_path, ScriptedHost(tmp_path, rates), keep=1, updates=12)
     assert [event["event"] for event in events(tmp_path)][-1] == "stop", "the run is as it was"
 
@@ -797,7 +801,7 @@ class Asks(Recorder):
         super().__init__(StopRequest())
         self.wanted, self.updates = wanted, updates
 
-    def ticked(self, update):
+    def on_update(self, update, metrics):
         if update in self.updates:
             self.wanted.open()
 
@@ -808,7 +812,7 @@ def requested(folder, *updates, first=False, **settings):
     if first:
         wanted.open()
     made = trainer(folder, **settings)
-    made.reporters = [Asks(wanted, *updates)]
+    made.callbacks = [Asks(wanted, *updates)]
     saved, save = [], made.checkpoints.save
 
     def spy(update, checkpoint, scheduled=True):
@@ -816,8 +820,8 @@ def requested(folder, *updates, first=False, **settings):
         save(update, checkpoint, scheduled)
 
     made.checkpoints.save = spy
-    made.run(made.host.stop, wanted)
-    return [told[1] for told in made.reporters[0].told if told[0] == "said"], saved
+    made.run(made.hooks.stop, wanted)
+    return [call[1] for call in made.callbacks[0].calls if call[0] == "message"], saved
 
 
 def test_a_requested_checkpoint_is_not_scheduled(tmp_path):
@@ -849,16 +853,16 @@ def test_a_checkpoint_that_is_requested_at_the_end_is_the_one_from_before_it(tmp
 def test_a_request_while_the_best_model_is_measured_is_answered_too(tmp_path):
     wanted = CheckpointRequest()
     made = trainer(tmp_path, updates=4)
-    evaluate = made.host.evaluate
+    evaluate = made.hooks.evaluate
 
     def asks(model, everything, check):
         if everything:
             wanted.open()
         return evaluate(model, everything, check)
 
-    made.host.evaluate = asks
-    made.run(made.host.stop, wanted)
-    assert made.reporters[0].told[-2] == ("said", "Training has ended; its last checkpoint is that of update 4.")
+    made.hooks.evaluate = asks
+    made.run(made.hooks.stop, wanted)
+    assert made.callbacks[0].calls[-2] == ("message", "Training has ended; its last checkpoint is that of update 4.")
 
 
 def test_nothing_is_shown_between_a_signal_and_its_checkpoint(tmp_path):
@@ -867,7 +871,7 @@ def test_nothing_is_shown_between_a_signal_and_its_checkpoint(tmp_path):
     shown = []
 
     class Gone(Recorder):
-        def ticked(self, update):
+        def on_update(self, update, metrics):
             assert not self.stop, "the terminal is gone"
             shown.append(update)
 
@@ -875,11 +879,11 @@ def test_nothing_is_shown_between_a_signal_and_its_checkpoint(tmp_path):
 
     def update(number, batches):
         if number == 3:
-            made.host.stop.signal = 1
+            made.hooks.stop.signal = 1
         return learner(number, batches)
 
     made.learner.update = update
-    made.reporters = [Gone(made.host.stop)]
+    made.callbacks = [Gone(made.hooks.stop)]
     with pytest.raises(Interrupted):
         run(made)
     assert shown == [1, 2]

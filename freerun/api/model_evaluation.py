@@ -1,0 +1,95 @@
+"""``freerun.evaluate``: a model's metrics on pairs, teacher-forced and free-running."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from freerun.api.checks import Pairs, as_pairs, check_progress, reject_load_options
+from freerun.arguments import as_path, as_paths, check_flag, check_int, check_number
+from freerun.data.readers import Columns
+from freerun.evaluation.predictor_evaluation import ModelEvaluation, evaluate_pairs
+from freerun.loading import Mean, Precision, Runtime, load_bundles
+from freerun.runtime.predictor import Predictor
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    model: str | Path | Predictor,
+    pairs: Pairs | None = None,
+    *,
+    columns: Columns | None = None,
+    beam_size: int = 1,
+    length_penalty: float = 0.0,
+    early_stop: bool = False,
+    max_length: int | None = None,
+    ensemble: Sequence[str | Path] = (),
+    mean: Mean = "arithmetic",
+    threads: int = 0,
+    runtime: Runtime | None = None,
+    precision: Precision = "fp32",
+    progress: Callable[[int, int], None] | None = None,
+) -> ModelEvaluation:
+    """Measure a model on pairs.
+
+    Logs a warning if more than 1 % of the target tokens are not in the model's vocabulary.
+
+    Args:
+        model: a run directory, a bundle directory, or a Predictor.
+        pairs: a file, or pairs in memory: an iterable of (source, target), or of objects with these attributes.
+            Default: the development pairs of the model's run.
+        columns: the source and target columns of a TSV file, from 1. Default: those of the model's run.
+        beam_size: hypotheses kept at each step; 1 is greedy search.
+        length_penalty: rank by score / ((5 + n) / 6) ** length_penalty.
+        early_stop: with a length penalty, end the search sooner; this may miss the best output.
+        max_length: as in ``freerun.load``, like all that follow; none of them applies to a Predictor.
+        ensemble: further models, averaged with this one.
+        mean: of the ensemble's distributions.
+        threads: for each call.
+        runtime: "onnx" or "torch".
+        precision: "int8" for the quantized graphs.
+        progress: called with the number of sequences done and of all.
+
+    Returns:
+        ``metrics`` by name, the trivial ``baselines``, the ``outputs``, and more.
+
+    Raises:
+        TypeError: an argument of another type.
+        UserError: bad pairs, a setting out of range, or a bundle that cannot be used.
+    """
+    options = {
+        "max_length": max_length,
+        "ensemble": ensemble,
+        "mean": mean != "arithmetic",
+        "threads": threads,
+        "runtime": runtime,
+        "precision": precision != "fp32",
+    }
+    paths: list[Path] = []
+    if isinstance(model, Predictor):
+        reject_load_options(options)
+    else:
+        paths = [as_path("model", model), *as_paths("ensemble", ensemble)]
+    check_int("beam_size", beam_size)
+    check_number("length_penalty", length_penalty)
+    check_flag("early_stop", early_stop)
+    check_progress(progress)
+    spec = as_pairs("pairs", pairs, columns, paths)
+    most_frequent_target = None
+    if isinstance(model, Predictor):
+        predictor = model
+    else:
+        predictor, bundle = load_bundles(paths, mean, threads, max_length, runtime, precision)
+        most_frequent_target = str(bundle.config["most_frequent_target"])
+    evaluation = evaluate_pairs(
+        predictor,
+        spec.read(),
+        spec.description,
+        model="the model" if isinstance(model, Predictor) else model,
+        beam_size=beam_size,
+        length_penalty=length_penalty,
+        early_stop=early_stop,
+        progress=progress,
+    )
+    return ModelEvaluation(evaluation, predictor.source, most_frequent_target)

@@ -1,0 +1,161 @@
+"""``freerun.train``: ``freerun train`` as a function, which also takes pairs and configurations in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from freerun.arguments import as_list, as_path, check_int, check_text, wrong_type
+from freerun.config import Config
+from freerun.data.memory_pairs import PairsInMemory, pairs_in_memory
+from freerun.data.readers import PairsLocation, ParallelFiles
+from freerun.errors import ConfigError, DataError
+from freerun.experiment.request import TrainRequest
+from freerun.experiment.result import TrainResult
+from freerun.experiment.run import train as run_training
+from freerun.training.callbacks import Callback
+from freerun.training.notebook import NotebookProgress, is_notebook
+
+__all__ = ["train"]
+
+Pairs = str | os.PathLike[str] | ParallelFiles | Iterable[Any]
+Configuration = str | os.PathLike[str] | Config | Mapping[str, Any]
+
+
+def train(
+    source: Pairs | Configuration | None = None,
+    *,
+    dev: Pairs | None = None,
+    out: str | os.PathLike[str] | None = None,
+    config: Configuration | None = None,
+    settings: Sequence[str] = (),
+    seed: int | None = None,
+    init: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    trust_code: bool = False,
+) -> TrainResult:
+    """Train a model on pairs, or as a configuration says. Nothing is printed.
+
+    Args:
+        source: a path as ``freerun train`` takes it (a name that ends in .toml is a configuration, any other is pairs);
+            or a configuration (a ``Config``, or a dict of its sections); or an iterable of pairs: (source, target), or
+            mappings or objects with a ``source`` and a ``target``. Pairs in memory are written to ``train.jsonl`` in
+            the run directory.
+        dev: development pairs: a path, or an iterable of pairs, which is written to ``dev.jsonl``. Default: 5 % of the
+            sources are held out.
+        out: the run directory. Default: ``runs/<name of the file>``; of pairs in memory, ``runs/memory-<first 8 digits
+            of their hash>``.
+        config: a configuration for pairs that are the ``source``: a path, a ``Config`` or a dict. Without it, model,
+            batches and length are chosen from the data.
+        settings: "key.path=value" items, as with ``--set``; they win over everything else.
+        seed: the seed of all random numbers.
+        init: start from the weights of this run or bundle.
+        resume: resume the run in the run directory, if there is one. Everything else must be as it was, except that
+            ``training.updates`` or ``training.epochs`` may be larger.
+        callbacks: objects that learn of the progress, see ``freerun.Callback``. Default: in a notebook, one line that
+            is rewritten; elsewhere none.
+        trust_code: with ``resume``, import the custom strategies "module:Class" that the run directory names.
+
+    Returns:
+        The run directory, the metrics of the best model, the history of all evaluations, and the model.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        UserError: anything that you can fix; the message says how.
+        Interrupted: a signal stopped the training; it can be resumed.
+    """
+    if source is None and config is not None:
+        source, config = config, None
+    request = TrainRequest(
+        _source(source),
+        config=None if config is None else _configuration("config", config),
+        dev=None if dev is None else _pairs("dev", dev),
+        out=None if out is None else as_path("out", out),
+        settings=_settings(settings),
+        seed=seed,
+        init=None if init is None else as_path("init", init),
+        resume=resume,
+        trust_code=trust_code,
+    )
+    if seed is not None:
+        check_int("seed", seed)
+    for name, value in (("resume", resume), ("trust_code", trust_code)):
+        if not isinstance(value, bool):
+            raise wrong_type(name, value, "True or False")
+    if config is not None and request.pairs is None:
+        raise ConfigError.single(
+            "config",
+            "two configurations are given, source and config",
+            "Expected config together with pairs",
+            "Pass the pairs as source, or leave one configuration out",
+        )
+    return run_training(request, _callbacks(callbacks))
+
+
+def _source(source: Any) -> PairsLocation | PairsInMemory | Mapping[str, Any] | None:
+    if source is None:
+        return None
+    if isinstance(source, Config | Mapping):
+        return _sections("source", source)
+    return _pairs("source", source)
+
+
+def _pairs(name: str, pairs: Any) -> PairsLocation | PairsInMemory:
+    if isinstance(pairs, ParallelFiles):
+        return pairs
+    if isinstance(pairs, str | os.PathLike):
+        return as_path(name, pairs)
+    if not isinstance(pairs, Iterable) or isinstance(pairs, bytes | bytearray | Config | Mapping):
+        expected = "a path, or an iterable of pairs (source, target)"
+        raise wrong_type(name, pairs, f"{expected}, or a configuration" if name == "source" else expected)
+    result = pairs_in_memory("pairs" if name == "source" else name, pairs)
+    if not result.pairs:
+        raise DataError(name, "there are no pairs", "Expected at least one pair (source, target)", "Pass some")
+    return result
+
+
+def _configuration(name: str, configuration: Any) -> Path | Mapping[str, Any]:
+    if isinstance(configuration, Config | Mapping):
+        return _sections(name, configuration)
+    if isinstance(configuration, str | os.PathLike):
+        return as_path(name, configuration)
+    raise wrong_type(name, configuration, "a path, a freerun.Config or a dict")
+
+
+def _sections(name: str, configuration: Config | Mapping[Any, Any]) -> dict[str, Any]:
+    """Return a configuration as TOML would give it."""
+    if isinstance(configuration, Config):
+        return configuration.model_dump(exclude_none=True, mode="json")
+    return {key: _value(f"{name}.{key}", value) for key, value in _with_text_keys(name, configuration)}
+
+
+def _value(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _value(f"{name}.{key}", inner) for key, inner in _with_text_keys(name, value)}
+    if isinstance(value, list | tuple):
+        return [_value(f"{name}[{number}]", item) for number, item in enumerate(value)]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _with_text_keys(name: str, values: Mapping[Any, Any]) -> Iterable[tuple[str, Any]]:
+    for key in values:
+        check_text(f"a key of {name}", key)
+    return values.items()
+
+
+def _settings(settings: Any) -> tuple[str, ...]:
+    items = as_list("settings", settings, 'str, for example ["training.seed=3"]')
+    for number, setting in enumerate(items):
+        check_text(f"settings[{number}]", setting)
+    return tuple(items)
+
+
+def _callbacks(callbacks: Any) -> list[Callback]:
+    items = as_list("callbacks", callbacks, "callbacks")
+    for number, callback in enumerate(items):
+        if not isinstance(callback, Callback):
+            raise wrong_type(f"callbacks[{number}]", callback, "an object of a subclass of freerun.Callback")
+    return items or ([NotebookProgress()] if is_notebook() else [])

@@ -1,0 +1,246 @@
+"""The data of a run: codecs, the training corpus, and the development pairs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from freerun.config import Config, DataConfig
+from freerun.data.choose import choose_tokenisation
+from freerun.data.codec import Codec, build_codecs
+from freerun.data.corpus import Corpus, FilterReport, IntArray, encode_corpus
+from freerun.data.hash_sampling import hash_sample
+from freerun.data.header import SAMPLE_PAIRS, looks_like_header
+from freerun.data.normalisation import normalise
+from freerun.data.readers import Columns, Pair, PairsLocation, content_hash, describe, read_pairs
+from freerun.data.split import held_out_sources
+from freerun.data.unknown_tokens import (
+    FIX_INIT,
+    FIX_TRAINING,
+    MAX_NAMED,
+    MAX_UNKNOWN,
+    unknown_sources_warning,
+    unknown_targets_warning,
+)
+from freerun.data.writers import write_pairs
+from freerun.evaluation.items import EvaluationSet, group_pairs
+from freerun.evaluation.unknown_targets import warn_of_unknown_targets
+from freerun.experiment.pairs_spec import header_warning, location_of, may_have_header
+from freerun.log import log
+from freerun.symbols import UNK
+
+__all__ = ["DataSource", "TrainingData", "choose_tokens", "load_data", "write_held_out"]
+
+MAX_HELD_OUT = 2000
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Training and development pairs as streams; each call reads the files again."""
+
+    train: Callable[[], Iterator[Pair]]
+    dev: Callable[[], Iterator[Pair]]
+    hashes: dict[str, str]
+    name: str
+    holds_out: bool = False
+    """True if the development pairs were held out of the training pairs, not given."""
+
+    @staticmethod
+    def open(config: DataConfig, name: str | None = None, quiet: bool = False) -> DataSource:
+        """Open the two streams of a configuration; without development pairs some of the sources are held out.
+
+        ``name`` is what messages call the training pairs, if not by their path. ``quiet``: nothing is logged.
+        """
+        location = location_of(config.train)
+        where = name or describe(location)
+        warn = _no_warning if quiet else _warn_of_header
+        hashes = {"train_sha256": content_hash(location)}
+
+        def everything() -> Iterator[Pair]:
+            return read_pairs(location, config.columns)
+
+        warn(location, config.columns, where)
+        if config.dev is not None:
+            dev = location_of(config.dev)
+            hashes["dev_sha256"] = content_hash(dev)
+            # also because a bad development file is better found now than after an hour
+            warn(dev, config.columns, describe(dev))
+            return DataSource(everything, lambda: read_pairs(dev, config.columns), hashes, where)
+
+        def read_as(pair: Pair) -> str:
+            # As the tokenizer will read it: if case is folded, "Foo" and "foo" must be on the same side.
+            return normalise(pair.source, config.normalisation, config.source_case)
+
+        held_out = held_out_sources(
+            map(read_as, everything()), fraction=config.held_out, limit=MAX_HELD_OUT, where=where
+        )
+        if not quiet:
+            log.info(
+                f"No development pairs given: {held_out.count:,} of {held_out.total:,} sources are held out for "
+                "evaluation (chosen by a hash, the same in every run)."
+            )
+        return DataSource(
+            lambda: (pair for pair in everything() if read_as(pair) not in held_out),
+            lambda: (pair for pair in everything() if read_as(pair) in held_out),
+            hashes,
+            where,
+            holds_out=True,
+        )
+
+
+def _warn_of_header(location: PairsLocation, columns: Columns | None, where: str) -> None:
+    """Log a warning if the first pair looks like the names of the columns."""
+    pairs = read_pairs(location, columns)
+    first = next(pairs)
+    others = ((pair.source, pair.target) for pair in islice(pairs, SAMPLE_PAIRS))
+    if may_have_header(location) and looks_like_header((first.source, first.target), others):
+        log.warning(header_warning(where, first))
+
+
+def _no_warning(location: PairsLocation, columns: Columns | None, where: str) -> None:
+    """Check that there is a first pair, as ``_warn_of_header`` does."""
+    next(read_pairs(location, columns))
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The pairs that training reads, encoded."""
+
+    source: Codec
+    target: Codec
+    corpus: Corpus
+    report: FilterReport
+    dev: EvaluationSet
+    sample: EvaluationSet
+    """A fixed part of ``dev``, for the evaluations during training."""
+
+
+def choose_tokens(config: DataConfig, pairs: DataSource) -> dict[str, str]:
+    """Return the tokenisations of both sides, with "auto" replaced; the reasons are logged."""
+    requested = {"source_tokens": config.source_tokens, "target_tokens": config.target_tokens}
+    if "auto" not in requested.values():
+        return requested
+    choice = choose_tokenisation(pairs.train, where=pairs.name)
+    for reason in choice.reasons:
+        log.info(reason)
+    chosen = {"source_tokens": choice.source_tokens, "target_tokens": choice.target_tokens}
+    tokens = {key: chosen[key] if value == "auto" else value for key, value in requested.items()}
+    return _shared(tokens, requested) if config.shared_vocabulary else tokens
+
+
+def _shared(tokens: dict[str, str], requested: dict[str, str]) -> dict[str, str]:
+    """Return the same tokens for both sides, as one vocabulary needs: those that were set, else the finer ones."""
+    if len(set(tokens.values())) == 1:
+        return tokens
+    given = [value for value in requested.values() if value != "auto"]
+    finer = (*given, *sorted(tokens.values(), key=_fineness))[0]
+    log.info(f"Both sides: {finer}, because data.shared_vocabulary = true needs the same tokens.")
+    return dict.fromkeys(tokens, finer)
+
+
+def _fineness(spec: str) -> tuple[int, int]:
+    """Order tokenisations: characters, then subwords (the larger number first), then words."""
+    kind, _, pieces = spec.partition(":")
+    return ("char", "sentencepiece", "whitespace").index(kind), -int(pieces or 0)
+
+
+def load_data(config: Config, pairs: DataSource, codecs: tuple[Codec, Codec] | None = None) -> TrainingData:
+    """Build the codecs (unless given: a bundle's, for fine-tuning) and encode all pairs."""
+    options = config.data
+    source, target = codecs or build_codecs(
+        pairs.train,
+        source_tokens=options.source_tokens,
+        target_tokens=options.target_tokens,
+        minimum_count=options.minimum_count,
+        normalisation=options.normalisation,
+        source_case=options.source_case,
+        reverse_source=config.model.reverse_source,
+        shared_vocabulary=options.shared_vocabulary,
+    )
+    dev_pairs = list(pairs.dev())
+    dev = group_pairs(dev_pairs, source, target)
+    corpus, report = encode_corpus(
+        pairs.train(),
+        source,
+        target,
+        options.max_source_length,
+        options.max_target_length,
+        pairs.name,
+        held_out=(pair.source for pair in dev_pairs) if pairs.holds_out else (),
+        development=dev.sources,
+    )
+    data = TrainingData(source, target, corpus, report, dev, _sample(dev, config.evaluation.max_sources))
+    _log_data_summary(data)
+    _warn_of_unknown_tokens(data, pairs, config.training.init if codecs else "")
+    return data
+
+
+def _sample(dev: EvaluationSet, size: int) -> EvaluationSet:
+    """Return at most ``size`` sources, by hash, each with all its references, also those of another spelling."""
+    chosen, _ = hash_sample(enumerate(dev.sources), lambda entry: entry[1], size, "dev sample")
+    return dev.take(number for number, _ in chosen)
+
+
+def _log_data_summary(data: TrainingData) -> None:
+    log.info(f"Training pairs: {data.report}.")
+    if count := data.report.same_as_held_out:
+        log.info(
+            f"{count:,} training pair{'' if count == 1 else 's'} left out: the model reads the same token ids as for a "
+            "held-out source, so training on them would leak."
+        )
+    if count := data.report.development_sources:
+        log.warning(
+            f"{count:,} of {len(data.dev):,} development sources ({100 * count / len(data.dev):.1f} %) are "
+            "training sources too, as the model reads them. On these, metrics measure what it remembers, not how it "
+            "does on new sources, and the best model is chosen by them. Remove them from one of the two."
+        )
+    log.info(
+        f"Vocabulary: {len(data.source.vocabulary):,} source ids ({data.source.tokenizer.spec}), "
+        f"{len(data.target.vocabulary):,} target ids ({data.target.tokenizer.spec}). "
+        f"Development sources: {len(data.dev):,}"
+        + (f", {len(data.sample):,} of them during training." if len(data.sample) < len(data.dev) else ".")
+    )
+
+
+def _warn_of_unknown_tokens(data: TrainingData, pairs: DataSource, init: str) -> None:
+    """Log a warning if the model can never write many tokens of the training or of the development targets.
+
+    ``init`` is the model that training starts from, if any: it may lack tokens of the sources, too.
+    """
+    where = f"training pairs of {pairs.name}"
+    vocabulary, fix = (f"the vocabulary of {init}", FIX_INIT) if init else ("the vocabulary", FIX_TRAINING)
+    if init and (count := _unknown_among(sources := data.corpus.sources.tokens)):
+        examples = _unknown_examples(data.source, (pair.source for pair in pairs.train()))
+        log.warning(unknown_sources_warning(where, examples, count, len(sources), vocabulary))
+    if count := _unknown_among(targets := data.corpus.targets.tokens):
+        examples = _unknown_examples(data.target, (pair.target for pair in pairs.train()))
+        log.warning(unknown_targets_warning(where, examples, count, len(targets), vocabulary, fix))
+    where = f"held-out pairs of {pairs.name}" if pairs.holds_out else "development pairs"
+    warn_of_unknown_targets(where, data.dev, data.target, vocabulary, fix)
+
+
+def _unknown_among(tokens: IntArray) -> int:
+    """Return the number of unknown ids, 0 if they are too few for a warning."""
+    unknown = int(np.count_nonzero(tokens == UNK))
+    return unknown if unknown > MAX_UNKNOWN * len(tokens) else 0
+
+
+def _unknown_examples(codec: Codec, texts: Iterable[str]) -> Counter[str]:
+    """Count unknown tokens of the first texts that have some, because ids no longer say which tokens they were."""
+    unknown: Counter[str] = Counter()
+    for text in texts:
+        unknown.update(codec.unknown(text))
+        if len(unknown) >= MAX_NAMED:
+            break
+    return unknown
+
+
+def write_held_out(config: DataConfig, pairs: DataSource, directory: Path) -> None:
+    """Write the held-out pairs to the run directory, if no development pairs were given."""
+    if config.dev is None:
+        write_pairs(directory / "dev.tsv", ((pair.source, pair.target) for pair in pairs.dev()))

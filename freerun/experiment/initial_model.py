@@ -1,0 +1,71 @@
+"""The bundle that training starts from (``--init``): its model and codecs are the run's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from freerun.architecture import ATTENTIONS
+from freerun.config import ModelConfig, shown
+from freerun.errors import ConfigError
+from freerun.runtime.bundle import Bundle, read_bundle
+
+__all__ = ["bundle_settings", "read_initial_bundle"]
+
+
+def read_initial_bundle(init: str | None, raw: Mapping[str, Any], where: object) -> Bundle | None:
+    """Return the bundle that ``training.init`` names, None if there is none.
+
+    Args:
+        init: the value of ``training.init``.
+        raw: the keys that were set.
+        where: the configuration, for messages.
+
+    Raises:
+        BundleError: it cannot be read.
+        ConfigError: a key that was set contradicts the bundle.
+    """
+    if not init:
+        return None
+    bundle = read_bundle(Path(init))
+    bundle.check_weights()
+    _check_settings(raw, where, bundle)
+    return bundle
+
+
+def _check_settings(raw: Mapping[str, Any], where: object, bundle: Bundle) -> None:
+    settings = bundle_settings(bundle)
+    contradictions = []
+    for section in ("data", "model"):
+        for key, value in dict(raw.get(section, {})).items():
+            path = f"{section}.{key}"
+            if path in settings and value not in (settings[path], "auto"):
+                contradictions.append(f"{path} is {shown(value)} here and {shown(settings[path])} there")
+    if contradictions:
+        raise ConfigError.single(
+            where,
+            f"the configuration contradicts the bundle {bundle.folder} that training starts from: "
+            f"{'; '.join(contradictions)}",
+            "Expected the bundle's own values",
+            "Leave these keys out, or start without --init",
+        )
+
+
+def bundle_settings(bundle: Bundle) -> dict[str, Any]:
+    """Return the values that a bundle fixes, by their key path in a configuration."""
+    model, source, target = bundle.model, bundle.config["source"], bundle.config["target"]
+    dimensions = {
+        f"model.{key}": value for key, value in model.items() if key in ModelConfig.model_fields and key != "attention"
+    }
+    spec = ATTENTIONS[model["attention"]]
+    attention = {"model.attention": spec.kind, **({"model.attention_score": spec.score} if spec.score else {})}
+    return {
+        **dimensions,
+        **attention,
+        "model.reverse_source": source["reverse"],
+        "data.source_tokens": source["tokens"],
+        "data.target_tokens": target["tokens"],
+        "data.normalisation": source["normalisation"],
+        "data.source_case": source["case"],
+    }

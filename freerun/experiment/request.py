@@ -1,0 +1,204 @@
+"""The request for a training: what the arguments of ``freerun train`` and ``freerun.train`` ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from freerun.config import absolute_paths, apply_overrides, override, read_toml, with_new_names
+from freerun.data.memory_pairs import PairsInMemory
+from freerun.data.readers import PairsLocation, files_of
+from freerun.errors import ConfigError
+from freerun.experiment.memory_files import digest_of
+from freerun.experiment.pairs_spec import MEMORY_FILES, parse_columns, value_of
+from freerun.files import real_path
+from freerun.text import cut
+
+__all__ = [
+    "COMMAND",
+    "Configuration",
+    "TrainRequest",
+    "option_origins",
+    "run_directory",
+    "source_config",
+    "with_options",
+]
+
+COMMAND = "freerun train"
+"""The name of the command line's part of a configuration, in messages."""
+_DATA_SUFFIXES = (".gz", ".xz", ".tsv", ".txt", ".jsonl", ".json", ".toml", ".csv")
+
+Configuration = Path | Mapping[str, Any]
+"""A TOML file, or its content."""
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """The arguments of a training.
+
+    Attributes:
+        source: a configuration (a path that ends in .toml, or a mapping), or pairs.
+        config: a configuration for pairs that are the ``source``.
+        dev: development pairs.
+        out: the run directory.
+        settings: "key.path=value" items.
+        seed: ``training.seed``.
+        init: the model to start from.
+        resume: resume the run in the run directory, if there is one.
+        columns: of the source and the target in a TSV file, as "A,B".
+        trust_code: import the custom strategies that a run directory names.
+    """
+
+    source: PairsLocation | PairsInMemory | Mapping[str, Any] | None = None
+    _: KW_ONLY
+    config: Configuration | None = None
+    dev: PairsLocation | PairsInMemory | None = None
+    out: Path | None = None
+    settings: tuple[str, ...] = ()
+    seed: int | None = None
+    init: Path | None = None
+    resume: bool = False
+    columns: str | None = None
+    trust_code: bool = False
+
+    @property
+    def configuration(self) -> Configuration | None:
+        """The configuration, None if there are only pairs or neither."""
+        if isinstance(self.source, Mapping) or (isinstance(self.source, Path) and self.source.suffix == ".toml"):
+            return self.source
+        return self.config
+
+    @property
+    def pairs(self) -> PairsLocation | PairsInMemory | None:
+        """The training pairs, None if the configuration names them."""
+        source = self.source
+        if isinstance(source, Mapping) or (isinstance(source, Path) and source.suffix == ".toml"):
+            return None
+        return source
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of training pairs in memory, as the file that they are written to has it."""
+        assert isinstance(self.pairs, PairsInMemory)
+        return digest_of(self.pairs)
+
+    @property
+    def in_memory(self) -> dict[str, PairsInMemory]:
+        """The pairs in memory, by their key in [data]."""
+        parts = {"train": self.pairs, "dev": self.dev}
+        return {part: pairs for part, pairs in parts.items() if isinstance(pairs, PairsInMemory)}
+
+
+# -- the run directory -------------------------------------------------------------------------------------------------
+
+
+def run_directory(request: TrainRequest) -> Path:
+    """Return the run directory of a request.
+
+    Raises:
+        ConfigError: the request has neither a run directory nor anything to name one after.
+    """
+    if request.out is not None:
+        return request.out
+    if isinstance(request.source, PairsInMemory):
+        return Path("runs") / f"memory-{request.digest[:8]}"
+    if request.source is None or isinstance(request.source, Mapping):
+        raise _no_name(request)
+    return Path("runs") / _name_of(request.source)
+
+
+def _no_name(request: TrainRequest) -> ConfigError:
+    if request.source is not None:
+        return ConfigError.single(
+            "out",
+            "no run directory is named",
+            "Expected a path, because a configuration in memory has no name",
+            'Name one, for example out="runs/first"',
+        )
+    return ConfigError.single(
+        COMMAND,
+        "neither a configuration, nor pairs, nor --out",
+        "Expected freerun train CONFIG.toml, freerun train PAIRS.tsv, or --resume with the --out of a run",
+        "Name one of them",
+    )
+
+
+def _name_of(source: PairsLocation) -> str:
+    """Return the name of a configuration or of pairs without suffixes; of parallel files, the common stem."""
+    names = [_bare_name(file) for file in files_of(source)]
+    stems = {Path(name).stem for name in names}
+    return names[0] if len(names) == 1 or len(stems) > 1 else stems.pop()
+
+
+def _bare_name(file: Path) -> str:
+    if file.parent.name == "fd":  # <(command): another number at every call
+        return "pipe"
+    name = file.name
+    while Path(name).suffix in _DATA_SUFFIXES:
+        name = Path(name).stem
+    return name
+
+
+# -- the configuration -------------------------------------------------------------------------------------------------
+
+
+def source_config(request: TrainRequest) -> tuple[dict[str, Any], str]:
+    """Return the keys that the configuration file and the pairs set, and what messages call the configuration."""
+    raw, name = _configuration(request.configuration)
+    if request.pairs is not None:
+        raw = override(raw, ["data", "train"], _pairs_value(request, "train"), COMMAND, Path.cwd())
+    return raw, name
+
+
+def _configuration(configuration: Configuration | None) -> tuple[dict[str, Any], str]:
+    if configuration is None:
+        return {}, COMMAND
+    if isinstance(configuration, Path):
+        raw = read_toml(configuration)
+        if configuration.name == "config.toml" and (configuration.parent / "journal.jsonl").exists():
+            raw = with_new_names(raw)  # a run's own configuration
+        return absolute_paths(raw, real_path(configuration.parent)), str(configuration)
+    return absolute_paths(configuration, Path.cwd()), "config"
+
+
+def _pairs_value(request: TrainRequest, part: str) -> str | dict[str, str]:
+    """Return training ("train") or development ("dev") pairs as a configuration names them."""
+    location = request.pairs if part == "train" else request.dev
+    assert location is not None
+    if isinstance(location, PairsInMemory):
+        return str(real_path(run_directory(request)) / MEMORY_FILES[part])
+    return value_of(location)
+
+
+def with_options(raw: Mapping[str, Any], request: TrainRequest) -> dict[str, Any]:
+    """Return ``raw`` with the options over it, and the settings over both."""
+    result = dict(raw)
+    for option, path, value in _options(request):
+        result = override(result, path.split("."), value, option, Path.cwd())
+    return apply_overrides(result, request.settings, Path.cwd())
+
+
+def option_origins(request: TrainRequest) -> dict[str, str]:
+    """Return, by key path, the option that sets it."""
+    settings = {setting.partition("=")[0].strip(): f"--set {cut(setting)}" for setting in request.settings}
+    return {**{path: option for option, path, _ in _options(request)}, **settings}
+
+
+def _options(request: TrainRequest) -> list[tuple[str, str, Any]]:
+    """Return (option as typed, key path, value) of each option."""
+    options: list[tuple[str, str, Any]] = []
+    if isinstance(request.dev, PairsInMemory):
+        options.append(("dev", "data.dev", _pairs_value(request, "dev")))
+    elif request.dev is not None:
+        option = " ".join(f"--dev {file}" for file in files_of(request.dev))
+        options.append((option, "data.dev", value_of(request.dev)))
+    if request.columns is not None:
+        options.append((f"--columns {request.columns}", "data.columns", list(parse_columns(request.columns))))
+    if request.seed is not None:
+        options.append((f"--seed {request.seed}", "training.seed", request.seed))
+    if request.init is not None:
+        options.append((f"--init {request.init}", "training.init", str(request.init)))
+    return options

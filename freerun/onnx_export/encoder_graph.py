@@ -1,0 +1,22 @@
+"""``encoder.onnx``: source ids to the decoder's first state and the static tensors (legend as in ``encoder``)."""
+
+from __future__ import annotations
+
+from freerun.onnx_export.encoder_nodes import encode
+from freerun.onnx_export.graph import FLOAT, INT64, Graph
+from freerun.onnx_export.products import Arithmetic
+from freerun.onnx_export.weights import ModelWeights
+from freerun.runtime.interface import state_size, statics_of
+
+__all__ = ["encoder_graph"]
+
+
+def encoder_graph(weights: ModelWeights, arithmetic: Arithmetic) -> Graph:
+    """The graph: source [B, S], lengths [B] -> state [B, D] and the tensors of ``statics_of``."""
+    graph = Graph("encoder")
+    source, lengths = graph.input("source", INT64, ["B", "S"]), graph.input("lengths", INT64, ["B"])
+    encoded = encode(graph, weights, arithmetic, source, lengths)
+    graph.output(graph.concat(encoded.state(graph, weights).values()), FLOAT, ["B", state_size(weights.sizes)], "state")
+    for name, shape in statics_of(weights.sizes).items():
+        graph.output(encoded.statics[name], FLOAT, shape, name)
+    return graph

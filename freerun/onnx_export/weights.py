@@ -1,0 +1,97 @@
+"""A model's weights by their parts, as the graphs need them: float32, and transposed for ``x @ weight``.
+
+Shape suffixes: I input, H hidden, G gates x hidden, V vocabulary, E embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from freerun.architecture import Architecture, CellSpec
+from freerun.onnx_export.cell_nodes import in_parts
+from freerun.onnx_export.graph import Array
+
+__all__ = ["LayerWeights", "Linear", "ModelWeights"]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """``x @ weight + bias``: weight [I, N], bias [N] or None."""
+
+    weight: Array
+    bias: Array | None = None
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One layer, one direction, laid out as in torch: weights [G, I] and [G, H], biases [G].
+
+    A cell that is not recurrent has no ``weight_hh`` and no ``bias_hh``.
+    """
+
+    cell: CellSpec
+    hidden_size: int
+    weight_ih: Array
+    bias_ih: Array
+    weight_hh: Array | None = None
+    bias_hh: Array | None = None
+
+    def inputs(self, first: int = 0, last: int | None = None) -> list[Linear]:
+        """Return the projection of the inputs from ``first`` to ``last`` for each part of the gates, without bias."""
+        return [Linear(part.T) for part in in_parts(self.cell.name, self.weight_ih[:, first:last])]
+
+    def inputs_and_bias(self) -> list[Linear]:
+        """Return the projection of all inputs for each part of the gates, with bias."""
+        return [Linear(part.weight, bias) for part, bias in zip(self.inputs(), self.bias(), strict=True)]
+
+    def bias(self) -> list[Array]:
+        """Return both biases of each part, except a gated one."""
+        return in_parts(self.cell.name, self.input_bias())
+
+    def input_bias(self) -> Array:
+        """Return both biases in torch's order of gates, except a gated one."""
+        if self.bias_hh is None:
+            return self.bias_ih
+        both = self.bias_ih + self.bias_hh
+        if self.cell.gated_bias:
+            both[-self.hidden_size :] = self.bias_ih[-self.hidden_size :]
+        return both
+
+    def recurrent(self) -> list[Linear]:
+        """Return the projection of the state for each part, with the gated bias if there is one; empty if none."""
+        if self.weight_hh is None or self.bias_hh is None:
+            return []
+        weights = [Linear(part.T) for part in in_parts(self.cell.name, self.weight_hh)]
+        if self.cell.gated_bias:
+            weights[-1] = Linear(weights[-1].weight, in_parts(self.cell.name, self.bias_hh)[-1])
+        return weights
+
+
+class ModelWeights:
+    """All weights of a model by name, float32."""
+
+    def __init__(self, sizes: Architecture, arrays: Mapping[str, Array]) -> None:
+        self.sizes = sizes
+        self._arrays = arrays
+
+    def __getitem__(self, name: str) -> Array:
+        array: Array = self._arrays[name].astype(np.float32)
+        return array
+
+    def layer(self, prefix: str, index: int) -> LayerWeights:
+        """Return a layer of the stack ``prefix``."""
+        cell, size = self.sizes.cell_spec, self.sizes.hidden_size
+        arrays = {name: self[f"{prefix}.{index}.{name}"] for name in cell.shapes(1, size)}
+        return LayerWeights(cell, size, **arrays)
+
+    def linear(self, name: str) -> Linear:
+        """Return a linear layer of torch, with its bias if it has one."""
+        bias = self[f"{name}.bias"] if self.has(f"{name}.bias") else None
+        return Linear(self[f"{name}.weight"].T, bias)
+
+    def has(self, name: str) -> bool:
+        """Return True if the model has a weight of this name."""
+        return name in self._arrays

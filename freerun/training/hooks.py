@@ -1,0 +1,38 @@
+"""What the training loop leaves to its caller: the loop handles tensors and numbers, the hooks texts and bundles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from torch import Tensor
+
+from freerun.data.batching import Batch
+from freerun.models.seq2seq import Seq2Seq
+from freerun.training.callbacks import EvaluationResult
+from freerun.training.selection import Metrics
+
+__all__ = ["TrainerHooks"]
+
+
+class TrainerHooks(Protocol):
+    """Evaluates models, writes and reads bundles, and decodes batches for the training loop."""
+
+    def evaluate(self, model: Seq2Seq, everything: bool, check: Callable[[], None]) -> EvaluationResult:
+        """Evaluate a model on the development pairs: on the fixed sample, or on ``everything``.
+
+        ``check`` is called between batches and may raise to stop.
+        """
+        ...
+
+    def write_bundle(self, name: str, weights: Mapping[str, Tensor], metrics: Metrics, update: int) -> str:
+        """Replace the bundle directory ``name`` ("best" or "last"); return the SHA-256 of its weights."""
+        ...
+
+    def read_label(self, name: str) -> tuple[int, str] | None:
+        """Return the update of a bundle and the SHA-256 that it names for its weights; None if it cannot be read."""
+        ...
+
+    def describe(self, batch: Batch) -> list[dict[str, str]]:
+        """Return the pairs of a batch as texts, for a person to look at."""
+        ...

@@ -1,0 +1,254 @@
+"""What is chosen for those who chose nothing, and that their choices stay."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from freerun.config import parse_config
+from freerun.data.codec import Codec
+from freerun.data.corpus import FilterReport
+from freerun.data.tokenizers import WhitespaceTokenizer
+from freerun.data.vocabulary import Vocabulary
+from freerun.evaluation.items import EvaluationSet
+from freerun.experiment import automatic
+from freerun.experiment.automatic import choose_before_data, choose_length
+from freerun.experiment.dataset import TrainingData
+from freerun.forcing.registry import settings_of
+from tests.networks import corpus, random_rows
+
+
+def choose_sizes(data, chosen):
+    return automatic.choose_sizes(data, chosen, settings_of)
+
+
+def data(pairs=100, length=4, vocabulary=9):
+    rows = random_rows([length + 1] * pairs, size=9)
+    codec = Codec(WhitespaceTokenizer(), Vocabulary(str(number) for number in range(vocabulary - 4)))
+    empty = EvaluationSet([])
+    return TrainingData(
+        codec,
+        codec,
+        corpus(rows, rows),
+        FilterReport(
+            read=pairs, kept=pairs, too_long_source=0, too_long_target=0, longest_source=length, longest_target=length
+        ),
+        empty,
+        empty,
+    )
+
+
+def config(**training):
+    raw = {
+        "data": {"train": "t"},
+        "model": {"hidden_size": 4, "embedding_size": 4},
+        "training": {"threads": 1, **training},
+    }
+    return parse_config(raw, "here", settings_of), {"data": raw["data"], "training": training}
+
+
+@pytest.fixture(autouse=True)
+def recipes(monkeypatch):
+    """Fixed ones, for those of the program follow what was measured on real data."""
+    small = automatic._Recipe(1000, 256, 1, 32, 0.4, 60, "bahdanau")
+    monkeypatch.setattr(automatic, "_RECIPES", (small, automatic._Recipe(math.inf, 300, 2, 128, 0.2, 20, "bahdanau")))
+    monkeypatch.setattr(automatic, "_SENTENCES", automatic._Recipe(math.inf, 512, 1, 128, 0.3, 15, "bahdanau"))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "length", "vocabulary", "expected"),
+    [
+        (1000, 8, 2000, "1 x 256 units, batches of 32, dropout 0.4."),
+        (1001, 8, 2000, "2 x 300 units, batches of 128, dropout 0.2."),
+        (1001, 8, 2001, "1 x 512 units, batches of 128, dropout 0.3."),
+        (1001, 6, 2001, "2 x 300 units, batches of 128, dropout 0.2."),
+    ],
+)
+def test_sizes_suit_the_data(pairs, length, vocabulary, expected):
+    choice = choose_sizes(data(pairs, length, vocabulary), {"data": {"train": "t"}})
+    found = [choice.values[f"model.{key}"] for key in ("num_layers", "hidden_size", "dropout")]
+    layers, size, dropout = found
+    assert f"{layers} x {size} units, batches of {choice.values['training.batch_size']}, dropout {dropout}." == expected
+    assert choice.values["model.embedding_size"] == 256
+    assert choice.reasons == [
+        (
+            f"{pairs:,} pairs of {length:.1f} source and {length:.1f} target tokens: a bidirectional LSTM encoder "
+            f"and a decoder with Bahdanau attention, {expected}"
+        )
+    ]
+
+
+def test_recipes_of_the_program_cover_all_sizes(monkeypatch):
+    monkeypatch.undo()
+    assert automatic._RECIPES[-1].pairs == math.inf
+    assert [recipe.attention for recipe in automatic._RECIPES] == ["bahdanau"] * 3
+    assert automatic._SENTENCES.attention == "luong"
+    assert sorted(automatic._RECIPES, key=lambda recipe: recipe.pairs) == list(automatic._RECIPES)
+
+
+def test_what_was_set_is_left_out_and_told_as_it_is():
+    chosen = {
+        "model": {"hidden_size": 7, "cell": "gru", "bidirectional": False, "attention": "none"},
+        "training": {"batch_tokens": 5000, "schedule": {"kind": "constant"}},
+    }
+    choice = choose_sizes(data(), chosen)
+    assert not choice.values.keys() & {
+        "model.hidden_size",
+        "model.bidirectional",
+        "training.batch_size",
+        "training.batch_tokens",
+        "training.schedule",
+    }
+    assert choice.values["model.dropout"] == 0.4
+    assert choice.reasons[0].endswith(
+        "a unidirectional GRU encoder and a decoder with no attention, 1 x 7 units, batches of 5,000 tokens, dropout "
+        "0.4."
+    )
+
+
+NEEDS_LUONG = [
+    ({"model": {"input_feeding": True}}, "model.input_feeding = true needs it"),
+    ({"model": {"attention_score": "concat"}}, 'model.attention_score = "concat" is one of its scores'),
+    ({"forcing": {"strategy": "professor"}}, 'forcing.strategy = "professor" replays whole sequences in one pass'),
+    (
+        {"forcing": {"phases": [{"strategy": "teacher", "until": 9}, {"strategy": "professor"}]}},
+        'forcing.strategy = "professor" replays whole sequences in one pass',
+    ),
+]
+
+
+@pytest.mark.parametrize(("chosen", "why"), NEEDS_LUONG)
+def test_luong_attention_is_chosen_where_nothing_else_will_do(chosen, why):
+    choice = choose_sizes(data(), chosen)
+    assert choice.values["model.attention"] == "luong"
+    assert "a decoder with Luong attention" in choice.reasons[0]
+    assert choice.reasons[1:] == [
+        f"Luong attention, although Bahdanau attention is more accurate on such data, because {why}."
+    ]
+    assert choose_before_data(chosen, settings_of)["model"]["attention"] == "luong"
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"model": {"input_feeding": False}},
+        {"forcing": {"strategy": "scheduled_sampling"}},
+        {"forcing": {"strategy": "unknown"}},
+        {"forcing": {"phases": [{"until": 3}, 7]}},
+        {"forcing": {"phases": "none"}},
+        {"forcing": 3},
+    ],
+)
+def test_everything_else_leaves_the_choice_open(chosen):
+    choice = choose_sizes(data(), chosen)
+    assert (choice.values["model.attention"], len(choice.reasons)) == ("bahdanau", 1)
+    assert choose_before_data(chosen, settings_of)["model"]["attention"] == "bahdanau"
+
+
+def test_an_attention_that_was_set_stays_silently():
+    choice = choose_sizes(data(), {"model": {"attention": "luong", "input_feeding": True}})
+    assert "model.attention" not in choice.values
+    assert len(choice.reasons) == 1
+
+
+def test_a_recipe_decides_for_its_kind_of_data(monkeypatch):
+    monkeypatch.setattr(automatic, "_SENTENCES", automatic._Recipe(math.inf, 512, 1, 128, 0.3, 15, "luong"))
+    choice = choose_sizes(data(10, 8, 2001), {"forcing": {"strategy": "professor"}})
+    assert (choice.values["model.attention"], len(choice.reasons)) == ("luong", 1)
+    assert choose_sizes(data(10, 6, 2001), {}).values["model.attention"] == "bahdanau"
+
+
+def timed(monkeypatch, seconds):
+    monkeypatch.setattr(automatic, "_seconds_per_update", lambda *_: seconds)
+
+
+def test_small_data_gets_the_passes_that_suit_it(monkeypatch):
+    timed(monkeypatch, 0.01)
+    settings, chosen = config(batch_size=10)
+    choice = choose_length(settings, data(100), {"data": chosen["data"]})
+    assert choice.values == {"training.updates": 600, "evaluation.every": 75}
+    assert choice.reasons == [
+        "600 updates, 60.0 epochs: about 8 s at 10 ms per update on this machine, at most 2 minutes."
+    ]
+
+
+def test_slow_training_gets_what_fits_in_the_limit(monkeypatch):
+    timed(monkeypatch, 10.0)
+    settings, chosen = config(batch_size=10)
+    choice = choose_length(settings, data(100), {"data": chosen["data"]})
+    assert choice.values["training.updates"] == 96  # 96 x 10 s x 1.25 for evaluations x 1.5 to be safe = 30 minutes
+    assert "(600 would suit the data, but not the limit of 30 minutes)" in choice.reasons[0]
+    assert choice.reasons[0].endswith("at most 30 minutes.")
+
+
+@pytest.mark.parametrize(
+    ("training", "updates"),
+    [
+        ({"updates": 80}, 80),
+        ({"epochs": 8.0}, 80),
+        ({"epochs": 16, "accumulate": 2}, 80),
+        ({"batch_tokens": 100, "epochs": 8}, 80),
+    ],
+)
+def test_a_length_that_was_set_stays_and_is_evaluated_eight_times(training, updates):
+    settings, chosen = config(**{"batch_size": 10, **training} if "batch_tokens" not in training else training)
+    choice = choose_length(settings, data(100), chosen)
+    assert (choice.values, choice.reasons) == ({"evaluation.every": updates // 8}, [])
+
+
+PHASES = [{"strategy": "teacher", "until": 700}, {"strategy": "free_running"}]
+
+
+@pytest.mark.parametrize(("until", "updates"), [(599, 600), (600, 1200), (30_000, 60_000)])
+def test_the_length_lets_every_phase_begin(monkeypatch, until, updates):
+    timed(monkeypatch, 0.01)
+    phases = [{**PHASES[0], "until": until}, PHASES[1]]
+    raw = {"data": {"train": "t"}, "model": {"hidden_size": 4, "embedding_size": 4}, "training": {"batch_size": 10}}
+    settings = parse_config({**raw, "forcing": {"phases": phases}}, "here", settings_of)
+    choice = choose_length(settings, data(100), {"data": raw["data"]})
+    assert choice.values["training.updates"] == updates
+    assert (f" (twice the {until:,} before the last phase of forcing), " in choice.reasons[0]) == (updates > 600)
+    if until == 30_000:
+        assert choice.reasons[0].endswith("about 12 min 30 s at 10 ms per update on this machine, at most 19 minutes.")
+
+
+def test_updates_are_timed_however_late_the_last_phase_begins():
+    raw = {"data": {"train": "t"}, "model": {"hidden_size": 4, "embedding_size": 4}, "training": {"threads": 1}}
+    settings = parse_config(
+        {**raw, "forcing": {"phases": [{**PHASES[0], "until": 25_000}, PHASES[1]]}}, "x", settings_of
+    )
+    assert choose_length(settings, data(), raw).values["training.updates"] == 50_000
+
+
+def test_a_dot_product_gets_an_encoder_of_one_direction():
+    chosen = {"model": {"attention_score": "dot"}}
+    choice = choose_sizes(data(), chosen)
+    assert (choice.values["model.bidirectional"], choice.values["model.attention"]) == (False, "luong")
+    assert choice.reasons[1] == (
+        'A unidirectional encoder, because model.attention_score = "dot" compares vectors of equal size.'
+    )
+    assert choose_before_data(chosen, settings_of)["model"]["bidirectional"] is False
+    assert len(choose_sizes(data(), {"model": {"attention_score": "dot", "bidirectional": False}}).reasons) == 2
+    assert choose_before_data({"model": {"attention_score": "general"}}, settings_of)["model"]["bidirectional"] is True
+
+
+def test_an_interval_that_was_set_stays():
+    settings, chosen = config(updates=80)
+    assert choose_length(settings, data(), {**chosen, "evaluation": {"every": 3}}).values == {}
+
+
+def test_updates_are_timed_on_a_model_that_is_thrown_away():
+    settings, _ = config(batch_size=10, accumulate=2)
+    seconds = automatic._seconds_per_update(
+        settings, data(), automatic.order_of(settings.training, data().corpus), 1, 2
+    )
+    assert 0 < seconds < 10
+    settings, _ = config(batch_size=10, learning_rate=1e38, optimizer="sgd", clip_norm=0)
+    assert automatic._seconds_per_update(settings, data(), automatic.order_of(settings.training, data().corpus)) > 0
+
+
+def test_lengths_are_told_without_the_end_token():
+    assert np.all(data(length=4).corpus.sources.lengths == 5)
+    assert "4.0 source" in choose_sizes(data(length=4), {}).reasons[0]
