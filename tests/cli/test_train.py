@@ -55,7 +55,7 @@ def test_the_journal_tells_the_run(trained: Path) -> None:
 def test_training_ends_with_figures_and_the_commands_to_go_on_with(freerun: Freerun, pairs: Path) -> None:
     result = freerun("train", pairs / "config.toml", "--out", pairs / "run", "--set", "training.updates=3")
     assert result.code == 0
-    assert "its own tokens" in result.out and "right tokens" in result.out and "majority" in result.out
+    assert "its own predictions" in result.out and "reference tokens" in result.out and "majority" in result.out
     assert f"freerun predict {pairs / 'run'}" in result.err
     assert f"freerun evaluate {pairs / 'run'} {pairs / 'dev.tsv'}" in result.err
     assert f"freerun train --resume --out {pairs / 'run'}" in result.err
