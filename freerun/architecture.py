@@ -8,6 +8,8 @@ in ``freerun.onnx_export.cell_nodes``. A new attention takes an entry of ``ATTEN
 ``freerun.models.attention``, and nodes in ``freerun.onnx_export.attention_nodes``. Faster implementations are
 capabilities with a fallback: a cell that claims none of them trains through the loop over its equations, in torch.
 
+Over 350 lines, because the registries stay in the file of the types that they are made of.
+
 Shape suffixes: H hidden, M memory (H, or 2 H of a bidirectional encoder), G gates x hidden, E embedding.
 """
 

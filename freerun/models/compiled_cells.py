@@ -26,6 +26,8 @@ RNN (Elman 1990):  h' = tanh(x + u);  da = dh' * (1 - h'^2)
 Operands of matmuls may be bf16; NumPy does not have that type, so they come as their 16 bits, uint16. All sums are in
 the type of the others, float32 or float64.
 
+Over 350 lines, because a cell is two loops over rows that share their arithmetic, one line per array.
+
 Shape suffixes: B batch, H hidden, G gates x hidden, K what a step saves (4 H, RNN: 0), N rows of the input projection.
 """
 

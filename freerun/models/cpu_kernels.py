@@ -12,6 +12,8 @@ Rollouts and searches take single steps without gradients, in torch's operations
 There only the logistic function s is evaluated, tanh x = 2 s(2 x) - 1, because torch's tanh is several times slower. A
 gate with tanh has its inputs doubled beforehand, so one call serves all gates.
 
+Over 350 lines, because a sequence without gradients is a loop over single steps, so both are here.
+
 Shape suffixes: T time, B batch, H hidden, G gates x hidden; S = T + 1, entry 0 from before the first step.
 """
 

@@ -1,4 +1,4 @@
-"""The CPU core is the loop over the cell equations: values and gradients, odd shapes, bf16, a step at a time."""
+"""The CPU kernels are the loop over the cell equations: values and gradients, odd shapes, bf16, a step at a time."""
 
 from __future__ import annotations
 
