@@ -5,8 +5,8 @@ shapes, export, graph checks, the C library's border, and the tables in docs/con
 
 A new cell takes three files: an entry of ``CELLS`` here, its equations in ``freerun.models.cells``, and its ONNX nodes
 in ``freerun.onnx_export.cell_nodes``. A new attention takes an entry of ``ATTENTIONS``, a module in
-``freerun.models.attention``, and nodes in ``freerun.onnx_export.attention_nodes``. Faster implementations are capabilities
-with a fallback: a cell that claims none of them trains through the loop over its equations, in torch.
+``freerun.models.attention``, and nodes in ``freerun.onnx_export.attention_nodes``. Faster implementations are
+capabilities with a fallback: a cell that claims none of them trains through the loop over its equations, in torch.
 
 Shape suffixes: H hidden, M memory (H, or 2 H of a bidirectional encoder), G gates x hidden, E embedding.
 """
