@@ -94,7 +94,7 @@ def test_unknown_target_tokens_are_counted_apart_and_told(
     table = freerun("evaluate", trained / "run", partly_unknown).out.splitlines()
     (row,) = [line for line in table if line.startswith("unknown target tokens")]
     assert row.split() == ["unknown", "target", "tokens", "0.3000", *row.split()[4:]]
-    assert "its own tokens" not in row and "right tokens" not in row
+    assert "its own predictions" not in row and "reference tokens" not in row
     of_known = freerun("evaluate", trained / "run", trained / "dev.tsv")
     assert json.loads(freerun("evaluate", trained / "run", "--json").out)["unknown_target_tokens"] == 0
     assert "warning" not in of_known.err
@@ -119,7 +119,7 @@ def test_comparing_says_why_models_have_no_common_teacher_forced_figures(
     trains = freerun("train", pairs / "config.toml", "--out", pairs / "run", "--set", "training.updates=2")
     assert trains.code == 0 and "warning: development pairs: " in trains.err and "'G' (" in trains.err
     other = freerun("compare", trained / "run", pairs / "run", trained / "dev.tsv")
-    note = "Teacher-forced figures are not compared: A and B leave out different unknown target tokens."
+    note = "Teacher-forced metrics are not compared: A and B leave out different unknown target tokens."
     assert note in other.out and "nll.teacher" not in other.out and "unknown_target_tokens" in other.out
     same = freerun("compare", trained / "run", trained / "run", trained / "dev.tsv")
     assert note not in same.out and "nll.teacher" in same.out

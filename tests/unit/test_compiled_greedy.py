@@ -346,7 +346,7 @@ def test_an_evaluation_measures_what_predicts(untouched, tmp_path, monkeypatch):
     found = freerun.evaluate(untouched, tmp_path / "pairs.tsv")
     assert len(calls) == 1
     texts = [each.text for each in freerun.load(untouched).predict_batch(["a b", "c"])]
-    assert found.free.texts == texts
+    assert found.outputs == texts
     freerun.evaluate(untouched, tmp_path / "pairs.tsv", beam_size=2)
     assert len(calls) == 2  # the prediction's
 
