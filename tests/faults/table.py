@@ -510,7 +510,9 @@ def main() -> None:
 
 def _load_everything() -> None:
     """Import what commands import, and train for a moment, which loads more; so forks need not."""
-
+    import freerun.commands.export
+    import freerun.commands.study
+    import freerun.report.diagnosis_page  # noqa: F401
     from freerun.cli import main as command
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as log:
