@@ -212,7 +212,7 @@ def test_a_run_of_a_file_is_not_a_run_of_pairs_in_memory():
     Path("pairs.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in PAIRS))
     with pytest.raises(KeyboardInterrupt):
         train("pairs.tsv", out="run", callbacks=[Stop(4)])
-    with pytest.raises(RunError, match=r"the configuration has changed: data\.train was .*pairs\.tsv"):
+    with pytest.raises(RunError, match=r"the configuration has changed: data\.train was \"/"):
         train(PAIRS, out="run", resume=True)
 
 

@@ -16,7 +16,7 @@ from freerun.forcing.training_batch import Update
 from freerun.training import precision
 from tests.networks import BACKENDS, CELLS, network, random_rows, training_batch
 
-needs_bf16 = pytest.mark.skipif(not precision.bf16_is_fast(), reason="this processor does not multiply bf16")
+needs_bf16 = pytest.mark.skipif(not precision.bf16_is_fast(), reason="this CPU cannot multiply bf16")
 BATCH = training_batch(random_rows([4, 9, 6, 1]), random_rows([3, 5, 1, 7], size=9, seed=1))
 
 
@@ -85,5 +85,5 @@ def test_bf16_is_chosen_only_where_it_is_there(asked, able, chosen, monkeypatch)
 
 def test_bf16_is_refused_where_it_is_not_there(monkeypatch):
     monkeypatch.setattr(precision, "bf16_is_fast", lambda device: False)
-    with pytest.raises(ConfigError, match=r"^training\.precision: bf16 .*processor.*\. Expected \"fp32\".*auto"):
+    with pytest.raises(ConfigError, match=r"^training\.precision: bf16 .*CPU.*\. Expected \"fp32\".*auto"):
         precision.choose_precision("bf16", 512)
