@@ -182,7 +182,7 @@ def test_a_study_of_a_dict_is_run_and_returns_its_analysis(pairs, monkeypatch):
 
 
 def test_the_page_runs(capfd, tmp_path, monkeypatch):
-    """The blocks of the sections on evaluating, exporting and studies, on two small runs."""
+    """The blocks of the sections from prediction to studies, on two small runs."""
     monkeypatch.chdir(tmp_path)
     pairs = [("abc", "cba"), ("bca", "acb"), ("cab", "bac"), ("aabb", "bbaa"), ("ccab", "bacc")]
     Path("pairs.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs))
@@ -190,9 +190,9 @@ def test_the_page_runs(capfd, tmp_path, monkeypatch):
         freerun.train("pairs.tsv", out=f"runs/{name}", settings=["training.updates=4"])
     capfd.readouterr()
     page = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
-    section = "## Evaluating" + page.partition("\n## Evaluating")[2].partition("\n## Notebooks")[0]
-    names = {"freerun": freerun}
+    section = page.partition("\n## Prediction\n")[2].partition("\n## Notices and progress\n")[0]
+    names = {"freerun": freerun, "pairs": pairs}
     for block in re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL):
         exec(block, names)
-    assert names["exported"].files and len(names["study"].results) == 4
+    assert len(names["outputs"]) == len(pairs) and names["exported"].files and len(names["study"].results) == 4
     assert capfd.readouterr() == ("\n".join(names["diagnosis"].summary) + "\n", "")

@@ -16,7 +16,7 @@ function textOf({ tokens, tokenScores, truncated }, separator) {
     if (place > 0 && separator) text.append(separator);
     text.append(shaded("token", token, tokenScores[place]));
   });
-  if (truncated) text.append(element("span", "cut", "… cut off: it grew too long"));
+  if (truncated) text.append(element("span", "cut", "… truncated at the length bound"));
   else text.append(endMark(tokenScores.at(-1)));
   return text;
 }

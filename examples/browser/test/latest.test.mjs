@@ -37,7 +37,7 @@ test("what was stopped gives nothing", async () => {
   assert.equal(await running, undefined);
 });
 
-test("an error is told, and the next request runs", async () => {
+test("an error is reported, and the next request runs", async () => {
   const latest = new Latest();
   await assert.rejects(
     latest.run(() => Promise.reject(new Error("no"))),
