@@ -1,4 +1,8 @@
-"""The commands: each parses and calls one module of ``runs/``, imported inside it. The one place of exit codes."""
+"""The command line: each command parses its options and calls one module of ``commands``, which it imports itself.
+
+Exit codes are decided here and nowhere else. (Longer than 350 lines, because every option is declared once, with its
+help.)
+"""
 
 from __future__ import annotations
 
@@ -40,65 +44,63 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="The built-in data sets.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="List or write the built-in datasets.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
 
 Mean = Literal["arithmetic", "geometric"]
 Model = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A bundle folder, or a run folder (then its best bundle).")
+    Path, typer.Argument(metavar="MODEL", help="A bundle directory, or a run directory (its best bundle).")
 ]
 Threads = Annotated[
     int,
     typer.Option(
         min=0,
         max=THREADS.high,
-        help="Threads; 0: OMP_NUM_THREADS or every core for torch, one for an exported model in onnxruntime.",
+        help="Number of threads. 0: for torch OMP_NUM_THREADS or all cores; for an exported model 1.",
     ),
 ]
 Runtime = Annotated[
     Literal["torch", "onnx"] | None,
-    typer.Option(help="What runs the model; otherwise torch where it was not exported, else the fastest way."),
+    typer.Option(help="Backend. Default: torch, or the fastest one if exported."),
 ]
 Precision = Annotated[
-    Literal["fp32", "int8"], typer.Option(help="int8: the graphs that freerun export --quantize int8 wrote.")
+    Literal["fp32", "int8"], typer.Option(help="int8 uses the graphs that freerun export --quantize int8 wrote.")
 ]
 Pairs = Annotated[
-    list[Path], typer.Argument(metavar="PAIRS.tsv|SRC TGT", help="Pairs, or two parallel files: source and target.")
+    list[Path],
+    typer.Argument(metavar="PAIRS.tsv|SRC TGT", help="A file of pairs, or two parallel files: source and target."),
 ]
 PairsOrDev = Annotated[
     list[Path] | None,
     typer.Argument(
-        metavar="PAIRS.tsv|SRC TGT", help="Pairs, or two parallel files. Default: the run's development pairs."
+        metavar="PAIRS.tsv|SRC TGT",
+        help="A file of pairs, or two parallel files. Default: the run's development pairs.",
     ),
 ]
 Columns = Annotated[
     str | None,
     typer.Option(
-        metavar="A,B", help="Columns of source and target in a TSV file, counted from 1. Default: those of MODEL's run."
+        metavar="A,B", help="Source and target columns of a TSV file, counted from 1. Default: those of MODEL's run."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 BeamSize = Annotated[
-    int, typer.Option(min=1, max=BEAM_SIZE.high, help="Hypotheses kept at each step; 1 is greedy search.")
+    int, typer.Option(min=1, max=BEAM_SIZE.high, help="Number of hypotheses kept per step. 1 is greedy search.")
 ]
 LengthPenalty = Annotated[
     float,
-    typer.Option(
-        min=0.0, max=LENGTH_PENALTY.high, help="Rank by score / ((5 + n) / 6) ** X; 0 ranks by the score itself."
-    ),
+    typer.Option(min=0.0, max=LENGTH_PENALTY.high, help="Rank by score / ((5 + length) / 6) ** X. 0 ranks by score."),
 ]
 EarlyStop = Annotated[
-    bool, typer.Option("--early-stop", help="With --length-penalty: faster, but may miss the best output.")
+    bool, typer.Option("--early-stop", help="With --length-penalty: stop sooner; may miss the best output.")
 ]
 MaxLength = Annotated[
     int | None,
-    typer.Option(min=1, max=MAX_LENGTH.high, help="Most tokens an output may have; otherwise the bundle's bound."),
+    typer.Option(min=1, max=MAX_LENGTH.high, help="Maximum output length in tokens. Default: the bundle's limit."),
 ]
-Ensemble = Annotated[
-    list[Path] | None, typer.Option(metavar="MODEL", help="Average with this model too; may be repeated.")
-]
-EnsembleMean = Annotated[Mean, typer.Option(help="The mean of the ensemble's distributions.")]
+Ensemble = Annotated[list[Path] | None, typer.Option(metavar="MODEL", help="Average with this model, too. Repeatable.")]
+EnsembleMean = Annotated[Mean, typer.Option(help="How to average the models' distributions.")]
 
 
 @app.command()
@@ -107,46 +109,50 @@ def train(
         list[Path] | None,
         typer.Argument(
             metavar="CONFIG.toml|PAIRS.tsv|SRC TGT",
-            help="A configuration; or pairs: source<TAB>target lines; or two parallel files.",
+            help="A configuration, a file of source<TAB>target lines, or two parallel files.",
         ),
     ] = None,
     dev: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="DEV.tsv",
-            help="Development pairs; twice for parallel files: source, then target. "
-            "Default: 5 % of the sources are held out.",
+            help="Development pairs; for parallel files, give it twice: source, then target. "
+            "Default: hold out 5 % of the sources.",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; otherwise runs/<name of the config or pairs>.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory. Default: runs/<name of the config or pairs>.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set a key, such as training.updates=5000; may be repeated."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Set a configuration key, such as training.updates=5000. Repeatable."
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=SEED.low, max=SEED.high, help="The same as --set training.seed=N.")
+        int | None, typer.Option(min=SEED.low, max=SEED.high, help="Same as --set training.seed=N.")
     ] = None,
     init: Annotated[Path | None, typer.Option(metavar="MODEL", help="Start from this model's weights.")] = None,
     resume: Annotated[
         bool,
         typer.Option(
             "--resume",
-            help="Resume the run in the run directory, if there is one; training.updates or epochs may be larger now.",
+            help="Resume the run in the run directory, if there is one. training.updates or epochs may be raised.",
         ),
     ] = False,
     columns: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Columns of source and target in a TSV file, counted from 1.")
+        str | None, typer.Option(metavar="A,B", help="Source and target columns of a TSV file, counted from 1.")
     ] = None,
     trust_code: Annotated[
         bool, typer.Option("--trust-code", help="With --resume: import the Python code that the run directory names.")
     ] = False,
 ) -> None:
-    """Train a model on pairs; without a configuration, everything is chosen from the data and explained."""
+    """Train a model on pairs. Without a configuration, choose all settings from the data and explain the choices."""
     from freerun.commands.train import train as run
     from freerun.experiment.pairs_spec import training_files
     from freerun.experiment.request import TrainRequest
 
-    _refuse_without("train", "--resume", resume, {"--trust-code": trust_code or None})
+    _check_requires("train", "--resume", resume, {"--trust-code": trust_code or None})
     pairs, development = training_files(subject or [], dev or [])
     request = TrainRequest(
         pairs,
@@ -167,37 +173,41 @@ def predict(
     model: Model,
     texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Source texts.")] = None,
     input_: Annotated[
-        str | None, typer.Option("--input", metavar="FILE|-", help="One source text a line; -: standard input.")
+        str | None, typer.Option("--input", metavar="FILE|-", help="Read one source text per line. -: standard input.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Write here instead of to standard output.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
     line_buffered: Annotated[
-        bool, typer.Option("--line-buffered", help="Answer each line before the next is read: slower, for dialogues.")
+        bool,
+        typer.Option(
+            "--line-buffered", help="Answer each line before reading the next one: slower, for interactive use."
+        ),
     ] = False,
     beam_size: BeamSize = 1,
     num_hypotheses: Annotated[
         int | None,
-        typer.Option(min=1, max=SAMPLES.high, help="Print this many outputs an input, as rank, score and text."),
+        typer.Option(min=1, max=SAMPLES.high, help="Print up to N outputs per text, as rank, score and text."),
     ] = None,
     length_penalty: LengthPenalty = 0.0,
     early_stop: EarlyStop = False,
     max_length: MaxLength = None,
-    prefix: Annotated[str, typer.Option(help="Text that every output is made to begin with.")] = "",
-    sample: Annotated[
-        bool, typer.Option("--sample", help="Draw from the model instead of searching for the best.")
-    ] = False,
+    prefix: Annotated[str, typer.Option(help="Force every output to begin with this text.")] = "",
+    sample: Annotated[bool, typer.Option("--sample", help="Sample outputs instead of searching for the best.")] = False,
     temperature: Annotated[
         float | None,
-        typer.Option(min=0.0, max=TEMPERATURE.high, help="With --sample: below 1 bolder, 0 greedy."),
+        typer.Option(
+            min=0.0, max=TEMPERATURE.high, help="With --sample: below 1 sharpens the distribution, 0 is greedy."
+        ),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(min=1, max=TOP_K.high, help="With --sample: only among the N best tokens.")
+        int | None, typer.Option(min=1, max=TOP_K.high, help="With --sample: sample from the N best tokens only.")
     ] = None,
     top_p: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="With --sample: only among the best tokens of this share.")
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, help="With --sample: nucleus sampling, only the top tokens holding this probability mass."
+        ),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=SEED.low, max=SEED.high, help="With --sample: another seed, other draws.")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(min=SEED.low, max=SEED.high, help="Random seed for --sample.")] = None,
     ensemble: Ensemble = None,
     ensemble_mean: EnsembleMean = "arithmetic",
     runtime: Runtime = None,
@@ -205,22 +215,24 @@ def predict(
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
-    """Predict: one line out for each text in, in their order."""
+    """Predict one line per source text, in input order."""
     from freerun.commands.predict import PredictRequest
     from freerun.commands.predict import predict as run
     from freerun.search.settings import Beam, Sampling, Search
 
-    drawing = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p, "--seed": seed}
-    _refuse_without("predict", "--sample", sample, drawing)
-    _refuse_without("predict", "--length-penalty", length_penalty > 0, {"--early-stop": early_stop or None})
+    sampling = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p, "--seed": seed}
+    _check_requires("predict", "--sample", sample, sampling)
+    _check_requires("predict", "--length-penalty", length_penalty > 0, {"--early-stop": early_stop or None})
     if sample and (beam_size > 1 or length_penalty):
         raise UserError(
-            "predict", "--sample does not search", "Expected no --beam-size and no --length-penalty beside it"
+            "predict",
+            "--sample with an option of beam search",
+            "Expected either --sample or --beam-size and --length-penalty",
+            "Remove one of them",
         )
     search: Search
     if sample:
-        warm = 1.0 if temperature is None else temperature
-        search = Sampling(num_hypotheses or 1, warm, top_k, top_p, seed or 0)
+        search = Sampling(num_hypotheses or 1, 1.0 if temperature is None else temperature, top_k, top_p, seed or 0)
     else:
         search = Beam(beam_size, num_hypotheses or 1, length_penalty, early_stop)
     run(
@@ -252,7 +264,7 @@ def score(
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
-    """Print the total natural-log probability of each given target, a line a pair; null if it has unknown tokens."""
+    """Score given targets. Print each one's total log-probability (natural log), one line per pair."""
     from freerun.commands.score import score as run
     from freerun.experiment.pairs_spec import chosen_columns, one_location
 
@@ -269,10 +281,10 @@ def evaluate(
     early_stop: EarlyStop = False,
     max_length: MaxLength = None,
     examples: Annotated[
-        int, typer.Option(min=0, max=EXAMPLES.high, help="Print so many random outputs beside their references.")
+        int, typer.Option(min=0, max=EXAMPLES.high, help="Print N random outputs with their references.")
     ] = 0,
-    worst: Annotated[int, typer.Option(min=0, max=EXAMPLES.high, help="Print so many of the worst outputs.")] = 0,
-    by_length: Annotated[bool, typer.Option("--by-length", help="Give the figures by source length too.")] = False,
+    worst: Annotated[int, typer.Option(min=0, max=EXAMPLES.high, help="Print the N worst outputs.")] = 0,
+    by_length: Annotated[bool, typer.Option("--by-length", help="Print metrics by source length, too.")] = False,
     ensemble: Ensemble = None,
     ensemble_mean: EnsembleMean = "arithmetic",
     runtime: Runtime = None,
@@ -280,15 +292,20 @@ def evaluate(
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure a model on pairs: fed with the right tokens and with its own, trivial baselines beside."""
+    """Evaluate a model on pairs. Print its teacher-forced and free-running metrics, and those of trivial baselines."""
     from freerun.commands.evaluate import EvaluateRequest
     from freerun.commands.evaluate import evaluate as run
     from freerun.experiment.pairs_spec import chosen_columns, named_files
 
-    _refuse_without("evaluate", "PAIRS", bool(pairs), {"--columns": columns})
-    _refuse_without("evaluate", "--length-penalty", length_penalty > 0, {"--early-stop": early_stop or None})
+    _check_requires("evaluate", "PAIRS", bool(pairs), {"--columns": columns})
+    _check_requires("evaluate", "--length-penalty", length_penalty > 0, {"--early-stop": early_stop or None})
     if as_json and (examples or worst):
-        raise UserError("evaluate", "--json prints figures only", "Expected no --examples and no --worst beside it")
+        raise UserError(
+            "evaluate",
+            "--json with --examples or --worst",
+            "Expected metrics only with --json",
+            "Remove --json, or --examples and --worst",
+        )
     run(
         EvaluateRequest(
             model=model,
@@ -313,18 +330,20 @@ def evaluate(
 
 @app.command()
 def compare(
-    model_a: Annotated[Path, typer.Argument(metavar="MODEL", help="The one model.")],
-    model_b: Annotated[Path, typer.Argument(metavar="MODEL", help="The other.")],
+    model_a: Annotated[Path, typer.Argument(metavar="MODEL", help="First model.")],
+    model_b: Annotated[Path, typer.Argument(metavar="MODEL", help="Second model.")],
     pairs: Annotated[
         list[Path],
-        typer.Argument(metavar="PAIRS.tsv|SRC TGT", help="Pairs that neither was trained on, or two parallel files."),
+        typer.Argument(
+            metavar="PAIRS.tsv|SRC TGT", help="Pairs that neither model was trained on, or two parallel files."
+        ),
     ],
     columns: Columns = None,
     beam_size: BeamSize = 1,
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
-    """Test two models on the same pairs: differences with intervals, and whether they could be chance."""
+    """Compare two models on the same pairs. Print differences with confidence intervals and p-values."""
     from freerun.commands.compare import compare as run
     from freerun.experiment.pairs_spec import chosen_columns, one_location
 
@@ -338,28 +357,34 @@ def diagnose(
     pairs: PairsOrDev = None,
     columns: Columns = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a page with pictures and single examples, too.")
+        Path | None, typer.Option(metavar="FILE", help="Write a page with plots and examples, too.")
     ] = None,
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
-    """Show exposure bias: how a model does on right prefixes and on its own, where it derails, whether it recovers."""
+    """Measure a model's exposure bias. Compare free-running with teacher-forced errors; show where outputs derail and
+    recover.
+    """
     from freerun.commands.diagnose import DiagnoseRequest
     from freerun.commands.diagnose import diagnose as run
     from freerun.experiment.pairs_spec import chosen_columns, named_files
 
-    _refuse_without("diagnose", "PAIRS", bool(pairs), {"--columns": columns})
+    _check_requires("diagnose", "PAIRS", bool(pairs), {"--columns": columns})
     chosen = chosen_columns(columns)
     run(DiagnoseRequest(model, named_files(pairs or [], "diagnose"), html, threads, as_json, chosen))
 
 
 @app.command()
 def study(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Arms, seeds, control: see docs/study.md.")],
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: runs/<stem of the config>.")] = None,
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.toml", help="Arms, seeds and the control arm; see docs/study.md.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Study directory. Default: runs/<name of the config>.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare strategies over seeds, and say which differences are real; the same command goes on after a stop."""
+    """Compare strategies over seeds. Test their differences for significance; rerun the command to resume."""
     from freerun.commands.study import StudyRequest
     from freerun.commands.study import study as run
 
@@ -371,35 +396,36 @@ def export(
     model: Model,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write a bundle without torch weights here, instead of into MODEL."),
+        typer.Option(metavar="DIR", help="Write a new bundle without torch weights, instead of adding to MODEL."),
     ] = None,
     quantize: Annotated[
-        Literal["int8"] | None, typer.Option(help="Write quantised graphs beside, and measure what that costs.")
+        Literal["int8"] | None, typer.Option(help="Write quantized graphs, too, and measure their loss of accuracy.")
     ] = None,
     max_loss: Annotated[
         float | None,
         typer.Option(
             min=0.0,
             max=MAX_LOSS.high,
-            help="Points of sequence accuracy that int8 may lose, else nothing is written.  [1.0]",
+            help="Maximum loss of sequence accuracy in points; above it, nothing is written.  [1.0]",
         ),
     ] = None,
     dev: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="PAIRS.tsv", help="Pairs to measure int8 on; twice for parallel files. Default: the run's own."
+            metavar="PAIRS.tsv",
+            help="Pairs to measure int8 on; for parallel files, give it twice. Default: the run's development pairs.",
         ),
     ] = None,
     columns: Columns = None,
     as_json: Json = False,
 ) -> None:
-    """Write ONNX graphs: the model then runs without torch, and faster."""
+    """Export a model to ONNX. It then runs faster, and without torch."""
     from freerun.commands.export import DEFAULT_MAX_LOSS, ExportRequest
     from freerun.commands.export import export as run
     from freerun.experiment.pairs_spec import chosen_columns, named_files
 
-    _refuse_without("export", "--quantize", quantize is not None, {"--max-loss": max_loss, "--dev": dev or None})
-    _refuse_without("export", "--dev", bool(dev), {"--columns": columns})
+    _check_requires("export", "--quantize", quantize is not None, {"--max-loss": max_loss, "--dev": dev or None})
+    _check_requires("export", "--dev", bool(dev), {"--columns": columns})
     run(
         ExportRequest(
             model,
@@ -415,7 +441,7 @@ def export(
 
 @app.command()
 def inspect(model: Model, as_json: Json = False) -> None:
-    """Show what a model is: tokens, sizes, training and figures."""
+    """Show a model's architecture, vocabularies, training and metrics."""
     from freerun.commands.inspect import inspect as run
 
     run(model, as_json)
@@ -423,7 +449,7 @@ def inspect(model: Model, as_json: Json = False) -> None:
 
 @data_app.command("list")
 def data_list() -> None:
-    """List the built-in data sets."""
+    """List the built-in datasets."""
     from freerun.commands.data import list_datasets
 
     list_datasets()
@@ -431,19 +457,19 @@ def data_list() -> None:
 
 @data_app.command("make")
 def data_make(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="One of those that `freerun data list` shows.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where train.tsv, dev.tsv and test.tsv are written.")],
-    stress: Annotated[bool, typer.Option("--stress", help="cmudict: keep the stress marks of vowels.")] = False,
-    seed: Annotated[int, typer.Option(min=SEED.low, max=SEED.high, help="For the synthetic sets.")] = 0,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name that `freerun data list` shows.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory for train.tsv, dev.tsv and test.tsv.")],
+    stress: Annotated[bool, typer.Option("--stress", help="cmudict: keep the vowels' stress marks.")] = False,
+    seed: Annotated[int, typer.Option(min=SEED.low, max=SEED.high, help="Random seed of the synthetic datasets.")] = 0,
 ) -> None:
-    """Write a built-in data set as train, dev and test TSV."""
+    """Write a built-in dataset as train, dev and test TSV files."""
     from freerun.commands.data import make
 
-    make(name, folder, stress, seed)
+    make(name, directory, stress, seed)
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(requested: bool) -> None:
+    if requested:
         print(f"freerun {VERSION}")
         raise typer.Exit
 
@@ -459,34 +485,34 @@ def common(
     context.with_resource(in_a_command())
 
 
-def _refuse_without(command: str, option: str, given: bool, others: Mapping[str, object]) -> None:
-    """An option that would be ignored is a mistake."""
-    useless = [name for name, value in others.items() if value is not None]
-    if useless and not given:
-        what = f"{', '.join(useless)} without {option}"
-        raise UserError(command, what, f"Expected {option} beside it", f"Add {option}")
+def _check_requires(command: str, option: str, given: bool, others: Mapping[str, object]) -> None:
+    """Raise UserError for options that would be ignored, because they require ``option``, which is not ``given``."""
+    ignored = [name for name, value in others.items() if value is not None]
+    if ignored and not given:
+        fix = f"Add {option}, or remove {', '.join(ignored)}"
+        raise UserError(command, f"{', '.join(ignored)} without {option}", f"It requires {option}", fix)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 2 for what the user can fix, 130 and 143 after signals, else 1."""
+    """Run a command; return 0, 2 for an error that the user can fix, 128 + the number of a signal, or 1."""
     prepare_streams()
-    # read once, when torch is imported; threads that wait by spinning take the time of those they wait for where a
-    # machine is shared (docs/decisions/0007)
+    # torch reads this when it is imported. On a shared machine, threads that spin while waiting take time from those
+    # they wait for (docs/decisions/0007).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = _run(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:  # the program that reads our output has ended
+    except BrokenPipeError:  # the reader of our output has exited
         discard_output()
         return 1
     except OSError as error:
         discard_output()
-        return _fail(_of_the_system(error), 2)
+        return _fail(_describe_system_error(error), 2)
     return code
 
 
 def _run(arguments: list[str] | None) -> int:
-    """Run a command; its errors become messages and exit codes, but for those of the operating system."""
+    """Run a command and turn its errors into messages and exit codes, except those of the operating system."""
     try:
         _check_arguments(sys.argv[1:] if arguments is None else arguments)
         code = app(args=arguments, standalone_mode=False, prog_name="freerun")
@@ -494,7 +520,7 @@ def _run(arguments: list[str] | None) -> int:
         return _fail(_usage(error), 2)
     except typer.Exit as error:
         return error.exit_code
-    except SystemExit as error:  # Typer's, when the program that reads our output has ended
+    except SystemExit as error:  # raised by Typer when the reader of our output has exited
         return error.code if isinstance(error.code, int) else 1
     except ConfigError as error:
         return _fail("\n".join(one_line(f"error: {problem}") for problem in error.problems), 2)
@@ -515,35 +541,35 @@ _ADVICE = {
     errno.ENOSPC: ("Expected enough space", "Free some space, or write elsewhere"),
     errno.EDQUOT: ("Expected enough space", "Free some space, or write elsewhere"),
     errno.EFBIG: ("Expected enough space", "Raise the limit on the size of files, or write elsewhere"),
-    errno.EACCES: ("Expected a path that you have access to", "Check its permissions, or choose another path"),
-    errno.EPERM: ("Expected a path that you have access to", "Check its permissions, or choose another path"),
+    errno.EACCES: ("Expected a path that you have access to", "Check the permissions, or choose another path"),
+    errno.EPERM: ("Expected a path that you have access to", "Check the permissions, or choose another path"),
     errno.EROFS: ("Expected a writable path", "Choose another path"),
     errno.EIO: ("Expected a working device", "Check the disk, or choose another path"),
-    errno.ENOMEM: ("Expected enough memory", "End other programs, or use a smaller model or batch"),
-    errno.EAGAIN: ("Expected room for another thread or process", "End other programs, or use fewer threads"),
+    errno.ENOMEM: ("Expected enough memory", "Close other programs, or use a smaller model or batch"),
+    errno.EAGAIN: ("Expected room for another thread or process", "Close other programs, or use fewer threads"),
 }
 _WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
 
-def _of_the_system(error: OSError) -> str:
-    """The message for an error that no layer below describes better, such as a full disk or a name that is too long."""
-    # files are named where they are written (freerun/files.py); what has no name is standard output
+def _describe_system_error(error: OSError) -> str:
+    """Describe an error that no lower layer describes better, such as a full disk or a file name that is too long."""
+    # freerun/files.py names the files it writes, so an error without a name is about standard output
     where = error.filename or ("standard output" if error.errno in _WRITING else "the operating system")
     expected, fix = _ADVICE.get(error.errno or 0, ("Expected a usable path", "Check it"))
     return f"error: {UserError(where, error.strerror or str(error), expected, fix)}"
 
 
 def _check_arguments(arguments: Sequence[str]) -> None:
-    """Reject what a shell cannot pass but a program that calls ``main`` can, and no path may hold."""
+    """Reject NUL characters: a shell cannot pass them, but a program that calls ``main`` can."""
     for number, argument in enumerate(arguments, start=1):
         if "\0" in argument:
-            what, fix = f"{shown(argument)} has a NUL character in it", "Remove the character"
+            what, fix = f"{shown(argument)} contains a NUL character", "Remove the character"
             raise UserError(f"argument {number}", what, "Expected text without NUL", fix)
 
 
 def _usage(error: typer.TyperException) -> str:
-    """What was wrong with the arguments, and where help is."""
-    if "Usage:" in error.format_message():  # no arguments at all: the help itself
+    """Describe what is wrong with the arguments and point to the help."""
+    if "Usage:" in error.format_message():  # no arguments at all: show the help
         return error.format_message()
     context: typer.Context | None = getattr(error, "ctx", None)
     command = context.command_path if context else "freerun"
@@ -551,11 +577,11 @@ def _usage(error: typer.TyperException) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    # messages quote files and arguments that may come from anywhere, and be of any length
+    # messages quote files and arguments, which may have any content and length
     write_notice("\n".join(_shortened(one_line(line)) for line in message.split("\n")) + "\n")
     return code
 
 
-def _shortened(line: str, most: int = 2000) -> str:
-    """A line without its middle if it is very long: where and what stand at its beginning, the fix at its end."""
-    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-(most // 2) :]}"
+def _shortened(line: str, limit: int = 2000) -> str:
+    """Cut the middle out of a very long line: its start says where and what, its end gives the fix."""
+    return line if len(line) <= limit else f"{line[: limit // 2]} ... {line[-(limit // 2) :]}"

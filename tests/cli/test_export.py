@@ -210,7 +210,7 @@ def test_options_of_int8_alone_are_a_mistake(freerun: Freerun, run: Path, option
     result = freerun("export", run, *option)
     assert result.code == 2
     assert result.err == (
-        f"error: export: {option[0]} without --quantize. Expected --quantize beside it. Add --quantize.\n"
+        f"error: export: {option[0]} without --quantize. It requires --quantize. Add --quantize, or remove {option[0]}.\n"
     )
 
 

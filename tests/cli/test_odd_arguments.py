@@ -87,7 +87,7 @@ def test_the_largest_values_are_taken(freerun: Freerun, trained: Path) -> None:
         ),
         (("train", "train.tsv", "--out", "new", "--columns", f"1,{DIGITS}"), "this does not name two columns"),
         (("train", "train.tsv", "--out", "new", "--columns", "1,1000001"), "this does not name two columns"),
-        (("inspect", "x\0y"), 'argument 2: "x\\u0000y" has a NUL character in it. Expected text without NUL.'),
+        (("inspect", "x\0y"), 'argument 2: "x\\u0000y" contains a NUL character. Expected text without NUL.'),
         (("inspect", "x\ny"), "x\\ny: "),
         (("inspect", "x" * 90_000), " ... "),
     ],
@@ -352,7 +352,8 @@ def test_code_that_the_user_names_or_trusts_is_imported(
 def test_trust_is_needed_for_resuming_only(freerun: Freerun, theirs: Path) -> None:
     result = freerun("train", "own.toml", "--out", "new", "--trust-code")
     assert (result.code, (theirs / "new").exists()) == (2, False)
-    assert result.err == "error: train: --trust-code without --resume. Expected --resume beside it. Add --resume.\n"
+    what = "error: train: --trust-code without --resume. It requires --resume."
+    assert result.err == f"{what} Add --resume, or remove --trust-code.\n"
 
 
 def test_code_is_trusted_in_python_too(theirs: Path) -> None:

@@ -151,7 +151,7 @@ def test_sampling_at_temperature_0_is_greedy(freerun: Freerun, trained: Path) ->
     ("arguments", "message"),
     [
         (("--temperature", 2, "abc"), "--temperature without --sample"),
-        (("--sample", "--beam-size", 2, "abc"), "--sample does not search"),
+        (("--sample", "--beam-size", 2, "abc"), "--sample with an option of beam search"),
         (("--input", "x", "abc"), "both texts and --input"),
         (("a\tb",), "has a tab"),
         (("a\nb",), "has a line feed"),
