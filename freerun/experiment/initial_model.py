@@ -45,7 +45,7 @@ def _check_settings(raw: Mapping[str, Any], where: object, bundle: Bundle) -> No
     if contradictions:
         raise ConfigError.single(
             where,
-            f"the configuration contradicts the bundle {bundle.folder} that training starts from: "
+            f"the configuration contradicts the bundle {bundle.directory} that training starts from: "
             f"{'; '.join(contradictions)}",
             "Expected the bundle's own values",
             "Leave these keys out, or start without --init",

@@ -158,10 +158,10 @@ def _member(
     if not bundle.has_graphs(precision):
         quantize = "" if precision == "fp32" else f" --quantize {precision}"
         raise BundleError(
-            bundle.folder,
+            bundle.directory,
             f"it has no {graph_file('greedy', precision)}",
             f"Expected a bundle with {precision} graphs",
-            f"Write them with: freerun export {bundle.folder}{quantize}",
+            f"Write them with: freerun export {bundle.directory}{quantize}",
         )
     graphs = Graphs(bundle, precision, threads or _ONNX_THREADS)
     compiled = runtime is None and can_run(bundle, precision)
@@ -208,7 +208,7 @@ def _check_digest(
     check_text("digest", digest)
     if bundle.digest != digest.lower():
         raise BundleError(
-            bundle.folder,
+            bundle.directory,
             f"its digest is {bundle.digest}",
             f"Expected {shown(digest)}",
             fix,
@@ -221,8 +221,8 @@ def _check_same_tokens(first: Bundle, other: Bundle) -> None:
         differences = _differences(one, two)
         if differences:
             raise BundleError(
-                other.folder,
-                f"its {side} side differs from that of {first.folder}: {', '.join(differences)}",
+                other.directory,
+                f"its {side} side differs from that of {first.directory}: {', '.join(differences)}",
                 "Expected models of an ensemble to read and write the same ids",
                 "Train them on the same data with the same [data] settings and reverse_source",
             )

@@ -33,7 +33,7 @@ def load_model(bundle: Bundle) -> Seq2Seq:
 
 def sizes_of(bundle: Bundle) -> Architecture:
     """The sizes that a bundle names."""
-    path = bundle.folder / "config.json"
+    path = bundle.directory / "config.json"
     try:
         return Architecture(**bundle.model)
     except TypeError as error:

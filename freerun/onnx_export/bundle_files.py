@@ -65,7 +65,7 @@ def check_output_dir(out: Path, bundle: Bundle) -> Path:
     if existing is None or existing.has_weights or foreign or find_bundle(out) != out:
         what = (
             "this is the bundle itself"
-            if existing and existing.folder.samefile(bundle.folder)
+            if existing and existing.directory.samefile(bundle.directory)
             else "something is there"
         )
         raise UserError(out, what, "Expected a new directory, or an earlier export to replace", "Choose another --out")
@@ -74,7 +74,7 @@ def check_output_dir(out: Path, bundle: Bundle) -> Path:
 
 def copy_bundle(new: Path, bundle: Bundle, keeps_weights: bool) -> None:
     """Copy a bundle without its graphs: all of its directory, or, without weights, only the files of a bundle."""
-    for path in bundle.folder.iterdir():
+    for path in bundle.directory.iterdir():
         if path.name in _GRAPH_FILES or not (keeps_weights or path.name in _kept_names(bundle)):
             continue
         if path.is_dir():

@@ -344,7 +344,7 @@ def test_a_pipe_that_nobody_writes_into_is_reported_and_can_be_interrupted(here,
 def test_training_cannot_start_from_a_bundle_without_weights(freerun, here, exported, trained):
     sentence = (
         f"error: {exported}: this bundle was exported without model.safetensors, so torch cannot run it. Expected a "
-        "bundle with weights. Use the run or bundle that it was exported from; to predict, leave out --runtime torch."
+        "bundle with weights. Use the run or bundle that it was exported from; to predict, omit --runtime torch."
     )
     # before any pair is read
     assert freerun("train", "p.tsv", "--init", exported, "--out", "q").err == f"{sentence}\n"

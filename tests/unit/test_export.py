@@ -132,7 +132,7 @@ def test_what_a_model_cannot_be_run_with_is_told(bundle, tmp_path):
         f"{bundle}: it has no greedy.int8.onnx. Expected a bundle with int8 graphs. "
         f"Write them with: freerun export {bundle} --quantize int8."
     )
-    plain = write_model(tmp_path / "plain").folder
+    plain = write_model(tmp_path / "plain").directory
     assert message(plain, runtime="onnx") == (
         f"{plain}: it has no greedy.onnx. Expected a bundle with fp32 graphs. Write them with: freerun export {plain}."
     )
@@ -166,7 +166,7 @@ def test_torch_cannot_run_a_bundle_without_weights_and_says_so(bundle):
     assert freerun.load(bundle).predict("a b").text
     assert message(bundle, runtime="torch") == (
         f"{bundle}: this bundle was exported without model.safetensors, so torch cannot run it. Expected a bundle with "
-        "weights. Use the run or bundle that it was exported from; to predict, leave out --runtime torch."
+        "weights. Use the run or bundle that it was exported from; to predict, omit --runtime torch."
     )
 
 
@@ -196,7 +196,7 @@ def test_a_missing_graph_is_told(bundle, name):
     (bundle / f"{name}.onnx").unlink()
     assert message(bundle) == (
         f"{bundle}: {name}.onnx is missing. Expected a complete bundle. "
-        "Copy the whole folder again, or train the model again."
+        "Copy the whole directory again, or train the model again."
     )
 
 
@@ -209,7 +209,7 @@ def test_a_truncated_or_edited_graph_is_told_with_both_hashes(bundle, damage, ru
     found, expected = bytes_hash(path.read_bytes())[:12], bytes_hash(before)[:12]
     assert found != expected
     assert message(bundle, runtime=runtime) == (
-        f"{path}: its SHA-256 is {found}... and config.json names {expected}...: truncated, changed, or of another "
+        f"{path}: the SHA-256 is {found}..., but {expected}... in config.json: truncated, changed, or from another "
         "bundle. Expected the file that was written with this bundle. Copy the whole bundle again."
     )
 
@@ -285,7 +285,7 @@ def test_search_checks_the_graphs_it_uses(bundle):
     ],
 )
 def test_weights_that_do_not_fit_the_sizes_are_told(tmp_path, key, value, expected):
-    folder = write_model(tmp_path / "bundle").folder
+    folder = write_model(tmp_path / "bundle").directory
     edit(folder, lambda config: config["model"].update({key: value}))
     with pytest.raises(BundleError) as error:
         graph_files(read_bundle(folder), "fp32")
