@@ -21,7 +21,7 @@ def complete_result(directory: Path) -> TrainResult | None:
     """Return the result of a run that is complete, and log why; None if it can be resumed.
 
     Raises:
-        RunError: it is complete, but its best model is damaged and there is no checkpoint to restore it from.
+        RunError: the run is complete, but its best model is damaged and no checkpoint is left to restore it from.
     """
     if not is_over(directory):
         return None
@@ -42,10 +42,10 @@ def result_of(directory: Path) -> TrainResult:
 
 
 def _has_best_model(directory: Path) -> bool:
-    """Return True if a complete run's best bundle is whole; otherwise log why not: the run's end is repeated.
+    """Return True if a complete run's best bundle is intact; otherwise log that the end of the run is repeated.
 
     Raises:
-        RunError: it is not, and there is no checkpoint to repeat the end from.
+        RunError: the bundle is damaged, and no checkpoint is left to repeat the end from.
     """
     try:
         bundle = read_bundle(directory / "best")

@@ -37,7 +37,7 @@ class PreparedRun:
         most_frequent: the most frequent training target, for baselines.
         hashes: SHA-256 of pairs and initial weights, by the key that the journal has them under.
         pairs: the pairs as streams.
-        files: what has to be moved to its place when the run directory is written.
+        files: temporary files that are moved into the run directory when it is written.
     """
 
     plan: RunPlan

@@ -41,15 +41,15 @@ __all__ = ["TrainingRun", "train"]
 
 
 def train(request: TrainRequest, callbacks: Sequence[Callback] = ()) -> TrainResult:
-    """Plan, prepare and run a training; a run that is complete is returned as it is.
+    """Plan, prepare and run a training; a run that is complete is returned unchanged.
 
     Raises:
         UserError: something that the user can fix; nothing that was there before is lost.
         RunError: another process or thread trains into this directory.
         Interrupted: a signal stopped the run, which can be resumed.
     """
-    # The lock is taken before anything in the directory is read: what another process writes is no base for a plan. A
-    # study sends SIGUSR1 only to a training that holds its lock, so the handler comes first.
+    # The lock is taken before the directory is read: files that another process writes are no basis for a plan. A study
+    # sends SIGUSR1 only to a training that holds its lock, so the handler comes first.
     with checkpoints_on_signals() as requested, only_writer(inner_lock(run_directory(request))):
         plan = plan_run(request)
         if plan.resumes and not plan.longer and (result := complete_result(plan.directory)):
@@ -142,7 +142,7 @@ class TrainingRun:
         """Return the checkpoint to resume from, None if there is none yet.
 
         Raises:
-            RunError: a run that has ended is made longer, and has no checkpoint.
+            RunError: the length of a finished run was raised, and it has no checkpoint.
         """
         resumption = choose_checkpoint(self.checkpoints, Journal(self.directory / "journal.jsonl"), self.settings)
         if resumption is None and self.prepared.plan.longer and is_over(self.directory):

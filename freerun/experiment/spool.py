@@ -28,13 +28,13 @@ __all__ = ["Spool", "complete_spool", "found_spool", "spool_pairs", "with_copies
 
 _UNFINISHED: Final = f".{COPIES}.*.tmp"
 _PARTS: Final = ("train", "dev")
-# What an absolute path makes of /dev/fd/63.
+# the form that /dev/fd/63 has as an absolute path
 _DESCRIPTOR: Final = re.compile(r"/proc/(self|\d+)/fd/(\d+)")
 
 
 @dataclass(frozen=True)
 class Spool:
-    """Where a run's pairs are.
+    """The location of a run's pairs.
 
     Attributes:
         directory: the run directory.

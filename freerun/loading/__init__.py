@@ -159,7 +159,7 @@ def _member(
         quantize = "" if precision == "fp32" else f" --quantize {precision}"
         raise BundleError(
             bundle.directory,
-            f"it has no {graph_file('greedy', precision)}",
+            f"no {graph_file('greedy', precision)} in this bundle",
             f"Expected a bundle with {precision} graphs",
             f"Write them with: freerun export {bundle.directory}{quantize}",
         )

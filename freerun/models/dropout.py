@@ -44,7 +44,7 @@ class DropoutMasks:
     output_TBF: Tensor | None = None
 
     def first_steps(self, steps: int) -> DropoutMasks:
-        """The same masks for a pass that ends after ``steps`` target positions."""
+        """Return the same masks for a pass that ends after ``steps`` target positions."""
         return replace(
             self,
             target_tokens_TB1=_until(self.target_tokens_TB1, steps),
@@ -61,7 +61,7 @@ class DropoutMasks:
         )
 
     def target_step(self, t: int) -> StepMasks:
-        """The decoder's masks of step ``t``."""
+        """Return the decoder's masks of step ``t``."""
         layers = tuple(None if mask is None else mask[t] for mask in self.decoder_layers)
         return StepMasks(_at(self.target_tokens_TB1, t), layers, _at(self.output_TBF, t))
 

@@ -1,4 +1,4 @@
-"""The files of an exported bundle: what is copied, the graphs, and the record of what int8 costs."""
+"""The files of an exported bundle: copies, the graphs, and the record of the loss with int8."""
 
 from __future__ import annotations
 

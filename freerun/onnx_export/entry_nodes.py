@@ -1,4 +1,4 @@
-"""What stays the same for a source while its rows are decoded.
+"""Entries: tensors of a source that stay constant while its rows are decoded.
 
 A *static* tensor has one entry per source. There are as many rows as entries, or R times as many: then the rows of one
 source are adjacent. Shape suffixes: E entries, R rows of each, N = E x R rows.

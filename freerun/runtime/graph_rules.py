@@ -69,7 +69,7 @@ _PER_LAYER: Final = 64
 
 
 def max_fields(sizes: Architecture) -> int:
-    """Return the maximum number of fields (names, nodes, attributes, ...) in a graph: twice that of the largest ones."""
+    """Return the maximum number of fields (names, nodes, attributes, ...) in a graph: twice that of the largest."""
     return 2000 * (sizes.num_layers + 4)
 
 
@@ -97,8 +97,8 @@ def check_graph(file: OnnxFile, name: str, sizes: Architecture) -> None:
 def _widest(graph: OnnxGraph, sizes: Architecture) -> int:
     """Return the width of the model's widest vector, counting a size only if the graph has the constants it implies.
 
-    A recurrent weight is [G, H], and without one each input of a layer has G weights. Values are as wide as an embedding
-    only if the output layer projects to it [H, E].
+    A recurrent weight is [G, H], and without one each input of a layer has G weights. Values are as wide as an
+    embedding only if the output layer projects to it [H, E].
     """
     stored = sum(prod(constant.dims) for constant in graph.constants)
     spec = sizes.cell_spec

@@ -68,17 +68,17 @@ class StudyRun:
 
     @property
     def log(self) -> Path:
-        """What the training prints."""
+        """The file that the training's output is written to."""
         return self.study / "logs" / f"{self.name}.log"
 
     @property
     def result(self) -> Path:
-        """The result, once the run has finished."""
+        """The file of the result, written when the run has finished."""
         return self.study / "results" / f"{self.name}.json"
 
     @property
     def config_hash(self) -> str:
-        """The hash of everything that determines the metrics; the location of the data and the threads do not."""
+        """The hash of everything that determines the metrics, which excludes the data's location and the threads."""
         values = _portable(self.config)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -244,10 +244,10 @@ def _read_record(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(record["arms"], dict) and isinstance(record["settings"], dict):
             return dict(record)
-        raise ValueError("it has no arms")
+        raise ValueError("no arms")
     except (ValueError, KeyError, TypeError, OSError) as error:
         expected, fix = "Expected the file that a study wrote", "Remove it to begin the study again"
-        raise RunError(path, f"this cannot be read ({error!r})", expected, fix) from None
+        raise RunError(path, f"this file cannot be read ({error!r})", expected, fix) from None
 
 
 def _check_unchanged(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -64,7 +64,7 @@ def train_all(waiting: Sequence[StudyRun], settings: StudyConfig, progress: Prog
                     if code is None:
                         continue
                     del running[run.name]
-                    if process.was_refused():
+                    if process.was_locked_out():
                         todo.append(run)  # a training of an earlier study had just started
                         continue
                     finished += 1
@@ -75,17 +75,17 @@ def train_all(waiting: Sequence[StudyRun], settings: StudyConfig, progress: Prog
         finally:
             # however this ends, no training continues unnoticed
             for _, process in running.values():
-                process.ask_to_stop()
+                process.request_stop()
             for _, process in running.values():
                 process.wait()
 
 
 def _request_checkpoints(running: Iterable[tuple[StudyRun, TrainingProcess]]) -> None:
-    """Pass SIGUSR1 on to the trainings that have begun: it would end one that is still starting."""
+    """Send SIGUSR1 to the trainings that handle it: it would end one that is still starting."""
     ready = [process for run, process in running if holder(inner_lock(run.directory)) is not None]
     for process in ready:
-        process.ask_for_checkpoint()
-    log.info(f"Received SIGUSR1: asked {len(ready)} training{'' if len(ready) == 1 else 's'} for a checkpoint.")
+        process.request_checkpoint()
+    log.info(f"Received SIGUSR1: requested a checkpoint from {len(ready)} training{'' if len(ready) == 1 else 's'}.")
 
 
 def _take_free_run(todo: list[StudyRun], reported: set[str]) -> StudyRun | None:

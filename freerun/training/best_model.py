@@ -1,4 +1,4 @@
-"""The best model of a run: where its weights are, whether they are whole, and how they are restored."""
+"""The best model of a run: locating, verifying and restoring its weights."""
 
 from __future__ import annotations
 

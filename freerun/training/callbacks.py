@@ -1,4 +1,4 @@
-"""Callbacks: what a person, a dashboard or a program learns while a training runs."""
+"""Callbacks: reports to a person, a dashboard or a program while training runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which checkpoint a run resumes from: the newest one that is whole, with everything that comes after it."""
+"""The checkpoint that a run resumes from: the newest intact one whose journal and earlier checkpoints are intact."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Resumption", "choose_checkpoint"]
 
 @dataclass(frozen=True)
 class Resumption:
-    """Where a run resumes.
+    """The point at which a run resumes.
 
     ``discarded`` are the updates of checkpoints to be removed: damaged ones, and all after ``update``, which the run
     will write again. ``notices`` say what is wrong with them.
@@ -73,7 +73,7 @@ def _obstacle(state: Mapping[str, Any], journal: Journal, settings: TrainerSetti
     at_end = state["update"] == state["evaluated"] and not settings.evaluates_at(state["update"])
     if at_end and state["update"] < settings.updates:
         # only earlier versions wrote such a checkpoint
-        return "it is from the end of a shorter run, after an evaluation that this run does not have"
+        return "saved at the end of a shorter run, after an evaluation that this run does not have"
     missing = [update for update in _averaged(state, journal, settings) if update not in whole]
     if missing:
         return f"the checkpoint of update {missing[0]} is missing or damaged, and may be averaged at the end"

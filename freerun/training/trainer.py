@@ -180,7 +180,9 @@ class Trainer:
         """Save a checkpoint at a signal's request, unless this update has one."""
         if self.progress.update not in self.checkpoints.updates():
             self.save_checkpoint(scheduled=False)
-        self._message(f"Saved the checkpoint of update {self.progress.update:,}, as SIGUSR1 asked; training continues.")
+        self._message(
+            f"Saved the checkpoint of update {self.progress.update:,}, as requested by SIGUSR1; training continues."
+        )
 
     def _checkpoint_is_due(self) -> bool:
         update, every = self.progress.update, self.settings.checkpoint_every

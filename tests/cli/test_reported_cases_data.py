@@ -367,7 +367,7 @@ def test_a_study_claims_only_what_is_true(freerun, here):
     found = freerun("study", "study.toml", "--out", "s")
     claim = (
         "p.tsv: 16 of its 16 sources (100.0 %) are training sources, and 4 of its 16 sources (25.0 %) are development "
-        "sources, which chose each run's best model. Figures on new sources may be worse."
+        "sources, which chose each run's best model. Metrics on new sources may be worse."
     )
     assert found.code == 0 and f"Metrics on 16 sources of {claim}" in found.out.splitlines()
     assert f"warning: {claim}" in found.err.splitlines()

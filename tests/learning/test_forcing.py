@@ -48,7 +48,7 @@ def train(strategy):
         for batch in plan[: UPDATES - number]:
             number += 1
             figures.append(
-                {k: v for each in learner.update(number, [make_batch(pairs, batch)]).figures for k, v in each.items()}
+                {k: v for each in learner.update(number, [make_batch(pairs, batch)]).metrics for k, v in each.items()}
             )
         epoch += 1
     return model, figures, rows[:150]

@@ -363,7 +363,7 @@ def test_a_wrong_value_in_config_json_is_told(bundle, path, value, expected):
         ("model/cell", "rnn", "the weights do not fit the sizes in config.json"),
         ("model/bidirectional", True, "the weights do not fit the sizes in config.json"),
         ("model/source_vocabulary", 9, "model.source_vocabulary is 9, but the source vocabulary has 6 ids."),
-        ("model/unheard_of", 1, "its model section does not fit: "),
+        ("model/unheard_of", 1, "invalid model section: "),
     ],
 )
 def test_sizes_that_do_not_fit_are_told(bundle, path, value, expected):

@@ -221,7 +221,7 @@ def test_missing_arrays_are_told_when_the_bundle_is_read(bundle):
 def test_truncated_or_edited_arrays_are_told(bundle, damage):
     path = bundle / "greedy.npz"
     path.write_bytes(damage(path.read_bytes()))
-    assert message(bundle).startswith(f"{path}: its SHA-256 is ")
+    assert message(bundle).startswith(f"{path}: the SHA-256 is ")
 
 
 def bare():

@@ -376,8 +376,8 @@ def test_only_tsv_pairs_of_a_study_have_the_columns_of_an_arm():
 
 TRAINED = "x: 2 of its 8 sources (25.0 %) are training sources"
 CHOSE = "1 of its 8 sources (12.5 %) are development sources, which chose each run's best model"
-WORSE = "Figures on new sources may be worse"
-STRICTER = "the development pairs, which also chose each run's best model: give `pairs` for a stricter figure"
+WORSE = "Metrics on new sources may be worse"
+STRICTER = "the development pairs, which also chose each run's best model: give `pairs` for a stricter test"
 
 
 @pytest.mark.parametrize(

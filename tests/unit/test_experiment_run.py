@@ -265,7 +265,7 @@ def test_a_complete_run_with_neither_best_model_nor_checkpoint_is_told(capsys):
     before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
     with pytest.raises(RunError) as error:
         train(resume=True)
-    assert str(error.value).startswith("run/best/model.safetensors: its SHA-256 is ")
+    assert str(error.value).startswith("run/best/model.safetensors: the SHA-256 is ")
     assert str(error.value).endswith(
         ", and no checkpoint is left to restore it from. Expected the directory best/ as training wrote it. Put it "
         "back, or train again into another directory with --out."

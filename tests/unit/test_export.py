@@ -129,12 +129,13 @@ def test_equal_weights_give_equal_graphs(untouched, tmp_path):
 
 def test_what_a_model_cannot_be_run_with_is_told(bundle, tmp_path):
     assert message(bundle, precision="int8") == (
-        f"{bundle}: it has no greedy.int8.onnx. Expected a bundle with int8 graphs. "
+        f"{bundle}: no greedy.int8.onnx in this bundle. Expected a bundle with int8 graphs. "
         f"Write them with: freerun export {bundle} --quantize int8."
     )
     plain = write_model(tmp_path / "plain").directory
     assert message(plain, runtime="onnx") == (
-        f"{plain}: it has no greedy.onnx. Expected a bundle with fp32 graphs. Write them with: freerun export {plain}."
+        f"{plain}: no greedy.onnx in this bundle. Expected a bundle with fp32 graphs. "
+        f"Write them with: freerun export {plain}."
     )
 
 
@@ -176,15 +177,15 @@ def test_a_source_longer_than_the_bound_is_told(untouched, runtime):
     predictor.longest_source = 5
     assert predictor.predict("a b c d").text
     with pytest.raises(
-        DataError, match=r"^text 3: it has 5 tokens\. Expected at most 4\. Cut it into shorter texts\.$"
+        DataError, match=r"^text 3: too long \(5 tokens\)\. Expected at most 4\. Split it into shorter texts\.$"
     ):
         predictor.predict_batch(["a", "b", "a b c d e"])
-    with pytest.raises(DataError, match=r"^text 8: it has 6 tokens"):
+    with pytest.raises(DataError, match=r"^text 8: too long \(6 tokens\)"):
         predictor.predict_batch(["a b c d e f"], rows=[7])
 
 
 def test_the_bound_of_a_source_is_what_a_batch_may_hold(untouched):
-    with pytest.raises(DataError, match=r"it has 32,768 tokens\. Expected at most 32,767\."):
+    with pytest.raises(DataError, match=r"too long \(32,768 tokens\)\. Expected at most 32,767\."):
         freerun.load(untouched).predict("a " * 32_768)
 
 
@@ -248,7 +249,7 @@ def test_an_unsupported_opset_is_told(bundle):
     model.opset_import[0].version = 9999
     put(bundle, "greedy.onnx", model.SerializeToString())
     assert message(bundle, runtime="onnx") == (
-        f"{bundle / 'greedy.onnx'}: damaged: it has IR version 9 and opsets '' 9999, and freerun writes 9 and '' 20. "
+        f"{bundle / 'greedy.onnx'}: damaged: IR version 9 and opsets '' 9999; freerun writes 9 and '' 20. "
         f"Expected a graph that freerun exported, of this model's sizes. {AGAIN}"
     )
 

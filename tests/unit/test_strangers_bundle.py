@@ -107,7 +107,9 @@ def test_a_score_that_is_not_finite_names_its_text(tmp_path, runtime):
 def test_a_forced_score_that_is_not_finite_names_its_pair(tmp_path):
     overflowing(tmp_path / "bundle")
     predictor = freerun.load(tmp_path / "bundle")
-    with pytest.raises(BundleError, match=r"^pair 1: the model gives it the score nan: its weights are so large"):
+    with pytest.raises(
+        BundleError, match=r"^pair 1: the model gives it the score nan, because its weights are so large"
+    ):
         list(predictor.score_stream([Pair("a", "v", 1), Pair("b", "w", 2)]))
 
 
