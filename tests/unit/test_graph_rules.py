@@ -239,7 +239,7 @@ def attribute(kind, name, value):
         ),
         (
             lambda m: m.opset_import.append(helper.make_opsetid("com.microsoft", 1)),
-            "opsets '' 20, 'com.microsoft' 1, and",
+            "opsets '' 20, 'com.microsoft' 1; freerun writes",
         ),
         (lambda m: m.ClearField("opset_import"), "opsets of no domain; freerun writes"),
         (lambda m: setattr(node_of(m, "Add"), "domain", "own"), "an operator 'Add' of the domain 'own'"),
