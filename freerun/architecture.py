@@ -8,7 +8,7 @@ in ``freerun.onnx_export.cell_nodes``. A new attention takes an entry of ``ATTEN
 ``freerun.models.attention``, and nodes in ``freerun.onnx_export.attention_nodes``. Faster implementations are
 capabilities with a fallback: a cell that claims none of them trains through the loop over its equations, in torch.
 
-Over 350 lines, because the registries stay in the file of the types that they are made of.
+Over 350 lines, because the registries are next to the types of their entries.
 
 Shape suffixes: H hidden, M memory (H, or 2 H of a bidirectional encoder), G gates x hidden, E embedding.
 """
@@ -230,7 +230,7 @@ class Architecture:
 
     @property
     def replays(self) -> bool:
-        """Return True if a whole target is decoded in one pass: no step reads what attention gave in another."""
+        """Return True if a whole target is decoded in one pass: no step reads the attention's result of another."""
         return not (self.input_feeding or self.attention_spec.within_recurrence)
 
     @property

@@ -359,7 +359,7 @@ def check_field(text: str, where: str, key: str, fix: str = "Fix the escape \\u.
         raise DataError(
             where,
             f"the {key} contains half a surrogate pair ({surrogate})",
-            "Expected whole Unicode characters",
+            "Expected complete Unicode characters",
             fix,
         )
 

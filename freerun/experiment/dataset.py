@@ -68,7 +68,7 @@ class DataSource:
         if config.dev is not None:
             dev = location_of(config.dev)
             hashes["dev_sha256"] = content_hash(dev)
-            # also because a bad development file is better found now than after an hour
+            # this also finds a bad development file now rather than after an hour
             warn(dev, config.columns, describe(dev))
             return DataSource(everything, lambda: read_pairs(dev, config.columns), hashes, where)
 
@@ -231,7 +231,7 @@ def _unknown_among(tokens: IntArray) -> int:
 
 
 def _unknown_examples(codec: Codec, texts: Iterable[str]) -> Counter[str]:
-    """Count unknown tokens of the first texts that have some, because ids no longer say which tokens they were."""
+    """Count unknown tokens of the first texts that have some, because their ids do not identify them."""
     unknown: Counter[str] = Counter()
     for text in texts:
         unknown.update(codec.unknown(text))

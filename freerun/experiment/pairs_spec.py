@@ -90,7 +90,7 @@ class PairsSpec:
 
 def _notify(text: str) -> None:
     from freerun.log import (
-        log,  # scoring with an exported bundle imports this module, and logging only to say something
+        log,  # not above: scoring with an exported bundle imports this module, and rarely logs
     )
 
     log.info(text)

@@ -16,7 +16,7 @@ from freerun.experiment.dataset import DataSource, TrainingData, choose_tokens, 
 from freerun.experiment.initial_model import bundle_settings, read_initial_bundle
 from freerun.experiment.memory_files import MemoryFiles, digest_of, restore_memory_files, write_memory_files
 from freerun.experiment.plan import RunPlan, clean_up_run
-from freerun.experiment.spool import Spool, found_spool, spool_pairs
+from freerun.experiment.spool import Spool, existing_spool, spool_pairs
 from freerun.files import write_atomic
 from freerun.log import log
 from freerun.runtime.bundle import Bundle
@@ -86,7 +86,7 @@ def prepared_run(plan: RunPlan) -> Iterator[PreparedRun]:
         if memory is not None:
             stack.callback(memory.discard)
         data = plan.config.data if memory is None else _with_values(plan.config.data, memory.reading)
-        spool = found_spool(plan.directory, data) if plan.resumes else spool_pairs(plan.directory, data)
+        spool = existing_spool(plan.directory, data) if plan.resumes else spool_pairs(plan.directory, data)
         stack.callback(spool.discard)
         plan = _naming_copies(plan, spool)
         pairs = DataSource.open(spool.reading, "pairs" if "train" in plan.in_memory else spool.name)

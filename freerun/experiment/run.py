@@ -87,7 +87,7 @@ class TrainingRun:
 
         Args:
             callbacks: called while training runs. TensorBoard's is added if it is installed.
-            requested: may ask for checkpoints in addition to the scheduled ones.
+            requested: may request checkpoints in addition to the scheduled ones.
 
         Raises:
             UserError: the run cannot be resumed, or something could not be written.
@@ -155,7 +155,7 @@ class TrainingRun:
         return resumption
 
     def _resume(self, trainer: Trainer, resumption: Resumption) -> None:
-        """Restore the newest whole checkpoint."""
+        """Restore the checkpoint, and truncate the journal to it."""
         plan = self.prepared.plan
         for notice in resumption.notices:
             log.info(notice)

@@ -24,7 +24,7 @@ from freerun.experiment.pairs_spec import COPIES, copies_in, location_of, value_
 from freerun.files import new_sibling_dir, real_path, remove_leftovers, replacing_file, sync_dir
 from freerun.log import log
 
-__all__ = ["Spool", "complete_spool", "found_spool", "spool_pairs", "with_copies"]
+__all__ = ["Spool", "complete_spool", "existing_spool", "spool_pairs", "with_copies"]
 
 _UNFINISHED: Final = f".{COPIES}.*.tmp"
 _PARTS: Final = ("train", "dev")
@@ -88,7 +88,7 @@ def spool_pairs(directory: Path, data: DataConfig) -> Spool:
     return Spool(directory, _naming(data, now), name, recorded, copies)
 
 
-def found_spool(directory: Path, data: DataConfig) -> Spool:
+def existing_spool(directory: Path, data: DataConfig) -> Spool:
     """Return the spool of a run that exists; its copies may have been moved with it."""
     locations = {part: copies_in(directory, location) for part in _PARTS if (location := _location(data, part))}
     return Spool(directory, _naming(data, locations), describe(locations["train"]))

@@ -58,7 +58,7 @@ def load(
         threads: per call; 0 means the threads that torch has in this program, and one for onnxruntime. Any other number
             is set in torch during each prediction only, so that the program keeps its own. A forked child always has
             one thread for torch (docs/python.md).
-        max_length: the most tokens per output, instead of the bundle's bound.
+        max_length: the maximum number of tokens per output, instead of the bundle's bound.
         runtime: "onnx" or "torch". Default: torch for a model that was not exported; onnxruntime for one that was, or
             for greedy search freerun's compiled library if it is installed.
         precision: "int8" runs the quantized graphs.
@@ -193,7 +193,7 @@ def _check_choice(runtime: str | None, precision: str, mean: str) -> None:
             raise ConfigError.single(name, f"unknown {name} {value!r}", expected, "Choose one of them")
     if runtime == "torch" and precision != "fp32":
         what = f"{precision} with torch"
-        raise ConfigError.single("precision", what, "Expected fp32 with torch", "Leave out one of the two")
+        raise ConfigError.single("precision", what, "Expected fp32 with torch", "Omit one of the two")
 
 
 def _check_max_length(max_length: int | None) -> None:

@@ -88,9 +88,9 @@ def draw_mask(shape: Sequence[int], rate: float, generator: CounterGenerator, li
         return None
     keep = 1.0 - rate
     # drawn on the CPU, so that a seed means the same masks everywhere
-    kept = generator.coin_flips(keep, *shape)
+    flips = generator.coin_flips(keep, *shape)
     number = np.float64 if like.dtype == torch.float64 else np.float32
-    return torch.from_numpy(np.multiply(kept, number(1.0 / keep))).to(like)
+    return torch.from_numpy(np.multiply(flips, number(1.0 / keep))).to(like)
 
 
 def apply_mask(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -144,7 +144,7 @@ def reusable_int8(target: Path, bundle: Bundle) -> dict[str, bytes]:
         reason = (
             f"{Path(error.where).name}: {error.what}" if isinstance(error, BundleError) else f"{_RECORD}: {error!r}"
         )
-        log.info(f"{target}: the int8 graphs are left out ({reason}). Write them again with --quantize int8.")
+        log.info(f"{target}: the int8 graphs are dropped ({reason}). Write them again with --quantize int8.")
         return {}
     log.info(f"{target}: the int8 graphs are kept, because they belong to the same weights.")
     return {**files, _RECORD: record}

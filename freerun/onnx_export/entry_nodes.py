@@ -46,7 +46,7 @@ class OneRowEach:
 
 
 class SeveralRowsEach:
-    """Any R, found from a static tensor."""
+    """Any R, computed from a static tensor."""
 
     def __init__(self, graph: Graph, static: Value) -> None:
         self._number = graph.op("Shape", static, attributes={"start": 0, "end": 1})

@@ -14,7 +14,7 @@ from freerun.config import flatten, shown
 __all__ = ["model_card", "with_quantised"]
 
 _TEMPLATE = """\
-# A sequence-to-sequence model made by freerun {{ config.freerun }}
+# A sequence-to-sequence model trained with freerun {{ config.freerun }}
 
 {{ model.cell | upper }} encoder-decoder, {{ model.num_layers }} x {{ model.hidden_size }} units, \
 {{ "bidirectional" if model.bidirectional else "unidirectional" }} encoder, \

@@ -252,7 +252,7 @@ def _check_line(text: Any, name: str, location: str) -> None:
         raise DataError(
             location,
             f"contains half a surrogate pair ({surrogate})",
-            "Expected whole Unicode characters",
+            "Expected complete Unicode characters",
             "Decode the text with the right encoding, and without surrogateescape",
         )
 

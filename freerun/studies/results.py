@@ -106,7 +106,10 @@ def read_result(path: Path, config_hash: str) -> Result | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
-            path, f"this result cannot be read ({error})", "Expected what a study wrote", "Remove it to run it again"
+            path,
+            f"this result cannot be read ({error})",
+            "Expected a result that a study wrote",
+            "Remove it to run it again",
         ) from None
     if result.config_hash != config_hash:
         raise RunError(

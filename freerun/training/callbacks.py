@@ -62,7 +62,7 @@ class Callback:
         """Called after each checkpoint; ``path`` is its directory, which a later checkpoint may remove."""
 
     def on_message(self, text: str) -> None:
-        """Called with something worth telling a person, as whole sentences."""
+        """Called with a message for the user, in complete sentences."""
 
     def on_end(self) -> None:
         """Called once, when training has ended, was stopped or failed."""

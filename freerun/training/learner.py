@@ -96,7 +96,7 @@ class Learner:
         """Make one optimizer step over all ``batches`` together; ``number`` counts from 1.
 
         Raises:
-            NotFinite: before the step, which is then not made.
+            NotFinite: before the step, which is then not applied.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss, metrics = self._backward(number, batches)

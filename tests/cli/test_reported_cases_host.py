@@ -476,7 +476,7 @@ def test_every_iterable_in_an_order_is_a_batch(predictor):
         (
             "a\ud83db",
             (
-                "contains half a surrogate pair (U+D83D). Expected whole Unicode characters. Decode the text with "
+                "contains half a surrogate pair (U+D83D). Expected complete Unicode characters. Decode the text with "
                 "the right encoding, and without surrogateescape."
             ),
         ),

@@ -202,7 +202,7 @@ def test_a_damaged_study_is_told(freerun, folder, content):
     (folder / "out").mkdir()
     (folder / "out" / "study.json").write_text(content)
     result = freerun("study", folder / "study.toml", "--out", folder / "out")
-    assert result.code == 2 and "study.json: this cannot be read" in result.err
+    assert result.code == 2 and "study.json: this file cannot be read" in result.err
 
 
 def test_bad_pairs_are_told_before_anything_is_trained(freerun, folder):

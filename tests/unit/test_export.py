@@ -149,7 +149,7 @@ def test_what_a_model_cannot_be_run_with_is_told(bundle, tmp_path):
         ({"precision": "int4"}, "precision: unknown precision 'int4'. Expected 'fp32' or 'int8'. Choose one of them."),
         (
             {"runtime": "torch", "precision": "int8"},
-            "precision: int8 with torch. Expected fp32 with torch. Leave out one of the two.",
+            "precision: int8 with torch. Expected fp32 with torch. Omit one of the two.",
         ),
         (
             {"max_length": -1},

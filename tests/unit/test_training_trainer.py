@@ -675,7 +675,7 @@ def test_a_loss_that_is_not_finite_saves_the_batch_and_the_weights_stay(tmp_path
         run(made)
     path = tmp_path / "not-finite-update-4.json"
     assert str(error.value) == (
-        "update 4: the loss is nan and the gradient norm inf; the update was not made. Expected finite "
+        "update 4: the loss is nan and the gradient norm inf; the update was not applied. Expected finite "
         f"numbers. Inspect the batch in {path}; train again with a lower training.learning_rate, a longer warm-up or a "
         "smaller training.clip_norm."
     )
@@ -742,7 +742,7 @@ def test_a_longer_run_has_the_best_model_from_before_the_end(tmp_path, name):
         (
             "message",
             (
-                f"{tmp_path / 'run' / 'best'}: what the end of the shorter run wrote is undone; restored from the "
+                f"{tmp_path / 'run' / 'best'}: changes by the end of the shorter run are undone; restored from the "
                 "weights of update 4."
             ),
         )
