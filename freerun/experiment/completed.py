@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from freerun.errors import BundleError, RunError
-from freerun.experiment.begun import is_over
+from freerun.experiment.origin import is_finished
 from freerun.experiment.result import TrainResult
 from freerun.log import log
 from freerun.runtime.bundle import WEIGHTS, read_bundle
@@ -23,7 +23,7 @@ def complete_result(directory: Path) -> TrainResult | None:
     Raises:
         RunError: the run is complete, but its best model is damaged and no checkpoint is left to restore it from.
     """
-    if not is_over(directory):
+    if not is_finished(directory):
         return None
     last = read_journal(directory / "journal.jsonl")[-1]
     if not _has_best_model(directory):

@@ -11,9 +11,9 @@ from freerun.build import build_learner, model_sizes, new_model, order_of, selec
 from freerun.config import Config, to_toml
 from freerun.errors import Interrupted, RunError
 from freerun.evaluation.baseline import baselines
-from freerun.experiment.begun import check_begun, is_over
 from freerun.experiment.completed import complete_result
 from freerun.experiment.lengthening import changed_length, explained
+from freerun.experiment.origin import check_random_numbers, is_finished
 from freerun.experiment.plan import RunPlan, plan_run
 from freerun.experiment.prepare import PreparedRun, prepared_run
 from freerun.experiment.request import TrainRequest, run_directory
@@ -55,7 +55,7 @@ def train(request: TrainRequest, callbacks: Sequence[Callback] = ()) -> TrainRes
         if plan.resumes and not plan.longer and (result := complete_result(plan.directory)):
             return result
         if plan.resumes:
-            check_begun(plan.directory)
+            check_random_numbers(plan.directory)
         if request.resume and not plan.resumes:
             log.info(f"{plan.directory}: no run to resume; starting from the beginning.")
         with Threads(resolve_threads(plan.config.training.threads)), prepared_run(plan) as prepared:
@@ -145,7 +145,7 @@ class TrainingRun:
             RunError: the length of a finished run was raised, and it has no checkpoint.
         """
         resumption = choose_checkpoint(self.checkpoints, Journal(self.directory / "journal.jsonl"), self.settings)
-        if resumption is None and self.prepared.plan.longer and is_over(self.directory):
+        if resumption is None and self.prepared.plan.longer and is_finished(self.directory):
             raise RunError(
                 self.checkpoints.directory,
                 "no checkpoint is left to continue this run from",

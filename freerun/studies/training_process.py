@@ -17,12 +17,12 @@ __all__ = ["TrainingProcess"]
 class TrainingProcess:
     """``freerun train`` with these arguments; its messages are appended to ``log``.
 
-    ``began`` is when it was started, in seconds since 1970.
+    ``start_time`` is in seconds since 1970.
     """
 
     def __init__(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        self.began = time.time()
+        self.start_time = time.time()
         self._log = log
         with log.open("ab") as out:
             self._logged = out.tell()
