@@ -53,15 +53,15 @@ def _has_best_model(directory: Path) -> bool:
         final = [event for event in read_journal(directory / "journal.jsonl") if event.get("final")]
         if not final or final[-1].get("best_sha256") in (None, bundle.weights_hash):
             return True
-        where, what = directory / "best", "its weights are not those that training ended with"
+        location, what = directory / "best", "its weights are not those that training ended with"
     except BundleError as error:
-        where, what = Path(error.where), error.what
+        location, what = Path(error.where), error.what
     if not Checkpoints(directory / "checkpoints", 1).updates():
         raise RunError(
-            where,
+            location,
             f"{what}, and no checkpoint is left to restore it from",
             "Expected the directory best/ as training wrote it",
             "Put it back, or train again into another directory with --out",
         )
-    log.info(f"{where}: {what}. Repeating the end of this run from its newest checkpoint.")
+    log.info(f"{location}: {what}. Repeating the end of this run from its newest checkpoint.")
     return False

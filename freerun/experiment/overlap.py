@@ -23,7 +23,7 @@ __all__ = ["Overlap", "checked_overlap", "pairs_of_study", "worst_overlap"]
 class Overlap:
     """The sources that a study reports on, and how many of them its runs have seen.
 
-    Sources are compared as the models read them: normalised, case-folded where the configuration does that, and without
+    Sources are compared as the models read them: normalised, case-folded if the configuration does that, and without
     differences in whitespace.
 
     Attributes:

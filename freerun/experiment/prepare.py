@@ -1,4 +1,4 @@
-"""A plan with its data: pairs where they can be read again, codecs, and every choice that the data decide."""
+"""A plan with its data: pairs in files that can be read repeatedly, codecs, and all choices that depend on the data."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def prepared_run(plan: RunPlan) -> Iterator[PreparedRun]:
 
 
 def _memory_files(plan: RunPlan) -> MemoryFiles | None:
-    """Write pairs in memory where they can be read; a resumed run has them already, and must be given the same."""
+    """Write pairs in memory to files; a resumed run has them already, and must be given the same pairs."""
     if not plan.in_memory:
         return None
     if not plan.resumes:

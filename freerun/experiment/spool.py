@@ -38,7 +38,7 @@ class Spool:
 
     Attributes:
         directory: the run directory.
-        reading: names the pairs where they can be read now.
+        reading: the paths from which the pairs can be read now.
         name: the training pairs as the user named them, for messages.
         recorded: ``train`` and ``dev`` of a configuration, if copies took their place.
         copies: the temporary directory, None if nothing had to be copied.
@@ -150,7 +150,7 @@ def _named(file: Path) -> Path:
 
 
 def _copied(location: PairsLocation, directory: Path, part: str, columns: Columns | None) -> PairsLocation:
-    """Copy those files of ``location`` that are read once to ``directory``, and return where the pairs are now."""
+    """Copy those files of ``location`` that are read once to ``directory``, and return the new location."""
     named = _as_named(location)
     names = _names(named, part)
     with contextlib.ExitStack() as stack:

@@ -81,11 +81,11 @@ class MinimumRisk(Strategy):
             "nll": nll,
             "risk": Term(risk, sources, settings.weight),
         }
-        drawn = settings.samples * batch.num_pairs
+        num_samples = settings.samples * batch.num_pairs
         metrics: dict[str, tuple[float, float]] = {
             "nll.teacher": metric,
             "risk": (risk.item(), sources),
-            "distinct": (len(outputs) - batch.num_pairs, drawn),
+            "distinct": (len(outputs) - batch.num_pairs, num_samples),
         }
         return Losses(terms, metrics)
 
