@@ -87,7 +87,7 @@ class SentencePieceTokenizer:
     """Subwords of a trained SentencePiece model (Kudo & Richardson 2018)."""
 
     def __init__(self, model: bytes, spec: str, location: object = "SentencePiece model") -> None:
-        """Load a model; raises ``BundleError`` at ``location`` if damaged, ``MissingExtraError`` without the package."""
+        """Load a model; raise ``BundleError`` at ``location`` if damaged, ``MissingExtraError`` without the package."""
         self.model = model
         self.spec = spec
         self._processor = load_sentencepiece(model, location)

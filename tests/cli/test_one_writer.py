@@ -278,7 +278,7 @@ def test_a_study_waits_for_a_training_that_outlived_an_earlier_one(
 class Training:
     """Stands for a training process that ended."""
 
-    began = 0.0
+    start_time = 0.0
 
     def __init__(self, code: int, was_locked_out: bool) -> None:
         self.poll = lambda: code
