@@ -8,7 +8,7 @@ in ``freerun.onnx_export.cell_nodes``. A new attention takes an entry of ``ATTEN
 ``freerun.models.attention``, and nodes in ``freerun.onnx_export.attention_nodes``. Faster implementations are
 capabilities with a fallback: a cell that claims none of them trains through the loop over its equations, in torch.
 
-Over 350 lines, because the registries stay in the file of the types that they are made of.
+Over 350 lines, because the registries are next to the types of their entries.
 
 Shape suffixes: H hidden, M memory (H, or 2 H of a bidirectional encoder), G gates x hidden, E embedding.
 """
@@ -41,7 +41,7 @@ CONTEXTS: Final = ("init", EVERY_STEP)
 
 @dataclass(frozen=True, kw_only=True)
 class CellSpec:
-    """A recurrent cell: what it is made of, and which faster implementations it has.
+    """A recurrent cell: its structure, and its faster implementations.
 
     Attributes:
         name: the value of ``model.cell``.
@@ -78,7 +78,7 @@ class CellSpec:
         return self.native_code is not None
 
     def shapes(self, input_size: int, hidden_size: int) -> Shapes:
-        """The shape of each of a layer's parameters, in their order."""
+        """Return the shapes of a layer's parameters by name, in their order."""
         gates = self.gates * hidden_size
         shapes: Shapes = {"weight_ih": (gates, input_size)}
         if self.is_recurrent:
@@ -97,7 +97,7 @@ class AttentionSpec:
         name: the value of ``Architecture.attention``, and of ``model.attention`` in a bundle's config.json.
         kind: the value of ``model.attention`` in a configuration.
         score: the value of ``model.attention_score``; empty if the kind has one score only.
-        title: what reports call it.
+        title: its name in reports.
         description: the sentence fragment that documentation shows, with the paper.
         weights: the shape of each of its weights.
         within_recurrence: computed before each step from the previous state, and read by the first layer; otherwise
@@ -230,7 +230,7 @@ class Architecture:
 
     @property
     def replays(self) -> bool:
-        """Return True if a whole target is decoded in one pass: no step reads what attention gave in another."""
+        """Return True if a whole target is decoded in one pass: no step reads the attention's result of another."""
         return not (self.input_feeding or self.attention_spec.within_recurrence)
 
     @property
@@ -366,7 +366,7 @@ ATTENTIONS: Final[Mapping[str, AttentionSpec]] = _by_name(
 
 
 def attention_kinds() -> dict[str, AttentionSpec]:
-    """The values of ``model.attention``, each with its first entry in the registry."""
+    """Return the values of ``model.attention``, each with its first entry in the registry."""
     kinds: dict[str, AttentionSpec] = {}
     for spec in ATTENTIONS.values():
         kinds.setdefault(spec.kind, spec)
@@ -374,10 +374,10 @@ def attention_kinds() -> dict[str, AttentionSpec]:
 
 
 def attention_scores() -> dict[str, AttentionSpec]:
-    """The values of ``model.attention_score``."""
+    """Return the values of ``model.attention_score``, each with its entry in the registry."""
     return {spec.score: spec for spec in ATTENTIONS.values() if spec.score}
 
 
 def attention_name(kind: str, score: str) -> str:
-    """The key of ``ATTENTIONS`` for ``model.attention`` and ``model.attention_score``, which most kinds ignore."""
+    """Return the key of ``ATTENTIONS`` for ``model.attention`` and its score, which most kinds ignore."""
     return next(spec.name for spec in ATTENTIONS.values() if spec.kind == kind and spec.score in ("", score))

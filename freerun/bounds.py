@@ -72,7 +72,7 @@ BEAM_SIZE: Final = Range(1, 1000)
 NUM_HYPOTHESES: Final = BEAM_SIZE
 """Hypotheses of a search; the beam size is raised to their number."""
 SAMPLES: Final = Range(1, 10_000)
-"""Samples per text, in place of ``NUM_HYPOTHESES``: all samples of a text are drawn together."""
+"""Samples per text, in place of ``NUM_HYPOTHESES``: all samples of a text are computed together."""
 MAX_LENGTH: Final = Range(0, 2**16)
 """Tokens of an output without its end token: far more than makes sense, and few enough to reserve memory for."""
 LENGTH_PENALTY: Final = Range(0.0, 10.0, is_whole=False)

@@ -21,11 +21,11 @@ _CGROUP_LIMITS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/mem
 """Memory limit of a container, in versions 2 and 1 of control groups."""
 
 
-def check_fits(where: object, what: str, parameters: int, copies: int, fix: str) -> None:
+def check_fits(location: object, what: str, parameters: int, copies: int, fix: str) -> None:
     """Check that ``copies`` copies of the parameters in fp32 fit into the memory of this machine.
 
     Args:
-        where: location for the message.
+        location: the prefix of the message.
         what: the network, with the dimensions that determine its size.
         parameters: number of parameters.
         copies: number of copies in memory at a time: weights, gradients, the optimizer's state.
@@ -37,7 +37,7 @@ def check_fits(where: object, what: str, parameters: int, copies: int, fix: str)
     needed, available = _BYTES * parameters * copies, machine_memory()
     if available is not None and needed > available:
         raise ConfigError.single(
-            where,
+            location,
             f"{what} has {parameters:,} parameters, which take {_gigabytes(needed)} in training",
             f"Expected at most {_gigabytes(available)}, the memory of this machine",
             fix,

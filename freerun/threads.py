@@ -21,7 +21,7 @@ __all__ = ["check_threads", "cores", "in_a_command", "resolve_threads"]
 _in_a_command: ContextVar[bool] = ContextVar("in_a_command", default=False)
 
 
-def check_threads(threads: object, where: str = "threads") -> int:
+def check_threads(threads: object, location: str = "threads") -> int:
     """Return ``threads``.
 
     Raises:
@@ -29,12 +29,12 @@ def check_threads(threads: object, where: str = "threads") -> int:
         ConfigError: below 0, or above the limit.
     """
     if not isinstance(threads, int) or isinstance(threads, bool):
-        raise wrong_type(where, threads, f"an int from 0 to {THREADS.high:,}")
+        raise wrong_type(location, threads, f"an int from 0 to {THREADS.high:,}")
     if threads not in THREADS:
         # an int may have more digits than Python converts to a string
         value = f"{threads}" if abs(threads) < 10**18 else "too large to be shown"
         raise ConfigError.single(
-            where, f"the value is {value}", f"Expected 0 to {THREADS.high:,} threads", "Choose another number"
+            location, f"the value is {value}", f"Expected 0 to {THREADS.high:,} threads", "Choose another number"
         )
     return threads
 

@@ -87,7 +87,7 @@ class ArraysOf:
     """Stands for the bundle of a model whose arrays the compiled greedy search reads."""
 
     def __init__(self, model, precision="fp32", limit=1.0):
-        self.folder, self.config, self.weights_hash = Path("bundle"), {"version": 1}, "w"
+        self.directory, self.config, self.weights_hash = Path("bundle"), {"version": 1}, "w"
         self.source, self.target = (Codec(WhitespaceTokenizer(), Vocabulary(each)) for each in ("abcdefg", "vwxyz"))
         self.model = asdict(model.sizes)
         self.limits = Limits(Architecture(**self.model))

@@ -212,7 +212,7 @@ def losses_of(strategy, model, batch, update):
         return losses
     if own.sum is not None:
         own.sum.backward()
-    return Losses(losses.terms, {**losses.figures, **own.figures})
+    return Losses(losses.terms, {**losses.metrics, **own.metrics})
 
 
 def same_losses(found, expected, model, tolerance=1e-10):
@@ -222,8 +222,8 @@ def same_losses(found, expected, model, tolerance=1e-10):
         assert (found.terms[name].count, found.terms[name].weight) == (term.count, pytest.approx(term.weight))
         close(found.terms[name].sum, term.sum, tolerance)
         close(gradients_of(found.terms[name].sum, model), gradients_of(term.sum, model), tolerance)
-    for name, (total, count) in expected.figures.items():
-        assert found.figures[name] == (pytest.approx(total, abs=tolerance), count), name
+    for name, (total, count) in expected.metrics.items():
+        assert found.metrics[name] == (pytest.approx(total, abs=tolerance), count), name
 
 
 def same_fed(found_BT, expected):

@@ -189,7 +189,7 @@ def scheduled_sampling(
         return target[t] if flipped[coin]() < probability else draw(logits_V, numbers[n][place])
 
     losses = _aligned(model, rows, objective, feed, "nll.scheduled")
-    return Losses(losses.terms, {**losses.figures, "teacher_prob": (teacher_prob, 1)}, losses.fed)
+    return Losses(losses.terms, {**losses.metrics, "teacher_prob": (teacher_prob, 1)}, losses.fed)
 
 
 def free_running(model: Model, rows: Sequence[Row], objective: Objective, numbers: Numbers, draw: Draw) -> Losses:

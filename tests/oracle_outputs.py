@@ -229,7 +229,7 @@ def minimum_risk(
     counted = sum(bool(each) for each in powers)
     taught = teacher(model, rows, objective, nll_weight)
     figures = {
-        **taught.figures,
+        **taught.metrics,
         "risk": (risk.item(), counted),
         "distinct": (len(candidates) - len(rows), samples * len(rows)),
     }
@@ -273,7 +273,7 @@ def self_critical(
         fed.append([step.fed for step in steps])
     taught = teacher(model, rows, objective, nll_weight)
     figures = {
-        **taught.figures,
+        **taught.metrics,
         "cost.sample": (sample_costs, len(rows)),
         "cost.greedy": (greedy_costs, len(rows)),
     }

@@ -161,7 +161,7 @@ def _export(request: _Request) -> ExportResult:
     clean_up_export(request.out or request.model)
     bundle = read_bundle(request.model)
     items = _dev_items(request, bundle) if request.quantize else None
-    target = bundle.folder if request.out is None else check_output_dir(request.out, bundle)
+    target = bundle.directory if request.out is None else check_output_dir(request.out, bundle)
     final, here = real_path(target), Path.cwd()  # while "." leads there: the directory will be replaced
     earlier = {} if request.quantize else reusable_int8(target, bundle)
     with replacing_dir(final) as new:
@@ -223,7 +223,7 @@ def _quantize(new: Path, bundle: Bundle, items: EvaluationSet, request: _Request
     if loss > request.max_loss:
         accuracy = [100 * record[precision]["sequence_accuracy.free"] for precision in ("fp32", "int8")]
         raise UserError(
-            bundle.folder,
+            bundle.directory,
             f"int8 loses {loss:.2f} points of sequence accuracy on {len(items):,} sources ({accuracy[0]:.2f} to "
             f"{accuracy[1]:.2f}); nothing was written",
             f"Expected a loss of {request.max_loss:g} points at most",

@@ -1,4 +1,4 @@
-"""What a person sees while a command works: plain lines on standard error."""
+"""Console output of a running command: plain lines on standard error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def say(text: str, stream: TextIO | None = None) -> None:
 
 @contextlib.contextmanager
 def shown_notices() -> Iterator[None]:
-    """Within the block, print the library's notices as ``say`` does, and its warnings with "warning: " in front."""
+    """Within the block, print the library's notices as ``say`` does, and its warnings with the prefix "warning: "."""
     import logging  # 10 ms that a prediction does not need
 
     from freerun.log import log
@@ -29,7 +29,7 @@ def shown_notices() -> Iterator[None]:
         def emit(self, record: logging.LogRecord) -> None:
             say(f"{'warning: ' if record.levelno >= logging.WARNING else ''}{record.getMessage()}")
 
-    handler, level, passes_on = Console(), log.level, log.propagate
+    handler, level, propagates = Console(), log.level, log.propagate
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False  # a host program's own handlers would print them a second time
@@ -38,14 +38,14 @@ def shown_notices() -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
-        log.propagate = passes_on
+        log.propagate = propagates
 
 
 class CountLine:
-    """A line on a terminal that counts finished work and is removed at the end; elsewhere it shows nothing."""
+    """A line on a terminal that counts finished work and is removed at the end; without a terminal, nothing."""
 
-    def __init__(self, doing: str, things: str) -> None:
-        self._doing, self._things = doing, things
+    def __init__(self, activity: str, unit: str) -> None:
+        self._activity, self._unit = activity, unit
         self._shows = is_terminal(sys.stderr)
 
     def __enter__(self) -> CountLine:
@@ -62,4 +62,4 @@ class CountLine:
     def __call__(self, done: int, total: int) -> None:
         """Rewrite the line."""
         if self._shows:
-            write_notice(f"\r\x1b[2K{self._doing}: {done:,} of {total:,} {self._things}")
+            write_notice(f"\r\x1b[2K{self._activity}: {done:,} of {total:,} {self._unit}")

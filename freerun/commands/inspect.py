@@ -17,7 +17,7 @@ def inspect(model: Path, as_json: bool = False) -> None:
     """Print a bundle's settings, files and metrics."""
     bundle = read_bundle(model)
     values: dict[str, Any] = {
-        "folder": str(bundle.folder),
+        "folder": str(bundle.directory),
         "digest": bundle.digest,
         **bundle.config,
         "metrics": dict(bundle.metrics),
@@ -25,7 +25,7 @@ def inspect(model: Path, as_json: bool = False) -> None:
     if as_json:
         print(json_line(values))
         return
-    print(f"{bundle.folder}: {bundle.config['format']}, version {bundle.config['version']}")
+    print(f"{bundle.directory}: {bundle.config['format']}, version {bundle.config['version']}")
     print(f"digest (SHA-256 of config.json): {bundle.digest}\n")
     sections = ("source", "target", "model", "length_bound")
     for name, value in flatten({key: bundle.config[key] for key in sections}).items():

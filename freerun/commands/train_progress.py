@@ -16,9 +16,9 @@ __all__ = ["ConsoleProgress"]
 
 
 class ConsoleProgress(ProgressLine):
-    """A progress line every few seconds, rewritten in place on a terminal, and every evaluation.
+    """Prints every evaluation, and a progress line every few seconds, which is rewritten in place on a terminal.
 
-    A terminal that was closed, or a full disk under a log, does not end a training: the output is lost.
+    If the terminal is closed or the disk of a log is full, training continues and the output is lost.
     """
 
     def __init__(self, stream: TextIO | None = None, every_seconds: float = 10.0) -> None:
@@ -40,7 +40,7 @@ class ConsoleProgress(ProgressLine):
         say(text, self.stream)
 
     def on_end(self) -> None:
-        """Remove the progress line, so that the next output stands alone."""
+        """Remove the progress line, so that the next output has a line of its own."""
         if self._is_terminal:
             write_notice("\r\x1b[2K", self.stream)
 

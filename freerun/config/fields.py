@@ -18,7 +18,7 @@ __all__ = ["Target", "expectation", "kinds_of", "models_of", "one_of", "resolve"
 
 @dataclass(frozen=True)
 class Target:
-    """What an error is about: the key path, the field there, and the models that the last key should be a field of."""
+    """The subject of an error: its key path, the field, and the models that the last key should be a field of."""
 
     keys: list[str]
     info: FieldInfo | None

@@ -108,7 +108,7 @@ Files = Annotated[
 
 
 class DataConfig(Section):
-    """The pairs, and how their text becomes tokens."""
+    """The pairs, and how their text is tokenized."""
 
     train: Files
     dev: Files | None = None

@@ -75,18 +75,18 @@ class TokenisationChoice:
 
 
 def choose_tokenisation(
-    pairs: Callable[[], Iterator[Pair]], held_out: float = 0.1, where: object = "pairs"
+    pairs: Callable[[], Iterator[Pair]], held_out: float = 0.1, location: object = "pairs"
 ) -> TokenisationChoice:
     """Choose ``char``, ``whitespace`` or ``sentencepiece:N`` for each side.
 
     Whitespace tokens if at most ``MAX_UNKNOWN_WORDS`` of them are unknown on held-out sources; else SentencePiece for
     running text, with one subword per 150 words, if that is enough; else characters. ``held_out`` is the fraction of
-    the sources that is held out at a time. Raises ``DataError`` at ``where`` if there are no pairs.
+    the sources that is held out at a time. Raises ``DataError`` at ``location`` if there are no pairs.
     """
     # The hash is of the whole pair, so that a source with very many targets does not fill the sample.
     sample, total = hash_sample(pairs(), lambda pair: f"{pair.source}\t{pair.target}", SAMPLE_PAIRS, "choose")
     if not sample:
-        raise DataError(where, "there are no pairs", "Expected at least one pair", "Check the file")
+        raise DataError(location, "there are no pairs", "Expected at least one pair", "Check the file")
     # Variants of a source share a fold: in different folds each would make the other's tokens known.
     sources = {pair.source: _key(pair.source) for pair in sample}
     fold = _folds(set(sources.values()), max(2, round(1 / held_out)))

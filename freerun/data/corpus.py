@@ -135,7 +135,7 @@ def encode_corpus(
     target: Codec,
     max_source_length: int | None = None,
     max_target_length: int | None = None,
-    where: object = "pairs",
+    location: object = "pairs",
     held_out: Iterable[str] = (),
     development: Iterable[str] = (),
 ) -> tuple[Corpus, FilterReport]:
@@ -145,7 +145,7 @@ def encode_corpus(
     unknown tokens, a tokenizer's own normalization), the model cannot distinguish these sources. The distinct
     ``development`` source texts that have the ids of a kept pair's source are counted.
     Memory: the token arrays and 20 bytes per pair, 40 while the sources are numbered; and the held-out ids. Raises
-    ``DataError`` at ``where`` if no pair is left.
+    ``DataError`` at ``location`` if no pair is left.
     """
     sources, targets, counts = _Rows(source), _Rows(target), _Counts()
     held_out_ids = {sources.raw(source.encode(text)) for text in held_out}
@@ -171,7 +171,7 @@ def encode_corpus(
         counts.development_sources += unseen.pop(raw, 0)
         targets.append(targets.raw(target_ids))
     if not hashes:
-        raise _no_pair_left(counts, max_source_length, max_target_length, where)
+        raise _no_pair_left(counts, max_source_length, max_target_length, location)
     corpus = Corpus(sources.ragged(), targets.ragged(), _number_groups(np.frombuffer(hashes, dtype=np.uint64)))
     return corpus, counts.report(corpus)
 
@@ -224,14 +224,14 @@ class _Counts:
         )
 
 
-def _no_pair_left(counts: _Counts, max_source: int | None, max_target: int | None, where: object) -> DataError:
+def _no_pair_left(counts: _Counts, max_source: int | None, max_target: int | None, location: object) -> DataError:
     if counts.read == 0:
-        return DataError(where, "there are no pairs", "Expected at least one pair", "Check the file")
+        return DataError(location, "there are no pairs", "Expected at least one pair", "Check the file")
     if counts.same_as_held_out:
         too_long = counts.too_long_source + counts.too_long_target
         others = f", and the other {too_long:,} are too long" if too_long else ""
         return DataError(
-            where,
+            location,
             f"{counts.same_as_held_out:,} of {counts.read:,} training pairs have the source tokens of a held-out "
             f"source{others}, so no pair is left",
             "Expected sources that the model can distinguish",
@@ -239,7 +239,7 @@ def _no_pair_left(counts: _Counts, max_source: int | None, max_target: int | Non
             "or give the evaluation pairs with --dev",
         )
     return DataError(
-        where,
+        location,
         f"all {counts.read:,} pairs are too long "
         f"({counts.too_long_source:,} sources, {counts.too_long_target:,} targets)",
         f"Expected at most {max_source} source tokens and {max_target} target tokens",

@@ -297,35 +297,35 @@ def _json_pairs(path: Path, opened: _Opener) -> Iterator[Pair]:
                 yield Pair(source, target, number)
 
 
-def _json_fields(text: str, where: str) -> tuple[str, list[str]]:
+def _json_fields(text: str, location: str) -> tuple[str, list[str]]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:  # RecursionError: thousands of nested brackets
-        raise _bad_json(where, f"the line is not JSON: {error}") from error
+        raise _bad_json(location, f"the line is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise _bad_json(where, f"the line is {_json_type(content)}")
+        raise _bad_json(location, f"the line is {_json_type(content)}")
     missing = [key for key in ("source", "target") if key not in content]
     if missing:
-        raise _bad_json(where, f"the object has no key {missing[0]!r}")
-    return _json_source(content["source"], where), _json_targets(content["target"], where)
+        raise _bad_json(location, f"the object has no key {missing[0]!r}")
+    return _json_source(content["source"], location), _json_targets(content["target"], location)
 
 
-def _json_source(value: object, where: str) -> str:
+def _json_source(value: object, location: str) -> str:
     if not isinstance(value, str):
-        raise _bad_json(where, f"the value of 'source' is {_json_type(value)}")
-    check_field(value, where, "source")
+        raise _bad_json(location, f"the value of 'source' is {_json_type(value)}")
+    check_field(value, location, "source")
     return value
 
 
-def _json_targets(value: object, where: str) -> list[str]:
+def _json_targets(value: object, location: str) -> list[str]:
     if isinstance(value, list) and not value:
-        raise _bad_json(where, "the value of 'target' is an empty list")
+        raise _bad_json(location, "the value of 'target' is an empty list")
     targets: list[str] = []
     for target in value if isinstance(value, list) else [value]:
         if not isinstance(target, str):
             item = "an item of 'target'" if isinstance(value, list) else "the value of 'target'"
-            raise _bad_json(where, f"{item} is {_json_type(target)}")
-        check_field(target, where, "target")
+            raise _bad_json(location, f"{item} is {_json_type(target)}")
+        check_field(target, location, "target")
         targets.append(target)
     return targets
 
@@ -336,20 +336,20 @@ def _json_type(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-def _bad_json(where: str, what: str) -> DataError:
+def _bad_json(location: str, what: str) -> DataError:
     return DataError(
-        where,
+        location,
         what,
         'Expected one JSON object per line: {"source": string, "target": string or list of strings}',
         "Fix the line",
     )
 
 
-def check_field(text: str, where: str, key: str, fix: str = "Fix the escape \\u... in the line") -> None:
+def check_field(text: str, location: str, key: str, fix: str = "Fix the escape \\u... in the line") -> None:
     """Reject characters that a str or a JSON string may hold and a field of a TSV file may not."""
     if name := forbidden_character(text):
         raise DataError(
-            where,
+            location,
             f"the {key} contains {name}",
             "Expected text that fits into one field of a TSV line",
             "Remove the character, or replace it by a space",
@@ -357,9 +357,9 @@ def check_field(text: str, where: str, key: str, fix: str = "Fix the escape \\u.
     # "\ud83d" is valid JSON and a valid str, but cannot be written as UTF-8.
     if surrogate := lone_surrogate(text):
         raise DataError(
-            where,
+            location,
             f"the {key} contains half a surrogate pair ({surrogate})",
-            "Expected whole Unicode characters",
+            "Expected complete Unicode characters",
             fix,
         )
 

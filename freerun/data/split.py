@@ -48,18 +48,18 @@ class HeldOut:
 
 
 def held_out_sources(
-    sources: Iterable[str], *, fraction: float = 0.05, limit: int = 2000, seed: int = 0, where: object = "pairs"
+    sources: Iterable[str], *, fraction: float = 0.05, limit: int = 2000, seed: int = 0, location: object = "pairs"
 ) -> HeldOut:
     """Hold out ``fraction`` of the distinct sources, at least 1 and at most ``limit``: those with the lowest hashes.
 
-    ``sources`` may repeat. Memory: 8 bytes per item. Raises ``DataError`` at ``where`` if there are fewer than two
+    ``sources`` may repeat. Memory: 8 bytes per item. Raises ``DataError`` at ``location`` if there are fewer than two
     distinct sources, because then one side would be empty.
     """
     # The fraction is exact (the lowest hashes, not all below a bound): a random 5 % of 40 sources may be none.
     hashes = np.unique(np.frombuffer(array("Q", (_hash(s, seed) for s in sources)), dtype=np.uint64))
     if len(hashes) < 2:
         raise DataError(
-            where,
+            location,
             f"{len(hashes)} distinct source{'' if len(hashes) == 1 else 's'}, too few to hold any out",
             "Expected at least 2, one for training and one for evaluation",
             "Give the evaluation pairs with --dev",

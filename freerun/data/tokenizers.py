@@ -86,11 +86,11 @@ class WhitespaceTokenizer:
 class SentencePieceTokenizer:
     """Subwords of a trained SentencePiece model (Kudo & Richardson 2018)."""
 
-    def __init__(self, model: bytes, spec: str, where: object = "SentencePiece model") -> None:
-        """Load a model; raises ``BundleError`` at ``where`` if it is damaged, ``MissingExtraError`` without package."""
+    def __init__(self, model: bytes, spec: str, location: object = "SentencePiece model") -> None:
+        """Load a model; raise ``BundleError`` at ``location`` if damaged, ``MissingExtraError`` without the package."""
         self.model = model
         self.spec = spec
-        self._processor = load_sentencepiece(model, where)
+        self._processor = load_sentencepiece(model, location)
 
     def tokens(self, text: str) -> list[str]:
         """Return the best segmentation; a run of characters that the model does not have is a separate token."""
@@ -103,49 +103,49 @@ class SentencePieceTokenizer:
         return text
 
 
-def make_tokenizer(spec: str, model: bytes | None = None, where: object = "tokens") -> Tokenizer:
+def make_tokenizer(spec: str, model: bytes | None = None, location: object = "tokens") -> Tokenizer:
     """Return the tokenizer of a specification; ``sentencepiece:N`` needs the trained ``model``."""
-    kind, _ = parse_tokens_spec(spec, where)
+    kind, _ = parse_tokens_spec(spec, location)
     if kind == "char":
         return CharTokenizer()
     if kind == "whitespace":
         return WhitespaceTokenizer()
     if model is None:
         raise BundleError(
-            where, f"{spec} has no model", "Expected a trained SentencePiece model", "Copy the bundle again"
+            location, f"{spec} has no model", "Expected a trained SentencePiece model", "Copy the bundle again"
         )
-    return SentencePieceTokenizer(model, spec, where)
+    return SentencePieceTokenizer(model, spec, location)
 
 
-def parse_tokens_spec(spec: str, where: object) -> tuple[str, int | None]:
+def parse_tokens_spec(spec: str, location: object) -> tuple[str, int | None]:
     """Return the kind and the number of subwords of a specification; ``ConfigError`` for an invalid one."""
     kind, colon, size = spec.partition(":")
     if kind not in _KINDS:
         near = difflib.get_close_matches(kind, _KINDS, n=1)
-        raise ConfigError.single(where, shown(spec), _EXPECTED, f"The closest match is {near[0]!r}" if near else "")
+        raise ConfigError.single(location, shown(spec), _EXPECTED, f"The closest match is {near[0]!r}" if near else "")
     if kind != "sentencepiece":
         if colon:
-            raise ConfigError.single(where, shown(spec), _EXPECTED, f"Write {kind!r}, without a number")
+            raise ConfigError.single(location, shown(spec), _EXPECTED, f"Write {kind!r}, without a number")
         return kind, None
     # str.isdigit accepts "²", but int does not, nor more than 4,300 digits
     digits = size.lstrip("0") if size.isascii() and size.isdigit() else ""
     if not digits or len(digits) > len(str(MAX_PIECES)) or int(digits) > MAX_PIECES:
-        raise ConfigError.single(where, shown(spec), _EXPECTED, "Give the number of subwords after the colon")
+        raise ConfigError.single(location, shown(spec), _EXPECTED, "Give the number of subwords after the colon")
     return kind, int(digits)
 
 
-def train_sentencepiece(texts: Iterator[str], size: int, where: object) -> bytes:
+def train_sentencepiece(texts: Iterator[str], size: int, location: object) -> bytes:
     """Train a unigram model (Kudo 2018) with ``size`` subwords, including the unknown one.
 
     Equal texts give byte-identical models. The texts are already normalized, so the model does not normalize. It is
-    trained on at most ``MAX_TRAINING_TEXTS`` of them, chosen by hash. Raises ``ConfigError`` at ``where``, with the
+    trained on at most ``MAX_TRAINING_TEXTS`` of them, chosen by hash. Raises ``ConfigError`` at ``location``, with the
     possible sizes, if ``size`` does not suit the texts.
     """
     # SentencePiece can sample by itself, but with a seed from the system. Repeated texts count once.
     sample, _ = hash_sample(texts, lambda text: text, MAX_TRAINING_TEXTS, "sentencepiece")
     if not any(text.strip() for text in sample):
         raise ConfigError.single(
-            where, f"sentencepiece:{size} cannot be trained on empty texts", _EXPECTED, "Choose char"
+            location, f"sentencepiece:{size} cannot be trained on empty texts", _EXPECTED, "Choose char"
         )
     model = io.BytesIO()
     try:
@@ -166,19 +166,19 @@ def train_sentencepiece(texts: Iterator[str], size: int, where: object) -> bytes
             minloglevel=2,  # no progress on standard error
         )
     except RuntimeError as error:
-        raise _size_error(size, str(error), where) from error
+        raise _size_error(size, str(error), location) from error
     return model.getvalue()
 
 
-def load_sentencepiece(model: bytes, where: object) -> Any:
-    """Return a SentencePiece processor; ``BundleError`` at ``where`` if ``model`` is invalid."""
+def load_sentencepiece(model: bytes, location: object) -> Any:
+    """Return a SentencePiece processor; ``BundleError`` at ``location`` if ``model`` is invalid."""
     # Not by the constructor, which takes empty bytes for "no model" and fails at the first use.
     processor = _package().SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(model)
     except RuntimeError as error:
         raise BundleError(
-            where,
+            location,
             "this is not a SentencePiece model",
             "Expected a complete .model file",
             "Copy or export the bundle again",
@@ -195,16 +195,16 @@ def _package() -> ModuleType:
     return sentencepiece
 
 
-def _size_error(size: int, message: str, where: object) -> ConfigError:
+def _size_error(size: int, message: str, location: object) -> ConfigError:
     """Return the error for a size that does not suit the texts; only SentencePiece's message names the limit."""
     if match := re.search(r"too high .*value <= (\d+)", message):
         what = f"sentencepiece:{size} is too large for these texts"
         expected = f"Expected at most {match[1]} subwords"
-        return ConfigError.single(where, what, expected, f"Write sentencepiece:{match[1]} or less")
+        return ConfigError.single(location, what, expected, f"Write sentencepiece:{match[1]} or less")
     if match := re.search(r"required_chars\. \d+ vs (\d+)", message):
         what = f"sentencepiece:{size} is too small for these texts"
         expected = f"Expected at least {match[1]} subwords, one for each character"
-        return ConfigError.single(where, what, expected, f"Write sentencepiece:{match[1]} or more")
+        return ConfigError.single(location, what, expected, f"Write sentencepiece:{match[1]} or more")
     return ConfigError.single(
-        where, f"sentencepiece:{size} cannot be trained: {message}", _EXPECTED, "Choose another size"
+        location, f"sentencepiece:{size} cannot be trained: {message}", _EXPECTED, "Choose another size"
     )

@@ -38,28 +38,28 @@ class Vocabulary:
         return cls(sorted(frequent, key=lambda token: (-counts[token], token)))
 
     @classmethod
-    def from_json(cls, text: str | bytes, where: object) -> Vocabulary:
-        """Read the output of ``to_json``; raises ``BundleError`` at ``where`` for a damaged or newer file."""
+    def from_json(cls, text: str | bytes, location: object) -> Vocabulary:
+        """Read the output of ``to_json``; raises ``BundleError`` at ``location`` for a damaged or newer file."""
         try:
             content = parse(text.encode() if isinstance(text, str) else text)
         except (ValueError, RecursionError) as error:
-            raise _damage_error(where, f"this is not JSON: {error}") from error
+            raise _damage_error(location, f"this is not JSON: {error}") from error
         if not isinstance(content, dict):
-            raise _damage_error(where, "this is not a JSON object")
-        _check_version(content.get("version"), where)
-        return cls(_checked_tokens(content.get("tokens"), where))
+            raise _damage_error(location, "this is not a JSON object")
+        _check_version(content.get("version"), location)
+        return cls(_checked_tokens(content.get("tokens"), location))
 
     @classmethod
-    def from_sentencepiece(cls, model: bytes, where: object = "SentencePiece model") -> Vocabulary:
+    def from_sentencepiece(cls, model: bytes, location: object = "SentencePiece model") -> Vocabulary:
         """Build a vocabulary of a SentencePiece model's subwords except unknown, control and unused ones, in order."""
-        processor = load_sentencepiece(model, where)
+        processor = load_sentencepiece(model, location)
         special = (processor.is_unknown, processor.is_control, processor.is_unused)
         numbers = (n for n in range(processor.get_piece_size()) if not any(is_special(n) for is_special in special))
         try:
             pieces = [processor.id_to_piece(n) for n in numbers]
         except UnicodeDecodeError as error:
-            raise _damage_error(where, f"a subword is not UTF-8 ({error.reason})") from None
-        return cls(_distinct(pieces, where))
+            raise _damage_error(location, f"a subword is not UTF-8 ({error.reason})") from None
+        return cls(_distinct(pieces, location))
 
     def to_json(self) -> str:
         """Return the vocabulary as JSON, one token per line; equal vocabularies give equal text."""
@@ -119,34 +119,34 @@ def _first_repeated(tokens: Sequence[str]) -> str:
     return next(token for token in tokens if token in seen or seen.add(token))  # type: ignore[func-returns-value]
 
 
-def _damage_error(where: object, what: str) -> BundleError:
-    return BundleError(where, what, "Expected a vocabulary as freerun writes it", "Copy or export the bundle again")
+def _damage_error(location: object, what: str) -> BundleError:
+    return BundleError(location, what, "Expected a vocabulary as freerun writes it", "Copy or export the bundle again")
 
 
-def _check_version(version: object, where: object) -> None:
+def _check_version(version: object, location: object) -> None:
     # Not isinstance: True is an int in Python.
     if type(version) is not int or version < 1:
-        raise _damage_error(where, f"the version is {json.dumps(version)[:80]}")
+        raise _damage_error(location, f"the version is {json.dumps(version)[:80]}")
     if version > _VERSION:
         raise BundleError(
-            where,
+            location,
             f"version {version} of the vocabulary format is too new",
             f"Expected at most version {_VERSION}, which this freerun reads",
             "Update freerun",
         )
 
 
-def _checked_tokens(tokens: object, where: object) -> list[str]:
+def _checked_tokens(tokens: object, location: object) -> list[str]:
     if not isinstance(tokens, list):
-        raise _damage_error(where, "there is no list 'tokens'")
+        raise _damage_error(location, "there is no list 'tokens'")
     for position, token in enumerate(tokens):
         if not isinstance(token, str):
-            raise _damage_error(where, f"token {position} is {shown(token)}, not a string")
-    return _distinct(tokens, where)
+            raise _damage_error(location, f"token {position} is {shown(token)}, not a string")
+    return _distinct(tokens, location)
 
 
-def _distinct(tokens: list[str], where: object) -> list[str]:
+def _distinct(tokens: list[str], location: object) -> list[str]:
     """Return ``tokens``; raise if two are equal, because no text would be encoded to the second one's id."""
     if len(set(tokens)) != len(tokens):
-        raise _damage_error(where, f"the token {_first_repeated(tokens)!r} occurs twice")
+        raise _damage_error(location, f"the token {_first_repeated(tokens)!r} occurs twice")
     return tokens

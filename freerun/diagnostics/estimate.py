@@ -62,11 +62,11 @@ class Resampled:
 
     def mean_over_draws(self, names: Sequence[str]) -> Estimate:
         """Return the mean of ratios, one per seed; each resample draws seeds anew and counts all sources."""
-        drawn = numpy_generator(0, "seeds of a study").integers(len(names), size=(len(self._sums) - 1, len(names)))
+        seeds = numpy_generator(0, "seeds of a study").integers(len(names), size=(len(self._sums) - 1, len(names)))
 
         def mean(*ratios: Floats) -> Floats:
             values = np.stack(ratios, 1)
-            return np.concatenate([values[:1].mean(1), np.take_along_axis(values[1:], drawn, 1).mean(1)])
+            return np.concatenate([values[:1].mean(1), np.take_along_axis(values[1:], seeds, 1).mean(1)])
 
         return self.of(mean, *names)
 

@@ -56,7 +56,7 @@ class TeacherForced:
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics with 95 % intervals; perplexity is exp(nll)."""
-        intervals = {name: ratio_interval(*figures) for name, figures in self.ratios.items()}
+        intervals = {name: ratio_interval(*ratio) for name, ratio in self.ratios.items()}
         return flat(intervals) | flat({"perplexity.teacher": intervals["nll.teacher"]}, _exp)
 
 
@@ -151,9 +151,9 @@ def _teacher_forced(
     return TeacherForced(total(nll), total(tokens), total(correct), total(unknown), total(every))
 
 
-def _sums(owners: Ids, size: int, figures: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the sums [size] of ``figures`` [P] by owner [P]."""
-    return np.bincount(owners, figures, size).astype(np.float64)
+def _sums(owners: Ids, size: int, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the sums [size] of ``values`` [P] by owner [P]."""
+    return np.bincount(owners, values, size).astype(np.float64)
 
 
 def _best_hypotheses(

@@ -33,9 +33,9 @@ def worst_examples(free: FreeRunning, count: int) -> list[Example]:
 
 
 def random_examples(free: FreeRunning, count: int, seed: int = 0) -> list[Example]:
-    """Return ``count`` different sources drawn at random, in their order in the set."""
-    drawn = numpy_generator(seed, "examples").permutation(len(free.items))[:count]
-    return _examples(free, sorted(drawn.tolist()))
+    """Return ``count`` different sources sampled at random, in their order in the set."""
+    rows = numpy_generator(seed, "examples").permutation(len(free.items))[:count]
+    return _examples(free, sorted(rows.tolist()))
 
 
 def _examples(free: FreeRunning, indices: Iterable[int]) -> list[Example]:

@@ -37,7 +37,7 @@ class FreeRunning:
 
     @cached_property
     def matches(self) -> npt.NDArray[np.bool_]:
-        """Whether the output equals any reference, token by token, [N]."""
+        """True for each output [N] that equals a reference, token by token."""
         return exact_matches(self.predictions, self.items.references)
 
     @cached_property
@@ -72,7 +72,7 @@ class FreeRunning:
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics with 95 % intervals (``.low``, ``.high``) and the number of ``sources``; or NaN."""
-        intervals = {name: ratio_interval(*figures) for name, figures in self.ratios.items()}
+        intervals = {name: ratio_interval(*ratio) for name, ratio in self.ratios.items()}
         intervals |= {name: score.interval() for name, score in self.scores.items()}
         metrics = flat(intervals)
         metrics["sources"] = len(self.items)

@@ -67,7 +67,7 @@ class ModelEvaluation:
         return by_source_length(self.evaluation, [len(self.source.tokens(text)) for text in self.sources])
 
     def random_examples(self, count: int) -> list[Example]:
-        """Return ``count`` sources drawn at random, with their references and outputs."""
+        """Return ``count`` sources sampled at random, with their references and outputs."""
         return random_examples(self.evaluation.free, count)
 
     def worst_examples(self, count: int) -> list[Example]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from freerun.errors import BundleError, RunError
-from freerun.experiment.begun import is_over
+from freerun.experiment.origin import is_finished
 from freerun.experiment.result import TrainResult
 from freerun.log import log
 from freerun.runtime.bundle import WEIGHTS, read_bundle
@@ -21,9 +21,9 @@ def complete_result(directory: Path) -> TrainResult | None:
     """Return the result of a run that is complete, and log why; None if it can be resumed.
 
     Raises:
-        RunError: it is complete, but its best model is damaged and there is no checkpoint to restore it from.
+        RunError: the run is complete, but its best model is damaged and no checkpoint is left to restore it from.
     """
-    if not is_over(directory):
+    if not is_finished(directory):
         return None
     last = read_journal(directory / "journal.jsonl")[-1]
     if not _has_best_model(directory):
@@ -42,10 +42,10 @@ def result_of(directory: Path) -> TrainResult:
 
 
 def _has_best_model(directory: Path) -> bool:
-    """Return True if a complete run's best bundle is whole; otherwise log why not: the run's end is repeated.
+    """Return True if a complete run's best bundle is intact; otherwise log that the end of the run is repeated.
 
     Raises:
-        RunError: it is not, and there is no checkpoint to repeat the end from.
+        RunError: the bundle is damaged, and no checkpoint is left to repeat the end from.
     """
     try:
         bundle = read_bundle(directory / "best")
@@ -53,15 +53,15 @@ def _has_best_model(directory: Path) -> bool:
         final = [event for event in read_journal(directory / "journal.jsonl") if event.get("final")]
         if not final or final[-1].get("best_sha256") in (None, bundle.weights_hash):
             return True
-        where, what = directory / "best", "its weights are not those that training ended with"
+        location, what = directory / "best", "its weights are not those that training ended with"
     except BundleError as error:
-        where, what = Path(error.where), error.what
+        location, what = Path(error.where), error.what
     if not Checkpoints(directory / "checkpoints", 1).updates():
         raise RunError(
-            where,
+            location,
             f"{what}, and no checkpoint is left to restore it from",
             "Expected the directory best/ as training wrote it",
             "Put it back, or train again into another directory with --out",
         )
-    log.info(f"{where}: {what}. Repeating the end of this run from its newest checkpoint.")
+    log.info(f"{location}: {what}. Repeating the end of this run from its newest checkpoint.")
     return False

@@ -57,27 +57,27 @@ class DataSource:
         ``name`` is what messages call the training pairs, if not by their path. ``quiet``: nothing is logged.
         """
         location = location_of(config.train)
-        where = name or describe(location)
+        label = name or describe(location)
         warn = _no_warning if quiet else _warn_of_header
         hashes = {"train_sha256": content_hash(location)}
 
         def everything() -> Iterator[Pair]:
             return read_pairs(location, config.columns)
 
-        warn(location, config.columns, where)
+        warn(location, config.columns, label)
         if config.dev is not None:
             dev = location_of(config.dev)
             hashes["dev_sha256"] = content_hash(dev)
-            # also because a bad development file is better found now than after an hour
+            # this also finds a bad development file now rather than after an hour
             warn(dev, config.columns, describe(dev))
-            return DataSource(everything, lambda: read_pairs(dev, config.columns), hashes, where)
+            return DataSource(everything, lambda: read_pairs(dev, config.columns), hashes, label)
 
         def read_as(pair: Pair) -> str:
             # As the tokenizer will read it: if case is folded, "Foo" and "foo" must be on the same side.
             return normalise(pair.source, config.normalisation, config.source_case)
 
         held_out = held_out_sources(
-            map(read_as, everything()), fraction=config.held_out, limit=MAX_HELD_OUT, where=where
+            map(read_as, everything()), fraction=config.held_out, limit=MAX_HELD_OUT, location=label
         )
         if not quiet:
             log.info(
@@ -88,21 +88,21 @@ class DataSource:
             lambda: (pair for pair in everything() if read_as(pair) not in held_out),
             lambda: (pair for pair in everything() if read_as(pair) in held_out),
             hashes,
-            where,
+            label,
             holds_out=True,
         )
 
 
-def _warn_of_header(location: PairsLocation, columns: Columns | None, where: str) -> None:
+def _warn_of_header(location: PairsLocation, columns: Columns | None, label: str) -> None:
     """Log a warning if the first pair looks like the names of the columns."""
     pairs = read_pairs(location, columns)
     first = next(pairs)
     others = ((pair.source, pair.target) for pair in islice(pairs, SAMPLE_PAIRS))
     if may_have_header(location) and looks_like_header((first.source, first.target), others):
-        log.warning(header_warning(where, first))
+        log.warning(header_warning(label, first))
 
 
-def _no_warning(location: PairsLocation, columns: Columns | None, where: str) -> None:
+def _no_warning(location: PairsLocation, columns: Columns | None, label: str) -> None:
     """Check that there is a first pair, as ``_warn_of_header`` does."""
     next(read_pairs(location, columns))
 
@@ -125,7 +125,7 @@ def choose_tokens(config: DataConfig, pairs: DataSource) -> dict[str, str]:
     requested = {"source_tokens": config.source_tokens, "target_tokens": config.target_tokens}
     if "auto" not in requested.values():
         return requested
-    choice = choose_tokenisation(pairs.train, where=pairs.name)
+    choice = choose_tokenisation(pairs.train, location=pairs.name)
     for reason in choice.reasons:
         log.info(reason)
     chosen = {"source_tokens": choice.source_tokens, "target_tokens": choice.target_tokens}
@@ -212,16 +212,16 @@ def _warn_of_unknown_tokens(data: TrainingData, pairs: DataSource, init: str) ->
 
     ``init`` is the model that training starts from, if any: it may lack tokens of the sources, too.
     """
-    where = f"training pairs of {pairs.name}"
+    label = f"training pairs of {pairs.name}"
     vocabulary, fix = (f"the vocabulary of {init}", FIX_INIT) if init else ("the vocabulary", FIX_TRAINING)
     if init and (count := _unknown_among(sources := data.corpus.sources.tokens)):
         examples = _unknown_examples(data.source, (pair.source for pair in pairs.train()))
-        log.warning(unknown_sources_warning(where, examples, count, len(sources), vocabulary))
+        log.warning(unknown_sources_warning(label, examples, count, len(sources), vocabulary))
     if count := _unknown_among(targets := data.corpus.targets.tokens):
         examples = _unknown_examples(data.target, (pair.target for pair in pairs.train()))
-        log.warning(unknown_targets_warning(where, examples, count, len(targets), vocabulary, fix))
-    where = f"held-out pairs of {pairs.name}" if pairs.holds_out else "development pairs"
-    warn_of_unknown_targets(where, data.dev, data.target, vocabulary, fix)
+        log.warning(unknown_targets_warning(label, examples, count, len(targets), vocabulary, fix))
+    label = f"held-out pairs of {pairs.name}" if pairs.holds_out else "development pairs"
+    warn_of_unknown_targets(label, data.dev, data.target, vocabulary, fix)
 
 
 def _unknown_among(tokens: IntArray) -> int:
@@ -231,7 +231,7 @@ def _unknown_among(tokens: IntArray) -> int:
 
 
 def _unknown_examples(codec: Codec, texts: Iterable[str]) -> Counter[str]:
-    """Count unknown tokens of the first texts that have some, because ids no longer say which tokens they were."""
+    """Count unknown tokens of the first texts that have some, because their ids do not identify them."""
     unknown: Counter[str] = Counter()
     for text in texts:
         unknown.update(codec.unknown(text))

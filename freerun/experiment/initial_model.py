@@ -14,13 +14,13 @@ from freerun.runtime.bundle import Bundle, read_bundle
 __all__ = ["bundle_settings", "read_initial_bundle"]
 
 
-def read_initial_bundle(init: str | None, raw: Mapping[str, Any], where: object) -> Bundle | None:
+def read_initial_bundle(init: str | None, raw: Mapping[str, Any], location: object) -> Bundle | None:
     """Return the bundle that ``training.init`` names, None if there is none.
 
     Args:
         init: the value of ``training.init``.
         raw: the keys that were set.
-        where: the configuration, for messages.
+        location: the configuration, for messages.
 
     Raises:
         BundleError: it cannot be read.
@@ -30,11 +30,11 @@ def read_initial_bundle(init: str | None, raw: Mapping[str, Any], where: object)
         return None
     bundle = read_bundle(Path(init))
     bundle.check_weights()
-    _check_settings(raw, where, bundle)
+    _check_settings(raw, location, bundle)
     return bundle
 
 
-def _check_settings(raw: Mapping[str, Any], where: object, bundle: Bundle) -> None:
+def _check_settings(raw: Mapping[str, Any], location: object, bundle: Bundle) -> None:
     settings = bundle_settings(bundle)
     contradictions = []
     for section in ("data", "model"):
@@ -44,8 +44,8 @@ def _check_settings(raw: Mapping[str, Any], where: object, bundle: Bundle) -> No
                 contradictions.append(f"{path} is {shown(value)} here and {shown(settings[path])} there")
     if contradictions:
         raise ConfigError.single(
-            where,
-            f"the configuration contradicts the bundle {bundle.folder} that training starts from: "
+            location,
+            f"the configuration contradicts the bundle {bundle.directory} that training starts from: "
             f"{'; '.join(contradictions)}",
             "Expected the bundle's own values",
             "Leave these keys out, or start without --init",

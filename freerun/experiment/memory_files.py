@@ -39,7 +39,7 @@ class MemoryFiles:
 
     @property
     def reading(self) -> dict[str, str]:
-        """``train`` and ``dev`` of a configuration, where they can be read now."""
+        """``train`` and ``dev`` of a configuration, as paths that can be read now."""
         return {part: str(self._temporary / MEMORY_FILES[part]) for part in self._parts}
 
     def publish(self) -> None:
@@ -74,7 +74,7 @@ def write_memory_files(directory: Path, pairs: Mapping[str, PairsInMemory]) -> M
 
 
 def restore_memory_files(directory: Path, pairs: Mapping[str, PairsInMemory]) -> None:
-    """Write the pairs of a run that is resumed with the same pairs, where its files are missing or damaged."""
+    """Write the pairs of a resumed run, given again, to its files that are missing or damaged."""
     for part, each in pairs.items():
         path = directory / MEMORY_FILES[part]
         if not path.is_file() or file_hash(path) != digest_of(each):

@@ -1,4 +1,4 @@
-"""Which of the sources that a study reports on its runs were trained or selected on."""
+"""Overlap: the sources of a study's report that its runs were also trained or selected on."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["Overlap", "checked_overlap", "pairs_of_study", "worst_overlap"]
 
 @dataclass(frozen=True)
 class Overlap:
-    """What a study reports on.
+    """The sources that a study reports on, and how many of them its runs have seen.
 
-    Sources are compared as the models read them: normalised, case-folded where the configuration does that, and without
+    Sources are compared as the models read them: normalised, case-folded if the configuration does that, and without
     differences in whitespace.
 
     Attributes:
@@ -44,12 +44,12 @@ class Overlap:
         return not self.training_sources and not self.development_sources
 
     def as_json(self) -> dict[str, Any]:
-        """The attributes by name."""
+        """Return the attributes by name."""
         return asdict(self)
 
     def __str__(self) -> str:
         if self.pairs is None:
-            known = "the development pairs, which also chose each run's best model: give `pairs` for a stricter figure"
+            known = "the development pairs, which also chose each run's best model: give `pairs` for a stricter test"
             too = (
                 f"; {self._part(self.training_sources, 'their')} training sources too" if self.training_sources else ""
             )
@@ -62,14 +62,14 @@ class Overlap:
         if self.development_sources:
             known = "development sources, which chose each run's best model"
             parts.append(f"{self._part(self.development_sources)} {known}")
-        return f"{self.pairs}: {', and '.join(parts)}. Figures on new sources may be worse"
+        return f"{self.pairs}: {', and '.join(parts)}. Metrics on new sources may be worse"
 
     def _part(self, count: int, whose: str = "its") -> str:
         return f"{count:,} of {whose} {self.sources:,} sources ({100 * count / self.sources:.1f} %) are"
 
 
 def pairs_of_study(pairs: str, data: DataConfig) -> PairsSpec:
-    """The pairs that a study names, by the columns of an arm."""
+    """Return the pairs that a study names, with the columns of an arm."""
     return PairsSpec(Path(pairs), only_tsv(Path(pairs), data.columns))
 
 
@@ -101,7 +101,7 @@ def worst_overlap(pairs: str | None, arms: Iterable[DataConfig]) -> Overlap:
     different = {arm.model_dump_json(): arm for arm in arms}
     return max(
         (_overlap(pairs, data) for data in different.values()),
-        key=lambda found: (found.training_sources + found.development_sources) / found.sources,
+        key=lambda overlap: (overlap.training_sources + overlap.development_sources) / overlap.sources,
     )
 
 

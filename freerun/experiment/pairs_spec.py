@@ -90,7 +90,7 @@ class PairsSpec:
 
 def _notify(text: str) -> None:
     from freerun.log import (
-        log,  # scoring with an exported bundle imports this module, and logging only to say something
+        log,  # not above: scoring with an exported bundle imports this module, and rarely logs
     )
 
     log.info(text)
@@ -170,10 +170,10 @@ def chosen_columns(text: str | None) -> Columns | None:
     return None if text is None else parse_columns(text)
 
 
-def named_files(files: Sequence[Path], where: str) -> PairsLocation | None:
+def named_files(files: Sequence[Path], command: str) -> PairsLocation | None:
     """Return one file of pairs, or two parallel files; None if none was named.
 
-    ``where`` names the command or option in messages.
+    ``command`` names the command or option in messages.
 
     Raises:
         UserError: more than two, or a configuration among two.
@@ -184,7 +184,7 @@ def named_files(files: Sequence[Path], where: str) -> PairsLocation | None:
         return files[0]
     if len(files) > 2:
         raise UserError(
-            where,
+            command,
             f"{len(files)} files: {', '.join(map(str, files))}",
             "Expected one file of pairs, or two parallel files: source and target",
             "Join files of pairs into one, for example with cat",
@@ -192,7 +192,7 @@ def named_files(files: Sequence[Path], where: str) -> PairsLocation | None:
     for file in files:
         if file.suffix == ".toml":
             raise UserError(
-                where,
+                command,
                 f"the configuration {file} among two files",
                 "Expected a configuration alone, or two parallel files: source and target",
                 "Name the configuration alone; it names its data in data.train and data.dev",
@@ -200,15 +200,15 @@ def named_files(files: Sequence[Path], where: str) -> PairsLocation | None:
     return ParallelFiles(*files)
 
 
-def one_location(files: Sequence[Path], where: str) -> PairsLocation:
+def one_location(files: Sequence[Path], command: str) -> PairsLocation:
     """Return ``named_files`` of at least one file.
 
     Raises:
         UserError: there is none, or as for ``named_files``.
     """
-    location = named_files(files, where)
+    location = named_files(files, command)
     if location is None:
-        raise UserError(where, "no pairs", "Expected PAIRS.tsv, or two parallel files", "Name them")
+        raise UserError(command, "no pairs", "Expected PAIRS.tsv, or two parallel files", "Name them")
     return location
 
 
@@ -221,18 +221,18 @@ def training_files(files: Sequence[Path], dev: Sequence[Path]) -> tuple[PairsLoc
     Raises:
         UserError: the two have different forms.
     """
-    where = "freerun train"
-    training, development = named_files(files, where), named_files(dev, f"{where} --dev")
+    command = "freerun train"
+    training, development = named_files(files, command), named_files(dev, f"{command} --dev")
     if len(files) == 2 and len(dev) == 1:
         raise UserError(
-            where,
+            command,
             f"two parallel training files, and one development file: {dev[0]}",
             "Expected two development files as well: --dev DEV_SRC --dev DEV_TGT",
             f"Name both, or write --set data.dev={dev[0]} if it holds pairs (source<TAB>target)",
         )
     if len(files) == 1 and files[0].suffix != ".toml" and len(dev) == 2:
         raise UserError(
-            where,
+            command,
             f"one file of training pairs, and two development files: {dev[0]}, {dev[1]}",
             "Expected one development file: --dev DEV.tsv",
             "Join them into one, for example with cat; or name two parallel training files: SRC TGT",

@@ -23,7 +23,7 @@ from freerun.experiment.request import (
 )
 from freerun.experiment.resume_plan import resume_config
 from freerun.files import remove_leftovers
-from freerun.forcing.registry import EVERYTHING, NOBODY, Trust
+from freerun.forcing.registry import EVERYTHING, NO_CUSTOM_CODE, Trust
 from freerun.lock import LOCK
 
 __all__ = ["RunPlan", "clean_up_run", "plan_run"]
@@ -31,7 +31,7 @@ __all__ = ["RunPlan", "clean_up_run", "plan_run"]
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a training will do: ``raw`` holds the keys that were set, ``config`` all of them.
+    """The plan of a training.
 
     Attributes:
         directory: the run directory.
@@ -41,7 +41,7 @@ class RunPlan:
         automatic: model dimensions and length are still to be chosen from the data.
         resumes: the directory holds the run already.
         origins: key path -> the option that set it, for messages.
-        trust: which custom code may be imported.
+        trust: the custom code that may be imported.
         longer: how the length of a resumed run was raised.
         is_outdated: ``config.toml`` of a resumed run has another length.
         in_memory: pairs that no file holds yet, by their key in [data].
@@ -55,7 +55,7 @@ class RunPlan:
     automatic: bool = False
     resumes: bool = False
     origins: Mapping[str, str] = field(default_factory=dict)
-    trust: Trust = NOBODY
+    trust: Trust = NO_CUSTOM_CODE
     longer: Lengthening | None = None
     is_outdated: bool = False
     in_memory: Mapping[str, PairsInMemory] = field(default_factory=dict)

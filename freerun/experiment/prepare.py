@@ -1,4 +1,4 @@
-"""A plan with its data: pairs where they can be read again, codecs, and every choice that the data decide."""
+"""A plan with its data: pairs in files that can be read repeatedly, codecs, and all choices that depend on the data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from freerun.experiment.dataset import DataSource, TrainingData, choose_tokens, 
 from freerun.experiment.initial_model import bundle_settings, read_initial_bundle
 from freerun.experiment.memory_files import MemoryFiles, digest_of, restore_memory_files, write_memory_files
 from freerun.experiment.plan import RunPlan, clean_up_run
-from freerun.experiment.spool import Spool, found_spool, spool_pairs
+from freerun.experiment.spool import Spool, existing_spool, spool_pairs
 from freerun.files import write_atomic
 from freerun.log import log
 from freerun.runtime.bundle import Bundle
@@ -37,7 +37,7 @@ class PreparedRun:
         most_frequent: the most frequent training target, for baselines.
         hashes: SHA-256 of pairs and initial weights, by the key that the journal has them under.
         pairs: the pairs as streams.
-        files: what has to be moved to its place when the run directory is written.
+        files: temporary files that are moved into the run directory when it is written.
     """
 
     plan: RunPlan
@@ -86,7 +86,7 @@ def prepared_run(plan: RunPlan) -> Iterator[PreparedRun]:
         if memory is not None:
             stack.callback(memory.discard)
         data = plan.config.data if memory is None else _with_values(plan.config.data, memory.reading)
-        spool = found_spool(plan.directory, data) if plan.resumes else spool_pairs(plan.directory, data)
+        spool = existing_spool(plan.directory, data) if plan.resumes else spool_pairs(plan.directory, data)
         stack.callback(spool.discard)
         plan = _naming_copies(plan, spool)
         pairs = DataSource.open(spool.reading, "pairs" if "train" in plan.in_memory else spool.name)
@@ -103,7 +103,7 @@ def prepared_run(plan: RunPlan) -> Iterator[PreparedRun]:
 
 
 def _memory_files(plan: RunPlan) -> MemoryFiles | None:
-    """Write pairs in memory where they can be read; a resumed run has them already, and must be given the same."""
+    """Write pairs in memory to files; a resumed run has them already, and must be given the same pairs."""
     if not plan.in_memory:
         return None
     if not plan.resumes:

@@ -1,4 +1,4 @@
-"""The request for a training: what the arguments of ``freerun train`` and ``freerun.train`` ask for."""
+"""The request for a training: the arguments of ``freerun train`` and ``freerun.train``."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class TrainRequest:
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256 of training pairs in memory, as the file that they are written to has it."""
+        """The SHA-256 of the file that training pairs in memory are written to."""
         assert isinstance(self.pairs, PairsInMemory)
         return digest_of(self.pairs)
 

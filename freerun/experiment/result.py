@@ -25,7 +25,7 @@ class TrainResult:
     Attributes:
         directory: the run directory.
         metrics: of the best model on all development pairs, by name; None for an undefined one.
-        updates: the number of updates made.
+        updates: the number of updates.
         best_update: the update of the best model.
         baselines: metrics of trivial outputs on the same pairs, by the name of the baseline. Empty if the run was
             complete before.

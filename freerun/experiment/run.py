@@ -11,9 +11,9 @@ from freerun.build import build_learner, model_sizes, new_model, order_of, selec
 from freerun.config import Config, to_toml
 from freerun.errors import Interrupted, RunError
 from freerun.evaluation.baseline import baselines
-from freerun.experiment.begun import check_begun, is_over
 from freerun.experiment.completed import complete_result
 from freerun.experiment.lengthening import changed_length, explained
+from freerun.experiment.origin import check_random_numbers, is_finished
 from freerun.experiment.plan import RunPlan, plan_run
 from freerun.experiment.prepare import PreparedRun, prepared_run
 from freerun.experiment.request import TrainRequest, run_directory
@@ -41,21 +41,21 @@ __all__ = ["TrainingRun", "train"]
 
 
 def train(request: TrainRequest, callbacks: Sequence[Callback] = ()) -> TrainResult:
-    """Plan, prepare and run a training; a run that is complete is returned as it is.
+    """Plan, prepare and run a training; a run that is complete is returned unchanged.
 
     Raises:
         UserError: something that the user can fix; nothing that was there before is lost.
         RunError: another process or thread trains into this directory.
         Interrupted: a signal stopped the run, which can be resumed.
     """
-    # The lock is taken before anything in the directory is read: what another process writes is no base for a plan. A
-    # study sends SIGUSR1 only to a training that holds its lock, so the handler comes first.
+    # The lock is taken before the directory is read: files that another process writes are no basis for a plan. A study
+    # sends SIGUSR1 only to a training that holds its lock, so the handler comes first.
     with checkpoints_on_signals() as requested, only_writer(inner_lock(run_directory(request))):
         plan = plan_run(request)
         if plan.resumes and not plan.longer and (result := complete_result(plan.directory)):
             return result
         if plan.resumes:
-            check_begun(plan.directory)
+            check_random_numbers(plan.directory)
         if request.resume and not plan.resumes:
             log.info(f"{plan.directory}: no run to resume; starting from the beginning.")
         with Threads(resolve_threads(plan.config.training.threads)), prepared_run(plan) as prepared:
@@ -87,7 +87,7 @@ class TrainingRun:
 
         Args:
             callbacks: called while training runs. TensorBoard's is added if it is installed.
-            requested: may ask for checkpoints in addition to the scheduled ones.
+            requested: may request checkpoints in addition to the scheduled ones.
 
         Raises:
             UserError: the run cannot be resumed, or something could not be written.
@@ -142,10 +142,10 @@ class TrainingRun:
         """Return the checkpoint to resume from, None if there is none yet.
 
         Raises:
-            RunError: a run that has ended is made longer, and has no checkpoint.
+            RunError: the length of a finished run was raised, and it has no checkpoint.
         """
         resumption = choose_checkpoint(self.checkpoints, Journal(self.directory / "journal.jsonl"), self.settings)
-        if resumption is None and self.prepared.plan.longer and is_over(self.directory):
+        if resumption is None and self.prepared.plan.longer and is_finished(self.directory):
             raise RunError(
                 self.checkpoints.directory,
                 "no checkpoint is left to continue this run from",
@@ -155,7 +155,7 @@ class TrainingRun:
         return resumption
 
     def _resume(self, trainer: Trainer, resumption: Resumption) -> None:
-        """Restore the newest whole checkpoint."""
+        """Restore the checkpoint, and truncate the journal to it."""
         plan = self.prepared.plan
         for notice in resumption.notices:
             log.info(notice)

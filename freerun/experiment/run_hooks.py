@@ -1,4 +1,4 @@
-"""What the training loop needs of a run: evaluation of texts, bundles, and batches as texts."""
+"""The hooks of the training loop for a run: evaluation of texts, bundles, and batches as texts."""
 
 from __future__ import annotations
 

@@ -24,21 +24,21 @@ from freerun.experiment.pairs_spec import COPIES, copies_in, location_of, value_
 from freerun.files import new_sibling_dir, real_path, remove_leftovers, replacing_file, sync_dir
 from freerun.log import log
 
-__all__ = ["Spool", "complete_spool", "found_spool", "spool_pairs", "with_copies"]
+__all__ = ["Spool", "complete_spool", "existing_spool", "spool_pairs", "with_copies"]
 
 _UNFINISHED: Final = f".{COPIES}.*.tmp"
 _PARTS: Final = ("train", "dev")
-# What an absolute path makes of /dev/fd/63.
+# the form that /dev/fd/63 has as an absolute path
 _DESCRIPTOR: Final = re.compile(r"/proc/(self|\d+)/fd/(\d+)")
 
 
 @dataclass(frozen=True)
 class Spool:
-    """Where a run's pairs are.
+    """The location of a run's pairs.
 
     Attributes:
         directory: the run directory.
-        reading: names the pairs where they can be read now.
+        reading: the paths from which the pairs can be read now.
         name: the training pairs as the user named them, for messages.
         recorded: ``train`` and ``dev`` of a configuration, if copies took their place.
         copies: the temporary directory, None if nothing had to be copied.
@@ -88,7 +88,7 @@ def spool_pairs(directory: Path, data: DataConfig) -> Spool:
     return Spool(directory, _naming(data, now), name, recorded, copies)
 
 
-def found_spool(directory: Path, data: DataConfig) -> Spool:
+def existing_spool(directory: Path, data: DataConfig) -> Spool:
     """Return the spool of a run that exists; its copies may have been moved with it."""
     locations = {part: copies_in(directory, location) for part in _PARTS if (location := _location(data, part))}
     return Spool(directory, _naming(data, locations), describe(locations["train"]))
@@ -150,7 +150,7 @@ def _named(file: Path) -> Path:
 
 
 def _copied(location: PairsLocation, directory: Path, part: str, columns: Columns | None) -> PairsLocation:
-    """Copy those files of ``location`` that are read once to ``directory``, and return where the pairs are now."""
+    """Copy those files of ``location`` that are read once to ``directory``, and return the new location."""
     named = _as_named(location)
     names = _names(named, part)
     with contextlib.ExitStack() as stack:

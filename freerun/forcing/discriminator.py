@@ -33,7 +33,7 @@ POWER_ITERATIONS = 15
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What a decoder did in ``lengths_B`` steps per row (0: the row is left out).
+    """The behaviour of a decoder over ``lengths_B`` steps per row (0: the row is left out).
 
     ``layers_TBH``: outputs of each recurrent layer. ``probs_TBV``: output distributions, None if the discriminator does
     not see them. ``context_BC``: the source's context, always without a gradient.

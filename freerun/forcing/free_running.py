@@ -33,5 +33,5 @@ class FreeRunning(Strategy):
             model.decoder, encoded, batch.target_in_BT, batch.replaceable_BT, numbers_BT, draw, masks
         )
         features_NF = replay(model, batch, encoded, fed_BT, masks)
-        nll, figure = self.objective.token_nll(model, features_NF, batch)
-        return Losses({"nll": nll}, {"nll.free_running": figure, "effective_rate": changed_fraction(batch, fed_BT)})
+        nll, metric = self.objective.token_nll(model, features_NF, batch)
+        return Losses({"nll": nll}, {"nll.free_running": metric, "effective_rate": changed_fraction(batch, fed_BT)})

@@ -64,13 +64,13 @@ class InputCorruption(Strategy):
             sampled_BT[:, :-1] = torch.where(batch.replaceable_BT[:, 1:], next_BT, sampled_BT[:, :-1])
             target_N = batch.at_real_positions(sampled_BT.t())
         features_NF = replay(model, batch, encoded, corrupted_BT, masks)
-        nll, figure = self.objective.token_nll(model, features_NF, batch, target_N)
+        nll, metric = self.objective.token_nll(model, features_NF, batch, target_N)
         changed = (corrupted_BT != batch.target_in_BT).sum().item()
-        figures: dict[str, tuple[float, float]] = {
-            "nll.corrupted": figure,
+        metrics: dict[str, tuple[float, float]] = {
+            "nll.corrupted": metric,
             "effective_rate": (changed, batch.num_tokens - batch.num_pairs),
         }
-        return Losses({"nll": nll}, figures)
+        return Losses({"nll": nll}, metrics)
 
     def _corrupt(self, batch: TrainingBatch, update: Update, vocabulary_size: int) -> Tensor:
         """Return the fed tokens [B, T]."""

@@ -31,26 +31,26 @@ class Term:
 
 @dataclass(frozen=True)
 class Losses:
-    """The model's loss terms on one batch, and ``figures`` (name -> sum, count) that are only logged in the journal.
+    """The model's loss terms on one batch, and ``metrics`` (name -> sum, count) that are only logged in the journal.
 
     ``own_inputs`` is what ``Strategy.own_loss`` computes the strategy's own loss from: detached from the graph, and
     None for a strategy without parameters of its own.
     """
 
     terms: Mapping[str, Term]
-    figures: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     own_inputs: Any = None
 
 
 @dataclass(frozen=True)
 class OwnLoss:
-    """The loss of a strategy's own parameters on one batch, as a sum over rows, and figures for the journal.
+    """The loss of a strategy's own parameters on one batch, as a sum over rows, and metrics for the journal.
 
     ``sum`` is None if the strategy does not learn in this update.
     """
 
     sum: Tensor | None
-    figures: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class _SmoothedNLL(torch.autograd.Function):

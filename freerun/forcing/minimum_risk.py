@@ -69,7 +69,7 @@ class MinimumRisk(Strategy):
         longest, target_steps = max(map(len, outputs)), batch.target_in_BT.shape[1]
         encoded, masks = encode(model, batch, update, longest)
         features_NF = replay(model, batch, encoded, batch.target_in_BT, masks and masks.first_steps(target_steps))
-        nll, figure = self.objective.token_nll(model, features_NF, batch, weight=settings.nll_weight)
+        nll, metric = self.objective.token_nll(model, features_NF, batch, weight=settings.nll_weight)
         scores_N = self._scores(model, encoded.select(owners_N), outputs, masks and masks.target_rows(owners_N))
         costs_N = scores_N.new_tensor(output_costs(COSTS[settings.cost], outputs, batch, owners))
         # references with unknown tokens are scored, too, so that there is always something to score
@@ -81,13 +81,13 @@ class MinimumRisk(Strategy):
             "nll": nll,
             "risk": Term(risk, sources, settings.weight),
         }
-        drawn = settings.samples * batch.num_pairs
-        figures: dict[str, tuple[float, float]] = {
-            "nll.teacher": figure,
+        num_samples = settings.samples * batch.num_pairs
+        metrics: dict[str, tuple[float, float]] = {
+            "nll.teacher": metric,
             "risk": (risk.item(), sources),
-            "distinct": (len(outputs) - batch.num_pairs, drawn),
+            "distinct": (len(outputs) - batch.num_pairs, num_samples),
         }
-        return Losses(terms, figures)
+        return Losses(terms, metrics)
 
     def _candidates(
         self, model: Seq2Seq, batch: TrainingBatch, update: Update

@@ -76,12 +76,12 @@ class OptimalCompletion(Strategy):
         optimal_NV = optimal_TBV[counted_TB].to(logits_NV.device)
         kl, loss = kl_to_optimal(logits_NV, optimal_NV, self.objective.label_smoothing)
         count = len(logits_NV) if self.objective.normalise == "tokens" else int(counted_TB.any(0).sum())
-        figures: dict[str, tuple[float, float]] = {
+        metrics: dict[str, tuple[float, float]] = {
             "kl.optimal_completion": (kl.item(), len(logits_NV)),
             "rollout_edits": (guide.edits_B.sum().item(), guide.ended_B.sum().item()),
             "rollout_cut_off": ((~guide.ended_B).sum().item(), batch.num_pairs),
         }
-        return Losses({"kl": Term(loss, count)}, figures)
+        return Losses({"kl": Term(loss, count)}, metrics)
 
 
 class _Guide:

@@ -74,7 +74,7 @@ class ProfessorSettings(StrategySettings):
     draw: Literal["sample", "argmax"] = "sample"
     temperature: Temperature = 1.0
     outputs: bool | Literal["auto"] = "auto"
-    """Whether D sees output distributions; "auto": if the vocabulary has at most 1,000 ids."""
+    """Show D the output distributions; "auto": only if the vocabulary has at most 1,000 ids."""
     hidden_size: Size = 128
     learning_rate: PositiveNumber = 1e-3
     model_gate: Accuracy = 0.75
@@ -131,7 +131,7 @@ class Professor(Strategy):
         """Return the token NLL and, if the model's gate is open, C_f and C_t as means over sequences."""
         encoded, masks = encode(model, batch, update)
         teacher_pass = model.decoder.sequence(batch.target_in_BT, encoded, masks)
-        nll, figure = self.objective.token_nll(model, batch.at_real_positions(teacher_pass.features_TBF), batch)
+        nll, metric = self.objective.token_nll(model, batch.at_real_positions(teacher_pass.features_TBF), batch)
         terms = {"nll": nll}
         is_adversarial = self.has_adversarial_term(update)
         free_pass, lengths_B = self._free_running_pass(model, batch, update, encoded, masks, is_adversarial)
@@ -142,7 +142,7 @@ class Professor(Strategy):
             with torch.autocast(lengths_B.device.type, enabled=False):
                 terms |= self._adversarial_terms(teacher, free, self._weight(update))
         own_inputs = None if self.discriminator is None else (teacher.detach(), free.detach())
-        return Losses(terms, {"nll.teacher": figure}, own_inputs)
+        return Losses(terms, {"nll.teacher": metric}, own_inputs)
 
     def has_adversarial_term(self, update: Update) -> bool:
         """Return True if this update's loss has an adversarial term."""
@@ -218,7 +218,7 @@ class Professor(Strategy):
     # -- the discriminator --------------------------------------------------------------------------------------------
 
     def own_loss(self, inputs: tuple[Behaviour, Behaviour] | None, update: Update) -> OwnLoss | None:
-        """Return C_d summed over rows, R1 included; no loss, but its figures, while the discriminator's gate is closed.
+        """Return C_d summed over rows, R1 included; no loss, but its metrics, while the discriminator's gate is closed.
 
         Also counts the rows and the correct decisions, from which ``step`` takes the mean gradient and the accuracy.
         """
@@ -238,13 +238,13 @@ class Professor(Strategy):
         correct_teacher, correct_free = (teacher_N > 0).sum().item(), (free_N <= 0).sum().item()
         self._rows += rows
         self._correct += (correct_teacher + correct_free) / 2
-        figures = {
+        metrics = {
             "discriminator_accuracy.teacher": (correct_teacher, rows),
             "discriminator_accuracy.free": (correct_free, rows),
             "discriminator_loss": (loss.item(), rows),
             "model_gate_closed": (float(not self._model_gate_is_open()), 1),
         }
-        return OwnLoss(loss + penalty if learns else None, figures)
+        return OwnLoss(loss + penalty if learns else None, metrics)
 
     def _discriminator_loss(self, scores_N: Tensor) -> Tensor:
         """Return -log D, for hinge max(0, 1 - score), summed over the scores of teacher-forced behaviour."""
@@ -262,23 +262,23 @@ class Professor(Strategy):
         """Update D by the mean of its gradients, unless its gate is closed; then update the moving average."""
         if self.discriminator is None:
             return {}
-        figures = {"discriminator_gate_closed": (float(not self._discriminator_gate_is_open()), 1.0)}
+        metrics = {"discriminator_gate_closed": (float(not self._discriminator_gate_is_open()), 1.0)}
         rows, correct = self._rows, self._correct
         self._reset_counts()
         if not rows:
-            return figures
+            return metrics
         if self._discriminator_gate_is_open():
             for parameter in self.discriminator.parameters():
                 if parameter.grad is not None:
                     parameter.grad.div_(rows)
             norm = float(nn.utils.clip_grad_norm_(self.discriminator.parameters(), 1.0))
-            figures["discriminator_gradient_norm"] = (norm, 1)
+            metrics["discriminator_gradient_norm"] = (norm, 1)
             if norm < float("inf"):
                 self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         decay = self.settings.average
         self.accuracy = decay * self.accuracy + (1 - decay) * correct / rows
-        return figures
+        return metrics
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from freerun.forcing.strategy import Strategy, StrategySettings
 from freerun.forcing.teacher import Teacher
 from freerun.text import cut
 
-__all__ = ["EVERYTHING", "NOBODY", "STRATEGIES", "Trust", "settings_of", "strategy_named"]
+__all__ = ["EVERYTHING", "NO_CUSTOM_CODE", "STRATEGIES", "Trust", "settings_of", "strategy_named"]
 
 _KEY: Final = "forcing.strategy"
 _CUSTOM: Final[dict[str, type[Strategy]]] = {}
@@ -76,7 +76,7 @@ class Trust:
         return _CUSTOM[name].Settings
 
 
-NOBODY: Final = Trust()
+NO_CUSTOM_CODE: Final = Trust()
 """Trusts only freerun's own strategies."""
 EVERYTHING: Final = Trust(everything=True)
 """Trusts every strategy that a configuration names: the user wrote it, or declared it trustworthy."""
@@ -88,7 +88,7 @@ def settings_of(name: str) -> type[StrategySettings]:
     Raises:
         ConfigError: there is no such strategy, or it is custom code.
     """
-    return NOBODY.settings_of(name)
+    return NO_CUSTOM_CODE.settings_of(name)
 
 
 def strategy_named(name: str) -> type[Strategy]:

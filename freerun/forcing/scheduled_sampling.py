@@ -79,16 +79,16 @@ class ScheduledSampling(Strategy):
         draws_BT = self._draws(batch, update, teacher_prob)
         numbers_BT = uniforms(update, "draws", *draws_BT.shape).to(draws_BT.device)
         rollout = (model.decoder, encoded, batch.target_in_BT, draws_BT, numbers_BT, aligned_draw(settings))
-        figures: dict[str, tuple[float, float]] = {"teacher_prob": (teacher_prob, 1)}
+        metrics: dict[str, tuple[float, float]] = {"teacher_prob": (teacher_prob, 1)}
         if settings.passes:
             fed_BT, exact_B = aligned_in_passes(*rollout, settings.passes, masks)
-            figures["certified"] = (exact_B.sum().item(), batch.num_pairs)
+            metrics["certified"] = (exact_B.sum().item(), batch.num_pairs)
         else:
             fed_BT = aligned_rollout(*rollout, masks)
-        figures["effective_rate"] = changed_fraction(batch, fed_BT)
+        metrics["effective_rate"] = changed_fraction(batch, fed_BT)
         features_NF = replay(model, batch, encoded, fed_BT, masks)
-        nll, figures["nll.scheduled"] = self.objective.token_nll(model, features_NF, batch)
-        return Losses({"nll": nll}, figures)
+        nll, metrics["nll.scheduled"] = self.objective.token_nll(model, features_NF, batch)
+        return Losses({"nll": nll}, metrics)
 
     def _draws(self, batch: TrainingBatch, update: Update, teacher_prob: float) -> Tensor:
         """Flip the coins: True [B, T] where the model's own token is fed."""

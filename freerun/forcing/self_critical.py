@@ -44,7 +44,7 @@ class SelfCritical(Strategy):
         masks = model.draw_masks(batch.source_BS.shape[1], steps, batch.num_pairs, update.generator("dropout"))
         encoded = model.encode(batch.source_BS, batch.source_lengths_B, masks)
         features_NF = replay(model, batch, encoded, batch.target_in_BT, masks and masks.first_steps(target_steps))
-        nll, figure = self.objective.token_nll(model, features_NF, batch, weight=settings.nll_weight)
+        nll, metric = self.objective.token_nll(model, features_NF, batch, weight=settings.nll_weight)
         with torch.no_grad():
             no_dropout = model.encode(batch.source_BS, batch.source_lengths_B)  # as at inference time
         numbers_BT = uniforms(update, "samples", batch.num_pairs, steps).to(bounds_B.device)
@@ -60,9 +60,9 @@ class SelfCritical(Strategy):
             "nll": nll,
             "self_critical": Term((excess_B * scores_B).sum(), batch.num_pairs, settings.weight),
         }
-        figures: dict[str, tuple[float, float]] = {
-            "nll.teacher": figure,
+        metrics: dict[str, tuple[float, float]] = {
+            "nll.teacher": metric,
             "cost.sample": (sum(costs[0]), batch.num_pairs),
             "cost.greedy": (sum(costs[1]), batch.num_pairs),
         }
-        return Losses(terms, figures)
+        return Losses(terms, metrics)

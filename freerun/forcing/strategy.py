@@ -111,7 +111,7 @@ class Strategy(ABC):
     def step(self, update: Update) -> Mapping[str, tuple[float, float]]:
         """Update the strategy's own parameters from the gradients of ``own_loss``, before the model's step.
 
-        Returns figures for the journal. A figure that is not finite stops the training, so a step with such a figure
+        Returns metrics for the journal. A metric that is not finite stops the training, so a step with such a metric
         must leave all parameters unchanged.
         """
         return {}

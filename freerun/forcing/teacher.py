@@ -26,5 +26,5 @@ class Teacher(Strategy):
         """Return one term, the NLL of the reference tokens; the journal gets the NLL per token, unsmoothed."""
         encoded, masks = encode(model, batch, update)
         features_NF = replay(model, batch, encoded, batch.target_in_BT, masks)
-        nll, figure = self.objective.token_nll(model, features_NF, batch)
-        return Losses({"nll": nll}, {"nll.teacher": figure})
+        nll, metric = self.objective.token_nll(model, features_NF, batch)
+        return Losses({"nll": nll}, {"nll.teacher": metric})

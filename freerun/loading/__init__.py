@@ -58,7 +58,7 @@ def load(
         threads: per call; 0 means the threads that torch has in this program, and one for onnxruntime. Any other number
             is set in torch during each prediction only, so that the program keeps its own. A forked child always has
             one thread for torch (docs/python.md).
-        max_length: the most tokens per output, instead of the bundle's bound.
+        max_length: the maximum number of tokens per output, instead of the bundle's bound.
         runtime: "onnx" or "torch". Default: torch for a model that was not exported; onnxruntime for one that was, or
             for greedy search freerun's compiled library if it is installed.
         precision: "int8" runs the quantized graphs.
@@ -158,10 +158,10 @@ def _member(
     if not bundle.has_graphs(precision):
         quantize = "" if precision == "fp32" else f" --quantize {precision}"
         raise BundleError(
-            bundle.folder,
-            f"it has no {graph_file('greedy', precision)}",
+            bundle.directory,
+            f"no {graph_file('greedy', precision)} in this bundle",
             f"Expected a bundle with {precision} graphs",
-            f"Write them with: freerun export {bundle.folder}{quantize}",
+            f"Write them with: freerun export {bundle.directory}{quantize}",
         )
     graphs = Graphs(bundle, precision, threads or _ONNX_THREADS)
     compiled = runtime is None and can_run(bundle, precision)
@@ -193,7 +193,7 @@ def _check_choice(runtime: str | None, precision: str, mean: str) -> None:
             raise ConfigError.single(name, f"unknown {name} {value!r}", expected, "Choose one of them")
     if runtime == "torch" and precision != "fp32":
         what = f"{precision} with torch"
-        raise ConfigError.single("precision", what, "Expected fp32 with torch", "Leave out one of the two")
+        raise ConfigError.single("precision", what, "Expected fp32 with torch", "Omit one of the two")
 
 
 def _check_max_length(max_length: int | None) -> None:
@@ -208,7 +208,7 @@ def _check_digest(
     check_text("digest", digest)
     if bundle.digest != digest.lower():
         raise BundleError(
-            bundle.folder,
+            bundle.directory,
             f"its digest is {bundle.digest}",
             f"Expected {shown(digest)}",
             fix,
@@ -221,8 +221,8 @@ def _check_same_tokens(first: Bundle, other: Bundle) -> None:
         differences = _differences(one, two)
         if differences:
             raise BundleError(
-                other.folder,
-                f"its {side} side differs from that of {first.folder}: {', '.join(differences)}",
+                other.directory,
+                f"its {side} side differs from that of {first.directory}: {', '.join(differences)}",
                 "Expected models of an ensemble to read and write the same ids",
                 "Train them on the same data with the same [data] settings and reverse_source",
             )

@@ -25,19 +25,19 @@ def load_model(bundle: Bundle) -> Seq2Seq:
         BundleError: sizes and weights do not fit each other.
     """
     sizes = sizes_of(bundle)
-    weights = bundle.weights()  # checks the sizes, which might ask for any amount of memory, before anything is built
+    weights = bundle.weights()  # checks the sizes, which might need any amount of memory, before anything is built
     model = Seq2Seq(sizes)
     _fill(model, weights)
     return model.eval()
 
 
 def sizes_of(bundle: Bundle) -> Architecture:
-    """The sizes that a bundle names."""
-    path = bundle.folder / "config.json"
+    """Return the architecture of a bundle's model."""
+    path = bundle.directory / "config.json"
     try:
         return Architecture(**bundle.model)
     except TypeError as error:
-        raise BundleError(path, f"its model section does not fit: {error}", fix="Copy the bundle again") from None
+        raise BundleError(path, f"invalid model section: {error}", fix="Copy the bundle again") from None
 
 
 def load_weights(model: Seq2Seq, bundle: Bundle) -> None:

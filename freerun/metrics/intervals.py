@@ -51,8 +51,8 @@ def resampled_sums(values: Values, resamples: int = RESAMPLES, seed: int = 0) ->
         rows = min(_BLOCK, resamples - first)
         # With counts of how often each source was drawn, the sums of R samples are one matrix product. The offset
         # gives each row of the block separate counters.
-        drawn = generator.integers(sources, size=(rows, sources)) + sources * np.arange(rows)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=rows * sources).reshape(rows, sources)
+        draws = generator.integers(sources, size=(rows, sources)) + sources * np.arange(rows)[:, None]
+        counts = np.bincount(draws.ravel(), minlength=rows * sources).reshape(rows, sources)
         sums[first : first + rows] = counts.astype(np.float64) @ columns
     return sums
 

@@ -1,1 +1,1 @@
-"""The network in torch: encoder, bridge, decoder and what they are made of. Tensors and numbers only, never text."""
+"""The network in torch: encoder, bridge, decoder and their parts. Tensors and numbers only, never text."""

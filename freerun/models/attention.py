@@ -1,4 +1,4 @@
-"""What a step of the decoder reads of the source in addition to its state: one protocol, ``Condition``.
+"""Conditions: the part of the source that a decoder step reads in addition to its state (protocol ``Condition``).
 
 - ``SourceSummary``: a fixed vector, an input of every step (Cho et al. 2014);
 - ``LuongAttention``: after the recurrence (Luong, Pham & Manning 2015). It reads the decoder's outputs only, so all
@@ -28,7 +28,7 @@ __all__ = ["Attention", "BahdanauAttention", "Condition", "LuongAttention", "bui
 
 
 class Condition(Protocol):
-    """What a step reads of the source.
+    """The part of the source that a step reads.
 
     Conditions are nested: ``before_step`` is called from the first to the last, ``after_step`` from the last to the
     first.
@@ -58,7 +58,7 @@ class Condition(Protocol):
             outputs_TBH: the top layer's outputs, or the features of the condition inside this one; T is 1 unless
                 every condition replays.
             encoded: the state before the step, with what every step reads.
-            read_BI: what ``before_step`` returned.
+            read_BI: the return value of ``before_step``.
             token_BO: the rows of ``token_table`` for the tokens fed.
         """
         ...

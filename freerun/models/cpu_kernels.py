@@ -236,7 +236,7 @@ def _without_gradients(
 
 @dataclass(frozen=True)
 class StepWeights:
-    """What many steps of a layer share: its recurrent weight [H, G], gates with tanh doubled, in bf16 if requested."""
+    """Values that the steps of a layer share: its recurrent weight [H, G], tanh gates doubled, in bf16 if requested."""
 
     weight_HG: Tensor
     doubled_G: Tensor

@@ -42,14 +42,14 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Tables:
-    """What a step looks up instead of computing, valid until the weights change."""
+    """Precomputed values that a step looks up, valid until the weights change."""
 
     token_gates_VG: Tensor
     """The embedding multiplied into the first layer's gates, its bias included."""
     token_outputs_VO: tuple[Tensor | None, ...] = ()
-    """For each condition, what it reads of a token after the recurrence."""
+    """For each condition, the part of a token that it reads after the recurrence."""
     step_weights: tuple[StepWeights | None, ...] = ()
-    """What each layer's steps without gradients share."""
+    """Values that each layer's steps without gradients share."""
 
 
 class Decoder(nn.Module):
@@ -95,7 +95,7 @@ class Decoder(nn.Module):
 
         Args:
             target_in_BT: the tokens fed, BOS first, right-padded.
-            encoded: where to start from.
+            encoded: the encoded source to start from.
             masks: dropout, None for none.
         """
         if not self.replays:

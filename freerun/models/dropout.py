@@ -44,7 +44,7 @@ class DropoutMasks:
     output_TBF: Tensor | None = None
 
     def first_steps(self, steps: int) -> DropoutMasks:
-        """The same masks for a pass that ends after ``steps`` target positions."""
+        """Return the same masks for a pass that ends after ``steps`` target positions."""
         return replace(
             self,
             target_tokens_TB1=_until(self.target_tokens_TB1, steps),
@@ -61,7 +61,7 @@ class DropoutMasks:
         )
 
     def target_step(self, t: int) -> StepMasks:
-        """The decoder's masks of step ``t``."""
+        """Return the decoder's masks of step ``t``."""
         layers = tuple(None if mask is None else mask[t] for mask in self.decoder_layers)
         return StepMasks(_at(self.target_tokens_TB1, t), layers, _at(self.output_TBF, t))
 
@@ -88,9 +88,9 @@ def draw_mask(shape: Sequence[int], rate: float, generator: CounterGenerator, li
         return None
     keep = 1.0 - rate
     # drawn on the CPU, so that a seed means the same masks everywhere
-    kept = generator.coin_flips(keep, *shape)
+    flips = generator.coin_flips(keep, *shape)
     number = np.float64 if like.dtype == torch.float64 else np.float32
-    return torch.from_numpy(np.multiply(kept, number(1.0 / keep))).to(like)
+    return torch.from_numpy(np.multiply(flips, number(1.0 / keep))).to(like)
 
 
 def apply_mask(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The recurrent state: one type, and nobody else knows about (h, c)."""
+"""The recurrent state: one type that hides (h, c) from all other modules."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ class State:
     c_LBH: Tensor | None = None
 
     def select(self, origins_N: Tensor) -> State:
-        """The rows ``origins_N`` (ids, in their order, repeats allowed)."""
+        """Return the rows ``origins_N`` (indices, in their order, repeats allowed)."""
         return State(
             self.h_LBH.index_select(1, origins_N),
             None if self.c_LBH is None else self.c_LBH.index_select(1, origins_N),
         )
 
     def repeat(self, times: int) -> State:
-        """Every row ``times`` times, the copies side by side."""
+        """Return every row ``times`` times, its copies next to each other."""
         return State(
             self.h_LBH.repeat_interleave(times, 1),
             None if self.c_LBH is None else self.c_LBH.repeat_interleave(times, 1),
         )
 
     def detach(self) -> State:
-        """The same values, cut off from the graph."""
+        """Return the same values, detached from the graph."""
         return State(self.h_LBH.detach(), None if self.c_LBH is None else self.c_LBH.detach())
 
     def layer(self, index: int) -> tuple[Tensor, Tensor | None]:
-        """(h, c) of one layer, each [B, H]."""
+        """Return (h, c) of one layer, each [B, H]."""
         return self.h_LBH[index], None if self.c_LBH is None else self.c_LBH[index]
 
     @staticmethod
     def stack(layers: list[tuple[Tensor, Tensor | None]]) -> State:
-        """The state made of its layers' (h, c), lowest layer first."""
+        """Return the state with these layers' (h, c), lowest layer first."""
         cells = [c for _, c in layers if c is not None]
         return State(torch.stack([h for h, _ in layers]), torch.stack(cells) if cells else None)

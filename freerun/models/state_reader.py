@@ -39,7 +39,7 @@ class StateReader:
 
     @torch.inference_mode()
     def contexts(self, source_ids: Ids, lengths: Ids) -> Floats:
-        """Return the decoder's top layer [B, H] before the first token: what the encoder passes on."""
+        """Return the decoder's top layer [B, H] before the first token: the encoder's summary of the source."""
         return _numbers(self._encoded(source_ids, lengths).state.h_LBH[-1])
 
     @torch.inference_mode()

@@ -118,7 +118,7 @@ class TorchStepper:
 
     @torch.inference_mode()
     def log_prob_of(self, tokens: Ids) -> NDArray[np.floating]:
-        """The log-probability [N] of these tokens under the distributions of the last step."""
+        """Return the log-probability [N] of these tokens under the distributions of the last step."""
         assert self._log_probs_NV is not None, "step() comes first"
         index = torch.as_tensor(tokens, device=self._log_probs_NV.device).unsqueeze(1)
         values: NDArray[np.floating] = self._log_probs_NV.gather(1, index).squeeze(1).cpu().numpy()
@@ -126,14 +126,14 @@ class TorchStepper:
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """Normalised over the whole vocabulary, in fp32 at least."""
+    """Normalise over the whole vocabulary, in fp32 or higher precision."""
     return torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=-1)
 
 
 def best(values_NV: Tensor, k: int) -> tuple[Ids, NDArray[np.floating]]:
-    """The k largest of each row, best first, ties to the lowest id.
+    """Return the k largest values of each row, best first; ties go to the lowest id.
 
-    ``topk`` breaks ties as it likes, so rows where the k-th and the next value are equal are sorted in full; they are
+    ``topk`` breaks ties arbitrarily, so rows where the k-th and the next value are equal are sorted in full; they are
     rare, and for k = 1 ``max`` already returns the first.
     """
     if k == 1:

@@ -1,4 +1,4 @@
-"""What a step reads of the memory, as ONNX nodes (Luong, Pham & Manning 2015; Bahdanau, Cho & Bengio 2015, appendix A).
+"""Attention as ONNX nodes (Luong, Pham & Manning 2015; Bahdanau, Cho & Bengio 2015, appendix A).
 
 ``attention_nodes`` gives the nodes of each kind of attention in ``freerun.architecture``. Shape suffixes: N rows, E
 entries (one per source), R rows of each, B batch, S source, V vocabulary, H decoder, M memory.

@@ -1,4 +1,4 @@
-"""The files of an exported bundle: what is copied, the graphs, and the record of what int8 costs."""
+"""The files of an exported bundle: copies, the graphs, and the record of the loss with int8."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def check_output_dir(out: Path, bundle: Bundle) -> Path:
     if existing is None or existing.has_weights or foreign or find_bundle(out) != out:
         what = (
             "this is the bundle itself"
-            if existing and existing.folder.samefile(bundle.folder)
+            if existing and existing.directory.samefile(bundle.directory)
             else "something is there"
         )
         raise UserError(out, what, "Expected a new directory, or an earlier export to replace", "Choose another --out")
@@ -74,7 +74,7 @@ def check_output_dir(out: Path, bundle: Bundle) -> Path:
 
 def copy_bundle(new: Path, bundle: Bundle, keeps_weights: bool) -> None:
     """Copy a bundle without its graphs: all of its directory, or, without weights, only the files of a bundle."""
-    for path in bundle.folder.iterdir():
+    for path in bundle.directory.iterdir():
         if path.name in _GRAPH_FILES or not (keeps_weights or path.name in _kept_names(bundle)):
             continue
         if path.is_dir():
@@ -144,7 +144,7 @@ def reusable_int8(target: Path, bundle: Bundle) -> dict[str, bytes]:
         reason = (
             f"{Path(error.where).name}: {error.what}" if isinstance(error, BundleError) else f"{_RECORD}: {error!r}"
         )
-        log.info(f"{target}: the int8 graphs are left out ({reason}). Write them again with --quantize int8.")
+        log.info(f"{target}: the int8 graphs are dropped ({reason}). Write them again with --quantize int8.")
         return {}
     log.info(f"{target}: the int8 graphs are kept, because they belong to the same weights.")
     return {**files, _RECORD: record}

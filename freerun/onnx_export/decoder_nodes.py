@@ -26,7 +26,7 @@ __all__ = ["DecoderStep", "State"]
 
 @dataclass(frozen=True)
 class State:
-    """What a step leaves to the next one.
+    """The values that a step passes to the next one.
 
     ``layers``: (h, c) of each. ``attended``: the attentional output [N, H], if it is fed in again. ``precomputed``: for
     each layer, then for ``attended``, its matmuls that the next step needs; empty if they are still to be computed.

@@ -12,7 +12,7 @@ __all__ = ["encoder_graph"]
 
 
 def encoder_graph(weights: ModelWeights, arithmetic: Arithmetic) -> Graph:
-    """The graph: source [B, S], lengths [B] -> state [B, D] and the tensors of ``statics_of``."""
+    """Return the encoder graph: source [B, S], lengths [B] -> state [B, D] and the tensors of ``statics_of``."""
     graph = Graph("encoder")
     source, lengths = graph.input("source", INT64, ["B", "S"]), graph.input("lengths", INT64, ["B"])
     encoded = encode(graph, weights, arithmetic, source, lengths)

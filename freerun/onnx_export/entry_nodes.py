@@ -1,4 +1,4 @@
-"""What stays the same for a source while its rows are decoded.
+"""Entries: tensors of a source that stay constant while its rows are decoded.
 
 A *static* tensor has one entry per source. There are as many rows as entries, or R times as many: then the rows of one
 source are adjacent. Shape suffixes: E entries, R rows of each, N = E x R rows.
@@ -46,7 +46,7 @@ class OneRowEach:
 
 
 class SeveralRowsEach:
-    """Any R, found from a static tensor."""
+    """Any R, computed from a static tensor."""
 
     def __init__(self, graph: Graph, static: Value) -> None:
         self._number = graph.op("Shape", static, attributes={"start": 0, "end": 1})

@@ -51,14 +51,14 @@ def _check_capabilities(bundle: Bundle, sizes: Architecture, precision: str) -> 
     ):
         if not spec.onnx:
             raise BundleError(
-                bundle.folder,
+                bundle.directory,
                 f"{key} = {shown(value)} has no ONNX export",
                 f"Expected one of {_names(each.name for each in registry.values() if each.onnx)}",
                 "Predict with torch, which needs no export",
             )
     if precision == "int8" and not sizes.cell_spec.is_bounded:
         raise BundleError(
-            bundle.folder,
+            bundle.directory,
             f"cell = {shown(sizes.cell)} has outputs of any size, which int8 cannot hold",
             f"Expected one of {_names(each.name for each in CELLS.values() if each.onnx and each.is_bounded)}",
             "Export it without --quantize",

@@ -63,7 +63,7 @@ def check_agreement(
     largest = max((float(each.max(initial=0)) for each in differences), default=0.0)
     if not largest <= MAX_DIFFERENCE[precision]:
         raise BundleError(
-            bundle.folder,
+            bundle.directory,
             f"{names} differ by {largest:.2g} in a token's log-probability",
             f"Expected at most {MAX_DIFFERENCE[precision]:g}",
             "Nothing was written; please report this model's dimensions, CPU and version of onnxruntime as a bug",

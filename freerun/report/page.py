@@ -1,4 +1,4 @@
-"""What all pages share: escaping templates, the style, and numbers as text."""
+"""Parts that all pages share: escaping templates, the style, and numbers as text."""
 
 from __future__ import annotations
 

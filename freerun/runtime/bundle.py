@@ -1,19 +1,19 @@
-"""The bundle: a directory with a whole model, in JSON and safetensors only.
+"""The bundle: a directory with a complete model, in JSON and safetensors only.
 
-| file | what |
+| file | content |
 |---|---|
-| config.json | what the model is, how text becomes ids, and the hash of every file that a prediction depends on |
+| config.json | the architecture, how text is encoded, and the hash of every file that a prediction depends on |
 | source_vocabulary.json | or source_vocabulary.model for SentencePiece |
 | target_vocabulary.json | or target_vocabulary.model |
-| model.safetensors | weights; a bundle exported on its own has none |
+| model.safetensors | weights; a bundle exported to another directory has none |
 | encoder.onnx, step.onnx, greedy.onnx | after an export: graphs that run without torch, see ``graphs`` |
-| greedy.npz | after an export of a model without attention: what the compiled greedy search reads |
+| greedy.npz | after an export of a model without attention: the arrays of the compiled greedy search |
 | encoder.int8.onnx, ... | after an export with --quantize int8 |
-| export.json | with those: results in both precisions |
+| export.json | written with those: metrics in both precisions |
 | metrics.json | metrics on the development pairs |
 | README.md | the model card |
 
-Over 350 lines, because every check of a file from a stranger is next to the code that reads it.
+Over 350 lines, because every check of an untrusted file is next to the code that reads it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from freerun.data.vocabulary import Vocabulary
 from freerun.errors import BundleError, MissingExtraError
 from freerun.files import bytes_hash, readable_dir
 from freerun.runtime.limits import MAX_CONFIG, Limits
-from freerun.runtime.schema import first_fault
+from freerun.runtime.schema import first_invalid_value
 from freerun.runtime.shapes import Shapes
 from freerun.runtime.snapshot import Identity, Snapshot, damaged, identity_of
 from freerun.search.bound import LengthBound
@@ -67,17 +67,17 @@ Weights = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle as read.
+    """A bundle that was read from disk.
 
     Attributes:
-        folder: where it was read from.
-        config: the whole of config.json.
+        directory: the bundle directory.
+        config: the content of config.json.
         digest: SHA-256 of config.json, which names the hash of every file that a prediction depends on.
-        metrics: the whole of metrics.json.
-        limits: how large its files may be.
+        metrics: the content of metrics.json.
+        limits: the maximum size of each file.
     """
 
-    folder: Path
+    directory: Path
     config: Mapping[str, Any]
     digest: str
     source: Codec
@@ -89,52 +89,52 @@ class Bundle:
 
     @property
     def model(self) -> Mapping[str, Any]:
-        """Return the architecture, as config.json has it."""
+        """Return the architecture as stored in config.json."""
         model: Mapping[str, Any] = self.config["model"]
         return model
 
     @property
     def has_weights(self) -> bool:
-        """Return True if it has weights for torch; a bundle exported on its own has none."""
+        """Return True if the bundle has weights for torch; one exported to another directory has none."""
         return WEIGHTS in self.config["files"]
 
     @property
     def weights_hash(self) -> str:
-        """SHA-256 of its weights, or of those that its graphs were made from."""
-        found: str = self.config["files"].get(WEIGHTS) or (self.config.get("graphs") or {}).get("weights", "")
-        return found
+        """The SHA-256 of the weights, or of those that the graphs were exported from."""
+        weights: str = self.config["files"].get(WEIGHTS) or (self.config.get("graphs") or {}).get("weights", "")
+        return weights
 
     def has_graphs(self, precision: str = "fp32") -> bool:
-        """Return True if it was exported in this precision."""
+        """Return True if the bundle was exported in this precision."""
         return all(graph_file(name, precision) in self.config["files"] for name in GRAPHS)
 
     def checked_bytes(self, name: str) -> bytes:
-        """Return the content of one of its files.
+        """Return the content of one of the bundle's files.
 
         Raises:
-            BundleError: it is not there, too large for the model, or not the one that config.json names.
+            BundleError: the file is missing, too large for the model, or has another hash than in config.json.
         """
         return _checked_bytes(self.files, name, self.config, self.limits.of(name))
 
     def check_weights(self) -> None:
-        """Check that this bundle was not exported without weights.
+        """Check that the bundle has weights, so that torch can run it and training can start from it.
 
         Raises:
-            BundleError: it was, so torch cannot run it, and no training can start from it.
+            BundleError: it was exported without weights.
         """
         if not self.has_weights and self.has_graphs():
             raise BundleError(
-                self.folder,
+                self.directory,
                 f"this bundle was exported without {WEIGHTS}, so torch cannot run it",
                 "Expected a bundle with weights",
-                "Use the run or bundle that it was exported from; to predict, leave out --runtime torch",
+                "Use the run or bundle that it was exported from; to predict, omit --runtime torch",
             )
 
     def weights(self) -> Weights:
-        """Return the weights by name, as arrays: float32, finite, of the architecture's shapes.
+        """Return the weights by name, as finite float32 arrays of the architecture's shapes.
 
         Raises:
-            BundleError: there are none, or the file is not the one that config.json names, or not of this model.
+            BundleError: there are none, or the file has another hash than in config.json, or does not fit the model.
         """
         self.check_weights()
         try:
@@ -142,7 +142,7 @@ class Bundle:
             from safetensors.numpy import load
         except ImportError:
             raise MissingExtraError("safetensors", "train", "reading a model's weights") from None
-        path = self.folder / WEIGHTS
+        path = self.directory / WEIGHTS
         content = self.checked_bytes(WEIGHTS)
         self._check_header(content)
         try:
@@ -153,36 +153,36 @@ class Bundle:
             if not np.isfinite(array).all():
                 raise BundleError(
                     path,
-                    f"{name} has numbers that are not finite",
+                    f"{name} has values that are not finite",
                     "Expected finite weights",
                     "Copy the whole bundle again, or train the model again",
                 )
         return arrays
 
     def _check_header(self, content: bytes) -> None:
-        """Check that a weight file has the weights of this model, before arrays are made of them."""
-        path = self.folder / WEIGHTS
+        """Check the names and shapes in the header of a weight file before arrays are created from it."""
+        path = self.directory / WEIGHTS
         length = int.from_bytes(content[:8], "little")
         try:
             if not 0 < length <= len(content) - 8:
-                raise ValueError(f"its header is said to have {length:,} bytes")
-            found = _shapes_in(parse(content[8 : 8 + length]))
+                raise ValueError(f"its header claims to have {length:,} bytes")
+            shapes = _shapes_in(parse(content[8 : 8 + length]))
         except (ValueError, RecursionError) as error:
             raise damaged(path, f"not a safetensors file of this model's numbers ({str(error)[:200]})") from None
-        fault = _first_difference(found, self.limits.shapes)
-        if fault:
+        difference = _first_difference(shapes, self.limits.shapes)
+        if difference:
             raise BundleError(
                 path,
-                f"the weights do not fit the sizes in config.json ({fault})",
+                f"the weights do not fit the sizes in config.json ({difference})",
                 "Expected the weights of this bundle",
                 "Copy the whole bundle again",
             )
 
 
 def _shapes_in(header: object) -> Shapes:
-    """Return the shapes that the header of a safetensors file gives its float32 arrays."""
+    """Return the shapes in the header of a safetensors file, which may only have float32 arrays."""
     if not isinstance(header, dict):
-        raise ValueError("it is not a JSON object")
+        raise ValueError("the header is not a JSON object")
     shapes: Shapes = {}
     for name, entry in header.items():
         if name == "__metadata__":
@@ -191,27 +191,27 @@ def _shapes_in(header: object) -> Shapes:
         if not isinstance(shape, list) or any(type(size) is not int for size in shape):
             raise ValueError(f"{name} has no shape")
         if entry.get("dtype") != "F32":
-            raise ValueError(f"{name} is not of 32-bit floating-point numbers")
+            raise ValueError(f"{name} is not float32")
         shapes[name] = tuple(shape)
     return shapes
 
 
-def _first_difference(found: Shapes, expected: Shapes) -> str:
-    """Return the first weight that is not as expected, in words; empty if there is none."""
-    for name in sorted(found.keys() | expected.keys()):
-        if found.get(name) != expected.get(name):
-            one, other = (str(shapes.get(name, "missing")) for shapes in (found, expected))
+def _first_difference(actual: Shapes, expected: Shapes) -> str:
+    """Describe the first weight whose shape is not the expected one; return "" if there is none."""
+    for name in sorted(actual.keys() | expected.keys()):
+        if actual.get(name) != expected.get(name):
+            one, other = (str(shapes.get(name, "missing")) for shapes in (actual, expected))
             return f"{name} is {one}" + (f" and should be {other}" if name in expected else ", and the model has none")
     return ""
 
 
 def graph_file(name: str, precision: str = "fp32") -> str:
-    """Return the file of a graph: ``greedy.onnx``, ``greedy.int8.onnx``."""
+    """Return the file name of a graph: ``greedy.onnx``, ``greedy.int8.onnx``."""
     return f"{name}.onnx" if precision == "fp32" else f"{name}.{precision}.onnx"
 
 
 def arrays_file(precision: str) -> str:
-    """Return the file that the compiled greedy search reads: ``greedy.npz``, ``greedy.int8.npz``."""
+    """Return the file name of the compiled greedy search's arrays: ``greedy.npz``, ``greedy.int8.npz``."""
     return "greedy.npz" if precision == "fp32" else f"greedy.{precision}.npz"
 
 
@@ -220,7 +220,7 @@ EXPORTED: Final = tuple(
     for precision in PRECISIONS
     for name in (*(graph_file(graph, precision) for graph in GRAPHS), arrays_file(precision))
 )
-"""Files that an export may write to be run, in the order in which they are reported."""
+"""The runnable files that an export may write, in the order in which they are reported."""
 
 
 def find_bundle(model: Path) -> Path:
@@ -229,19 +229,19 @@ def find_bundle(model: Path) -> Path:
     Raises:
         BundleError: there is none.
     """
-    folder = readable_dir(model)
-    if not folder.exists():
+    directory = readable_dir(model)
+    if not directory.exists():
         raise BundleError(model, "no such directory", "Expected a bundle or a run directory", "Check the path")
-    if not folder.is_dir():
+    if not directory.is_dir():
         raise BundleError(
             model, "this is a file", "Expected the directory of a bundle or of a run", "Name the directory"
         )
-    best = readable_dir(folder / "best")
-    if (folder / "config.json").exists():
-        return folder
+    best = readable_dir(directory / "best")
+    if (directory / "config.json").exists():
+        return directory
     if (best / "config.json").exists():
         return best
-    if (folder / "config.toml").exists():
+    if (directory / "config.toml").exists():
         raise BundleError(
             model,
             "this run has no best model yet",
@@ -256,61 +256,61 @@ def find_bundle(model: Path) -> Path:
 def read_bundle(model: Path) -> Bundle:
     """Read a bundle or a run directory's best bundle, except the weights.
 
-    Files are opened now and read when they are asked for. If the bundle is replaced meanwhile, all of them are the old
-    one's or all are the new one's.
+    Files are opened now and read when they are needed. If the bundle is replaced meanwhile, either all of them are from
+    the old bundle or all are from the new one.
 
     Raises:
-        BundleError: it is missing, incomplete, damaged, from a newer version, or a file belongs to another bundle.
+        BundleError: the bundle is missing, incomplete, damaged or from a newer version, or a file is from another one.
     """
-    faults = 0
+    failures = 0
     for _ in range(_ATTEMPTS):
         before = _identity(model)
         try:
             bundle = _read(find_bundle(model))
         except BundleError:
-            # It may have been replaced while it was read, or be missing for the moment between two renames.
+            # The bundle may have been replaced meanwhile, or be missing for a moment between two renames.
             if _identity(model) == before:
-                faults += 1
-                if faults == _MAX_FAULTS:
+                failures += 1
+                if failures == _MAX_FAILURES:
                     raise
-                time.sleep(0.002 * faults)
+                time.sleep(0.002 * failures)
             continue
         if bundle.files.identity("config.json") == _identity(model):
             return bundle
     raise BundleError(
-        model, "it is being replaced all the time", "Expected a bundle that stays unchanged for a moment", "Try again"
+        model, "the bundle keeps being replaced", "Expected a bundle that stays unchanged for a moment", "Try again"
     )
 
 
 _ATTEMPTS: Final = 1000
-_MAX_FAULTS: Final = 6
-"""Failed attempts to read an unchanged bundle before its error is raised: after 30 ms."""
+_MAX_FAILURES: Final = 6
+"""Failed attempts to read an unchanged bundle before the error is raised, after 30 ms in all."""
 
 
 def _identity(model: Path) -> Identity | None:
-    """Return the identity of the bundle's present config.json, if it has one."""
+    """Return the identity of the bundle's current config.json, None if it has none."""
     try:
         return identity_of((find_bundle(model) / "config.json").stat())
     except (OSError, BundleError):
         return None
 
 
-def _read(folder: Path) -> Bundle:
-    files = Snapshot(folder)
+def _read(directory: Path) -> Bundle:
+    files = Snapshot(directory)
     files.open(["config.json"])
     content = files.read("config.json", MAX_CONFIG)
-    config = _checked_config(folder, content)
+    config = _checked_config(directory, content)
     named = config["files"]
     files.open(["metrics.json", *(name for name in (WEIGHTS, *EXPORTED) if name in named)])
     limits = Limits(Architecture.of(config["model"]))
     source, target = (_read_codec(files, side, config, limits) for side in ("source", "target"))
     bound = {key: config["length_bound"].get(key) for key in ("longest_target", "largest_ratio", "fixed")}
     metrics = _read_metrics(files)
-    return Bundle(folder, config, bytes_hash(content), source, target, LengthBound(**bound), metrics, files, limits)
+    return Bundle(directory, config, bytes_hash(content), source, target, LengthBound(**bound), metrics, files, limits)
 
 
-def _checked_config(folder: Path, content: bytes) -> dict[str, Any]:
-    path = folder / "config.json"
+def _checked_config(directory: Path, content: bytes) -> dict[str, Any]:
+    path = directory / "config.json"
     config = _parsed(path, content)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise BundleError(
@@ -326,13 +326,13 @@ def _checked_config(folder: Path, content: bytes) -> dict[str, Any]:
         raise BundleError(
             path,
             f"this bundle has version {version}",
-            f"Expected {VERSION} at most, the newest that this freerun knows",
+            f"Expected {VERSION} at most, the newest that this freerun can read",
             "Install a newer freerun",
         )
-    fault = first_fault(config)
-    if fault is not None:
-        what = f"damaged: {fault.key}: {fault.what}"
-        raise BundleError(path, what, fault.expected, "Copy the whole bundle again")
+    invalid = first_invalid_value(config)
+    if invalid is not None:
+        what = f"damaged: {invalid.key}: {invalid.what}"
+        raise BundleError(path, what, invalid.expected, "Copy the whole bundle again")
     return config
 
 
@@ -341,7 +341,7 @@ def _read_codec(files: Snapshot, side: str, config: Mapping[str, Any], limits: L
     spec = settings["tokens"]
     subwords = spec.startswith("sentencepiece")
     name = f"{side}_vocabulary.{'model' if subwords else 'json'}"
-    path = files.folder / name
+    path = files.directory / name
     files.open([name])
     content = _checked_bytes(files, name, config, limits.of(name))
     if subwords:
@@ -352,8 +352,8 @@ def _read_codec(files: Snapshot, side: str, config: Mapping[str, Any], limits: L
     size = config["model"][f"{side}_vocabulary"]
     if len(vocabulary) != size:
         raise BundleError(
-            files.folder / "config.json",
-            f"damaged: model.{side}_vocabulary: it is {size}, and the {side} vocabulary has {len(vocabulary)} ids",
+            files.directory / "config.json",
+            f"damaged: model.{side}_vocabulary is {size}, but the {side} vocabulary has {len(vocabulary)} ids",
             "Expected the sizes of this bundle's model",
             "Copy the whole bundle again",
         )
@@ -361,7 +361,7 @@ def _read_codec(files: Snapshot, side: str, config: Mapping[str, Any], limits: L
 
 
 def _read_metrics(files: Snapshot) -> dict[str, float | None]:
-    path = files.folder / "metrics.json"
+    path = files.directory / "metrics.json"
     metrics = _parsed(path, files.read("metrics.json", MAX_CONFIG))
     if not isinstance(metrics, dict):
         raise damaged(path, "not a JSON object")
@@ -378,18 +378,18 @@ def _parsed(path: Path, content: bytes) -> Any:
         raise damaged(path, f"not JSON ({error})") from None
 
 
-def _checked_bytes(files: Snapshot, name: str, config: Mapping[str, Any], most: int) -> bytes:
-    """A file of the bundle, compared with the hash in config.json."""
+def _checked_bytes(files: Snapshot, name: str, config: Mapping[str, Any], limit: int) -> bytes:
+    """Read a file of the bundle, and compare it with the hash in config.json."""
     expected = config["files"].get(name)
     if expected is None:
-        raise damaged(files.folder / "config.json", f"it names no hash of {name}")
+        raise damaged(files.directory / "config.json", f"no hash of {name}")
     files.open([name])
-    content = files.read(name, most)
-    found = bytes_hash(content)
-    if found != expected:
+    content = files.read(name, limit)
+    actual = bytes_hash(content)
+    if actual != expected:
         raise BundleError(
-            files.folder / name,
-            f"its SHA-256 is {found[:12]}... and config.json names {expected[:12]}...: truncated, changed, or of "
+            files.directory / name,
+            f"the SHA-256 is {actual[:12]}..., but {expected[:12]}... in config.json: truncated, changed, or from "
             "another bundle",
             "Expected the file that was written with this bundle",
             "Copy the whole bundle again",

@@ -14,14 +14,14 @@ from freerun.config import flatten, shown
 __all__ = ["model_card", "with_quantised"]
 
 _TEMPLATE = """\
-# A sequence-to-sequence model made by freerun {{ config.freerun }}
+# A sequence-to-sequence model trained with freerun {{ config.freerun }}
 
 {{ model.cell | upper }} encoder-decoder, {{ model.num_layers }} x {{ model.hidden_size }} units, \
 {{ "bidirectional" if model.bidirectional else "unidirectional" }} encoder, \
 {{ attention }}, \
 {{ "{:,}".format(training.parameters) }} parameters.
 
-    freerun predict FOLDER "some text"
+    freerun predict DIRECTORY "some text"
 
 ## Data
 
@@ -32,18 +32,18 @@ Trained on {{ "{:,}".format(training.pairs) }} pairs of {{ "{:,}".format(trainin
 {% for side, codec, ids in sides -%}
 | {{ side }} | {{ codec.tokens }} | {{ codec.normalisation }} | {{ codec.case }} | {{ ids }} |
 {% endfor %}
-A source is read {{ "from its end" if config.source.reverse else "from its beginning" }}. Longest training target: \
+Sources are read {{ "from the end" if config.source.reverse else "from the beginning" }}. Longest training target: \
 {{ config.length_bound.longest_target }} tokens.
 
-## Figures on the development pairs
+## Metrics on the development pairs
 
 `.teacher`: the decoder was fed the reference tokens; `.free`: its own predictions. Intervals: 95 %, bootstrap over \
-sources. The model was selected on these pairs ({{ training.evaluation.select_on }}), so figures on new data may be a \
-little worse.
+sources. The model was selected on these pairs ({{ training.evaluation.select_on }}), so metrics on new data may be \
+slightly worse.
 
-| figure | value | 95 % interval |
+| metric | value | 95 % interval |
 |---|---|---|
-{% for name, value, interval in figures -%}
+{% for name, value, interval in metrics -%}
 | {{ name }} | {{ value }} | {{ interval }} |
 {% endfor %}
 ## Training
@@ -62,7 +62,7 @@ _SECTION = "## Quantised graphs"
 
 
 def model_card(config: Mapping[str, Any], metrics: Mapping[str, float | None]) -> str:
-    """The card of a bundle from its config.json and metrics.json."""
+    """Return the model card for the content of config.json and metrics.json."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     training = config["training"]
     values = flatten({section: training[section] for section in ("model", "training", "evaluation")})
@@ -82,7 +82,7 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, float | None]) -
         model=model,
         training=training,
         sides=sides,
-        figures=_figures(metrics),
+        metrics=_metric_rows(metrics),
         settings=settings,
         strategies=strategies,
         attention=_attention(model),
@@ -91,7 +91,7 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, float | None]) -
 
 
 def with_quantised(card: str, record: Mapping[str, Any] | None) -> str:
-    """``card`` with a section on what int8 costs, from export.json, or without one; the rest stays as it is."""
+    """Return ``card`` with its section on int8 replaced: from ``record`` (export.json), or removed if there is none."""
     lines = card.splitlines(keepends=True)
     heads = [number for number, line in enumerate(lines) if line.startswith("## ")] + [len(lines)]
     for head, end in pairwise(heads):
@@ -99,8 +99,8 @@ def with_quantised(card: str, record: Mapping[str, Any] | None) -> str:
             del lines[head:end]
             break
     if record is not None:
-        place = next((number for number, line in enumerate(lines) if line.startswith("## Training")), len(lines))
-        lines.insert(place, _quantised_section(record))
+        position = next((number for number, line in enumerate(lines) if line.startswith("## Training")), len(lines))
+        lines.insert(position, _quantised_section(record))
     return "".join(lines)
 
 
@@ -113,7 +113,7 @@ def _quantised_section(record: Mapping[str, Any]) -> str:
     return (
         f"{_SECTION}\n\n"
         f"`--precision int8` against fp32, on {record['sources']:,} development sources, greedy search.\n\n"
-        "| figure | fp32 | int8 | difference | 95 % interval |\n|---|---|---|---|---|\n" + "".join(rows) + "\n"
+        "| metric | fp32 | int8 | difference | 95 % interval |\n|---|---|---|---|---|\n" + "".join(rows) + "\n"
     )
 
 
@@ -125,7 +125,7 @@ def _attention(model: Mapping[str, Any]) -> str:
     return f"{spec.title} ({', '.join(details)})" if details else spec.title
 
 
-def _figures(metrics: Mapping[str, float | None]) -> list[tuple[str, str, str]]:
+def _metric_rows(metrics: Mapping[str, float | None]) -> list[tuple[str, str, str]]:
     rows = []
     for name, value in metrics.items():
         if name.endswith((".low", ".high")):

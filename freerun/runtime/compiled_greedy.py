@@ -29,15 +29,15 @@ from freerun.symbols import EOS
 __all__ = ["ARRAYS_VERSION", "CompiledGreedy", "can_run", "supports"]
 
 ARRAYS_VERSION: Final = 1
-"""Version of the content of greedy.npz and its meaning."""
+"""Format version of greedy.npz."""
 
 _NO_MEMORY, _BAD_SOURCE, _BAD_MODEL, _STOPPED = 1, 2, 3, 4
 _FIRST_ROOM: Final = 2**12
-"""Tokens per output that the first attempt reserves memory for."""
+"""Tokens per output for which the first attempt reserves memory."""
 _MAX_ROOM: Final = 2**20
-"""Tokens that the first attempt of one call reserves memory for, all sources together."""
+"""Total tokens for which the first attempt of a call reserves memory."""
 _SHORT: Final = 4_000_000_000
-"""Tokens times weights of a call up to which it takes about 0.2 s at most."""
+"""Tokens * weights of a call that takes about 0.2 s at most."""
 _MIN_ROWS: Final = 24
 """Minimum number of sources per thread."""
 
@@ -53,10 +53,9 @@ def can_run(bundle: Bundle, precision: str) -> bool:
 
 
 class CompiledGreedy:
-    """A ``GreedyDecoder`` outside of Python. Any number of threads may call it at once.
+    """A ``GreedyDecoder`` in the C library. Any number of threads may call it at once.
 
-    Outputs are bit-identical whatever other sources are decoded in the same call. ``threads`` divide many sources among
-    themselves.
+    Outputs do not depend, to the last bit, on the other sources in a call. Many sources are divided among ``threads``.
     """
 
     def __init__(self, bundle: Bundle, precision: str = "fp32", threads: int = 1) -> None:
@@ -147,9 +146,11 @@ class CompiledGreedy:
         if result == _NO_MEMORY:
             raise MemoryError("no memory for decoding")
         if result == _BAD_SOURCE:
-            raise ValueError("a source is empty, or has an id that is not of the source vocabulary")
+            raise ValueError("a source is empty, or has an id outside the source vocabulary")
         if result == _BAD_MODEL:
-            raise _damaged(self._bundle.folder / arrays_file(self._precision), "the compiled library rejects its sizes")
+            raise _damaged(
+                self._bundle.directory / arrays_file(self._precision), "the compiled library rejects its sizes"
+            )
         outputs, start = [], 0
         for count, bound in zip(written, bounds, strict=True):
             outputs.append(_hypothesis(tokens[start : start + count].tolist(), scores[start : start + count].tolist()))
@@ -196,9 +197,9 @@ def _arrays_in(content: bytes) -> dict[str, Array]:
     with zipfile.ZipFile(io.BytesIO(content)) as file:
         entries = file.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ValueError("it is compressed")
+            raise ValueError("compressed")
         if sum(entry.file_size for entry in entries) > len(content):
-            raise ValueError("its arrays overlap")
+            raise ValueError("overlapping arrays")
         return {entry.filename.removesuffix(".npy"): _array_in(file.read(entry)) for entry in entries}
 
 
@@ -218,7 +219,7 @@ class _Reader:
     """Builds a model from the arrays of a bundle; the memory that it points to is added to ``memory``."""
 
     def __init__(self, bundle: Bundle, precision: str, memory: list[Any]) -> None:
-        self._path = bundle.folder / arrays_file(precision)
+        self._path = bundle.directory / arrays_file(precision)
         self._memory = memory
         self._arrays = self._read(bundle.checked_bytes(arrays_file(precision)))
         expected = {**metadata_of(bundle, "greedy", precision), "freerun.arrays": str(ARRAYS_VERSION)}
@@ -235,7 +236,7 @@ class _Reader:
             if values.dtype.kind not in "fiu":
                 raise self._damaged(f"{name} is not an array of numbers")
             if values.dtype.kind == "f" and not np.isfinite(values).all():
-                raise self._damaged(f"{name} has numbers that are not finite")
+                raise self._damaged(f"{name} has values that are not finite")
         return arrays
 
     def _metadata(self) -> dict[str, str]:
@@ -254,7 +255,7 @@ class _Reader:
         """
         sizes, hidden = self._sizes, self._sizes.hidden_size
         if sizes.num_layers > len(self._arrays):
-            raise self._damaged(f"it has {len(self._arrays)} arrays, too few for {sizes.num_layers} layers")
+            raise self._damaged(f"{len(self._arrays)} arrays, too few for {sizes.num_layers} layers")
         begins = sizes.embedding_size if sizes.is_projected else sizes.target_vocabulary
         context = {"context_gates": sizes.gates, "context_output": begins} if sizes.every_step else {}
         tied = sizes.target_vocabulary if sizes.is_projected else None
@@ -279,7 +280,7 @@ class _Reader:
             self._linears(["tied"], sizes.embedding_size, tied, biased=True),
         )
         if self._arrays:
-            raise self._damaged(f"it has an array too many: {min(self._arrays)}")
+            raise self._damaged(f"an unexpected array: {min(self._arrays)}")
         return model
 
     def _source_embedding(self) -> int | None:
@@ -327,11 +328,11 @@ class _Reader:
             return linear(self._memory, self._array(f"{name}.weight", (inputs, outputs)), bias)
         step = float(self._array(f"{name}.step", ()))
         if step <= 0:
-            raise self._damaged(f"{name}.step is {step:g} and should be above 0")
+            raise self._damaged(f"{name}.step is {step:g}, but should be above 0")
         scale = self._array(f"{name}.scale", (outputs,))
         weight = self._array(f"{name}.weight", (inputs, outputs), np.int8)
         if np.abs(weight.astype(np.int16)).max(initial=0) > PRODUCT_LEVELS:
-            raise self._damaged(f"{name}.weight has numbers beyond -{PRODUCT_LEVELS} to {PRODUCT_LEVELS}")
+            raise self._damaged(f"{name}.weight has values outside -{PRODUCT_LEVELS} to {PRODUCT_LEVELS}")
         return linear(self._memory, weight, bias, scale, step)
 
     def _array(self, name: str, shape: tuple[int, ...], kind: type[np.generic] = np.float32) -> Array:
@@ -344,7 +345,7 @@ class _Reader:
                 values = np.asarray(values * scale)
         if values is None or values.shape != shape or values.dtype != kind:
             what = "missing" if values is None else f"{values.dtype} {values.shape}"
-            raise self._damaged(f"{name} is {what} and should be {np.dtype(kind)} {shape}")
+            raise self._damaged(f"{name} is {what}, but should be {np.dtype(kind)} {shape}")
         return values
 
     def _several(self, kind: type[ctypes.Structure], items: list[Any]) -> Any:

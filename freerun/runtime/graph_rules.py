@@ -1,16 +1,16 @@
-"""What a graph of a bundle may hold: a bundle is data from a stranger, and onnxruntime runs whatever a graph says.
+"""Rules for the graphs of a bundle: bundles are untrusted, and onnxruntime runs whatever a graph contains.
 
-A graph passes if it is made of what freerun writes and of nothing else:
+A graph is accepted if it consists of what freerun writes and of nothing else:
 
 - operators, attributes and the opset version of ``OPERATORS`` and ``OPSET``, no functions and no external data
   (``onnx_file`` rejects those);
-- constants whose data have the length that their shape implies, whose numbers are finite, and whose whole numbers,
-  which may become sizes, are no larger than the model's;
+- constants whose data have the length that their shape implies, whose values are finite, and whose integers, which may
+  become sizes, are no larger than the model's;
 - the inputs and outputs of ``interface``;
-- at most one loop, only in greedy.onnx, that ends after max(max_lengths) + 1 steps;
+- at most one loop, only in greedy.onnx, which ends after max(max_lengths) + 1 steps;
 - values that do not grow out of proportion (``graph_sizes``).
 
-It can still compute nonsense, in bounded memory and, apart from decoding to the length bound, in bounded time.
+An accepted graph can still compute nonsense, but in bounded memory and, given the length bound, in bounded time.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from freerun.architecture import Architecture
 from freerun.runtime.graph_sizes import MAX_CONTENT, Shape, check_growth
 from freerun.runtime.interface import BOOL, FLOAT, INT8, INT32, INT64, UINT8, inputs_of, outputs_of
-from freerun.runtime.onnx_file import Attribute, Constant, Declared, Node, OnnxFault, OnnxFile, OnnxGraph, quoted
+from freerun.runtime.onnx_file import Attribute, Constant, Declared, GraphError, Node, OnnxFile, OnnxGraph, quoted
 from freerun.symbols import NEVER_WRITTEN
 
 __all__ = ["IR_VERSION", "OPERATORS", "OPSET", "check_graph", "checked_constants", "max_fields"]
 
 OPSET: Final = 20
-"""Of the standard operators, the only ones used: the first in which ReduceMax takes truth values."""
+"""The opset of the standard operators: the first in which ReduceMax accepts booleans."""
 IR_VERSION: Final = 9
 
 _RECURRENT: Final = ("hidden_size", "direction")
@@ -62,43 +62,43 @@ _KINDS: Final[Mapping[int, np.dtype[Any]]] = {
     INT64: np.dtype("<i8"),
     BOOL: np.dtype("u1"),
 }
-_LEAST_LIMIT: Final = 16
-"""Whole numbers up to it are axes, ids or element types, however small a model is."""
+_MIN_LIMIT: Final = 16
+"""Integers up to this limit are always allowed: even a small model has such axes, ids and element types."""
 _PER_LAYER: Final = 64
-"""Values as wide as the widest of a model that a layer may compute; freerun's layers compute up to about 20."""
+"""Maximum values per layer, each as wide as the model's widest; freerun's layers compute up to about 20."""
 
 
 def max_fields(sizes: Architecture) -> int:
-    """Fields (names, nodes, attributes, ...) that a graph may have: twice what the largest ones have."""
+    """Return the maximum number of fields (names, nodes, attributes, ...) in a graph: twice that of the largest."""
     return 2000 * (sizes.num_layers + 4)
 
 
 def check_graph(file: OnnxFile, name: str, sizes: Architecture) -> None:
-    """Check that the graph ``name`` of a model of these ``sizes`` is made of what freerun writes.
+    """Check that the graph ``name`` of a model of these ``sizes`` consists of what freerun writes.
 
     Raises:
-        OnnxFault: it is not.
+        GraphError: it does not.
     """
     graph = file.graph
     if file.ir_version != IR_VERSION or file.opsets != {"": OPSET}:
         versions = ", ".join(f"{quoted(domain)} {version}" for domain, version in file.opsets.items())
-        what = f"it has IR version {file.ir_version} and opsets {versions or 'of no domain'}"
-        raise OnnxFault(f"{what}, and freerun writes {IR_VERSION} and '' {OPSET}")
+        what = f"IR version {file.ir_version} and opsets {versions or 'of no domain'}"
+        raise GraphError(f"{what}; freerun writes {IR_VERSION} and '' {OPSET}")
     widest = _widest(graph, sizes)
     for node in graph.nodes:
-        _check_node(node, max(widest, _LEAST_LIMIT))
+        _check_node(node, max(widest, _MIN_LIMIT))
     _check_loops(graph, name)
-    contents = checked_constants(graph, sizes.target_vocabulary, max(widest, _LEAST_LIMIT))
+    contents = checked_constants(graph, sizes.target_vocabulary, max(widest, _MIN_LIMIT))
     _check_interface("input", graph.inputs, inputs_of(name, sizes))
     _check_interface("output", graph.outputs, outputs_of(name, sizes))
     check_growth(graph, contents, _PER_LAYER * (min(sizes.num_layers, len(graph.nodes)) + 2) * widest)
 
 
 def _widest(graph: OnnxGraph, sizes: Architecture) -> int:
-    """The widest vector of the model. Sizes count only as far as the graph has the constants that they imply.
+    """Return the width of the model's widest vector, counting a size only if the graph has the constants it implies.
 
-    A recurrent weight is [G, H], and without one each input of a layer has G weights; an embedding is as wide as a
-    value only if the output layer projects to it [H, E].
+    A recurrent weight is [G, H], and without one each input of a layer has G weights. Values are as wide as an
+    embedding only if the output layer projects to it [H, E].
     """
     stored = sum(prod(constant.dims) for constant in graph.constants)
     spec = sizes.cell_spec
@@ -112,14 +112,14 @@ def _widest(graph: OnnxGraph, sizes: Architecture) -> int:
 
 def _check_node(node: Node, limit: int) -> None:
     if node.domain:
-        raise OnnxFault(f"an operator {quoted(node.operator)} of the domain {quoted(node.domain)}")
+        raise GraphError(f"an operator {quoted(node.operator)} of the domain {quoted(node.domain)}")
     if node.operator not in OPERATORS:
-        raise OnnxFault(f"an operator {quoted(node.operator)}, which freerun never writes")
+        raise GraphError(f"an operator {quoted(node.operator)}, which freerun never writes")
     for name, value in node.attributes.items():
         if name not in OPERATORS[node.operator]:
-            raise OnnxFault(f"an attribute {quoted(name)} of {node.operator}, which freerun never writes")
+            raise GraphError(f"an attribute {quoted(name)} of {node.operator}, which freerun never writes")
         if isinstance(value, OnnxGraph) != (name == "body"):
-            raise OnnxFault(f"the attribute {quoted(name)} of {node.operator} is of another type than freerun writes")
+            raise GraphError(f"the attribute {quoted(name)} of {node.operator} has another type than freerun writes")
         if isinstance(value, OnnxGraph):
             _check_body(value, limit)
         else:
@@ -128,10 +128,10 @@ def _check_node(node: Node, limit: int) -> None:
 
 def _check_body(body: OnnxGraph, limit: int) -> None:
     if body.constants:
-        raise OnnxFault("the body of a node has constants of its own")
+        raise GraphError("the body of a node has its own constants")
     for node in body.nodes:
         if "body" in OPERATORS.get(node.operator, ()):
-            raise OnnxFault(f"a {node.operator} in the body of another node")
+            raise GraphError(f"a {node.operator} in the body of another node")
         _check_node(node, limit)
 
 
@@ -140,22 +140,22 @@ def _check_attribute(operator: str, name: str, value: Attribute, limit: int) -> 
     for number in numbers:
         if isinstance(number, int) and not -1 <= number <= limit:
             what = f"the attribute {quoted(name)} of {operator} is {number}"
-            raise OnnxFault(f"{what}; the model has no size above {limit}")
+            raise GraphError(f"{what}; the model has no size above {limit}")
 
 
 def _check_loops(graph: OnnxGraph, name: str) -> None:
-    """One loop, only in the greedy graph; its trip count is computed from ``max_lengths``."""
+    """Check that only the greedy graph has a loop, just one, whose trip count is computed from ``max_lengths``."""
     loops = [node for node in graph.nodes if node.operator == "Loop"]
     if len(loops) != (name == "greedy"):
-        raise OnnxFault(f"{len(loops)} loops, and freerun writes {int(name == 'greedy')} in this graph")
+        raise GraphError(f"{len(loops)} loops; freerun writes {int(name == 'greedy')} in this graph")
     if name == "step" and any(node.operator == "Scan" for node in graph.nodes):
-        raise OnnxFault("a Scan, which freerun never writes in this graph")
+        raise GraphError("a Scan, which freerun never writes in this graph")
     producers = {output: node for node in graph.nodes for output in node.outputs}
     ones = {each.name for each in graph.constants if _is_one(each)}
     for loop in loops:
         trips, condition = (*loop.inputs[:2], "", "")[:2]
         if condition or not _is_bounded(producers.get(trips), producers, ones):
-            raise OnnxFault("a Loop whose number of steps is not max(max_lengths) + 1")
+            raise GraphError("a Loop whose number of steps is not max(max_lengths) + 1")
 
 
 def _is_bounded(trips: Node | None, producers: Mapping[str, Node], ones: set[str]) -> bool:
@@ -174,9 +174,9 @@ def _is_one(constant: Constant) -> bool:
 
 
 def checked_constants(graph: OnnxGraph, vocabulary: int, limit: int) -> dict[str, Shape]:
-    """Check all constants; returns the numbers of those that may say what a shape is, by name.
+    """Check all constants; return the content of those that a shape may depend on, by name.
 
-    ``vocabulary`` is the number of target ids; whole numbers may not exceed ``limit``.
+    ``vocabulary`` is the number of target ids. Integers must not exceed ``limit``.
     """
     contents = {}
     for constant in graph.constants:
@@ -193,32 +193,32 @@ def checked_constants(graph: OnnxGraph, vocabulary: int, limit: int) -> dict[str
 
 
 def _array(constant: Constant) -> NDArray[Any]:
-    """The numbers of a constant, in one dimension, not copied."""
+    """Return the values of a constant as a flat array, without copying."""
     kind = _KINDS.get(constant.element_type)
     if kind is None:
-        raise OnnxFault(f"the constant {quoted(constant.name)} has the element type {constant.element_type}")
+        raise GraphError(f"the constant {quoted(constant.name)} has the element type {constant.element_type}")
     size = prod(constant.dims)
     if min(constant.dims, default=1) < 1 or len(constant.data) != size * kind.itemsize:
         what = f"is {constant.dims} and has {len(constant.data):,} bytes of data"
-        raise OnnxFault(f"the constant {quoted(constant.name)} {what}")
+        raise GraphError(f"the constant {quoted(constant.name)} {what}")
     return np.frombuffer(constant.data, kind)
 
 
-def _check_range(constant: Constant, array: NDArray[Any], least: int, most: int) -> None:
+def _check_range(constant: Constant, array: NDArray[Any], low: int, high: int) -> None:
     for number in (int(array.min()), int(array.max())):
-        if not least <= number <= most:
-            raise OnnxFault(f"the constant {quoted(constant.name)} has a {number}, outside of {least} to {most}")
+        if not low <= number <= high:
+            raise GraphError(f"the constant {quoted(constant.name)} has the value {number}, outside {low} to {high}")
 
 
 def _check_finite(constant: Constant, array: NDArray[Any], vocabulary: int) -> None:
     with np.errstate(all="ignore"):
-        total = array.sum()  # four times as fast as looking at each number; it overflows only if numbers are enormous
+        total = array.sum()  # four times as fast as checking each value; overflows only for enormous values
     if not isfinite(total) and not np.isfinite(array).all() and not _bans_ids(constant, array, vocabulary):
-        raise OnnxFault(f"the constant {quoted(constant.name)} has numbers that are not finite")
+        raise GraphError(f"the constant {quoted(constant.name)} has values that are not finite")
 
 
 def _bans_ids(constant: Constant, array: NDArray[Any], vocabulary: int) -> bool:
-    """Return True for what is added to log-probabilities: -inf for ids that no search writes, 0 for the others."""
+    """Return True for the mask on log-probabilities: -inf for ids that no search writes, 0 for the others."""
     if constant.dims != (vocabulary,):
         return False
     banned = np.zeros(vocabulary, np.float32)
@@ -229,12 +229,12 @@ def _bans_ids(constant: Constant, array: NDArray[Any], vocabulary: int) -> bool:
 #  inputs and outputs --------------------------------------------------------------------------------------------------
 
 
-def _check_interface(what: str, found: tuple[Declared, ...], expected: tuple[Declared, ...]) -> None:
-    names = [[each.name for each in values] for values in (found, expected)]
+def _check_interface(what: str, actual: tuple[Declared, ...], expected: tuple[Declared, ...]) -> None:
+    names = [[each.name for each in values] for values in (actual, expected)]
     if names[0] != names[1]:
         listed = [", ".join(map(quoted, each[:12])) or "none" for each in names]
-        raise OnnxFault(f"its {what}s are {listed[0]}, and those of this model {listed[1]}")
-    for one, other in zip(found, expected, strict=True):
+        raise GraphError(f"the {what}s are {listed[0]}, but this model has {listed[1]}")
+    for one, other in zip(actual, expected, strict=True):
         if one != other:
-            shapes = [f"of type {each.element_type} and shape {list(each.shape)}" for each in (one, other)]
-            raise OnnxFault(f"its {what} {one.name} is {shapes[0]}, and that of this model {shapes[1]}")
+            shapes = [f"type {each.element_type} and shape {list(each.shape)}" for each in (one, other)]
+            raise GraphError(f"the {what} {one.name} has {shapes[0]}, but in this model {shapes[1]}")

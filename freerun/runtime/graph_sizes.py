@@ -1,10 +1,10 @@
-"""How large the values of a graph become, before it runs: shape inference for the operators that freerun writes.
+"""Sizes of a graph's values before it runs: shape inference for the operators that freerun writes.
 
 A graph of harmless operators can still fill any memory: values that are concatenated with themselves, or broadcast
 against each other, grow with every node. So shapes are computed once for small inputs, and once more for each size
-that is only known at run time (sources, their length, steps, ...) with that size immensely large and the others small.
-If all values together stay below ``per_position`` numbers times the product of these sizes, then none grows faster than
-in proportion to each of them.
+that is only known at run time (sources, their length, steps, ...), with that size huge and the others small. If all
+values together stay below ``per_position`` numbers times the product of these sizes, none of them grows faster than
+linearly in each size.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from freerun.runtime.onnx_file import Declared, Node, OnnxFault, OnnxGraph, quoted
+from freerun.runtime.onnx_file import Declared, GraphError, Node, OnnxGraph, quoted
 
 __all__ = ["MAX_CONTENT", "RULES", "Shape", "check_growth", "shapes_of"]
 
@@ -22,13 +22,13 @@ _SMALL: Final = {"B": 2, "S": 3, "T": 5, "E": 2, "R": 7, "P": 11, "K": 2}
 _LARGE: Final = 10**12
 _MAX_RANK: Final = 8
 MAX_CONTENT: Final = 1024
-"""Numbers that may say what a shape is: a list of widths is about as long as a model has layers."""
+"""Maximum length of an array that a shape may depend on: a list of widths is about as long as a model has layers."""
 
 Shape: TypeAlias = tuple[int, ...]
 
 
 class Tensor(NamedTuple):
-    """A value: its shape, and its numbers if they are whole numbers that a shape may depend on."""
+    """A value: its shape, and its content if it has integers that a shape may depend on."""
 
     shape: Shape
     content: Shape | None = None
@@ -39,15 +39,15 @@ Rule: TypeAlias = Callable[[Mapping[str, Any], Sequence[Tensor]], list[Tensor]]
 
 
 def check_growth(graph: OnnxGraph, contents: Mapping[str, Shape], per_position: int) -> None:
-    """Check that the values of ``graph`` stay in proportion to its inputs.
+    """Check that the values of ``graph`` grow at most in proportion to its inputs.
 
     Args:
-        graph: its bodies have no constants of their own; axes of its inputs have names.
-        contents: the numbers of its integer constants by name.
-        per_position: numbers that all values together may have for each source, source token, row and step.
+        graph: a graph whose inputs have named axes, and whose bodies have no constants.
+        contents: the content of its integer constants by name.
+        per_position: the limit of numbers in all values together, per source, source token, row and step.
 
     Raises:
-        OnnxFault: they do not, or the inputs of a node do not fit it.
+        GraphError: they grow faster, or the inputs of a node do not fit it.
     """
     stored = sum(prod(constant.dims) for constant in graph.constants)
     free = _free_sizes(graph)
@@ -57,13 +57,13 @@ def check_growth(graph: OnnxGraph, contents: Mapping[str, Shape], per_position: 
 
 
 def shapes_of(graph: OnnxGraph, contents: Mapping[str, Shape], sizes: Mapping[str, int]) -> dict[str, Shape]:
-    """The shapes of a graph's values by name for the ``sizes`` B, S, T, E, R, N, P and K; not those in bodies."""
+    """Return the shapes of a graph's values by name, except in bodies, for the ``sizes`` B, S, T, E, R, N, P and K."""
     known = _Evaluation(sizes, _LARGE).run(graph, contents)
     return {name: tensor.shape for name, tensor in known.items()}
 
 
 def _free_sizes(graph: OnnxGraph) -> list[str]:
-    """The sizes that are known only at run time."""
+    """Return the names of the sizes that are known only at run time."""
     axes = {axis for each in graph.inputs for axis in each.shape if isinstance(axis, str)}
     if "N" in axes:
         axes |= {"E", "R", "K"}
@@ -73,21 +73,21 @@ def _free_sizes(graph: OnnxGraph) -> list[str]:
 
 
 class _Evaluation:
-    """Shapes for one choice of the ``sizes`` that are known only at run time, until ``most`` numbers are computed."""
+    """Shape inference for one choice of the ``sizes`` known only at run time, for values of up to ``limit`` numbers."""
 
-    def __init__(self, sizes: Mapping[str, int], most: int) -> None:
+    def __init__(self, sizes: Mapping[str, int], limit: int) -> None:
         self._sizes = {**sizes, "N": sizes.get("E", 1) * sizes.get("R", 1)}
-        self._left = most
+        self._left = limit
 
     def run(self, graph: OnnxGraph, contents: Mapping[str, Shape]) -> dict[str, Tensor]:
-        """All values of a graph by name."""
+        """Return all values of a graph by name."""
         known = {each.name: self._input(each) for each in graph.inputs}
         for constant in graph.constants:
             _add(known, constant.name, Tensor(constant.dims, contents.get(constant.name)))
         self._run(graph.nodes, known)
         for declared in graph.outputs:
             if declared.name not in known or known[declared.name].shape != self._input(declared).shape:
-                raise OnnxFault(f"its output {quoted(declared.name)} has not the shape that it is declared with")
+                raise GraphError(f"the output {quoted(declared.name)} does not have its declared shape")
         return known
 
     def _input(self, declared: Declared) -> Tensor:
@@ -99,7 +99,7 @@ class _Evaluation:
             try:
                 outputs = self._outputs(node, known)
             except (IndexError, KeyError, OverflowError, TypeError, ValueError, ZeroDivisionError):
-                # an input, axis or attribute that is missing, or not of a kind that the rule can work with
+                # an input, axis or attribute is missing, or of a kind that the rule does not support
                 raise _misfit(node) from None
             if len(node.outputs) > len(outputs):
                 raise _misfit(node)
@@ -108,7 +108,7 @@ class _Evaluation:
                     raise _misfit(node)
                 self._left -= prod(tensor.shape)
                 if self._left < 0:
-                    raise OnnxFault("its values grow out of proportion to the model and to what it reads")
+                    raise GraphError("its values grow out of proportion to the model and the inputs")
                 _add(known, name, tensor)
 
     def _outputs(self, node: Node, known: dict[str, Tensor]) -> list[Tensor]:
@@ -145,7 +145,7 @@ class _Evaluation:
 
 def _add(known: dict[str, Tensor], name: str, tensor: Tensor) -> None:
     if name in known:
-        raise OnnxFault(f"two of its values have the name {quoted(name)}")
+        raise GraphError(f"two values are named {quoted(name)}")
     known[name] = tensor
 
 
@@ -154,13 +154,13 @@ def _check_states(before: list[Tensor], after: list[Tensor]) -> None:
         raise ValueError("a state changes its shape")
 
 
-def _misfit(node: Node) -> OnnxFault:
+def _misfit(node: Node) -> GraphError:
     name = node.outputs[0] if node.outputs else ""
-    return OnnxFault(f"the inputs or attributes of {quoted(node.operator)} (for {quoted(name)}) do not fit it")
+    return GraphError(f"the inputs or attributes of {quoted(node.operator)} (for {quoted(name)}) do not fit it")
 
 
 def _integers(tensor: Tensor) -> Shape:
-    """The numbers of a value that shapes depend on. TypeError if they are not known before the graph runs."""
+    """Return the content of a value that a shape depends on. TypeError if it is unknown before the graph runs."""
     if tensor.content is None:
         raise TypeError("not known")
     return tensor.content

@@ -1,8 +1,8 @@
-"""The ONNX graphs of a bundle: checked, and opened with onnxruntime only when they are needed.
+"""The ONNX graphs of a bundle: checked, then opened with onnxruntime when they are first needed.
 
 Every graph carries metadata, see ``metadata_of``. The bytes are compared with the hash in config.json, and the metadata
 with the bundle, so that a graph that was damaged, edited or copied from another bundle is rejected. The author of a
-bundle also wrote its hashes, so onnxruntime is only given graphs that consist of what freerun writes (``graph_rules``).
+bundle also wrote its hashes, so onnxruntime only runs graphs that consist of what freerun writes (``graph_rules``).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Graphs:
         renew_when_forked(self)
 
     def renew(self) -> None:
-        """Make this usable in a forked child."""
+        """Make the graphs usable in a forked child."""
         self._lock = threading.Lock()
         if self._threads > 1:
             for session in self._sessions.values():
@@ -67,15 +67,15 @@ class Graphs:
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of target ids."""
+        """The number of target ids."""
         return len(self.bundle.target.vocabulary)
 
     def session(self, name: str) -> Session:
         """Return the graph ``name``, ready to run.
 
         Raises:
-            BundleError: the file is missing, damaged, made from other weights, not a graph that freerun writes, or not
-                for this version of onnxruntime.
+            BundleError: the file is missing, damaged, exported from other weights, not a graph that freerun writes, or
+                not for this version of onnxruntime.
         """
         with self._lock:
             if name not in self._sessions:
@@ -85,19 +85,19 @@ class Graphs:
     def _open(self, name: str) -> Session:
         # imported here because the compiled greedy search does not need them
         from freerun.runtime.graph_rules import check_graph, max_fields
-        from freerun.runtime.onnx_file import OnnxFault, read_onnx
+        from freerun.runtime.onnx_file import GraphError, read_onnx
 
         file = graph_file(name, self.precision)
-        path = self.bundle.folder / file
+        path = self.bundle.directory / file
         content = self.bundle.checked_bytes(file)
         sizes = Architecture.of(self.bundle.model)
         try:
             graph = read_onnx(content, max_fields(sizes))
             check_metadata(path, graph.metadata, metadata_of(self.bundle, name, self.precision))
             check_graph(graph, name, sizes)
-        except OnnxFault as fault:
+        except GraphError as error:
             expected = "Expected a graph that freerun exported, of this model's sizes"
-            raise BundleError(path, f"damaged: {fault}", expected, EXPORT_AGAIN) from None
+            raise BundleError(path, f"damaged: {error}", expected, EXPORT_AGAIN) from None
         return open_session(content, self._threads, path)
 
 

@@ -1,4 +1,4 @@
-"""What the graphs of a bundle take and give: names, element types and shapes, as in docs/export.md.
+"""The inputs and outputs of a bundle's graphs: names, element types and shapes, as in docs/export.md.
 
 Shape suffixes are those of docs/export.md: B sources, S source, T steps taken, N and P rows of this step and of the
 previous one, E entries, D the state's numbers, V vocabulary, K requested tokens.
@@ -22,17 +22,17 @@ BOOL: Final = 9
 
 
 def state_size(sizes: Architecture) -> int:
-    """D: each layer's h, then each layer's c, then the attentional output if it is fed in again."""
+    """Return D, the state's size: each layer's h, each layer's c, then the attentional output with input feeding."""
     return sizes.hidden_size * (sizes.num_layers * sizes.states_per_layer + sizes.input_feeding)
 
 
 def statics_of(sizes: Architecture) -> dict[str, list[int | str]]:
-    """Names and shapes of what the encoder gives to every step in addition to the state.
+    """Return the names and shapes of the encoder's outputs that every step reads in addition to the state.
 
-    - ``context_gates`` [B, G], ``context_output`` [B, O]: the context's part of the first layer's gates (part after
-      part) and of what the output layer begins with;
+    - ``context_gates`` [B, G], ``context_output`` [B, O]: the context's contribution to the first layer's gates
+      (one gate after the other) and to the output layer;
     - ``memory`` [B, S, M], ``keys``, ``mask`` [B, 1, S]: for attention; the mask is added to the scores. Keys are
-      [B, H, S] for a score that is a product, [B, 1, S, H] for one that is a sum.
+      [B, H, S] for multiplicative scores, [B, 1, S, H] for additive ones.
     """
     shapes: dict[str, list[int | str]] = {}
     if sizes.every_step:
@@ -47,7 +47,7 @@ def statics_of(sizes: Architecture) -> dict[str, list[int | str]]:
 
 
 def inputs_of(name: str, sizes: Architecture) -> tuple[Declared, ...]:
-    """The inputs of the graph ``name``, in order."""
+    """Return the inputs of the graph ``name``, in order."""
     source = (Declared("source", INT64, ("B", "S")), Declared("lengths", INT64, ("B",)))
     if name == "encoder":
         return source
@@ -64,7 +64,7 @@ def inputs_of(name: str, sizes: Architecture) -> tuple[Declared, ...]:
 
 
 def outputs_of(name: str, sizes: Architecture) -> tuple[Declared, ...]:
-    """The outputs of the graph ``name``, in order."""
+    """Return the outputs of the graph ``name``, in order."""
     if name == "greedy":
         return Declared("tokens", INT64, ("B", "T")), Declared("scores", FLOAT, ("B", "T"))
     if name == "encoder":

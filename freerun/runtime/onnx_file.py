@@ -1,10 +1,10 @@
-"""The structure of an ONNX file, read without the package ``onnx``: a graph is checked before onnxruntime sees it.
+"""The structure of an ONNX file, read without the package ``onnx``: graphs are checked before onnxruntime reads them.
 
 A reader of protobuf's wire format (https://protobuf.dev/programming-guides/encoding) for exactly those fields of
 onnx.proto that freerun writes. Any other field is an error, so nothing needs to be searched for: external data,
 functions, sparse tensors, tensors in attributes and training information are fields that are not in the tables below.
 Parsers of protobuf merge a message that occurs twice, and read repeated numbers in two encodings; freerun writes
-neither of these, so both are errors, and no other parser can see another graph in the same bytes.
+neither of these, so both are errors, and no other parser can read another graph from the same bytes.
 
 The data of constants are not copied. Cost: about a microsecond per field.
 """
@@ -14,27 +14,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
-__all__ = ["Attribute", "Constant", "Declared", "Node", "OnnxFault", "OnnxFile", "OnnxGraph", "quoted", "read_onnx"]
+__all__ = ["Attribute", "Constant", "Declared", "GraphError", "Node", "OnnxFile", "OnnxGraph", "quoted", "read_onnx"]
 
 MAX_FIELDS: Final = 2**20
-"""Fields of a whole file, whatever the model."""
+"""Maximum number of fields in a file of any model."""
 
 _NUMBER, _BYTES = 0, 2
 """Wire types: a number of 7 bits per byte, and a length followed by bytes."""
 _SIGN: Final = 2**63
 
 Span: TypeAlias = tuple[int, int]
-"""Where a message's or a string's bytes begin and end in the file."""
+"""The offsets in the file at which the bytes of a message or string begin and end."""
 
 
-class OnnxFault(Exception):
-    """What is wrong with a graph, as the middle part of a message."""
+class GraphError(Exception):
+    """An error in a graph. Its text is the middle part of a message."""
 
 
 class _Message(NamedTuple):
     """A kind of message: its fields by tag, each with its name and True if it may be repeated.
 
-    ``unwritten`` has words for fields that freerun never writes.
+    ``unwritten`` describes fields that freerun never writes.
     """
 
     name: str
@@ -134,7 +134,7 @@ class Declared(NamedTuple):
 
 
 class Node(NamedTuple):
-    """A node; a domain of "" is ONNX's own. An input that is left out has the name ""."""
+    """A node. The domain "" is ONNX's own, and an omitted input has the name ""."""
 
     operator: str
     domain: str
@@ -153,7 +153,7 @@ class OnnxGraph(NamedTuple):
 
 
 class OnnxFile(NamedTuple):
-    """A whole file: ``opsets`` has versions by domain."""
+    """A complete file; ``opsets`` maps domains to versions."""
 
     ir_version: int
     opsets: Mapping[str, int]
@@ -165,17 +165,17 @@ Attribute: TypeAlias = int | str | tuple[int, ...] | OnnxGraph
 
 
 def read_onnx(content: bytes, max_fields: int = MAX_FIELDS) -> OnnxFile:
-    """Read a file of at most so many fields that freerun may have written.
+    """Read a file that freerun may have written, with at most ``max_fields`` fields.
 
     Raises:
-        OnnxFault: it is damaged, or has something in it that freerun never writes.
+        GraphError: the file is damaged, or contains something that freerun never writes.
     """
     try:
         return _Reader(content, max_fields).file()
     except IndexError:
-        raise OnnxFault("it is truncated") from None
+        raise GraphError("truncated") from None
     except UnicodeDecodeError:
-        raise OnnxFault("it has a name that is not UTF-8") from None
+        raise GraphError("a name that is not UTF-8") from None
 
 
 class _Reader:
@@ -187,12 +187,12 @@ class _Reader:
     # -- protobuf ------------------------------------------------------------------------------------------------------
 
     def _fields(self, span: Span, message: _Message) -> dict[str, Any]:
-        """The fields of a message by name, as numbers and spans; lists of them for repeated ones.
+        """Return the fields of a message by name: numbers and spans, in lists for repeated fields.
 
-        IndexError at the end of the file.
+        Raises ``IndexError`` at the end of the file.
         """
         content, known = self._content, message.fields
-        found: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         at, end = span
         while at < end:
             # nearly all numbers are one byte, and a call would take twice as long
@@ -205,20 +205,20 @@ class _Reader:
             if tag & 7 == _BYTES:
                 value, at = (at, at + number), at + number
             if repeated:
-                found.setdefault(name, []).append(value)
-            elif name in found:
-                raise OnnxFault(f"the field {name} of a {message.name} occurs twice")
+                fields.setdefault(name, []).append(value)
+            elif name in fields:
+                raise GraphError(f"the field {name} of a {message.name} occurs twice")
             else:
-                found[name] = value
+                fields[name] = value
             self._left -= 1
             if self._left < 0:
-                raise OnnxFault(f"it has more than {self._max_fields:,} fields")
+                raise GraphError(f"more than {self._max_fields:,} fields")
         if at != end or at > len(content):
-            raise OnnxFault(f"a {message.name} ends in the middle of a field")
-        return found
+            raise GraphError(f"a {message.name} ends in the middle of a field")
+        return fields
 
     def _number(self, at: int) -> tuple[int, int]:
-        """The number that begins at ``at``, unsigned, and where it ends."""
+        """Return the unsigned number that begins at ``at``, and the offset after it."""
         number = 0
         for shift in range(0, 70, 7):
             byte = self._content[at]
@@ -228,7 +228,7 @@ class _Reader:
                 if number >= 2 * _SIGN:
                     break
                 return number, at
-        raise OnnxFault("it has a number of more than 64 bits")
+        raise GraphError("a number of more than 64 bits")
 
     def _text(self, span: Span | None) -> str:
         return "" if span is None else self._content[span[0] : span[1]].decode()
@@ -239,10 +239,10 @@ class _Reader:
     # -- ONNX ----------------------------------------------------------------------------------------------------------
 
     def file(self) -> OnnxFile:
-        """The whole file."""
+        """Return the structure of the file."""
         fields = self._fields((0, len(self._content)), _MODEL)
         if "graph" not in fields:
-            raise OnnxFault("it has no graph")
+            raise GraphError("no graph")
         opsets = [self._fields(span, _OPSET) for span in fields.get("opset_import", [])]
         entries = [self._fields(span, _ENTRY) for span in fields.get("metadata_props", [])]
         return OnnxFile(
@@ -277,7 +277,7 @@ class _Reader:
         name, kind = self._text(fields.pop("name", None)), fields.pop("type", 0)
         field = _ATTRIBUTE_FIELDS.get(kind, "")
         if list(fields) != [field]:
-            raise OnnxFault(f"the attribute {quoted(name)} has not exactly one value of its type")
+            raise GraphError(f"the attribute {quoted(name)} does not have exactly one value of its type")
         value = fields[field]
         if field == "i":
             return name, _signed(value)
@@ -286,7 +286,7 @@ class _Reader:
         if field == "ints":
             return name, tuple(map(_signed, value))
         if is_in_body:
-            raise OnnxFault("a node in the body of another one has a body itself")
+            raise GraphError("a node in the body of another one has a body itself")
         return name, self._graph(value, is_body=True)
 
     def _constant(self, span: Span) -> Constant:
@@ -307,12 +307,12 @@ class _Reader:
 
     def _dim(self, fields: Mapping[str, Any]) -> int | str:
         if len(fields) == 2:
-            raise OnnxFault("an axis has both a size and a name")
+            raise GraphError("an axis has both a size and a name")
         return _signed(fields["value"]) if "value" in fields else self._text(fields.get("name"))
 
 
 def quoted(name: str) -> str:
-    """A name from the file for a message: quoted, without control characters, at most about 40 characters."""
+    """Return a name from the file for a message: quoted, without control characters, about 40 characters at most."""
     return repr(name if len(name) <= 40 else f"{name[:37]}...")
 
 
@@ -321,13 +321,13 @@ def _signed(number: int) -> int:
 
 
 def _unique(what: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise OnnxFault(f"the same {what} occurs twice")
-    return found
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise GraphError(f"the same {what} occurs twice")
+    return values
 
 
-def _unwritten(message: _Message, tag: int) -> OnnxFault:
+def _unwritten(message: _Message, tag: int) -> GraphError:
     number = tag >> 3
     what = message.unwritten.get(number, f"the field {number} (wire type {tag & 7})")
-    return OnnxFault(f"{what} in a {message.name}, which freerun never writes")
+    return GraphError(f"{what} in a {message.name}, which freerun never writes")

@@ -39,7 +39,7 @@ class OnnxGreedy:
         tokens, scores = session.run(_OUTPUTS, feeds, rows=len(sources), steps=steps)
         if tokens.shape != scores.shape or tokens.ndim != 2 or len(tokens) != len(sources) or tokens.dtype != _INT64:
             shapes = f"tokens {tokens.dtype} {tokens.shape} and scores {scores.dtype} {scores.shape}"
-            raise session.damaged(f"it gave {shapes} for {len(sources)} sources")
+            raise session.damaged(f"the graph returned {shapes} for {len(sources)} sources")
         size = self._graphs.vocabulary_size
         try:
             return [_hypothesis(*row, size) for row in zip(tokens.tolist(), scores.tolist(), bounds, strict=True)]
@@ -51,18 +51,18 @@ def _hypothesis(tokens: list[int], scores: list[float], bound: int, size: int) -
     """Return the hypothesis of padded tokens and scores [T]; without EOS among them, ``bound`` tokens were written.
 
     Raises:
-        IndexError: an id outside the vocabulary of ``size``, or fewer tokens than there must be.
+        IndexError: an id is outside the vocabulary of ``size``, or tokens are missing.
     """
     truncated = EOS not in tokens
     length = bound if truncated else tokens.index(EOS)
     ids = tokens[:length]
     token_scores = tuple(scores[: length + (not truncated)])
     if length > len(tokens):
-        raise IndexError(f"it wrote {len(tokens)} ids and no end, and the length bound is {bound}")
+        raise IndexError(f"the graph wrote {len(tokens)} ids without an end token, but the length bound is {bound}")
     if ids:
         lowest, highest = min(ids), max(ids)
         if lowest < 0 or highest >= size:
-            raise IndexError(f"it wrote an id outside of 0 to {size - 1}")
+            raise IndexError(f"the graph wrote an id outside 0 to {size - 1}")
         if lowest < NUM_SPECIAL:
             token_scores = (math.nan,)  # PAD, BOS and UNK are the best only if no probability is a number
     score = sum(token_scores)

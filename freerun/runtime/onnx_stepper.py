@@ -52,7 +52,7 @@ class OnnxStepper:
         self._statics = dict(zip(names, session.run_with_ort_values(names, feeds, rows, steps), strict=True))
         for name, value in self._statics.items():
             if value.shape()[:1] != [rows]:
-                raise session.damaged(f"it gave {name} {value.shape()} for {rows} sources")
+                raise session.damaged(f"the graph returned {name} {value.shape()} for {rows} sources")
         self._state = self._statics.pop("state")
         self._entries = SharedEntries(len(lengths))
         self._log_probs = None
@@ -78,10 +78,11 @@ class OnnxStepper:
             return best_allowed(self._all_log_probs(len(tokens)), k, banned)
         ids, values = best[0].numpy(), best[1].numpy()
         if not ids.shape == values.shape == (len(tokens), number):
-            raise session.damaged(f"it gave ids {ids.shape} and {values.shape} for the {number} best of {len(tokens)}")
-        # as unsigned numbers negative ones are the largest
+            shapes = f"ids {ids.shape} and scores {values.shape}"
+            raise session.damaged(f"the graph returned {shapes} for the {number} best of {len(tokens)} rows")
+        # as unsigned integers, negative ids are the largest
         if ids.view(np.uint64).max(initial=0) >= self.vocabulary_size:
-            raise session.damaged(f"it gave an id outside of 0 to {self.vocabulary_size - 1}")
+            raise session.damaged(f"the graph returned an id outside 0 to {self.vocabulary_size - 1}")
         return ids, values
 
     def log_prob_of(self, tokens: Ids) -> LogProbs:
@@ -94,7 +95,7 @@ class OnnxStepper:
         """Return the log-probabilities [N, V] of the last step."""
         values: LogProbs = self._log_probs.numpy()
         if values.shape != (rows, self.vocabulary_size):
-            what = f"it gave log-probabilities {values.shape} for {rows} rows and {self.vocabulary_size} ids"
+            what = f"the graph returned log-probabilities {values.shape} for {rows} rows and {self.vocabulary_size} ids"
             raise self._graphs.session("step").damaged(what)
         return values
 

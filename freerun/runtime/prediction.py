@@ -1,4 +1,4 @@
-"""What a ``Predictor`` returns: outputs for a source text, and scores of given targets."""
+"""The results of a ``Predictor``: outputs for a source text, and scores of given targets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class PredictedHypothesis:
         score: total natural-log probability, with that of the end token unless ``truncated``.
         rank_score: ranks the hypotheses: the score under the length penalty.
         token_scores: one log-probability per token, then that of the end token unless ``truncated``.
-        truncated: whether it reached the length bound without an end token.
+        truncated: True if it reached the length bound without an end token.
     """
 
     text: str

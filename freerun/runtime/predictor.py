@@ -1,4 +1,4 @@
-"""Predictions for texts: the class that a program works with to use a model."""
+"""Predictions for texts: the class through which programs use a model."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["Predictor", "check_score", "windows"]
 
 T = TypeVar("T")
 Reload = tuple[Callable[..., "Predictor"], tuple[Any, ...]]
-"""A function of a module that loads a predictor, and its arguments."""
+"""A module-level function that loads a predictor, and its arguments."""
 
 WINDOW = 4096
-"""Texts read ahead from a stream, so that they can be batched by length."""
+"""Number of texts read ahead from a stream, to batch them by length."""
 
 
 class _Pair(Protocol):
@@ -66,7 +66,7 @@ class Predictor:
     def __reduce__(self) -> tuple[Any, ...]:
         if self._load_again is None:
             raise TypeError(
-                "Predictor: it was not loaded from a bundle, so a pickle cannot say where to load it again. Expected a "
+                "Predictor: not loaded from a bundle, so a pickle cannot record where to load it from. Expected a "
                 "Predictor that freerun.load returned. Load one from a bundle, or create it in each process."
             )
         return (*self._load_again, self._settings())
@@ -127,9 +127,9 @@ class Predictor:
         if len(ids) > self.longest_source:
             raise DataError(
                 f"text {number + 1}",
-                f"it has {len(ids) - 1:,} tokens",
+                f"too long ({len(ids) - 1:,} tokens)",
                 f"Expected at most {self.longest_source - 1:,}",
-                "Cut it into shorter texts",
+                "Split it into shorter texts",
             )
         return ids
 
@@ -247,12 +247,12 @@ def _check_line(text: Any, name: str, location: str) -> None:
     """Check that a text, the argument ``name``, fits on one line of a file; ``location`` is for messages."""
     check_text(name, text)
     if character := forbidden_character(text, allowed="\r"):
-        raise DataError(location, f"it has {character} in it", "Expected one line of text", "Put a space in its place")
+        raise DataError(location, f"contains {character}", "Expected one line of text", "Replace it with a space")
     if surrogate := lone_surrogate(text):
         raise DataError(
             location,
-            f"it has half a surrogate pair ({surrogate}) in it",
-            "Expected whole Unicode characters",
+            f"contains half a surrogate pair ({surrogate})",
+            "Expected complete Unicode characters",
             "Decode the text with the right encoding, and without surrogateescape",
         )
 
@@ -262,7 +262,7 @@ def check_score(score: float, location: str) -> None:
     if not math.isfinite(score):
         raise BundleError(
             location,
-            f"the model gives it the score {score}: its weights are so large that numbers overflow",
+            f"the model gives it the score {score}, because its weights are so large that numbers overflow",
             "Expected a finite score",
             "Use another model, or train this one again with a lower learning rate",
         )

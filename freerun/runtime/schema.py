@@ -1,6 +1,6 @@
-"""The schema of a bundle's config.json, validated without pydantic: a prediction need not wait for its import.
+"""The schema of a bundle's config.json, validated without pydantic, whose import would delay predictions.
 
-Keys that are not named here are ignored.
+Keys that are not listed here are ignored.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from freerun.architecture import ATTENTIONS, CELLS, CONTEXTS
 from freerun.bounds import MAX_LAYERS
 from freerun.text import shown
 
-__all__ = ["CONFIG", "Fault", "first_fault"]
+__all__ = ["CONFIG", "InvalidValue", "first_invalid_value"]
 
 
 @dataclass(frozen=True)
-class Fault:
+class InvalidValue:
     """An invalid value: its key path, what is wrong, and what was expected."""
 
     key: str
@@ -39,11 +39,11 @@ class _Value:
 _Section = Mapping[str, "_Value | _Section"]
 
 
-def _whole(least: int, most: int | None = None, optional: bool = False) -> _Value:
+def _whole(low: int, high: int | None = None, optional: bool = False) -> _Value:
     def fits(value: Any) -> bool:
-        return type(value) is int and value >= least and (most is None or value <= most)
+        return type(value) is int and value >= low and (high is None or value <= high)
 
-    expected = f"a whole number, {least} or more" if most is None else f"a whole number from {least} to {most:,}"
+    expected = f"a whole number, {low} or more" if high is None else f"a whole number from {low} to {high:,}"
     return _Value(fits, expected, optional)
 
 
@@ -64,14 +64,14 @@ def _is_table_of_strings(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(inner, str) for inner in value.values())
 
 
-_TRUTH: Final = _Value(lambda value: isinstance(value, bool), "true or false")
+_BOOLEAN: Final = _Value(lambda value: isinstance(value, bool), "true or false")
 _STRING: Final = _Value(lambda value: isinstance(value, str), "a string")
 
 _SIDE: Final[_Section] = {
     "tokens": _Value(_is_tokens, '"char", "whitespace" or "sentencepiece:N"'),
     "normalisation": _word("NFC", "NFD", "NFKC", "NFKD", "none"),
     "case": _word("keep", "lower"),
-    "reverse": _TRUTH,
+    "reverse": _BOOLEAN,
 }
 CONFIG: Final[_Section] = {
     "source": _SIDE,
@@ -80,11 +80,11 @@ CONFIG: Final[_Section] = {
         **{name: _whole(1) for name in ("source_vocabulary", "target_vocabulary", "embedding_size", "hidden_size")},
         "num_layers": _whole(1, MAX_LAYERS),
         "cell": _word(*CELLS),
-        "bidirectional": _TRUTH,
+        "bidirectional": _BOOLEAN,
         "context": _word(*CONTEXTS),
         "attention": _word(*ATTENTIONS),
-        "tied_output": _TRUTH,
-        "input_feeding": _Value(_TRUTH.fits, _TRUTH.expected, optional=True),
+        "tied_output": _BOOLEAN,
+        "input_feeding": _Value(_BOOLEAN.fits, _BOOLEAN.expected, optional=True),
     },
     "length_bound": {
         "longest_target": _whole(0),
@@ -98,28 +98,28 @@ CONFIG: Final[_Section] = {
 }
 
 
-def first_fault(config: Mapping[str, Any], section: _Section = CONFIG, prefix: str = "") -> Fault | None:
+def first_invalid_value(config: Mapping[str, Any], section: _Section = CONFIG, prefix: str = "") -> InvalidValue | None:
     """Return the first value that ``section`` does not accept, or None."""
     for name, expected in section.items():
         key, value = prefix + name, config.get(name)
-        fault = (
-            _fault_of_value(key, value, expected) if isinstance(expected, _Value) else _of_section(key, value, expected)
+        invalid = (
+            _check_value(key, value, expected) if isinstance(expected, _Value) else _check_section(key, value, expected)
         )
-        if fault is not None:
-            return fault
+        if invalid is not None:
+            return invalid
     return None
 
 
-def _fault_of_value(key: str, value: object, expected: _Value) -> Fault | None:
+def _check_value(key: str, value: object, expected: _Value) -> InvalidValue | None:
     if expected.fits(value) or (value is None and expected.optional):
         return None
-    return Fault(key, _what(value), f"Expected {expected.expected}")
+    return InvalidValue(key, _what(value), f"Expected {expected.expected}")
 
 
-def _of_section(key: str, value: object, expected: _Section) -> Fault | None:
+def _check_section(key: str, value: object, expected: _Section) -> InvalidValue | None:
     if isinstance(value, dict):
-        return first_fault(value, expected, f"{key}.")
-    return Fault(key, _what(value), f"Expected a section, [{key}]")
+        return first_invalid_value(value, expected, f"{key}.")
+    return InvalidValue(key, _what(value), f"Expected a section, [{key}]")
 
 
 def _what(value: object) -> str:

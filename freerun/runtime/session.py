@@ -28,9 +28,9 @@ _NO_TELEMETRY: Final = "ORT_DISABLE_TELEMETRY"
 _FAILURES: Final = (MemoryError, RuntimeError, TypeError, ValueError)
 """Errors of a run, in addition to onnxruntime's own, which have no common base class."""
 _NODES: Final = 200_000
-"""Cost of a step in even the smallest graph: the time in which a row reads so many bytes of weights."""
+"""Minimum cost of a step, in bytes of weights that a row could read in the same time."""
 _SHORT: Final = 2_000_000_000
-"""Bytes of weights, read once per row and step, up to which a run takes about 0.2 s at most."""
+"""Bytes of weights, read once per row and step, of a run that takes about 0.2 s at most."""
 
 
 class Session:
@@ -81,8 +81,8 @@ class Session:
         return BundleError(self.location, f"damaged: {what}", "Expected a graph that freerun exported", EXPORT_AGAIN)
 
     def _failure(self, error: Exception) -> Exception:
-        """Return the error to raise instead of one that a run raised."""
-        return self.damaged(f"onnxruntime gave up ({_shortened(error)})") if _is_of_onnxruntime(error) else error
+        """Return the error to raise in place of one that a run raised."""
+        return self.damaged(f"onnxruntime failed ({_shortened(error)})") if _is_of_onnxruntime(error) else error
 
 
 def _interruptible(run: Callable[..., list[Any]], outputs: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
@@ -113,7 +113,7 @@ def open_session(content: bytes, threads: int, location: Path | str) -> Session:
         raise BundleError(
             location,
             f"onnxruntime {runtime.__version__} cannot run this graph ({_shortened(error)})",
-            "Expected a graph that freerun exported, of operators that this onnxruntime knows",
+            "Expected a graph that freerun exported, with operators that this onnxruntime supports",
             f"{EXPORT_AGAIN}; or install another version of onnxruntime",
         ) from None
 

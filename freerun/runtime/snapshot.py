@@ -1,4 +1,4 @@
-"""The files of a bundle as they were at one moment, however late they are read, and however odd they are."""
+"""A snapshot of a bundle's files: opened at one moment, read later, whatever kind of file they are."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _FLAGS: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOE
 
 
 class Snapshot:
-    """Files of a folder, opened when this is made and closed when it is no longer used.
+    """Files of a directory, opened on request and closed with the snapshot.
 
-    A bundle is replaced by renaming folders. What was opened before stays the old bundle's, even after that is removed.
+    A bundle is replaced by renaming directories. Files opened before that are the old bundle's, even after its removal.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self._files: dict[str, int] = {}
         weakref.finalize(self, _close, self._files)
 
@@ -34,43 +34,43 @@ class Snapshot:
         """Open some files.
 
         Raises:
-            BundleError: a file is missing, cannot be read, or is no regular file (a folder, a pipe, a device).
+            BundleError: a file is missing, cannot be read, or is not a regular file (a directory, a pipe, a device).
         """
         for name in names:
             if name not in self._files:
                 self._files[name] = self._opened(name)
 
     def identity(self, name: str) -> Identity:
-        """Which file was opened: whether a path still leads to it."""
+        """Return the identity of an opened file, to check that its path still leads to it."""
         return identity_of(os.fstat(self._files[name]))
 
-    def read(self, name: str, most: int) -> bytes:
-        """The content of an opened file.
+    def read(self, name: str, limit: int) -> bytes:
+        """Return the content of an opened file.
 
         Raises:
-            BundleError: it has more than ``most`` bytes, or cannot be read.
+            BundleError: the file has more than ``limit`` bytes, or cannot be read.
         """
         handle = self._files[name]
         size = os.fstat(handle).st_size
-        if size > most:
-            raise damaged(self.folder / name, f"it has {size:,} bytes, and this model allows {most:,} at most")
+        if size > limit:
+            raise damaged(self.directory / name, f"{size:,} bytes; this model allows {limit:,} at most")
         parts: list[bytes] = []
         start = 0
         try:
-            # pread: the place in a file is shared with processes that were forked from this one
+            # pread: the file offset is shared with processes that were forked from this one
             while start < size and (part := os.pread(handle, size - start, start)):
                 parts.append(part)
                 start += len(part)
         except OSError as error:
-            raise _unreadable(self.folder / name, error) from None
+            raise _unreadable(self.directory / name, error) from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _opened(self, name: str) -> int:
-        path = self.folder / name
+        path = self.directory / name
         try:
             handle = os.open(path, _FLAGS)
         except FileNotFoundError:
-            raise missing(self.folder, name) from None
+            raise missing(self.directory, name) from None
         except OSError as error:
             raise _unreadable(path, error) from None
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -81,30 +81,30 @@ class Snapshot:
         return handle
 
 
-def identity_of(found: os.stat_result) -> Identity:
-    """Which file it is: device, inode and time, for the inode of a file that is gone is soon another one's."""
-    return found.st_dev, found.st_ino, found.st_mtime_ns
+def identity_of(status: os.stat_result) -> Identity:
+    """Return the device, inode and time of a file: the inode alone is soon reused once a file is removed."""
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
-def missing(folder: Path, name: str) -> BundleError:
-    """The error for a file that is not there."""
+def missing(directory: Path, name: str) -> BundleError:
+    """Return the error for a missing file."""
     return BundleError(
-        folder,
+        directory,
         f"{name} is missing",
         "Expected a complete bundle",
-        "Copy the whole folder again, or train the model again",
+        "Copy the whole directory again, or train the model again",
     )
 
 
 def damaged(path: Path, what: str) -> BundleError:
-    """The error for a file that freerun did not write so."""
+    """Return the error for a file that freerun cannot have written in this form."""
     return BundleError(path, f"damaged: {what}", "Expected a file as freerun wrote it", "Copy the whole bundle again")
 
 
 def _unreadable(path: Path, error: OSError) -> BundleError:
     return BundleError(
         path,
-        f"it cannot be read ({error.strerror})",
+        f"cannot be read ({error.strerror})",
         "Expected a readable file",
         "Fix the cause, or copy the bundle again",
     )

@@ -1,4 +1,4 @@
-"""Writing a bundle; reading one is ``bundle``."""
+"""Writing a bundle. ``bundle`` reads it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["BundleParts", "as_json", "write_bundle"]
 
 @dataclass(frozen=True)
 class BundleParts:
-    """What a bundle is written from.
+    """The content of a bundle to be written.
 
-    ``model`` are the sizes of the network, ``training`` whatever the model card tells of how it was made;
-    ``most_frequent_target`` is the trivial baseline's answer. ``weights`` are the bytes of a safetensors file.
+    ``model`` is the architecture, ``training`` the metadata that the model card reports, ``most_frequent_target`` the
+    output of the trivial baseline, and ``weights`` the bytes of a safetensors file.
     """
 
     source: Codec
@@ -37,8 +37,8 @@ class BundleParts:
     freerun_version: str
 
 
-def write_bundle(folder: Path, parts: BundleParts) -> str:
-    """Write a bundle whole, in the place of whatever was at ``folder`` before; returns the SHA-256 of its weights."""
+def write_bundle(directory: Path, parts: BundleParts) -> str:
+    """Write a bundle atomically, replacing ``directory``; return the SHA-256 of its weights."""
     files: dict[str, bytes] = {WEIGHTS: parts.weights}
     for side, codec in (("source", parts.source), ("target", parts.target)):
         name, content = _vocabulary_file(side, codec)
@@ -59,7 +59,7 @@ def write_bundle(folder: Path, parts: BundleParts) -> str:
     files["config.json"] = as_json(config)
     files["metrics.json"] = as_json(dict(parts.metrics))
     files["README.md"] = model_card(config, parts.metrics).encode()
-    with replacing_dir(folder) as new:
+    with replacing_dir(directory) as new:
         for name, content in files.items():
             write_atomic(new / name, content)
     return hashes[WEIGHTS]
@@ -81,5 +81,5 @@ def _codec_settings(codec: Codec) -> dict[str, Any]:
 
 
 def as_json(value: Mapping[str, Any]) -> bytes:
-    """A JSON file as bundles have them."""
+    """Return the bytes of a JSON file in the form that bundles use."""
     return (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()

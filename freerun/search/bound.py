@@ -17,7 +17,7 @@ _MAX: int = int(MAX_LENGTH.high)
 
 
 def length_bound(source_length: int, longest_target: int, largest_ratio: float) -> int:
-    """Return the most tokens (without EOS) to write for a source: far more than any training target had.
+    """Return the maximum output length of a source in tokens (without EOS): far above that of all training targets.
 
     source_length: tokens without EOS. longest_target, largest_ratio: of the training data; the ratio is target tokens
     per source token, both without EOS.

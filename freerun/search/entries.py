@@ -1,4 +1,4 @@
-"""Which of a stepper's constant arrays (entries) belong to which rows: the rows of a source share one.
+"""The mapping of rows to a stepper's constant arrays (entries), which the rows of a source share.
 
 Shape suffixes: B sources, N rows, E entries.
 """

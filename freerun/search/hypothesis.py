@@ -42,7 +42,7 @@ def penalised(score: Score, length: float | npt.NDArray[np.float64], length_pena
 def divisor_bound(written: int, longest: int, length_penalty: float) -> float:
     """Return the largest divisor that ``penalised`` can still apply to an active hypothesis, rounded up.
 
-    ``written`` is its number of tokens now, ``longest`` the most that it may get, both without EOS. No token raises a
+    ``written`` is its number of tokens now, ``longest`` its maximum, both without EOS. No token raises a
     score, and no score is positive: its current score, divided by this, bounds the rank score that it can reach.
     """
     if not length_penalty:

@@ -89,14 +89,14 @@ def _check(source: int, prefix: Sequence[int], bound: int, vocabulary_size: int)
         if token in (PAD, BOS, EOS) or not 0 <= token < vocabulary_size:
             raise ConfigError.single(
                 f"prefix of source {source}",
-                f"it holds the id {token}",
+                f"contains the id {token}",
                 f"Expected ids of target tokens, below {vocabulary_size}, without padding, begin and end",
                 "Encode the prefix with the model's target vocabulary and drop its end token",
             )
     if len(prefix) > bound:
         raise ConfigError.single(
             f"prefix of source {source}",
-            f"it has {len(prefix)} tokens, and the output may have {bound}",
+            f"too long: {len(prefix)} tokens, but the output may have only {bound}",
             "Expected a prefix no longer than the length bound",
             "Shorten the prefix, or raise the maximum length",
         )

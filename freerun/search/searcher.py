@@ -38,8 +38,8 @@ class Searcher(Protocol):
     ) -> list[list[Hypothesis]]:
         """Return the hypotheses of each source, best first.
 
-        bounds: the most tokens to write for each source, without EOS. prefix: ids that every output begins with.
-        rows: numbers of the sources, of which their samples are a function; otherwise their positions.
+        bounds: the maximum output length of each source, without EOS. prefix: ids that every output begins with.
+        rows: the numbers that determine the sources' samples. Default: their positions.
 
         Raises:
             ConfigError: a negative bound, or a prefix longer than one or with ids that cannot be written.

@@ -57,8 +57,8 @@ def hierarchical_bootstrap(
     sums = np.concatenate([stacked.sum(0, keepdims=True), resampled_sums(stacked, resamples, seed)])
     sums = sums.reshape(-1, len(arm), 2, 2)  # arm or control, numerator or denominator
     ratios_RS2 = sums[..., 0] / np.where(sums[..., 1] == 0, np.nan, sums[..., 1])
-    drawn = numpy_generator(seed, "seeds of a study").integers(len(arm), size=(resamples, len(arm)))
-    means_R2 = np.take_along_axis(ratios_RS2[1:], drawn[..., None], 1).mean(1)
+    draws = numpy_generator(seed, "seeds of a study").integers(len(arm), size=(resamples, len(arm)))
+    means_R2 = np.take_along_axis(ratios_RS2[1:], draws[..., None], 1).mean(1)
     of_arm, of_control = ratios_RS2[0].mean(0).tolist()
     result = paired_bootstrap(of_control, of_arm, means_R2[:, 1], means_R2[:, 0])
     return Tested(result.difference, result.p_value if len(arm) > 1 else np.nan)

@@ -26,7 +26,7 @@ from freerun.config import (
 )
 from freerun.data.readers import content_hash
 from freerun.errors import ConfigError, RunError, UserError
-from freerun.experiment.begun import Begun, begun_with, check_study_begun, is_over
+from freerun.experiment.origin import Origin, check_study_random_numbers, is_finished, starting_version
 from freerun.experiment.pairs_spec import location_of
 from freerun.files import real_path, remove_leftovers, write_atomic
 from freerun.forcing.registry import EVERYTHING
@@ -68,27 +68,27 @@ class StudyRun:
 
     @property
     def log(self) -> Path:
-        """What the training prints."""
+        """The file that the training's output is written to."""
         return self.study / "logs" / f"{self.name}.log"
 
     @property
     def result(self) -> Path:
-        """The result, once the run has finished."""
+        """The file of the result, written when the run has finished."""
         return self.study / "results" / f"{self.name}.json"
 
     @property
     def config_hash(self) -> str:
-        """The hash of everything that determines the metrics; the location of the data and the threads do not."""
+        """The hash of everything that determines the metrics, which excludes the data's location and the threads."""
         values = _portable(self.config)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     @property
-    def begun(self) -> Begun:
-        """The version that began the run, according to its result or else its journal."""
+    def origin(self) -> Origin:
+        """The version that started the run, according to its result or else its journal."""
         result = read_result(self.result, self.config_hash)
         if result is None:
-            return Begun(begun_with(self.directory), is_over(self.directory))
-        return Begun(result.freerun, True)
+            return Origin(starting_version(self.directory), is_finished(self.directory))
+        return Origin(result.freerun, True)
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def prepare_directory(plan: StudyPlan) -> None:
     """Record the study in its directory, with the arms' configurations; seeds, arms and processes may be added later.
 
     Raises:
-        RunError: the directory contains something else, a study of another configuration, or one begun by a version
+        RunError: the directory contains something else, a study of another configuration, or one started by a version
             with other random numbers.
     """
     directory, path = plan.directory, plan.directory / "study.json"
@@ -212,8 +212,8 @@ def prepare_directory(plan: StudyPlan) -> None:
             "Expected a new or empty directory, or one with the results of a study",
             "Choose another with --out",
         )
-    # before anything is written: the version that began the study may have to finish it
-    check_study_begun(directory, {run.name: run.begun for run in plan.runs})
+    # before anything is written: the version that started the study may have to finish it
+    check_study_random_numbers(directory, {run.name: run.origin for run in plan.runs})
     # first of all files: without it, a directory is not a study's
     write_atomic(path, json.dumps(recorded, indent=1) + "\n")
     (directory / "configs").mkdir(exist_ok=True)
@@ -244,10 +244,10 @@ def _read_record(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(record["arms"], dict) and isinstance(record["settings"], dict):
             return dict(record)
-        raise ValueError("it has no arms")
+        raise ValueError("no arms")
     except (ValueError, KeyError, TypeError, OSError) as error:
         expected, fix = "Expected the file that a study wrote", "Remove it to begin the study again"
-        raise RunError(path, f"this cannot be read ({error!r})", expected, fix) from None
+        raise RunError(path, f"this file cannot be read ({error!r})", expected, fix) from None
 
 
 def _check_unchanged(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -261,7 +261,7 @@ def _check_unchanged(directory: Path, before: Mapping[str, Any], now: Mapping[st
         raise RunError(
             directory,
             f"this directory contains a study of another configuration: {details}",
-            "Expected the configuration that it was begun with; seeds and arms may be added",
+            "Expected the configuration that it was started with; seeds and arms may be added",
             "Revert the change to resume, or use another directory with --out",
         )
 

@@ -40,7 +40,7 @@ class Result:
         curve: (update, metrics on the development pairs) of every evaluation.
         updates: optimizer steps taken; ``seconds`` of training, evaluations included.
         journal: means of the strategy's own metrics over the last quarter, by name.
-        freerun: the version that began the run.
+        freerun: the version that started the run.
     """
 
     arm: str
@@ -106,13 +106,16 @@ def read_result(path: Path, config_hash: str) -> Result | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
-            path, f"this result cannot be read ({error})", "Expected what a study wrote", "Remove it to run it again"
+            path,
+            f"this result cannot be read ({error})",
+            "Expected a result that a study wrote",
+            "Remove it to run it again",
         ) from None
     if result.config_hash != config_hash:
         raise RunError(
             path,
             "this result belongs to another configuration",
-            "Expected the configuration that the study was begun with",
+            "Expected the configuration that the study was started with",
             "Revert the change, or use another directory with --out",
         )
     return result

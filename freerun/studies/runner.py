@@ -16,7 +16,7 @@ from freerun.config import StudyConfig
 from freerun.errors import Interrupted, UserError
 from freerun.evaluation.evaluate import Evaluation
 from freerun.evaluation.predictor_evaluation import evaluate_pairs
-from freerun.experiment.begun import begun_with
+from freerun.experiment.origin import starting_version
 from freerun.experiment.overlap import pairs_of_study
 from freerun.experiment.pairs_spec import dev_pairs_of
 from freerun.loading import load
@@ -64,28 +64,28 @@ def train_all(waiting: Sequence[StudyRun], settings: StudyConfig, progress: Prog
                     if code is None:
                         continue
                     del running[run.name]
-                    if process.was_refused():
+                    if process.was_locked_out():
                         todo.append(run)  # a training of an earlier study had just started
                         continue
                     finished += 1
-                    failure = _save_result(run, code, process.began, settings, progress)
+                    failure = _save_result(run, code, process.start_time, settings, progress)
                     outcome = f"failed: {failure}" if failure else "done"
                     log.info(f"{run.name}: {outcome} ({finished} of {len(waiting)})")
                 time.sleep(_POLL_SECONDS)
         finally:
             # however this ends, no training continues unnoticed
             for _, process in running.values():
-                process.ask_to_stop()
+                process.request_stop()
             for _, process in running.values():
                 process.wait()
 
 
 def _request_checkpoints(running: Iterable[tuple[StudyRun, TrainingProcess]]) -> None:
-    """Pass SIGUSR1 on to the trainings that have begun: it would end one that is still starting."""
+    """Send SIGUSR1 to the trainings that handle it: it would end one that is still starting."""
     ready = [process for run, process in running if holder(inner_lock(run.directory)) is not None]
     for process in ready:
-        process.ask_for_checkpoint()
-    log.info(f"Received SIGUSR1: asked {len(ready)} training{'' if len(ready) == 1 else 's'} for a checkpoint.")
+        process.request_checkpoint()
+    log.info(f"Received SIGUSR1: requested a checkpoint from {len(ready)} training{'' if len(ready) == 1 else 's'}.")
 
 
 def _take_free_run(todo: list[StudyRun], reported: set[str]) -> StudyRun | None:
@@ -114,10 +114,10 @@ def _start(run: StudyRun, processes: int) -> TrainingProcess:
 
 
 def _save_result(
-    run: StudyRun, code: int, began: float, settings: StudyConfig, progress: Progress | None
+    run: StudyRun, code: int, start_time: float, settings: StudyConfig, progress: Progress | None
 ) -> str | None:
     """Evaluate the run's best model and write its result; returns why there is no model, None if there is one."""
-    failure = _divergence(run, began) if code == 2 else None
+    failure = _divergence(run, start_time) if code == 2 else None
     if code and failure is None:
         raise UserError(
             run.log,
@@ -138,7 +138,7 @@ def _save_result(
         updates=max((event["update"] for event in events), default=0),
         seconds=_seconds(events),
         journal={},
-        freerun=begun_with(run.directory) or VERSION,
+        freerun=starting_version(run.directory) or VERSION,
     )
     # a failed run is a result, too: a study is to find out whether a strategy fails under some seeds
     if failure is None:
@@ -179,10 +179,10 @@ def _with_metrics(result: Result, evaluation: Evaluation, events: Sequence[Mappi
     )
 
 
-def _divergence(run: StudyRun, began: float) -> str | None:
+def _divergence(run: StudyRun, start_time: float) -> str | None:
     """Return what was not finite in this process's training, None if that is not why it ended."""
     for path in run.directory.glob("not-finite-update-*.json"):
-        if path.stat().st_mtime >= began:
+        if path.stat().st_mtime >= start_time:
             values = json.loads(path.read_text(encoding="utf-8"))
             loss, norm = values["loss"], values["gradient_norm"]
             return f"update {values['update']:,}: loss {loss}, gradient norm {norm}"

@@ -17,12 +17,12 @@ __all__ = ["TrainingProcess"]
 class TrainingProcess:
     """``freerun train`` with these arguments; its messages are appended to ``log``.
 
-    ``began`` is when it was started, in seconds since 1970.
+    ``start_time`` is in seconds since 1970.
     """
 
     def __init__(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        self.began = time.time()
+        self.start_time = time.time()
         self._log = log
         with log.open("ab") as out:
             self._logged = out.tell()
@@ -40,22 +40,22 @@ class TrainingProcess:
         """Return the exit code, None while it trains."""
         return self._process.poll()
 
-    def was_refused(self) -> bool:
-        """Return True if it ended because another process trains this run.
+    def was_locked_out(self) -> bool:
+        """Return True if the process ended because another one trains this run.
 
-        Its own part of the log says so. The lock itself may be free again by now, and the other process may write into
+        The part of the log that it wrote says so. The lock may be free again by now, and the other process may write to
         the same log.
         """
         with self._log.open("rb") as log:
             log.seek(self._logged)
             return self._process.returncode == 2 and BUSY_MESSAGE.encode() in log.read()
 
-    def ask_to_stop(self) -> None:
-        """Ask for a checkpoint and an end."""
+    def request_stop(self) -> None:
+        """Request a checkpoint and the end of the training."""
         self._process.send_signal(signal.SIGTERM)
 
-    def ask_for_checkpoint(self) -> None:
-        """Ask for a checkpoint; only a process that holds the lock of its run expects the signal."""
+    def request_checkpoint(self) -> None:
+        """Request a checkpoint; only a process that holds the lock of its run handles the signal."""
         if sys.platform != "win32":
             self._process.send_signal(signal.SIGUSR1)
 

@@ -1,4 +1,4 @@
-"""The best model of a run: where its weights are, whether they are whole, and how they are restored."""
+"""The best model of a run: locating, verifying and restoring its weights."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class BestModel:
     def restore(self, progress: Progress, checkpoint: Checkpoint, settings: TrainerSettings, is_longer: bool) -> str:
         """Make sure that ``best/`` is the model that ``progress`` names, or one that the run will write again.
 
-        ``is_longer``: the run is made longer now. Returns a message about what was restored, "" if nothing was.
+        ``is_longer``: the length of the run was raised. Returns a message if the model was restored, else "".
         """
         if progress.best_update < 0:
             return ""
@@ -74,10 +74,10 @@ class BestModel:
         is_later = label is not None and label[0] > progress.best_update
         if label is not None and is_later and not (is_longer and _is_of_an_end(label[0], progress, settings)):
             return ""  # written after this checkpoint, so the run will write it again
-        is_whole = present != "" and present == progress.best_sha256
-        weights = self.weights(progress) if is_whole else self._saved_weights(progress, checkpoint)
+        is_intact = present != "" and present == progress.best_sha256
+        weights = self.weights(progress) if is_intact else self._saved_weights(progress, checkpoint)
         progress.best_sha256 = self.hooks.write_bundle("best", weights, progress.best or {}, progress.best_update)
-        reason = "what the end of the shorter run wrote is undone" if is_longer else "damaged"
+        reason = "changes by the end of the shorter run are undone" if is_longer else "damaged"
         return f"{self.directory}: {reason}; restored from the weights of update {progress.best_update}."
 
     def _saved_weights(self, progress: Progress, checkpoint: Checkpoint) -> Mapping[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Callbacks: what a person, a dashboard or a program learns while a training runs."""
+"""Callbacks: reports to a person, a dashboard or a program while training runs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Callback:
         """Called after each checkpoint; ``path`` is its directory, which a later checkpoint may remove."""
 
     def on_message(self, text: str) -> None:
-        """Called with something worth telling a person, as whole sentences."""
+        """Called with a message for the user, in complete sentences."""
 
     def on_end(self) -> None:
         """Called once, when training has ended, was stopped or failed."""

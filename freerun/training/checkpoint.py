@@ -2,7 +2,7 @@
 
 A checkpoint is a directory ``update-00000500`` with ``model.safetensors``, ``optimizer.safetensors``,
 ``strategy.safetensors`` and ``state.json``; one from before the end of a run has ``best.safetensors``, too. It is
-written under another name and renamed when complete, so a directory with that name is always whole.
+written under another name and renamed when complete, so a directory with that name is always complete.
 
 ``manifest.json`` describes it: ``{"version": 1, "update": 500, "files": {"model.safetensors": "9f86d0...",
 ...}}``, with the SHA-256 of these files. A checkpoint is loaded only if all of that is true, so damage, a file
@@ -61,7 +61,7 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run: the newest ``keep`` scheduled ones, and one that a signal asked for.
+    """The checkpoints of one run: the newest ``keep`` scheduled ones, and one that a signal requested.
 
     A checkpoint is scheduled if it would have been saved without a signal. Only scheduled ones are kept and averaged,
     so that a stopped and resumed run has the same ones as an undisturbed run.
@@ -78,7 +78,7 @@ class Checkpoints:
         return sorted(int(match[1]) for path in self.directory.iterdir() if (match := _NAME.fullmatch(path.name)))
 
     def save(self, update: int, checkpoint: Checkpoint, scheduled: bool = True) -> None:
-        """Save one atomically, then remove those that are no longer kept.
+        """Save a checkpoint atomically, then remove those that are no longer kept.
 
         Raises:
             RunError: the disk is full or cannot be written; earlier checkpoints are untouched.
@@ -141,7 +141,7 @@ class Checkpoints:
         return True
 
     def remove(self, updates: Collection[int]) -> None:
-        """Remove the checkpoints of these updates, whatever state they are in."""
+        """Remove the checkpoints of these updates, damaged or not."""
         for update in updates:
             shutil.rmtree(self.path(update), ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""What the training loop leaves to its caller: the loop handles tensors and numbers, the hooks texts and bundles."""
+"""The hooks that a caller of the training loop provides: the loop handles tensors, the hooks texts and bundles."""
 
 from __future__ import annotations
 

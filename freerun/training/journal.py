@@ -102,7 +102,7 @@ def _line(event: str, update: int, values: Mapping[str, Any]) -> bytes:
 
 
 def read_journal(path: Path, size: int | None = None) -> list[Mapping[str, Any]]:
-    """Return all whole events of a journal, or of its first ``size`` bytes.
+    """Return all complete events of a journal, or of its first ``size`` bytes.
 
     A line that a crash truncated or damaged is left out, with everything after it.
     """

@@ -96,7 +96,7 @@ class Learner:
         """Make one optimizer step over all ``batches`` together; ``number`` counts from 1.
 
         Raises:
-            NotFinite: before the step, which is then not made.
+            NotFinite: before the step, which is then not applied.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss, metrics = self._backward(number, batches)
@@ -157,7 +157,7 @@ class Learner:
             sum((losses.terms[name].sum * (losses.terms[name].weight / count) for losses in parts), torch.zeros(()))
             for name, count in counts.items()
         ]
-        metrics: list[Sums] = [losses.figures for losses in parts]
+        metrics: list[Sums] = [losses.metrics for losses in parts]
         if streams:
             self._divide_gradients(*counts.values())
         elif len(values) > 1 and number % self.cosine_every == 0:
@@ -188,7 +188,7 @@ class Learner:
             return losses
         if own.sum is not None:
             own.sum.backward()  # type: ignore[no-untyped-call]
-        return Losses(losses.terms, {**losses.figures, **own.figures})
+        return Losses(losses.terms, {**losses.metrics, **own.metrics})
 
     def _divide_gradients(self, count: float) -> None:
         for parameter in self.model.parameters():

@@ -22,13 +22,13 @@ class ProgressLine(Callback):
     def __init__(self, every: float) -> None:
         self._every = every
         self._first = self._updates = 0
-        self._began = self._shown = time.perf_counter()
+        self._start_time = self._shown = time.perf_counter()
         self._metrics: Mapping[str, float] = {}
 
     def on_start(self, update: int, updates: int) -> None:
         """Start the clock."""
         self._first, self._updates = update, updates
-        self._began = self._shown = time.perf_counter()
+        self._start_time = self._shown = time.perf_counter()
 
     def on_update(self, update: int, metrics: Mapping[str, float]) -> None:
         """Show the line when it is time."""
@@ -43,7 +43,7 @@ class ProgressLine(Callback):
         raise NotImplementedError
 
     def _line(self, update: int, now: float) -> str:
-        left = (now - self._began) / max(1, update - self._first) * (self._updates - update)
+        left = (now - self._start_time) / max(1, update - self._first) * (self._updates - update)
         parts = [f"update {update:,}/{self._updates:,}"]
         if self._metrics:
             parts += [f"epoch {self._metrics['epoch']:.2f}", f"loss {self._metrics['loss']:.4f}"]

@@ -1,4 +1,4 @@
-"""Which checkpoint a run resumes from: the newest one that is whole, with everything that comes after it."""
+"""The checkpoint that a run resumes from: the newest intact one whose journal and earlier checkpoints are intact."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["Resumption", "choose_checkpoint"]
 
 @dataclass(frozen=True)
 class Resumption:
-    """Where a run resumes.
+    """The point at which a run resumes.
 
     ``discarded`` are the updates of checkpoints to be removed: damaged ones, and all after ``update``, which the run
-    will write again. ``notices`` say what is wrong with them.
+    will write again. ``notices`` describe what is wrong with the damaged ones.
     """
 
     update: int
@@ -29,20 +29,20 @@ class Resumption:
 
 
 def choose_checkpoint(checkpoints: Checkpoints, journal: Journal, settings: TrainerSettings) -> Resumption | None:
-    """Return the newest checkpoint that leads to the end of an undisturbed run, None if there is no checkpoint.
+    """Return the newest checkpoint from which a run ends as if it had never stopped, None if there is no checkpoint.
 
-    It is whole, the journal up to it is the one that it was written after, and the earlier checkpoints that may
-    be averaged with later ones at the end are whole, too.
+    It is intact, the journal up to it is unchanged, and so are the earlier checkpoints that may be averaged with later
+    ones at the end.
 
     Raises:
         RunError: there are checkpoints, but none can be used. Nothing is removed.
     """
     updates = checkpoints.updates()
     problems = {update: reason for update in updates if (reason := _damage(checkpoints, update))}
-    whole = set(updates) - problems.keys()
-    for update in sorted(whole, reverse=True):
+    intact = set(updates) - problems.keys()
+    for update in sorted(intact, reverse=True):
         checkpoint = checkpoints.load(update)
-        reason = _obstacle(checkpoint.state, journal, settings, whole)
+        reason = _obstacle(checkpoint.state, journal, settings, intact)
         if not reason:
             return _resumption(checkpoints, update, checkpoint, problems)
         problems[update] = reason
@@ -65,16 +65,16 @@ def _damage(checkpoints: Checkpoints, update: int) -> str:
     return ""
 
 
-def _obstacle(state: Mapping[str, Any], journal: Journal, settings: TrainerSettings, whole: Collection[int]) -> str:
-    """Return why a run cannot resume from a whole checkpoint, "" if it can."""
+def _obstacle(state: Mapping[str, Any], journal: Journal, settings: TrainerSettings, intact: Collection[int]) -> str:
+    """Return why a run cannot resume from an intact checkpoint, "" if it can."""
     sha256 = state.get("journal_sha256")
     if sha256 and not journal.holds(state["journal_size"], sha256):
         return f"the part of {journal.path.name} before this checkpoint has changed"
     at_end = state["update"] == state["evaluated"] and not settings.evaluates_at(state["update"])
     if at_end and state["update"] < settings.updates:
         # only earlier versions wrote such a checkpoint
-        return "it is from the end of a shorter run, after an evaluation that this run does not have"
-    missing = [update for update in _averaged(state, journal, settings) if update not in whole]
+        return "saved at the end of a shorter run, after an evaluation that this run does not have"
+    missing = [update for update in _averaged(state, journal, settings) if update not in intact]
     if missing:
         return f"the checkpoint of update {missing[0]} is missing or damaged, and may be averaged at the end"
     return ""

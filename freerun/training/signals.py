@@ -1,4 +1,4 @@
-"""Signals as requests: SIGINT, SIGTERM and SIGHUP to stop at the next safe place, SIGUSR1 to write a checkpoint."""
+"""Signals as requests: SIGINT, SIGTERM and SIGHUP to stop at the next safe point, SIGUSR1 to write a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class StopRequest:
-    """Remembers which signal asked to stop; 0 while none has."""
+    """Records the signal that requested a stop; 0 while there is none."""
 
     def __init__(self) -> None:
         self.signal = 0
@@ -28,7 +28,7 @@ class StopRequest:
 
 
 class CheckpointRequest:
-    """Remembers that a signal asked for a checkpoint."""
+    """Records that a signal requested a checkpoint."""
 
     def __init__(self) -> None:
         self._is_open = False
@@ -38,14 +38,14 @@ class CheckpointRequest:
         self._is_open = True
 
     def take(self) -> bool:
-        """Return True if one was asked for since the last call."""
+        """Return True if a checkpoint was requested since the last call."""
         was_open, self._is_open = self._is_open, False
         return was_open
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within it, the first SIGINT, SIGTERM or SIGHUP is only remembered; the next one acts at once, as usual.
+    """Within the block, only record the first SIGINT, SIGTERM or SIGHUP; the next one acts immediately, as usual.
 
     A SIGHUP that was ignored before (``nohup``) stays ignored. Another SIGHUP after the first signal is ignored, too:
     when a terminal is closed, the shell and the system may both send one, and the checkpoint is still being written.
@@ -72,7 +72,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 @contextmanager
 def checkpoints_on_signals() -> Iterator[CheckpointRequest]:
-    """Within it, SIGUSR1 asks for a checkpoint instead of ending the process, unless it was ignored before."""
+    """Within the block, let SIGUSR1 request a checkpoint instead of ending the process, unless it is ignored."""
     request = CheckpointRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

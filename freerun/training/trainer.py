@@ -73,7 +73,7 @@ class Trainer:
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     def run(self, stop: StopRequest, requested: CheckpointRequest | None = None) -> Progress:
-        """Train to the end; ``requested`` may ask for checkpoints in addition to the scheduled ones.
+        """Train to the end; ``requested`` may request checkpoints in addition to the scheduled ones.
 
         Raises:
             Interrupted: a signal came; a checkpoint was saved.
@@ -167,8 +167,8 @@ class Trainer:
     def _evaluate_at_the_end(self, stop: StopRequest) -> None:
         """Evaluate at an update where a longer run would not.
 
-        The checkpoint is written before, because a run that is made longer resumes from it and must not depend on this
-        evaluation. Its event follows that of the evaluation in the journal, as always.
+        The checkpoint is saved before, because a longer run resumes from it and must not depend on this evaluation. Its
+        event still follows that of the evaluation in the journal.
         """
         if self.progress.update not in self.checkpoints.updates():
             self.save_checkpoint(scheduled=False, with_best=True)
@@ -180,7 +180,9 @@ class Trainer:
         """Save a checkpoint at a signal's request, unless this update has one."""
         if self.progress.update not in self.checkpoints.updates():
             self.save_checkpoint(scheduled=False)
-        self._message(f"Saved the checkpoint of update {self.progress.update:,}, as SIGUSR1 asked; training continues.")
+        self._message(
+            f"Saved the checkpoint of update {self.progress.update:,}, as requested by SIGUSR1; training continues."
+        )
 
     def _checkpoint_is_due(self) -> bool:
         update, every = self.progress.update, self.settings.checkpoint_every
@@ -189,7 +191,7 @@ class Trainer:
 
     @property
     def is_out_of_patience(self) -> bool:
-        """True if the last ``patience`` evaluations found no better model."""
+        """Return True if the last ``patience`` evaluations found no better model."""
         return 0 < self.settings.patience <= self.progress.stale
 
     # -- updates and the journal --------------------------------------------------------------------------------------
@@ -231,7 +233,7 @@ class Trainer:
             hint = f"The batch could not be saved in {path} ({failure.strerror or failure})"
         return TrainingError(
             f"update {number}",
-            f"the loss is {loss} and the gradient norm {norm}{details}; the update was not made",
+            f"the loss is {loss} and the gradient norm {norm}{details}; the update was not applied",
             "Expected finite numbers",
             f"{hint}; train again with a lower training.learning_rate, a longer warm-up or a smaller "
             "training.clip_norm",
@@ -351,7 +353,7 @@ class Trainer:
     ) -> None:
         """Restore the state of a checkpoint, truncate the journal to it, and remove the ``discarded`` checkpoints.
 
-        ``is_longer``: the run is made longer now, so what was written at its end before will not be written again.
+        ``is_longer``: the length of the run was raised, so files written at its former end are not written again.
         ``record`` is added to the journal's event.
 
         Raises:

@@ -168,7 +168,7 @@ def test_int8_graphs_that_are_not_of_these_weights_are_left_out_and_said(
     change(run / "best")
     result = freerun("export", run)
     assert result.code == 0
-    assert f"{run / 'best'}: the int8 graphs are left out (" in result.err and reason in result.err
+    assert f"{run / 'best'}: the int8 graphs are dropped (" in result.err and reason in result.err
     assert "Write them again with --quantize int8." in result.err
     assert not any((run / "best" / name).exists() for name in (*INT8, "export.json"))
     assert "int8" not in (run / "best" / "README.md").read_text()

@@ -278,14 +278,14 @@ def test_a_study_waits_for_a_training_that_outlived_an_earlier_one(
 class Training:
     """Stands for a training process that ended."""
 
-    began = 0.0
+    start_time = 0.0
 
-    def __init__(self, code: int, was_refused: bool) -> None:
+    def __init__(self, code: int, was_locked_out: bool) -> None:
         self.poll = lambda: code
-        self.was_refused = lambda: was_refused
+        self.was_locked_out = lambda: was_locked_out
 
 
-def test_a_training_that_was_refused_is_started_again(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_was_locked_out_is_started_again(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that outlived an earlier study was just starting, and took its lock after this study had looked."""
     config = parse_config({"data": {"train": "t.tsv"}}, "test", settings_of)
     trainings = [Training(2, True), Training(0, False), Training(0, False)]
@@ -298,7 +298,7 @@ def test_a_training_that_was_refused_is_started_again(pairs: Path, monkeypatch: 
     assert (started, kept) == (["a-1", "b-1", "a-1"], [("b-1", 0), ("a-1", 0)])
 
 
-def test_a_training_says_whether_it_was_refused(pairs: Path) -> None:
+def test_a_training_reports_whether_it_was_locked_out(pairs: Path) -> None:
     log = pairs / "logs" / "a.log"
     log.parent.mkdir()
     log.write_text("an earlier one: process 1 on host is writing here\n")
@@ -311,8 +311,8 @@ def test_a_training_says_whether_it_was_refused(pairs: Path) -> None:
         wrong = TrainingProcess([*arguments, "--set", "model.cell=gpu"], log, os.environ)
         assert wrong.poll() is None
         wrong.wait()
-    assert (refused.poll(), refused.was_refused()) == (2, True)
-    assert (wrong.poll(), wrong.was_refused()) == (2, False)
+    assert (refused.poll(), refused.was_locked_out()) == (2, True)
+    assert (wrong.poll(), wrong.was_locked_out()) == (2, False)
     assert f"process {os.getpid()} on" in log.read_text()
 
 

@@ -344,7 +344,7 @@ def test_a_pipe_that_nobody_writes_into_is_reported_and_can_be_interrupted(here,
 def test_training_cannot_start_from_a_bundle_without_weights(freerun, here, exported, trained):
     sentence = (
         f"error: {exported}: this bundle was exported without model.safetensors, so torch cannot run it. Expected a "
-        "bundle with weights. Use the run or bundle that it was exported from; to predict, leave out --runtime torch."
+        "bundle with weights. Use the run or bundle that it was exported from; to predict, omit --runtime torch."
     )
     # before any pair is read
     assert freerun("train", "p.tsv", "--init", exported, "--out", "q").err == f"{sentence}\n"
@@ -367,7 +367,7 @@ def test_a_study_claims_only_what_is_true(freerun, here):
     found = freerun("study", "study.toml", "--out", "s")
     claim = (
         "p.tsv: 16 of its 16 sources (100.0 %) are training sources, and 4 of its 16 sources (25.0 %) are development "
-        "sources, which chose each run's best model. Figures on new sources may be worse."
+        "sources, which chose each run's best model. Metrics on new sources may be worse."
     )
     assert found.code == 0 and f"Metrics on 16 sources of {claim}" in found.out.splitlines()
     assert f"warning: {claim}" in found.err.splitlines()

@@ -470,13 +470,13 @@ def test_every_iterable_in_an_order_is_a_batch(predictor):
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("a\tb", "it has a tab in it. Expected one line of text. Put a space in its place."),
-        ("a\nb", "it has a line feed in it. Expected one line of text. Put a space in its place."),
-        ("ab\0", "it has a NUL character in it. Expected one line of text. Put a space in its place."),
+        ("a\tb", "contains a tab. Expected one line of text. Replace it with a space."),
+        ("a\nb", "contains a line feed. Expected one line of text. Replace it with a space."),
+        ("ab\0", "contains a NUL character. Expected one line of text. Replace it with a space."),
         (
             "a\ud83db",
             (
-                "it has half a surrogate pair (U+D83D) in it. Expected whole Unicode characters. Decode the text with "
+                "contains half a surrogate pair (U+D83D). Expected complete Unicode characters. Decode the text with "
                 "the right encoding, and without surrogateescape."
             ),
         ),

@@ -82,8 +82,8 @@ def test_sigusr1_writes_a_checkpoint_and_training_continues(training):
     assert not [event for event in read_journal(run / "journal.jsonl") if event["event"] in ("checkpoint", "stop")]
     process.kill()  # and what was written is what a killed run resumes from
     told = process.stderr.read()
-    assert f"\nSaved the checkpoint of update {update:,}, as SIGUSR1 asked; training continues.\n" in told
-    assert told.count("as SIGUSR1 asked") == 2
+    assert f"\nSaved the checkpoint of update {update:,}, as requested by SIGUSR1; training continues.\n" in told
+    assert told.count("as requested by SIGUSR1") == 2
 
 
 def test_requested_checkpoints_do_not_change_a_run(training, pairs):
@@ -92,7 +92,7 @@ def test_requested_checkpoints_do_not_change_a_run(training, pairs):
     while read_journal(run / "journal.jsonl")[-1]["update"] < 400:
         process.send_signal(signal.SIGUSR1)
         time.sleep(0.05)
-    assert "as SIGUSR1 asked" in process.communicate(timeout=60)[1]
+    assert "as requested by SIGUSR1" in process.communicate(timeout=60)[1]
     assert process.returncode == 0
     arguments = ["train", pairs / "config.toml", "--out", pairs / "whole", "--set", "training.journal_every=5"]
     assert main([*map(str, arguments)]) == 0
@@ -115,7 +115,7 @@ def test_sigusr1_while_the_data_are_read_is_remembered(pairs):
     arguments = [sys.executable, "-c", script, "train", str(config), "--out", str(pairs / "run")]
     done = subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "Saved the checkpoint of update 1, as SIGUSR1 asked; training continues.\n" in done.stderr
+    assert "Saved the checkpoint of update 1, as requested by SIGUSR1; training continues.\n" in done.stderr
 
 
 def test_sighup_stops_as_sigterm_does_with_129(training):
@@ -199,12 +199,12 @@ def test_a_study_passes_both_on_to_its_trainings(pairs):
     finally:
         process.kill()
     assert process.returncode == 129
-    assert "Received SIGUSR1: asked 2 trainings for a checkpoint.\n" in told
+    assert "Received SIGUSR1: requested a checkpoint from 2 trainings.\n" in told
     for run in runs:
         last = read_journal(run / "journal.jsonl")[-1]
         assert (last["event"], last["signal"]) == ("stop", signal.SIGTERM)
         log = (out / "logs" / f"{run.name}.log").read_text()
-        assert log.count("as SIGUSR1 asked; training continues.") == 1
+        assert log.count("as requested by SIGUSR1; training continues.") == 1
 
 
 def test_a_training_that_is_still_starting_gets_no_sigusr1(monkeypatch):
@@ -215,7 +215,7 @@ def test_a_training_that_is_still_starting_gets_no_sigusr1(monkeypatch):
         def __init__(self):
             self.asked = 0
 
-        def ask_for_checkpoint(self):
+        def request_checkpoint(self):
             self.asked += 1
 
     class Run:

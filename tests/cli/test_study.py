@@ -122,7 +122,7 @@ def test_runs_of_a_version_with_other_random_numbers_are_not_mixed_with_new_ones
     (folder / "study.toml").write_text(STUDY.replace("[1, 2]", "[1, 2, 3]"))
     result = freerun(*command)
     assert (result.code, result.out) == (2, "")
-    assert "this study was begun with freerun 0.1.0 (teacher-1, teacher-2, free-1), which has other" in result.err
+    assert "this study was started with freerun 0.1.0 (teacher-1, teacher-2, free-1), which has other" in result.err
     assert "was not finished with it (teacher-3, free-2, free-3). Expected" in result.err
     assert "Finish the study with freerun 0.1.0, or start again in another directory with --out." in result.err
     assert (out / "study.json").read_bytes() == study and not (out / "runs" / "free-3").exists()
@@ -202,7 +202,7 @@ def test_a_damaged_study_is_told(freerun, folder, content):
     (folder / "out").mkdir()
     (folder / "out" / "study.json").write_text(content)
     result = freerun("study", folder / "study.toml", "--out", folder / "out")
-    assert result.code == 2 and "study.json: this cannot be read" in result.err
+    assert result.code == 2 and "study.json: this file cannot be read" in result.err
 
 
 def test_bad_pairs_are_told_before_anything_is_trained(freerun, folder):

@@ -41,7 +41,7 @@ def check(model, batch, update, kind, amount):
     expected = by_the_book.input_corruption(book(model), rows, by_the_book.Objective(0.1), fed, kind == "raml")
     same_fed(record.fed[-1], expected.fed)
     same_losses(losses, expected, model)
-    return expected.figures["effective_rate"][0]
+    return expected.metrics["effective_rate"][0]
 
 
 each_kind = pytest.mark.parametrize(

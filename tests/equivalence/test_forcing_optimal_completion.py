@@ -59,7 +59,7 @@ def test_losses_and_gradients_are_those_of_a_loop(cell, attention, draw, teacher
     expected = completed(model, record, teacher_prob, drawn, by_the_book.Objective(0.1), longest_ratio=1.2)
     same_fed(record.fed[-1], expected.fed)
     same_losses(losses, expected, model)
-    assert expected.terms["kl"].count == expected.figures["kl.optimal_completion"][1]
+    assert expected.terms["kl"].count == expected.metrics["kl.optimal_completion"][1]
 
 
 @pytest.mark.parametrize("normalise", ["tokens", "sequences"])
@@ -74,7 +74,7 @@ def test_temperature_and_bounds(temperature, longest_ratio, normalise):
     expected = completed(model, record, 0.0, by_the_book.Draw("sample", temperature), objective, longest_ratio)
     same_fed(record.fed[-1], expected.fed)
     same_losses(losses, expected, model)
-    assert expected.figures["rollout_cut_off"] == (4, 4)
+    assert expected.metrics["rollout_cut_off"] == (4, 4)
     assert [len(tokens) for tokens in expected.fed] == [int(n * longest_ratio) + 3 for n in (4, 2, 3, 5)]
 
 
@@ -89,7 +89,7 @@ def test_unknown_tokens_are_neither_learned_nor_fed(teacher_prob, normalise):
     same_fed(record.fed[-1], expected.fed)
     same_losses(losses, expected, model)
     steps = sum(map(len, expected.fed))
-    assert expected.figures["kl.optimal_completion"][1] < steps  # some are not counted, whatever is written
+    assert expected.metrics["kl.optimal_completion"][1] < steps  # some are not counted, whatever is written
     assert not torch.isin(record.fed[-1][:, 1:], torch.tensor([BOS, UNK])).any()
 
 
@@ -101,8 +101,8 @@ def test_a_batch_with_nothing_to_learn_has_no_loss_and_no_count(normalise):
     batch = training_batch([[5, EOS]], [[UNK, EOS]])
     losses = OptimalCompletion(OptimalCompletion.Settings(), Objective(0.1, normalise)).losses(model, batch, UPDATE)
     assert (losses.terms["kl"].sum.item(), losses.terms["kl"].count) == (0.0, 0)
-    assert losses.figures["kl.optimal_completion"] == (0.0, 0)
-    assert losses.figures["rollout_edits"] == (1, 1)
+    assert losses.metrics["kl.optimal_completion"] == (0.0, 0)
+    assert losses.metrics["rollout_edits"] == (1, 1)
     assert all((gradient == 0).all() for gradient in gradients_of(losses.terms["kl"].sum, model).values())
 
 
@@ -114,14 +114,14 @@ def test_a_rollout_without_an_end_is_cut_off_at_its_own_bound(longest_ratio):
     strategy = OptimalCompletion(OptimalCompletion.Settings(longest_ratio=longest_ratio), Objective())
     losses = strategy.losses(model, BATCH, UPDATE)
     assert losses.terms["kl"].count == sum(int(longest_ratio * length) + 3 for length in (4, 2, 3, 5))
-    assert losses.figures["rollout_cut_off"] == (4, 4)
-    assert losses.figures["rollout_edits"] == (0, 0)
+    assert losses.metrics["rollout_cut_off"] == (4, 4)
+    assert losses.metrics["rollout_edits"] == (0, 0)
 
 
 def test_right_continuations_alone_write_a_reference():
     model = network()
     losses = OptimalCompletion(OptimalCompletion.Settings(teacher_prob=1.0), Objective()).losses(model, BATCH, UPDATE)
-    assert losses.figures["rollout_edits"] == (0, 4)
+    assert losses.metrics["rollout_edits"] == (0, 4)
 
 
 def test_sums_may_be_divided_by_sequences():

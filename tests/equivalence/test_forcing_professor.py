@@ -117,7 +117,7 @@ def test_the_token_loss_is_that_of_teacher_forcing():
     teacher = Teacher(StrategySettings(), Objective(label_smoothing=0.1)).losses(model, BATCH, UPDATE)
     found = professor(model).losses(model, BATCH, UPDATE)
     close(found.terms["nll"].sum, teacher.terms["nll"].sum, 0.0)
-    assert found.figures["nll.teacher"] == teacher.figures["nll.teacher"]
+    assert found.metrics["nll.teacher"] == teacher.metrics["nll.teacher"]
 
 
 def test_moment_matching_is_the_double_sum():

@@ -80,7 +80,7 @@ def test_losses_and_gradients_are_those_of_a_loop_that_draws_its_tokens(cell, co
         expected = definition(book(model), record.rows(BATCH), record)
         same_fed(record.fed[-1], expected.fed)
         same_losses(losses, expected, model)
-        assert losses.figures["effective_rate"][0] > 0
+        assert losses.metrics["effective_rate"][0] > 0
 
 
 @pytest.mark.parametrize("coin", ["token", "sequence", "batch"])

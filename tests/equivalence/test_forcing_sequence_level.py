@@ -72,7 +72,7 @@ def test_minimum_risk_is_the_sum_over_candidates(cell, attention, cost, batch):
     expected = risk_by_the_book(model, record, by_the_book.Draw("sample", 0.8), batch, **settings)
     same_fed(record.fed[-1], expected.fed)
     same_losses(losses, expected, model)
-    assert 0 < expected.figures["distinct"][0] < 20
+    assert 0 < expected.metrics["distinct"][0] < 20
 
 
 @pytest.mark.parametrize("batch", [BATCH, UNKNOWN], ids=["known", "unknown"])
@@ -121,7 +121,7 @@ def test_sources_without_candidates_have_no_risk():
     assert (term.sum.item(), term.count) == (0.0, 2)  # the references without unknown tokens are right
     found = strategy.losses(model, training_batch([[5, EOS]], [[UNK, EOS]]), UPDATE)
     assert (found.terms["risk"].sum.item(), found.terms["risk"].count) == (0.0, 0)
-    assert (found.figures["risk"], found.figures["distinct"]) == ((0.0, 0), (0, 3))
+    assert (found.metrics["risk"], found.metrics["distinct"]) == ((0.0, 0), (0, 3))
     assert all((gradient == 0).all() for gradient in gradients_of(found.terms["risk"].sum, model).values())
 
 
@@ -129,7 +129,7 @@ def test_the_baseline_of_self_critical_training_is_the_output_in_use():
     """Without dropout in any part of it, it is the same at every update."""
     model = network(scale=2.0, attention="general", dropout=0.6, embedding_dropout=0.6)
     strategy = SelfCritical(SelfCritical.Settings(), Objective())
-    found = [strategy.losses(model, BATCH, Update(number, 3)).figures for number in range(1, 11)]
+    found = [strategy.losses(model, BATCH, Update(number, 3)).metrics for number in range(1, 11)]
     assert len({figures["cost.greedy"] for figures in found}) == 1
     assert len({figures["cost.sample"] for figures in found}) > 1
 
@@ -141,7 +141,7 @@ def test_the_token_loss_stands_beside_it(kind):
     teacher = Teacher(Teacher.Settings(), Objective(label_smoothing=0.1)).losses(model, BATCH, UPDATE)
     close(losses.terms["nll"].sum, teacher.terms["nll"].sum)
     assert (losses.terms["nll"].count, losses.terms["nll"].weight) == (12, 0.4)
-    assert losses.figures["nll.teacher"] == (pytest.approx(teacher.figures["nll.teacher"][0]), 12)
+    assert losses.metrics["nll.teacher"] == (pytest.approx(teacher.metrics["nll.teacher"][0]), 12)
 
 
 def test_very_improbable_candidates_do_not_underflow():

@@ -547,7 +547,7 @@ def test_the_last_checkpoint_of_an_earlier_version_is_left_out(pairs, tmp_path, 
         patch.setattr(runs.Trainer, "_evaluate_at_the_end", evaluate_at_the_end)
         lengthened(pairs, tmp_path / "run", settings, 9)
     if keep == 1:
-        with pytest.raises(RunError, match=r"update 9: it is from the end of a shorter run, after an evaluation that"):
+        with pytest.raises(RunError, match=r"update 9: saved at the end of a shorter run, after an evaluation that"):
             lengthened(pairs, tmp_path / "run", settings, 20)
         return
     lengthened(pairs, tmp_path / "run", settings, 20)

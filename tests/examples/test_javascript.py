@@ -135,7 +135,7 @@ BUNDLE_FILES = ("config.json", "source_vocabulary.json", "target_vocabulary.json
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The files of a bundle by name."""
-    folder = write_model(tmp_path_factory.mktemp("whole") / "bundle").folder
+    folder = write_model(tmp_path_factory.mktemp("whole") / "bundle").directory
     return {name: (folder / name).read_bytes() for name in (*BUNDLE_FILES, "model.safetensors")}
 
 

@@ -18,7 +18,7 @@ from freerun.models.recurrence import ReferenceLoop, Scan
 from freerun.models.seq2seq import Seq2Seq
 from freerun.onnx_export import graph_files as exporting
 from freerun.onnx_export.cell_nodes import CELL_NODES
-from freerun.runtime.schema import first_fault
+from freerun.runtime.schema import first_invalid_value
 from freerun.runtime.shapes import expected_shapes
 from scripts import architecture_tables
 from tests.exported import GraphsOf, write_model
@@ -49,7 +49,7 @@ def test_an_attention_is_named_by_its_kind_and_its_score(name):
 def test_bundles_take_what_is_registered():
     model = asdict(architecture(5))
     for cell, attention in itertools.product(CELLS, ATTENTIONS):
-        fault = first_fault({"model": {**model, "cell": cell, "attention": attention}})
+        fault = first_invalid_value({"model": {**model, "cell": cell, "attention": attention}})
         assert fault is not None and not fault.key.startswith("model."), fault
 
 
@@ -96,7 +96,7 @@ def test_outputs_of_any_size_are_not_exported_in_int8(tmp_path, cell):
     bundle = write_model(tmp_path / "bundle", network(1, torch.float32, cell=cell))
     assert exporting.graph_files(bundle, "fp32")
     assert message(bundle, "int8") == (
-        f'{bundle.folder}: cell = "{cell}" has outputs of any size, which int8 cannot hold. '
+        f'{bundle.directory}: cell = "{cell}" has outputs of any size, which int8 cannot hold. '
         f"Expected {one_of(BOUNDED_CELLS)}. Export it without --quantize."
     )
 
@@ -107,7 +107,7 @@ def test_what_has_no_nodes_is_rejected_for_export_in_one_sentence(tmp_path, monk
         "freerun.architecture.ATTENTIONS", {**ATTENTIONS, "dot": replace(ATTENTIONS["dot"], onnx=False)}
     )
     assert message(bundle, "fp32").startswith(
-        f'{bundle.folder}: attention = "dot" has no ONNX export. Expected one of '
+        f'{bundle.directory}: attention = "dot" has no ONNX export. Expected one of '
     )
 
 

@@ -81,9 +81,9 @@ def test_the_cost_of_predicting_is_a_line_a_way_to_run(
 ) -> None:
     bundle = write_model(tmp_path / "bundle")
     for name, content in graph_files(bundle, "fp32").items():
-        put(bundle.folder, name, content)
+        put(bundle.directory, name, content)
     (tmp_path / "pairs.tsv").write_text("a b\tv\nc\tw\n")
-    options = ["--model", bundle.folder, "--pairs", tmp_path / "pairs.tsv", "--rounds", 1]
+    options = ["--model", bundle.directory, "--pairs", tmp_path / "pairs.tsv", "--rounds", 1]
     monkeypatch.setattr(sys, "argv", ["predict_speed.py", *map(str, options)])
     runpy.run_path(str(BENCHMARKS / "predict_speed.py"), run_name="__main__")
     lines = capsys.readouterr().out.splitlines()

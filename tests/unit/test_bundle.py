@@ -144,7 +144,7 @@ def test_the_model_card_tells_data_sizes_and_figures(bundle):
         "Trained on 3,400 pairs of 56 sources.",
         "| source | whitespace | NFKC | lower | 6 |",
         "| target | whitespace | none | keep | 7 |",
-        "A source is read from its end. Longest training target: 12 tokens.",
+        "Sources are read from the end. Longest training target: 12 tokens.",
         "| symbol_error_rate.free | 0.125 | 0.1 to 0.15 |",
         "| bleu.free | undefined |  |",
         "| sources | 12,345 |  |",
@@ -228,7 +228,7 @@ def test_a_missing_file_is_told(bundle, name):
         read_bundle(bundle)  # before anybody asks for the weights
     assert message(bundle) == (
         f"{bundle}: {name} is missing. Expected a complete bundle. "
-        "Copy the whole folder again, or train the model again."
+        "Copy the whole directory again, or train the model again."
     )
 
 
@@ -244,19 +244,19 @@ def test_a_changed_file_is_told_with_both_hashes(bundle, name, damage):
     (bundle / name).write_bytes({"truncated": content[:-9], "changed": content[:-2] + b"xx", "empty": b""}[damage])
     found = hashlib.sha256((bundle / name).read_bytes()).hexdigest()
     assert message(bundle) == (
-        f"{bundle / name}: its SHA-256 is {found[:12]}... and config.json names "
-        f"{hashlib.sha256(content).hexdigest()[:12]}...: truncated, changed, or of another bundle. "
+        f"{bundle / name}: the SHA-256 is {found[:12]}..., but "
+        f"{hashlib.sha256(content).hexdigest()[:12]}... in config.json: truncated, changed, or from another bundle. "
         "Expected the file that was written with this bundle. Copy the whole bundle again."
     )
 
 
 @pytest.mark.parametrize("name", HASHED)
-def test_a_foreign_file_is_told(bundle, tmp_path, name):
+def test_a_foreign_file_is_reported(bundle, tmp_path, name):
     other = Codec(WhitespaceTokenizer(), Vocabulary(["x", "z", "y"]))
     source = Codec(WhitespaceTokenizer(), Vocabulary(["a", "b"]))
     write_bundle(tmp_path / "other", parts(source, other, seed=2))
     shutil.copy(tmp_path / "other" / name, bundle / name)
-    assert f"{name}: its SHA-256 is " in message(bundle)
+    assert f"{name}: the SHA-256 is " in message(bundle)
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.json"])
@@ -293,7 +293,7 @@ def edited(bundle, path, value):
 @pytest.mark.parametrize("version", [2, 99])
 def test_a_newer_bundle_is_told(bundle, version):
     assert edited(bundle, "version", version) == (
-        f"this bundle has version {version}. Expected 1 at most, the newest that this freerun knows. "
+        f"this bundle has version {version}. Expected 1 at most, the newest that this freerun can read. "
         "Install a newer freerun."
     )
 
@@ -342,8 +342,8 @@ def test_a_version_that_never_was_is_told(bundle, version, told):
         ("training", "x", 'training: the value is "x". Expected a table.'),
         ("files", [], "files: the value is []. Expected a table."),
         ("files/model.safetensors", 3, "files: the value is { "),
-        ("files/model.safetensors", None, "it names no hash of model.safetensors."),
-        ("files/source_vocabulary.json", None, "it names no hash of source_vocabulary.json."),
+        ("files/model.safetensors", None, "no hash of model.safetensors."),
+        ("files/source_vocabulary.json", None, "no hash of source_vocabulary.json."),
     ],
 )
 def test_a_wrong_value_in_config_json_is_told(bundle, path, value, expected):
@@ -362,8 +362,8 @@ def test_a_wrong_value_in_config_json_is_told(bundle, path, value, expected):
         ),
         ("model/cell", "rnn", "the weights do not fit the sizes in config.json"),
         ("model/bidirectional", True, "the weights do not fit the sizes in config.json"),
-        ("model/source_vocabulary", 9, "model.source_vocabulary: it is 9, and the source vocabulary has 6 ids."),
-        ("model/unheard_of", 1, "its model section does not fit: "),
+        ("model/source_vocabulary", 9, "model.source_vocabulary is 9, but the source vocabulary has 6 ids."),
+        ("model/unheard_of", 1, "invalid model section: "),
     ],
 )
 def test_sizes_that_do_not_fit_are_told(bundle, path, value, expected):
@@ -401,7 +401,7 @@ def test_weights_of_a_kind_that_numpy_does_not_know_are_told(bundle):
         (b"[]", "this is not a JSON object"),
         (b'{"version": 9, "tokens": []}', "version 9 of the vocabulary format"),
         (b'{"version": 1, "tokens": ["a", "a"]}', "the token 'a' occurs twice"),
-        (b'{"version": 1, "tokens": ["a"]}', "model.source_vocabulary: it is 6, and the source vocabulary has 5 ids"),
+        (b'{"version": 1, "tokens": ["a"]}', "model.source_vocabulary is 6, but the source vocabulary has 5 ids"),
     ],
 )
 def test_a_vocabulary_that_is_none_is_told_even_with_the_right_hash(bundle, content, expected):

@@ -161,7 +161,7 @@ def test_bounds_cut_off_and_bad_ones_are_told(untouched):
 def test_an_id_beyond_the_vocabulary_is_refused(wrong):
     greedy = CompiledGreedy(ArraysOf(network(1, torch.float32)))
     assert greedy([[10, EOS]], [3])
-    with pytest.raises(ValueError, match="not of the source vocabulary"):
+    with pytest.raises(ValueError, match="outside the source vocabulary"):
         greedy([[10, EOS], [4, wrong, EOS]], [3, 3])
 
 
@@ -221,7 +221,7 @@ def test_missing_arrays_are_told_when_the_bundle_is_read(bundle):
 def test_truncated_or_edited_arrays_are_told(bundle, damage):
     path = bundle / "greedy.npz"
     path.write_bytes(damage(path.read_bytes()))
-    assert message(bundle).startswith(f"{path}: its SHA-256 is ")
+    assert message(bundle).startswith(f"{path}: the SHA-256 is ")
 
 
 def bare():
@@ -258,13 +258,17 @@ def test_pickled_objects_are_not_read(bundle):
 @pytest.mark.parametrize(
     ("name", "change", "what"),
     [
-        ("decoder.0.table", lambda a: a[:-1], "float32 (8, 16) and should be float32 (9, 16)"),
-        ("encoder.1.forward.input.weight", lambda a: a.T, "float32 (16, 4) and should be float32 (4, 16)"),
-        ("decoder.1.recurrent.weight", lambda a: a.astype(np.float64), "float64 (4, 16) and should be float32 (4, 16)"),
-        ("output.bias", lambda a: a[1:], "float32 (8,) and should be float32 (9,)"),
-        ("output.weight", lambda a: None, "missing and should be float32 (4, 9)"),
-        ("source_embedding", lambda a: a[:, :-1], "float32 (11, 2) and should be float32 (11, 3)"),
-        ("output.weight", lambda a: a.astype(np.int8), "int8 (4, 9) and should be float32 (4, 9)"),
+        ("decoder.0.table", lambda a: a[:-1], "float32 (8, 16), but should be float32 (9, 16)"),
+        ("encoder.1.forward.input.weight", lambda a: a.T, "float32 (16, 4), but should be float32 (4, 16)"),
+        (
+            "decoder.1.recurrent.weight",
+            lambda a: a.astype(np.float64),
+            "float64 (4, 16), but should be float32 (4, 16)",
+        ),
+        ("output.bias", lambda a: a[1:], "float32 (8,), but should be float32 (9,)"),
+        ("output.weight", lambda a: None, "missing, but should be float32 (4, 9)"),
+        ("source_embedding", lambda a: a[:, :-1], "float32 (11, 2), but should be float32 (11, 3)"),
+        ("output.weight", lambda a: a.astype(np.int8), "int8 (4, 9), but should be float32 (4, 9)"),
     ],
 )
 def test_arrays_that_do_not_fit_the_sizes_are_told(bundle, name, change, what):
@@ -276,7 +280,7 @@ def test_arrays_that_do_not_fit_the_sizes_are_told(bundle, name, change, what):
 def test_sizes_that_are_not_those_of_the_vocabularies_are_told(bundle, side, ids):
     edit(bundle, lambda config: config["model"].update({f"{side}_vocabulary": 1}))
     assert message(bundle) == (
-        f"{bundle / 'config.json'}: damaged: model.{side}_vocabulary: it is 1, and the {side} vocabulary has {ids} "
+        f"{bundle / 'config.json'}: damaged: model.{side}_vocabulary is 1, but the {side} vocabulary has {ids} "
         "ids. Expected the sizes of this bundle's model. Copy the whole bundle again."
     )
 
@@ -284,7 +288,7 @@ def test_sizes_that_are_not_those_of_the_vocabularies_are_told(bundle, side, ids
 @pytest.mark.parametrize("name", ["encoder.0.forward.input.bias", "decoder.1.input.bias", "output.bias"])
 def test_a_missing_bias_is_told(bundle, name):
     rewrite(bundle, **{name: None})
-    assert f"damaged: {name} is missing and should be float32 (" in message(bundle)
+    assert f"damaged: {name} is missing, but should be float32 (" in message(bundle)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -292,9 +296,7 @@ def test_numbers_that_are_not_finite_are_told(bundle, value):
     bias = arrays(bundle)["output.bias"]
     bias[3] = value
     rewrite(bundle, **{"output.bias": bias})
-    assert message(bundle) == (
-        f"{bundle / 'greedy.npz'}: damaged: output.bias has numbers that are not finite. {AGAIN}"
-    )
+    assert message(bundle) == (f"{bundle / 'greedy.npz'}: damaged: output.bias has values that are not finite. {AGAIN}")
 
 
 def test_more_layers_than_arrays_are_told_at_once(bundle):
@@ -305,12 +307,12 @@ def test_more_layers_than_arrays_are_told_at_once(bundle):
 @pytest.mark.parametrize(
     ("name", "value", "what"),
     [
-        ("output.weight", np.full((4, 9), 65, np.int8), "output.weight has numbers beyond -64 to 64"),
-        ("output.weight", np.full((4, 9), -128, np.int8), "output.weight has numbers beyond -64 to 64"),
-        ("output.step", np.array(0, np.float32), "output.step is 0 and should be above 0"),
-        ("output.scale", np.zeros(8, np.float32), "output.scale is float32 (8,) and should be float32 (9,)"),
-        ("source_embedding.scale", np.zeros((11, 2), np.float32), "source_embedding is int8 (11, 3) and should be "),
-        ("source_embedding.scale", np.zeros((11, 1)), "source_embedding is int8 (11, 3) and should be "),
+        ("output.weight", np.full((4, 9), 65, np.int8), "output.weight has values outside -64 to 64"),
+        ("output.weight", np.full((4, 9), -128, np.int8), "output.weight has values outside -64 to 64"),
+        ("output.step", np.array(0, np.float32), "output.step is 0, but should be above 0"),
+        ("output.scale", np.zeros(8, np.float32), "output.scale is float32 (8,), but should be float32 (9,)"),
+        ("source_embedding.scale", np.zeros((11, 2), np.float32), "source_embedding is int8 (11, 3), but should be "),
+        ("source_embedding.scale", np.zeros((11, 1)), "source_embedding is int8 (11, 3), but should be "),
         ("output.step", np.array("x"), "output.step is not an array of numbers"),
     ],
 )
@@ -362,7 +364,7 @@ def test_a_model_that_the_library_rejects_is_an_error_of_the_arrays():
 
 def test_an_array_too_many_is_told(bundle):
     rewrite(bundle, more=np.zeros(3, np.float32))
-    assert message(bundle) == f"{bundle / 'greedy.npz'}: damaged: it has an array too many: more. {AGAIN}"
+    assert message(bundle) == f"{bundle / 'greedy.npz'}: damaged: an unexpected array: more. {AGAIN}"
 
 
 def test_arrays_of_other_weights_are_told(bundle, tmp_path):

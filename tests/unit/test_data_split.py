@@ -59,4 +59,4 @@ def test_two_sources_are_one_for_each_side():
 @pytest.mark.parametrize(("sources", "what"), [([], "0 distinct sources"), (["a", "a"], "1 distinct source, too few")])
 def test_too_few_sources(sources, what):
     with pytest.raises(DataError, match=rf"x\.tsv: {what}.*--dev"):
-        held_out_sources(sources, where="x.tsv")
+        held_out_sources(sources, location="x.tsv")

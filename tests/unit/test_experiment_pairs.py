@@ -28,7 +28,7 @@ from freerun.experiment.pairs_spec import (
     training_files,
     value_of,
 )
-from freerun.experiment.spool import complete_spool, found_spool, spool_pairs, with_copies
+from freerun.experiment.spool import complete_spool, existing_spool, spool_pairs, with_copies
 from freerun.text import cut
 from tests.notices import logged_notices
 
@@ -330,7 +330,7 @@ def test_copies_move_with_their_run(here):
     Path("old/pairs").mkdir(parents=True)
     Path("old/pairs/dev.tsv").write_text("a\tb\n")
     assert copies_in(Path("new"), Path("old/pairs/dev.tsv")) == Path("old/pairs/dev.tsv")
-    spool = found_spool(Path("new"), DataConfig(train=str(old), dev=str(old)))
+    spool = existing_spool(Path("new"), DataConfig(train=str(old), dev=str(old)))
     assert (spool.reading.train, spool.reading.dev) == ("new/pairs/dev.tsv", "new/pairs/dev.tsv")
     assert spool.copies is None and spool.recorded == {}
 
@@ -376,8 +376,8 @@ def test_only_tsv_pairs_of_a_study_have_the_columns_of_an_arm():
 
 TRAINED = "x: 2 of its 8 sources (25.0 %) are training sources"
 CHOSE = "1 of its 8 sources (12.5 %) are development sources, which chose each run's best model"
-WORSE = "Figures on new sources may be worse"
-STRICTER = "the development pairs, which also chose each run's best model: give `pairs` for a stricter figure"
+WORSE = "Metrics on new sources may be worse"
+STRICTER = "the development pairs, which also chose each run's best model: give `pairs` for a stricter test"
 
 
 @pytest.mark.parametrize(

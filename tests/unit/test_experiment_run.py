@@ -118,8 +118,8 @@ def test_a_run_begun_with_other_random_numbers_is_not_resumed(version, name):
     with pytest.raises(RunError) as error:
         train(resume=True)
     assert str(error.value) == (
-        f"run: this run was begun with freerun {name}, which has other random numbers than freerun {VERSION}. "
-        f"Expected a run that freerun 0.2.0 or later began. Resume it with freerun {name}, or start again in another "
+        f"run: this run was started with freerun {name}, which has other random numbers than freerun {VERSION}. "
+        f"Expected a run that freerun 0.2.0 or later started. Resume it with freerun {name}, or start again in another "
         "directory with --out."
     )
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
@@ -265,7 +265,7 @@ def test_a_complete_run_with_neither_best_model_nor_checkpoint_is_told(capsys):
     before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
     with pytest.raises(RunError) as error:
         train(resume=True)
-    assert str(error.value).startswith("run/best/model.safetensors: its SHA-256 is ")
+    assert str(error.value).startswith("run/best/model.safetensors: the SHA-256 is ")
     assert str(error.value).endswith(
         ", and no checkpoint is left to restore it from. Expected the directory best/ as training wrote it. Put it "
         "back, or train again into another directory with --out."

@@ -129,12 +129,13 @@ def test_equal_weights_give_equal_graphs(untouched, tmp_path):
 
 def test_what_a_model_cannot_be_run_with_is_told(bundle, tmp_path):
     assert message(bundle, precision="int8") == (
-        f"{bundle}: it has no greedy.int8.onnx. Expected a bundle with int8 graphs. "
+        f"{bundle}: no greedy.int8.onnx in this bundle. Expected a bundle with int8 graphs. "
         f"Write them with: freerun export {bundle} --quantize int8."
     )
-    plain = write_model(tmp_path / "plain").folder
+    plain = write_model(tmp_path / "plain").directory
     assert message(plain, runtime="onnx") == (
-        f"{plain}: it has no greedy.onnx. Expected a bundle with fp32 graphs. Write them with: freerun export {plain}."
+        f"{plain}: no greedy.onnx in this bundle. Expected a bundle with fp32 graphs. "
+        f"Write them with: freerun export {plain}."
     )
 
 
@@ -148,7 +149,7 @@ def test_what_a_model_cannot_be_run_with_is_told(bundle, tmp_path):
         ({"precision": "int4"}, "precision: unknown precision 'int4'. Expected 'fp32' or 'int8'. Choose one of them."),
         (
             {"runtime": "torch", "precision": "int8"},
-            "precision: int8 with torch. Expected fp32 with torch. Leave out one of the two.",
+            "precision: int8 with torch. Expected fp32 with torch. Omit one of the two.",
         ),
         (
             {"max_length": -1},
@@ -166,7 +167,7 @@ def test_torch_cannot_run_a_bundle_without_weights_and_says_so(bundle):
     assert freerun.load(bundle).predict("a b").text
     assert message(bundle, runtime="torch") == (
         f"{bundle}: this bundle was exported without model.safetensors, so torch cannot run it. Expected a bundle with "
-        "weights. Use the run or bundle that it was exported from; to predict, leave out --runtime torch."
+        "weights. Use the run or bundle that it was exported from; to predict, omit --runtime torch."
     )
 
 
@@ -176,15 +177,15 @@ def test_a_source_longer_than_the_bound_is_told(untouched, runtime):
     predictor.longest_source = 5
     assert predictor.predict("a b c d").text
     with pytest.raises(
-        DataError, match=r"^text 3: it has 5 tokens\. Expected at most 4\. Cut it into shorter texts\.$"
+        DataError, match=r"^text 3: too long \(5 tokens\)\. Expected at most 4\. Split it into shorter texts\.$"
     ):
         predictor.predict_batch(["a", "b", "a b c d e"])
-    with pytest.raises(DataError, match=r"^text 8: it has 6 tokens"):
+    with pytest.raises(DataError, match=r"^text 8: too long \(6 tokens\)"):
         predictor.predict_batch(["a b c d e f"], rows=[7])
 
 
 def test_the_bound_of_a_source_is_what_a_batch_may_hold(untouched):
-    with pytest.raises(DataError, match=r"it has 32,768 tokens\. Expected at most 32,767\."):
+    with pytest.raises(DataError, match=r"too long \(32,768 tokens\)\. Expected at most 32,767\."):
         freerun.load(untouched).predict("a " * 32_768)
 
 
@@ -196,7 +197,7 @@ def test_a_missing_graph_is_told(bundle, name):
     (bundle / f"{name}.onnx").unlink()
     assert message(bundle) == (
         f"{bundle}: {name}.onnx is missing. Expected a complete bundle. "
-        "Copy the whole folder again, or train the model again."
+        "Copy the whole directory again, or train the model again."
     )
 
 
@@ -209,7 +210,7 @@ def test_a_truncated_or_edited_graph_is_told_with_both_hashes(bundle, damage, ru
     found, expected = bytes_hash(path.read_bytes())[:12], bytes_hash(before)[:12]
     assert found != expected
     assert message(bundle, runtime=runtime) == (
-        f"{path}: its SHA-256 is {found}... and config.json names {expected}...: truncated, changed, or of another "
+        f"{path}: the SHA-256 is {found}..., but {expected}... in config.json: truncated, changed, or from another "
         "bundle. Expected the file that was written with this bundle. Copy the whole bundle again."
     )
 
@@ -248,7 +249,7 @@ def test_an_unsupported_opset_is_told(bundle):
     model.opset_import[0].version = 9999
     put(bundle, "greedy.onnx", model.SerializeToString())
     assert message(bundle, runtime="onnx") == (
-        f"{bundle / 'greedy.onnx'}: damaged: it has IR version 9 and opsets '' 9999, and freerun writes 9 and '' 20. "
+        f"{bundle / 'greedy.onnx'}: damaged: IR version 9 and opsets '' 9999; freerun writes 9 and '' 20. "
         f"Expected a graph that freerun exported, of this model's sizes. {AGAIN}"
     )
 
@@ -285,7 +286,7 @@ def test_search_checks_the_graphs_it_uses(bundle):
     ],
 )
 def test_weights_that_do_not_fit_the_sizes_are_told(tmp_path, key, value, expected):
-    folder = write_model(tmp_path / "bundle").folder
+    folder = write_model(tmp_path / "bundle").directory
     edit(folder, lambda config: config["model"].update({key: value}))
     with pytest.raises(BundleError) as error:
         graph_files(read_bundle(folder), "fp32")

@@ -89,7 +89,7 @@ def test_the_others_learn_the_right_tokens(kind):
     teacher = Teacher(Teacher.Settings(), Objective()).losses(model, BATCH, Update(3, 1)).terms["nll"].sum
     clean, noisy = (corruption(kind=kind, rate=rate).losses(model, BATCH, Update(3, 1)) for rate in (0.0, 0.5))
     assert clean.terms["nll"].sum.item() == teacher.item()
-    assert clean.figures["effective_rate"] == (0, REAL)
+    assert clean.metrics["effective_rate"] == (0, REAL)
     assert noisy.terms["nll"].sum.item() != teacher.item()
     assert noisy.terms["nll"].count == sum(LENGTHS)
 

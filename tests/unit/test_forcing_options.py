@@ -77,7 +77,7 @@ def trace_of(name, settings, updates=3):
         terms = {key: (term.sum.item(), term.count, term.weight) for key, term in losses.terms.items()}
         total = sum(term.sum * term.weight for term in losses.terms.values())
         slopes = {key: slope.tolist() for key, slope in gradients_of(total, model).items()}
-        found += [terms, slopes, losses.figures, strategy.step(Update(number, 1))]
+        found += [terms, slopes, losses.metrics, strategy.step(Update(number, 1))]
     return [*found, {key: value.tolist() for key, value in strategy.state().items()}]
 
 

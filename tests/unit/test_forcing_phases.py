@@ -52,7 +52,7 @@ def test_each_update_belongs_to_one_phase(number, figure, phase):
     strategy, model = strategy_of(config(phases=PHASES), Objective()), network()
     strategy.prepare(model, 1)
     losses = losses_of(strategy, model, BATCH, Update(number, 1))
-    assert figure in losses.figures
+    assert figure in losses.metrics
     assert ("discriminator_gate_closed" in strategy.step(Update(number, 1))) == (number > 20)
     assert strategy.phase(number) == phase
 
@@ -165,6 +165,6 @@ def test_a_strategy_of_ones_own_that_is_none(own_module, name, message):
 
 def test_draws_do_not_depend_on_the_phase_before():
     strategy, model = strategy_of(config(phases=PHASES), Objective()), network(scale=1.5)
-    found = strategy.losses(model, BATCH, Update(15, 1)).figures["nll.scheduled"]
+    found = strategy.losses(model, BATCH, Update(15, 1)).metrics["nll.scheduled"]
     torch.manual_seed(99)
-    assert strategy.losses(model, BATCH, Update(15, 1)).figures["nll.scheduled"] == found
+    assert strategy.losses(model, BATCH, Update(15, 1)).metrics["nll.scheduled"] == found

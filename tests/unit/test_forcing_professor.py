@@ -99,7 +99,7 @@ def test_no_gradient_reaches_the_encoder_through_what_the_discriminator_sees_of_
 def test_the_model_is_spared_while_the_discriminator_knows_too_little(accuracy, acts):
     _, losses, _ = run(accuracy)
     assert ("free" in losses.terms) == acts
-    assert losses.figures["model_gate_closed"] == (float(not acts), 1)
+    assert losses.metrics["model_gate_closed"] == (float(not acts), 1)
 
 
 @pytest.mark.parametrize(("accuracy", "learns"), [(0.5, True), (0.99, True), (0.99001, False)])
@@ -111,7 +111,7 @@ def test_the_discriminator_is_spared_while_it_knows_too_much(accuracy, learns):
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) == learns
     assert figures["discriminator_gate_closed"] == (float(not learns), 1)
     assert ("discriminator_gradient_norm" in figures) == learns
-    assert losses.figures["discriminator_accuracy.free"][1] > 0  # it is measured in any case
+    assert losses.metrics["discriminator_accuracy.free"][1] > 0  # it is measured in any case
 
 
 def test_gates_can_be_moved():
@@ -123,7 +123,7 @@ def test_gates_can_be_moved():
 
 def test_the_accuracy_is_a_moving_average_of_both_streams():
     strategy, losses, _ = run(0.8, average=0.75)
-    right = [losses.figures[f"discriminator_accuracy.{stream}"] for stream in ("teacher", "free")]
+    right = [losses.metrics[f"discriminator_accuracy.{stream}"] for stream in ("teacher", "free")]
     strategy.step(Update(3, 1))
     now = (right[0][0] / right[0][1] + right[1][0] / right[1][1]) / 2
     assert strategy.accuracy == pytest.approx(0.75 * 0.8 + 0.25 * now)
@@ -136,7 +136,7 @@ def test_a_score_above_0_says_teacher_forced(monkeypatch):
     taught, free = [0.5, 0.0, -0.5, 9.0], [0.5, 0.0, -0.5, -9.0]
     monkeypatch.setattr(strategy, "discriminator", lambda _: torch.tensor([*taught, *free]))
     behaviour = Behaviour([draw(3, 4, 4)], None, draw(4, 4), torch.tensor([3, 2, 1, 0]))  # the last row has no step
-    figures = strategy.own_loss((behaviour, behaviour), Update(3, 1)).figures
+    figures = strategy.own_loss((behaviour, behaviour), Update(3, 1)).metrics
     assert figures["discriminator_accuracy.teacher"] == (1, 3)
     assert figures["discriminator_accuracy.free"] == (2, 3)
 
@@ -190,7 +190,7 @@ def test_a_target_of_eos_alone_is_not_compared():
     _, losses, _ = run(batch=training_batch([[5, EOS]], [[EOS]]), include_teacher_term=True)
     assert losses.terms["free"].count == losses.terms["teacher"].count == 0
     assert losses.terms["free"].sum.item() == 0.0
-    assert losses.figures["discriminator_loss"] == (0.0, 0)
+    assert losses.metrics["discriminator_loss"] == (0.0, 0)
 
 
 def test_a_run_that_writes_eos_at_once_is_not_compared():
@@ -264,7 +264,7 @@ def test_the_discriminator_learns_to_tell_the_streams_apart():
         model.decoder.output_bias[[EOS, 5]] = torch.tensor([-9.0, 3.0]).double()  # it writes one token over and over
     strategy = professor(model, 0.5, hidden_size=16, learning_rate=0.01)
     for number in range(1, 41):
-        figures = losses_of(strategy, model, batch, Update(number, 1)).figures
+        figures = losses_of(strategy, model, batch, Update(number, 1)).metrics
         found.append(figures["discriminator_loss"][0] / figures["discriminator_loss"][1])
         strategy.step(Update(number, 1))
     assert sum(found[-10:]) < 0.8 * sum(found[:10])
@@ -299,7 +299,7 @@ def test_a_discriminator_whose_gradient_is_no_number_is_left_as_it_was():
 def test_the_discriminators_gradient_is_a_mean_over_sequences():
     strategy, losses, _ = run()
     norm = torch.cat([gradient.flatten() for gradient in grads(strategy.discriminator) if gradient is not None]).norm()
-    rows = losses.figures["discriminator_loss"][1]
+    rows = losses.metrics["discriminator_loss"][1]
     assert rows > 1
     assert strategy.step(Update(3, 1))["discriminator_gradient_norm"] == (pytest.approx(norm.item() / rows), 1)
 
@@ -331,7 +331,7 @@ def test_moments_move_the_teacher_forced_pass_only_where_that_is_asked_for(monke
 def test_a_batch_with_one_row_to_compare_has_no_moments():
     _, losses, _ = run(adversary="mmd", batch=training_batch(SOURCES[:1], TARGETS[:1]))
     assert losses.terms["free"].sum.item() == 0.0
-    assert "model_gate_closed" not in losses.figures
+    assert "model_gate_closed" not in losses.metrics
 
 
 @pytest.mark.parametrize(

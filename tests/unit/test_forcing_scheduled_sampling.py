@@ -69,7 +69,7 @@ def test_with_right_tokens_only_it_is_teacher_forcing():
     found = constant(1.0).losses(model, BATCH, Update(4, 2))
     teacher = Teacher(StrategySettings(), Objective()).losses(model, BATCH, Update(4, 2))
     assert found.terms["nll"].sum.item() == teacher.terms["nll"].sum.item()
-    assert found.figures["effective_rate"] == (0, REAL)
+    assert found.metrics["effective_rate"] == (0, REAL)
 
 
 def test_without_right_tokens_it_is_free_running():
@@ -83,7 +83,7 @@ def test_the_journal_gets_the_effective_rate(monkeypatch):
     monkeypatch.setattr(
         model.decoder, "sequence", lambda tokens, *others: (fed.append(tokens), sequence(tokens, *others))[1]
     )
-    figures = constant(0.3).losses(model, BATCH, Update(1, 1)).figures
+    figures = constant(0.3).losses(model, BATCH, Update(1, 1)).metrics
     changed = sum(
         int(fed[0][row, t] != BATCH.target_in_BT[row, t])
         for row, length in enumerate(LENGTHS)
@@ -96,9 +96,9 @@ def test_the_journal_gets_the_effective_rate(monkeypatch):
 
 
 def test_enough_passes_certify_every_sequence():
-    figures = losses(constant(0.2, passes=10)).figures
+    figures = losses(constant(0.2, passes=10)).metrics
     assert figures["certified"] == (60, 60)
-    first = losses(constant(0.2, passes=1)).figures["certified"]
+    first = losses(constant(0.2, passes=1)).metrics["certified"]
     assert 0 <= first[0] < 60 and first[1] == 60
     exact, sequential = losses(constant(0.2, passes=10)), losses(constant(0.2))
     assert exact.terms["nll"].sum.item() == pytest.approx(sequential.terms["nll"].sum.item(), rel=1e-12)

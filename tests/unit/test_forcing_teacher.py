@@ -24,7 +24,7 @@ def test_the_loss_is_a_sum_beside_its_count(normalise, count):
 
 def test_the_journal_gets_the_nll_of_tokens_never_smoothed():
     plain, smoothed = losses(), losses(label_smoothing=0.5, normalise="sequences")
-    assert smoothed.figures == plain.figures == {"nll.teacher": (plain.terms["nll"].sum.item(), 6)}
+    assert smoothed.metrics == plain.metrics == {"nll.teacher": (plain.terms["nll"].sum.item(), 6)}
     assert smoothed.terms["nll"].sum.item() != pytest.approx(plain.terms["nll"].sum.item())
 
 

@@ -1,4 +1,4 @@
-"""The reader of ONNX files: what it reads is what onnx reads, and other bytes give an OnnxFault, soon."""
+"""The reader of ONNX files: what it reads is what onnx reads, and other bytes give a GraphError, soon."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from freerun.onnx_export.graph import model_of
 from freerun.onnx_export.greedy_graph import greedy_graph
 from freerun.onnx_export.products import Fp32
 from freerun.onnx_export.quantise import Int8
-from freerun.runtime.onnx_file import MAX_FIELDS, OnnxFault, OnnxGraph, quoted, read_onnx
+from freerun.runtime.onnx_file import MAX_FIELDS, GraphError, OnnxGraph, quoted, read_onnx
 from tests.exported import GraphsOf
 from tests.networks import network
 
@@ -30,8 +30,8 @@ def content():
     return exported(num_layers=1, hidden_size=2, embedding_size=2)
 
 
-def fault(content, **options):
-    with pytest.raises(OnnxFault) as error:
+def error_of(content, **options):
+    with pytest.raises(GraphError) as error:
         read_onnx(content, **options)
     return str(error.value)
 
@@ -98,7 +98,7 @@ def test_the_data_of_constants_are_not_copied(content):
 def outcome(content):
     try:
         read_onnx(bytes(content))
-    except OnnxFault:
+    except GraphError:
         return "rejected"
     return "read"
 
@@ -110,7 +110,7 @@ def test_a_file_that_is_cut_anywhere_is_rejected_or_is_a_shorter_file(content):
     assert set(found) == {"rejected", "read"} and found.count("read") <= 4
 
 
-def test_flipped_bits_give_a_graph_or_a_fault(content):
+def test_flipped_bits_give_a_graph_or_an_error(content):
     found = []
     for place in range(0, len(content), 4):
         changed = bytearray(content)
@@ -119,7 +119,7 @@ def test_flipped_bits_give_a_graph_or_a_fault(content):
     assert set(found) == {"rejected", "read"}
 
 
-def test_random_bytes_give_a_graph_or_a_fault():
+def test_random_bytes_give_a_graph_or_an_error():
     for number in range(3000):
         chance = random.Random(number)
         outcome(chance.randbytes(chance.randrange(60)))
@@ -145,36 +145,36 @@ GRAPH = field(7, b"")
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", "it has no graph"),
+        (b"", "no graph"),
         (b"garbage", "the field 12 (wire type 7) in a ModelProto, which freerun never writes"),
-        (b"\x08", "it is truncated"),
+        (b"\x08", "truncated"),
         (b"\x08\x09" * 2 + GRAPH, "the field ir_version of a ModelProto occurs twice"),
         (GRAPH + GRAPH, "the field graph of a ModelProto occurs twice"),
         (b"\x3a\x05", "a ModelProto ends in the middle of a field"),
         (field(7, b"\x0a\x04") + field(8, b"\x0a\x00"), "a GraphProto ends in the middle of a field"),
         (b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "a ModelProto ends in the middle of a field"),
-        (b"\x08" + b"\xff" * 9 + b"\x02", "it has a number of more than 64 bits"),
-        (b"\x08" + b"\x80" * 10 + b"\x01", "it has a number of more than 64 bits"),
-        (b"\x08" + b"\x80" * 10 + b"\x00" + GRAPH, "it has a number of more than 64 bits"),
+        (b"\x08" + b"\xff" * 9 + b"\x02", "a number of more than 64 bits"),
+        (b"\x08" + b"\x80" * 10 + b"\x01", "a number of more than 64 bits"),
+        (b"\x08" + b"\x80" * 10 + b"\x00" + GRAPH, "a number of more than 64 bits"),
         (b"\x3b\x3c" + GRAPH, "the field 7 (wire type 3) in a ModelProto, which freerun never writes"),
         (b"\x38\x00", "the field 7 (wire type 0) in a ModelProto, which freerun never writes"),
         (field(20, b"") + GRAPH, "training information in a ModelProto, which freerun never writes"),
         (field(25, b"") + GRAPH, "functions in a ModelProto, which freerun never writes"),
         (field(14, field(1, b"a")) * 2 + GRAPH, "the same entry occurs twice"),
         (field(8, b"") * 2 + GRAPH, "the same domain occurs twice"),
-        (field(14, field(1, b"\xff")) + GRAPH, "it has a name that is not UTF-8"),
+        (field(14, field(1, b"\xff")) + GRAPH, "a name that is not UTF-8"),
         (field(7, field(15, b"")), "sparse tensors in a GraphProto, which freerun never writes"),
         (field(7, field(5, field(13, b""))), "external data in a TensorProto, which freerun never writes"),
         (field(7, field(5, b"\x70\x01")), "external data in a TensorProto, which freerun never writes"),
         (field(7, field(5, b"\x70\x00")), "external data in a TensorProto, which freerun never writes"),
         (field(7, field(5, b"\x0a\x01\x02")), "the field 1 (wire type 2) in a TensorProto, which freerun never writes"),
         (field(7, field(1, field(5, field(5, b"")))), "a tensor in a AttributeProto, which freerun never writes"),
-        (field(7, field(1, field(5, b"\x18\x01"))), "the attribute '' has not exactly one value of its type"),
+        (field(7, field(1, field(5, b"\x18\x01"))), "the attribute '' does not have exactly one value of its type"),
         (field(7, field(11, field(2, field(1, field(2, field(1, b"\x08\x01\x12\x00")))))), "both a size and a name"),
     ],
 )
 def test_what_freerun_never_writes_is_told(content, expected):
-    assert expected in fault(content)
+    assert expected in error_of(content)
 
 
 def nested(depth):
@@ -188,7 +188,7 @@ def nested(depth):
 def test_bodies_in_bodies_are_rejected_however_deep():
     assert read_onnx(nested(1)).graph.nodes
     for depth in (2, 3, 2000):
-        assert fault(nested(depth)) == "a node in the body of another one has a body itself"
+        assert error_of(nested(depth)) == "a node in the body of another one has a body itself"
 
 
 def test_an_attribute_has_one_value_of_its_type():
@@ -198,15 +198,15 @@ def test_an_attribute_has_one_value_of_its_type():
     (node,) = read_onnx(attributed(b"\xa0\x01\x02\x18" + b"\xff" * 9 + b"\x01")).graph.nodes
     assert node.attributes == {"axis": -1}
     for content in (b"\xa0\x01\x02", b"\xa0\x01\x02\x40\x01", b"\xa0\x01\x02\x18\x01\x40\x01", b"\xa0\x01\x09\x18\x01"):
-        assert fault(attributed(content)) == "the attribute 'axis' has not exactly one value of its type"
+        assert error_of(attributed(content)) == "the attribute 'axis' does not have exactly one value of its type"
 
 
 def test_a_file_of_millions_of_fields_is_rejected_soon():
     start = time.process_time()
-    assert fault(field(7, field(1, b"") * 99), max_fields=99) == "it has more than 99 fields"
+    assert error_of(field(7, field(1, b"") * 99), max_fields=99) == "more than 99 fields"
     assert read_onnx(field(7, field(1, b"") * 98), max_fields=99).graph.nodes
-    assert fault(field(7, field(1, b"") * (MAX_FIELDS + 1))) == f"it has more than {MAX_FIELDS:,} fields"
-    assert fault(field(7, field(1, field(1, b"") * (MAX_FIELDS + 1)))) == f"it has more than {MAX_FIELDS:,} fields"
+    assert error_of(field(7, field(1, b"") * (MAX_FIELDS + 1))) == f"more than {MAX_FIELDS:,} fields"
+    assert error_of(field(7, field(1, field(1, b"") * (MAX_FIELDS + 1)))) == f"more than {MAX_FIELDS:,} fields"
     assert time.process_time() - start < 10
 
 

@@ -143,7 +143,7 @@ def test_a_predictor_that_was_built_by_hand_says_why_it_cannot_be_pickled(models
     with pytest.raises(TypeError) as error:
         pickle.dumps(built)
     assert str(error.value) == (
-        "Predictor: it was not loaded from a bundle, so a pickle cannot say where to load it again. Expected a "
+        "Predictor: not loaded from a bundle, so a pickle cannot record where to load it from. Expected a "
         "Predictor that freerun.load returned. Load one from a bundle, or create it in each process."
     )
     assert copy.copy(built).predict("A B") == built.predict("A B")

@@ -81,14 +81,14 @@ def test_outputs_end_where_they_say_or_at_the_bound():
 @pytest.mark.parametrize(
     ("tokens", "expected"),
     [
-        ([[4, 9, 2], [2, 0, 0]], "it wrote an id outside of 0 to 8"),
-        ([[4, -1, 2], [2, 0, 0]], "it wrote an id outside of 0 to 8"),
-        ([[2, 0, 0], [4, 2**62, 2]], "it wrote an id outside of 0 to 8"),
-        ([[4, 4, 4], [2, 0, 0]], "it wrote 3 ids and no end, and the length bound is 4"),
-        ([[], []], "it wrote 0 ids and no end, and the length bound is 4"),
-        ([[4, 2]], "it gave tokens int64 (1, 2) and scores float32 (1, 2) for 2 sources"),
-        ([4, 2], "it gave tokens int64 (2,) and scores float32 (2,) for 2 sources"),
-        ([[[4, 2]], [[4, 2]]], "it gave tokens int64 (2, 1, 2) and scores float32 (2, 1, 2) for 2 sources"),
+        ([[4, 9, 2], [2, 0, 0]], "the graph wrote an id outside 0 to 8"),
+        ([[4, -1, 2], [2, 0, 0]], "the graph wrote an id outside 0 to 8"),
+        ([[2, 0, 0], [4, 2**62, 2]], "the graph wrote an id outside 0 to 8"),
+        ([[4, 4, 4], [2, 0, 0]], "the graph wrote 3 ids without an end token, but the length bound is 4"),
+        ([[], []], "the graph wrote 0 ids without an end token, but the length bound is 4"),
+        ([[4, 2]], "the graph returned tokens int64 (1, 2) and scores float32 (1, 2) for 2 sources"),
+        ([4, 2], "the graph returned tokens int64 (2,) and scores float32 (2,) for 2 sources"),
+        ([[[4, 2]], [[4, 2]]], "the graph returned tokens int64 (2, 1, 2) and scores float32 (2, 1, 2) for 2 sources"),
     ],
 )
 def test_ids_that_are_no_output_are_told(tokens, expected):
@@ -148,15 +148,21 @@ def test_a_step_gives_what_the_graph_gives():
 @pytest.mark.parametrize(
     ("arrays", "expected"),
     [
-        ({"ids": np.array([[4], [9]])}, "it gave an id outside of 0 to 8"),
-        ({"ids": np.array([[-1], [4]])}, "it gave an id outside of 0 to 8"),
-        ({"ids": np.array([[4]])}, "it gave ids (1, 1) and (2, 1) for the 1 best of 2"),
-        ({"ids": np.array([[4, 5], [4, 5]])}, "it gave ids (2, 2) and (2, 1) for the 1 best of 2"),
+        ({"ids": np.array([[4], [9]])}, "the graph returned an id outside 0 to 8"),
+        ({"ids": np.array([[-1], [4]])}, "the graph returned an id outside 0 to 8"),
+        ({"ids": np.array([[4]])}, "the graph returned ids (1, 1) and scores (2, 1) for the 1 best of 2 rows"),
+        (
+            {"ids": np.array([[4, 5], [4, 5]])},
+            "the graph returned ids (2, 2) and scores (2, 1) for the 1 best of 2 rows",
+        ),
         (
             {"ids": np.array([[4, 5], [4, 5]]), "best": np.zeros((2, 2), np.float32)},
-            "it gave ids (2, 2) and (2, 2) for the 1 best of 2",
+            "the graph returned ids (2, 2) and scores (2, 2) for the 1 best of 2 rows",
         ),
-        ({"best": np.zeros((2, 2), np.float32)}, "it gave ids (2, 1) and (2, 2) for the 1 best of 2"),
+        (
+            {"best": np.zeros((2, 2), np.float32)},
+            "the graph returned ids (2, 1) and scores (2, 2) for the 1 best of 2 rows",
+        ),
     ],
 )
 def test_ids_that_are_no_best_tokens_are_told(arrays, expected):
@@ -165,7 +171,7 @@ def test_ids_that_are_no_best_tokens_are_told(arrays, expected):
 
 @pytest.mark.parametrize("shape", [(2, 8), (1, 9), (2, 9, 1)])
 def test_log_probabilities_of_another_shape_are_told(shape):
-    expected = f"bundle/step.onnx: damaged: it gave log-probabilities {shape} for 2 rows and 9 ids"
+    expected = f"bundle/step.onnx: damaged: the graph returned log-probabilities {shape} for 2 rows and 9 ids"
     assert told(lambda: step(k=None, log_probs=np.zeros(shape, np.float32))) == expected
 
     def scored():
@@ -179,7 +185,7 @@ def test_log_probabilities_of_another_shape_are_told(shape):
 @pytest.mark.parametrize(("name", "value"), [("state", STATE[:1]), ("memory", STATE[:1]), ("memory", np.float32(1))])
 def test_an_encoder_gives_a_row_for_each_source(name, value):
     made = OnnxStepper(GraphsGiving(encoder={"state": STATE, name: np.asarray(value)}))
-    expected = f"bundle/encoder.onnx: damaged: it gave {name} {[*np.shape(value)]} for 2 sources"
+    expected = f"bundle/encoder.onnx: damaged: the graph returned {name} {[*np.shape(value)]} for 2 sources"
     assert told(lambda: made.start(*sources(SOURCES))) == expected
 
 
@@ -189,7 +195,7 @@ def test_an_encoder_gives_a_row_for_each_source(name, value):
 def test_an_error_of_onnxruntime_is_about_the_bundle():
     message = told(lambda: OnnxGreedy(GraphsOf(network(1, torch.float32)))([[4, 99, 2]], [3]))
     assert (
-        message.startswith("greedy: damaged: onnxruntime gave up (") and "indices element out of data bounds" in message
+        message.startswith("greedy: damaged: onnxruntime failed (") and "indices element out of data bounds" in message
     )
     assert "\n" not in message and len(message) < 300
 

@@ -340,12 +340,14 @@ def test_an_impossible_prefix_is_written_all_the_same(dtype):
 
 @pytest.mark.parametrize("token", [PAD, BOS, EOS, 6, -2])
 def test_a_prefix_with_what_no_output_holds_is_refused(token):
-    with pytest.raises(ConfigError, match=rf"^prefix of source 1: it holds the id {token}\. Expected ids .* below 6,"):
+    with pytest.raises(ConfigError, match=rf"^prefix of source 1: contains the id {token}\. Expected ids .* below 6,"):
         search(TableStepper(), [[4], [5]], prefix=[[], [4, token]])
 
 
 def test_a_prefix_longer_than_the_bound_is_refused():
-    message = r"^prefix of source 0: it has 3 tokens, and the output may have 2\. .* raise the maximum length\.$"
+    message = (
+        r"^prefix of source 0: too long: 3 tokens, but the output may have only 2\. .* raise the maximum length\.$"
+    )
     with pytest.raises(ConfigError, match=message):
         search(TableStepper(), [[4]], 2, prefix=[[4, 4, 4]])
 

@@ -318,7 +318,7 @@ class WithParameters(TwoTerms):
     def losses(self, model, batch, update):
         self.calls.append(("losses", update.part))
         losses = super().losses(model, batch, update)
-        return Losses(losses.terms, losses.figures, own_inputs=float(batch.num_pairs))
+        return Losses(losses.terms, losses.metrics, own_inputs=float(batch.num_pairs))
 
     def own_loss(self, inputs, update):
         self.calls.append(("own_loss", update.part, inputs, torch.is_autocast_enabled("cpu")))

@@ -675,7 +675,7 @@ def test_a_loss_that_is_not_finite_saves_the_batch_and_the_weights_stay(tmp_path
         run(made)
     path = tmp_path / "not-finite-update-4.json"
     assert str(error.value) == (
-        "update 4: the loss is nan and the gradient norm inf; the update was not made. Expected finite "
+        "update 4: the loss is nan and the gradient norm inf; the update was not applied. Expected finite "
         f"numbers. Inspect the batch in {path}; train again with a lower training.learning_rate, a longer warm-up or a "
         "smaller training.clip_norm."
     )
@@ -742,7 +742,7 @@ def test_a_longer_run_has_the_best_model_from_before_the_end(tmp_path, name):
         (
             "message",
             (
-                f"{tmp_path / 'run' / 'best'}: what the end of the shorter run wrote is undone; restored from the "
+                f"{tmp_path / 'run' / 'best'}: changes by the end of the shorter run are undone; restored from the "
                 "weights of update 4."
             ),
         )
@@ -826,7 +826,7 @@ def requested(folder, *updates, first=False, **settings):
 
 def test_a_requested_checkpoint_is_not_scheduled(tmp_path):
     told, saved = requested(tmp_path, 3, updates=8)
-    assert told == ["Saved the checkpoint of update 3, as SIGUSR1 asked; training continues."]
+    assert told == ["Saved the checkpoint of update 3, as requested by SIGUSR1; training continues."]
     assert saved == [(2, True), (3, False), (4, True), (6, True), (8, True)]
     assert [event["update"] for event in events(tmp_path, "checkpoint")] == [2, 4, 6, 8]
     assert Checkpoints(tmp_path / "checkpoints", 3).updates() == [4, 6, 8]
@@ -834,19 +834,19 @@ def test_a_requested_checkpoint_is_not_scheduled(tmp_path):
 
 def test_a_requested_checkpoint_that_is_there_is_not_written_again(tmp_path):
     told, saved = requested(tmp_path, 4, updates=8)
-    assert told == ["Saved the checkpoint of update 4, as SIGUSR1 asked; training continues."]
+    assert told == ["Saved the checkpoint of update 4, as requested by SIGUSR1; training continues."]
     assert saved == [(2, True), (4, True), (6, True), (8, True)]
 
 
 def test_a_checkpoint_that_is_requested_before_the_first_update_comes_after_it(tmp_path):
     told, saved = requested(tmp_path, first=True, updates=4)
-    assert told == ["Saved the checkpoint of update 1, as SIGUSR1 asked; training continues."]
+    assert told == ["Saved the checkpoint of update 1, as requested by SIGUSR1; training continues."]
     assert saved == [(1, False), (2, True), (4, True)]
 
 
 def test_a_checkpoint_that_is_requested_at_the_end_is_the_one_from_before_it(tmp_path):
     told, saved = requested(tmp_path, 7, updates=7)
-    assert told == ["Saved the checkpoint of update 7, as SIGUSR1 asked; training continues."]
+    assert told == ["Saved the checkpoint of update 7, as requested by SIGUSR1; training continues."]
     assert saved == [(2, True), (4, True), (6, True), (7, False)]
 
 

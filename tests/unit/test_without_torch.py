@@ -43,8 +43,8 @@ assert not set(sys.modules) & set(HEAVY)
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = write_model(tmp_path_factory.mktemp("graphs") / "bundle")
     for name, content in graph_files(made, "fp32").items():
-        put(made.folder, name, content)
-    return made.folder
+        put(made.directory, name, content)
+    return made.directory
 
 
 def run(code: str, bundle: Path) -> subprocess.CompletedProcess[str]:

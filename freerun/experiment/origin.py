@@ -1,4 +1,4 @@
-"""The version of freerun that began a run: its random numbers decide whether this version may continue it."""
+"""The version of freerun that started a run: its random numbers decide whether this version may continue it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from freerun.randomness import STREAMS_SINCE
 from freerun.training.journal import read_journal
 from freerun.version import VERSION
 
-__all__ = ["Begun", "begun_with", "check_begun", "check_study_begun", "is_over"]
+__all__ = ["Origin", "check_random_numbers", "check_study_random_numbers", "is_finished", "starting_version"]
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A study's run: the version that began it, None if none did, and whether its training is over."""
+class Origin:
+    """The origin and state of a run: the version that started it, None before its start, and True if it is finished."""
 
     version: str | None
-    is_over: bool
+    is_finished: bool
 
 
-def begun_with(run: Path) -> str | None:
-    """Return the version that began the run in this directory, None if it has not begun."""
+def starting_version(run: Path) -> str | None:
+    """Return the version that started the run in this directory, None if it has not started."""
     events = read_journal(run / "journal.jsonl")
     return str(events[0].get("freerun", "of an unknown version")) if events else None
 
 
-def is_over(run: Path) -> bool:
+def is_finished(run: Path) -> bool:
     """Return True if the run's training ended by itself, so that there is nothing to resume."""
     events = read_journal(run / "journal.jsonl")
     last = events[-1] if events else {}
@@ -37,35 +37,35 @@ def is_over(run: Path) -> bool:
     return last.get("event") == "stop" and last.get("reason") in ("complete", "patience")
 
 
-def check_begun(run: Path) -> None:
-    """Check that a run to be resumed was begun with this version's random numbers.
+def check_random_numbers(run: Path) -> None:
+    """Check that a run to be resumed was started with this version's random numbers.
 
     Raises:
-        RunError: another version began it, whose initial weights, dropout and samples this one cannot continue.
+        RunError: another version started it, whose initial weights, dropout and samples this one cannot continue.
     """
-    version = begun_with(run)
+    version = starting_version(run)
     if version is not None and _has_other_randomness(version):
         raise RunError(
             run,
-            f"this run was begun with freerun {version}, which has other random numbers than freerun {VERSION}",
-            f"Expected a run that freerun {STREAMS_SINCE} or later began",
+            f"this run was started with freerun {version}, which has other random numbers than freerun {VERSION}",
+            f"Expected a run that freerun {STREAMS_SINCE} or later started",
             f"Resume it with freerun {version}, or start again in another directory with --out",
         )
 
 
-def check_study_begun(directory: Path, runs: Mapping[str, Begun]) -> None:
+def check_study_random_numbers(directory: Path, runs: Mapping[str, Origin]) -> None:
     """Check that all runs of a study, by name, share their random numbers; complete studies always do.
 
     Raises:
-        RunError: some were begun by a version with other random numbers, and others were not or are not over.
+        RunError: some were started by a version with other random numbers, and others were not or are not over.
     """
     earlier = {name: run.version for name, run in runs.items() if run.version and _has_other_randomness(run.version)}
-    others = [name for name, run in runs.items() if name not in earlier or not run.is_over]
+    others = [name for name, run in runs.items() if name not in earlier or not run.is_finished]
     if earlier and others:
         versions = " and ".join(sorted({str(version) for version in earlier.values()}))
         raise RunError(
             directory,
-            f"this study was begun with freerun {versions} ({_some(list(earlier))}), which has other random numbers "
+            f"this study was started with freerun {versions} ({_some(list(earlier))}), which has other random numbers "
             f"than freerun {VERSION}, and was not finished with it ({_some(others)})",
             "Expected runs of one version, so that all arms share initial weights and dropout under one seed",
             f"Finish the study with freerun {versions}, or start again in another directory with --out",
