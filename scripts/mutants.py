@@ -39,8 +39,8 @@ from queue import SimpleQueue
 from mutation.calls import SELECT, SLOW, Calls, Plan
 from mutation.mutant import Mutant, digest
 from mutation.operators import generate, know
+from mutation.outcomes import NOTICED, Journal, Result, accepted, record
 from mutation.planted import planted
-from mutation.results import NOTICED, Journal, Result, accepted, record
 from mutation.workshop import Outcome, Workshop, project_files, workshops
 
 PACKAGES = ("forcing", "search", "studies", "diagnostics", "metrics", "training")
@@ -172,7 +172,15 @@ class Run:
         kinds = {"passed": "survived", "failed": "killed", "none": "untested"}
         kind = kinds.get(outcome.kind, outcome.kind)
         tests = self._calls.version(_files_behind(outcome.failed, files))
-        result = Result(mutant.id, changed, tests, kind, outcome.failed, budget, round(outcome.seconds, 2))
+        result = Result(
+            id=mutant.id,
+            source=changed,
+            tests=tests,
+            kind=kind,
+            failed=outcome.failed,
+            budget=budget,
+            seconds=round(outcome.seconds, 2),
+        )
         self._journal.append(result)
         return result
 

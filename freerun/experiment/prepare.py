@@ -11,7 +11,7 @@ from typing import Any
 from freerun.config import Config, DataConfig, merge, parse_config, to_toml
 from freerun.errors import RunError
 from freerun.evaluation.baseline import most_frequent_target
-from freerun.experiment.automatic import Choice, choose_before_data, choose_length, choose_sizes
+from freerun.experiment.automatic import AutomaticChoice, choose_before_data, choose_length, choose_sizes
 from freerun.experiment.dataset import DataSource, TrainingData, choose_tokens, load_data, write_held_out
 from freerun.experiment.initial_model import bundle_settings, read_initial_bundle
 from freerun.experiment.memory_files import MemoryFiles, digest_of, restore_memory_files, write_memory_files
@@ -25,7 +25,7 @@ from freerun.training.journal import read_journal
 __all__ = ["PreparedRun", "prepared_run"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PreparedRun:
     """Everything that a training needs.
 
@@ -96,7 +96,16 @@ def prepared_run(plan: RunPlan) -> Iterator[PreparedRun]:
         config, training_data = resolve_config(plan, pairs, init)
         most_frequent = most_frequent_target(lambda: (pair.target for pair in pairs.train()))
         files = (spool,) if memory is None else (spool, memory)
-        yield PreparedRun(plan, config, training_data, init, most_frequent, hashes, pairs, files)
+        yield PreparedRun(
+            plan=plan,
+            config=config,
+            data=training_data,
+            init=init,
+            most_frequent=most_frequent,
+            hashes=hashes,
+            pairs=pairs,
+            files=files,
+        )
 
 
 # -- pairs -------------------------------------------------------------------------------------------------------------
@@ -160,7 +169,7 @@ def resolve_config(plan: RunPlan, pairs: DataSource, init: Bundle | None) -> tup
     return config, data
 
 
-def _with_choice(plan: RunPlan, raw: Mapping[str, Any], choice: Choice) -> tuple[dict[str, Any], Config]:
+def _with_choice(plan: RunPlan, raw: Mapping[str, Any], choice: AutomaticChoice) -> tuple[dict[str, Any], Config]:
     """Put the chosen values under those that were set, and log the reasons."""
     for reason in choice.reasons:
         log.info(reason)

@@ -11,17 +11,17 @@ from torch import Tensor
 from freerun.config import Config
 from freerun.data.batching import Batch
 from freerun.errors import RunError, UserError
-from freerun.evaluation.evaluate import evaluate
+from freerun.evaluation.searcher_evaluation import evaluate
 from freerun.experiment.dataset import TrainingData
 from freerun.loading.torch_model import sizes_as_dict
 from freerun.metrics.defined import defined
 from freerun.models.seq2seq import Seq2Seq
-from freerun.models.stepper import TorchStepper
+from freerun.models.torch_stepper import TorchStepper
 from freerun.runtime.bundle import read_bundle
 from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
+from freerun.search.methods import Beam
 from freerun.search.searcher import StepperSearcher
-from freerun.search.settings import Beam
 from freerun.training.callbacks import EvaluationResult
 from freerun.training.checkpoint import serialised
 from freerun.training.selection import Metrics
@@ -73,15 +73,15 @@ class RunHooks:
         """Replace the bundle ``best`` or ``last``; return the SHA-256 of its weights."""
         directory = self._directory / name
         parts = BundleParts(
-            self._data.source,
-            self._data.target,
-            self._bound,
-            sizes_as_dict(self._model.sizes),
-            self._training_metadata(update),
-            self._most_frequent,
-            serialised(weights),
-            metrics,
-            VERSION,
+            source=self._data.source,
+            target=self._data.target,
+            bound=self._bound,
+            model=sizes_as_dict(self._model.sizes),
+            training=self._training_metadata(update),
+            most_frequent_target=self._most_frequent,
+            weights=serialised(weights),
+            metrics=metrics,
+            freerun_version=VERSION,
         )
         try:
             return write_bundle(directory, parts)

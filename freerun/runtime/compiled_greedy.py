@@ -1,4 +1,7 @@
-"""Greedy search in the compiled library, with the arrays of greedy.npz: for models without attention."""
+"""Greedy search in the compiled library, with the arrays of greedy.npz: for models without attention.
+
+Over 350 lines, because every check of an array is next to the code that passes its address to C.
+"""
 
 from __future__ import annotations
 
@@ -163,7 +166,7 @@ class CompiledGreedy:
                 memory: list[Any] = []
                 # a damaged bundle is rejected by every runtime alike
                 self._bundle.checked_bytes(graph_file("greedy", self._precision))
-                model = _Reader(self._bundle, self._precision, memory).model()
+                model = _ModelReader(self._bundle, self._precision, memory).model()
                 self._memory = [model, *memory]
                 self._model = ctypes.byref(model)
             return self._model
@@ -215,7 +218,7 @@ def _array_in(content: bytes) -> Array:
     return numbers.reshape(shape, order="F" if by_columns else "C")
 
 
-class _Reader:
+class _ModelReader:
     """Builds a model from the arrays of a bundle; the memory that it points to is added to ``memory``."""
 
     def __init__(self, bundle: Bundle, precision: str, memory: list[Any]) -> None:
@@ -260,24 +263,22 @@ class _Reader:
         context = {"context_gates": sizes.gates, "context_output": begins} if sizes.every_step else {}
         tied = sizes.target_vocabulary if sizes.is_projected else None
         model = Model(
-            sizes.cell_spec.native_code,
-            sizes.num_layers,
-            len(self._directions),
-            hidden,
-            sizes.embedding_size,
-            sizes.source_vocabulary,
-            sizes.target_vocabulary,
-            self._encoder(),
-            self._source_embedding(),
-            self._bridge("h"),
-            self._bridge("c") if sizes.cell_spec.has_cell_state else None,
-            self._decoder(),
-            *(
-                self._linears([name], hidden, context.get(name), biased=False)
-                for name in ("context_gates", "context_output")
-            ),
-            self._linear("output", hidden, begins, biased=not sizes.is_projected),
-            self._linears(["tied"], sizes.embedding_size, tied, biased=True),
+            cell=sizes.cell_spec.native_code,
+            layers=sizes.num_layers,
+            directions=len(self._directions),
+            hidden=hidden,
+            embedding=sizes.embedding_size,
+            source_vocabulary=sizes.source_vocabulary,
+            target_vocabulary=sizes.target_vocabulary,
+            encoder=self._encoder(),
+            source_embedding=self._source_embedding(),
+            bridge_h=self._bridge("h"),
+            bridge_c=self._bridge("c") if sizes.cell_spec.has_cell_state else None,
+            decoder=self._decoder(),
+            context_gates=self._linears(["context_gates"], hidden, context.get("context_gates"), biased=False),
+            context_output=self._linears(["context_output"], hidden, context.get("context_output"), biased=False),
+            output=self._linear("output", hidden, begins, biased=not sizes.is_projected),
+            tied=self._linears(["tied"], sizes.embedding_size, tied, biased=True),
         )
         if self._arrays:
             raise self._damaged(f"an unexpected array: {min(self._arrays)}")

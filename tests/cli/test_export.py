@@ -209,9 +209,8 @@ def test_a_bundle_needs_to_be_told_on_what_int8_is_measured(freerun: Freerun, ru
 def test_options_of_int8_alone_are_a_mistake(freerun: Freerun, run: Path, option: tuple[object, ...]) -> None:
     result = freerun("export", run, *option)
     assert result.code == 2
-    assert result.err == (
-        f"error: export: {option[0]} without --quantize. It requires --quantize. Add --quantize, or remove {option[0]}.\n"
-    )
+    what = f"error: export: {option[0]} without --quantize. It requires --quantize."
+    assert result.err == f"{what} Add --quantize, or remove {option[0]}.\n"
 
 
 def occupied(run: Path) -> Path:
