@@ -60,11 +60,11 @@ def evaluate(
         UserError: bad pairs, a setting out of range, or a bundle that cannot be used.
     """
     options = {
-        "max_length": max_length,
+        "max_length": max_length is not None,
         "ensemble": ensemble,
         "mean": mean != "arithmetic",
         "threads": threads,
-        "runtime": runtime,
+        "runtime": runtime is not None,
         "precision": precision != "fp32",
     }
     paths: list[Path] = []

@@ -143,6 +143,7 @@ UNUSABLE = [
         lambda p: freerun.evaluate(p, PAIRS, threads=2),
         "threads: this option is given together with a loaded Predictor.",
     ),
+    (lambda p: freerun.evaluate(p, PAIRS, max_length=0), "max_length: this option is given together with a loaded"),
     (lambda p: freerun.evaluate(p, PAIRS, columns=(1, 2)), "columns: the value is (1, 2), but pairs in memory have no"),
     (lambda p: freerun.evaluate(p, "p", columns=(0, 2)), "columns[0]: the value is 0. Expected 1 or more."),
     (lambda p: freerun.evaluate(p, []), "pairs: there are no pairs."),
