@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import reprlib
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, MappingView, Set
 from pathlib import Path
 from typing import Any
+
+from freerun.errors import ConfigError
 
 __all__ = [
     "as_list",
@@ -56,9 +58,10 @@ def check_items(name: str, values: object, things: str) -> None:
     """Raise TypeError unless ``values`` is an ordered iterable, such as a list or a generator.
 
     A str is an iterable of its characters, but is never meant as such; sets are not ordered; mappings iterate over
-    their keys.
+    their keys. The views of a mapping, such as ``items()``, are ordered.
     """
-    if isinstance(values, str | bytes | bytearray | Mapping | Set) or not isinstance(values, Iterable):
+    is_set = isinstance(values, Set) and not isinstance(values, MappingView)
+    if is_set or isinstance(values, str | bytes | bytearray | Mapping) or not isinstance(values, Iterable):
         raise wrong_type(name, values, f"a list or another iterable of {things}")
 
 
@@ -73,10 +76,14 @@ def as_path(name: str, value: Any) -> Path:
 
     Raises:
         TypeError: something else.
+        ConfigError: no path has this text.
     """
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(path, str):
         raise wrong_type(name, value, "a path (str or os.PathLike)")
+    if not path or "\0" in path:
+        what = "the path contains a NUL character" if path else "the path is empty"
+        raise ConfigError.single(name, what, "Expected the path of a file or directory", "Correct the path")
     return Path(path)
 
 

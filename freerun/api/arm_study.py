@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from freerun.api.checks import check_progress, optional_path
+from freerun.api.checks import AnyPath, Progress, as_sections, check_progress, optional_path
 from freerun.arguments import as_path
 from freerun.config import StudyConfig
 from freerun.diagnostics.plain import as_values
@@ -23,8 +23,6 @@ from freerun.studies.results import Result, read_result
 from freerun.studies.runner import train_all
 
 __all__ = ["StudyResult", "study"]
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class StudyResult:
 
 
 def study(
-    config: str | Path | Mapping[str, Any], out: str | Path | None = None, *, progress: Progress | None = None
+    config: AnyPath | Mapping[str, Any], out: AnyPath | None = None, *, progress: Progress | None = None
 ) -> StudyResult:
     """Train every arm under every seed, evaluate the runs, and compare the arms with the control.
 
@@ -74,7 +72,7 @@ def study(
     """
     check_progress(progress)
     directory = optional_path("out", out)
-    source = config if isinstance(config, Mapping) else as_path("config", config)
+    source = as_sections("config", config) if isinstance(config, Mapping) else as_path("config", config)
     if directory is None:
         if isinstance(source, Mapping):
             raise UserError("out", "no directory for a study without a file", "Expected a directory", "Pass out")

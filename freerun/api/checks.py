@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from freerun.arguments import as_path, check_int, wrong_type
+from freerun.arguments import as_path, check_int, check_text, wrong_type
+from freerun.config import Config
 from freerun.data.memory_pairs import PairsInMemory, pairs_in_memory
 from freerun.data.readers import Columns, PairsLocation, ParallelFiles
-from freerun.errors import ConfigError, UserError
+from freerun.errors import ConfigError, DataError, UserError
 from freerun.experiment.pairs_spec import PairsSpec, pairs_spec
 from freerun.runtime.predictor import Predictor
 
-__all__ = ["Pairs", "as_model_path", "as_pairs", "check_progress", "optional_path", "reject_load_options"]
+__all__ = [
+    "AnyPath",
+    "Pairs",
+    "Progress",
+    "as_location",
+    "as_model_path",
+    "as_pairs",
+    "as_sections",
+    "check_progress",
+    "optional_path",
+    "reject_load_options",
+]
 
-Pairs = str | Path | ParallelFiles | Iterable[object]
+AnyPath = str | os.PathLike[str]
+
+Pairs = AnyPath | ParallelFiles | Iterable[object]
 """A file of pairs, two parallel files, or pairs in memory: (source, target), or objects with these attributes."""
+Progress = Callable[[int, int], None]
+"""Called with the number of finished items and of all."""
 
 
 def as_pairs(name: str, pairs: Pairs | None, columns: Columns | None, models: Sequence[Path]) -> PairsSpec:
@@ -34,7 +50,7 @@ def as_pairs(name: str, pairs: Pairs | None, columns: Columns | None, models: Se
         UserError: no pairs, and a model that has none; or columns that do not apply.
     """
     _check_columns(columns)
-    location = _location(name, pairs)
+    location = None if pairs is None else as_location(name, pairs)
     if location is None and not models:
         raise UserError(
             name,
@@ -49,15 +65,57 @@ def as_pairs(name: str, pairs: Pairs | None, columns: Columns | None, models: Se
     return pairs_spec(models, location, columns)
 
 
-def _location(name: str, pairs: Any) -> PairsLocation | PairsInMemory | None:
-    if pairs is None or isinstance(pairs, ParallelFiles):
-        return pairs
+def as_location(name: str, pairs: Any, position: str = "", alternative: str = "") -> PairsLocation | PairsInMemory:
+    """Return pairs of any kind: the location of a file or of two, or pairs in memory.
+
+    Args:
+        name: of the argument, for messages.
+        pairs: the argument.
+        position: the name of the argument in messages about one pair. Default: ``name``.
+        alternative: what else the argument may be, for messages.
+
+    Raises:
+        TypeError: an argument of another type, or an item that is no pair.
+        DataError: no pairs, or a text that no file of pairs could hold.
+    """
+    if isinstance(pairs, ParallelFiles):
+        return ParallelFiles(as_path(f"{name}.source", pairs.source), as_path(f"{name}.target", pairs.target))
     if isinstance(pairs, str | os.PathLike):
         return as_path(name, pairs)
-    if not isinstance(pairs, Iterable):
-        expected = "a path (str or os.PathLike), or pairs in memory: a list or another iterable of (source, target)"
-        raise wrong_type(name, pairs, expected)
-    return pairs_in_memory(name, pairs)
+    # a configuration is an iterable of its sections
+    if not isinstance(pairs, Iterable) or isinstance(pairs, bytes | bytearray | Config | Mapping):
+        raise wrong_type(name, pairs, f"a path, or an iterable of pairs (source, target){alternative}")
+    result = pairs_in_memory(position or name, pairs)
+    if not result.pairs:
+        raise DataError(name, "there are no pairs", "Expected at least one pair (source, target)", "Pass some")
+    return result
+
+
+def as_sections(name: str, configuration: Config | Mapping[Any, Any]) -> dict[str, Any]:
+    """Return a configuration as TOML would give it: paths as texts, and NumPy's numbers as Python's.
+
+    Raises:
+        TypeError: a key that is not a str.
+    """
+    if isinstance(configuration, Config):
+        return configuration.model_dump(exclude_none=True, mode="json")
+    return {key: _value(f"{name}.{key}", value) for key, value in _with_text_keys(name, configuration)}
+
+
+def _value(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _value(f"{name}.{key}", inner) for key, inner in _with_text_keys(name, value)}
+    if isinstance(value, list | tuple):
+        return [_value(f"{name}[{number}]", item) for number, item in enumerate(value)]
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):
+        return value.tolist()
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _with_text_keys(name: str, values: Mapping[Any, Any]) -> Iterable[tuple[str, Any]]:
+    for key in values:
+        check_text(f"a key of {name}", key)
+    return values.items()
 
 
 def _check_columns(columns: object) -> None:
@@ -83,7 +141,7 @@ def as_model_path(model: Any, why: str) -> Path:
     return as_path("model", model)
 
 
-def optional_path(name: str, value: str | Path | None) -> Path | None:
+def optional_path(name: str, value: AnyPath | None) -> Path | None:
     """Return a path or None; raises TypeError for anything else."""
     return None if value is None else as_path(name, value)
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
-from freerun.api.checks import Pairs, as_pairs, check_progress, reject_load_options
+from freerun.api.checks import AnyPath, Pairs, Progress, as_pairs, check_progress, reject_load_options
 from freerun.arguments import as_path, check_int, wrong_type
 from freerun.data.readers import Columns
 from freerun.evaluation.comparison import Comparison
@@ -18,14 +15,14 @@ __all__ = ["compare"]
 
 
 def compare(
-    model: str | Path | Predictor,
-    other: str | Path | Predictor,
+    model: AnyPath | Predictor,
+    other: AnyPath | Predictor,
     pairs: Pairs,
     *,
     columns: Columns | None = None,
     beam_size: int = 1,
     threads: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Evaluate two models on the same pairs, and test whether their differences could be chance.
 

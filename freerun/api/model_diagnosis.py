@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from freerun.api.checks import Pairs, as_pairs, check_progress, optional_path, reject_load_options
+from freerun.api.checks import AnyPath, Pairs, Progress, as_pairs, check_progress, optional_path, reject_load_options
 from freerun.arguments import as_path
 from freerun.data.codec import Codec
 from freerun.data.readers import Columns
@@ -30,8 +30,6 @@ from freerun.threads import check_threads, resolve_threads
 
 __all__ = ["diagnose"]
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True)
 class _Subject:
@@ -45,11 +43,11 @@ class _Subject:
 
 
 def diagnose(
-    model: str | Path | Predictor,
+    model: AnyPath | Predictor,
     pairs: Pairs | None = None,
     *,
     columns: Columns | None = None,
-    html: str | Path | None = None,
+    html: AnyPath | None = None,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> Diagnosis:

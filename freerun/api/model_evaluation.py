@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from freerun.api.checks import Pairs, as_pairs, check_progress, reject_load_options
+from freerun.api.checks import AnyPath, Pairs, Progress, as_pairs, check_progress, reject_load_options
 from freerun.arguments import as_path, as_paths, check_flag, check_int, check_number
 from freerun.data.readers import Columns
 from freerun.evaluation.predictor_evaluation import ModelEvaluation, evaluate_pairs
@@ -16,20 +16,20 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    model: str | Path | Predictor,
+    model: AnyPath | Predictor,
     pairs: Pairs | None = None,
     *,
     columns: Columns | None = None,
     beam_size: int = 1,
     length_penalty: float = 0.0,
     early_stop: bool = False,
-    max_length: int | None = None,
-    ensemble: Sequence[str | Path] = (),
+    ensemble: Sequence[AnyPath] = (),
     mean: Mean = "arithmetic",
     threads: int = 0,
+    max_length: int | None = None,
     runtime: Runtime | None = None,
     precision: Precision = "fp32",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ModelEvaluation:
     """Measure a model on pairs.
 
@@ -43,10 +43,11 @@ def evaluate(
         beam_size: hypotheses kept at each step; 1 is greedy search.
         length_penalty: rank by score / ((5 + n) / 6) ** length_penalty.
         early_stop: with a length penalty, end the search sooner; this may miss the best output.
-        max_length: as in ``freerun.load``, like all that follow; none of them applies to a Predictor.
-        ensemble: further models, averaged with this one.
+        ensemble: further models, averaged with this one; like the next five arguments as in ``freerun.load``, and not
+            for a Predictor.
         mean: of the ensemble's distributions.
         threads: for each call.
+        max_length: the most tokens per output, instead of the bundle's bound.
         runtime: "onnx" or "torch".
         precision: "int8" for the quantized graphs.
         progress: called with the number of sequences done and of all.
@@ -59,11 +60,11 @@ def evaluate(
         UserError: bad pairs, a setting out of range, or a bundle that cannot be used.
     """
     options = {
-        "max_length": max_length,
+        "max_length": max_length is not None,
         "ensemble": ensemble,
         "mean": mean != "arithmetic",
         "threads": threads,
-        "runtime": runtime,
+        "runtime": runtime is not None,
         "precision": precision != "fp32",
     }
     paths: list[Path] = []

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from freerun.api.checks import Pairs, as_model_path, as_pairs, check_progress, optional_path
+from freerun.api.checks import AnyPath, Pairs, Progress, as_model_path, as_pairs, check_progress, optional_path
 from freerun.arguments import check_number
 from freerun.bounds import MAX_LOSS
 from freerun.data.readers import Columns
@@ -47,8 +46,6 @@ DEFAULT_MAX_LOSS: Final = 1.0
 _BUNDLES_OF_A_RUN: Final = ("best", "last")
 """The bundles that training replaces."""
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True)
 class ExportResult:
@@ -84,8 +81,8 @@ class _Request:
 
 
 def export(
-    model: str | Path,
-    out: str | Path | None = None,
+    model: AnyPath,
+    out: AnyPath | None = None,
     *,
     quantize: Literal["int8"] | None = None,
     max_loss: float = DEFAULT_MAX_LOSS,

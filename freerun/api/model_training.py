@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from freerun.arguments import as_list, as_path, check_int, check_text, wrong_type
+from freerun.api.checks import AnyPath, Pairs, as_location, as_sections, optional_path
+from freerun.arguments import as_list, as_path, check_flag, check_int, check_text, wrong_type
 from freerun.config import Config
-from freerun.data.memory_pairs import PairsInMemory, pairs_in_memory
-from freerun.data.readers import PairsLocation, ParallelFiles
-from freerun.errors import ConfigError, DataError
+from freerun.data.memory_pairs import PairsInMemory
+from freerun.data.readers import PairsLocation
+from freerun.errors import ConfigError
 from freerun.experiment.request import TrainRequest
 from freerun.experiment.result import TrainResult
 from freerun.experiment.run import train as run_training
@@ -20,19 +21,18 @@ from freerun.training.notebook import NotebookProgress, is_notebook
 
 __all__ = ["train"]
 
-Pairs = str | os.PathLike[str] | ParallelFiles | Iterable[Any]
-Configuration = str | os.PathLike[str] | Config | Mapping[str, Any]
+Configuration = AnyPath | Config | Mapping[str, Any]
 
 
 def train(
     source: Pairs | Configuration | None = None,
     *,
     dev: Pairs | None = None,
-    out: str | os.PathLike[str] | None = None,
+    out: AnyPath | None = None,
     config: Configuration | None = None,
     settings: Sequence[str] = (),
     seed: int | None = None,
-    init: str | os.PathLike[str] | None = None,
+    init: AnyPath | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     trust_code: bool = False,
@@ -69,22 +69,28 @@ def train(
     """
     if source is None and config is not None:
         source, config = config, None
+    if source is None and (out is None or resume is False):
+        raise ConfigError.single(
+            "source",
+            "there are neither pairs nor a configuration",
+            "Expected pairs, a configuration, or out together with resume=True",
+            "Pass one of them",
+        )
     request = TrainRequest(
         source=_source(source),
         config=None if config is None else _configuration("config", config),
-        dev=None if dev is None else _pairs("dev", dev),
-        out=None if out is None else as_path("out", out),
+        dev=None if dev is None else as_location("dev", dev),
+        out=optional_path("out", out),
         settings=_settings(settings),
         seed=seed,
-        init=None if init is None else as_path("init", init),
+        init=optional_path("init", init),
         resume=resume,
         trust_code=trust_code,
     )
     if seed is not None:
         check_int("seed", seed)
     for name, value in (("resume", resume), ("trust_code", trust_code)):
-        if not isinstance(value, bool):
-            raise wrong_type(name, value, "True or False")
+        check_flag(name, value)
     if config is not None and request.pairs is None:
         raise ConfigError.single(
             "config",
@@ -99,51 +105,16 @@ def _source(source: Any) -> PairsLocation | PairsInMemory | Mapping[str, Any] | 
     if source is None:
         return None
     if isinstance(source, Config | Mapping):
-        return _sections("source", source)
-    return _pairs("source", source)
-
-
-def _pairs(name: str, pairs: Any) -> PairsLocation | PairsInMemory:
-    if isinstance(pairs, ParallelFiles):
-        return pairs
-    if isinstance(pairs, str | os.PathLike):
-        return as_path(name, pairs)
-    if not isinstance(pairs, Iterable) or isinstance(pairs, bytes | bytearray | Config | Mapping):
-        expected = "a path, or an iterable of pairs (source, target)"
-        raise wrong_type(name, pairs, f"{expected}, or a configuration" if name == "source" else expected)
-    result = pairs_in_memory("pairs" if name == "source" else name, pairs)
-    if not result.pairs:
-        raise DataError(name, "there are no pairs", "Expected at least one pair (source, target)", "Pass some")
-    return result
+        return as_sections("source", source)
+    return as_location("source", source, "pairs", ", or a configuration")
 
 
 def _configuration(name: str, configuration: Any) -> Path | Mapping[str, Any]:
     if isinstance(configuration, Config | Mapping):
-        return _sections(name, configuration)
+        return as_sections(name, configuration)
     if isinstance(configuration, str | os.PathLike):
         return as_path(name, configuration)
     raise wrong_type(name, configuration, "a path, a freerun.Config or a dict")
-
-
-def _sections(name: str, configuration: Config | Mapping[Any, Any]) -> dict[str, Any]:
-    """Return a configuration as TOML would give it."""
-    if isinstance(configuration, Config):
-        return configuration.model_dump(exclude_none=True, mode="json")
-    return {key: _value(f"{name}.{key}", value) for key, value in _with_text_keys(name, configuration)}
-
-
-def _value(name: str, value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _value(f"{name}.{key}", inner) for key, inner in _with_text_keys(name, value)}
-    if isinstance(value, list | tuple):
-        return [_value(f"{name}[{number}]", item) for number, item in enumerate(value)]
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-
-def _with_text_keys(name: str, values: Mapping[Any, Any]) -> Iterable[tuple[str, Any]]:
-    for key in values:
-        check_text(f"a key of {name}", key)
-    return values.items()
 
 
 def _settings(settings: Any) -> tuple[str, ...]:

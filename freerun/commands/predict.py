@@ -57,12 +57,12 @@ def predict(request: PredictRequest) -> None:
     texts = _texts(request)
     predictor = load(
         request.model,
-        request.ensemble,
-        request.mean,
-        request.threads,
-        request.max_length,
-        request.runtime,
-        request.precision,
+        ensemble=request.ensemble,
+        mean=request.mean,
+        threads=request.threads,
+        max_length=request.max_length,
+        runtime=request.runtime,
+        precision=request.precision,
     )
     stats = PredictionStats(predictor.source)
     with open_output(request.output) as out:

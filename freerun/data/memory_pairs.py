@@ -31,9 +31,14 @@ def pairs_in_memory(name: str, values: object) -> PairsInMemory:
         values: a list, a generator, the rows of a DataFrame.
 
     Raises:
-        TypeError: no iterable, or an item that is no pair of two str.
+        TypeError: no iterable, a table, or an item that is no pair of two str.
         DataError: a text that no line of a TSV file could hold.
     """
+    if hasattr(values, "columns"):  # a DataFrame iterates over its columns or their names
+        raise TypeError(
+            f"{name}: the value is a table ({type(values).__name__}), not its rows. Expected an iterable of (source, "
+            'target), for example df[["source", "target"]].values or df.itertuples().'
+        )
     check_items(name, values, "pairs (source, target)")
     assert isinstance(values, Iterable)
     return PairsInMemory(tuple(_pair(f"{name}[{number}]", value, number + 1) for number, value in enumerate(values)))

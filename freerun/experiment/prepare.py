@@ -22,7 +22,7 @@ from freerun.log import log
 from freerun.runtime.bundle import Bundle
 from freerun.training.journal import read_journal
 
-__all__ = ["PreparedRun", "prepared_run"]
+__all__ = ["PreparedRun", "check_pairs_in_memory", "prepared_run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +117,18 @@ def _memory_files(plan: RunPlan) -> MemoryFiles | None:
         return None
     if not plan.resumes:
         return write_memory_files(plan.directory, plan.in_memory)
-    _check_data(plan.directory, {f"{part}_sha256": digest_of(pairs) for part, pairs in plan.in_memory.items()})
+    check_pairs_in_memory(plan)
     restore_memory_files(plan.directory, plan.in_memory)
     return None
+
+
+def check_pairs_in_memory(plan: RunPlan) -> None:
+    """Check that pairs in memory are those that the run was started with.
+
+    Raises:
+        RunError: they are not.
+    """
+    _check_data(plan.directory, {f"{part}_sha256": digest_of(pairs) for part, pairs in plan.in_memory.items()})
 
 
 def _naming_copies(plan: RunPlan, spool: Spool) -> RunPlan:

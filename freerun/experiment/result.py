@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from freerun.errors import RunError
 from freerun.html_table import html_table
 from freerun.loading import load
 from freerun.runtime.predictor import Predictor
@@ -36,11 +37,16 @@ class TrainResult:
     updates: int
     best_update: int
     baselines: Mapping[str, Metrics] = field(default_factory=dict, compare=False)
+    _absolute: Path = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # the program may change its working directory before it uses the model
+        object.__setattr__(self, "_absolute", self.directory.absolute())
 
     @cached_property
     def model(self) -> Predictor:
         """The best model, loaded when it is first used."""
-        return load(self.directory)
+        return load(self._absolute)
 
     @cached_property
     def history(self) -> list[dict[str, float | bool | None]]:
@@ -49,8 +55,15 @@ class TrainResult:
         Besides the metrics, each row has ``update``, ``best`` (better than all before), ``seconds`` since training
         began or was resumed, ``averaged`` (of the mean of several checkpoints) and ``final`` (of the best model on all
         development pairs; then ``best_update`` is its update).
+
+        Raises:
+            RunError: the run directory has been removed or moved.
         """
-        events = read_journal(self.directory / "journal.jsonl")
+        path = self._absolute / "journal.jsonl"
+        events = read_journal(path)
+        if not events:
+            what = "this journal is missing or empty"
+            raise RunError(path, what, "Expected the journal of the run", "Put the run directory back")
         return [
             {
                 "update": event["update"],

@@ -15,7 +15,7 @@ from freerun.experiment.completed import complete_result
 from freerun.experiment.lengthening import changed_length, explained
 from freerun.experiment.origin import check_random_numbers, is_finished
 from freerun.experiment.plan import RunPlan, plan_run
-from freerun.experiment.prepare import PreparedRun, prepared_run
+from freerun.experiment.prepare import PreparedRun, check_pairs_in_memory, prepared_run
 from freerun.experiment.request import TrainRequest, run_directory
 from freerun.experiment.result import TrainResult
 from freerun.experiment.run_hooks import RunHooks
@@ -52,6 +52,8 @@ def train(request: TrainRequest, callbacks: Sequence[Callback] = ()) -> TrainRes
     # sends SIGUSR1 only to a training that holds its lock, so the handler comes first.
     with checkpoints_on_signals() as requested, only_writer(inner_lock(run_directory(request))):
         plan = plan_run(request)
+        if plan.resumes:
+            check_pairs_in_memory(plan)  # also of a complete run, which is not a model of other pairs
         if plan.resumes and not plan.longer and (result := complete_result(plan.directory)):
             return result
         if plan.resumes:

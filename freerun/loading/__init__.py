@@ -40,8 +40,9 @@ _ONNX_THREADS = 1
 
 
 def load(
-    model: str | Path,
-    ensemble: Sequence[str | Path] = (),
+    model: str | os.PathLike[str],
+    *,
+    ensemble: Sequence[str | os.PathLike[str]] = (),
     mean: Mean = "arithmetic",
     threads: int = 0,
     max_length: int | None = None,
@@ -68,8 +69,8 @@ def load(
     Raises:
         TypeError: an argument of another type.
         BundleError: a bundle that cannot be used or has another digest, or models that do not fit together.
-        ConfigError: an unknown mean, runtime or precision, int8 with torch, or a maximum length or number of threads
-            out of range.
+        ConfigError: an empty path, an unknown mean, runtime or precision, int8 with torch, or a maximum length or
+            number of threads out of range.
     """
     models = [as_path("model", model), *as_paths("ensemble", ensemble)]
     return load_bundles(models, mean, threads, max_length, runtime, precision, digest)[0]

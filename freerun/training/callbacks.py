@@ -35,7 +35,8 @@ class Callback:
 
     An exception ends the training: a checkpoint of the last update is saved, ``on_end`` is called for all callbacks,
     and the exception is passed on unchanged. The run can then be resumed, and ends with the same bytes as if it had not
-    been stopped.
+    been stopped. KeyboardInterrupt and SystemExit end it at once, without a checkpoint: the run is resumed from the
+    one before.
     """
 
     def on_start(self, update: int, updates: int) -> None:

@@ -147,13 +147,13 @@ class Trainer:
     def _message(self, text: str) -> None:
         self._notify("on_message", text)
 
-    def _end(self) -> list[Exception]:
+    def _end(self) -> list[BaseException]:
         """Call ``on_end`` of all callbacks, and return what they raised."""
-        errors = []
+        errors: list[BaseException] = []
         for callback in self.callbacks:
             try:
                 callback.on_end()
-            except Exception as error:  # noqa: BLE001 (for the caller to raise)
+            except BaseException as error:  # noqa: BLE001 (for the caller to raise)
                 errors.append(error)
         return errors
 

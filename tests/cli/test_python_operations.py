@@ -99,9 +99,12 @@ def predictor(trained: Path) -> Predictor:
     return freerun.load(trained / "run")
 
 
-PAIR = "Expected (source, target), two str, or an object with the attributes source and target."
+PAIR = 'Expected (source, target), two str, or {"source": str, "target": str}.'
 WRONG = [
-    (lambda p: freerun.evaluate("m", {"a": "b"}), "pairs: the value is {'a': 'b'} (dict). Expected a list or another"),
+    (
+        lambda p: freerun.evaluate("m", {"a": "b"}),
+        "pairs: the value is {'a': 'b'} (dict). Expected a path, or an iter",
+    ),
     (lambda p: freerun.evaluate("m", ["ab"]), f"pairs[0]: the value is 'ab' (str). {PAIR}"),
     (lambda p: freerun.evaluate("m", [("a", "b", "c")]), f"pairs[0]: the value is ('a', 'b', 'c') (tuple). {PAIR}"),
     (lambda p: freerun.evaluate("m", [("a", "b"), ("a", 1)]), f"pairs[1]: the value is ('a', 1) (tuple). {PAIR}"),
@@ -131,14 +134,19 @@ def test_an_argument_of_another_type_is_a_type_error_that_names_it(predictor, ca
 
 
 UNUSABLE = [
+    (lambda p: freerun.evaluate(""), "model: the path is empty. Expected the path of a file or directory. Correct the"),
+    (lambda p: freerun.load("a\0b"), "model: the path contains a NUL character."),
+    (lambda p: freerun.evaluate(p, freerun.ParallelFiles("", "b")), "pairs.source: the path is empty."),
+    (lambda p: freerun.evaluate(p, "nothing.tsv"), "nothing.tsv: no such file."),
     (freerun.evaluate, "pairs: no pairs were given, and a loaded Predictor has no development pairs."),
     (
         lambda p: freerun.evaluate(p, PAIRS, threads=2),
         "threads: this option is given together with a loaded Predictor.",
     ),
+    (lambda p: freerun.evaluate(p, PAIRS, max_length=0), "max_length: this option is given together with a loaded"),
     (lambda p: freerun.evaluate(p, PAIRS, columns=(1, 2)), "columns: the value is (1, 2), but pairs in memory have no"),
     (lambda p: freerun.evaluate(p, "p", columns=(0, 2)), "columns[0]: the value is 0. Expected 1 or more."),
-    (lambda p: freerun.evaluate(p, []), "pairs to evaluate on: there are none."),
+    (lambda p: freerun.evaluate(p, []), "pairs: there are no pairs."),
     (lambda p: freerun.evaluate(p, [("a\tb", "c")]), "pairs[0]: the source contains a tab."),
     (lambda p: freerun.export("m", quantize="int4"), "quantize: unknown precision 'int4'."),
     (lambda p: freerun.export("m", max_loss=-1), "max_loss: the value is -1."),
@@ -168,7 +176,7 @@ def test_a_study_of_a_dict_is_run_and_returns_its_analysis(pairs, monkeypatch):
     arms = {"teacher": {"strategy": "teacher"}, "free": {"strategy": "free_running"}}
     config = {"base": "base.toml", "control": "teacher", "seeds": [1], "target_error": 0.5, "strategies": arms}
     monkeypatch.chdir(pairs)
-    result = freerun.study(config, "out")
+    result = freerun.study({**config, "base": Path("base.toml"), "seeds": (1,)}, Path("out"))
     assert [arm.name for arm in result.analysis.arms] == ["teacher", "free"] and len(result.results) == 2
     assert result.as_json() == json.loads((result.directory / "analysis.json").read_text())
     assert {"undertrained", "updates_to_target"} <= result.as_json()["arms"][0].keys()

@@ -359,10 +359,7 @@ class Pair:
 TEXTS = "Expected a list or another iterable of str (predict() takes a single one)."
 PAIRS = "Expected a list or another iterable of pairs with the attributes source and target."
 PAIR = "Expected an object with the attributes source and target, both str."
-IN_MEMORY = (
-    "pairs: the value is 7 (int). Expected a path (str or os.PathLike), or pairs in memory: a list or another iterable "
-    "of (source, target)."
-)
+IN_MEMORY = "pairs: the value is 7 (int). Expected a path, or an iterable of pairs (source, target)."
 SOURCE = "source: the value is 7 (int). Expected a path, or an iterable of pairs (source, target), or a configuration."
 DEV = "dev: the value is 7 (int). Expected a path, or an iterable of pairs (source, target)."
 WRONG = [

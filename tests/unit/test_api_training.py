@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import signal
+import threading
 import tomllib
 from collections import namedtuple
 from pathlib import Path
@@ -103,6 +105,8 @@ SOURCES = {
     "rows with other names": lambda: [Unnamed(*pair) for pair in PAIRS],
     "an array": lambda: np.array(PAIRS, dtype=object),
     "an array of texts": lambda: np.array(PAIRS),
+    "the view of a dict": lambda: dict(PAIRS).items(),
+    "columns": lambda: zip(*zip(*PAIRS, strict=True), strict=True),
     "mappings": lambda: [{"source": source, "target": target, "id": 1} for source, target in PAIRS],
 }
 
@@ -120,6 +124,30 @@ def test_pairs_of_every_kind_are_the_same_pairs(kind, monkeypatch):
         train(SOURCES[kind](), out="run")
     assert [(pair.source, pair.target) for pair in written[0].pairs] == PAIRS
     assert not Path("run").exists()
+
+
+class Table:
+    """Iterates over its columns, as a DataFrame does."""
+
+    columns = ("source", "target")
+
+    def __iter__(self):
+        return iter([["aa", "ab"], ["xx", "xy"]])
+
+
+def test_a_table_is_not_an_iterable_of_rows():
+    with pytest.raises(TypeError, match=r"^pairs: the value is a table \(Table\), not its rows\. Expected an iterable"):
+        train(Table())
+
+
+def test_numbers_of_numpy_are_numbers():
+    model = {"embedding_size": np.int64(4), "hidden_size": np.int32(5), "num_layers": np.array(1)}
+    evaluation = {"every": 3, "length_penalty": np.float32(0.5), "early_stop": np.bool_(True)}
+    config = {**CONFIG, "model": model, "evaluation": evaluation, "training": {**CONFIG["training"], "updates": 1}}
+    train(config=config, out="run")
+    written = tomllib.loads(Path("run/config.toml").read_text())
+    assert written["model"]["hidden_size"] == 5 and written["evaluation"]["length_penalty"] == 0.5
+    assert written["evaluation"]["early_stop"] is True
 
 
 def test_development_pairs_in_memory_are_a_file_too():
@@ -194,6 +222,15 @@ def test_a_complete_run_is_returned_again():
     first = train()
     assert (again := train(resume=True)) == first
     assert (again.history, dict(again.baselines)) == (first.history, {})
+
+
+def test_other_pairs_are_not_those_of_a_complete_run(tmp_path):
+    train(PAIRS, out="run", dev=PAIRS[:2])
+    with pytest.raises(RunError, match=r"run: the data of this run has changed .*: the training pairs \(SHA-256 was"):
+        train([*PAIRS, ("zz", "zz")], out="run", dev=PAIRS[:2], resume=True)
+    with pytest.raises(RunError, match=r"run: the data of this run has changed .*: the development pairs \(SHA-256"):
+        train(PAIRS, out="run", dev=PAIRS[:3], resume=True)
+    assert train(PAIRS, out="run", dev=PAIRS[:2], resume=True).updates == 6
 
 
 def test_other_pairs_are_changed_data():
@@ -320,7 +357,14 @@ USERS = {
     "no name": ({"source": CONFIG, "config": None}, ConfigError, "out: no run directory is named. Expected a path"),
     "a key": ({"config": {"modle": {}}, "out": "run"}, ConfigError, "modle: "),
     "a value": ({"config": {"training": {"updates": "x"}}}, ConfigError, "training.updates: "),
-    "nothing at all": ({"source": None, "config": None}, ConfigError, "freerun train: neither a configuration, nor"),
+    "nothing at all": (
+        {"source": None, "config": None},
+        ConfigError,
+        "source: there are neither pairs nor a configuration. Expected pairs, a configuration, or out together with",
+    ),
+    "nothing to resume": ({"source": None, "config": None, "resume": True}, ConfigError, "source: there are neither"),
+    "an empty path": ({"source": ""}, ConfigError, "source: the path is empty. Expected the path of"),
+    "no path": ({"out": "a\0b"}, ConfigError, "out: the path contains a NUL character. Expected the path of"),
 }
 
 
@@ -397,6 +441,39 @@ def test_a_result_is_a_table_in_a_notebook():
         "<tr><td>bleu.free</td><td>3.2500</td><td>0.5000</td></tr>"
         "<tr><td>nll.teacher</td><td></td><td></td></tr></tbody></table>"
     )
+
+
+def test_a_result_does_not_depend_on_the_working_directory(tmp_path, monkeypatch):
+    result = train(out="run", settings=["training.updates=1"])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert result.directory == Path("run")
+    assert isinstance(result.model.predict("ae").text, str) and result.history[-1]["final"]
+
+
+def test_a_result_without_its_directory_has_no_history():
+    result = train(out="run", settings=["training.updates=1"])
+    shutil.rmtree("run")
+    with pytest.raises(RunError, match=r"journal\.jsonl: this journal is missing or empty"):
+        _ = result.history
+
+
+def test_in_another_thread_a_training_leaves_the_signals_alone():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    seen, results = [], []
+
+    class Looks(freerun.Callback):
+        def on_update(self, update, metrics):
+            seen.append({number: signal.getsignal(number) for number in before})
+
+    thread = threading.Thread(target=lambda: results.append(train(out="run", callbacks=[Looks()])))
+    thread.start()
+    thread.join()
+    assert results[0].updates == 6 and all(each == before for each in seen) and len(seen) == 6
+    main = train(out="other", callbacks=[Looks()])
+    assert main.metrics == results[0].metrics
+    assert seen[-1] != before  # the first signal only asks to stop
+    assert {number: signal.getsignal(number) for number in before} == before
 
 
 # ------------------------------------------------------------------------------------------------------- documentation

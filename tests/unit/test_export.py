@@ -97,7 +97,7 @@ def test_graphs_are_used_whenever_they_are_there(bundle, monkeypatch):
 
 
 def test_an_ensemble_of_one_model_twice_is_that_model(untouched):
-    one, two = freerun.load(untouched).predict("a b c"), freerun.load(untouched, [untouched]).predict("a b c")
+    one, two = freerun.load(untouched).predict("a b c"), freerun.load(untouched, ensemble=[untouched]).predict("a b c")
     assert one.tokens == two.tokens
     assert one.score == pytest.approx(two.score, abs=1e-4)
 

@@ -53,7 +53,8 @@ def test_the_signatures_are_the_stored_ones() -> None:
 
 def test_all_is_sorted_and_complete() -> None:
     assert list(freerun.__all__) == sorted(freerun.__all__)
-    assert set(freerun._PLACES) == set(NAMES)
+    assert set(freerun._MODULE_OF) == set(NAMES)
+    assert set(dir(freerun)) >= set(freerun.__all__)
     with pytest.raises(AttributeError, match="module 'freerun' has no attribute 'trian'"):
         _ = freerun.trian
 

@@ -482,9 +482,9 @@ def test_a_digest_stands_for_the_whole_bundle(bundle, capfd):
 def test_the_digest_of_an_ensemble_is_that_of_its_first_model(untouched, bundle):
     edit(bundle, lambda config: config.update(freerun="0.0.1"))
     digest = read_bundle(untouched).digest
-    assert freerun.load(untouched, [bundle], digest=digest).predict("a").text is not None
+    assert freerun.load(untouched, ensemble=[bundle], digest=digest).predict("a").text is not None
     with pytest.raises(BundleError, match="its digest is"):
-        freerun.load(bundle, [untouched], digest=digest)
+        freerun.load(bundle, ensemble=[untouched], digest=digest)
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,14 @@ def test_an_exception_at_the_end_comes_when_all_is_written(run, undisturbed):
     assert differences(Path("run"), undisturbed) == []
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
+def test_every_callback_is_ended_whatever_another_raises(run, error):
+    first, other = Recorder(("end",), error), Recorder()
+    with pytest.raises(error):
+        run(first, other)
+    assert other.calls[-1] == ("end",)
+
+
 def test_of_several_exceptions_the_first_is_raised(run):
     class Worse(Recorder):
         def on_end(self):

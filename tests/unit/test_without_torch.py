@@ -30,7 +30,7 @@ texts = ["a b c", "g g"]
 print([each.text for each in model.predict_batch(texts)])
 for search in (freerun.Beam(3, 2), freerun.Sampling(2)):
     assert model.predict(texts[0], search).hypotheses
-assert freerun.load(sys.argv[1], [sys.argv[1]]).predict("a").hypotheses
+assert freerun.load(sys.argv[1], ensemble=[sys.argv[1]]).predict("a").hypotheses
 try:
     freerun.load(sys.argv[1] + "x")
 except freerun.UserError as error:
