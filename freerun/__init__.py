@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from freerun.loading import load
     from freerun.runtime.prediction import Prediction
     from freerun.runtime.predictor import Predictor
-    from freerun.search.settings import Beam, Greedy, Sampling
+    from freerun.search.methods import Beam, Greedy, Sampling
     from freerun.training.callbacks import Callback
 
 __all__ = [
@@ -65,9 +65,9 @@ _PLACES = {
     "compare": "freerun.api.model_comparison",
     "export": "freerun.api.model_export",
     "study": "freerun.api.arm_study",
-    "Beam": "freerun.search.settings",
-    "Greedy": "freerun.search.settings",
-    "Sampling": "freerun.search.settings",
+    "Beam": "freerun.search.methods",
+    "Greedy": "freerun.search.methods",
+    "Sampling": "freerun.search.methods",
     "Prediction": "freerun.runtime.prediction",
     "Predictor": "freerun.runtime.predictor",
     "FreerunError": "freerun.errors",

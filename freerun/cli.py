@@ -208,7 +208,7 @@ def predict(
     """Predict: one line out for each text in, in their order."""
     from freerun.commands.predict import PredictRequest
     from freerun.commands.predict import predict as run
-    from freerun.search.settings import Beam, Sampling, Search
+    from freerun.search.methods import Beam, Sampling, Search
 
     drawing = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p, "--seed": seed}
     _refuse_without("predict", "--sample", sample, drawing)

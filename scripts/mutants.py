@@ -39,8 +39,8 @@ from queue import SimpleQueue
 from mutation.calls import SELECT, SLOW, Calls, Plan
 from mutation.mutant import Mutant, digest
 from mutation.operators import generate, know
+from mutation.outcomes import NOTICED, Journal, Result, accepted, record
 from mutation.planted import planted
-from mutation.results import NOTICED, Journal, Result, accepted, record
 from mutation.workshop import Outcome, Workshop, project_files, workshops
 
 PACKAGES = ("forcing", "search", "studies", "diagnostics", "metrics", "training")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from freerun.search import beam, sampling
-from freerun.search.settings import Beam, Sampling
+from freerun.search.methods import Beam, Sampling
 
 
 def beam_search(stepper, source_ids, lengths, *, max_lengths, prefix=None, **settings):

@@ -20,7 +20,7 @@ from freerun.files import open_text_file
 from freerun.loading.torch_model import load_model
 from freerun.models.seq2seq import Seq2Seq
 from freerun.models.state_reader import StateReader
-from freerun.models.stepper import TorchStepper
+from freerun.models.torch_stepper import TorchStepper
 from freerun.models.torch_threads import Threads
 from freerun.runtime.bundle import read_bundle
 from freerun.runtime.predictor import Predictor

@@ -16,9 +16,9 @@ from freerun.bounds import MAX_LOSS
 from freerun.data.readers import Columns
 from freerun.errors import ConfigError, MissingExtraError, UserError
 from freerun.evaluation.comparison import Comparison, compare
-from freerun.evaluation.evaluate import Evaluation
 from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.evaluation.predictor_evaluation import evaluate_items
+from freerun.evaluation.searcher_evaluation import Evaluation
 from freerun.files import real_path, replacing_dir
 from freerun.loading import load
 from freerun.lock import inner_lock, only_writer, outer_lock

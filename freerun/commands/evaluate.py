@@ -13,7 +13,7 @@ from freerun.commands.tables import aligned, bands_table, metrics_table
 from freerun.data.readers import Columns, PairsLocation
 from freerun.evaluation.by_length import Band
 from freerun.evaluation.examples import Example
-from freerun.evaluation.free_running import flat
+from freerun.evaluation.free_running_metrics import flat
 from freerun.loading import Mean, Precision, Runtime
 from freerun.metrics.defined import defined
 from freerun.text import printable

@@ -17,7 +17,7 @@ from freerun.errors import DataError, UserError
 from freerun.loading import Mean, Precision, Runtime, load
 from freerun.runtime.prediction import PredictedHypothesis, Prediction
 from freerun.runtime.predictor import WINDOW, Predictor, windows
-from freerun.search.settings import Search
+from freerun.search.methods import Search
 from freerun.streams import binary_input, is_terminal
 from freerun.text import forbidden_character, json_line, lone_surrogate, one_line
 

@@ -23,7 +23,7 @@ from freerun.randomness import numpy_generator
 from freerun.search.batches import pad, similar_lengths
 from freerun.search.beam import beam_search
 from freerun.search.bound import LengthBound
-from freerun.search.score import counted_tokens, score_targets
+from freerun.search.forced_scoring import counted_tokens, score_targets
 from freerun.search.stepper import Stepper
 from freerun.symbols import EOS
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from freerun.data.codec import Codec
-from freerun.evaluation.free_running import FreeRunning
+from freerun.evaluation.free_running_metrics import FreeRunningMetrics
 from freerun.evaluation.items import EvaluationSet
 
 __all__ = ["baselines", "most_frequent_target"]
 
 
-def baselines(items: EvaluationSet, target_codec: Codec, majority: str | None = None) -> dict[str, FreeRunning]:
+def baselines(items: EvaluationSet, target_codec: Codec, majority: str | None = None) -> dict[str, FreeRunningMetrics]:
     """Return ``copy``, the sources as target tokens; and ``majority``, one text for all sources, if it is given."""
     texts = {"copy": items.sources}
     if majority is not None:
@@ -22,7 +22,7 @@ def baselines(items: EvaluationSet, target_codec: Codec, majority: str | None = 
     # No model runs, so no output reaches a length bound.
     truncated = np.zeros(len(items), np.bool_)
     return {
-        name: FreeRunning(items, target_codec, [target_codec.tokens(text) for text in each], truncated)
+        name: FreeRunningMetrics(items, target_codec, [target_codec.tokens(text) for text in each], truncated)
         for name, each in texts.items()
     }
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from freerun.evaluation.evaluate import Evaluation
+from freerun.evaluation.searcher_evaluation import Evaluation
 from freerun.metrics.intervals import Interval, ratio_interval
 
 __all__ = ["Band", "by_source_length", "length_bands"]

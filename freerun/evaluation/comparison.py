@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from freerun.errors import DataError
-from freerun.evaluation.evaluate import Evaluation
+from freerun.evaluation.searcher_evaluation import Evaluation
 from freerun.metrics.defined import finite_or_none
 from freerun.metrics.paired import Difference, McNemar, mcnemar, paired_bootstrap, paired_ratios
 

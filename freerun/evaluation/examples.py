@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from freerun.evaluation.free_running import FreeRunning
+from freerun.evaluation.free_running_metrics import FreeRunningMetrics
 from freerun.randomness import numpy_generator
 
 __all__ = ["Example", "random_examples", "worst_examples"]
@@ -24,7 +24,7 @@ class Example:
     truncated: bool
 
 
-def worst_examples(free: FreeRunning, count: int) -> list[Example]:
+def worst_examples(free: FreeRunningMetrics, count: int) -> list[Example]:
     """Return the ``count`` outputs with the highest symbol error rates, worst first; ties go to the earlier source."""
     distances, lengths = free.distances
     # An empty reference has no rate: there, each wrong token counts as one.
@@ -32,13 +32,13 @@ def worst_examples(free: FreeRunning, count: int) -> list[Example]:
     return _examples(free, np.argsort(-rates, kind="stable")[:count].tolist())
 
 
-def random_examples(free: FreeRunning, count: int, seed: int = 0) -> list[Example]:
+def random_examples(free: FreeRunningMetrics, count: int, seed: int = 0) -> list[Example]:
     """Return ``count`` different sources drawn at random, in their order in the set."""
     drawn = numpy_generator(seed, "examples").permutation(len(free.items))[:count]
     return _examples(free, sorted(drawn.tolist()))
 
 
-def _examples(free: FreeRunning, indices: Iterable[int]) -> list[Example]:
+def _examples(free: FreeRunningMetrics, indices: Iterable[int]) -> list[Example]:
     return [
         Example(
             free.items.items[n].source,

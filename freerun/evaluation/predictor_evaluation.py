@@ -10,14 +10,14 @@ from freerun.data.codec import Codec
 from freerun.data.readers import Pair
 from freerun.evaluation.baseline import baselines
 from freerun.evaluation.by_length import Band, by_source_length
-from freerun.evaluation.evaluate import Evaluation
-from freerun.evaluation.evaluate import evaluate as evaluate_stepper
 from freerun.evaluation.examples import Example, random_examples, worst_examples
 from freerun.evaluation.items import EvaluationSet, group_pairs
+from freerun.evaluation.searcher_evaluation import Evaluation
+from freerun.evaluation.searcher_evaluation import evaluate as evaluate_stepper
 from freerun.evaluation.unknown_targets import warn_of_unknown_targets
 from freerun.metrics.defined import defined
 from freerun.runtime.predictor import Predictor, check_score
-from freerun.search.settings import Beam
+from freerun.search.methods import Beam
 from freerun.text import shown
 
 __all__ = ["ModelEvaluation", "evaluate_items", "evaluate_pairs"]

@@ -23,7 +23,7 @@ from freerun.training.learner import NotFinite
 from freerun.training.order import BatchOrder
 from freerun.training.progress import Progress
 
-__all__ = ["Choice", "choose_before_data", "choose_length", "choose_sizes"]
+__all__ = ["AutomaticChoice", "choose_before_data", "choose_length", "choose_sizes"]
 
 LIMIT_MINUTES = 30
 """The longest time that a training without a configuration may announce."""
@@ -33,7 +33,7 @@ EVALUATIONS = 8
 
 
 @dataclass(frozen=True)
-class Choice:
+class AutomaticChoice:
     """Values by key path, and sentences that explain them."""
 
     values: Mapping[str, Any]
@@ -71,7 +71,7 @@ def choose_before_data(chosen: Mapping[str, Any], forcing: ForcingSettings) -> d
     return {"model": {"bidirectional": not _scores_by_dot(chosen), "reverse_source": False, "attention": attention}}
 
 
-def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], forcing: ForcingSettings) -> Choice:
+def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], forcing: ForcingSettings) -> AutomaticChoice:
     """Choose model and batch for this data; keys that ``chosen`` (a raw configuration) sets are left out.
 
     ``forcing`` returns the settings of a strategy by its name.
@@ -105,7 +105,7 @@ def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], forcing: Forcing
             f"Luong attention, although {attention_kinds()[recipe.attention].title} is more accurate on such data, "
             f"because {only_with_luong}."
         )
-    return Choice(values, reasons)
+    return AutomaticChoice(values, reasons)
 
 
 def _scores_by_dot(chosen: Mapping[str, Any]) -> bool:
@@ -145,11 +145,11 @@ def _description(data: TrainingData, values: Mapping[str, Any]) -> str:
     )
 
 
-def choose_length(config: Config, data: TrainingData, chosen: Mapping[str, Any]) -> Choice:
+def choose_length(config: Config, data: TrainingData, chosen: Mapping[str, Any]) -> AutomaticChoice:
     """Choose the number of updates: as many epochs as suit the data, or as fit in the time limit on this machine."""
     order = order_of(config.training, data.corpus)
     if {"training.updates", "training.epochs"} & flatten(chosen).keys():
-        return Choice(_intervals(updates_of(config.training, order), chosen), [])
+        return AutomaticChoice(_intervals(updates_of(config.training, order), chosen), [])
     epoch = updates_per_epoch(config.training, order)
     suitable = max(200, round(_recipe(data).epochs * epoch))
     seconds = _seconds_per_update(_long_enough(config), data, order)
@@ -170,7 +170,7 @@ def choose_length(config: Config, data: TrainingData, chosen: Mapping[str, Any])
         f"{updates:,} updates{why}, {updates / epoch:.1f} epochs: about {duration(expected)} at "
         f"{seconds * 1000:.0f} ms per update on this machine, at most {minutes} minutes."
     )
-    return Choice({"training.updates": updates, **_intervals(updates, chosen)}, [reason])
+    return AutomaticChoice({"training.updates": updates, **_intervals(updates, chosen)}, [reason])
 
 
 def _last_phase(config: Config) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from freerun.config import Config, DataConfig, merge, parse_config, to_toml
 from freerun.errors import RunError
 from freerun.evaluation.baseline import most_frequent_target
-from freerun.experiment.automatic import Choice, choose_before_data, choose_length, choose_sizes
+from freerun.experiment.automatic import AutomaticChoice, choose_before_data, choose_length, choose_sizes
 from freerun.experiment.dataset import DataSource, TrainingData, choose_tokens, load_data, write_held_out
 from freerun.experiment.initial_model import bundle_settings, read_initial_bundle
 from freerun.experiment.memory_files import MemoryFiles, digest_of, restore_memory_files, write_memory_files
@@ -160,7 +160,7 @@ def resolve_config(plan: RunPlan, pairs: DataSource, init: Bundle | None) -> tup
     return config, data
 
 
-def _with_choice(plan: RunPlan, raw: Mapping[str, Any], choice: Choice) -> tuple[dict[str, Any], Config]:
+def _with_choice(plan: RunPlan, raw: Mapping[str, Any], choice: AutomaticChoice) -> tuple[dict[str, Any], Config]:
     """Put the chosen values under those that were set, and log the reasons."""
     for reason in choice.reasons:
         log.info(reason)

@@ -11,17 +11,17 @@ from torch import Tensor
 from freerun.config import Config
 from freerun.data.batching import Batch
 from freerun.errors import RunError, UserError
-from freerun.evaluation.evaluate import evaluate
+from freerun.evaluation.searcher_evaluation import evaluate
 from freerun.experiment.dataset import TrainingData
 from freerun.loading.torch_model import sizes_as_dict
 from freerun.metrics.defined import defined
 from freerun.models.seq2seq import Seq2Seq
-from freerun.models.stepper import TorchStepper
+from freerun.models.torch_stepper import TorchStepper
 from freerun.runtime.bundle import read_bundle
 from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
+from freerun.search.methods import Beam
 from freerun.search.searcher import StepperSearcher
-from freerun.search.settings import Beam
 from freerun.training.callbacks import EvaluationResult
 from freerun.training.checkpoint import serialised
 from freerun.training.selection import Metrics

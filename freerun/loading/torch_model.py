@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from freerun.architecture import Architecture
 from freerun.errors import BundleError
 from freerun.models.seq2seq import Seq2Seq
-from freerun.models.stepper import TorchStepper
+from freerun.models.torch_stepper import TorchStepper
 from freerun.runtime.bundle import Bundle
 
 __all__ = ["load_model", "load_steppers", "load_weights", "sizes_as_dict", "sizes_of"]

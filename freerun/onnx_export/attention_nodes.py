@@ -15,7 +15,7 @@ import numpy as np
 from freerun.onnx_export.entry_nodes import Entries
 from freerun.onnx_export.graph import Graph, Value
 from freerun.onnx_export.products import Arithmetic, several
-from freerun.onnx_export.weights import Linear, ModelWeights
+from freerun.onnx_export.weights import LinearWeights, ModelWeights
 
 __all__ = ["AttentionNodes", "StepContext", "attention_nodes"]
 
@@ -58,16 +58,16 @@ class AttentionNodes:
         weight = self.weights.linear(f"{_PREFIX}.keys").weight
         return weight * np.float32(self.sizes.hidden_size**-0.5) if self.sizes.attention_spec.is_scaled else weight
 
-    def of_next_step(self) -> list[Linear]:
+    def of_next_step(self) -> list[LinearWeights]:
         """Return what the next step multiplies the top layer's output by, in addition to the recurrent weights."""
         return []
 
-    def of_this_step(self) -> list[Linear]:
+    def of_this_step(self) -> list[LinearWeights]:
         """Return what this step multiplies the top layer's output by; nothing: it goes to the output layer."""
         return []
 
     def before_step(
-        self, at: StepContext, products: Sequence[Value], gates: Sequence[Linear]
+        self, at: StepContext, products: Sequence[Value], gates: Sequence[LinearWeights]
     ) -> tuple[list[Value], Value | None]:
         """Return what is added to each part of the first layer's gates, and what ``after_step`` needs.
 
@@ -103,9 +103,9 @@ class AttentionNodes:
 class LuongNodes(AttentionNodes):
     """After the recurrence: h~ = tanh(W_c [c; h]), equations 5 to 8."""
 
-    def of_this_step(self) -> list[Linear]:
+    def of_this_step(self) -> list[LinearWeights]:
         """See ``AttentionNodes``."""
-        combined = Linear(self.weights[f"{_PREFIX}.combine.weight"][:, self.sizes.memory_size :].T)
+        combined = LinearWeights(self.weights[f"{_PREFIX}.combine.weight"][:, self.sizes.memory_size :].T)
         return [combined, self.weights.linear(f"{_PREFIX}.query")] if self.sizes.attention_spec.sums else [combined]
 
     def after_step(
@@ -115,7 +115,7 @@ class LuongNodes(AttentionNodes):
         query = products[1] if self.sizes.attention_spec.sums else h
         average = self.average(at, query)
         weight = self.weights[f"{_PREFIX}.combine.weight"][:, : self.sizes.memory_size].T
-        context = self.arithmetic.product(at.graph, "combine", average, Linear(weight))
+        context = self.arithmetic.product(at.graph, "combine", average, LinearWeights(weight))
         return at.graph.op("Tanh", at.graph.op("Add", products[0], context))
 
 
@@ -124,16 +124,16 @@ class BahdanauNodes(AttentionNodes):
 
     is_bounded = False
 
-    def of_next_step(self) -> list[Linear]:
+    def of_next_step(self) -> list[LinearWeights]:
         """See ``AttentionNodes``."""
         return [self.weights.linear(f"{_PREFIX}.query")]
 
-    def of_this_step(self) -> list[Linear]:
+    def of_this_step(self) -> list[LinearWeights]:
         """See ``AttentionNodes``."""
         return [_pairs_apart(self.weights.linear(f"{_PREFIX}.state_output"))]
 
     def before_step(
-        self, at: StepContext, products: Sequence[Value], gates: Sequence[Linear]
+        self, at: StepContext, products: Sequence[Value], gates: Sequence[LinearWeights]
     ) -> tuple[list[Value], Value | None]:
         """See ``AttentionNodes``."""
         average = self.average(at, products[0])
@@ -154,10 +154,10 @@ class BahdanauNodes(AttentionNodes):
         return graph.op("Max", *graph.split(pairs, [self.sizes.hidden_size] * 2))
 
 
-def _pairs_apart(linear: Linear) -> Linear:
+def _pairs_apart(linear: LinearWeights) -> LinearWeights:
     """Put columns 0, 2, 4, ... before 1, 3, 5, ...: a maxout of neighbors becomes one of two halves."""
     order = np.concatenate([np.arange(0, linear.weight.shape[1], 2), np.arange(1, linear.weight.shape[1], 2)])
-    return Linear(linear.weight[:, order], None if linear.bias is None else linear.bias[order])
+    return LinearWeights(linear.weight[:, order], None if linear.bias is None else linear.bias[order])
 
 
 _NODES: Final[Mapping[str, type[AttentionNodes]]] = {

@@ -19,13 +19,13 @@ from freerun.onnx_export.cell_nodes import CELL_NODES, LayerState, part_widths
 from freerun.onnx_export.entry_nodes import Entries
 from freerun.onnx_export.graph import Graph, Value
 from freerun.onnx_export.products import Arithmetic, Fp32, several
-from freerun.onnx_export.weights import Linear, ModelWeights
+from freerun.onnx_export.weights import LinearWeights, ModelWeights
 
-__all__ = ["DecoderStep", "State"]
+__all__ = ["DecoderStep", "StepValues"]
 
 
 @dataclass(frozen=True)
-class State:
+class StepValues:
     """What a step leaves to the next one.
 
     ``layers``: (h, c) of each. ``attended``: the attentional output [N, H], if it is fed in again. ``precomputed``: for
@@ -47,13 +47,13 @@ class State:
             *(value for each in self.precomputed for value in each),
         ]
 
-    def like(self, values: list[Value]) -> State:
+    def like(self, values: list[Value]) -> StepValues:
         """Return a state of the same parts with other ``values``, in the order of ``values()``."""
         rest = iter(values)
         hidden = [next(rest) for _ in self.layers]
         layers = [(h, None if c is None else next(rest)) for h, (_, c) in zip(hidden, self.layers, strict=True)]
         attended = None if self.attended is None else next(rest)
-        return State(layers, attended, [[next(rest) for _ in each] for each in self.precomputed])
+        return StepValues(layers, attended, [[next(rest) for _ in each] for each in self.precomputed])
 
 
 class DecoderStep:
@@ -72,7 +72,7 @@ class DecoderStep:
         self._layers = [weights.layer("decoder.layers", index) for index in range(self.sizes.num_layers)]
         self._attention = attention_nodes(weights, arithmetic)
 
-    def precompute(self, graph: Graph, state: State, precompute_next: bool) -> State:
+    def precompute(self, graph: Graph, state: StepValues, precompute_next: bool) -> StepValues:
         """Return ``state`` with the matmuls that the next step needs of it; ``precompute_next`` as in that step.
 
         With ``precompute_next`` they use the weights that all steps of the loop use, though this once it is too much:
@@ -85,17 +85,17 @@ class DecoderStep:
             else several(graph, self._arithmetic, f"next.{index}", vector, self._for_next(index), self._limit_of(index))
             for index, vector in enumerate(vectors)
         ]
-        return State(state.layers, state.attended, products)
+        return StepValues(state.layers, state.attended, products)
 
     def step(
         self,
         graph: Graph,
         tokens: Value,
-        state: State,
+        state: StepValues,
         statics: Mapping[str, Value],
         entries: Entries,
         precompute_next: bool,
-    ) -> tuple[Value, State]:
+    ) -> tuple[Value, StepValues]:
         """Feed ``tokens`` [N]; ``state`` with its precomputed matmuls.
 
         Returns:
@@ -118,7 +118,9 @@ class DecoderStep:
         elif top is not None:
             now = several(graph, Fp32(), "output", top, [self._output()])
         attended = top if self.sizes.input_feeding else None
-        after = State(layers, attended, precomputed[: len(layers) + (attended is not None)] if precompute_next else [])
+        after = StepValues(
+            layers, attended, precomputed[: len(layers) + (attended is not None)] if precompute_next else []
+        )
         return self._logits(graph, now[0], statics, entries), after
 
     def _products(
@@ -140,14 +142,14 @@ class DecoderStep:
         """Return the bound of a layer's output; index L: of the attentional output."""
         return self._limit if index < self.sizes.num_layers else 1.0
 
-    def _for_next(self, index: int) -> list[Linear]:
+    def _for_next(self, index: int) -> list[LinearWeights]:
         """Return what the next step multiplies a layer's output by; index L: the attentional output."""
         if index == self.sizes.num_layers:
             return self._attended_gates() if self.sizes.input_feeding else []
         is_top = index == self.sizes.num_layers - 1
         return [*self._layers[index].recurrent(), *(self._attention.of_next_step() if is_top else [])]
 
-    def _for_now(self, index: int) -> list[Linear]:
+    def _for_now(self, index: int) -> list[LinearWeights]:
         """Return what this step multiplies it by."""
         if index < self.sizes.num_layers - 1:
             return self._layers[index + 1].inputs_and_bias()
@@ -155,7 +157,7 @@ class DecoderStep:
             return [self._output()]
         return self._attention.of_this_step() or [self._output()]
 
-    def _gates(self, at: StepContext, tokens: Value, state: State) -> tuple[list[Value], Value | None]:
+    def _gates(self, at: StepContext, tokens: Value, state: StepValues) -> tuple[list[Value], Value | None]:
         """Return the parts of the first layer's gates, and what the attention needs after the step.
 
         A token's projection is a row of a table: embedding and bias multiplied out.
@@ -182,17 +184,17 @@ class DecoderStep:
             for number, table in enumerate(tables)
         ]
 
-    def _attended_gates(self) -> list[Linear]:
+    def _attended_gates(self) -> list[LinearWeights]:
         """Return the first layer's weights for what attention computed."""
         return self._layers[0].inputs(self.sizes.known_size)
 
-    def _output(self) -> Linear:
+    def _output(self) -> LinearWeights:
         """Return what multiplies the features first: the output layer [H, V], or the projection before it [H, E]."""
         size = self.sizes.hidden_size
         if self._weights.has("decoder.projection.weight"):
-            return Linear(self._weights["decoder.projection.weight"][:, :size].T)
+            return LinearWeights(self._weights["decoder.projection.weight"][:, :size].T)
         name = "decoder.embedding.weight" if self.sizes.tied_output else "decoder.output_weight"
-        return Linear(self._weights[name][:, :size].T, self._weights["decoder.output_bias"])
+        return LinearWeights(self._weights[name][:, :size].T, self._weights["decoder.output_bias"])
 
     def _logits(self, graph: Graph, output: Value, statics: Mapping[str, Value], entries: Entries) -> Value:
         """Return the logits [N, V] from the features' matmul with ``_output``."""
@@ -201,6 +203,6 @@ class DecoderStep:
             size = self.sizes.embedding_size if projected else self.sizes.target_vocabulary
             output = entries.add(graph, output, statics["context_output"], size)
         if projected:
-            linear = Linear(self._weights["decoder.embedding.weight"].T, self._weights["decoder.output_bias"])
+            linear = LinearWeights(self._weights["decoder.embedding.weight"].T, self._weights["decoder.output_bias"])
             output = Fp32().product(graph, "tied", output, linear)
         return output

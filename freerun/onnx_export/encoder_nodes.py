@@ -12,32 +12,32 @@ import numpy as np
 
 from freerun.onnx_export.attention_nodes import attention_nodes
 from freerun.onnx_export.cell_nodes import CELL_NODES, LayerState
-from freerun.onnx_export.decoder_nodes import State
+from freerun.onnx_export.decoder_nodes import StepValues
 from freerun.onnx_export.graph import FLOAT, INT32, Graph, Value
 from freerun.onnx_export.layer_nodes import by_operator, by_scan, input_gates, token_gates
 from freerun.onnx_export.products import Arithmetic
 from freerun.onnx_export.weights import LayerWeights, ModelWeights
 
-__all__ = ["Encoded", "encode"]
+__all__ = ["EncoderValues", "encode"]
 
 _MASKED: Final = -1e30
 """Added to the score of padding: its weight becomes 0."""
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncoderValues:
     """The decoder's first state, and the static tensors by name, see ``freerun.runtime.interface.statics_of``."""
 
     layers: list[LayerState]
     statics: dict[str, Value] = field(default_factory=dict)
 
-    def state(self, graph: Graph, weights: ModelWeights) -> State:
+    def state(self, graph: Graph, weights: ModelWeights) -> StepValues:
         """Return the decoder's first state; there was no attentional output before it, so that is 0."""
         h = self.layers[0][0]
-        return State(self.layers, graph.op("Sub", h, h) if weights.sizes.input_feeding else None)
+        return StepValues(self.layers, graph.op("Sub", h, h) if weights.sizes.input_feeding else None)
 
 
-def encode(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, source: Value, lengths: Value) -> Encoded:
+def encode(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, source: Value, lengths: Value) -> EncoderValues:
     """Read ``source`` [B, S], right-padded, of which ``lengths`` [B] are real (int64 both)."""
     tokens = graph.op("Transpose", source, attributes={"perm": [1, 0]})
     lengths = graph.op("Cast", lengths, attributes={"to": INT32})
@@ -63,7 +63,7 @@ def encode(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, source: 
     statics = _context(graph, weights, arithmetic, states[-1][0])
     if reads_memory:
         statics |= _memory(graph, weights, arithmetic, values, lengths)
-    return Encoded(states, statics)
+    return EncoderValues(states, statics)
 
 
 def _layer(weights: ModelWeights, index: int) -> list[LayerWeights]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from freerun.onnx_export.decoder_nodes import DecoderStep, State
+from freerun.onnx_export.decoder_nodes import DecoderStep, StepValues
 from freerun.onnx_export.encoder_nodes import encode
 from freerun.onnx_export.entry_nodes import OneRowEach
 from freerun.onnx_export.graph import BOOL, FLOAT, INT64, Graph, Value
@@ -46,7 +46,7 @@ def greedy_graph(weights: ModelWeights, arithmetic: Arithmetic, limit: float = 1
     return graph
 
 
-def _body(graph: Graph, weights: ModelWeights, step: DecoderStep, like: State, statics: dict[str, Value]) -> Graph:
+def _body(graph: Graph, weights: ModelWeights, step: DecoderStep, like: StepValues, statics: dict[str, Value]) -> Graph:
     """Build one iteration: feed, take the best token, and mark the rows that continue."""
     body = graph.inside("one_token")
     body.input("iteration", INT64, [])

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from freerun.onnx_export.graph import Array, Graph, Value
-from freerun.onnx_export.weights import Linear
+from freerun.onnx_export.weights import LinearWeights
 
 __all__ = ["Arithmetic", "Fp32", "several"]
 
@@ -24,7 +24,7 @@ class Arithmetic(Protocol):
 
     scans: bool
 
-    def product(self, graph: Graph, name: str, x: Value, linear: Linear, limit: float = 1.0) -> Value:
+    def product(self, graph: Graph, name: str, x: Value, linear: LinearWeights, limit: float = 1.0) -> Value:
         """Return ``x @ weight + bias`` [B, N] for x [B, K] within [-limit, limit]; constants are called ``name``."""
         ...
 
@@ -45,7 +45,7 @@ class Fp32:
     def __init__(self, rank: int = 2) -> None:
         self._rank = rank
 
-    def product(self, graph: Graph, name: str, x: Value, linear: Linear, limit: float = 1.0) -> Value:
+    def product(self, graph: Graph, name: str, x: Value, linear: LinearWeights, limit: float = 1.0) -> Value:
         """See ``Arithmetic``."""
         weight = graph.constant(f"{name}.weight", linear.weight)
         if linear.bias is None:
@@ -65,7 +65,7 @@ class Fp32:
 
 
 def several(
-    graph: Graph, arithmetic: Arithmetic, name: str, x: Value, parts: Sequence[Linear], limit: float = 1.0
+    graph: Graph, arithmetic: Arithmetic, name: str, x: Value, parts: Sequence[LinearWeights], limit: float = 1.0
 ) -> list[Value]:
     """Multiply ``x`` by each of ``parts`` in one matmul: a node costs as much as a small matmul."""
     if not parts:
@@ -76,5 +76,5 @@ def several(
         for part, width in zip(parts, widths, strict=True)
     ]
     bias = None if all(part.bias is None for part in parts) else np.concatenate(biases)
-    joined = Linear(np.concatenate([part.weight for part in parts], axis=1), bias)
+    joined = LinearWeights(np.concatenate([part.weight for part in parts], axis=1), bias)
     return graph.split(arithmetic.product(graph, name, x, joined, limit), widths)

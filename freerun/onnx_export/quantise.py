@@ -18,7 +18,7 @@ import numpy as np
 
 from freerun.onnx_export.graph import FLOAT, Array, Graph, Value
 from freerun.onnx_export.products import Arithmetic
-from freerun.onnx_export.weights import Linear
+from freerun.onnx_export.weights import LinearWeights
 from freerun.runtime.compiled import PRODUCT_LEVELS
 
 __all__ = ["Int8", "rounded"]
@@ -32,7 +32,7 @@ class Int8:
 
     scans = True
 
-    def product(self, graph: Graph, name: str, x: Value, linear: Linear, limit: float = 1.0) -> Value:
+    def product(self, graph: Graph, name: str, x: Value, linear: LinearWeights, limit: float = 1.0) -> Value:
         """See ``Arithmetic``."""
         weight, scale = rounded(linear.weight, 0, PRODUCT_LEVELS)
         step = limit / STORED_LEVELS

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from freerun.onnx_export.decoder_nodes import DecoderStep, State
+from freerun.onnx_export.decoder_nodes import DecoderStep, StepValues
 from freerun.onnx_export.entry_nodes import Entries, OneRowEach, SeveralRowsEach
 from freerun.onnx_export.graph import FLOAT, INT64, Graph, Value
 from freerun.onnx_export.products import Arithmetic
@@ -56,8 +56,8 @@ def _parts(weights: ModelWeights) -> list[int]:
     return [sizes.hidden_size] * (sizes.num_layers * sizes.states_per_layer + sizes.input_feeding)
 
 
-def _taken_apart(graph: Graph, weights: ModelWeights, state: Value) -> State:
+def _taken_apart(graph: Graph, weights: ModelWeights, state: Value) -> StepValues:
     sizes = weights.sizes
     cell = "" if sizes.cell_spec.has_cell_state else None
-    parts = State([("", cell)] * sizes.num_layers, "" if sizes.input_feeding else None)
+    parts = StepValues([("", cell)] * sizes.num_layers, "" if sizes.input_feeding else None)
     return parts.like(graph.split(state, _parts(weights)))

@@ -15,8 +15,8 @@ from freerun.randomness import numpy_generator
 from freerun.runtime.bundle import Bundle
 from freerun.search.batches import pad
 from freerun.search.beam import beam_search
+from freerun.search.forced_scoring import score_targets
 from freerun.search.hypothesis import Hypothesis
-from freerun.search.score import score_targets
 from freerun.search.stepper import Ids, Stepper
 from freerun.symbols import EOS, NUM_SPECIAL, UNK
 

@@ -14,11 +14,11 @@ from freerun.architecture import Architecture, CellSpec
 from freerun.onnx_export.cell_nodes import in_parts
 from freerun.onnx_export.graph import Array
 
-__all__ = ["LayerWeights", "Linear", "ModelWeights"]
+__all__ = ["LayerWeights", "LinearWeights", "ModelWeights"]
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearWeights:
     """``x @ weight + bias``: weight [I, N], bias [N] or None."""
 
     weight: Array
@@ -39,13 +39,13 @@ class LayerWeights:
     weight_hh: Array | None = None
     bias_hh: Array | None = None
 
-    def inputs(self, first: int = 0, last: int | None = None) -> list[Linear]:
+    def inputs(self, first: int = 0, last: int | None = None) -> list[LinearWeights]:
         """Return the projection of the inputs from ``first`` to ``last`` for each part of the gates, without bias."""
-        return [Linear(part.T) for part in in_parts(self.cell.name, self.weight_ih[:, first:last])]
+        return [LinearWeights(part.T) for part in in_parts(self.cell.name, self.weight_ih[:, first:last])]
 
-    def inputs_and_bias(self) -> list[Linear]:
+    def inputs_and_bias(self) -> list[LinearWeights]:
         """Return the projection of all inputs for each part of the gates, with bias."""
-        return [Linear(part.weight, bias) for part, bias in zip(self.inputs(), self.bias(), strict=True)]
+        return [LinearWeights(part.weight, bias) for part, bias in zip(self.inputs(), self.bias(), strict=True)]
 
     def bias(self) -> list[Array]:
         """Return both biases of each part, except a gated one."""
@@ -60,13 +60,13 @@ class LayerWeights:
             both[-self.hidden_size :] = self.bias_ih[-self.hidden_size :]
         return both
 
-    def recurrent(self) -> list[Linear]:
+    def recurrent(self) -> list[LinearWeights]:
         """Return the projection of the state for each part, with the gated bias if there is one; empty if none."""
         if self.weight_hh is None or self.bias_hh is None:
             return []
-        weights = [Linear(part.T) for part in in_parts(self.cell.name, self.weight_hh)]
+        weights = [LinearWeights(part.T) for part in in_parts(self.cell.name, self.weight_hh)]
         if self.cell.gated_bias:
-            weights[-1] = Linear(weights[-1].weight, in_parts(self.cell.name, self.bias_hh)[-1])
+            weights[-1] = LinearWeights(weights[-1].weight, in_parts(self.cell.name, self.bias_hh)[-1])
         return weights
 
 
@@ -87,10 +87,10 @@ class ModelWeights:
         arrays = {name: self[f"{prefix}.{index}.{name}"] for name in cell.shapes(1, size)}
         return LayerWeights(cell, size, **arrays)
 
-    def linear(self, name: str) -> Linear:
+    def linear(self, name: str) -> LinearWeights:
         """Return a linear layer of torch, with its bias if it has one."""
         bias = self[f"{name}.bias"] if self.has(f"{name}.bias") else None
-        return Linear(self[f"{name}.weight"].T, bias)
+        return LinearWeights(self[f"{name}.weight"].T, bias)
 
     def has(self, name: str) -> bool:
         """Return True if the model has a weight of this name."""

@@ -162,7 +162,7 @@ class CompiledGreedy:
                 memory: list[Any] = []
                 # a damaged bundle is rejected by every runtime alike
                 self._bundle.checked_bytes(graph_file("greedy", self._precision))
-                model = _Reader(self._bundle, self._precision, memory).model()
+                model = _ModelReader(self._bundle, self._precision, memory).model()
                 self._memory = [model, *memory]
                 self._model = ctypes.byref(model)
             return self._model
@@ -214,7 +214,7 @@ def _array_in(content: bytes) -> Array:
     return numbers.reshape(shape, order="F" if by_columns else "C")
 
 
-class _Reader:
+class _ModelReader:
     """Builds a model from the arrays of a bundle; the memory that it points to is added to ``memory``."""
 
     def __init__(self, bundle: Bundle, precision: str, memory: list[Any]) -> None:

@@ -171,14 +171,14 @@ def read_onnx(content: bytes, max_fields: int = MAX_FIELDS) -> OnnxFile:
         OnnxFault: it is damaged, or has something in it that freerun never writes.
     """
     try:
-        return _Reader(content, max_fields).file()
+        return _FieldReader(content, max_fields).file()
     except IndexError:
         raise OnnxFault("it is truncated") from None
     except UnicodeDecodeError:
         raise OnnxFault("it has a name that is not UTF-8") from None
 
 
-class _Reader:
+class _FieldReader:
     def __init__(self, content: bytes, max_fields: int) -> None:
         self._content = content
         self._view = memoryview(content)

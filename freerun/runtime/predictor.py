@@ -14,8 +14,8 @@ from freerun.runtime.prediction import PredictedHypothesis, Prediction, Scored
 from freerun.search.batches import MAX_POSITIONS, ROWS
 from freerun.search.bound import LengthBound
 from freerun.search.hypothesis import Hypothesis
+from freerun.search.methods import Beam, Greedy, Sampling, Search
 from freerun.search.searcher import Searcher, score_in_batches, search_in_batches
-from freerun.search.settings import Beam, Greedy, Sampling, Search
 from freerun.symbols import EOS, UNK
 from freerun.text import forbidden_character, lone_surrogate
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from freerun.search.hypothesis import Hypothesis, divisor_bound, penalised
 from freerun.search.loop import Chooser, Rows, decode, writable
+from freerun.search.methods import Beam
 from freerun.search.prefix import NO_TOKEN
-from freerun.search.settings import Beam
 from freerun.search.stepper import Ids, LogProbs, Stepper
 from freerun.search.trellis import Choice
 from freerun.symbols import EOS

@@ -11,7 +11,7 @@ from freerun.randomness import numpy_generator
 from freerun.search.beam import beam_search
 from freerun.search.hypothesis import Hypothesis
 from freerun.search.loop import Rows, decode, writable
-from freerun.search.settings import Sampling
+from freerun.search.methods import Sampling
 from freerun.search.stepper import Ids, LogProbs, Stepper
 from freerun.search.trellis import Choice
 

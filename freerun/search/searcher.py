@@ -11,10 +11,10 @@ import numpy as np
 from freerun.search.batches import ROWS, pad, similar_lengths
 from freerun.search.beam import beam_search
 from freerun.search.bound import check_shortest
+from freerun.search.forced_scoring import Forced, score_targets
 from freerun.search.hypothesis import Hypothesis
+from freerun.search.methods import Beam, Sampling, Search
 from freerun.search.sampling import sample
-from freerun.search.score import Forced, score_targets
-from freerun.search.settings import Beam, Sampling, Search
 from freerun.search.stepper import Ids, Stepper
 
 __all__ = ["GreedyDecoder", "GreedySearcher", "Searcher", "StepperSearcher", "score_in_batches", "search_in_batches"]

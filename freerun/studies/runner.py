@@ -14,8 +14,8 @@ import numpy as np
 
 from freerun.config import StudyConfig
 from freerun.errors import Interrupted, UserError
-from freerun.evaluation.evaluate import Evaluation
 from freerun.evaluation.predictor_evaluation import evaluate_pairs
+from freerun.evaluation.searcher_evaluation import Evaluation
 from freerun.experiment.begun import begun_with
 from freerun.experiment.overlap import pairs_of_study
 from freerun.experiment.pairs_spec import dev_pairs_of

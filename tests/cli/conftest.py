@@ -11,7 +11,7 @@ import pytest
 
 from freerun.cli import main
 from freerun.search.beam import beam_search
-from freerun.search.settings import Beam
+from freerun.search.methods import Beam
 
 WORDS = ["".join(chr(97 + (i * j) % 7) for j in range(1, 3 + i % 4)) for i in range(1, 120)]
 CONFIG = """

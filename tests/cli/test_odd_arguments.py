@@ -9,7 +9,7 @@ import pytest
 
 import freerun as package
 from freerun.errors import ConfigError
-from freerun.search.settings import Beam, Sampling
+from freerun.search.methods import Beam, Sampling
 from tests.cli.conftest import Freerun
 from tests.networks import CELLS, one_of
 

@@ -47,7 +47,7 @@ def four_threads():
 
 def seen_by_searches(monkeypatch):
     """The number of torch's threads in each step from now on."""
-    from freerun.models.stepper import TorchStepper
+    from freerun.models.torch_stepper import TorchStepper
 
     seen = set()
     step = TorchStepper._step
@@ -70,7 +70,7 @@ def test_a_library_leaves_the_threads_of_its_program_alone(models, monkeypatch, 
 
 
 def test_the_threads_come_back_after_an_error(models, monkeypatch, four_threads):
-    from freerun.models.stepper import TorchStepper
+    from freerun.models.torch_stepper import TorchStepper
 
     def fail(self, *_):
         assert torch.get_num_threads() == 2

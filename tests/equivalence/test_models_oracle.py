@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from freerun.architecture import attention_scores
 from freerun.forcing.training_batch import Update
 from freerun.models.state_reader import StateReader
-from freerun.models.stepper import TorchStepper
+from freerun.models.torch_stepper import TorchStepper
 from freerun.symbols import EOS
 from tests import oracle
 from tests.networks import CELLS, book, close, gradients_of, masks_of_row, network, padded, random_rows, some_of

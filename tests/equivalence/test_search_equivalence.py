@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from freerun.search.beam import BeamChooser
 from freerun.search.loop import decode
-from freerun.search.settings import Beam
+from freerun.search.methods import Beam
 from freerun.symbols import EOS
 from tests.searching import beam_search, sample
 from tests.steppers import TableStepper, batch, bounds, enumerate_all, naive_beam, writable_ids

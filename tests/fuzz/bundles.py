@@ -25,7 +25,7 @@ from freerun.errors import BundleError, DataError
 from freerun.files import bytes_hash
 from freerun.loading import load as load_predictor
 from freerun.runtime.bundle import WEIGHTS
-from freerun.search.settings import Beam, Sampling
+from freerun.search.methods import Beam, Sampling
 from freerun.text import json_line, one_line
 from tests.exported import codecs_of_pieces, graph_files, write_model
 from tests.fuzz.damage import damaged_bytes, damaged_json

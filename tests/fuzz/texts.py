@@ -14,7 +14,7 @@ import torch
 from freerun.data.readers import ParallelFiles, read_pairs, read_texts
 from freerun.errors import DataError
 from freerun.loading import load
-from freerun.search.settings import Beam, Sampling
+from freerun.search.methods import Beam, Sampling
 from freerun.text import json_line, one_line
 from tests.exported import write_model
 from tests.fuzz.damage import ODD_VALUES, damaged_bytes

@@ -12,7 +12,7 @@ from freerun.forcing.teacher import Teacher
 from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.models.initialise import initialise
 from freerun.models.seq2seq import Seq2Seq
-from freerun.models.stepper import TorchStepper
+from freerun.models.torch_stepper import TorchStepper
 from freerun.symbols import EOS
 from tests.networks import architecture, corpus
 from tests.searching import beam_search

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from freerun.architecture import CELLS
-from freerun.models.stepper import TorchStepper
+from freerun.models.torch_stepper import TorchStepper
 from freerun.onnx_export.quantise import Int8
 from freerun.runtime import compiled_greedy
 from freerun.runtime.compiled_greedy import CompiledGreedy

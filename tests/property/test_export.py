@@ -9,15 +9,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from freerun.architecture import CELLS
-from freerun.models.stepper import TorchStepper
+from freerun.models.torch_stepper import TorchStepper
 from freerun.onnx_export.products import Fp32
 from freerun.onnx_export.quantise import Int8
-from freerun.onnx_export.weights import Linear
+from freerun.onnx_export.weights import LinearWeights
 from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper
 from freerun.runtime.shapes import expected_shapes
 from freerun.search.ensemble import EnsembleStepper
-from freerun.search.score import score_targets
+from freerun.search.forced_scoring import score_targets
 from freerun.symbols import EOS
 from tests.exported import GraphsOf, model_options, sources
 from tests.networks import network
@@ -110,7 +110,7 @@ class Scanning(Fp32):
     scans = True
 
     def product(self, graph, name, x, linear, limit=1.0):
-        product = super().product(graph, name, x, Linear(linear.weight))
+        product = super().product(graph, name, x, LinearWeights(linear.weight))
         return product if linear.bias is None else graph.op("Add", product, graph.constant(f"{name}.bias", linear.bias))
 
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freerun.models.stepper import TorchStepper
-from freerun.search.score import score_targets
+from freerun.models.torch_stepper import TorchStepper
+from freerun.search.forced_scoring import score_targets
 from freerun.symbols import EOS
 from tests.networks import network
 from tests.searching import beam_search

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freerun.search.score import score_targets
+from freerun.search.forced_scoring import score_targets
 from freerun.search.top import top
 from freerun.symbols import EOS
 from tests.searching import beam_search, sample

@@ -133,8 +133,8 @@ def test_batches_are_described_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "pairs.tsv").write_text("".join(f"{'ab' * n}\t{'x ' * n}\n" for n in (1, 2, 3, 4) for _ in range(4)))
-    monkeypatch.setattr(sys, "argv", ["batches.py", str(tmp_path / "pairs.tsv"), "--batch-size", "4"])
-    runpy.run_path(str(BENCHMARKS / "batches.py"), run_name="__main__")
+    monkeypatch.setattr(sys, "argv", ["batch_composition.py", str(tmp_path / "pairs.tsv"), "--batch-size", "4"])
+    runpy.run_path(str(BENCHMARKS / "batch_composition.py"), run_name="__main__")
     # a batch holds the four pairs of one length, so it comes again, unpadded; the shortest fifth has 3 pairs
     expected = (
         "same neighbors 100.0 % (by chance 25.0 %), padded / real source tokens 1.000, target tokens 1.000, "

@@ -23,8 +23,8 @@ from freerun.runtime.bundle import read_bundle
 from freerun.runtime.compiled import LIBRARY, library
 from freerun.runtime.compiled_greedy import CompiledGreedy
 from freerun.runtime.onnx_greedy import OnnxGreedy
+from freerun.search.methods import Greedy
 from freerun.search.searcher import StepperSearcher
-from freerun.search.settings import Greedy
 from freerun.symbols import EOS
 from tests.compiled import BUILD, needs_compiler
 from tests.exported import ArraysOf

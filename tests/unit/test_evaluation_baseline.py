@@ -10,7 +10,7 @@ from freerun.data.readers import Pair
 from freerun.data.tokenizers import CharTokenizer, WhitespaceTokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.evaluation.baseline import baselines, most_frequent_target
-from freerun.evaluation.free_running import FreeRunning
+from freerun.evaluation.free_running_metrics import FreeRunningMetrics
 from freerun.evaluation.items import group_pairs
 from freerun.metrics.bleu import bleu, chrf
 
@@ -74,7 +74,7 @@ def test_no_targets_have_no_most_frequent_one():
 
 
 def test_characters_are_compared_with_spaces_between():
-    outputs = FreeRunning(group_pairs(PAIRS, CHARS, CHARS), CHARS, [["a", "b"], [], ["c"]], np.zeros(3, bool))
+    outputs = FreeRunningMetrics(group_pairs(PAIRS, CHARS, CHARS), CHARS, [["a", "b"], [], ["c"]], np.zeros(3, bool))
     references = [["a b"], ["a b"], ["c c", "c   b"]]
     assert (outputs.bleu.statistics == bleu(["a b", "", "c"], references, "none").statistics).all()
     assert (outputs.chrf.statistics == chrf(["a b", "", "c"], references).statistics).all()
@@ -83,7 +83,7 @@ def test_characters_are_compared_with_spaces_between():
 def test_pieces_are_compared_as_texts_with_the_references_as_they_stand():
     codec = Codec(Pieces(), Vocabulary(["ab"]), "NFKC")
     pairs = [Pair("a", "the cat, ﬁne.", 1)]  # NFKC would write the ligature as two letters
-    outputs = FreeRunning(group_pairs(pairs, CHARS, codec), codec, [["th", "e ", "ca", "t"]], np.zeros(1, bool))
+    outputs = FreeRunningMetrics(group_pairs(pairs, CHARS, codec), codec, [["th", "e ", "ca", "t"]], np.zeros(1, bool))
     assert outputs.texts == ["the cat"]
     expected = bleu(["the cat"], [["the cat, ﬁne."]], "13a")
     assert (outputs.bleu.statistics == expected.statistics).all()
@@ -95,9 +95,9 @@ def test_a_space_is_a_token_like_any_other_where_targets_are_characters():
     codec = Codec(CharTokenizer(), Vocabulary("abc "))
     pairs = [Pair(f"{number:b}", "ab ca bc", number) for number in range(20)]
     items = group_pairs(pairs, codec, codec)
-    missing = FreeRunning(items, codec, [[*"abcabc"]] * 20, np.zeros(20, bool))
+    missing = FreeRunningMetrics(items, codec, [[*"abcabc"]] * 20, np.zeros(20, bool))
     assert missing.bleu.value < 95 and missing.chrf.value < 95
-    wrong = FreeRunning(items, codec, [[*"ab ca\u2581bc"]] * 20, np.zeros(20, bool))
+    wrong = FreeRunningMetrics(items, codec, [[*"ab ca\u2581bc"]] * 20, np.zeros(20, bool))
     assert wrong.bleu.value < 95 and wrong.chrf.value < 95
-    right = FreeRunning(items, codec, [[*"ab ca bc"]] * 20, np.zeros(20, bool))
+    right = FreeRunningMetrics(items, codec, [[*"ab ca bc"]] * 20, np.zeros(20, bool))
     assert (right.bleu.value, right.chrf.value) == pytest.approx((100, 100))

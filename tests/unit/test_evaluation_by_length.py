@@ -14,9 +14,9 @@ from freerun.data.readers import Pair
 from freerun.data.tokenizers import CharTokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.evaluation.by_length import by_source_length, length_bands
-from freerun.evaluation.evaluate import Evaluation, TeacherForced
-from freerun.evaluation.free_running import FreeRunning
+from freerun.evaluation.free_running_metrics import FreeRunningMetrics
 from freerun.evaluation.items import group_pairs
+from freerun.evaluation.searcher_evaluation import Evaluation, TeacherForced
 
 CODEC = Codec(CharTokenizer(), Vocabulary("abc"))
 SOURCES = ["a", "b", "ab", "bc", "abc", "bca", "aaaa", "bbbb", "cccc", "abcab"]
@@ -32,7 +32,7 @@ def evaluation(sources, outputs):
     unknown = np.array([float(source.startswith("b")) for source in sources])
     teacher = TeacherForced(nll, 2 * each, each, unknown, 3 * each)
     truncated = np.array([output.endswith("cc") for output in outputs])
-    free = FreeRunning(items, CODEC, [list(output) for output in outputs], truncated)
+    free = FreeRunningMetrics(items, CODEC, [list(output) for output in outputs], truncated)
     return Evaluation(items, teacher, free, [], 1)
 
 

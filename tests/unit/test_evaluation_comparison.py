@@ -11,10 +11,10 @@ from freerun.data.tokenizers import CharTokenizer, WhitespaceTokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.errors import DataError
 from freerun.evaluation.comparison import compare
-from freerun.evaluation.evaluate import Evaluation, TeacherForced
 from freerun.evaluation.examples import Example, random_examples, worst_examples
-from freerun.evaluation.free_running import FreeRunning
+from freerun.evaluation.free_running_metrics import FreeRunningMetrics
 from freerun.evaluation.items import group_pairs
+from freerun.evaluation.searcher_evaluation import Evaluation, TeacherForced
 from freerun.metrics.paired import mcnemar, paired_ratios
 
 CHARS = Codec(CharTokenizer(), Vocabulary("abc"))
@@ -31,7 +31,9 @@ def evaluation(wrong, nll, codec=CHARS, texts=NUMBERS):
     outputs = [codec.tokens("abb" if n in wrong else "abcabc") for n in texts]
     truncated, each = np.zeros(len(texts), bool), np.full(len(texts), 7.0)
     teacher = TeacherForced(np.full(len(texts), nll) + np.arange(len(texts)), each, each - 1, 0 * each, each)
-    return Evaluation(items(codec, texts), teacher, FreeRunning(items(codec, texts), codec, outputs, truncated), [], 1)
+    return Evaluation(
+        items(codec, texts), teacher, FreeRunningMetrics(items(codec, texts), codec, outputs, truncated), [], 1
+    )
 
 
 A, B = evaluation({1, 2, 3, 4, 5, 6, 7, 8}, 4.0), evaluation({8}, 3.0)
@@ -93,7 +95,9 @@ def outputs():
     pairs = [Pair("x", "abc", 1), Pair("y", "a", 2), Pair("y", "ab", 3), Pair("z", "aabbcc", 4), Pair("w", "", 5)]
     texts = ["abb", "ab", "", "cc"]
     truncated = np.array([False, False, True, False])
-    return FreeRunning(group_pairs(pairs, CHARS, CHARS), CHARS, [CHARS.tokens(text) for text in texts], truncated)
+    return FreeRunningMetrics(
+        group_pairs(pairs, CHARS, CHARS), CHARS, [CHARS.tokens(text) for text in texts], truncated
+    )
 
 
 def test_the_worst_have_the_highest_symbol_error_rates():

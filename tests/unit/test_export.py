@@ -20,7 +20,7 @@ from freerun.onnx_export.graph import FLOAT, Graph, model_of
 from freerun.onnx_export.graph_files import graph_files
 from freerun.onnx_export.quantise import Int8, rounded
 from freerun.onnx_export.verify import check_agreement, random_sources
-from freerun.onnx_export.weights import Linear
+from freerun.onnx_export.weights import LinearWeights
 from freerun.runtime.bundle import GRAPHS, Bundle, graph_file, read_bundle
 from freerun.runtime.session import open_session
 from freerun.search.hypothesis import Hypothesis
@@ -302,7 +302,7 @@ def test_an_int8_product_is_its_own_arithmetic_in_numpy():
     x = generator.uniform(-2.5, 2.5, size=(4, 6)).astype(np.float32)
     graph = Graph("product")
     given = graph.input("x", FLOAT, ["B", 6])
-    graph.output(Int8().product(graph, "w", given, Linear(weight, bias), 2.0), FLOAT, ["B", 5], "y")
+    graph.output(Int8().product(graph, "w", given, LinearWeights(weight, bias), 2.0), FLOAT, ["B", 5], "y")
     (found,) = open_session(model_of(graph, {}), 1, "here").run(None, {"x": x})
     whole, scale = rounded(weight, 0, 64)
     assert np.abs(whole).max(axis=0).tolist() == [64, 64, 0, 64, 64]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from freerun.models.stepper import TorchStepper
+from freerun.models.torch_stepper import TorchStepper
 from freerun.runtime.onnx_stepper import OnnxStepper
 from freerun.symbols import NEVER_WRITTEN
 from tests.exported import GraphsOf, sources

@@ -11,8 +11,8 @@ from freerun.data.vocabulary import Vocabulary
 from freerun.runtime.predictor import Predictor
 from freerun.search.bound import LengthBound
 from freerun.search.hypothesis import Hypothesis
+from freerun.search.methods import Beam, Greedy, Sampling
 from freerun.search.searcher import GreedySearcher, StepperSearcher
-from freerun.search.settings import Beam, Greedy, Sampling
 from freerun.symbols import UNK
 from tests.steppers import TableStepper
 

@@ -11,10 +11,10 @@ import pytest
 from freerun.bounds import MAX_LENGTH
 from freerun.errors import ConfigError
 from freerun.search.beam import BeamChooser
+from freerun.search.forced_scoring import score_targets
 from freerun.search.hypothesis import divisor_bound, penalised
 from freerun.search.loop import Rows
-from freerun.search.score import score_targets
-from freerun.search.settings import Beam
+from freerun.search.methods import Beam
 from freerun.symbols import BOS, EOS, PAD, UNK
 from freerun.text import shown
 from tests.searching import beam_search

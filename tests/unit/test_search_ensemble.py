@@ -9,7 +9,7 @@ import pytest
 
 from freerun.errors import ConfigError
 from freerun.search.ensemble import EnsembleStepper
-from freerun.search.score import score_targets
+from freerun.search.forced_scoring import score_targets
 from freerun.symbols import BOS, EOS
 from tests.searching import beam_search
 from tests.steppers import TableStepper, batch, bounds

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from freerun.errors import ConfigError
+from freerun.search.forced_scoring import score_targets
+from freerun.search.methods import Sampling
 from freerun.search.sampling import SamplingChooser
-from freerun.search.score import score_targets
-from freerun.search.settings import Sampling
 from freerun.symbols import BOS, EOS, NEVER_WRITTEN, PAD, UNK
 from tests.searching import beam_search, sample
 from tests.steppers import TableStepper, batch, bounds, writable_ids

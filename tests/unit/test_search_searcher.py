@@ -10,11 +10,11 @@ import pytest
 from freerun.errors import ConfigError
 from freerun.search.batches import pad
 from freerun.search.beam import beam_search
+from freerun.search.forced_scoring import score_targets
 from freerun.search.hypothesis import Hypothesis
+from freerun.search.methods import Beam, Greedy, Sampling
 from freerun.search.sampling import sample
-from freerun.search.score import score_targets
 from freerun.search.searcher import GreedySearcher, StepperSearcher, score_in_batches, search_in_batches
-from freerun.search.settings import Beam, Greedy, Sampling
 from freerun.symbols import EOS
 from tests.steppers import TableStepper
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from freerun.models import stepper as stepper_module
-from freerun.models.stepper import TorchStepper, best, log_softmax
+from freerun.models import torch_stepper as stepper_module
+from freerun.models.torch_stepper import TorchStepper, best, log_softmax
 from freerun.search.entries import _entries_of
 from freerun.search.top import top
 from freerun.symbols import NEVER_WRITTEN

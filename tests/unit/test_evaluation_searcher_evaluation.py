@@ -13,13 +13,13 @@ from freerun.data.codec import Codec
 from freerun.data.readers import Pair
 from freerun.data.tokenizers import CharTokenizer, WhitespaceTokenizer
 from freerun.data.vocabulary import Vocabulary
-from freerun.evaluation.evaluate import evaluate
 from freerun.evaluation.items import group_pairs
+from freerun.evaluation.searcher_evaluation import evaluate
 from freerun.metrics.edit_distance import closest_reference
 from freerun.search.batches import ROWS
 from freerun.search.bound import LengthBound
+from freerun.search.methods import Beam
 from freerun.search.searcher import StepperSearcher
-from freerun.search.settings import Beam
 from freerun.symbols import EOS, UNK
 from tests.searching import beam_search
 from tests.steppers import TableStepper, batch, bounds

@@ -15,11 +15,11 @@ from freerun.metrics.accuracy import EditDistances, Values, edit_distances, exac
 from freerun.metrics.bleu import CorpusScore, bleu, bleu_tokenizer, chrf, spaced
 from freerun.metrics.intervals import Interval, ratio_interval
 
-__all__ = ["FreeRunning", "flat"]
+__all__ = ["FreeRunningMetrics", "flat"]
 
 
 @dataclass(frozen=True)
-class FreeRunning:
+class FreeRunningMetrics:
     """One output per source, N of them.
 
     predictions: tokens of the outputs. truncated: [N], whether an output hit the length bound.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from freerun.search.score import counted_tokens, score_targets
+from freerun.search.forced_scoring import counted_tokens, score_targets
 from freerun.symbols import BOS, EOS, PAD, UNK
 from tests.searching import beam_search
 from tests.steppers import TableStepper, batch, bounds

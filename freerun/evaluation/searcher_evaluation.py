@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from freerun.data.codec import Codec
-from freerun.evaluation.free_running import FreeRunning, flat
+from freerun.evaluation.free_running_metrics import FreeRunningMetrics, flat
 from freerun.evaluation.items import EvaluationSet
 from freerun.metrics.accuracy import Values
 from freerun.metrics.intervals import ratio_interval
 from freerun.search.batches import ROWS
 from freerun.search.bound import LengthBound
+from freerun.search.forced_scoring import counted_tokens
 from freerun.search.hypothesis import Hypothesis
-from freerun.search.score import counted_tokens
+from freerun.search.methods import Beam, Greedy
 from freerun.search.searcher import Searcher, score_in_batches, search_in_batches
-from freerun.search.settings import Beam, Greedy
 from freerun.search.stepper import Ids
 from freerun.symbols import UNK
 
@@ -71,7 +71,7 @@ class Evaluation:
 
     items: EvaluationSet
     teacher: TeacherForced
-    free: FreeRunning
+    free: FreeRunningMetrics
     hypotheses: Sequence[Hypothesis]
     beam_size: int
 
@@ -113,7 +113,7 @@ def evaluate(
     hypotheses = _best_hypotheses(searcher, sources, bound, search, batch_size, tick)
     predictions = [target_codec.decode(hypothesis.ids) for hypothesis in hypotheses]
     truncated = np.array([hypothesis.truncated for hypothesis in hypotheses])
-    free = FreeRunning(items, target_codec, predictions, truncated)
+    free = FreeRunningMetrics(items, target_codec, predictions, truncated)
     return Evaluation(items, teacher, free, hypotheses, search.width)
 
 

@@ -1,6 +1,6 @@
 """The composition of batches: a pair's neighbors from epoch to epoch, padding, and the weight of short targets.
 
-    python benchmarks/batches.py PAIRS.tsv --source char --target whitespace --batch-size 64
+    python benchmarks/batch_composition.py PAIRS.tsv --source char --target whitespace --batch-size 64
 
 Prints one line: the fraction of a pair's batch that is in its batch again an epoch later, measured and by chance;
 padded / real tokens on both sides; and the weight of a token in the shortest and in the longest fifth of targets if the
