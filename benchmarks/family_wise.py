@@ -102,7 +102,19 @@ def simulate(
 
 def _result(arm: str, seed: int, errors_N: npt.NDArray[np.int64], lengths_N: npt.NDArray[np.int64]) -> Result:
     columns = {METRIC: (errors_N.astype(float).tolist(), lengths_N.astype(float).tolist())}
-    return Result(arm, seed, "", None, "", columns, {}, [], 1, 1.0, {})
+    return Result(
+        arm=arm,
+        seed=seed,
+        config_hash="",
+        failed=None,
+        sources_hash="",
+        ratios=columns,
+        scores={},
+        curve=[],
+        updates=1,
+        seconds=1.0,
+        journal={},
+    )
 
 
 def analyses(

@@ -229,11 +229,6 @@ class Architecture:
         return self.source_vocabulary <= self.embedding_size
 
     @property
-    def replays(self) -> bool:
-        """Return True if a whole target is decoded in one pass: no step reads what attention gave in another."""
-        return not (self.input_feeding or self.attention_spec.within_recurrence)
-
-    @property
     def compiled_greedy(self) -> bool:
         """Return True if the C library can decode it."""
         return self.cell_spec.compiled_greedy and self.attention_spec.compiled_greedy

@@ -162,15 +162,15 @@ def build_learner(config: Config, model: Seq2Seq, order: BatchOrder) -> Learner:
     training = config.training
     _check_phases(config, updates_of(training, order))
     return Learner(
-        model,
-        strategy_of(config, objective_of(training, order)),
-        make_optimizer(training.optimizer, model.parameters(), training.learning_rate, training.weight_decay),
-        schedule_of(training, order),
-        training.seed,
-        training.clip_norm,
-        choose_precision(training.precision, config.model.hidden_size),
-        updates_per_epoch(training, order),
-        training.journal_every,
+        model=model,
+        strategy=strategy_of(config, objective_of(training, order)),
+        optimizer=make_optimizer(training.optimizer, model.parameters(), training.learning_rate, training.weight_decay),
+        schedule=schedule_of(training, order),
+        seed=training.seed,
+        clip_norm=training.clip_norm,
+        precision=choose_precision(training.precision, config.model.hidden_size),
+        updates_per_epoch=updates_per_epoch(training, order),
+        cosine_every=training.journal_every,
     )
 
 

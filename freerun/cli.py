@@ -1,4 +1,4 @@
-"""The commands: each parses and calls one module of ``runs/``, imported inside it. The one place of exit codes."""
+"""The commands: each parses and calls one module of ``commands``, imported inside it. The one place of exit codes."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def train(
     _refuse_without("train", "--resume", resume, {"--trust-code": trust_code or None})
     pairs, development = training_files(subject or [], dev or [])
     request = TrainRequest(
-        pairs,
+        source=pairs,
         dev=development,
         out=out,
         settings=tuple(settings or ()),
@@ -225,21 +225,21 @@ def predict(
         search = Beam(beam_size, num_hypotheses or 1, length_penalty, early_stop)
     run(
         PredictRequest(
-            model,
-            texts or [],
-            search,
-            input_,
-            output,
-            prefix,
-            max_length,
-            ensemble or [],
-            ensemble_mean,
-            threads,
-            runtime,
-            precision,
-            num_hypotheses is not None,
-            as_json,
-            line_buffered,
+            model=model,
+            texts=texts or [],
+            search=search,
+            input=input_,
+            output=output,
+            prefix=prefix,
+            max_length=max_length,
+            ensemble=ensemble or [],
+            mean=ensemble_mean,
+            threads=threads,
+            runtime=runtime,
+            precision=precision,
+            many=num_hypotheses is not None,
+            json=as_json,
+            line_buffered=line_buffered,
         )
     )
 
@@ -402,13 +402,13 @@ def export(
     _refuse_without("export", "--dev", bool(dev), {"--columns": columns})
     run(
         ExportRequest(
-            model,
-            out,
-            quantize == "int8",
-            DEFAULT_MAX_LOSS if max_loss is None else max_loss,
-            named_files(dev or [], "export --dev"),
-            as_json,
-            chosen_columns(columns),
+            model=model,
+            out=out,
+            quantize=quantize == "int8",
+            max_loss=DEFAULT_MAX_LOSS if max_loss is None else max_loss,
+            dev=named_files(dev or [], "export --dev"),
+            json=as_json,
+            columns=chosen_columns(columns),
         )
     )
 

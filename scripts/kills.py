@@ -86,7 +86,7 @@ strategy = "free_running"
 TIMES = ("seconds", "cost")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """Result of a run: kills that hit it, kills after its end, and differences."""
 
@@ -235,7 +235,16 @@ def run(scene: Scene, number: int, seed: int, version: str) -> Result:
                 break
     code = killed.wait(scene.start(scene.case))
     found = scene.differences() if code == 0 else [f"exit code {code}: {_last_line(scene.log)}"]
-    return Result(number, seed, scene.name, version, kills, late, found, round(time.monotonic() - started, 2))
+    return Result(
+        number=number,
+        seed=seed,
+        scene=scene.name,
+        version=version,
+        kills=kills,
+        late=late,
+        differences=found,
+        seconds=round(time.monotonic() - started, 2),
+    )
 
 
 def _last_line(log: Path) -> str:

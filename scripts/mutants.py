@@ -172,7 +172,15 @@ class Run:
         kinds = {"passed": "survived", "failed": "killed", "none": "untested"}
         kind = kinds.get(outcome.kind, outcome.kind)
         tests = self._calls.version(_files_behind(outcome.failed, files))
-        result = Result(mutant.id, changed, tests, kind, outcome.failed, budget, round(outcome.seconds, 2))
+        result = Result(
+            id=mutant.id,
+            source=changed,
+            tests=tests,
+            kind=kind,
+            failed=outcome.failed,
+            budget=budget,
+            seconds=round(outcome.seconds, 2),
+        )
         self._journal.append(result)
         return result
 

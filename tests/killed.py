@@ -121,7 +121,7 @@ def main(arguments: list[str]) -> int:
     config, directory, seed, kills, longest, *settings = arguments
     runs.tensorboard_is_installed = lambda: False
     os.fsync = lambda handle: None  # what a killed process wrote is not lost
-    request = TrainRequest(Path(config), out=Path(directory), settings=tuple(settings), resume=True)
+    request = TrainRequest(source=Path(config), out=Path(directory), settings=tuple(settings), resume=True)
     moments = random.Random(int(seed))
 
     def train() -> int:

@@ -70,7 +70,7 @@ class ExportResult:
         return {"folder": str(self.directory), "files": self.files, **self.int8_loss}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Request:
     """The arguments of an export, checked."""
 
@@ -127,7 +127,15 @@ def export(
         raise UserError("dev", what, 'Expected them with quantize="int8"', "Leave them out")
     _check_packages()
     find_bundle(path)  # a mistyped path is an error before anything is locked
-    request = _Request(path, target, quantize == "int8", max_loss, dev, columns, progress)
+    request = _Request(
+        model=path,
+        out=target,
+        quantize=quantize == "int8",
+        max_loss=max_loss,
+        dev=dev,
+        columns=columns,
+        progress=progress,
+    )
     with only_writer(*_locks(request)):
         return _export(request)
 

@@ -70,7 +70,7 @@ def train(
     if source is None and config is not None:
         source, config = config, None
     request = TrainRequest(
-        _source(source),
+        source=_source(source),
         config=None if config is None else _configuration("config", config),
         dev=None if dev is None else _pairs("dev", dev),
         out=None if out is None else as_path("out", out),

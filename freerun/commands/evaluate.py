@@ -21,7 +21,7 @@ from freerun.text import printable
 __all__ = ["EvaluateRequest", "evaluate"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluateRequest:
     """The arguments of ``freerun evaluate``; without ``pairs``, the run's development pairs are evaluated."""
 

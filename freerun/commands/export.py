@@ -14,7 +14,7 @@ from freerun.data.readers import Columns, PairsLocation
 __all__ = ["DEFAULT_MAX_LOSS", "ExportRequest", "export"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportRequest:
     """The arguments of ``freerun export``; ``dev`` are pairs to measure int8 on, by default the run's own."""
 

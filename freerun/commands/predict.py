@@ -24,7 +24,7 @@ from freerun.text import forbidden_character, json_line, lone_surrogate, one_lin
 __all__ = ["PredictRequest", "predict"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PredictRequest:
     """The arguments of ``freerun predict``.
 

@@ -93,14 +93,14 @@ def diagnose(
     states = None if states_of is None else states_after_errors(recorded, states_of)
     lengths = [len(source.tokens(text)) for text in items.sources]
     measures = Measures(
-        identity(recorded),
-        excess_error(recorded),
-        recovery(recorded),
-        prefix_switch(recorded, recorder, tick),
-        road_exam(recorded, recorder, tick),
-        None if states is None else state_divergence(states),
-        by_position(recorded),
-        by_source_length(recorded, lengths),
-        len(pairs),
+        identity=identity(recorded),
+        excess_error=excess_error(recorded),
+        recovery=recovery(recorded),
+        prefix_switch=prefix_switch(recorded, recorder, tick),
+        road_exam=road_exam(recorded, recorder, tick),
+        state_divergence=None if states is None else state_divergence(states),
+        by_position=by_position(recorded),
+        by_source_length=by_source_length(recorded, lengths),
+        sources=len(pairs),
     )
     return Diagnosis(measures, recorded, states)

@@ -40,7 +40,7 @@ class AutomaticChoice:
     reasons: list[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Recipe:
     """Settings that suit data of up to ``pairs`` pairs."""
 
@@ -54,11 +54,15 @@ class _Recipe:
 
 
 _RECIPES = (
-    _Recipe(8_000, 256, 1, 32, 0.4, 40, "bahdanau"),
-    _Recipe(40_000, 256, 1, 64, 0.3, 20, "bahdanau"),
-    _Recipe(math.inf, 256, 2, 128, 0.2, 12, "bahdanau"),
+    _Recipe(pairs=8_000, hidden_size=256, num_layers=1, batch_size=32, dropout=0.4, epochs=40, attention="bahdanau"),
+    _Recipe(pairs=40_000, hidden_size=256, num_layers=1, batch_size=64, dropout=0.3, epochs=20, attention="bahdanau"),
+    _Recipe(
+        pairs=math.inf, hidden_size=256, num_layers=2, batch_size=128, dropout=0.2, epochs=12, attention="bahdanau"
+    ),
 )
-_SENTENCES = _Recipe(math.inf, 512, 1, 128, 0.3, 8, "luong")
+_SENTENCES = _Recipe(
+    pairs=math.inf, hidden_size=512, num_layers=1, batch_size=128, dropout=0.3, epochs=8, attention="luong"
+)
 """For running text: long targets of thousands of different words or subwords."""
 
 

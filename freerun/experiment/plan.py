@@ -29,7 +29,7 @@ from freerun.lock import LOCK
 __all__ = ["RunPlan", "clean_up_run", "plan_run"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunPlan:
     """What a training will do: ``raw`` holds the keys that were set, ``config`` all of them.
 
@@ -88,7 +88,14 @@ def plan_run(request: TrainRequest) -> RunPlan:
     complete = merge(choose_before_data(raw, trust.settings_of), raw) if automatic else raw
     config = parse_config(complete, name, trust.settings_of, origins)
     return RunPlan(
-        directory, config, raw, name, automatic=automatic, origins=origins, trust=trust, in_memory=request.in_memory
+        directory=directory,
+        config=config,
+        raw=raw,
+        name=name,
+        automatic=automatic,
+        origins=origins,
+        trust=trust,
+        in_memory=request.in_memory,
     )
 
 
@@ -97,10 +104,10 @@ def _resumed_plan(request: TrainRequest, directory: Path) -> RunPlan:
     clean_up_run(directory)
     length = resumed.length
     return RunPlan(
-        directory,
-        resumed.config,
-        resumed.raw,
-        str(directory / "config.toml"),
+        directory=directory,
+        config=resumed.config,
+        raw=resumed.raw,
+        name=str(directory / "config.toml"),
         resumes=True,
         trust=resumed.trust,
         longer=length if length.after > length.before else None,

@@ -25,7 +25,7 @@ from freerun.training.journal import read_journal
 __all__ = ["PreparedRun", "prepared_run"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PreparedRun:
     """Everything that a training needs.
 
@@ -96,7 +96,16 @@ def prepared_run(plan: RunPlan) -> Iterator[PreparedRun]:
         config, training_data = resolve_config(plan, pairs, init)
         most_frequent = most_frequent_target(lambda: (pair.target for pair in pairs.train()))
         files = (spool,) if memory is None else (spool, memory)
-        yield PreparedRun(plan, config, training_data, init, most_frequent, hashes, pairs, files)
+        yield PreparedRun(
+            plan=plan,
+            config=config,
+            data=training_data,
+            init=init,
+            most_frequent=most_frequent,
+            hashes=hashes,
+            pairs=pairs,
+            files=files,
+        )
 
 
 # -- pairs -------------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ Configuration = Path | Mapping[str, Any]
 """A TOML file, or its content."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainRequest:
     """The arguments of a training.
 

@@ -73,15 +73,15 @@ class RunHooks:
         """Replace the bundle ``best`` or ``last``; return the SHA-256 of its weights."""
         directory = self._directory / name
         parts = BundleParts(
-            self._data.source,
-            self._data.target,
-            self._bound,
-            sizes_as_dict(self._model.sizes),
-            self._training_metadata(update),
-            self._most_frequent,
-            serialised(weights),
-            metrics,
-            VERSION,
+            source=self._data.source,
+            target=self._data.target,
+            bound=self._bound,
+            model=sizes_as_dict(self._model.sizes),
+            training=self._training_metadata(update),
+            most_frequent_target=self._most_frequent,
+            weights=serialised(weights),
+            metrics=metrics,
+            freerun_version=VERSION,
         )
         try:
             return write_bundle(directory, parts)

@@ -95,7 +95,15 @@ def load_bundles(
     for other in bundles[1:]:
         _check_same_tokens(first, other)
     paths = tuple(os.path.abspath(model) for model in models)  # noqa: PTH100 (links stay links)
-    loaded = _Loaded(paths, tuple(each.digest for each in bundles), mean, threads, max_length, runtime, precision)
+    loaded = _Loaded(
+        paths=paths,
+        digests=tuple(each.digest for each in bundles),
+        mean=mean,
+        threads=threads,
+        max_length=max_length,
+        runtime=runtime,
+        precision=precision,
+    )
     predictor = Predictor(
         searcher=_searcher(bundles, mean, runtime, precision, threads),
         source=first.source,
@@ -106,7 +114,7 @@ def load_bundles(
     return predictor, first
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Loaded:
     """The arguments that a predictor was loaded with: its pickle holds nothing else.
 

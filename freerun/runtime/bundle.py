@@ -65,7 +65,7 @@ PRECISIONS: Final = ("fp32", "int8")
 Weights = dict[str, NDArray[Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Bundle:
     """A bundle as read.
 
@@ -306,7 +306,17 @@ def _read(folder: Path) -> Bundle:
     source, target = (_read_codec(files, side, config, limits) for side in ("source", "target"))
     bound = {key: config["length_bound"].get(key) for key in ("longest_target", "largest_ratio", "fixed")}
     metrics = _read_metrics(files)
-    return Bundle(folder, config, bytes_hash(content), source, target, LengthBound(**bound), metrics, files, limits)
+    return Bundle(
+        folder=folder,
+        config=config,
+        digest=bytes_hash(content),
+        source=source,
+        target=target,
+        bound=LengthBound(**bound),
+        metrics=metrics,
+        files=files,
+        limits=limits,
+    )
 
 
 def _checked_config(folder: Path, content: bytes) -> dict[str, Any]:

@@ -101,16 +101,16 @@ def linear(
     """
     inputs, outputs = weight.shape
     if scale is None:
-        return Linear(inputs, outputs, _address(memory, _panels(weight)), _row(memory, bias))
+        return Linear(inputs=inputs, outputs=outputs, weight=_address(memory, _panels(weight)), bias=_row(memory, bias))
     correction = (-128 * weight.astype(np.int64).sum(axis=0)).astype(np.int32)
     return Linear(
-        inputs,
-        outputs,
-        _address(memory, _panels_of_fours(weight)),
-        _row(memory, bias),
-        _row(memory, scale * np.float32(step)),
-        _row(memory, correction),
-        step,
+        inputs=inputs,
+        outputs=outputs,
+        weight=_address(memory, _panels_of_fours(weight)),
+        bias=_row(memory, bias),
+        scale=_row(memory, scale * np.float32(step)),
+        correction=_row(memory, correction),
+        step=step,
     )
 
 

@@ -259,24 +259,22 @@ class _ModelReader:
         context = {"context_gates": sizes.gates, "context_output": begins} if sizes.every_step else {}
         tied = sizes.target_vocabulary if sizes.is_projected else None
         model = Model(
-            sizes.cell_spec.native_code,
-            sizes.num_layers,
-            len(self._directions),
-            hidden,
-            sizes.embedding_size,
-            sizes.source_vocabulary,
-            sizes.target_vocabulary,
-            self._encoder(),
-            self._source_embedding(),
-            self._bridge("h"),
-            self._bridge("c") if sizes.cell_spec.has_cell_state else None,
-            self._decoder(),
-            *(
-                self._linears([name], hidden, context.get(name), biased=False)
-                for name in ("context_gates", "context_output")
-            ),
-            self._linear("output", hidden, begins, biased=not sizes.is_projected),
-            self._linears(["tied"], sizes.embedding_size, tied, biased=True),
+            cell=sizes.cell_spec.native_code,
+            layers=sizes.num_layers,
+            directions=len(self._directions),
+            hidden=hidden,
+            embedding=sizes.embedding_size,
+            source_vocabulary=sizes.source_vocabulary,
+            target_vocabulary=sizes.target_vocabulary,
+            encoder=self._encoder(),
+            source_embedding=self._source_embedding(),
+            bridge_h=self._bridge("h"),
+            bridge_c=self._bridge("c") if sizes.cell_spec.has_cell_state else None,
+            decoder=self._decoder(),
+            context_gates=self._linears(["context_gates"], hidden, context.get("context_gates"), biased=False),
+            context_output=self._linears(["context_output"], hidden, context.get("context_output"), biased=False),
+            output=self._linear("output", hidden, begins, biased=not sizes.is_projected),
+            tied=self._linears(["tied"], sizes.embedding_size, tied, biased=True),
         )
         if self._arrays:
             raise self._damaged(f"it has an array too many: {min(self._arrays)}")

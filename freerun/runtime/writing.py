@@ -18,7 +18,7 @@ from freerun.search.bound import LengthBound
 __all__ = ["BundleParts", "as_json", "write_bundle"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BundleParts:
     """What a bundle is written from.
 

@@ -119,17 +119,17 @@ def _results(name: str, by_seed: Mapping[int, Result], metric: str, target_error
     needed = [each.updates_to(target_error) for each in good] if target_error is not None else []
     updates = [update for update in needed if update is not None]
     return ArmResults(
-        name,
-        [each.seed for each in good],
-        {metric_name: _over_seeds(good, metric_name) for metric_name in METRICS} if good else {},
-        {each.seed: each.value(metric) for each in good},
-        _means([each.scores for each in good]),
-        {each.seed: each.failed for each in by_seed.values() if each.failed is not None},
-        [each.seed for each in good if each.is_undertrained],
-        float(np.mean([each.seconds for each in good])) if good else math.nan,
-        float(np.mean([each.updates for each in good])) if good else math.nan,
-        (float(np.mean(updates)) if updates else None, len(updates)),
-        _means([each.journal for each in good]),
+        name=name,
+        seeds=[each.seed for each in good],
+        figures={metric_name: _over_seeds(good, metric_name) for metric_name in METRICS} if good else {},
+        by_seed={each.seed: each.value(metric) for each in good},
+        scores=_means([each.scores for each in good]),
+        failed={each.seed: each.failed for each in by_seed.values() if each.failed is not None},
+        undertrained=[each.seed for each in good if each.is_undertrained],
+        seconds=float(np.mean([each.seconds for each in good])) if good else math.nan,
+        updates=float(np.mean([each.updates for each in good])) if good else math.nan,
+        updates_to_target=(float(np.mean(updates)) if updates else None, len(updates)),
+        journal=_means([each.journal for each in good]),
     )
 
 
@@ -164,17 +164,17 @@ def _compare(
     over_seeds = paired_t(differences)
     cost = np.mean([arm[seed].seconds for seed in seeds]) / np.mean([control[seed].seconds for seed in seeds])
     return ArmComparison(
-        name,
-        list(seeds),
-        bootstrap.difference,
-        bootstrap.p_value,
-        bootstrap.p_value,
-        over_seeds.difference,
-        over_seeds.p_value,
-        over_seeds.p_value,
-        smallest_detectable(differences, tested),
-        float(cost),
-        "",
+        name=name,
+        seeds=list(seeds),
+        difference=bootstrap.difference,
+        p_value=bootstrap.p_value,
+        raw_p_value=bootstrap.p_value,
+        over_seeds=over_seeds.difference,
+        p_over_seeds=over_seeds.p_value,
+        raw_p_over_seeds=over_seeds.p_value,
+        detectable=smallest_detectable(differences, tested),
+        cost=float(cost),
+        verdict="",
     )
 
 

@@ -26,7 +26,7 @@ UNDERTRAINED = 0.05
 """A run is undertrained if its symbol error rate fell by more than this fraction of itself in the last quarter."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """One arm under one seed.
 

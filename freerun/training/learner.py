@@ -65,6 +65,7 @@ class Learner:
 
     def __init__(
         self,
+        *,
         model: Seq2Seq,
         strategy: Strategy,
         optimizer: Optimizer,

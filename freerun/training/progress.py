@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 __all__ = ["Progress"]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Progress:
     """The position of a run: with weights and optimizer state, all that is needed to resume it.
 

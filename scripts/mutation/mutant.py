@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Mutant:
     """Replace bytes ``start`` to ``end`` of ``file`` (relative to the project) by ``replacement``.
 

@@ -111,7 +111,7 @@ def generate(file: str, source: bytes, knowledge: Knowledge) -> list[Mutant]:
         key = (scope, operator, lines.strip(), column, end - start, replacement)
         name = f"{file.partition('/')[2]}:{scope or 'module'}:{operator}:{digest(*key, times[key])}"
         times[key] += 1
-        mutant = Mutant(name, file, scope, start, end, replacement)
+        mutant = Mutant(id=name, file=file, scope=scope, start=start, end=end, replacement=replacement)
         if _parses(mutant.apply(source)):
             mutants.append(mutant)
     return mutants

@@ -17,7 +17,7 @@ HEADER = """\
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """``kind`` is "killed", "timeout", "survived", or "untested" if no test calls the function.
 

@@ -37,7 +37,15 @@ def _mutant(root: Path, entry: dict) -> Mutant:
     start = (root / entry["file"]).read_bytes().index(entry["find"].encode())
     end = start + len(entry["find"].encode())
     replacement, tests = entry["replace"].encode(), tuple(entry["tests"])
-    return Mutant(f"planted:{entry['name']}", entry["file"], "", start, end, replacement, tests)
+    return Mutant(
+        id=f"planted:{entry['name']}",
+        file=entry["file"],
+        scope="",
+        start=start,
+        end=end,
+        replacement=replacement,
+        tests=tests,
+    )
 
 
 def _problem(root: Path, entry: dict) -> str | None:

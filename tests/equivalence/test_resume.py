@@ -134,7 +134,7 @@ def train(pairs, folder, name, resume=False):
     config = pairs.with_suffix(".toml")
     config.write_text(f'[data]\ntrain = "{pairs.name}"\n')
     settings = (*COMMON, *RUNS[name])
-    return command.train(TrainRequest(config, out=folder, settings=settings, resume=resume))
+    return command.train(TrainRequest(source=config, out=folder, settings=settings, resume=resume))
 
 
 @pytest.fixture(scope="module")
@@ -332,7 +332,7 @@ def lengthened(pairs, folder, settings, *lengths, key="training.updates"):
     config.write_text(f'[data]\ntrain = "{pairs.name}"\n')
     for length in lengths:
         given = (*COMMON, *CONSTANT, *settings, f"{key}={length}")
-        command.train(TrainRequest(config, out=folder, settings=given, resume=True))
+        command.train(TrainRequest(source=config, out=folder, settings=given, resume=True))
 
 
 def assert_as_if_longer_from_the_start(folder, whole):

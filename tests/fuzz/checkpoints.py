@@ -104,7 +104,7 @@ class Checkpoints:
 
     def _train(self, folder: Path) -> str:
         """Train or resume; returns what was told."""
-        request = TrainRequest(self.folder / "config.toml", out=folder, resume=True)
+        request = TrainRequest(source=self.folder / "config.toml", out=folder, resume=True)
         told = io.StringIO()
         torch.set_num_threads(1)
         with (

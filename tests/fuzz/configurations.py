@@ -96,7 +96,9 @@ def _short(command: list[str], settings: list[str]) -> list[str] | None:
     out = Path(command[-1])
     try:
         plan = plan_run(
-            TrainRequest(None if resumes else Path(command[0]), out=out, settings=tuple(settings), resume=resumes)
+            TrainRequest(
+                source=None if resumes else Path(command[0]), out=out, settings=tuple(settings), resume=resumes
+            )
         )
     except (UserError, ConfigError, OSError):
         return []

@@ -40,7 +40,7 @@ def train(strategy):
     model = Seq2Seq(architecture(size), dropout=0.1)
     initialise(model, 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    learner = Learner(model, strategy, optimizer, cosine(UPDATES), seed=1)
+    learner = Learner(model=model, strategy=strategy, optimizer=optimizer, schedule=cosine(UPDATES), seed=1)
     lengths = pairs.sources.lengths, pairs.targets.lengths
     figures, number, epoch = [], 0, 0
     while number < UPDATES:

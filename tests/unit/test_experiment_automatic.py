@@ -52,9 +52,32 @@ def config(**training):
 @pytest.fixture(autouse=True)
 def recipes(monkeypatch):
     """Fixed ones, for those of the program follow what was measured on real data."""
-    small = automatic._Recipe(1000, 256, 1, 32, 0.4, 60, "bahdanau")
-    monkeypatch.setattr(automatic, "_RECIPES", (small, automatic._Recipe(math.inf, 300, 2, 128, 0.2, 20, "bahdanau")))
-    monkeypatch.setattr(automatic, "_SENTENCES", automatic._Recipe(math.inf, 512, 1, 128, 0.3, 15, "bahdanau"))
+    small = automatic._Recipe(
+        pairs=1000, hidden_size=256, num_layers=1, batch_size=32, dropout=0.4, epochs=60, attention="bahdanau"
+    )
+    monkeypatch.setattr(
+        automatic,
+        "_RECIPES",
+        (
+            small,
+            automatic._Recipe(
+                pairs=math.inf,
+                hidden_size=300,
+                num_layers=2,
+                batch_size=128,
+                dropout=0.2,
+                epochs=20,
+                attention="bahdanau",
+            ),
+        ),
+    )
+    monkeypatch.setattr(
+        automatic,
+        "_SENTENCES",
+        automatic._Recipe(
+            pairs=math.inf, hidden_size=512, num_layers=1, batch_size=128, dropout=0.3, epochs=15, attention="bahdanau"
+        ),
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,7 +177,13 @@ def test_an_attention_that_was_set_stays_silently():
 
 
 def test_a_recipe_decides_for_its_kind_of_data(monkeypatch):
-    monkeypatch.setattr(automatic, "_SENTENCES", automatic._Recipe(math.inf, 512, 1, 128, 0.3, 15, "luong"))
+    monkeypatch.setattr(
+        automatic,
+        "_SENTENCES",
+        automatic._Recipe(
+            pairs=math.inf, hidden_size=512, num_layers=1, batch_size=128, dropout=0.3, epochs=15, attention="luong"
+        ),
+    )
     choice = choose_sizes(data(10, 8, 2001), {"forcing": {"strategy": "professor"}})
     assert (choice.values["model.attention"], len(choice.reasons)) == ("luong", 1)
     assert choose_sizes(data(10, 6, 2001), {}).values["model.attention"] == "bahdanau"

@@ -13,7 +13,19 @@ from freerun.studies.results import Result, read_result, write_result
 from freerun.version import VERSION
 
 OLD, NEW = "0.1.0", "0.2.0"
-RESULT = Result("a", 1, "hash", None, "", {}, {}, [], 1, 1.0, {})
+RESULT = Result(
+    arm="a",
+    seed=1,
+    config_hash="hash",
+    failed=None,
+    sources_hash="",
+    ratios={},
+    scores={},
+    curve=[],
+    updates=1,
+    seconds=1.0,
+    journal={},
+)
 
 
 def write_journal(folder, *events):

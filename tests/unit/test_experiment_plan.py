@@ -30,7 +30,7 @@ CONFIG = Path("../configs/c.toml")
 
 
 def plan(subject=CONFIG, settings=(), **options):
-    return plan_run(TrainRequest(Path(subject) if subject else None, settings=tuple(settings), **options))
+    return plan_run(TrainRequest(source=Path(subject) if subject else None, settings=tuple(settings), **options))
 
 
 def begun(folder="run", subject=CONFIG, changes="", journal=True, **options):
@@ -370,7 +370,7 @@ def test_a_refused_command_clears_away_nothing():
 
 
 def test_a_plan_is_a_pure_function_of_the_request():
-    request = TrainRequest(CONFIG, settings=("training.seed=3",))
+    request = TrainRequest(source=CONFIG, settings=("training.seed=3",))
     assert plan_run(request) == plan_run(replace(request))
 
 

@@ -53,7 +53,7 @@ def here(tmp_path, monkeypatch):
 
 
 def train(*settings, out="run", **options):
-    return command.train(TrainRequest(Path("c.toml"), out=Path(out), settings=settings, **options))
+    return command.train(TrainRequest(source=Path("c.toml"), out=Path(out), settings=settings, **options))
 
 
 def test_a_run_has_the_held_out_pairs_only_where_none_were_given(tmp_path):
@@ -171,7 +171,7 @@ def test_a_run_from_a_bundle_has_its_sizes_and_can_be_gone_on_with():
 
     Path("run/best").rename("gone")
     Path("c2.toml").write_text(CONFIG)
-    command.train(TrainRequest(Path("c2.toml"), out=Path("run2"), seed=5))
+    command.train(TrainRequest(source=Path("c2.toml"), out=Path("run2"), seed=5))
     Path("run2/best").rename("run/best")
     events.write_text("".join(events.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(RunError, match=r"since it was started: the initial model \(SHA-256 was "):
@@ -231,7 +231,7 @@ def flip(path):
 
 def other_best():
     """Another model in place of the best one, whole in itself."""
-    command.train(TrainRequest(Path("c.toml"), out=Path("other"), seed=9))
+    command.train(TrainRequest(source=Path("c.toml"), out=Path("other"), seed=9))
     shutil.rmtree("run/best")
     shutil.copytree("other/best", "run/best")
 

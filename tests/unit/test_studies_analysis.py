@@ -33,7 +33,17 @@ def result(arm, seed, rate, falling=False, **changes):
     ends = [(100, 0.5), (200, rate * 1.5 if falling else rate), (300, rate)]
     curve = [(update, {"symbol_error_rate.free": error, "nll.teacher": error}) for update, error in ends]
     made = Result(
-        arm, seed, "hash", None, "sources", ratios, {"bleu.free": 50.0}, curve, 300, 60.0, {"effective_rate": 0.1}
+        arm=arm,
+        seed=seed,
+        config_hash="hash",
+        failed=None,
+        sources_hash="sources",
+        ratios=ratios,
+        scores={"bleu.free": 50.0},
+        curve=curve,
+        updates=300,
+        seconds=60.0,
+        journal={"effective_rate": 0.1},
     )
     return replace(made, **changes)
 

@@ -27,7 +27,14 @@ def batches(parts=1, pairs=PAIRS):
 def learner(strategy=None, rate=1.0, clip_norm=0.0, schedule=lambda update: 1.0, normalise="tokens", **options):
     model = network(**options)
     strategy = strategy or Teacher(StrategySettings(), Objective(0.1, normalise))
-    return Learner(model, strategy, torch.optim.SGD(model.parameters(), lr=rate), schedule, 7, clip_norm)
+    return Learner(
+        model=model,
+        strategy=strategy,
+        optimizer=torch.optim.SGD(model.parameters(), lr=rate),
+        schedule=schedule,
+        seed=7,
+        clip_norm=clip_norm,
+    )
 
 
 def step_of(a_learner, parts=1, number=1):
