@@ -1,4 +1,7 @@
-"""The commands: each parses and calls one module of ``commands``, imported inside it. The one place of exit codes."""
+"""The commands: each parses and calls one module of ``commands``, imported inside it. The one place of exit codes.
+
+Over 350 lines, because the options of all commands, which share types and help texts, are in one place.
+"""
 
 from __future__ import annotations
 

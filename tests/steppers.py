@@ -17,7 +17,7 @@ class TableStepper:
     then there are ties between outputs of different lengths too, and scores of exactly 0.
     """
 
-    def __init__(self, vocabulary_size=6, seed=0, levels=None, bias=None, dtype=np.float32, size=499, whole=False):
+    def __init__(self, vocabulary_size=6, seed=0, levels=None, bias=None, *, dtype=np.float32, size=499, whole=False):
         generator = np.random.default_rng(seed)
         logits = generator.normal(size=(size, vocabulary_size)) * 1.5
         if levels is not None:

@@ -83,7 +83,7 @@ def mingru_scan(input_TBG: Tensor, h_BH: Tensor) -> Tensor:
     bridge may make it negative. At least in fp32: the sums grow with the length of the sequence.
     """
     input_z, input_n = input_TBG.to(torch.promote_types(input_TBG.dtype, torch.float32)).chunk(2, dim=-1)
-    log_n = torch.where(input_n >= 0, (functional.relu(input_n) + 0.5).log(), functional.logsigmoid(input_n))
+    log_n = torch.where(input_n >= 0, (input_n.clamp(min=0) + 0.5).log(), functional.logsigmoid(input_n))
     log_a = functional.logsigmoid(-input_z).cumsum(0)
     log_sum = torch.logcumsumexp(functional.logsigmoid(input_z) + log_n - log_a, 0)
     return ((log_a + log_sum).exp() + log_a.exp() * h_BH).to(h_BH.dtype)

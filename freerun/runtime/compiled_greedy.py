@@ -1,4 +1,7 @@
-"""Greedy search in the compiled library, with the arrays of greedy.npz: for models without attention."""
+"""Greedy search in the compiled library, with the arrays of greedy.npz: for models without attention.
+
+Over 350 lines, because every check of an array is next to the code that passes its address to C.
+"""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_predictions_do_not_depend_on_batch_mates(freerun: Freerun, trained: Pat
 def test_unknown_symbols_are_counted_and_the_other_case_suggested(freerun: Freerun, trained: Path) -> None:
     result = freerun("predict", trained / "run", "ABA")
     assert result.code == 0 and result.out.count("\n") == 1
-    assert "3 source symbols are unknown" in result.err
+    assert "3 source tokens are not in the vocabulary" in result.err
     assert "'A' (2), 'B' (1)" in result.err
     assert "lower case" in result.err
 

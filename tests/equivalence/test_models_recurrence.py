@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from freerun import architecture
 from freerun.models.cells import CELL_FUNCTIONS
 from freerun.models.recurrence import BACKENDS
 from tests.networks import BACKENDS as BACKEND_NAMES
@@ -240,3 +241,27 @@ def test_a_scan_is_finite_where_gates_are_open_or_shut(cell, scale):
         h = CELL_FUNCTIONS[cell].step(each, each, h, None)[0]
         expected.append(h)
     close(outputs, torch.stack(expected), 1e-8 * max(1.0, scale))
+
+
+def test_a_cell_whose_gates_do_not_read_the_state_has_a_scan():
+    assert [name for name, spec in architecture.CELLS.items() if not spec.is_recurrent] == SCANNED
+
+
+@pytest.mark.parametrize("value", [-0.5, 0.0, -80.0])
+@pytest.mark.parametrize("cell", SCANNED)
+def test_a_scan_has_the_gradients_of_the_loop_where_a_logarithm_has_a_pole(cell, value):
+    gates, h = torch.full((3, 2, 8), value, dtype=torch.float64, requires_grad=True), draw(2, 4, seed=1)
+    scanned = CELL_FUNCTIONS[cell].scan(gates, h)
+    state, looped = h, []
+    for each in gates:
+        state = CELL_FUNCTIONS[cell].step(each, each, state, None)[0]
+        looped.append(state)
+    close(gradients(some_of(scanned), gates, h), gradients(some_of(torch.stack(looped)), gates, h))
+
+
+@pytest.mark.parametrize("cell", SCANNED)
+def test_a_scan_adds_up_in_fp32_whatever_the_precision_of_its_gates(cell):
+    gates, h = draw(200, 4, 8).detach().bfloat16(), draw(4, 4, seed=1).detach().float()
+    outputs = CELL_FUNCTIONS[cell].scan(gates, h)
+    assert outputs.dtype == torch.float32
+    close(outputs, CELL_FUNCTIONS[cell].scan(gates.float(), h), 0.0)

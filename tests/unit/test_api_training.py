@@ -197,12 +197,14 @@ def test_other_pairs_are_changed_data():
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
 
 
-def test_a_run_is_longer_and_its_file_is_restored_and_its_directory_moves():
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-9])])
+def test_a_run_is_longer_and_its_file_is_restored_and_its_directory_moves(damage):
     train(out="run")
+    content = Path("run/train.jsonl").read_bytes()
     Path("run").rename("moved")
-    Path("moved/train.jsonl").unlink()
+    damage(Path("moved/train.jsonl"))
     result = train(out="moved", resume=True, settings=["training.updates=8"])
-    assert result.updates == 8 and Path("moved/train.jsonl").is_file()
+    assert result.updates == 8 and Path("moved/train.jsonl").read_bytes() == content
     # the command needs no pairs any more
     result = freerun.train(out="moved", resume=True, settings=["training.updates=9"])
     assert result.updates == 9
@@ -213,6 +215,14 @@ def test_a_run_of_a_file_is_not_a_run_of_pairs_in_memory():
     with pytest.raises(KeyboardInterrupt):
         train("pairs.tsv", out="run", callbacks=[Stop(4)])
     with pytest.raises(RunError, match=r"the configuration has changed: data\.train was .*pairs\.tsv"):
+        train(PAIRS, out="run", resume=True)
+
+
+def test_a_file_of_another_directory_is_not_this_runs_although_it_has_the_same_name_and_pairs():
+    train(PAIRS, out="other")
+    with pytest.raises(KeyboardInterrupt):
+        train("other/train.jsonl", out="run", callbacks=[Stop(4)])
+    with pytest.raises(RunError, match=r"the configuration has changed: data\.train was .*other/train"):
         train(PAIRS, out="run", resume=True)
 
 

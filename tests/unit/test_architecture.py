@@ -76,6 +76,18 @@ def test_the_expected_weights_are_those_of_the_model(cell, attention, bidirectio
     assert expected_shapes(sizes) == {name: tuple(value.shape) for name, value in weights.items()}
 
 
+def test_a_tied_output_is_projected_only_where_the_widths_differ():
+    narrow, equal = (architecture(5, hidden_size=6, embedding_size=size, tied_output=True) for size in (5, 6))
+    assert "decoder.projection.weight" in Seq2Seq(narrow).state_dict()
+    assert "decoder.projection.weight" not in Seq2Seq(equal).state_dict()
+
+
+@pytest.mark.parametrize(("vocabulary", "has_table"), [(6, True), (7, False)])
+def test_a_source_table_takes_no_more_room_than_the_embedding(vocabulary, has_table):
+    sizes = replace(architecture(5, embedding_size=6), source_vocabulary=vocabulary)
+    assert sizes.has_source_table == has_table
+
+
 def test_unknown_keys_of_a_bundle_are_left_out():
     sizes = architecture(5)
     assert Architecture.of({**asdict(sizes), "later": 1}) == sizes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.metadata
@@ -11,6 +12,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -238,6 +240,113 @@ def test_the_table_of_layers_is_the_import_contract():
     section = (ROOT / "CONTRIBUTING.md").read_text().split("\n## Layers\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (`.*?) \| \S", section, re.MULTILINE)
     assert [re.findall(r"`(\w+)`", row) for row in rows] == [re.findall(r"\w+", each) for each in contract["layers"]]
+
+
+# ----------------------------------------------------------------------------------------------------------- structure
+
+MAX_POSITIONAL = 6
+MAX_LINES = 350
+MAX_BODY = 60
+
+
+def sources(*directories):
+    """The path of each Python file that is or would be committed, and its syntax tree."""
+    for path in tracked_files():
+        if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in directories:
+            yield path.relative_to(ROOT), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def is_constructor(call):
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    return name.lstrip("_")[:1].isupper()
+
+
+def wide_calls(tree):
+    """Lines of the constructor calls with too many values by position; ``*values`` count as one."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and is_constructor(node))
+    return [call.lineno for call in calls if len(call.args) > MAX_POSITIONAL]
+
+
+def wide_classes(tree):
+    """Lines of the classes that take too many values by position; a NamedTuple cannot forbid it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            count = len(node.args.posonlyargs + node.args.args) - 1
+        elif isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(each) for each in node.decorator_list):
+            is_open = not any("kw_only=True" in ast.unparse(each) for each in node.decorator_list)
+            fields = [each for each in node.body if isinstance(each, ast.AnnAssign)]
+            count = is_open * sum("ClassVar" not in ast.unparse(each.annotation) for each in fields)
+        else:
+            continue
+        if count > MAX_POSITIONAL:
+            yield node.lineno
+
+
+def test_constructors_of_many_values_take_them_by_name():
+    found = [
+        f"{path}:{line}"
+        for path, tree in sources("freerun", "scripts", "benchmarks", "tests")
+        for line in [*wide_calls(tree), *wide_classes(tree)]
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("source", "calls", "classes"),
+    [
+        ("module._Point(1, 2, 3, 4, 5, 6, 7)", 1, 0),
+        ("Point(1, 2, 3, 4, 5, 6)", 0, 0),
+        ("point(1, 2, 3, 4, 5, 6, 7)", 0, 0),
+        ("class A:\n    def __init__(self, a, b, c, d, e, f, g): ...", 0, 1),
+        ("class A:\n    def __init__(self, a, b, c, d, e, f, *, g): ...", 0, 0),
+        ("@dataclass(frozen=True)\nclass A:\n    " + "\n    ".join(f"{name}: int" for name in "abcdefg"), 0, 1),
+        ("@dataclass(kw_only=True)\nclass A:\n    " + "\n    ".join(f"{name}: int" for name in "abcdefg"), 0, 0),
+    ],
+)
+def test_what_counts_as_a_wide_constructor(source, calls, classes):
+    tree = ast.parse(source)
+    assert (len(wide_calls(tree)), len(list(wide_classes(tree)))) == (calls, classes)
+
+
+def test_a_long_file_says_why():
+    paths = {path: ast.get_docstring(tree) or "" for path, tree in sources("freerun", "scripts", "benchmarks")}
+    long = [path for path in paths if len((ROOT / path).read_text(encoding="utf-8").splitlines()) > MAX_LINES]
+    assert [str(path) for path in long if f"{MAX_LINES} lines" not in paths[path]] == []
+
+
+def test_no_function_is_longer_than_a_screen():
+    found = []
+    for path, tree in sources("freerun", "scripts", "benchmarks"):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[ast.get_docstring(node) is not None :]
+                if body and body[-1].end_lineno - body[0].lineno >= MAX_BODY:
+                    found.append(f"{path}:{node.lineno}: {node.name}")
+    assert found == []
+
+
+def modules_by_name(*directories):
+    names = {}
+    for path, _ in sources(*directories):
+        if path.name != "__init__.py":
+            names.setdefault(path.name, []).append(str(path.parent))
+    return {name: places for name, places in names.items() if len(places) > 1}
+
+
+def test_modules_have_names_of_their_own():
+    """Except the plans of a run and of a study."""
+    assert modules_by_name("freerun", "scripts", "benchmarks") == {"plan.py": ["freerun/experiment", "freerun/studies"]}
+
+
+def test_public_classes_have_names_of_their_own():
+    """A private class is seen in one file only, so it may share its name."""
+    names = Counter(
+        node.name
+        for _, tree in sources("freerun")
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 # ----------------------------------------------------------------------------------------------------------- benchmark
