@@ -176,6 +176,20 @@ def test_a_resumed_run_has_the_same_bytes(update):
     assert result.history[-1]["final"]
 
 
+def test_a_bundle_names_no_files_of_the_machine_that_trained_it():
+    train(PAIRS, out="other")
+    train(PAIRS, out="run", init="other")
+    training = json.loads(Path("run/best/config.json").read_text())["training"]
+    assert training["update"] == 6 and training["training"].keys().isdisjoint({"init"})
+    assert training["data"].keys().isdisjoint({"train", "dev"})
+
+
+def test_the_mean_of_an_ensemble_is_the_requested_one():
+    one, other = (train(PAIRS, out=f"run{seed}", seed=seed).directory for seed in (1, 2))
+    means = [freerun.load(one, [other], mean=mean).predict("ae").score for mean in ("arithmetic", "geometric")]
+    assert means[0] != pytest.approx(means[1], abs=1e-7)
+
+
 def test_a_complete_run_is_returned_again():
     first = train()
     assert (again := train(resume=True)) == first
