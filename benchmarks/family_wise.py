@@ -57,7 +57,7 @@ def fast() -> Iterator[None]:
     The sources that a bootstrap draws depend on their number alone, so they are drawn once; and figures other than
     ``METRIC`` are not computed.
     """
-    resampled_sums, figures = intervals.resampled_sums, analysis.FIGURES
+    resampled_sums, figures = intervals.resampled_sums, analysis.METRICS
 
     @cache
     def counts(sources: int, resamples: int, seed: int) -> Floats:
@@ -70,13 +70,13 @@ def fast() -> Iterator[None]:
     modules = (intervals, estimate, differences)
     for module in modules:
         module.resampled_sums = sums
-    analysis.FIGURES = (METRIC,)
+    analysis.METRICS = (METRIC,)
     try:
         yield
     finally:
         for module in modules:
             module.resampled_sums = resampled_sums
-        analysis.FIGURES = figures
+        analysis.METRICS = figures
 
 
 def simulate(
