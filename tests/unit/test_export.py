@@ -152,7 +152,7 @@ def test_what_a_model_cannot_be_run_with_is_told(bundle, tmp_path):
         ),
         (
             {"max_length": -1},
-            "max_length: it is -1. Expected a whole number from 0 to 65,536. Choose another maximum length.",
+            "max_length: the value is -1. Expected a whole number from 0 to 65,536. Choose another maximum length.",
         ),
     ],
 )
