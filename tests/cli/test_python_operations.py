@@ -99,7 +99,7 @@ def predictor(trained: Path) -> Predictor:
     return freerun.load(trained / "run")
 
 
-PAIR = "Expected (source, target), two str, or an object with the attributes source and target."
+PAIR = 'Expected (source, target), two str, or {"source": str, "target": str}.'
 WRONG = [
     (lambda p: freerun.evaluate("m", {"a": "b"}), "pairs: the value is {'a': 'b'} (dict). Expected a list or another"),
     (lambda p: freerun.evaluate("m", ["ab"]), f"pairs[0]: the value is 'ab' (str). {PAIR}"),
