@@ -216,7 +216,7 @@ def losses_of(strategy, model, batch, update):
 
 
 def same_losses(found, expected, model, tolerance=1e-10):
-    """Fail unless terms, their gradients, and the figures are those of the oracle."""
+    """Fail unless terms, their gradients, and the metrics are those of the oracle."""
     assert found.terms.keys() == expected.terms.keys()
     for name, term in expected.terms.items():
         assert (found.terms[name].count, found.terms[name].weight) == (term.count, pytest.approx(term.weight))

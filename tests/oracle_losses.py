@@ -53,10 +53,10 @@ class Term:
 
 @dataclass(frozen=True)
 class Losses:
-    """The terms by name, the journal's figures as (sum, count), and what each row's decoder was fed."""
+    """The terms by name, the journal's metrics as (sum, count), and what each row's decoder was fed."""
 
     terms: dict[str, Term]
-    figures: dict[str, tuple[float, float]]
+    metrics: dict[str, tuple[float, float]]
     fed: list[list[int]] = field(default_factory=list)
 
 
@@ -108,7 +108,7 @@ def token_losses(steps: Sequence[Step], right: Sequence[int], smoothing: float) 
 def learned(
     runs: Sequence[Sequence[Step]], rights: Sequence[Sequence[int]], objective: Objective, weight: float = 1.0
 ) -> tuple[Term, tuple[float, float]]:
-    """The token loss of all rows as a term, and the plain NLL as a figure."""
+    """The token loss of all rows as a term, and the plain NLL as a metric."""
     each = [token_losses(steps, right, objective.smoothing) for steps, right in zip(runs, rights, strict=True)]
     tokens = sum(len(right) for right in rights)
     term = objective.term(sum(loss for loss, _ in each), tokens, len(rights), weight)
@@ -124,8 +124,8 @@ def teacher(model: Model, rows: Sequence[Row], objective: Objective, weight: flo
     - sum_t log p(y_t | y_1 ... y_(t-1), x), with y_T = EOS.
     """
     runs = [forced(model, encode(model, row.source, row.masks), row.target, row.masks) for row in rows]
-    nll, figure = learned(runs, [[*row.target, EOS] for row in rows], objective, weight)
-    return Losses({"nll": nll}, {"nll.teacher": figure}, fed_in(runs))
+    nll, metric = learned(runs, [[*row.target, EOS] for row in rows], objective, weight)
+    return Losses({"nll": nll}, {"nll.teacher": metric}, fed_in(runs))
 
 
 def fed_in(runs: Sequence[Sequence[Step]]) -> list[list[int]]:
@@ -213,8 +213,8 @@ def _aligned(
     for n, row in enumerate(rows):
         encoded = encode(model, row.source, row.masks)
         runs.append(decode(model, encoded, functools.partial(feed, n), row.masks))
-    nll, figure = learned(runs, [[*row.target, EOS] for row in rows], objective)
-    return Losses({"nll": nll}, {figure_name: figure, "effective_rate": _changed(rows, fed_in(runs))}, fed_in(runs))
+    nll, metric = learned(runs, [[*row.target, EOS] for row in rows], objective)
+    return Losses({"nll": nll}, {figure_name: metric, "effective_rate": _changed(rows, fed_in(runs))}, fed_in(runs))
 
 
 def _changed(rows: Sequence[Row], fed: Sequence[Sequence[int]]) -> tuple[int, int]:
@@ -232,9 +232,9 @@ def input_corruption(
         for row, tokens in zip(rows, corrupted, strict=True)
     ]
     rights = [[*(tokens if raml else row.target), EOS] for row, tokens in zip(rows, corrupted, strict=True)]
-    nll, figure = learned(runs, rights, objective)
-    figures = {"nll.corrupted": figure, "effective_rate": _changed(rows, fed_in(runs))}
-    return Losses({"nll": nll}, figures, fed_in(runs))
+    nll, metric = learned(runs, rights, objective)
+    metrics = {"nll.corrupted": metric, "effective_rate": _changed(rows, fed_in(runs))}
+    return Losses({"nll": nll}, metrics, fed_in(runs))
 
 
 def word_dropout(target: Sequence[int], coins: Sequence[float], rate: float) -> list[int]:

@@ -94,13 +94,13 @@ def optimal_completion(
         if EOS in written:
             edits.append(min(edit_distance(written[:-1], reference) for reference in row.references))
         fed.append([step.fed for step in steps])
-    figures = {
+    metrics = {
         "kl.optimal_completion": (kl, sum(learned_steps)),
         "rollout_edits": (sum(edits), len(edits)),
         "rollout_cut_off": (len(rows) - len(edits), len(rows)),
     }
     sequences = sum(steps > 0 for steps in learned_steps)
-    return Losses({"kl": objective.term(loss, sum(learned_steps), sequences)}, figures, fed)
+    return Losses({"kl": objective.term(loss, sum(learned_steps), sequences)}, metrics, fed)
 
 
 def _guided(
@@ -228,13 +228,13 @@ def minimum_risk(
             risk = risk + sum(p * c for p, c in zip(each, their_costs, strict=True)) / sum(each)
     counted = sum(bool(each) for each in powers)
     taught = teacher(model, rows, objective, nll_weight)
-    figures = {
+    metrics = {
         **taught.metrics,
         "risk": (risk.item(), counted),
         "distinct": (len(candidates) - len(rows), samples * len(rows)),
     }
     fed = [[BOS, *output[:-1]] for _, output in candidates]
-    return Losses({**taught.terms, "risk": Term(risk, counted, weight)}, figures, fed)
+    return Losses({**taught.terms, "risk": Term(risk, counted, weight)}, metrics, fed)
 
 
 def _drawn_by(draw: Draw, line: Sequence[float]) -> Callable[[int, Tensor], int]:
@@ -272,9 +272,9 @@ def self_critical(
         sample_costs, greedy_costs = sample_costs + sample_cost, greedy_costs + greedy_cost
         fed.append([step.fed for step in steps])
     taught = teacher(model, rows, objective, nll_weight)
-    figures = {
+    metrics = {
         **taught.metrics,
         "cost.sample": (sample_costs, len(rows)),
         "cost.greedy": (greedy_costs, len(rows)),
     }
-    return Losses({**taught.terms, "self_critical": Term(total, len(rows), weight)}, figures, fed)
+    return Losses({**taught.terms, "self_critical": Term(total, len(rows), weight)}, metrics, fed)

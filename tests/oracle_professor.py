@@ -130,18 +130,18 @@ def professor(
     alone while the discriminator's ``accuracy`` is below its gate, and the discriminator while it is above its own.
     """
     each = [both_behaviours(model, row, numbers[n], draw) for n, row in enumerate(rows)]
-    nll, figure = learned([taught for taught, _, _ in each], [[*row.target, EOS] for row in rows], objective)
+    nll, metric = learned([taught for taught, _, _ in each], [[*row.target, EOS] for row in rows], objective)
     compared = [(taught, free) for _, taught, free in each if free.layers]
-    terms, figures = {"nll": nll}, {"nll.teacher": figure}
+    terms, metrics = {"nll": nll}, {"nll.teacher": metric}
     acts = settings.weight > 0 and (d_weights is None or accuracy >= settings.model_gate)
     if acts:
         terms |= _adversarial(d_weights, compared, settings)
     own_loss = torch.zeros((), dtype=torch.float64)
     if d_weights is not None:
-        own_loss, own_figures = _own_loss(d_weights, compared, settings)
-        figures |= {**own_figures, "model_gate_closed": (float(accuracy < settings.model_gate), 1)}
+        own_loss, own_metrics = _own_loss(d_weights, compared, settings)
+        metrics |= {**own_metrics, "model_gate_closed": (float(accuracy < settings.model_gate), 1)}
         own_loss = own_loss if accuracy <= settings.discriminator_gate else 0 * own_loss
-    return Losses(terms, figures), own_loss
+    return Losses(terms, metrics), own_loss
 
 
 def _adversarial(
@@ -183,12 +183,12 @@ def _own_loss(
             seen += taught.probs if "outputs.weight" in d_weights else []
             slopes = torch.autograd.grad(taught_score, seen, create_graph=True)
             penalty = penalty + settings.r1 / 2 * sum((slope**2).sum() for slope in slopes)
-    figures = {
+    metrics = {
         "discriminator_accuracy.teacher": (right_taught, len(compared)),
         "discriminator_accuracy.free": (right_free, len(compared)),
         "discriminator_loss": (loss.item(), len(compared)),
     }
-    return loss + penalty, figures
+    return loss + penalty, metrics
 
 
 def mean_states_apart(compared: Sequence[tuple[Behaviour, Behaviour]], include_teacher_term: bool) -> Tensor:
