@@ -1,6 +1,7 @@
 """The command line: each command parses its options and calls one module of ``commands``, which it imports itself.
 
-Exit codes are decided here and nowhere else. Over 350 lines, because every option is declared here, once, with its help.
+Exit codes are decided here and nowhere else. Over 350 lines, because every option is declared here, once, with its
+help.
 """
 
 from __future__ import annotations

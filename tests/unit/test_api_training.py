@@ -273,15 +273,7 @@ def test_a_file_of_another_directory_is_not_this_runs_although_it_has_the_same_n
     train(PAIRS, out="other")
     with pytest.raises(KeyboardInterrupt):
         train("other/train.jsonl", out="run", callbacks=[Stop(4)])
-    with pytest.raises(RunError, match=r"the configuration has changed: data\.train was .*other/train"):
-        train(PAIRS, out="run", resume=True)
-
-
-def test_a_file_of_another_directory_is_not_this_runs_although_it_has_the_same_name_and_pairs():
-    train(PAIRS, out="other")
-    with pytest.raises(KeyboardInterrupt):
-        train("other/train.jsonl", out="run", callbacks=[Stop(4)])
-    with pytest.raises(RunError, match=r"the configuration has changed: data\.train was .*other/train"):
+    with pytest.raises(RunError, match=r"the configuration has changed: data\.train was \"/"):
         train(PAIRS, out="run", resume=True)
 
 
