@@ -214,7 +214,7 @@ def test_a_bundle_names_no_files_of_the_machine_that_trained_it():
 
 def test_the_mean_of_an_ensemble_is_the_requested_one():
     one, other = (train(PAIRS, out=f"run{seed}", seed=seed).directory for seed in (1, 2))
-    means = [freerun.load(one, [other], mean=mean).predict("ae").score for mean in ("arithmetic", "geometric")]
+    means = [freerun.load(one, ensemble=[other], mean=mean).predict("ae").score for mean in ("arithmetic", "geometric")]
     assert means[0] != pytest.approx(means[1], abs=1e-7)
 
 
