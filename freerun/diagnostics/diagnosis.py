@@ -34,7 +34,7 @@ __all__ = ["Diagnosis", "diagnose"]
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """The measures, and the recorded outputs and decoder states that they are computed from."""
 
@@ -46,6 +46,9 @@ class Diagnosis:
     def summary(self) -> list[str]:
         """The measures in words, one or two sentences each."""
         return summary(self.measures)
+
+    def __repr__(self) -> str:
+        return f"Diagnosis({self.summary[0]})"
 
     def as_json(self) -> dict[str, Any]:
         """Return the measures as JSON values, the summary first; None for undefined values."""

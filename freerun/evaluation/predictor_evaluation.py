@@ -15,6 +15,7 @@ from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.evaluation.searcher_evaluation import Evaluation
 from freerun.evaluation.searcher_evaluation import evaluate as evaluate_stepper
 from freerun.evaluation.unknown_targets import warn_of_unknown_targets
+from freerun.html_table import metrics_table
 from freerun.metrics.defined import defined
 from freerun.runtime.predictor import Predictor, check_score
 from freerun.search.methods import Beam
@@ -26,7 +27,7 @@ Metrics = dict[str, float | None]
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelEvaluation:
     """A model's metrics on pairs, and what explains them.
 
@@ -61,6 +62,15 @@ class ModelEvaluation:
     def outputs(self) -> list[str]:
         """The best output for each source [N]."""
         return self.evaluation.free.texts
+
+    def __repr__(self) -> str:
+        names = ("nll.teacher", "symbol_error_rate.free", "sequence_accuracy.free")
+        values = (f"{name}={self.metrics[name]}" for name in names if name in self.metrics)
+        return f"ModelEvaluation({', '.join([f'sources={len(self.sources)}', *values])})"
+
+    def _repr_html_(self) -> str:
+        """Return the metrics as a table, for notebooks."""
+        return metrics_table(self.metrics, self.baselines, f"{len(self.sources):,} sources")
 
     def by_source_length(self) -> list[Band]:
         """Return the metrics in bands of source length, shortest first."""

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from freerun.errors import RunError
-from freerun.html_table import html_table
+from freerun.html_table import metrics_table
 from freerun.loading import load
 from freerun.runtime.predictor import Predictor
 from freerun.training.journal import read_journal
@@ -36,7 +36,7 @@ class TrainResult:
     metrics: Metrics
     updates: int
     best_update: int
-    baselines: Mapping[str, Metrics] = field(default_factory=dict, compare=False)
+    baselines: Mapping[str, Metrics] = field(default_factory=dict, repr=False, compare=False)
     _absolute: Path = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -77,13 +77,5 @@ class TrainResult:
 
     def _repr_html_(self) -> str:
         """Return the metrics as a table, for notebooks."""
-        values = {name: value for name, value in self.metrics.items() if not name.endswith((".low", ".high"))}
-        rows = [[name, *(_shown(each.get(name)) for each in (values, *self.baselines.values()))] for name in values]
         caption = f"{self.directory}: {self.updates:,} updates, best model from update {self.best_update:,}"
-        return html_table(["metric", "model", *self.baselines], rows, caption)
-
-
-def _shown(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        return metrics_table(self.metrics, self.baselines, caption)

@@ -6,8 +6,11 @@ import pytest
 
 from freerun.diagnostics.diagnosis import diagnose
 from freerun.diagnostics.record import EncodedPairs
+from freerun.evaluation.predictor_evaluation import ModelEvaluation
+from freerun.evaluation.searcher_evaluation import evaluate
 from freerun.html_table import html_table
 from freerun.runtime.prediction import PredictedHypothesis, Prediction
+from freerun.search.searcher import StepperSearcher
 from tests.planted import BOUND, SOURCE, TARGET, Planted, errs_at_random, items_of, words
 
 ATTACK = "<script>alert(1)</script>"
@@ -34,6 +37,20 @@ def test_a_diagnosis_shows_its_summary_and_both_error_rates():
     for name, estimate in (("free-running", excess.free), ("teacher-forced", excess.teacher)):
         row = f"<td>{name}</td><td>{estimate.value:.4f}</td><td>{estimate.low:.4f} to {estimate.high:.4f}</td>"
         assert row in html
+
+
+def test_results_have_short_reprs_and_an_evaluation_is_a_table():
+    items = items_of(*words(30))
+    stepper = Planted(EncodedPairs.of(items, SOURCE, TARGET), errs_at_random(0.25))
+    diagnosis = diagnose(stepper, items, SOURCE, TARGET, bound=BOUND)
+    assert repr(diagnosis) == f"Diagnosis({diagnosis.summary[0]})"
+    evaluation = ModelEvaluation(evaluate(StepperSearcher(lambda: stepper), items, SOURCE, TARGET, bound=BOUND), SOURCE)
+    rate = evaluation.metrics["symbol_error_rate.free"]
+    assert repr(evaluation).startswith("ModelEvaluation(sources=30, nll.teacher=")
+    assert f"symbol_error_rate.free={rate}, sequence_accuracy.free=" in repr(evaluation) and len(repr(evaluation)) < 200
+    html = evaluation._repr_html_()
+    assert "<caption>30 sources</caption>" in html and "<th>copy</th>" in html
+    assert f"<td>symbol_error_rate.free</td><td>{rate:.4f}</td>" in html and ".low" not in html
 
 
 @pytest.mark.parametrize("cell", [ATTACK, '"><img src=x onerror=alert(1)>', "a&b"])
