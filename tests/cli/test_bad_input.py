@@ -178,11 +178,11 @@ def _edit(name: str, change: Callable[[dict[str, object]], object]) -> Damage:
         (lambda b: (b / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda b: (b / "target_vocabulary.json").unlink(), "target_vocabulary.json is missing"),
         (lambda b: (b / "config.json").unlink(), "no config.json"),
-        (lambda b: os.truncate(b / "model.safetensors", 1000), "model.safetensors: its SHA-256"),
+        (lambda b: os.truncate(b / "model.safetensors", 1000), "model.safetensors: the SHA-256"),
         (lambda b: os.truncate(b / "config.json", 100), "config.json: damaged: not JSON"),
         (
             lambda b: (b / "source_vocabulary.json").write_text('{"version": 1, "tokens": ["a"]}'),
-            "source_vocabulary.json: its SHA-256",
+            "source_vocabulary.json: the SHA-256",
         ),
         (_edit("config.json", lambda c: c.update(version=99)), "has version 99. Expected 1"),
         (_edit("config.json", lambda c: c.update(format="other")), "not the config.json of a freerun bundle"),

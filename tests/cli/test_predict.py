@@ -91,7 +91,7 @@ def test_unknown_symbols_are_counted_and_the_other_case_suggested(freerun: Freer
 
 def test_no_case_is_suggested_where_it_would_not_help(freerun: Freerun, trained: Path) -> None:
     err = freerun("predict", trained / "run", "AZ").err
-    assert "2 source symbols are unknown" in err
+    assert "2 source tokens are not in the vocabulary" in err
     assert "case" not in err
 
 

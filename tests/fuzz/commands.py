@@ -144,7 +144,11 @@ def check(arguments: Sequence[str], result: Result) -> None:
 
 def _is_message(line: str) -> bool:
     whole = re.fullmatch(r"error: .+: .+\. .+\.", line) is not None
-    return whole and ("Expected" in line or "See freerun" in line) and len(line) < LONGEST_MESSAGE
+    return (
+        whole
+        and any(word in line for word in ("Expected", "It requires", "See freerun"))
+        and len(line) < LONGEST_MESSAGE
+    )
 
 
 @contextlib.contextmanager
@@ -181,7 +185,7 @@ def _kinds(out: io.BytesIO, err: io.BytesIO) -> list[tuple[io.BytesIO, str]]:
 class _NotTrained:
     """In place of a training in a process of its own: one that says at once why it cannot be."""
 
-    began = 0.0
+    start_time = 0.0
 
     def __init__(self, arguments: Sequence[str], log: Path, environment: object) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -191,11 +195,11 @@ class _NotTrained:
         """Exit code."""
         return 2
 
-    def was_refused(self) -> bool:
+    def was_locked_out(self) -> bool:
         """Not for another process."""
         return False
 
-    def ask_to_stop(self) -> None:
+    def request_stop(self) -> None:
         """It has ended."""
 
     def wait(self) -> None:
