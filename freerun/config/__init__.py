@@ -19,7 +19,7 @@ from freerun.config.raw import (
     strategies_of,
     to_toml,
 )
-from freerun.config.renamed import RENAMED, with_new_names
+from freerun.config.renamed import RENAMED, with_former_names, with_new_names
 from freerun.config.sections import (
     ALTERNATIVES,
     HIGHER_IS_BETTER,
@@ -67,5 +67,6 @@ __all__ = [
     "shown",
     "strategies_of",
     "to_toml",
+    "with_former_names",
     "with_new_names",
 ]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["RENAMED", "new_name", "with_new_names"]
+__all__ = ["RENAMED", "new_name", "with_former_names", "with_new_names"]
 
 RENAMED: Final = {"forcing.teacher_too": "include_teacher_term", "reach": "target_error"}
 """Key path, without the number of a phase -> the new name of its last key."""
@@ -20,21 +20,31 @@ def new_name(path: str) -> str | None:
     return RENAMED.get(re.sub(r"^forcing\.phases\[\d+\]\.", "forcing.", path))
 
 
-def with_new_names(raw: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def with_new_names(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Return a raw configuration that freerun wrote, with renamed keys under their new names."""
+    return _renamed(raw, RENAMED, "")
+
+
+def with_former_names(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a complete configuration with renamed keys under their former names: hashes of it stay what they were."""
+    former = {path.rpartition(".")[0] + "." + name: path.rpartition(".")[2] for path, name in RENAMED.items()}
+    return _renamed(raw, {path.lstrip("."): name for path, name in former.items()}, "")
+
+
+def _renamed(raw: Mapping[str, Any], names: Mapping[str, str], prefix: str) -> dict[str, Any]:
     strategy = raw.get("strategy")
     if isinstance(strategy, str) and ":" in strategy:
         return dict(raw)  # the keys of a custom strategy are its own
     result: dict[str, Any] = {}
     for key, value in raw.items():
-        name = new_name(f"{prefix}{key}") or key
-        result[key if name in raw else name] = _inner(value, f"{prefix}{key}.")
+        name = names.get(f"{prefix}{key}") or key
+        result[key if name in raw else name] = _inner(value, names, f"{prefix}{key}.")
     return result
 
 
-def _inner(value: Any, prefix: str) -> Any:
+def _inner(value: Any, names: Mapping[str, str], prefix: str) -> Any:
     if isinstance(value, Mapping):
-        return with_new_names(value, prefix)
+        return _renamed(value, names, prefix)
     if isinstance(value, list) and prefix == "forcing.phases.":
-        return [_inner(phase, "forcing.") for phase in value]
+        return [_inner(phase, names, "forcing.") for phase in value]
     return value

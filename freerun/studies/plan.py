@@ -23,6 +23,8 @@ from freerun.config import (
     parse_config,
     read_toml,
     shown,
+    with_former_names,
+    with_new_names,
 )
 from freerun.data.readers import content_hash
 from freerun.errors import ConfigError, RunError, UserError
@@ -79,7 +81,7 @@ class StudyRun:
     @property
     def config_hash(self) -> str:
         """The hash of everything that determines the metrics, which excludes the data's location and the threads."""
-        values = _portable(self.config)
+        values = with_former_names(_portable(self.config))  # results of earlier versions remain this run's
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -243,7 +245,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(record["arms"], dict) and isinstance(record["settings"], dict):
-            return dict(record)
+            return {**record, "arms": {name: with_new_names(arm) for name, arm in record["arms"].items()}}
         raise ValueError("no arms")
     except (ValueError, KeyError, TypeError, OSError) as error:
         expected, fix = "Expected the file that a study wrote", "Remove it to begin the study again"

@@ -173,16 +173,18 @@ def test_a_study_of_a_dict_is_run_and_returns_its_analysis(pairs, monkeypatch):
         '[data]\ntrain = "train.tsv"\ndev = "dev.tsv"\nsource_tokens = "char"\ntarget_tokens = "whitespace"\n'
         "[model]\nhidden_size = 4\nembedding_size = 4\nnum_layers = 1\n[training]\nupdates = 2\nthreads = 1\n"
     )
-    arms = {"teacher": {"strategy": "teacher"}, "free": {"strategy": "free_running"}}
+    arms = {"teacher": {"strategy": "teacher"}, "professor": {"strategy": "professor", "hidden_size": 4}}
     config = {"base": "base.toml", "control": "teacher", "seeds": [1], "target_error": 0.5, "strategies": arms}
     monkeypatch.chdir(pairs)
     result = freerun.study({**config, "base": Path("base.toml"), "seeds": (1,)}, Path("out"))
-    assert [arm.name for arm in result.analysis.arms] == ["teacher", "free"] and len(result.results) == 2
+    assert [arm.name for arm in result.analysis.arms] == ["teacher", "professor"] and len(result.results) == 2
     assert result.as_json() == json.loads((result.directory / "analysis.json").read_text())
     assert {"undertrained", "updates_to_target"} <= result.as_json()["arms"][0].keys()
-    # a directory that an earlier version recorded, with the former name of a setting
+    # a directory that an earlier version recorded, with the former names of a setting and of a strategy's key
     record = json.loads(Path("out/study.json").read_text())
     record["settings"]["reach"] = record["settings"].pop("target_error")
+    forcing = record["arms"]["professor"]["forcing"]
+    forcing["teacher_too"] = forcing.pop("include_teacher_term")
     Path("out/study.json").write_text(json.dumps(record))
     assert freerun.study(config, "out").as_json() == result.as_json()
     with pytest.raises(UserError, match=r"^study: reach: this key was renamed\. Expected target_error\. Write target_"):

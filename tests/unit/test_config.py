@@ -30,6 +30,7 @@ from freerun.config import (
     read_toml,
     shown,
     to_toml,
+    with_former_names,
     with_new_names,
 )
 from freerun.errors import ConfigError
@@ -503,6 +504,22 @@ def test_an_old_name_is_an_unknown_key_where_the_new_one_is():
 )
 def test_a_configuration_that_freerun_wrote_is_read_with_old_names(written, read):
     assert with_new_names(written) == read
+
+
+@pytest.mark.parametrize(
+    ("written", "former"),
+    [
+        (
+            {"forcing": NEW, "model": {"include_teacher_term": 1}},
+            {"forcing": OLD, "model": {"include_teacher_term": 1}},
+        ),
+        ({"forcing": {"phases": [NEW, NEW]}}, {"forcing": {"phases": [OLD, OLD]}}),
+        ({"forcing": {**NEW, "strategy": "my:Own"}}, {"forcing": {**NEW, "strategy": "my:Own"}}),
+        ({"target_error": 0.5}, {"reach": 0.5}),
+    ],
+)
+def test_former_names_are_those_that_hashes_of_earlier_versions_were_made_of(written, former):
+    assert with_former_names(written) == former
 
 
 # -------------------------------------------------------------------------------------------------------- who set a key
