@@ -80,9 +80,10 @@ def mingru_scan(input_TBG: Tensor, h_BH: Tensor) -> Tensor:
 
     With A_t the product of (1 - z) up to step t, h_t = A_t * h_0 + sum over s <= t of A_t / A_s * z_s * n_s: in
     logarithms a cumulative sum and a cumulative logsumexp. The term of h_0 is added outside the logarithm, because a
-    bridge may make it negative. At least in fp32: the sums grow with the length of the sequence.
+    bridge may make it negative. In float64: the sums grow with the length of the sequence, and the exponential turns
+    their absolute errors into relative ones.
     """
-    input_z, input_n = input_TBG.to(torch.promote_types(input_TBG.dtype, torch.float32)).chunk(2, dim=-1)
+    input_z, input_n = input_TBG.double().chunk(2, dim=-1)
     log_n = torch.where(input_n >= 0, (input_n.clamp(min=0) + 0.5).log(), functional.logsigmoid(input_n))
     log_a = functional.logsigmoid(-input_z).cumsum(0)
     log_sum = torch.logcumsumexp(functional.logsigmoid(input_z) + log_n - log_a, 0)

@@ -260,7 +260,7 @@ def test_a_scan_has_the_gradients_of_the_loop_where_a_logarithm_has_a_pole(cell,
 
 
 @pytest.mark.parametrize("cell", SCANNED)
-def test_a_scan_adds_up_in_fp32_whatever_the_precision_of_its_gates(cell):
+def test_a_scan_adds_up_in_full_precision_whatever_that_of_its_gates(cell):
     gates, h = draw(200, 4, 8).detach().bfloat16(), draw(4, 4, seed=1).detach().float()
     outputs = CELL_FUNCTIONS[cell].scan(gates, h)
     assert outputs.dtype == torch.float32

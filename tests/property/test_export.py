@@ -56,7 +56,15 @@ def close(found, expected, tolerance=1e-4):
             assert abs(a.score - b.score) < tolerance * (1 + len(a.ids))
 
 
+# the states of a minGRU have no bound, so a scan in float32 was too far from the steps of the graph
+UNBOUNDED = {
+    "cell": "mingru", "num_layers": 1, "hidden_size": 8, "embedding_size": 13, "bidirectional": True,
+    "context": "every_step", "attention": "general", "tied_output": False, "input_feeding": True,
+}
+
+
 @few
+@example((UNBOUNDED, 985), [[2], [2], [2], [7, 10, 9, 9, 7, 4, 7, 2]], [0, 0, 1, 8])
 @given(models, rows, st.lists(st.integers(0, 9), min_size=4, max_size=4))
 def test_the_greedy_graph_writes_what_torch_writes(model, source, bounds):
     model, (ids, lengths) = made(*model), sources(source)
