@@ -58,8 +58,15 @@ def close(found, expected, tolerance=1e-4):
 
 # the states of a minGRU have no bound, so a scan in float32 was too far from the steps of the graph
 UNBOUNDED = {
-    "cell": "mingru", "num_layers": 1, "hidden_size": 8, "embedding_size": 13, "bidirectional": True,
-    "context": "every_step", "attention": "general", "tied_output": False, "input_feeding": True,
+    "cell": "mingru",
+    "num_layers": 1,
+    "hidden_size": 8,
+    "embedding_size": 13,
+    "bidirectional": True,
+    "context": "every_step",
+    "attention": "general",
+    "tied_output": False,
+    "input_feeding": True,
 }
 
 
