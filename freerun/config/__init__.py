@@ -19,7 +19,7 @@ from freerun.config.raw import (
     strategies_of,
     to_toml,
 )
-from freerun.config.renamed import RENAMED, with_former_names, with_new_names
+from freerun.config.renamed import with_former_names, with_new_names
 from freerun.config.sections import (
     ALTERNATIVES,
     HIGHER_IS_BETTER,
@@ -41,7 +41,6 @@ from freerun.text import shown
 __all__ = [
     "ALTERNATIVES",
     "HIGHER_IS_BETTER",
-    "RENAMED",
     "Config",
     "ConstantSchedule",
     "CosineSchedule",

@@ -9,15 +9,16 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["RENAMED", "new_name", "with_former_names", "with_new_names"]
+__all__ = ["new_name", "with_former_names", "with_new_names"]
 
-RENAMED: Final = {"forcing.teacher_too": "include_teacher_term", "reach": "target_error"}
-"""Key path, without the number of a phase -> the new name of its last key."""
+RENAMED: Final = {"forcing.teacher_too": "forcing.include_teacher_term", "reach": "target_error"}
+"""Former key path, without the number of a phase -> the present one, in the same section."""
 
 
 def new_name(path: str) -> str | None:
     """Return the new name of the last key of a path; None if it was not renamed."""
-    return RENAMED.get(re.sub(r"^forcing\.phases\[\d+\]\.", "forcing.", path))
+    present = RENAMED.get(re.sub(r"^forcing\.phases\[\d+\]\.", "forcing.", path))
+    return None if present is None else _last(present)
 
 
 def with_new_names(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,8 +28,7 @@ def with_new_names(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_former_names(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Return a complete configuration with renamed keys under their former names: hashes of it stay what they were."""
-    former = {path.rpartition(".")[0] + "." + name: path.rpartition(".")[2] for path, name in RENAMED.items()}
-    return _renamed(raw, {path.lstrip("."): name for path, name in former.items()}, "")
+    return _renamed(raw, {present: former for former, present in RENAMED.items()}, "")
 
 
 def _renamed(raw: Mapping[str, Any], names: Mapping[str, str], prefix: str) -> dict[str, Any]:
@@ -37,8 +37,9 @@ def _renamed(raw: Mapping[str, Any], names: Mapping[str, str], prefix: str) -> d
         return dict(raw)  # the keys of a custom strategy are its own
     result: dict[str, Any] = {}
     for key, value in raw.items():
-        name = names.get(f"{prefix}{key}") or key
-        result[key if name in raw else name] = _inner(value, names, f"{prefix}{key}.")
+        path = f"{prefix}{key}"
+        name = _last(names[path]) if path in names else key
+        result[key if name in raw else name] = _inner(value, names, f"{path}.")
     return result
 
 
@@ -48,3 +49,7 @@ def _inner(value: Any, names: Mapping[str, str], prefix: str) -> Any:
     if isinstance(value, list) and prefix == "forcing.phases.":
         return [_inner(phase, names, "forcing.") for phase in value]
     return value
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]

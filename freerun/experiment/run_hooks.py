@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from freerun.data.batching import Batch
 from freerun.errors import RunError, UserError
 from freerun.evaluation.searcher_evaluation import evaluate
 from freerun.experiment.dataset import TrainingData
-from freerun.loading.torch_model import sizes_as_dict
 from freerun.metrics.defined import defined
 from freerun.models.seq2seq import Seq2Seq
 from freerun.models.torch_stepper import TorchStepper
@@ -76,7 +76,7 @@ class RunHooks:
             source=self._data.source,
             target=self._data.target,
             bound=self._bound,
-            model=sizes_as_dict(self._model.sizes),
+            model=asdict(self._model.sizes),
             training=self._training_metadata(update),
             most_frequent_target=self._most_frequent,
             weights=serialised(weights),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from freerun.models.seq2seq import Seq2Seq
 from freerun.models.torch_stepper import TorchStepper
 from freerun.runtime.bundle import Bundle
 
-__all__ = ["load_model", "load_steppers", "load_weights", "sizes_as_dict", "sizes_of"]
+__all__ = ["load_model", "load_steppers", "load_weights", "sizes_of"]
 
 
 def load_model(bundle: Bundle) -> Seq2Seq:
@@ -53,8 +52,3 @@ def load_steppers(bundle: Bundle, threads: int = 0) -> Callable[[], TorchStepper
     """Return a function that creates steppers, which share a bundle's model; ``threads`` as in ``TorchStepper``."""
     model = load_model(bundle)
     return lambda: TorchStepper(model, threads)
-
-
-def sizes_as_dict(sizes: Architecture) -> dict[str, object]:
-    """Sizes as JSON values, for a bundle."""
-    return dataclasses.asdict(sizes)

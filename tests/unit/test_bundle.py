@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from freerun.data.codec import Codec
 from freerun.data.tokenizers import WhitespaceTokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.errors import BundleError
-from freerun.loading.torch_model import load_model, sizes_as_dict
+from freerun.loading.torch_model import load_model
 from freerun.models.initialise import initialise
 from freerun.models.seq2seq import Seq2Seq
 from freerun.runtime.bundle import find_bundle, read_bundle
@@ -59,7 +60,7 @@ def parts(source=None, target=None, seed=1, **changes):
         "source": source,
         "target": target,
         "bound": LengthBound(12, 2.5),
-        "model": sizes_as_dict(made.sizes),
+        "model": asdict(made.sizes),
         "training": TRAINING,
         "most_frequent_target": "x y",
         "weights": serialised(made.state_dict()),
@@ -108,7 +109,7 @@ def test_a_bundle_with_sentencepiece_comes_back(tmp_path):
     source, target = codecs_of_pieces(40, 300)
     sizes = len(source.vocabulary), len(target.vocabulary)
     made = Seq2Seq(architecture(*sizes, embedding_size=3, hidden_size=4, cell="gru"))
-    write_bundle(tmp_path / "bundle", parts(source, target, model=sizes_as_dict(made.sizes)))
+    write_bundle(tmp_path / "bundle", parts(source, target, model=asdict(made.sizes)))
     found = read_bundle(tmp_path / "bundle")
     assert (tmp_path / "bundle" / "target_vocabulary.model").exists()
     assert found.target.encode("gh 7 kl") == target.encode("gh 7 kl")
