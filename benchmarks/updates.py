@@ -48,7 +48,7 @@ def load(config: Config) -> TrainingData:
 
 def new_learner(config: Config, data: TrainingData, order: BatchOrder) -> Learner:
     """Return a new model and its optimizer."""
-    sizes = model_sizes(config.model, len(data.source.vocabulary), len(data.target.vocabulary))
+    sizes = model_sizes(config.model, data.source, data.target)
     return build_learner(config, new_model(config, sizes), order)
 
 

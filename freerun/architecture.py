@@ -16,7 +16,7 @@ Shape suffixes: H hidden, M memory (H, or 2 H of a bidirectional encoder), G gat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ __all__ = [
     "ATTENTIONS",
     "CELLS",
     "CONTEXTS",
+    "FEATURE_ENCODERS",
     "Architecture",
     "AttentionSpec",
     "CellSpec",
@@ -37,6 +38,9 @@ Shapes = dict[str, tuple[int, ...]]
 EVERY_STEP: Final = "every_step"
 CONTEXTS: Final = ("init", EVERY_STEP)
 """Values of ``Architecture.context``."""
+
+FEATURE_ENCODERS: Final = ("summary", "sequence")
+"""Values of ``Architecture.feature_encoder``; the first is the default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,10 +136,11 @@ class AttentionSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Everything that decides which parameters a network has; ``asdict`` is the section "model" of config.json.
+    """Everything that decides which parameters a network has; ``as_json`` is the section "model" of config.json.
 
     ``hidden_size`` is that of the decoder and of each direction of the encoder; ``cell`` and ``attention`` are keys of
-    ``CELLS`` and ``ATTENTIONS``.
+    ``CELLS`` and ``ATTENTIONS``. ``feature_vocabulary`` is 0 and ``feature_encoder`` is empty for a model that reads no
+    features.
     """
 
     source_vocabulary: int
@@ -149,12 +154,19 @@ class Architecture:
     attention: str = "none"
     tied_output: bool = False
     input_feeding: bool = False
+    feature_vocabulary: int = 0
+    feature_encoder: str = ""
 
     @staticmethod
     def of(model: Mapping[str, Any]) -> Architecture:
         """Read the section "model" of config.json; unknown keys are left out."""
         known = {field.name for field in fields(Architecture)}
         return Architecture(**{name: value for name, value in model.items() if name in known})
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields by name, without those about features if there are none."""
+        values = asdict(self)
+        return values if self.has_features else {name: value for name, value in values.items() if "feature" not in name}
 
     @property
     def cell_spec(self) -> CellSpec:
@@ -193,8 +205,23 @@ class Architecture:
 
     @property
     def known_size(self) -> int:
-        """Inputs of the decoder's first layer that do not depend on attention: embedding and context."""
-        return self.embedding_size + self.context_size
+        """Inputs of the decoder's first layer that do not depend on attention: embedding, features and context."""
+        return self.embedding_size + self.feature_summary_size + self.context_size
+
+    @property
+    def has_features(self) -> bool:
+        """Return True if a source has features: a second input with its own vocabulary."""
+        return self.feature_vocabulary > 0
+
+    @property
+    def feature_summary_size(self) -> int:
+        """Width of the features' summary, an input of the first layers at every step; 0 if there is none."""
+        return self.embedding_size if self.feature_encoder == "summary" else 0
+
+    @property
+    def feature_embedding_size(self) -> int:
+        """Width of a feature's embedding."""
+        return self.feature_summary_size or self.memory_size
 
     @property
     def attended_size(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from freerun.architecture import Architecture, attention_name
+from freerun.architecture import FEATURE_ENCODERS, Architecture, attention_name
 from freerun.config import (
     HIGHER_IS_BETTER,
     Config,
@@ -15,6 +15,7 @@ from freerun.config import (
     ModelConfig,
     TrainingConfig,
 )
+from freerun.data.codec import Codec
 from freerun.data.corpus import Corpus
 from freerun.errors import ConfigError
 from freerun.forcing.phases import Phases
@@ -50,11 +51,12 @@ _COPIES = {"sgd": 2, "adam": 4, "adamw": 4}
 """Numbers in memory per parameter: itself, its gradient, and the optimizer's state."""
 
 
-def model_sizes(config: ModelConfig, source_vocabulary: int, target_vocabulary: int) -> Architecture:
-    """Return the dimensions of the network that ``[model]`` and the vocabularies describe."""
+def model_sizes(config: ModelConfig, source: Codec, target: Codec) -> Architecture:
+    """Return the dimensions of the network that ``[model]`` and the codecs' vocabularies describe."""
+    feature_vocabulary = 0 if source.features is None else len(source.features.vocabulary)
     return Architecture(
-        source_vocabulary=source_vocabulary,
-        target_vocabulary=target_vocabulary,
+        source_vocabulary=len(source.vocabulary),
+        target_vocabulary=len(target.vocabulary),
         embedding_size=config.embedding_size,
         hidden_size=config.hidden_size,
         num_layers=config.num_layers,
@@ -64,6 +66,8 @@ def model_sizes(config: ModelConfig, source_vocabulary: int, target_vocabulary: 
         attention=attention_name(config.attention, config.attention_score),
         tied_output=config.tied_output,
         input_feeding=config.input_feeding,
+        feature_vocabulary=feature_vocabulary,
+        feature_encoder=(config.feature_encoder or FEATURE_ENCODERS[0]) if feature_vocabulary else "",
     )
 
 

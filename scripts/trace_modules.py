@@ -58,7 +58,7 @@ def training_line(run: Path) -> Callable[[], object]:
         corpus, _ = encode_corpus(pairs, bundle.source, bundle.target, 1000, 1000, "line.tsv")
         order = order_of(config.training, corpus)
         if not learners:
-            sizes = model_sizes(config.model, len(bundle.source.vocabulary), len(bundle.target.vocabulary))
+            sizes = model_sizes(config.model, bundle.source, bundle.target)
             learners.append(build_learner(config, new_model(config, sizes), order))
         return learners[0]._losses(learners[0]._moment(1), order.take(Progress()))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from freerun.architecture import CELLS, CONTEXTS, attention_kinds, attention_scores
+from freerun.architecture import CELLS, CONTEXTS, FEATURE_ENCODERS, attention_kinds, attention_scores
 from freerun.bounds import ACCUMULATE, BEAM_SIZE, COUNT, LENGTH_PENALTY, MAX_LAYERS, MAX_PIECES, THREADS
 from freerun.config.numbers import (
     Count,
@@ -55,8 +55,10 @@ ALTERNATIVES = (("updates", "epochs"), ("batch_size", "batch_tokens"))
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 PathText = Annotated[str, Field(pattern=r"\A[^\x00]+\z", description="a path")]
 Columns = Annotated[
-    tuple[Length, Length] | None,
-    Field(strict=False, description="two columns, counted from 1, for example [1, 2]"),
+    Annotated[tuple[Length, ...], Field(strict=False, min_length=2, max_length=3)] | None,
+    Field(
+        description="two or three columns (source, target, features), counted from 1, for example [1, 2] or [1, 2, 3]",
+    ),
 ]
 # MAX_PIECES, a power of ten, or a number with fewer digits
 _UP_TO_MAX_PIECES = rf"{MAX_PIECES}|[1-9][0-9]{{0,{len(str(MAX_PIECES)) - 2}}}"
@@ -74,11 +76,13 @@ if TYPE_CHECKING:  # type checkers cannot read the registries
     ContextName: TypeAlias = str
     AttentionKind: TypeAlias = str
     AttentionScore: TypeAlias = str
+    FeatureEncoderName: TypeAlias = str
 else:
     CellName = Literal[tuple(CELLS)]
     ContextName = Literal[CONTEXTS]
     AttentionKind = Literal[tuple(attention_kinds())]
     AttentionScore = Literal[tuple(attention_scores())]
+    FeatureEncoderName = Literal[FEATURE_ENCODERS]
 
 
 class Section(BaseModel):
@@ -115,6 +119,7 @@ class DataConfig(Section):
     held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
     """Fraction of the sources held out for evaluation (at most 2,000) if ``dev`` is not given."""
     columns: Columns = None
+    feature_separator: Annotated[str, Field(min_length=1, max_length=8)] | None = None
     source_tokens: TokensSpec = "auto"
     target_tokens: TokensSpec = "auto"
     normalisation: Literal["NFC", "NFD", "NFKC", "NFKD", "none"] = "NFC"
@@ -138,6 +143,7 @@ class ModelConfig(Section):
     attention: AttentionKind = "none"
     attention_score: AttentionScore = "general"
     input_feeding: bool = False
+    feature_encoder: FeatureEncoderName | None = None
     dropout: Fraction = 0.2
     embedding_dropout: Fraction = 0.0
     tied_output: bool = False

@@ -40,6 +40,7 @@ class Batch:
     target_lengths: Ids
     pairs: Ids
     corpus: Corpus = field(repr=False)
+    features: Ids | None = None
 
     @property
     def num_pairs(self) -> int:
@@ -79,6 +80,7 @@ def make_batch(corpus: Corpus, indices: IntArray) -> Batch:
         target_lengths=corpus.targets.lengths[pairs],
         pairs=pairs,
         corpus=corpus,
+        features=None if corpus.features is None else corpus.features.padded(pairs, PAD),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from freerun.data.features import FeatureCodec, Features
 from freerun.data.normalisation import Case, Form, normalise
 from freerun.data.tokenizers import (
     SentencePieceTokenizer,
@@ -38,14 +39,23 @@ class Codec:
     normalisation: Form = "NFC"
     case: Case = "keep"
     reverse: bool = False
+    features: FeatureCodec | None = None
 
     def tokens(self, text: str) -> list[str]:
         """Return the tokens of the normalized and case-folded text, in reading order."""
         return self.tokenizer.tokens(normalise(text, self.normalisation, self.case))
 
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of a text, EOS last; UNK for tokens that are not in the vocabulary."""
-        return self.encode_tokens(self.tokens(text))
+    def encode(self, text: str, features: Features | None = None) -> list[int]:
+        """Return the ids of a text, then EOS, then those of its features if the model has any."""
+        ids = self.encode_tokens(self.tokens(text))
+        if self.features is not None:
+            ids += self.features.encode(features or "")
+        return ids
+
+    def key(self, text: str, features: Features | None = None) -> tuple[object, ...]:
+        """Return a key that two sources share if the model reads the same tokens and features."""
+        tokens = tuple(self.tokens(text))
+        return tokens if self.features is None else (tokens, frozenset(self.features.tokens(features or "")))
 
     def encode_tokens(self, tokens: Sequence[str]) -> list[int]:
         """Return the ids of tokens in reading order, EOS last."""
@@ -86,6 +96,7 @@ def build_codecs(
     source_case: Case,
     reverse_source: bool,
     shared_vocabulary: bool,
+    feature_separator: str | None = None,
 ) -> tuple[Codec, Codec]:
     """Build the source and target codec from training pairs; each call of ``pairs`` iterates over them anew.
 
@@ -113,8 +124,11 @@ def build_codecs(
     # An empty source vocabulary is valid (all sources empty); without target tokens there is nothing to learn.
     if len(target[1]) == len(Vocabulary(())):
         raise _no_target_token(minimum_count)
+    features = None
+    if feature_separator is not None:
+        features = FeatureCodec.build((pair.features or "" for pair in pairs()), feature_separator, minimum_count)
     return (
-        Codec(*source, normalisation=normalisation, case=source_case, reverse=reverse_source),
+        Codec(*source, normalisation=normalisation, case=source_case, reverse=reverse_source, features=features),
         Codec(*target, normalisation=normalisation),
     )
 

@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from freerun.data.codec import Codec
+from freerun.data.features import SourceText
 from freerun.data.readers import Pair
 from freerun.errors import DataError
+from freerun.symbols import source_length
 
 __all__ = ["Corpus", "FilterReport", "IntArray", "Ragged", "encode_corpus"]
 
@@ -94,6 +96,7 @@ class Corpus:
     sources: Ragged
     targets: Ragged
     group: npt.NDArray[np.int32]
+    features: Ragged | None = None
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -136,8 +139,8 @@ def encode_corpus(
     max_source_length: int | None = None,
     max_target_length: int | None = None,
     location: object = "pairs",
-    held_out: Iterable[str] = (),
-    development: Iterable[str] = (),
+    held_out: Iterable[SourceText] = (),
+    development: Iterable[SourceText] = (),
 ) -> tuple[Corpus, FilterReport]:
     """Encode pairs, except those longer (in tokens without EOS) than the two limits.
 
@@ -147,14 +150,16 @@ def encode_corpus(
     Memory: the token arrays and 20 bytes per pair, 40 while the sources are numbered; and the held-out ids. Raises
     ``DataError`` at ``location`` if no pair is left.
     """
-    sources, targets, counts = _Rows(source), _Rows(target), _Counts()
-    held_out_ids = {sources.raw(source.encode(text)) for text in held_out}
-    unseen = Counter(sources.raw(source.encode(text)) for text in development)
+    sources, targets, counts = _Rows(len(source.vocabulary)), _Rows(len(target.vocabulary)), _Counts()
+    features = None if source.features is None else _Rows(len(source.features.vocabulary))
+    held_out_ids = {sources.raw(source.encode(each.source, each.features)) for each in held_out}
+    unseen = Counter(sources.raw(source.encode(each.source, each.features)) for each in development)
     hashes = bytearray()
     for pair in pairs:
         counts.read += 1
-        source_ids = source.encode(pair.source)
-        raw = sources.raw(source_ids)
+        encoded = source.encode(pair.source, pair.features)
+        raw = sources.raw(encoded)
+        source_ids = encoded[: source_length(encoded)]
         if raw in held_out_ids:
             counts.same_as_held_out += 1
             continue
@@ -167,21 +172,28 @@ def encode_corpus(
             continue
         # An 8-byte hash stands for the source: among 10 million sources the probability of a collision is 3e-6.
         hashes += hashlib.blake2b(raw, digest_size=8).digest()
-        sources.append(raw)
+        sources.append(sources.raw(source_ids))
+        if features is not None:
+            features.append(features.raw(encoded[len(source_ids) :]))
         counts.development_sources += unseen.pop(raw, 0)
         targets.append(targets.raw(target_ids))
     if not hashes:
         raise _no_pair_left(counts, max_source_length, max_target_length, location)
-    corpus = Corpus(sources.ragged(), targets.ragged(), _number_groups(np.frombuffer(hashes, dtype=np.uint64)))
+    corpus = Corpus(
+        sources.ragged(),
+        targets.ragged(),
+        _number_groups(np.frombuffer(hashes, dtype=np.uint64)),
+        None if features is None else features.ragged(),
+    )
     return corpus, counts.report(corpus)
 
 
 class _Rows:
     """A ``Ragged`` under construction."""
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, ids: int) -> None:
         # array grows in place; a list of Python ints would take 20 times the memory.
-        self._code = "H" if len(codec.vocabulary) <= _UINT16_IDS else "i"
+        self._code = "H" if ids <= _UINT16_IDS else "i"
         self._tokens = array(self._code)
         self._offsets = array("q", [0])
 

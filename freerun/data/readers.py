@@ -23,6 +23,7 @@ from itertools import count, zip_longest
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
+from freerun.data.features import Features
 from freerun.data.opening import Say, open_file, reject_read_once
 from freerun.errors import DataError
 from freerun.text import forbidden_character, lone_surrogate
@@ -52,11 +53,12 @@ _JSON_SUFFIXES = (".jsonl", ".json")
 
 
 class Pair(NamedTuple):
-    """A source, one of its targets, and the number of the pair's line (from 1)."""
+    """A source, one of its targets, the number of the pair's line (from 1), and the source's features if it has any."""
 
     source: str
     target: str
     line: int
+    features: Features | None = None
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ class _Line(NamedTuple):
     text: str
 
 
-Columns = tuple[int, int]
-"""Numbers (from 1) of the source's and the target's column of a TSV file."""
+Columns = tuple[int, ...]
+"""Numbers (from 1) of the source's and the target's column of a TSV file, and of the features' column if it has one."""
 Sink = Callable[[bytes], object]
 """Receives the decompressed bytes of each line before they are parsed."""
 
@@ -88,7 +90,7 @@ def read_pairs(location: PairsLocation, columns: Columns | None = None, on_wait:
     Args:
         location: a TSV file; a JSON Lines file (``.jsonl`` or ``.json``, objects ``{"source": str, "target": str}``; a
             list of strings as target holds several references and yields several pairs); or two parallel files.
-        columns: columns of a TSV file; without them it must have two columns.
+        columns: columns of a TSV file; without them it must have two columns. A third one is that of the features.
         on_wait: called with a sentence if a pipe has no data for a while.
 
     Raises:
@@ -263,7 +265,8 @@ def _tsv_pairs(path: Path, columns: Columns | None, opened: _Opener) -> Iterator
             elif len(fields) < max(columns):
                 raise _column_out_of_range(name, number, len(fields), columns)
             else:
-                yield Pair(fields[columns[0] - 1], fields[columns[1] - 1], number)
+                source, target, *features = (fields[column - 1] for column in columns)
+                yield Pair(source, target, number, features[0] if features else None)
 
 
 def _blank_line(name: str, number: int, expected: str) -> DataError:

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from freerun.data.readers import Pair
 from freerun.files import write_atomic
 
 __all__ = ["tsv", "write_pairs"]
 
 
-def tsv(pairs: Iterable[tuple[str, str]]) -> str:
-    """Return one ``source<TAB>target`` line per pair. Raises ``ValueError`` for a field with a tab or a line end."""
+def tsv(rows: Iterable[Sequence[str]]) -> str:
+    """Return one line of tab-separated fields per row. Raises ``ValueError`` for a field with a tab or a line end."""
     lines = []
-    for source, target in pairs:
+    for row in rows:
         # An invariant of the readers' pairs; a field with a tab would come back as two.
-        if any(character in source or character in target for character in "\t\n"):
-            raise ValueError(f"a TSV field cannot hold a tab or line end: {source!r}, {target!r}")
-        lines.append(f"{source}\t{target}\n")
+        if any(character in field for field in row for character in "\t\n"):
+            raise ValueError(f"a TSV field cannot hold a tab or line end: {row!r}")
+        lines.append("\t".join(row) + "\n")
     return "".join(lines)
 
 
-def write_pairs(path: Path, pairs: Iterable[tuple[str, str]]) -> None:
-    """Write pairs (source, target) to a file atomically."""
-    write_atomic(path, tsv(pairs))
+def write_pairs(path: Path, pairs: Iterable[Pair], feature_separator: str | None = None) -> None:
+    """Write pairs to a file atomically: source, target and, with a separator, features."""
+    write_atomic(path, tsv(_row(pair, feature_separator) for pair in pairs))
+
+
+def _row(pair: Pair, separator: str | None) -> list[str]:
+    if separator is None:
+        return [pair.source, pair.target]
+    features = pair.features or ""
+    return [pair.source, pair.target, features if isinstance(features, str) else separator.join(features)]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from freerun.data.codec import Codec
+from freerun.data.features import Features
 from freerun.data.readers import Pair
 from freerun.errors import DataError
 
@@ -20,6 +21,14 @@ class Item:
     source: str
     texts: list[str] = field(default_factory=list)
     references: list[list[str]] = field(default_factory=list)
+    features: Features | None = None
+
+    @property
+    def label(self) -> str:
+        """The source, then a tab and its features if it has any."""
+        if self.features is None:
+            return self.source
+        return f"{self.source}\t{self.features if isinstance(self.features, str) else ';'.join(self.features)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,11 @@ class EvaluationSet:
     def sources(self) -> list[str]:
         """The source texts [N]."""
         return [item.source for item in self.items]
+
+    @property
+    def labels(self) -> list[str]:
+        """The sources [N] with their features, if they have any: each text occurs once."""
+        return [item.label for item in self.items]
 
     @property
     def references(self) -> list[list[list[str]]]:
@@ -63,10 +77,11 @@ def group_pairs(pairs: Iterable[Pair], source_codec: Codec, target_codec: Codec)
     Two sources are one if the model reads the same tokens ("A" and "a" are, if case is folded). A repeated reference
     counts once. Raises DataError without pairs.
     """
-    items: dict[tuple[str, ...], Item] = {}
+    items: dict[tuple[object, ...], Item] = {}
     for pair in pairs:
         # By tokens and not by ids: all unknown symbols share one id, but their sources differ.
-        item = items.setdefault(tuple(source_codec.tokens(pair.source)), Item(pair.source))
+        key = source_codec.key(pair.source, pair.features)
+        item = items.setdefault(key, Item(pair.source, features=pair.features))
         tokens = target_codec.tokens(pair.target)
         # Some corpora repeat a pair a thousand times, which adds no further correct output.
         if tokens not in item.references:

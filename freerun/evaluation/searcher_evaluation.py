@@ -22,7 +22,7 @@ from freerun.search.hypothesis import Hypothesis
 from freerun.search.methods import Beam, Greedy
 from freerun.search.searcher import Searcher, score_in_batches, search_in_batches
 from freerun.search.stepper import Ids
-from freerun.symbols import UNK
+from freerun.symbols import UNK, source_length
 
 __all__ = ["Evaluation", "TeacherForced", "evaluate"]
 
@@ -104,7 +104,7 @@ def evaluate(
     References are compared as tokens, so no output equals one with an unknown token, which is never written;
     teacher-forced metrics leave unknown tokens out.
     """
-    sources = [source_codec.encode(item.source) for item in items.items]
+    sources = [source_codec.encode(item.source, item.features) for item in items.items]
     targets = [target_codec.encode_tokens(tokens) for item in items.items for tokens in item.references]
     # Each reference is scored on its own; its metrics are added up for its source.
     owners = np.repeat(np.arange(len(items)), [len(item.references) for item in items.items])
@@ -166,7 +166,7 @@ def _best_hypotheses(
 ) -> list[Hypothesis]:
     """Return the best hypothesis of each source [N]."""
     best: dict[int, Hypothesis] = {}
-    bounds = [bound.of_one(len(source)) for source in sources]
+    bounds = [bound.of_one(source_length(source)) for source in sources]
     for batch, hypotheses in search_in_batches(searcher, sources, bounds, search, batch_size=batch_size):
         best.update((int(n), first) for n, (first, *_) in zip(batch, hypotheses, strict=True))
         tick(len(batch))

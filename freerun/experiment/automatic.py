@@ -207,7 +207,7 @@ def _recipe(data: TrainingData) -> _Recipe:
 
 def _seconds_per_update(config: Config, data: TrainingData, order: BatchOrder, warm: int = 3, timed: int = 10) -> float:
     """Train a temporary model for a few updates, and return the time per update."""
-    model = new_model(config, model_sizes(config.model, len(data.source.vocabulary), len(data.target.vocabulary)))
+    model = new_model(config, model_sizes(config.model, data.source, data.target))
     learner, progress = build_learner(config, model, order), Progress()
     start = 0.0
     for number in range(warm + timed):

@@ -14,6 +14,7 @@ from freerun.config import Config, DataConfig
 from freerun.data.choose import choose_tokenisation
 from freerun.data.codec import Codec, build_codecs
 from freerun.data.corpus import Corpus, FilterReport, IntArray, encode_corpus
+from freerun.data.features import feature_tokens, likely_separator, source_key, with_features
 from freerun.data.hash_sampling import hash_sample
 from freerun.data.header import SAMPLE_PAIRS, looks_like_header
 from freerun.data.normalisation import normalise
@@ -28,11 +29,13 @@ from freerun.data.unknown_tokens import (
     unknown_targets_warning,
 )
 from freerun.data.writers import write_pairs
+from freerun.errors import ConfigError
 from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.evaluation.unknown_targets import warn_of_unknown_targets
 from freerun.experiment.pairs_spec import header_warning, location_of, may_have_header
 from freerun.log import log
 from freerun.symbols import UNK
+from freerun.text import shown
 
 __all__ = ["DataSource", "TrainingData", "choose_tokens", "load_data", "write_held_out"]
 
@@ -49,6 +52,8 @@ class DataSource:
     name: str
     holds_out: bool = False
     """True if the development pairs were held out of the training pairs, not given."""
+    feature_separator: str | None = None
+    """Between the features of a source; None if the pairs have no features."""
 
     @staticmethod
     def open(config: DataConfig, name: str | None = None, quiet: bool = False) -> DataSource:
@@ -61,8 +66,10 @@ class DataSource:
         warn = _no_warning if quiet else _warn_of_header
         hashes = {"train_sha256": content_hash(location)}
 
+        separator = _feature_separator(config, location, label, quiet)
+
         def everything() -> Iterator[Pair]:
-            return read_pairs(location, config.columns)
+            return _checked(read_pairs(location, config.columns), location, separator)
 
         warn(location, config.columns, label)
         if config.dev is not None:
@@ -70,11 +77,18 @@ class DataSource:
             hashes["dev_sha256"] = content_hash(dev)
             # this also finds a bad development file now rather than after an hour
             warn(dev, config.columns, describe(dev))
-            return DataSource(everything, lambda: read_pairs(dev, config.columns), hashes, label)
+            return DataSource(
+                everything,
+                lambda: _checked(read_pairs(dev, config.columns), dev, separator),
+                hashes,
+                label,
+                feature_separator=separator,
+            )
 
         def read_as(pair: Pair) -> str:
             # As the tokenizer will read it: if case is folded, "Foo" and "foo" must be on the same side.
-            return normalise(pair.source, config.normalisation, config.source_case)
+            source = normalise(pair.source, config.normalisation, config.source_case)
+            return source if separator is None else source_key(source, feature_tokens(pair.features or "", separator))
 
         held_out = held_out_sources(
             map(read_as, everything()), fraction=config.held_out, limit=MAX_HELD_OUT, location=label
@@ -90,7 +104,35 @@ class DataSource:
             hashes,
             label,
             holds_out=True,
+            feature_separator=separator,
         )
+
+
+def _feature_separator(config: DataConfig, location: PairsLocation, label: str, quiet: bool) -> str | None:
+    """Return what separates the features of these pairs, None if they have none; the choice is logged."""
+    sample = [pair.features for pair in islice(read_pairs(location, config.columns), SAMPLE_PAIRS)]
+    if sample[0] is None:
+        if config.feature_separator is None:
+            return None
+        raise ConfigError.single(
+            "data.feature_separator",
+            f"{label} has no features",
+            "Expected a third column in data.columns, or a key features in JSON Lines",
+            "Leave this key out, or name the column of the features",
+        )
+    if config.feature_separator is not None:
+        return config.feature_separator
+    separator = likely_separator(features for features in sample if features is not None)
+    if not quiet:
+        log.info(f"Features are separated by {shown(separator)}; data.feature_separator sets another separator.")
+    return separator
+
+
+def _checked(pairs: Iterator[Pair], location: PairsLocation, separator: str | None) -> Iterator[Pair]:
+    """Check that all pairs have features, if the first one has."""
+    if separator is None:
+        return pairs
+    return with_features(pairs, describe(location))
 
 
 def _warn_of_header(location: PairsLocation, columns: Columns | None, label: str) -> None:
@@ -161,6 +203,7 @@ def load_data(config: Config, pairs: DataSource, codecs: tuple[Codec, Codec] | N
         source_case=options.source_case,
         reverse_source=config.model.reverse_source,
         shared_vocabulary=options.shared_vocabulary,
+        feature_separator=pairs.feature_separator,
     )
     dev_pairs = list(pairs.dev())
     dev = group_pairs(dev_pairs, source, target)
@@ -171,8 +214,8 @@ def load_data(config: Config, pairs: DataSource, codecs: tuple[Codec, Codec] | N
         options.max_source_length,
         options.max_target_length,
         pairs.name,
-        held_out=(pair.source for pair in dev_pairs) if pairs.holds_out else (),
-        development=dev.sources,
+        held_out=dev_pairs if pairs.holds_out else (),
+        development=dev.items,
     )
     data = TrainingData(source, target, corpus, report, dev, _sample(dev, config.evaluation.max_sources))
     _log_data_summary(data)
@@ -182,7 +225,7 @@ def load_data(config: Config, pairs: DataSource, codecs: tuple[Codec, Codec] | N
 
 def _sample(dev: EvaluationSet, size: int) -> EvaluationSet:
     """Return at most ``size`` sources, by hash, each with all its references, also those of another spelling."""
-    chosen, _ = hash_sample(enumerate(dev.sources), lambda entry: entry[1], size, "dev sample")
+    chosen, _ = hash_sample(enumerate(dev.labels), lambda entry: entry[1], size, "dev sample")
     return dev.take(number for number, _ in chosen)
 
 
@@ -201,10 +244,21 @@ def _log_data_summary(data: TrainingData) -> None:
         )
     log.info(
         f"Vocabulary: {len(data.source.vocabulary):,} source ids ({data.source.tokenizer.spec}), "
-        f"{len(data.target.vocabulary):,} target ids ({data.target.tokenizer.spec}). "
+        f"{len(data.target.vocabulary):,} target ids ({data.target.tokenizer.spec}){_feature_summary(data)}. "
         f"Development sources: {len(data.dev):,}"
         + (f", {len(data.sample):,} of them during training." if len(data.sample) < len(data.dev) else ".")
     )
+
+
+def _feature_summary(data: TrainingData) -> str:
+    """Return the size of the feature vocabulary, and how many features of the development sources it lacks."""
+    features = data.source.features
+    if features is None:
+        return ""
+    columns = [item.features or "" for item in data.dev.items]
+    unknown, total = (sum(map(len, map(count, columns))) for count in (features.unknown, features.tokens))
+    rate = f"{100 * unknown / total:.2f} %" if total else "none"
+    return f", {len(features.vocabulary):,} feature ids ({rate} of the development sources' features are unknown)"
 
 
 def _warn_of_unknown_tokens(data: TrainingData, pairs: DataSource, init: str) -> None:
@@ -243,4 +297,4 @@ def _unknown_examples(codec: Codec, texts: Iterable[str]) -> Counter[str]:
 def write_held_out(config: DataConfig, pairs: DataSource, directory: Path) -> None:
     """Write the held-out pairs to the run directory, if no development pairs were given."""
     if config.dev is None:
-        write_pairs(directory / "dev.tsv", ((pair.source, pair.target) for pair in pairs.dev()))
+        write_pairs(directory / "dev.tsv", pairs.dev(), pairs.feature_separator)

@@ -150,14 +150,14 @@ def parse_columns(text: str) -> Columns:
         ConfigError: the value is anything else.
     """
     parts = [part.strip() for part in text.split(",")]
-    if len(parts) != 2 or not all(map(_is_column, parts)):
+    if len(parts) not in (2, 3) or not all(map(_is_column, parts)):
         raise ConfigError.single(
             f"--columns {cut(text)}",
             "this does not name two columns",
             "Expected the numbers of the source's and of the target's column, counted from 1",
             "Write for example --columns 1,3",
         )
-    return int(parts[0]), int(parts[1])
+    return tuple(map(int, parts))
 
 
 def _is_column(text: str) -> bool:

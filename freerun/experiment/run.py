@@ -117,7 +117,7 @@ class TrainingRun:
         data = self.prepared.data
         if self.prepared.init:
             return sizes_of(self.prepared.init)
-        return model_sizes(self.config.model, len(data.source.vocabulary), len(data.target.vocabulary))
+        return model_sizes(self.config.model, data.source, data.target)
 
     def _trainer(self, callbacks: Sequence[Callback]) -> Trainer:
         tensorboard = [TensorBoardCallback(self.directory / "tensorboard")] if tensorboard_is_installed() else []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ class RunHooks:
             source=self._data.source,
             target=self._data.target,
             bound=self._bound,
-            model=asdict(self._model.sizes),
+            model=self._model.sizes.as_json(),
             training=self._training_metadata(update),
             most_frequent_target=self._most_frequent,
             weights=serialised(weights),

@@ -24,7 +24,7 @@ from freerun.config.numbers import PositiveNumber, within
 from freerun.forcing.costs import COSTS
 from freerun.forcing.draw import Draw
 from freerun.forcing.loss import Losses, Term
-from freerun.forcing.replay import encode, replay
+from freerun.forcing.replay import encode, encode_without_dropout, replay
 from freerun.forcing.rollout import free_rollout, uniforms
 from freerun.forcing.sequence_level import (
     SequenceSettings,
@@ -98,7 +98,7 @@ class MinimumRisk(Strategy):
         """
         samples, size = self.settings.samples, batch.num_pairs
         with torch.no_grad():
-            encoded = model.encode(batch.source_BS, batch.source_lengths_B)
+            encoded = encode_without_dropout(model, batch)
         rows_N = torch.arange(size, device=batch.source_BS.device).repeat_interleave(samples)
         bounds_N = length_bounds(batch)[rows_N]
         numbers_NT = uniforms(update, "samples", len(rows_N), int(bounds_N.max())).to(rows_N.device)

@@ -24,6 +24,7 @@ from torch import Tensor
 from freerun.config.numbers import Temperature
 from freerun.forcing.draw import Draw
 from freerun.forcing.loss import Losses, Term, upcast
+from freerun.forcing.replay import encode
 from freerun.forcing.rollout import free_rollout, uniforms
 from freerun.forcing.strategy import Strategy, StrategySettings
 from freerun.forcing.training_batch import TrainingBatch, Update
@@ -61,8 +62,7 @@ class OptimalCompletion(Strategy):
         """
         bounds_B = (batch.target_lengths_B * self.settings.longest_ratio).long() + 3
         steps = int(bounds_B.max())
-        masks = model.draw_masks(batch.source_BS.shape[1], steps, batch.num_pairs, update.generator("dropout"))
-        encoded = model.encode(batch.source_BS, batch.source_lengths_B, masks)
+        encoded, masks = encode(model, batch, update, steps)
         guide = _Guide(batch, update, bounds_B, self.settings.teacher_prob, model.sizes.target_vocabulary)
         draw = Draw(self.settings.draw, self.settings.temperature, NEVER_WRITTEN)
         numbers_BT = uniforms(update, "draws", batch.num_pairs, steps).to(bounds_B.device)

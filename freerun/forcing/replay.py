@@ -13,7 +13,7 @@ from freerun.models.dropout import DropoutMasks
 from freerun.models.encoded import Encoded
 from freerun.models.seq2seq import Seq2Seq
 
-__all__ = ["encode", "replay"]
+__all__ = ["encode", "encode_without_dropout", "replay"]
 
 
 def encode(
@@ -25,8 +25,15 @@ def encode(
     same values.
     """
     steps = batch.target_in_BT.shape[1] if steps is None else steps
-    masks = model.draw_masks(batch.source_BS.shape[1], steps, batch.num_pairs, update.generator("dropout"))
-    return model.encode(batch.source_BS, batch.source_lengths_B, masks), masks
+    num_features = 0 if batch.feature_ids_BQ is None else batch.feature_ids_BQ.shape[1]
+    generator = update.generator("dropout")
+    masks = model.draw_masks(batch.source_BS.shape[1], steps, batch.num_pairs, generator, num_features)
+    return model.encode(batch.source_BS, batch.source_lengths_B, masks, batch.feature_ids_BQ), masks
+
+
+def encode_without_dropout(model: Seq2Seq, batch: TrainingBatch) -> Encoded:
+    """Encode the sources as at inference time."""
+    return model.encode(batch.source_BS, batch.source_lengths_B, None, batch.feature_ids_BQ)
 
 
 def replay(

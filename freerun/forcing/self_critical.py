@@ -13,7 +13,7 @@ import torch
 from freerun.forcing.costs import COSTS
 from freerun.forcing.draw import Draw
 from freerun.forcing.loss import Losses, Term
-from freerun.forcing.replay import replay
+from freerun.forcing.replay import encode, encode_without_dropout, replay
 from freerun.forcing.rollout import free_rollout, uniforms
 from freerun.forcing.sequence_level import (
     SequenceSettings,
@@ -41,12 +41,11 @@ class SelfCritical(Strategy):
         settings = self.settings
         bounds_B = length_bounds(batch)
         steps, target_steps = int(bounds_B.max()), batch.target_in_BT.shape[1]
-        masks = model.draw_masks(batch.source_BS.shape[1], steps, batch.num_pairs, update.generator("dropout"))
-        encoded = model.encode(batch.source_BS, batch.source_lengths_B, masks)
+        encoded, masks = encode(model, batch, update, steps)
         features_NF = replay(model, batch, encoded, batch.target_in_BT, masks and masks.first_steps(target_steps))
         nll, metric = self.objective.token_nll(model, features_NF, batch, weight=settings.nll_weight)
         with torch.no_grad():
-            no_dropout = model.encode(batch.source_BS, batch.source_lengths_B)  # as at inference time
+            no_dropout = encode_without_dropout(model, batch)
         numbers_BT = uniforms(update, "samples", batch.num_pairs, steps).to(bounds_B.device)
         greedy = free_rollout(model.decoder, no_dropout, bounds_B, numbers_BT, Draw("argmax", banned=NEVER_WRITTEN))
         draw = Draw("sample", settings.temperature, NEVER_WRITTEN)

@@ -54,6 +54,7 @@ class TrainingBatch:
     num_pairs: int
     num_tokens: int
     origin: Batch
+    feature_ids_BQ: Tensor | None = None
 
     @property
     def references(self) -> list[list[NDArray[np.integer]]]:
@@ -96,4 +97,5 @@ class TrainingBatch:
             num_pairs=batch.num_pairs,
             num_tokens=batch.num_tokens,
             origin=batch,
+            feature_ids_BQ=None if batch.features is None else tensor(batch.features),
         )

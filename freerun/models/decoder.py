@@ -21,6 +21,7 @@ from freerun.models.attention import build_attention, build_conditions
 from freerun.models.cpu_kernels import StepWeights
 from freerun.models.dropout import DropoutMasks, StepMasks, apply_mask
 from freerun.models.encoded import Encoded
+from freerun.models.features import NO_FEATURES, EncodedFeatures, with_entries
 from freerun.models.recurrence import Inputs, LayerStack, RecurrentLayer, Tokens
 from freerun.models.recurrent_state import State
 
@@ -68,6 +69,7 @@ class Decoder(nn.Module):
         self.conditions = build_conditions(sizes, self.attention)
         self.has_context = sizes.every_step
         self.feature_size = sizes.features
+        self.feature_summary_size = sizes.feature_summary_size
         self.projection: nn.Linear | None = None
         if sizes.is_projected:
             self.projection = nn.Linear(self.feature_size, sizes.embedding_size, bias=False)
@@ -81,14 +83,30 @@ class Decoder(nn.Module):
         """Return True if ``sequence`` is one pass: each step needs only tokens and the previous state."""
         return all(condition.replays for condition in self.conditions)
 
-    def start(self, state: State, memory_SBM: Tensor, lengths_B: Tensor | None) -> Encoded:
-        """Return the decoder's first state with what every step reads, from what the bridge and the encoder give."""
+    def start(
+        self, state: State, memory_SBM: Tensor, lengths_B: Tensor | None, features: EncodedFeatures = NO_FEATURES
+    ) -> Encoded:
+        """Return the decoder's first state with what every step reads, from what the bridge and the encoders give."""
         context_BH = state.h_LBH[-1] if self.has_context else None
+        encoded = Encoded(
+            state,
+            context_BH,
+            feature_summary_BE=features.summary_BE,
+            feature_gates_BG=self._feature_gates(features.summary_BE),
+        )
         if self.attention is None:
-            return Encoded(state, context_BH)
+            return encoded
         steps_S = torch.arange(len(memory_SBM), device=memory_SBM.device)
         mask_BS = None if lengths_B is None else steps_S < lengths_B.unsqueeze(1)
-        return Encoded(state, context_BH, self.attention.prepare(memory_SBM.transpose(0, 1), mask_BS))
+        memory_BSM, mask_BS = with_entries(memory_SBM.transpose(0, 1), mask_BS, features)
+        return replace(encoded, memory=self.attention.prepare(memory_BSM, mask_BS))
+
+    def _feature_gates(self, summary_BE: Tensor | None) -> Tensor | None:
+        """Return the projection [B, G] of the features' summary, which is the same at every step."""
+        if summary_BE is None:
+            return None
+        first = self.layers[0].weight_ih[:, self.embedding_size : self.embedding_size + summary_BE.shape[1]]
+        return functional.linear(summary_BE, first)
 
     def sequence(self, target_in_BT: Tensor, encoded: Encoded, masks: DropoutMasks | None = None) -> Decoded:
         """Run over whole targets.
@@ -102,7 +120,7 @@ class Decoder(nn.Module):
             return self._loop(target_in_BT, encoded, masks)
         token_mask_TB1 = masks.target_tokens_TB1 if masks else None
         reads = [condition.before_step(encoded) for condition in self.conditions]
-        given = [read_BI for read_BI in reads if read_BI is not None]
+        given = [read_BI for read_BI in (encoded.feature_summary_BE, *reads) if read_BI is not None]
         constant_BI = given[0] if len(given) == 1 else torch.cat(given, 1) if given else None
         inputs: Inputs = Tokens(target_in_BT.t(), self.embedding.weight, token_mask_TB1, constant_BI)
         final: list[tuple[Tensor, Tensor | None]] = []
@@ -161,7 +179,9 @@ class Decoder(nn.Module):
             # the table's rows contain the bias, which dropout leaves alone
             bias_G = self.layers[0].bias().to(gates.dtype)
             gates = bias_G + masks.token_B1 * (gates - bias_G)
-        reads, start = [], self.embedding_size
+        reads, start = [], self.embedding_size + self.feature_summary_size
+        if encoded.feature_gates_BG is not None:
+            gates = gates + encoded.feature_gates_BG
         for condition in self.conditions:
             read_BI = condition.before_step(encoded)
             reads.append(read_BI)

@@ -42,6 +42,8 @@ class DropoutMasks:
     decoder_layers: tuple[Tensor | None, ...] = ()
     """One [T, B, H] for each gap between decoder layers."""
     output_TBF: Tensor | None = None
+    features_BQ1: Tensor | None = None
+    """Of whole features; read by the encoder only, so every decoder row of a source shares it."""
 
     def first_steps(self, steps: int) -> DropoutMasks:
         """Return the same masks for a pass that ends after ``steps`` target positions."""

@@ -1,6 +1,6 @@
 """An encoded source as the decoder reads it.
 
-Shape suffixes: B rows, S source, H decoder, M memory, L layers, N selected rows.
+Shape suffixes: B rows, S source, H decoder, M memory, L layers, N selected rows, E embedding, G gates.
 """
 
 from __future__ import annotations
@@ -42,13 +42,17 @@ class Encoded:
     """The decoder's ``state`` before a step, and what every step reads.
 
     ``context_BH``: the source's summary, if every step reads it; ``memory``: for attention; ``carried_BH``: what the
-    previous step left for this one, if an attention does (input feeding: the attentional output).
+    previous step left for this one, if an attention does (input feeding: the attentional output);
+    ``feature_summary_BE``: the summary of the features, if every step reads one, and ``feature_gates_BG`` its
+    projection to the first layer's gates.
     """
 
     state: State
     context_BH: Tensor | None = None
     memory: Memory | None = None
     carried_BH: Tensor | None = None
+    feature_summary_BE: Tensor | None = None
+    feature_gates_BG: Tensor | None = None
 
     def detach(self) -> Encoded:
         """Return the same values, detached."""
@@ -57,6 +61,8 @@ class Encoded:
             None if self.context_BH is None else self.context_BH.detach(),
             None if self.memory is None else self.memory.detach(),
             None if self.carried_BH is None else self.carried_BH.detach(),
+            None if self.feature_summary_BE is None else self.feature_summary_BE.detach(),
+            None if self.feature_gates_BG is None else self.feature_gates_BG.detach(),
         )
 
     def select(self, origins_N: Tensor) -> Encoded:
@@ -71,4 +77,6 @@ class Encoded:
             None if self.context_BH is None else self.context_BH.index_select(0, origins_N),
             self.memory,
             None if self.carried_BH is None else self.carried_BH.index_select(0, origins_N),
+            None if self.feature_summary_BE is None else self.feature_summary_BE.index_select(0, origins_N),
+            None if self.feature_gates_BG is None else self.feature_gates_BG.index_select(0, origins_N),
         )

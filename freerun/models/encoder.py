@@ -30,12 +30,16 @@ class Encoder(nn.Module):
         self.num_directions = sizes.num_directions
         self.memory_size = sizes.memory_size
         self.embedding = nn.Embedding(sizes.source_vocabulary, sizes.embedding_size)
-        inputs = [sizes.embedding_size] + [self.memory_size] * (sizes.num_layers - 1)
+        inputs = [sizes.embedding_size + sizes.feature_summary_size] + [self.memory_size] * (sizes.num_layers - 1)
         self.forward_layers = _stack(sizes, inputs, backend)
         self.backward_layers = _stack(sizes, inputs if sizes.bidirectional else [], backend)
 
     def forward(
-        self, source_BS: Tensor, lengths_B: Tensor | None, masks: DropoutMasks | None = None
+        self,
+        source_BS: Tensor,
+        lengths_B: Tensor | None,
+        masks: DropoutMasks | None = None,
+        summary_BE: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         """Read a batch of sources.
 
@@ -43,13 +47,14 @@ class Encoder(nn.Module):
             source_BS: token ids, right-padded.
             lengths_B: real tokens per row, each >= 1; None when no row is padded.
             masks: dropout, None for none.
+            summary_BE: of the features, an input of the first layer next to every token; None if there is none.
 
         Returns:
             Memory [S, B, M] (undefined on padding) and the state [L, B, M] after each row's last token (for the
             backward direction: after its first).
         """
         reversal_SB = None if lengths_B is None else reversal_within(lengths_B, source_BS.shape[1])
-        tokens = Tokens(source_BS.t(), self.embedding.weight, masks.source_tokens_SB1 if masks else None)
+        tokens = Tokens(source_BS.t(), self.embedding.weight, masks.source_tokens_SB1 if masks else None, summary_BE)
         values, state = self._layer(0, tokens, lengths_B, reversal_SB)
         final = [state]
         for index in range(1, len(self.forward_layers)):

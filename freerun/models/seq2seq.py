@@ -13,6 +13,7 @@ from freerun.models.decoder import Decoder
 from freerun.models.dropout import DropoutMasks, draw_mask
 from freerun.models.encoded import Encoded
 from freerun.models.encoder import Encoder
+from freerun.models.features import NO_FEATURES, FeatureEncoder
 from freerun.randomness import CounterGenerator
 
 __all__ = ["Seq2Seq"]
@@ -34,26 +35,54 @@ class Seq2Seq(nn.Module):
         self.encoder = Encoder(sizes, backend)
         self.bridge = Bridge(sizes)
         self.decoder = Decoder(sizes, backend)
+        self.feature_encoder = FeatureEncoder(sizes) if sizes.has_features else None
 
-    def encode(self, source_BS: Tensor, lengths_B: Tensor | None, masks: DropoutMasks | None = None) -> Encoded:
+    def encode(
+        self,
+        source_BS: Tensor,
+        lengths_B: Tensor | None,
+        masks: DropoutMasks | None = None,
+        feature_ids_BQ: Tensor | None = None,
+    ) -> Encoded:
         """Read sources and prepare them for the decoder.
 
-        ``source_BS`` holds ids, right-padded; ``lengths_B`` the real tokens per row, or None when no row is padded.
+        Args:
+            source_BS: ids, right-padded.
+            lengths_B: the real tokens per row, None when no row is padded.
+            masks: dropout, None for none.
+            feature_ids_BQ: the ids of each source's features, right-padded, for a model that reads features.
+
+        Raises:
+            ValueError: the model reads features and there are none, or the other way round.
         """
-        memory_SBM, state = self.encoder(source_BS, lengths_B, masks)
-        state = self.bridge(state)
-        return self.decoder.start(state, memory_SBM, lengths_B)
+        if (feature_ids_BQ is None) != (self.feature_encoder is None):
+            raise ValueError(
+                f"feature_ids_BQ is {'None' if feature_ids_BQ is None else 'given'}, contrary to the model"
+            )
+        features = NO_FEATURES
+        if self.feature_encoder is not None:
+            features = self.feature_encoder(feature_ids_BQ, masks.features_BQ1 if masks else None)
+        memory_SBM, state = self.encoder(source_BS, lengths_B, masks, features.summary_BE)
+        return self.decoder.start(self.bridge(state), memory_SBM, lengths_B, features)
 
     def forward(
-        self, source_BS: Tensor, lengths_B: Tensor | None, fed_BT: Tensor, masks: DropoutMasks | None = None
+        self,
+        source_BS: Tensor,
+        lengths_B: Tensor | None,
+        fed_BT: Tensor,
+        masks: DropoutMasks | None = None,
+        feature_ids_BQ: Tensor | None = None,
     ) -> Tensor:
         """Return the features [T, B, F] of the decoder fed with ``fed_BT`` (BOS first): one whole-sequence pass."""
-        return self.decoder.sequence(fed_BT, self.encode(source_BS, lengths_B, masks), masks).features_TBF
+        encoded = self.encode(source_BS, lengths_B, masks, feature_ids_BQ)
+        return self.decoder.sequence(fed_BT, encoded, masks).features_TBF
 
     def draw_masks(
-        self, source_length: int, target_length: int, rows: int, generator: CounterGenerator
+        self, source_length: int, target_length: int, rows: int, generator: CounterGenerator, num_features: int = 0
     ) -> DropoutMasks | None:
         """Draw the dropout masks of one pass over ``rows`` pairs; None when nothing is dropped.
+
+        ``num_features`` is Q, the largest number of features of a source.
 
         Each mask has a stream of its own, by its name: neither the other masks nor the number of steps change it.
         """
@@ -71,8 +100,14 @@ class Seq2Seq(nn.Module):
             draw(target_length, 1, self.embedding_dropout, "target tokens"),
             tuple(draw(target_length, self.sizes.hidden_size, self.dropout, "decoder", gap) for gap in gaps),
             draw(target_length, self.decoder.feature_size, self.dropout, "output"),
+            _by_row(draw(num_features, 1, self.embedding_dropout, "features")),
         )
 
     def num_parameters(self) -> int:
         """Return the number of trainable parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def _by_row(mask_QB1: Tensor | None) -> Tensor | None:
+    """Return a mask [B, Q, 1]; it was drawn with the rows second, so that a further feature does not change it."""
+    return None if mask_QB1 is None else mask_QB1.transpose(0, 1)

@@ -13,6 +13,7 @@ from torch import Tensor
 from freerun.models.decoder import Decoded
 from freerun.models.encoded import Encoded
 from freerun.models.seq2seq import Seq2Seq
+from freerun.search.batches import split_features
 
 __all__ = ["StateReader"]
 
@@ -57,8 +58,13 @@ class StateReader:
         return self._model.decoder.sequence(self._tensor(fed), encoded), encoded
 
     def _encoded(self, source_ids: Ids, lengths: Ids) -> Encoded:
+        features = None
+        if self._model.sizes.has_features:
+            source_ids, feature_ids = split_features(source_ids, lengths)
+            features = self._tensor(feature_ids)
         padded = bool((lengths < source_ids.shape[1]).any())
-        return self._model.encode(self._tensor(source_ids), self._tensor(lengths) if padded else None)
+        real = self._tensor(lengths) if padded else None
+        return self._model.encode(self._tensor(source_ids), real, feature_ids_BQ=features)
 
     def _tensor(self, values: Ids) -> Tensor:
         return torch.as_tensor(values, device=self._model.decoder.output_bias.device)

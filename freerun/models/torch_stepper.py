@@ -15,6 +15,7 @@ from freerun.models.decoder import Tables
 from freerun.models.encoded import Encoded
 from freerun.models.seq2seq import Seq2Seq
 from freerun.models.torch_threads import Threads
+from freerun.search.batches import split_features
 from freerun.search.entries import SharedEntries
 
 __all__ = ["TorchStepper"]
@@ -46,9 +47,14 @@ class TorchStepper:
 
     def _start(self, source_ids: Ids, lengths: Ids) -> None:
         device = self.model.decoder.output_bias.device
+        features = None
+        if self.model.sizes.has_features:
+            source_ids, feature_ids = split_features(source_ids, lengths)
+            features = torch.as_tensor(feature_ids, device=device)
         source = torch.as_tensor(source_ids, device=device)
         padded = bool((lengths < source_ids.shape[1]).any())
-        self._encoded = self.model.encode(source, torch.as_tensor(lengths, device=device) if padded else None)
+        real = torch.as_tensor(lengths, device=device) if padded else None
+        self._encoded = self.model.encode(source, real, feature_ids_BQ=features)
         self._entries = SharedEntries(len(lengths))
         self._tables = self.model.decoder.tables()
         self._log_probs_NV = None

@@ -5,6 +5,7 @@
 | config.json | the architecture, how text is encoded, and the hash of every file that a prediction depends on |
 | source_vocabulary.json | or source_vocabulary.model for SentencePiece |
 | target_vocabulary.json | or target_vocabulary.model |
+| feature_vocabulary.json | of a model with features |
 | model.safetensors | weights; a bundle exported to another directory has none |
 | encoder.onnx, step.onnx, greedy.onnx | after an export: graphs that run without torch, see ``graphs`` |
 | greedy.npz | after an export of a model without attention: the arrays of the compiled greedy search |
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 
 from freerun.architecture import Architecture
 from freerun.data.codec import Codec
+from freerun.data.features import FeatureCodec
 from freerun.data.tokenizers import SentencePieceTokenizer, Tokenizer, make_tokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.errors import BundleError, MissingExtraError
@@ -45,6 +47,7 @@ from freerun.text import shown
 
 __all__ = [
     "EXPORTED",
+    "FEATURE_VOCABULARY",
     "FORMAT",
     "GRAPHS",
     "PRECISIONS",
@@ -60,6 +63,7 @@ __all__ = [
 FORMAT = "freerun bundle"
 VERSION = 1
 WEIGHTS: Final = "model.safetensors"
+FEATURE_VOCABULARY: Final = "feature_vocabulary.json"
 GRAPHS: Final = ("encoder", "step", "greedy")
 PRECISIONS: Final = ("fp32", "int8")
 Weights = dict[str, NDArray[Any]]
@@ -359,7 +363,25 @@ def _read_codec(files: Snapshot, side: str, config: Mapping[str, Any], limits: L
         vocabulary = Vocabulary.from_sentencepiece(content, path)
     else:
         tokenizer, vocabulary = make_tokenizer(spec), Vocabulary.from_json(content, path)
-    size = config["model"][f"{side}_vocabulary"]
+    _check_vocabulary_size(files, side, vocabulary, config["model"][f"{side}_vocabulary"])
+    features = _read_features(files, config, limits) if side == "source" else None
+    return Codec(tokenizer, vocabulary, settings["normalisation"], settings["case"], settings["reverse"], features)
+
+
+def _read_features(files: Snapshot, config: Mapping[str, Any], limits: Limits) -> FeatureCodec | None:
+    """Return the codec of the features, None if the model has none."""
+    size = config["model"].get("feature_vocabulary")
+    if not size:
+        return None
+    path = files.directory / FEATURE_VOCABULARY
+    files.open([FEATURE_VOCABULARY])
+    content = _checked_bytes(files, FEATURE_VOCABULARY, config, limits.of(FEATURE_VOCABULARY))
+    vocabulary = Vocabulary.from_json(content, path)
+    _check_vocabulary_size(files, "feature", vocabulary, size)
+    return FeatureCodec(config["features"]["separator"], vocabulary)
+
+
+def _check_vocabulary_size(files: Snapshot, side: str, vocabulary: Vocabulary, size: int) -> None:
     if len(vocabulary) != size:
         raise BundleError(
             files.directory / "config.json",
@@ -367,7 +389,6 @@ def _read_codec(files: Snapshot, side: str, config: Mapping[str, Any], limits: L
             "Expected the sizes of this bundle's model",
             "Copy the whole bundle again",
         )
-    return Codec(tokenizer, vocabulary, settings["normalisation"], settings["case"], settings["reverse"])
 
 
 def _read_metrics(files: Snapshot) -> dict[str, float | None]:

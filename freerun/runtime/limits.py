@@ -43,6 +43,8 @@ class Limits:
             return self._vocabulary(self._sizes.source_vocabulary)
         if name.startswith("target_vocabulary"):
             return self._vocabulary(self._sizes.target_vocabulary)
+        if name == "feature_vocabulary.json":
+            return self._vocabulary(self._sizes.feature_vocabulary)
         if name.endswith(".safetensors"):
             return self.header + _FLOAT * self.numbers
         return self._exported

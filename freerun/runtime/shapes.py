@@ -11,7 +11,20 @@ Shapes = dict[str, tuple[int, ...]]
 
 def expected_shapes(sizes: Architecture) -> Shapes:
     """Return the shape of every weight by its name."""
-    return {**_encoder(sizes), **_bridge(sizes), **_decoder(sizes), **_attention(sizes), **_output(sizes)}
+    return {
+        **_encoder(sizes),
+        **_bridge(sizes),
+        **_decoder(sizes),
+        **_attention(sizes),
+        **_output(sizes),
+        **_features(sizes),
+    }
+
+
+def _features(sizes: Architecture) -> Shapes:
+    if not sizes.has_features:
+        return {}
+    return {"feature_encoder.embedding.weight": (sizes.feature_vocabulary, sizes.feature_embedding_size)}
 
 
 def _layers(prefix: str, sizes: Architecture, inputs: list[int]) -> Shapes:
@@ -23,7 +36,7 @@ def _layers(prefix: str, sizes: Architecture, inputs: list[int]) -> Shapes:
 
 
 def _encoder(sizes: Architecture) -> Shapes:
-    inputs = [sizes.embedding_size] + [sizes.memory_size] * (sizes.num_layers - 1)
+    inputs = [sizes.embedding_size + sizes.feature_summary_size] + [sizes.memory_size] * (sizes.num_layers - 1)
     shapes: Shapes = {"encoder.embedding.weight": (sizes.source_vocabulary, sizes.embedding_size)}
     for direction in ("forward", "backward")[: sizes.num_directions]:
         shapes |= _layers(f"encoder.{direction}_layers", sizes, inputs)

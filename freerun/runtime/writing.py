@@ -11,7 +11,7 @@ from typing import Any
 from freerun.data.codec import Codec
 from freerun.data.tokenizers import SentencePieceTokenizer
 from freerun.files import bytes_hash, replacing_dir, write_atomic
-from freerun.runtime.bundle import FORMAT, VERSION, WEIGHTS
+from freerun.runtime.bundle import FEATURE_VOCABULARY, FORMAT, VERSION, WEIGHTS
 from freerun.runtime.card import model_card
 from freerun.search.bound import LengthBound
 
@@ -43,6 +43,9 @@ def write_bundle(directory: Path, parts: BundleParts) -> str:
     for side, codec in (("source", parts.source), ("target", parts.target)):
         name, content = _vocabulary_file(side, codec)
         files[name] = content
+    features = parts.source.features
+    if features is not None:
+        files[FEATURE_VOCABULARY] = features.vocabulary.to_json().encode()
     hashes = {name: bytes_hash(content) for name, content in sorted(files.items())}
     config = {
         "format": FORMAT,
@@ -50,6 +53,7 @@ def write_bundle(directory: Path, parts: BundleParts) -> str:
         "freerun": parts.freerun_version,
         "source": _codec_settings(parts.source),
         "target": _codec_settings(parts.target),
+        **({} if features is None else {"features": {"separator": features.separator}}),
         "model": dict(parts.model),
         "length_bound": asdict(parts.bound),
         "most_frequent_target": parts.most_frequent_target,

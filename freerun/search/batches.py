@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 
 from freerun.search.stepper import Ids
-from freerun.symbols import PAD
+from freerun.symbols import EOS, PAD, source_length
 
-__all__ = ["MAX_POSITIONS", "ROWS", "pad", "similar_lengths"]
+__all__ = ["MAX_POSITIONS", "ROWS", "pad", "pad_sources", "similar_lengths", "split_features"]
 
 ROWS: Final = 512
 """Rows that are decoded or scored together; a step costs little more than for a few."""
@@ -28,6 +28,28 @@ def pad(rows: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
     inside = np.arange(out.shape[1]) < lengths[:, None]
     out[inside] = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
     return out, lengths
+
+
+def pad_sources(sources: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
+    """Return sources as one array [B, L], padded with PAD on the right, and their lengths [B] without features."""
+    ids, lengths = pad(sources)
+    if any(source[-1] != EOS for source in sources):
+        lengths = np.array([source_length(source) for source in sources], np.int64)
+    return ids, lengths
+
+
+def split_features(source_ids: Ids, lengths: Ids) -> tuple[Ids, Ids]:
+    """Split padded sources into their ids [B, S] and the ids of their features [B, F], both padded with PAD.
+
+    In ``source_ids`` [B, L], a row's features follow its ``lengths`` [B] source ids. F is at least 1.
+    """
+    longest = int(lengths.max(initial=0))
+    positions = np.arange(source_ids.shape[1])
+    is_feature = (positions >= lengths[:, None]) & (source_ids != PAD)
+    counts = is_feature.sum(1)
+    features = np.full((len(lengths), max(1, int(counts.max(initial=0)))), PAD, np.int64)
+    features[np.arange(features.shape[1]) < counts[:, None]] = source_ids[is_feature]
+    return np.where(positions[:longest] < lengths[:, None], source_ids[:, :longest], PAD), features
 
 
 def similar_lengths(first: Sequence[int], second: Sequence[int], rows: int = ROWS, width: int = 1) -> list[Ids]:

@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from freerun.search.batches import ROWS, pad, similar_lengths
+from freerun.search.batches import ROWS, pad_sources, similar_lengths
 from freerun.search.beam import beam_search
 from freerun.search.bound import check_shortest
 from freerun.search.forced_scoring import Forced, score_targets
@@ -16,6 +16,7 @@ from freerun.search.hypothesis import Hypothesis
 from freerun.search.methods import Beam, Sampling, Search
 from freerun.search.sampling import sample
 from freerun.search.stepper import Ids, Stepper
+from freerun.symbols import source_length
 
 __all__ = ["GreedyDecoder", "GreedySearcher", "Searcher", "StepperSearcher", "score_in_batches", "search_in_batches"]
 
@@ -75,7 +76,7 @@ class StepperSearcher:
         rows: Sequence[int] | None = None,
     ) -> list[list[Hypothesis]]:
         """See ``Searcher``."""
-        ids, lengths = pad(sources)
+        ids, lengths = pad_sources(sources)
         max_lengths = np.array(bounds, np.int64)
         prefixes = [prefix] * len(sources) if prefix else None
         if isinstance(settings, Sampling):
@@ -88,7 +89,7 @@ class StepperSearcher:
 
     def score(self, sources: Sequences, targets: Sequences) -> Forced:
         """See ``Searcher``."""
-        return score_targets(self.stepper, *pad(sources), targets)
+        return score_targets(self.stepper, *pad_sources(sources), targets)
 
 
 class GreedySearcher:
@@ -133,7 +134,7 @@ def search_in_batches(
 
     A batch has sources of similar lengths and up to ``batch_size`` rows; a source takes ``settings.width`` of them.
     """
-    lengths = [len(source) for source in sources]
+    lengths = [source_length(source) for source in sources]
     numbers = range(len(sources)) if rows is None else rows
     for batch in similar_lengths(lengths, lengths, batch_size, settings.width):
         chosen = [sources[n] for n in batch], [bounds[n] for n in batch]
@@ -144,6 +145,6 @@ def score_in_batches(
     searcher: Searcher, sources: Sequences, targets: Sequences, batch_size: int = ROWS
 ) -> Iterator[tuple[Ids, Forced]]:
     """Yield the positions of the pairs of each batch, and the scores of their targets."""
-    sizes = [len(source) for source in sources], [len(target) for target in targets]
+    sizes = [source_length(source) for source in sources], [len(target) for target in targets]
     for batch in similar_lengths(*sizes, batch_size):
         yield batch, searcher.score([sources[n] for n in batch], [targets[n] for n in batch])

@@ -30,7 +30,10 @@ class Stepper(Protocol):
         ...
 
     def start(self, source_ids: Ids, lengths: Ids) -> None:
-        """Read ``source_ids`` [B, S], right-padded with PAD; ``lengths`` [B] are without the padding."""
+        """Read ``source_ids`` [B, S], right-padded with PAD; ``lengths`` [B] are without the padding.
+
+        If the model has features, the ids of a source's features follow its ``lengths`` ids.
+        """
         ...
 
     def step(self, tokens: Ids, origins: Ids, k: int | None = None, banned: Sequence[int] = ()) -> tuple[Ids, LogProbs]:

@@ -1,0 +1,158 @@
+"""Compare features in a column of their own with features spelled into the source, on inflection data.
+
+    python benchmarks/feature_columns.py DATA OUT --updates 1500 --seeds 1 2
+
+DATA/SET holds train.tsv and dev.tsv, whose sources end with tokens like ``<pos=V> <tense=PRS>``. The arm "spelled"
+trains on these files unchanged; the arm "column" on files in which those tokens are a third column. Everything else is
+the automatic choice, with the same number of updates in both arms. Each run writes one JSON file to OUT and is not
+repeated if the file exists. ``--table`` prints all results in OUT as Markdown and trains nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from dev_sets import FEW, FREERUN, MORE, evaluate, processor_seconds
+
+SETS = [f"inflection-2016/{name}" for name in ("finnish", "german", "hungarian", "spanish", "turkish")]
+ARMS = ("spelled", "column")
+
+
+def main() -> None:
+    """Train the missing runs, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--sets", nargs="+", default=SETS)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--updates", type=int, default=1500)
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings")
+    parser.add_argument("--name", default="", help="suffix of the results of an arm with other settings")
+    parser.add_argument("--table", action="store_true")
+    args = parser.parse_args()
+    if args.table:
+        print(table([json.loads(path.read_text("utf-8")) for path in sorted(args.out.glob("*.json"))]))
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for seed in args.seeds:
+        for name in args.sets:
+            for arm in args.arms:
+                path = args.out / f"{name.replace('/', '-')}.{arm}{args.name}.{seed}.json"
+                if not path.exists():
+                    train(args.data / name, name, arm, args.updates, seed, args.settings, path)
+
+
+def train(data: Path, name: str, arm: str, updates: int, seed: int, settings: Sequence[str], path: Path) -> None:
+    """Train one run and record its metrics."""
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = data if arm == "spelled" else columns(data, Path(folder, "pairs"))
+        seconds = seconds_an_update(pairs, arm, Path(folder), settings)
+        run = Path(folder, "run")
+        command = command_of(pairs, arm, run, [*settings, f"training.updates={updates}"], seed)
+        before = processor_seconds()
+        subprocess.run(command, check=True, capture_output=True)
+        used = processor_seconds() - before
+        figures = {f"beam {size}": evaluate(run, size) for size in (1, 5)}
+        start = json.loads((run / "journal.jsonl").read_text("utf-8").splitlines()[0])
+    shown = [part.replace(str(run), "RUN").replace(str(pairs), name) for part in command[len(FREERUN) :]]
+    result = {
+        "set": name,
+        "arm": path.name.split(".")[1],
+        "seed": seed,
+        "command": " ".join(["freerun", *shown]),
+        "updates": updates,
+        "parameters": start["parameters"],
+        "precision": start["precision"],
+        "seconds_an_update": round(seconds, 5),
+        "core_minutes": round(used / 60, 2),
+        "figures": figures,
+    }
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+    print(f"{path.name}: {100 - 100 * figures['beam 5']['sequence_accuracy.free']:.2f} % wrong", flush=True)
+
+
+def columns(data: Path, out: Path) -> Path:
+    """Write the pairs of ``data`` with the bracketed tokens of each source in a third column."""
+    out.mkdir()
+    for part in ("train.tsv", "dev.tsv"):
+        lines = (data / part).read_text("utf-8").splitlines()
+        (out / part).write_text("".join(map(as_columns, lines)), encoding="utf-8")
+    return out
+
+
+def as_columns(line: str) -> str:
+    """Return ``source<TAB>target<TAB>features`` of a pair whose source ends with bracketed tokens."""
+    source, target = line.split("\t")
+    tokens = source.split()
+    features = [token[1:-1] for token in tokens if token.startswith("<") and token.endswith(">")]
+    letters = tokens[: len(tokens) - len(features)]
+    return f"{' '.join(letters)}\t{target}\t{';'.join(features)}\n"
+
+
+def seconds_an_update(pairs: Path, arm: str, folder: Path, settings: Sequence[str]) -> float:
+    """Return the CPU seconds per update: the difference of two short runs, so that startup cancels out."""
+    times = []
+    for updates in (FEW, MORE):
+        quick = [*settings, "evaluation.max_sources=20", "evaluation.every=0", f"training.updates={updates}"]
+        before = processor_seconds()
+        command = command_of(pairs, arm, folder / str(updates), quick, 1)
+        subprocess.run(command, check=True, capture_output=True)
+        times.append(processor_seconds() - before)
+    return (times[1] - times[0]) / (MORE - FEW)
+
+
+def command_of(pairs: Path, arm: str, run: Path, settings: Sequence[str], seed: int) -> list[str]:
+    """Return the command line of a run."""
+    chosen = [part for setting in ("training.threads=1", *settings) for part in ("--set", setting)]
+    files = [str(pairs / "train.tsv"), "--dev", str(pairs / "dev.tsv")]
+    order = [] if arm == "spelled" else ["--columns", "1,2,3"]
+    return [*FREERUN, "train", *files, *order, "--out", str(run), "--seed", str(seed), *chosen]
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Return a table of sets and arms: word error rates of each seed, core-minutes, milliseconds per update."""
+    arms = sorted({result["arm"] for result in results}, key=lambda arm: (not arm.startswith("spelled"), arm))
+    sets = list(dict.fromkeys(result["set"] for result in results))
+    lines = ["| set | " + " | ".join(arms) + " |", "|---" * (1 + len(arms)) + "|"]
+    for name in sets:
+        cells = [_cell([each for each in results if (each["set"], each["arm"]) == (name, arm)]) for arm in arms]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    means = [_mean([each for each in results if each["arm"] == arm]) for arm in arms]
+    return "\n".join([*lines, "| mean | " + " | ".join(means) + " |"])
+
+
+def _error(run: dict[str, Any], search: str) -> float:
+    return 100 - 100 * float(run["figures"][search]["sequence_accuracy.free"])
+
+
+def _cell(runs: Sequence[dict[str, Any]]) -> str:
+    if not runs:
+        return ""
+    beam, greedy = (", ".join(f"{_error(run, search):.2f}" for run in runs) for search in ("beam 5", "beam 1"))
+    return f"{beam} (greedy {greedy}); {_cost(runs)}"
+
+
+def _mean(runs: Sequence[dict[str, Any]]) -> str:
+    beam, greedy = (mean(_error(run, search) for run in runs) for search in ("beam 5", "beam 1"))
+    return f"**{beam:.2f}** (greedy {greedy:.2f}); {_cost(runs)}"
+
+
+def _cost(runs: Sequence[dict[str, Any]]) -> str:
+    minutes = mean(run["core_minutes"] for run in runs)
+    return f"{minutes:.1f} min, {1000 * mean(run['seconds_an_update'] for run in runs):.0f} ms"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The feature encoder: a source's features as one vector, or as entries of the memory.
+
+- ``summary``: the mean of their embeddings, an input of the first layer of encoder and decoder at every step;
+- ``sequence``: an embedding each, which attention reads after the encoder's outputs.
+
+Features are a set, so neither has positions. A source may have none.
+
+Shape suffixes: B batch, Q features of a source, E embedding, M memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from freerun.architecture import Architecture
+from freerun.models.dropout import apply_mask
+from freerun.symbols import PAD
+
+__all__ = ["NO_FEATURES", "EncodedFeatures", "FeatureEncoder", "with_entries"]
+
+
+@dataclass(frozen=True)
+class EncodedFeatures:
+    """A source's features as ``summary_BE``, or as ``entries_BQM`` with ``mask_BQ``, True on real ones."""
+
+    summary_BE: Tensor | None = None
+    entries_BQM: Tensor | None = None
+    mask_BQ: Tensor | None = None
+
+
+NO_FEATURES: Final = EncodedFeatures()
+
+
+class FeatureEncoder(nn.Module):
+    """An embedding per feature, of the width that its reader needs."""
+
+    def __init__(self, sizes: Architecture) -> None:
+        super().__init__()
+        self.summarizes = sizes.feature_summary_size > 0
+        self.embedding = nn.Embedding(sizes.feature_vocabulary, sizes.feature_embedding_size)
+
+    def forward(self, feature_ids_BQ: Tensor, mask_BQ1: Tensor | None = None) -> EncodedFeatures:
+        """Encode the features of a batch.
+
+        Args:
+            feature_ids_BQ: ids, right-padded with PAD; Q may be 0.
+            mask_BQ1: dropout of whole features, None for none.
+        """
+        real_BQ = feature_ids_BQ != PAD
+        values = apply_mask(functional.embedding(feature_ids_BQ, self.embedding.weight), mask_BQ1)
+        if not self.summarizes:
+            return EncodedFeatures(entries_BQM=values, mask_BQ=real_BQ)
+        real_BQ1 = real_BQ.unsqueeze(2).to(values.dtype)
+        return EncodedFeatures((values * real_BQ1).sum(1) / real_BQ1.sum(1).clamp(min=1))
+
+
+def with_entries(memory_BSM: Tensor, mask_BS: Tensor | None, features: EncodedFeatures) -> tuple[Tensor, Tensor | None]:
+    """Return the memory and its mask (None: all real) with the features' entries after those of the source."""
+    if features.entries_BQM is None or features.mask_BQ is None:
+        return memory_BSM, mask_BS
+    if mask_BS is None:
+        mask_BS = features.mask_BQ.new_ones(memory_BSM.shape[:2])
+    entries_BQM = features.entries_BQM.to(memory_BSM.dtype)
+    return torch.cat([memory_BSM, entries_BQM], 1), torch.cat([mask_BS, features.mask_BQ], 1)
