@@ -1,6 +1,7 @@
 """The feature encoder: a source's features as one vector, or as entries of the memory.
 
-- ``summary``: the mean of their embeddings, an input of the first layer of encoder and decoder at every step;
+- ``summary``: tanh of a projection of the sum of their embeddings, a function of a set as in Deep Sets (Zaheer et al.
+  2017). It is an input of the first layer of encoder and decoder at every step;
 - ``sequence``: an embedding each, which attention reads after the encoder's outputs.
 
 Features are a set, so neither has positions. A source may have none.
@@ -41,8 +42,9 @@ class FeatureEncoder(nn.Module):
 
     def __init__(self, sizes: Architecture) -> None:
         super().__init__()
-        self.summarizes = sizes.feature_summary_size > 0
-        self.embedding = nn.Embedding(sizes.feature_vocabulary, sizes.feature_embedding_size)
+        size = sizes.feature_embedding_size
+        self.embedding = nn.Embedding(sizes.feature_vocabulary, size)
+        self.projection = nn.Linear(size, size) if sizes.feature_summary_size else None
 
     def forward(self, feature_ids_BQ: Tensor, mask_BQ1: Tensor | None = None) -> EncodedFeatures:
         """Encode the features of a batch.
@@ -53,10 +55,10 @@ class FeatureEncoder(nn.Module):
         """
         real_BQ = feature_ids_BQ != PAD
         values = apply_mask(functional.embedding(feature_ids_BQ, self.embedding.weight), mask_BQ1)
-        if not self.summarizes:
+        if self.projection is None:
             return EncodedFeatures(entries_BQM=values, mask_BQ=real_BQ)
-        real_BQ1 = real_BQ.unsqueeze(2).to(values.dtype)
-        return EncodedFeatures((values * real_BQ1).sum(1) / real_BQ1.sum(1).clamp(min=1))
+        sum_BE = (values * real_BQ.unsqueeze(2)).sum(1)
+        return EncodedFeatures(torch.tanh(self.projection(sum_BE)))
 
 
 def with_entries(memory_BSM: Tensor, mask_BS: Tensor | None, features: EncodedFeatures) -> tuple[Tensor, Tensor | None]:

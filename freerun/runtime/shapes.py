@@ -24,7 +24,11 @@ def expected_shapes(sizes: Architecture) -> Shapes:
 def _features(sizes: Architecture) -> Shapes:
     if not sizes.has_features:
         return {}
-    return {"feature_encoder.embedding.weight": (sizes.feature_vocabulary, sizes.feature_embedding_size)}
+    size = sizes.feature_embedding_size
+    shapes: Shapes = {"feature_encoder.embedding.weight": (sizes.feature_vocabulary, size)}
+    if sizes.feature_summary_size:
+        shapes |= {"feature_encoder.projection.weight": (size, size), "feature_encoder.projection.bias": (size,)}
+    return shapes
 
 
 def _layers(prefix: str, sizes: Architecture, inputs: list[int]) -> Shapes:
