@@ -60,6 +60,13 @@ Columns = Annotated[
         description="two or three columns (source, target, features), counted from 1, for example [1, 2] or [1, 2, 3]",
     ),
 ]
+Separator = Annotated[
+    str,
+    Field(
+        pattern=r"\A[^\x00-\x1f\x7f]{1,8}\z",
+        description='the text between features, 1 to 8 characters without tabs and line ends, for example ";"',
+    ),
+]
 # MAX_PIECES, a power of ten, or a number with fewer digits
 _UP_TO_MAX_PIECES = rf"{MAX_PIECES}|[1-9][0-9]{{0,{len(str(MAX_PIECES)) - 2}}}"
 TokensSpec = Annotated[
@@ -119,7 +126,7 @@ class DataConfig(Section):
     held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
     """Fraction of the sources held out for evaluation (at most 2,000) if ``dev`` is not given."""
     columns: Columns = None
-    feature_separator: Annotated[str, Field(min_length=1, max_length=8)] | None = None
+    feature_separator: Separator | None = None
     source_tokens: TokensSpec = "auto"
     target_tokens: TokensSpec = "auto"
     normalisation: Literal["NFC", "NFD", "NFKC", "NFKD", "none"] = "NFC"

@@ -14,6 +14,8 @@ from typing import Final, Protocol, TypeAlias, TypeVar
 
 from freerun.data.vocabulary import Vocabulary
 from freerun.errors import DataError
+from freerun.symbols import PAD
+from freerun.text import shown
 
 __all__ = [
     "SEPARATORS",
@@ -24,6 +26,7 @@ __all__ = [
     "likely_separator",
     "source_key",
     "with_features",
+    "without_features",
 ]
 
 Features: TypeAlias = str | Sequence[str]
@@ -52,8 +55,8 @@ class _Line(SourceText, Protocol):
 P = TypeVar("P", bound=_Line)
 
 
-SEPARATORS: Final = (";", "+", " ")
-"""The separators that occur: UniMorph's, that of finite-state analyzers, and spaces."""
+SEPARATORS: Final = (";", "|", ",", "+", " ")
+"""The separators of UniMorph, Universal Dependencies, SIGMORPHON 2016 and finite-state analyzers; and spaces."""
 
 
 def feature_tokens(features: Features, separator: str) -> list[str]:
@@ -64,19 +67,32 @@ def feature_tokens(features: Features, separator: str) -> list[str]:
 
 
 def likely_separator(columns: Iterable[Features]) -> str:
-    """Return the first of ``SEPARATORS`` that occurs in any of these features; the first one if none does."""
-    texts = [text.strip() for text in columns if isinstance(text, str)]
-    found = [separator for separator in SEPARATORS if any(separator in text for text in texts)]
-    return (*found, SEPARATORS[0])[0]
+    """Return the first of ``SEPARATORS`` that occurs in half as many fields as any other of them, or more.
+
+    So a ``+`` or a comma within some features does not count. If none occurs, it is the first one; for sequences, which
+    have no separator, the first one that is in none of their features.
+    """
+    fields = list(columns)
+    texts = [field.strip() for field in fields if isinstance(field, str)]
+    items = {item for field in fields if not isinstance(field, str) for item in field}
+    possible = [each for each in SEPARATORS if not any(each in item for item in items)] or list(SEPARATORS)
+    counts = {each: sum(each in text for text in texts) for each in possible}
+    most = max(counts.values())
+    return next(each for each in possible if 2 * counts[each] >= most)
 
 
 def source_key(source: str, features: Iterable[str]) -> str:
-    """Return a text that is equal for equal sources with the same features."""
-    return "\t".join([source, *sorted(features)])
+    """Return a text that is equal for equal sources with the same features, and only for these."""
+    # NUL is in no field of a file, and, unlike a tab, is no whitespace, which the split of sources collapses.
+    return "\0".join([source, *sorted(features)])
 
 
-def with_features(pairs: Iterable[P], location: str) -> Iterator[P]:
-    """Yield pairs with features. Raises ``DataError`` at ``location`` and the line of a pair without them."""
+def with_features(pairs: Iterable[P], location: str, separator: str | None = None) -> Iterator[P]:
+    """Yield pairs with features.
+
+    Raises ``DataError`` at ``location`` and the line of a pair without them, or of one with a feature that contains the
+    ``separator``, if one is given: joined in a file, it would come back as two.
+    """
     for pair in pairs:
         if pair.features is None:
             raise DataError(
@@ -85,7 +101,34 @@ def with_features(pairs: Iterable[P], location: str) -> Iterator[P]:
                 "Expected features in every pair, if the first one has them",
                 "Add the features, which may be empty",
             )
+        if separator is not None and not isinstance(pair.features, str):
+            _check_items(pair.features, separator, f"{location}:{pair.line}")
         yield pair
+
+
+def without_features(pairs: Iterable[P], location: str) -> Iterator[P]:
+    """Yield pairs without features. Raises ``DataError`` at ``location`` and the line of a pair that has some."""
+    for pair in pairs:
+        if pair.features is not None:
+            raise DataError(
+                f"{location}:{pair.line}",
+                "this pair has features, and the first one has none",
+                "Expected features in every pair, or in none",
+                "Add features to the other pairs, which may be empty, or remove them here",
+            )
+        yield pair
+
+
+def _check_items(features: Sequence[str], separator: str, location: str) -> None:
+    """Check that no feature of a list contains the separator."""
+    wrong = next((each for each in features if separator in each), None)
+    if wrong is not None:
+        raise DataError(
+            location,
+            f"the feature {shown(wrong)} contains {shown(separator)}, which separates features",
+            "Expected features without the separator",
+            "Make it two features, or set data.feature_separator to a text that is in none of them",
+        )
 
 
 @dataclass(frozen=True)
@@ -110,6 +153,10 @@ class FeatureCodec:
     def encode(self, features: Features) -> list[int]:
         """Return the ids of the features in ascending order; UNK once for all that are not in the vocabulary."""
         return sorted(set(self.vocabulary.ids(self.tokens(features))))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the features with these ids as one text, without PAD."""
+        return self.separator.join(self.vocabulary.tokens(number for number in ids if number != PAD))
 
     def unknown(self, features: Features) -> list[str]:
         """Return the features that are not in the vocabulary."""

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, zip_longest
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, Final, NamedTuple, cast
 
 from freerun.data.features import Features
 from freerun.data.opening import Say, open_file, reject_read_once
@@ -29,11 +29,14 @@ from freerun.errors import DataError
 from freerun.text import forbidden_character, lone_surrogate
 
 __all__ = [
+    "COLUMNS_WITH_FEATURES",
     "MAX_LINE_BYTES",
+    "Columns",
     "Pair",
     "PairsLocation",
     "ParallelFiles",
     "check_field",
+    "column_count",
     "content_hash",
     "copy_pairs",
     "describe",
@@ -80,6 +83,8 @@ class _Line(NamedTuple):
 
 Columns = tuple[int, ...]
 """Numbers (from 1) of the source's and the target's column of a TSV file, and of the features' column if it has one."""
+COLUMNS_WITH_FEATURES: Final[Columns] = (1, 2, 3)
+"""The usual columns of pairs with features, which training recognizes."""
 Sink = Callable[[bytes], object]
 """Receives the decompressed bytes of each line before they are parsed."""
 
@@ -89,7 +94,8 @@ def read_pairs(location: PairsLocation, columns: Columns | None = None, on_wait:
 
     Args:
         location: a TSV file; a JSON Lines file (``.jsonl`` or ``.json``, objects ``{"source": str, "target": str}``; a
-            list of strings as target holds several references and yields several pairs); or two parallel files.
+            list of strings as target holds several references and yields several pairs; the key ``features``, a string
+            or a list of strings, is optional); or two parallel files.
         columns: columns of a TSV file; without them it must have two columns. A third one is that of the features.
         on_wait: called with a sentence if a pipe has no data for a while.
 
@@ -105,7 +111,8 @@ def copy_pairs(
     """Read pairs once, as ``read_pairs`` does, and pass every line of each file in ``copies`` to its sink.
 
     A sink receives the decompressed bytes of the file unchanged. Each line is checked before the next one is read, so a
-    stream without line ends or with other content ends after one line. Raises as ``read_pairs`` does.
+    stream without line ends or with other content ends after one line. Without ``columns``, a TSV file may also have
+    three, because training recognizes features when it reads the copy. Raises as ``read_pairs`` does otherwise.
     """
     for _ in _pairs(location, columns, on_wait, copies):
         pass
@@ -139,6 +146,16 @@ def read_texts(path: Path | BinaryIO, name: str, on_wait: Say | None = None) -> 
             yield from _texts(stream, name, "input")
     else:  # the owner closes a stream
         yield from _texts(path, name, "input")
+
+
+def column_count(path: Path) -> int:
+    """Return the number of tab-separated columns on the first line of a TSV file, 0 if the file is empty.
+
+    Raises ``DataError`` as ``read_pairs`` does for a file or a line that cannot be read.
+    """
+    name = str(path)
+    with _Opener(None, {})(path, name) as stream:
+        return next((len(line.text.split("\t")) for line in _lines(stream, name)), 0)
 
 
 def content_hash(location: PairsLocation) -> str:
@@ -233,20 +250,33 @@ def kind_of(location: PairsLocation) -> str:
 
 
 def _check_columns(location: PairsLocation, kind: str, columns: Columns) -> None:
+    chosen = f"columns {_numbers(columns)} were chosen"
     if kind != "TSV":
         raise DataError(
             describe(location),
-            f"columns {columns[0]},{columns[1]} were chosen, but the format is {kind}",
+            f"{chosen}, but the format is {kind}",
             "Expected a TSV file, because only TSV has columns",
             "Omit --columns, or data.columns in a configuration",
         )
     if min(columns) < 1:
         raise DataError(
             describe(location),
-            f"columns {columns[0]},{columns[1]} were chosen, but the first column is number 1",
-            "Expected two numbers, counted from 1",
+            f"{chosen}, but the first column is number 1",
+            "Expected two numbers, or three with features, counted from 1",
             "Choose the columns with, for example, --columns 1,3",
         )
+    # The source's column may be the target's, too: copying is a task. With features equal to either, there is none.
+    if len(columns) > 2 and columns[2] in columns[:2]:
+        raise DataError(
+            describe(location),
+            f"{chosen}, so the features are the {'target' if columns[2] == columns[1] else 'source'}",
+            "Expected a separate column of features",
+            "Choose the columns with, for example, --columns 1,2,3",
+        )
+
+
+def _numbers(columns: Columns) -> str:
+    return ",".join(map(str, columns))
 
 
 def _tsv_pairs(path: Path, columns: Columns | None, opened: _Opener) -> Iterator[Pair]:
@@ -260,11 +290,13 @@ def _tsv_pairs(path: Path, columns: Columns | None, opened: _Opener) -> Iterator
             # Tabs are not stripped: a line of tabs is not blank, it has empty columns.
             elif not text.strip(" \r"):
                 raise _blank_line(name, number, "a source, a tab and a target")
-            elif columns is None:
-                raise _wrong_columns(name, number, len(fields))
-            elif len(fields) < max(columns):
-                raise _column_out_of_range(name, number, len(fields), columns)
             else:
+                if columns is None and number == 1 and len(fields) == 3 and opened.copies:
+                    columns = COLUMNS_WITH_FEATURES
+                if columns is None:
+                    raise _wrong_columns(name, number, len(fields))
+                if len(fields) < max(columns):
+                    raise _column_out_of_range(name, number, len(fields), columns)
                 source, target, *features = (fields[column - 1] for column in columns)
                 yield Pair(source, target, number, features[0] if features else None)
 
@@ -281,10 +313,12 @@ def _wrong_columns(name: str, number: int, count: int) -> DataError:
 
 def _column_out_of_range(name: str, number: int, count: int, columns: Columns) -> DataError:
     plural = "" if count == 1 else "s"
+    missing = max(columns)
+    content = " of features" if columns[2:] == (missing,) and count >= max(columns[:2]) else ""
     return DataError(
         f"{name}:{number}",
-        f"{count} tab-separated column{plural}, so there is no column {max(columns)}",
-        f"Expected at least {max(columns)}, because columns {columns[0]},{columns[1]} were chosen",
+        f"{count} tab-separated column{plural}, so there is no column {missing}{content}",
+        f"Expected at least {missing}, because columns {_numbers(columns)} were chosen",
         "Choose other columns with --columns, or fix the line",
     )
 
@@ -295,12 +329,12 @@ def _json_pairs(path: Path, opened: _Opener) -> Iterator[Pair]:
         for number, text in _lines(stream, name):
             if not text.strip():
                 raise _blank_line(name, number, "one JSON object")
-            source, targets = _json_fields(text, f"{name}:{number}")
+            source, targets, features = _json_fields(text, f"{name}:{number}")
             for target in targets:
-                yield Pair(source, target, number)
+                yield Pair(source, target, number, features)
 
 
-def _json_fields(text: str, location: str) -> tuple[str, list[str]]:
+def _json_fields(text: str, location: str) -> tuple[str, list[str], Features | None]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:  # RecursionError: thousands of nested brackets
@@ -310,7 +344,8 @@ def _json_fields(text: str, location: str) -> tuple[str, list[str]]:
     missing = [key for key in ("source", "target") if key not in content]
     if missing:
         raise _bad_json(location, f"the object has no key {missing[0]!r}")
-    return _json_source(content["source"], location), _json_targets(content["target"], location)
+    features = _json_features(content["features"], location) if "features" in content else None
+    return _json_source(content["source"], location), _json_targets(content["target"], location), features
 
 
 def _json_source(value: object, location: str) -> str:
@@ -331,6 +366,23 @@ def _json_targets(value: object, location: str) -> list[str]:
         check_field(target, location, "target")
         targets.append(target)
     return targets
+
+
+def _json_features(value: object, location: str) -> Features:
+    if isinstance(value, str):
+        check_field(value, location, "features")
+        return value
+    if not isinstance(value, list):
+        raise _bad_features(location, f"the value of 'features' is {_json_type(value)}")
+    for item in value:
+        if not isinstance(item, str):
+            raise _bad_features(location, f"an item of 'features' is {_json_type(item)}")
+        check_field(item, location, "features")
+    return tuple(value)
+
+
+def _bad_features(location: str, what: str) -> DataError:
+    return DataError(location, what, "Expected a string or a list of strings", "Fix the line, or remove the key")
 
 
 def _json_type(value: object) -> str:

@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from freerun.text import printable
 
 __all__ = [
+    "FIX_FEATURES",
     "FIX_INIT",
     "FIX_TRAINING",
     "MAX_NAMED",
     "MAX_UNKNOWN",
     "count_tokens",
     "named_tokens",
+    "unknown_features_warning",
     "unknown_sources_warning",
     "unknown_targets_warning",
 ]
@@ -43,6 +45,9 @@ FIX_TRAINING = (
     "Train on more data, lower data.minimum_count, choose smaller data.target_tokens (char or sentencepiece:N), or "
     "give the targets the training data's spelling and Unicode form."
 )
+FIX_FEATURES = (
+    "Train on data with these features, lower data.minimum_count, or give the features the training data's spelling."
+)
 FIX_INIT = (
     "A model that training starts from keeps its vocabulary: start without --init, start from a model trained on data "
     "with these tokens, or give the pairs that data's spelling, case and Unicode form."
@@ -64,6 +69,18 @@ def unknown_targets_warning(
     )
 
 
+def unknown_features_warning(
+    location: object,
+    examples: Counter[str],
+    total: int,
+    vocabulary: str = "the vocabulary",
+    fix: str = FIX_FEATURES,
+) -> str:
+    """Return the warning that of ``total`` features of sources those in ``examples`` are unknown."""
+    unknown = _unknown(location, examples, examples.total(), total, "feature", vocabulary)
+    return f"{unknown} The model reads all of them as one unknown feature. {fix}"
+
+
 def unknown_sources_warning(location: object, examples: Counter[str], count: int, total: int, vocabulary: str) -> str:
     """Return the warning that an initial model reads ``count`` of ``total`` source tokens as unknown."""
     return (
@@ -73,5 +90,6 @@ def unknown_sources_warning(location: object, examples: Counter[str], count: int
 
 
 def _unknown(location: object, examples: Counter[str], count: int, total: int, side: str, vocabulary: str) -> str:
-    fraction = f"{count:,} of {total:,} {side} tokens ({100 * count / total:.1f} %)"
+    name = "features" if side == "feature" else f"{side} tokens"
+    fraction = f"{count:,} of {total:,} {name} ({100 * count / total:.1f} %)"
     return f"{location}: {fraction} are not in {vocabulary}: {named_tokens(examples)}."

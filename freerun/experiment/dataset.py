@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -14,30 +14,32 @@ from freerun.config import Config, DataConfig
 from freerun.data.choose import choose_tokenisation
 from freerun.data.codec import Codec, build_codecs
 from freerun.data.corpus import Corpus, FilterReport, IntArray, encode_corpus
-from freerun.data.features import feature_tokens, likely_separator, source_key, with_features
+from freerun.data.features import FeatureCodec, SourceText, feature_tokens, source_key
 from freerun.data.hash_sampling import hash_sample
 from freerun.data.header import SAMPLE_PAIRS, looks_like_header
 from freerun.data.normalisation import normalise
 from freerun.data.readers import Columns, Pair, PairsLocation, content_hash, describe, read_pairs
 from freerun.data.split import held_out_sources
 from freerun.data.unknown_tokens import (
+    FIX_FEATURES,
     FIX_INIT,
     FIX_TRAINING,
     MAX_NAMED,
     MAX_UNKNOWN,
+    unknown_features_warning,
     unknown_sources_warning,
     unknown_targets_warning,
 )
 from freerun.data.writers import write_pairs
-from freerun.errors import ConfigError
 from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.evaluation.unknown_targets import warn_of_unknown_targets
+from freerun.experiment.input_fields import InputFields, choose_fields
 from freerun.experiment.pairs_spec import header_warning, location_of, may_have_header
+from freerun.experiment.run_columns import columns_for
 from freerun.log import log
 from freerun.symbols import UNK
-from freerun.text import shown
 
-__all__ = ["DataSource", "TrainingData", "choose_tokens", "load_data", "write_held_out"]
+__all__ = ["DataSource", "TrainingData", "choose_tokens", "load_data", "source_reader", "write_held_out"]
 
 MAX_HELD_OUT = 2000
 
@@ -52,8 +54,13 @@ class DataSource:
     name: str
     holds_out: bool = False
     """True if the development pairs were held out of the training pairs, not given."""
-    feature_separator: str | None = None
-    """Between the features of a source; None if the pairs have no features."""
+    fields: InputFields = field(default_factory=InputFields)
+    """The columns, and the separator of features."""
+
+    @property
+    def feature_separator(self) -> str | None:
+        """The separator of a source's features, None if the pairs have no features."""
+        return self.fields.separator
 
     @staticmethod
     def open(config: DataConfig, name: str | None = None, quiet: bool = False) -> DataSource:
@@ -65,31 +72,27 @@ class DataSource:
         label = name or describe(location)
         warn = _no_warning if quiet else _warn_of_header
         hashes = {"train_sha256": content_hash(location)}
-
-        separator = _feature_separator(config, location, label, quiet)
+        fields = choose_fields(config, label, quiet)
 
         def everything() -> Iterator[Pair]:
-            return _checked(read_pairs(location, config.columns), location, separator)
+            return fields.read_training(location, label)
 
-        warn(location, config.columns, label)
+        warn(location, fields.columns, label)
         if config.dev is not None:
             dev = location_of(config.dev)
+            columns = columns_for(dev, fields.columns, fields.separator)
             hashes["dev_sha256"] = content_hash(dev)
             # this also finds a bad development file now rather than after an hour
-            warn(dev, config.columns, describe(dev))
+            warn(dev, columns, describe(dev))
             return DataSource(
                 everything,
-                lambda: _checked(read_pairs(dev, config.columns), dev, separator),
+                lambda: fields.checked(read_pairs(dev, columns), describe(dev)),
                 hashes,
                 label,
-                feature_separator=separator,
+                fields=fields,
             )
 
-        def read_as(pair: Pair) -> str:
-            # As the tokenizer will read it: if case is folded, "Foo" and "foo" must be on the same side.
-            source = normalise(pair.source, config.normalisation, config.source_case)
-            return source if separator is None else source_key(source, feature_tokens(pair.features or "", separator))
-
+        read_as = source_reader(config, fields.separator)
         held_out = held_out_sources(
             map(read_as, everything()), fraction=config.held_out, limit=MAX_HELD_OUT, location=label
         )
@@ -104,35 +107,21 @@ class DataSource:
             hashes,
             label,
             holds_out=True,
-            feature_separator=separator,
+            fields=fields,
         )
 
 
-def _feature_separator(config: DataConfig, location: PairsLocation, label: str, quiet: bool) -> str | None:
-    """Return what separates the features of these pairs, None if they have none; the choice is logged."""
-    sample = [pair.features for pair in islice(read_pairs(location, config.columns), SAMPLE_PAIRS)]
-    if sample[0] is None:
-        if config.feature_separator is None:
-            return None
-        raise ConfigError.single(
-            "data.feature_separator",
-            f"{label} has no features",
-            "Expected a third column in data.columns, or a key features in JSON Lines",
-            "Leave this key out, or name the column of the features",
-        )
-    if config.feature_separator is not None:
-        return config.feature_separator
-    separator = likely_separator(features for features in sample if features is not None)
-    if not quiet:
-        log.info(f"Features are separated by {shown(separator)}; data.feature_separator sets another separator.")
-    return separator
+def source_reader(config: DataConfig, separator: str | None) -> Callable[[Pair], str]:
+    """Return a function from a pair to a text that is equal for sources (with their features) that count as one.
 
+    It is the source as the tokenizer will read it: if case is folded, "Foo" and "foo" are one source.
+    """
 
-def _checked(pairs: Iterator[Pair], location: PairsLocation, separator: str | None) -> Iterator[Pair]:
-    """Check that all pairs have features, if the first one has."""
-    if separator is None:
-        return pairs
-    return with_features(pairs, describe(location))
+    def read_as(pair: Pair) -> str:
+        source = normalise(pair.source, config.normalisation, config.source_case)
+        return source if separator is None else source_key(source, feature_tokens(pair.features or "", separator))
+
+    return read_as
 
 
 def _warn_of_header(location: PairsLocation, columns: Columns | None, label: str) -> None:
@@ -255,10 +244,20 @@ def _feature_summary(data: TrainingData) -> str:
     features = data.source.features
     if features is None:
         return ""
-    columns = [item.features or "" for item in data.dev.items]
-    unknown, total = (sum(map(len, map(count, columns))) for count in (features.unknown, features.tokens))
-    rate = f"{100 * unknown / total:.2f} %" if total else "none"
+    unknown, total = _unknown_features(features, data.dev.items)
+    rate = f"{100 * unknown.total() / total:.2f} %" if total else "none"
     return f", {len(features.vocabulary):,} feature ids ({rate} of the development sources' features are unknown)"
+
+
+def _unknown_features(features: FeatureCodec, sources: Iterable[SourceText]) -> tuple[Counter[str], int]:
+    """Return the counts of features that are not in the vocabulary, and the number of all."""
+    unknown: Counter[str] = Counter()
+    total = 0
+    for each in sources:
+        tokens = features.tokens(each.features or "")
+        unknown.update(token for token in tokens if token not in features.vocabulary)
+        total += len(tokens)
+    return unknown, total
 
 
 def _warn_of_unknown_tokens(data: TrainingData, pairs: DataSource, init: str) -> None:
@@ -274,8 +273,23 @@ def _warn_of_unknown_tokens(data: TrainingData, pairs: DataSource, init: str) ->
     if count := _unknown_among(targets := data.corpus.targets.tokens):
         examples = _unknown_examples(data.target, (pair.target for pair in pairs.train()))
         log.warning(unknown_targets_warning(label, examples, count, len(targets), vocabulary, fix))
-    label = f"held-out pairs of {pairs.name}" if pairs.holds_out else "development pairs"
-    warn_of_unknown_targets(label, data.dev, data.target, vocabulary, fix)
+    dev_label = f"held-out pairs of {pairs.name}" if pairs.holds_out else "development pairs"
+    warn_of_unknown_targets(dev_label, data.dev, data.target, vocabulary, fix)
+    _warn_of_unknown_features(data, pairs, init, (label, dev_label))
+
+
+def _warn_of_unknown_features(data: TrainingData, pairs: DataSource, init: str, labels: tuple[str, str]) -> None:
+    """Log a warning if the model reads many features of the training or of the development sources as unknown."""
+    features, encoded = data.source.features, data.corpus.features
+    if features is None or encoded is None:
+        return
+    train: Iterable[SourceText] = pairs.train() if np.any(encoded.tokens == UNK) else ()
+    sides: tuple[Iterable[SourceText], ...] = (train, data.dev.items)
+    vocabulary, fix = (f"the vocabulary of {init}", FIX_INIT) if init else ("the vocabulary", FIX_FEATURES)
+    for label, sources in zip(labels, sides, strict=True):
+        unknown, total = _unknown_features(features, sources)
+        if unknown.total() > MAX_UNKNOWN * total:
+            log.warning(unknown_features_warning(label, unknown, total, vocabulary, fix))
 
 
 def _unknown_among(tokens: IntArray) -> int:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from freerun.architecture import ATTENTIONS
-from freerun.config import ModelConfig, shown
+from freerun.config import DataConfig, ModelConfig, shown
 from freerun.errors import ConfigError
 from freerun.runtime.bundle import Bundle, read_bundle
 
-__all__ = ["bundle_settings", "read_initial_bundle"]
+__all__ = ["bundle_settings", "check_initial_features", "read_initial_bundle", "with_initial_separator"]
 
 
 def read_initial_bundle(init: str | None, raw: Mapping[str, Any], location: object) -> Bundle | None:
@@ -52,6 +52,37 @@ def _check_settings(raw: Mapping[str, Any], location: object, bundle: Bundle) ->
         )
 
 
+def with_initial_separator(data: DataConfig, bundle: Bundle) -> DataConfig:
+    """Return ``data`` with the feature separator of the bundle, if its model has features."""
+    features = bundle.source.features
+    return data if features is None else data.model_copy(update={"feature_separator": features.separator})
+
+
+def check_initial_features(bundle: Bundle, name: str, separator: str | None) -> None:
+    """Check that pairs have features if and only if the bundle's model has.
+
+    ``separator`` is that of the pairs, which messages call ``name``; None if they have no features.
+
+    Raises:
+        ConfigError: only one of them has.
+    """
+    has = bundle.source.features is not None
+    if has == (separator is not None):
+        return
+    here, there = ("no features", "some") if has else ("features", "none")
+    fix = (
+        "Add the features: a third column, chosen with --columns, or the key features in JSON Lines"
+        if has
+        else "Leave the features out, for example with --columns 1,2"
+    )
+    raise ConfigError.single(
+        "training.init",
+        f"{name} has {here}, and the model {bundle.directory} that training starts from has {there}",
+        f"Expected pairs with{'' if has else 'out'} features",
+        f"{fix}; or start without --init",
+    )
+
+
 def bundle_settings(bundle: Bundle) -> dict[str, Any]:
     """Return the values that a bundle fixes, by their key path in a configuration."""
     model, source, target = bundle.model, bundle.config["source"], bundle.config["target"]
@@ -68,4 +99,5 @@ def bundle_settings(bundle: Bundle) -> dict[str, Any]:
         "data.target_tokens": target["tokens"],
         "data.normalisation": source["normalisation"],
         "data.source_case": source["case"],
+        **({} if bundle.source.features is None else {"data.feature_separator": bundle.source.features.separator}),
     }

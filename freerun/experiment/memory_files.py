@@ -114,4 +114,6 @@ def _write(path: Path, pairs: PairsInMemory) -> None:
 
 def _lines(pairs: Iterable[Pair]) -> Iterator[bytes]:
     for pair in pairs:
-        yield json.dumps({"source": pair.source, "target": pair.target}, ensure_ascii=False).encode() + b"\n"
+        features = {} if pair.features is None else {"features": pair.features}
+        content = {"source": pair.source, "target": pair.target, **features}
+        yield json.dumps(content, ensure_ascii=False).encode() + b"\n"

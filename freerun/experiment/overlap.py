@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from freerun.config import DataConfig
-from freerun.data.normalisation import collapse_whitespace, normalise
+from freerun.data.normalisation import collapse_whitespace
 from freerun.data.opening import reject_read_once
 from freerun.data.readers import Pair, files_of
 from freerun.errors import DataError
-from freerun.experiment.dataset import DataSource
-from freerun.experiment.pairs_spec import PairsSpec, location_of, only_tsv
+from freerun.experiment.dataset import DataSource, source_reader
+from freerun.experiment.pairs_spec import PairsSpec, location_of
+from freerun.experiment.run_columns import columns_for
 from freerun.log import log
 
 __all__ = ["Overlap", "checked_overlap", "pairs_of_study", "worst_overlap"]
@@ -70,7 +71,7 @@ class Overlap:
 
 def pairs_of_study(pairs: str, data: DataConfig) -> PairsSpec:
     """Return the pairs that a study names, with the columns of an arm."""
-    return PairsSpec(Path(pairs), only_tsv(Path(pairs), data.columns))
+    return PairsSpec(Path(pairs), columns_for(Path(pairs), data.columns, data.feature_separator))
 
 
 def checked_overlap(pairs: str | None, arms: Sequence[DataConfig]) -> Overlap:
@@ -106,11 +107,14 @@ def worst_overlap(pairs: str | None, arms: Iterable[DataConfig]) -> Overlap:
 
 
 def _overlap(pairs: str | None, data: DataConfig) -> Overlap:
-    def read_as(pair: Pair) -> str:
-        return collapse_whitespace(normalise(pair.source, data.normalisation, data.source_case))
-
     source = DataSource.open(data, quiet=True)
-    reported = source.dev() if pairs is None else pairs_of_study(pairs, data).read()
+    compare = source_reader(data, source.feature_separator)
+
+    def read_as(pair: Pair) -> str:
+        return collapse_whitespace(compare(pair))
+
+    chosen = data.model_copy(update=source.fields.settings())
+    reported = source.dev() if pairs is None else pairs_of_study(pairs, chosen).read()
     sources = set(map(read_as, reported))
     training = sources.intersection(map(read_as, source.train()))
     development = sources.intersection(map(read_as, source.dev()))

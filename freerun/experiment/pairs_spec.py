@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from freerun.bounds import LENGTH
-from freerun.config import DataConfig, FilePair, check_values, read_toml
+from freerun.config import FilePair
 from freerun.data.header import is_named_header
 from freerun.data.memory_pairs import PairsInMemory
 from freerun.data.readers import (
@@ -22,6 +22,7 @@ from freerun.data.readers import (
     read_pairs,
 )
 from freerun.errors import ConfigError, UserError
+from freerun.experiment.run_columns import columns_for, columns_of_runs, data_of_run, held_out_columns
 from freerun.text import cut, shown
 
 __all__ = [
@@ -36,7 +37,6 @@ __all__ = [
     "may_have_header",
     "named_files",
     "one_location",
-    "only_tsv",
     "pairs_spec",
     "parse_columns",
     "training_files",
@@ -51,7 +51,7 @@ MEMORY_FILES: Final = {"train": "train.jsonl", "dev": "dev.jsonl"}
 
 @dataclass(frozen=True)
 class PairsSpec:
-    """The location of pairs, and the source and target columns of a TSV file."""
+    """The location of pairs, and the columns of a TSV file."""
 
     location: PairsLocation | PairsInMemory
     columns: Columns | None = None
@@ -144,7 +144,7 @@ def copies_in(run: Path, location: PairsLocation) -> PairsLocation:
 
 
 def parse_columns(text: str) -> Columns:
-    """Return the value of ``--columns``: the numbers of two columns.
+    """Return the value of ``--columns``: the numbers of two columns, or of three with features.
 
     Raises:
         ConfigError: the value is anything else.
@@ -153,9 +153,10 @@ def parse_columns(text: str) -> Columns:
     if len(parts) not in (2, 3) or not all(map(_is_column, parts)):
         raise ConfigError.single(
             f"--columns {cut(text)}",
-            "this does not name two columns",
-            "Expected the numbers of the source's and of the target's column, counted from 1",
-            "Write for example --columns 1,3",
+            "this does not name two or three columns",
+            "Expected the numbers of the source's and of the target's column, and of the features' if there is one, "
+            "counted from 1",
+            "Write for example --columns 1,3 or --columns 1,2,3",
         )
     return tuple(map(int, parts))
 
@@ -257,12 +258,7 @@ def pairs_spec(
         return dev_pairs_of(models[0])
     if isinstance(location, PairsInMemory):
         return PairsSpec(location)
-    return PairsSpec(location, columns or _columns_of_runs(models, location))
-
-
-def only_tsv(location: PairsLocation, columns: Columns | None) -> Columns | None:
-    """Return columns that were chosen for other pairs, None unless these pairs are TSV, too."""
-    return columns if kind_of(location) == "TSV" else None
+    return PairsSpec(location, columns or columns_of_runs(models, location))
 
 
 def dev_pairs_of(model: Path) -> PairsSpec:
@@ -279,50 +275,12 @@ def dev_pairs_of(model: Path) -> PairsSpec:
             "Expected MODEL and PAIRS.tsv",
             "Name a file of pairs",
         )
-    data = _data_of(path)
+    data = data_of_run(model)
     if data.dev is not None:
-        return PairsSpec(copies_in(model, location_of(data.dev)), data.columns)
+        location = copies_in(model, location_of(data.dev))
+        return PairsSpec(location, columns_for(location, data.columns, data.feature_separator))
     if not (model / "dev.tsv").exists():
         raise UserError(
             model / "dev.tsv", "no such file", "Expected the pairs held out by this run", "Name a file of pairs"
         )
-    return PairsSpec(model / "dev.tsv")
-
-
-def _data_of(path: Path) -> DataConfig:
-    # the rest of the configuration is for training, and may name a custom strategy that cannot be imported here
-    return check_values(DataConfig, read_toml(path).get("data", {}), path)
-
-
-def _columns_of_runs(models: Sequence[Path], location: PairsLocation) -> Columns | None:
-    """Return the columns that the runs among ``models`` were trained with; None for pairs that one of them held out."""
-    if isinstance(location, ParallelFiles):
-        return None
-    chosen: dict[Columns, Path] = {}
-    for model in models:
-        if not (model / "config.toml").is_file():
-            continue
-        data = _data_of(model / "config.toml")
-        if data.dev is None and _same_file(location, model / "dev.tsv"):
-            return None  # written by the run, so with two columns
-        if columns := only_tsv(location, data.columns):
-            chosen.setdefault(columns, model)
-    if len(chosen) > 1:
-        each = "; ".join(f"{model}: {one},{two}" for (one, two), model in chosen.items())
-        raise ConfigError.single(
-            describe(location),
-            f"the runs were trained with different columns ({each})",
-            "Expected one choice of columns for all models",
-            "Choose them with --columns",
-        )
-    for columns, model in chosen.items():
-        _notify(f"{location}: source and target are columns {columns[0]},{columns[1]}, as in {model}; see --columns.")
-        return columns
-    return None
-
-
-def _same_file(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False
+    return PairsSpec(model / "dev.tsv", held_out_columns(data))

@@ -8,12 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from freerun.config import Config, DataConfig, merge, parse_config, to_toml
-from freerun.errors import RunError
+from freerun.architecture import FEATURE_ENCODERS
+from freerun.config import Config, DataConfig, merge, parse_config, shown, to_toml
+from freerun.errors import ConfigError, RunError
 from freerun.evaluation.baseline import most_frequent_target
 from freerun.experiment.automatic import AutomaticChoice, choose_before_data, choose_length, choose_sizes
 from freerun.experiment.dataset import DataSource, TrainingData, choose_tokens, load_data, write_held_out
-from freerun.experiment.initial_model import bundle_settings, read_initial_bundle
+from freerun.experiment.initial_model import (
+    bundle_settings,
+    check_initial_features,
+    read_initial_bundle,
+    with_initial_separator,
+)
 from freerun.experiment.memory_files import MemoryFiles, digest_of, restore_memory_files, write_memory_files
 from freerun.experiment.plan import RunPlan, clean_up_run
 from freerun.experiment.spool import Spool, existing_spool, spool_pairs
@@ -89,7 +95,10 @@ def prepared_run(plan: RunPlan) -> Iterator[PreparedRun]:
         spool = existing_spool(plan.directory, data) if plan.resumes else spool_pairs(plan.directory, data)
         stack.callback(spool.discard)
         plan = _naming_copies(plan, spool)
-        pairs = DataSource.open(spool.reading, "pairs" if "train" in plan.in_memory else spool.name)
+        reading = spool.reading if init is None else with_initial_separator(spool.reading, init)
+        pairs = DataSource.open(reading, "pairs" if "train" in plan.in_memory else spool.name)
+        if init is not None:
+            check_initial_features(init, pairs.name, pairs.feature_separator)
         hashes = {**pairs.hashes, **({} if init is None else {"init_sha256": init.weights_hash})}
         if plan.resumes:
             _check_data(plan.directory, hashes)
@@ -168,7 +177,7 @@ def _check_data(directory: Path, hashes: Mapping[str, str]) -> None:
 def resolve_config(plan: RunPlan, pairs: DataSource, init: Bundle | None) -> tuple[Config, TrainingData]:
     """Choose what was left open: the tokens, and without a configuration the model's dimensions and the length."""
     chosen = _nested(bundle_settings(init)) if init else {"data": choose_tokens(plan.config.data, pairs)}
-    raw = merge(plan.raw, chosen)
+    raw = merge(merge(plan.raw, _feature_settings(plan.config, pairs)), chosen)
     automatic = choose_before_data(raw, plan.trust.settings_of) if plan.automatic else {}
     config = _parsed(plan, merge(automatic, raw))
     data = load_data(config, pairs, (init.source, init.target) if init else None)
@@ -176,6 +185,30 @@ def resolve_config(plan: RunPlan, pairs: DataSource, init: Bundle | None) -> tup
         raw, config = _with_choice(plan, raw, choose_sizes(data, raw, plan.trust.settings_of))
         raw, config = _with_choice(plan, raw, choose_length(config, data, plan.raw))
     return config, data
+
+
+def _feature_settings(config: Config, pairs: DataSource) -> dict[str, Any]:
+    """Return the keys of pairs with features, which record what was chosen for them; none for other pairs.
+
+    Raises:
+        ConfigError: such a key is set, and the pairs have no features.
+    """
+    if pairs.feature_separator is not None:
+        encoder = config.model.feature_encoder or FEATURE_ENCODERS[0]
+        return {"data": pairs.fields.settings(), "model": {"feature_encoder": encoder}}
+    keys = {
+        "data.feature_separator": config.data.feature_separator,
+        "model.feature_encoder": config.model.feature_encoder,
+    }
+    for key, value in keys.items():
+        if value is not None:
+            raise ConfigError.single(
+                key,
+                f"the value is {shown(value)}, but {pairs.name} has no features",
+                "Expected pairs with features: a third column, or the key features in JSON Lines",
+                "Remove this key, or choose the columns with --columns, for example 1,2,3",
+            )
+    return {}
 
 
 def _with_choice(plan: RunPlan, raw: Mapping[str, Any], choice: AutomaticChoice) -> tuple[dict[str, Any], Config]:

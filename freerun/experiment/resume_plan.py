@@ -19,6 +19,7 @@ from freerun.config import (
     strategies_of,
     with_new_names,
 )
+from freerun.data.readers import COLUMNS_WITH_FEATURES
 from freerun.errors import RunError
 from freerun.experiment.lengthening import (
     LENGTHS,
@@ -141,7 +142,7 @@ def _requested_config(request: TrainRequest, saved: Mapping[str, Any], trust: Tr
         raw, name = source_config(request)
         raw = with_options(raw, request)
         requested = _complete(parse_config(raw, name, trust.settings_of, option_origins(request)))
-        return requested, _open_keys(raw, requested)
+        return requested, _open_keys(raw, requested) | _chosen_for_features(saved, requested)
     base = dict(saved)
     options = flatten(with_options({}, request))
     for pair in ALTERNATIVES:
@@ -161,6 +162,14 @@ def _open_keys(raw: Mapping[str, Any], requested: Mapping[str, Any]) -> set[str]
         unset = flatten(requested).keys() - flatten(raw).keys()
         open_keys |= {key for key in unset if key.startswith("model.") or key in _SET_BY_A_BUNDLE}
     return open_keys
+
+
+def _chosen_for_features(saved: Mapping[str, Any], requested: Mapping[str, Any]) -> set[str]:
+    """Return the keys that the start of a run with features chose, and that the request leaves open."""
+    keys = [("data", "feature_separator"), ("model", "feature_encoder")]
+    if saved["data"].get("columns") == list(COLUMNS_WITH_FEATURES):
+        keys.append(("data", "columns"))  # others were set
+    return {f"{section}.{key}" for section, key in keys if key not in requested[section]}
 
 
 def _automatic_keys(requested: Mapping[str, Any]) -> set[str]:

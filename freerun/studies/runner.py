@@ -19,6 +19,7 @@ from freerun.evaluation.searcher_evaluation import Evaluation
 from freerun.experiment.origin import starting_version
 from freerun.experiment.overlap import pairs_of_study
 from freerun.experiment.pairs_spec import dev_pairs_of
+from freerun.experiment.run_columns import data_of_run
 from freerun.loading import load
 from freerun.lock import holder, inner_lock
 from freerun.log import log
@@ -148,7 +149,8 @@ def _save_result(
 
 
 def _evaluation(run: StudyRun, settings: StudyConfig, progress: Progress | None) -> Evaluation:
-    spec = pairs_of_study(settings.pairs, run.config.data) if settings.pairs else dev_pairs_of(run.directory)
+    directory = run.directory
+    spec = pairs_of_study(settings.pairs, data_of_run(directory)) if settings.pairs else dev_pairs_of(directory)
     search = run.config.evaluation
     return evaluate_pairs(
         load(run.directory),

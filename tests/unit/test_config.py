@@ -244,12 +244,12 @@ def test_a_key_before_the_first_section_is_sent_to_its_own():
         ("training", "init = 3", "3. Expected the path of a bundle or run directory."),
         ("evaluation", "beam_size = 0", "0. Expected a whole number from 1 to 1,000."),
         ("evaluation", "length_penalty = 11", "11. Expected a number from 0 to 10."),
-        ("data", "columns = [0, 1]", "[0, 1]. Expected two columns, counted from 1, for example [1, 2]."),
-        ("data", 'columns = ["1", 2]', '["1", 2]. Expected two columns, counted from 1, for example [1, 2].'),
-        ("data", "columns = [1]", "[1]. Expected two columns, counted from 1, for example [1, 2]."),
-        ("data", "columns = [1, 2, 3]", "[1, 2, 3]. Expected two columns, counted from 1, for example [1, 2]."),
-        ("data", "columns = [true, 2]", "[true, 2]. Expected two columns, counted from 1, for example [1, 2]."),
-        ("data", 'columns = "1,2"', '"1,2". Expected two columns, counted from 1, for example [1, 2].'),
+        ("data", "columns = [0, 1]", "[0, 1]. Expected two or three columns (source, target, features), counted from 1, for example [1, 2] or [1, 2, 3]."),
+        ("data", 'columns = ["1", 2]', '["1", 2]. Expected two or three columns (source, target, features), counted from 1, for example [1, 2] or [1, 2, 3].'),
+        ("data", "columns = [1]", "[1]. Expected two or three columns (source, target, features), counted from 1, for example [1, 2] or [1, 2, 3]."),
+        ("data", "columns = [1, 2, 3, 4]", "[1, 2, 3, 4]. Expected two or three columns (source, target, features), counted from 1, for example [1, 2] or [1, 2, 3]."),
+        ("data", "columns = [true, 2]", "[true, 2]. Expected two or three columns (source, target, features), counted from 1, for example [1, 2] or [1, 2, 3]."),
+        ("data", 'columns = "1,2"', '"1,2". Expected two or three columns (source, target, features), counted from 1, for example [1, 2] or [1, 2, 3].'),
         ("data", "dev = 3", '3. Expected a path, or { source = "PATH", target = "PATH" } for two parallel files.'),
         ("data", 'dev = ""', '"". Expected a path, or { source = "PATH", target = "PATH" } for two parallel files.'),
         (
@@ -732,7 +732,8 @@ def test_flatten_and_changed_keys():
 def test_the_complete_configuration_has_every_default():
     config = parse('[data]\ntrain = "t"')
     raw = tomllib.loads(to_toml(config))
-    optional = {"data.dev", "data.columns", "training.epochs", "training.batch_tokens", "forcing.phases"}
+    features = {"data.feature_separator", "model.feature_encoder"}
+    optional = {"data.dev", "data.columns", "training.epochs", "training.batch_tokens", "forcing.phases", *features}
     for name, info in Config.model_fields.items():
         missing = {f"{name}.{key}" for key in info.annotation.model_fields if key not in raw[name]}
         assert missing <= optional

@@ -7,7 +7,7 @@ from freerun.data.writers import tsv, write_pairs
 
 
 def test_what_is_written_is_read_back(tmp_path):
-    write_pairs(tmp_path / "x.tsv", [("ä b", "c"), ("", "")])
+    write_pairs(tmp_path / "x.tsv", [Pair("ä b", "c", 1), Pair("", "", 2)])
     assert (tmp_path / "x.tsv").read_bytes() == "ä b\tc\n\t\n".encode()
     assert list(read_pairs(tmp_path / "x.tsv")) == [Pair("ä b", "c", 1), Pair("", "", 2)]
 

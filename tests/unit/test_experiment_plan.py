@@ -102,13 +102,15 @@ def test_a_schedule_can_be_changed_in_one_key(tmp_path):
 
 def test_columns():
     assert plan("pairs.tsv", columns="3, 1").config.data.columns == (3, 1)
+    assert plan("pairs.tsv", columns="1,3,2").config.data.columns == (1, 3, 2)
 
 
-@pytest.mark.parametrize("text", ["1", "1,2,3", "0,1", "a,b", "1,-2", "", "1;2", "²,1", "1.5,2"])
+@pytest.mark.parametrize("text", ["1", "1,2,3,4", "0,1", "a,b", "1,-2", "", "1;2", "²,1", "1.5,2"])
 def test_wrong_columns_are_told(text):
     assert refusal(ConfigError, subject="pairs.tsv", columns=text) == (
-        f"--columns {text}: this does not name two columns. Expected the numbers of the source's and of the target's "
-        "column, counted from 1. Write for example --columns 1,3."
+        f"--columns {text}: this does not name two or three columns. Expected the numbers of the source's and of the "
+        "target's column, and of the features' if there is one, counted from 1. Write for example --columns 1,3 or "
+        "--columns 1,2,3."
     )
 
 

@@ -20,7 +20,7 @@ CONFIG = Config.model_validate(
 
 
 def items(*sources):
-    return SimpleNamespace(items=[SimpleNamespace(source=source, texts=[source.upper()]) for source in sources])
+    return SimpleNamespace(items=[SimpleNamespace(label=source, texts=[source.upper()]) for source in sources])
 
 
 @pytest.fixture
