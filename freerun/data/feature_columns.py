@@ -1,9 +1,9 @@
 """Recognition of features in a column of a TSV file, measured on the first lines.
 
 Features are a closed inventory that every line draws from, so almost no token of such a column occurs only once. Other
-columns recur, too, and differ in other ways: scores, counts and dates are numbers; lemmas in a table of forms begin like
-their forms; words, phonemes and actions occur twice in a field. Tokens between spaces are usually words, so whole fields
-have to recur as well, and so do fields of one token.
+columns recur, too, and differ in other ways: scores, counts and dates are numbers; lemmas in a table of forms begin
+like their forms; words, phonemes and actions occur twice in a field. Tokens between spaces are usually words, so whole
+fields have to recur as well, and so do fields of one token.
 """
 
 from __future__ import annotations

@@ -62,12 +62,12 @@ def _pair(name: str, value: object, line: int) -> Pair:
 
 def _features(name: str, value: object) -> Features | None:
     if value is None or isinstance(value, str):
-        _check_text(value or "", name, "features")
+        _check_text(value or "", name, "feature text")
         return value
     if not isinstance(value, Sequence) or not all(isinstance(item, str) for item in value):
         raise wrong_type(f"{name}.features", value, EXPECTED_FEATURES)
     for item in value:
-        _check_text(item, name, "features")
+        _check_text(item, name, "feature text")
     return tuple(value)
 
 

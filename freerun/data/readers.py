@@ -370,14 +370,14 @@ def _json_targets(value: object, location: str) -> list[str]:
 
 def _json_features(value: object, location: str) -> Features:
     if isinstance(value, str):
-        check_field(value, location, "features")
+        check_field(value, location, "feature text")
         return value
     if not isinstance(value, list):
         raise _bad_features(location, f"the value of 'features' is {_json_type(value)}")
     for item in value:
         if not isinstance(item, str):
             raise _bad_features(location, f"an item of 'features' is {_json_type(item)}")
-        check_field(item, location, "features")
+        check_field(item, location, "feature text")
     return tuple(value)
 
 

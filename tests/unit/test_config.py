@@ -40,6 +40,10 @@ from tests.networks import CELLS, one_of
 FITTING_SCORES = [name for name, spec in attention_scores().items() if not spec.needs_equal_sizes]
 
 
+COLUMNS = "Expected two or three columns (source, target, features), counted from 1, for example [1, 2] or [1, 2, 3]."
+SEPARATOR = 'Expected the text between features, 1 to 8 characters without tabs and line ends, for example ";".'
+
+
 class NoSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -244,12 +248,17 @@ def test_a_key_before_the_first_section_is_sent_to_its_own():
         ("training", "init = 3", "3. Expected the path of a bundle or run directory."),
         ("evaluation", "beam_size = 0", "0. Expected a whole number from 1 to 1,000."),
         ("evaluation", "length_penalty = 11", "11. Expected a number from 0 to 10."),
-        ("data", "columns = [0, 1]", "[0, 1]. Expected two or three columns (source, target, features), counted from 1, for example [1, 2] or [1, 2, 3]."),
-        ("data", 'columns = ["1", 2]', '["1", 2]. Expected two or three columns (source, target, features), counted from 1, for example [1, 2] or [1, 2, 3].'),
-        ("data", "columns = [1]", "[1]. Expected two or three columns (source, target, features), counted from 1, for example [1, 2] or [1, 2, 3]."),
-        ("data", "columns = [1, 2, 3, 4]", "[1, 2, 3, 4]. Expected two or three columns (source, target, features), counted from 1, for example [1, 2] or [1, 2, 3]."),
-        ("data", "columns = [true, 2]", "[true, 2]. Expected two or three columns (source, target, features), counted from 1, for example [1, 2] or [1, 2, 3]."),
-        ("data", 'columns = "1,2"', '"1,2". Expected two or three columns (source, target, features), counted from 1, for example [1, 2] or [1, 2, 3].'),
+        ("data", "columns = [0, 1]", f"[0, 1]. {COLUMNS}"),
+        ("data", 'columns = ["1", 2]', f'["1", 2]. {COLUMNS}'),
+        ("data", "columns = [1]", f"[1]. {COLUMNS}"),
+        ("data", "columns = [1, 2, 3, 4]", f"[1, 2, 3, 4]. {COLUMNS}"),
+        ("data", "columns = [true, 2]", f"[true, 2]. {COLUMNS}"),
+        ("data", 'columns = "1,2"', f'"1,2". {COLUMNS}'),
+        ("data", 'feature_separator = ""', f'"". {SEPARATOR}'),
+        ("data", 'feature_separator = "\\t"', f'"\\t". {SEPARATOR}'),
+        ("data", 'feature_separator = "123456789"', f'"123456789". {SEPARATOR}'),
+        ("data", "feature_separator = 3", f"3. {SEPARATOR}"),
+        ("model", 'feature_encoder = "mean"', '"mean". Expected one of "summary", "sequence".'),
         ("data", "dev = 3", '3. Expected a path, or { source = "PATH", target = "PATH" } for two parallel files.'),
         ("data", 'dev = ""', '"". Expected a path, or { source = "PATH", target = "PATH" } for two parallel files.'),
         (
@@ -761,3 +770,15 @@ def test_the_processes_of_a_study_are_bounded():
     with pytest.raises(ConfigError, match=r"s: processes: the value is 1025\. Expected a whole number from 1 to 256\."):
         check_values(StudyConfig, raw, "s")
     assert check_values(StudyConfig, {**raw, "processes": 256}, "s").processes == 256
+
+
+def test_features_as_a_sequence_need_an_attention():
+    with pytest.raises(ConfigError) as error:
+        parse('[data]\ntrain = "t"\n[model]\nfeature_encoder = "sequence"')
+    assert str(error.value) == (
+        'c.toml: model.feature_encoder: "sequence" needs an attention, which reads features, but attention = "none". '
+        'Expected "summary", or attention = "luong" or "bahdanau". Change feature_encoder or attention.'
+    )
+    for attention, encoder in (("luong", "sequence"), ("bahdanau", "sequence"), ("none", "summary")):
+        config = parse(f'[data]\ntrain = "t"\n[model]\nfeature_encoder = "{encoder}"\nattention = "{attention}"')
+        assert config.model.feature_encoder == encoder

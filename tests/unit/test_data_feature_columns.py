@@ -64,8 +64,8 @@ def test_no_text_of_other_data_looks_like_features(lines):
         assert objection(target, source), path
 
 
-def several(values, count=len(WORDS)):
-    return [values[number % len(values)] for number in range(count)]
+def several(values):
+    return [values[number % len(values)] for number in range(len(WORDS))]
 
 
 @pytest.mark.parametrize(

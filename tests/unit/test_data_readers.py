@@ -11,8 +11,19 @@ from pathlib import Path
 import pytest
 
 from freerun.data import readers
-from freerun.data.readers import Pair, ParallelFiles, content_hash, describe, read_pairs, read_texts
+from freerun.data.readers import (
+    Pair,
+    ParallelFiles,
+    column_count,
+    content_hash,
+    copy_pairs,
+    describe,
+    read_pairs,
+    read_texts,
+)
 from freerun.errors import DataError
+
+FEATURES = "Expected a string or a list of strings. Fix the line, or remove the key."
 
 
 def write(path: Path, content: bytes | str) -> Path:
@@ -76,6 +87,48 @@ def test_compressed_files(tmp_path, compress):
 def test_json_lines_with_references_and_other_keys(tmp_path):
     path = write(tmp_path / "x.json", '{"source": "ä", "target": ["b", "c"], "id": 7}\n{"target": "", "source": ""}')
     assert list(read_pairs(path)) == [Pair("ä", "b", 1), Pair("ä", "c", 1), Pair("", "", 2)]
+
+
+def test_features_of_json_lines(tmp_path):
+    rows = ['"features": "V;PST"', '"features": ["V", "PST"]', '"features": []', '"features": ""', '"n": 1']
+    path = write(tmp_path / "x.jsonl", "".join(f'{{"source": "a", "target": ["b", "c"], {row}}}\n' for row in rows))
+    assert [pair.features for pair in read_pairs(path)][::2] == ["V;PST", ("V", "PST"), (), "", None]
+    assert len(list(read_pairs(path))) == 10
+
+
+def test_features_of_a_column(tmp_path):
+    path = write(tmp_path / "x.tsv", "a\tV;PST\tb\tx\nc\t\td\n")
+    assert list(read_pairs(path, (1, 3, 2))) == [Pair("a", "b", 1, "V;PST"), Pair("c", "d", 2, "")]
+    assert [pair.features for pair in read_pairs(path, (1, 3))] == [None, None]
+    assert message(path, (1, 2, 4)) == (
+        f"{path}:2: 3 tab-separated columns, so there is no column 4 of features. Expected at least 4, because columns "
+        "1,2,4 were chosen. Choose other columns with --columns, or fix the line."
+    )
+    assert f"{path}:2: 3 tab-separated columns, so there is no column 4. " in message(path, (4, 2, 1))
+    for columns, which in (((1, 2, 2), "target"), ((1, 2, 1), "source"), ((2, 2, 2), "target")):
+        assert message(path, columns) == (
+            f"{path}: columns {','.join(map(str, columns))} were chosen, so the features are the {which}. Expected a "
+            "separate column of features. Choose the columns with, for example, --columns 1,2,3."
+        )
+
+
+@pytest.mark.parametrize(("content", "count"), [("", 0), ("a", 1), ("a\tb\tc\nd\te\n", 3), ("\ufeffa\tb\r\n", 2)])
+def test_the_columns_of_the_first_line(tmp_path, content, count):
+    assert column_count(write(tmp_path / "x.tsv", content)) == count
+    assert column_count(write(tmp_path / "x.tsv.gz", gzip.compress(content.encode()))) == count
+
+
+def test_what_is_copied_may_have_features(tmp_path):
+    path, lines = write(tmp_path / "x.tsv", "a\tb\tc\nd\te\tf\n"), []
+    copy_pairs(path, {path: lines.append})
+    assert b"".join(lines) == path.read_bytes()
+    for content, wrong in (
+        ("a\tb\nc\td\te\n", "2: 3 tab-"),
+        ("a\tb\tc\nd\te\n", "2: 2 tab-"),
+        ("a\tb\tc\td\n", "1: 4"),
+    ):
+        with pytest.raises(DataError, match=f"x.tsv:{wrong}"):
+            copy_pairs(write(path, content), {path: lines.append})
 
 
 def test_parallel_files(tmp_path):
@@ -225,6 +278,14 @@ def test_damaged_compressed_files(tmp_path, suffix):
         ('{"source": "a\\r", "target": "b"}', "the source contains a carriage return."),
         ('{"source": "a\\u0000", "target": "b"}', "the source contains a NUL character."),
         ('{"source": "a", "target": "\\ud83d"}', "the target contains half a surrogate pair (U+D83D)."),
+        ('{"source": "a", "target": "b", "features": null}', f"the value of 'features' is null. {FEATURES}"),
+        ('{"source": "a", "target": "b", "features": {"tense": "PST"}}', "the value of 'features' is an object."),
+        ('{"source": "a", "target": "b", "features": 3}', "the value of 'features' is a number."),
+        ('{"source": "a", "target": "b", "features": ["V", true]}', "an item of 'features' is true or false."),
+        ('{"source": "a", "target": "b", "features": [["V"]]}', f"an item of 'features' is a list. {FEATURES}"),
+        ('{"source": "a", "target": "b", "features": "V\\tPST"}', "the feature text contains a tab."),
+        ('{"source": "a", "target": "b", "features": ["V", "\\n"]}', "the feature text contains a line feed."),
+        ('{"source": "a", "target": "b", "features": ["\\ud83d"]}', "the feature text contains half a surrogate pair"),
     ],
 )
 def test_faults_of_a_json_line(tmp_path, line, part):

@@ -64,7 +64,9 @@ def message(call, *arguments):
 # -- what is typed -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("text", "columns"), [("1,3", (1, 3)), ("1,3,2", (1, 3, 2)), (" 2 , 1 ", (2, 1)), ("1000000,1", (1_000_000, 1))])
+@pytest.mark.parametrize(
+    ("text", "columns"), [("1,3", (1, 3)), ("1,3,2", (1, 3, 2)), (" 2 , 1 ", (2, 1)), ("1000000,1", (10**6, 1))]
+)
 def test_columns(text, columns):
     assert parse_columns(text) == chosen_columns(text) == columns
 
@@ -75,8 +77,8 @@ def test_columns(text, columns):
 def test_columns_that_are_none(text):
     assert message(chosen_columns, text) == (
         f"--columns {cut(text)}: this does not name two or three columns. Expected the numbers of the source's "
-        "and of the target's column, and of the features' if there is one, counted from 1. Write for example --columns 1,3 "
-        "or --columns 1,2,3."
+        "and of the target's column, and of the features' if there is one, counted from 1. Write for example --columns "
+        "1,3 or --columns 1,2,3."
     )
 
 
