@@ -121,7 +121,8 @@ def without_features(pairs: Iterable[P], location: str) -> Iterator[P]:
 
 def _check_items(features: Sequence[str], separator: str, location: str) -> None:
     """Check that no feature of a list contains the separator."""
-    wrong = next((each for each in features if separator in each), None)
+    # also one that ends with a part of the separator: "a:" and "b" joined by "::" would be split as "a" and ":b"
+    wrong = next((each for each in features if (each + separator).index(separator) < len(each)), None)
     if wrong is not None:
         raise DataError(
             location,

@@ -80,7 +80,8 @@ def choose_fields(config: DataConfig, label: str, quiet: bool = False) -> InputF
     separator = config.feature_separator or likely_separator(pair.features or "" for pair in pairs)
     fields = InputFields(columns, separator)
     if not quiet and (is_recognized or config.feature_separator is None):
-        log.info(_sentence(fields, is_recognized, label))
+        more = "" if config.feature_separator else "; data.feature_separator sets another separator"
+        log.info(f"{label}: {_reading(fields, is_recognized)}, separated by {shown(separator)}{more}.")
     return fields
 
 
@@ -115,11 +116,9 @@ def _check_features(pairs: list[Pair], label: str) -> None:
     )
 
 
-def _sentence(fields: InputFields, is_recognized: bool, label: str) -> str:
+def _reading(fields: InputFields, is_recognized: bool) -> str:
+    """Return where the features are read from, as the beginning of a sentence."""
     if is_recognized:
-        what = "its three columns are read as source, target and features (as with --columns 1,2,3)"
-    elif fields.columns is not None:
-        what = f"column {fields.columns[-1]} is read as features of the source"
-    else:
-        what = "the key features is read as features of the source"
-    return f"{label}: {what}, separated by {shown(fields.separator)}; data.feature_separator sets another separator."
+        return "its three columns are read as source, target and features (as with --columns 1,2,3)"
+    where = "the key features" if fields.columns is None else f"column {fields.columns[-1]}"
+    return f"{where} is read as features of the source"

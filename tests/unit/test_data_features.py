@@ -62,6 +62,8 @@ def test_a_feature_of_a_list_cannot_contain_the_separator():
         "it two features, or set data.feature_separator to a text that is in none of them."
     )
     assert list(with_features([Pair("a", "b", 1, "a+b")], "x", "+"))
+    # joined, "a:" and "b" would be a, then :b
+    assert 'the feature "a:" contains "::"' in failure(with_features([Pair("a", "b", 1, ("a:", "b"))], "x", "::"))
 
 
 def test_ids_are_decoded_without_padding():

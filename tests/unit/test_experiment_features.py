@@ -224,7 +224,7 @@ def test_a_model_with_features_is_trained_further():
         train("few.tsv", "tuned", init=Path("run"))  # too few lines to recognize features
     assert config_of("tuned")["data"]["columns"] == [1, 2, 3]
     assert read_bundle(Path("tuned")).source.features == read_bundle(Path("run")).source.features
-    assert any("feature" in text and "are not in the vocabulary of run: 'X' (1), 'Y' (1)" in text for text in said)
+    assert any("feature" in text and "/run: 'X' (1), 'Y' (1). The model reads" in text for text in said)
     Path("plus.tsv").write_text(plus)
     with pytest.raises(ConfigError) as error:
         train("plus.tsv", "other", ["data.feature_separator=+"], init=Path("run"))
@@ -238,16 +238,17 @@ def test_pairs_and_initial_model_both_have_features_or_neither():
     train("two.tsv", "two")
     with pytest.raises(ConfigError) as error:
         train("two.tsv", "other", init=Path("run"))
-    path = Path("two.tsv").absolute()
+    path, model = Path("two.tsv").absolute(), Path("run/best").absolute()
     assert str(error.value) == (
-        f"training.init: {path} has no features, and the model run/best that training starts from "
+        f"training.init: {path} has no features, and the model {model} that training starts from "
         "has some. Expected pairs with features. Add the features: a third column, chosen with --columns, or the key "
         "features in JSON Lines; or start without --init."
     )
     with pytest.raises(ConfigError) as error:
         train("x.tsv", "other", init=Path("two"))
+    path, model = Path("x.tsv").absolute(), Path("two/best").absolute()
     assert str(error.value) == (
-        f"training.init: {Path('x.tsv').absolute()} has features, and the model two/best that training starts from has "
+        f"training.init: {path} has features, and the model {model} that training starts from has "
         "none. Expected pairs without features. Leave the features out, for example with --columns 1,2; or start "
         "without --init."
     )
