@@ -37,12 +37,20 @@ def train(freerun: Freerun, folder: Path, *arguments: object) -> str:
             f"{ROW}a\tA\tB\n".encode(),
             "train.tsv:2: 3 tab-separated columns. Expected 2: source and target. Remove the extra tab",
         ),
+        (
+            "".join(f"w{n}\tA B\tid{n}\n" for n in range(40)).encode(),
+            "train.tsv: 3 tab-separated columns, and column 3 does not look like features: it has 40 different values",
+        ),
+        (
+            "".join(f"w{n}\tV;{n % 3}\tform{n}\n" for n in range(40)).encode(),
+            "train.tsv: column 2 of 3 looks like features, and column 3 does not: it has 40 different values",
+        ),
         (f"{ROW}\n{ROW}".encode(), "train.tsv:2: "),
         (ROW.encode() + b"ab\xffc\tA\n", "train.tsv:2: not UTF-8: byte 0xff at byte offset 12"),
         (ROW.encode() + b"a\0b\tA\n", "train.tsv:2: "),
         (ROW.encode() + b"a" * 10_000_000 + b"\tA\n", "train.tsv:2: "),
     ],
-    ids=["empty", "one column", "three columns", "blank line", "not UTF-8", "NUL", "10 MB line"],
+    ids=["empty", "one column", "three columns", "ids", "other order", "blank line", "not UTF-8", "NUL", "10 MB line"],
 )
 def test_bad_pairs(freerun: Freerun, pairs: Path, content: bytes, message: str) -> None:
     (pairs / "train.tsv").write_bytes(content)
