@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from freerun.config import DataConfig
-from freerun.data.feature_columns import FeatureColumn
+from freerun.data.column_recognition import FeatureColumn
 from freerun.data.features import likely_separator, with_features, without_features
 from freerun.data.header import SAMPLE_PAIRS
 from freerun.data.readers import (

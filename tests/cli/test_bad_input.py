@@ -42,7 +42,7 @@ def train(freerun: Freerun, folder: Path, *arguments: object) -> str:
             "train.tsv: 3 tab-separated columns, and column 3 does not look like features: it has 40 different values",
         ),
         (
-            "".join(f"w{n}\tV;{n % 3}\tform{n}\n" for n in range(40)).encode(),
+            "".join(f"w{n}\tV;P{n % 3}\tform{n}\n" for n in range(40)).encode(),
             "train.tsv: column 2 of 3 looks like features, and column 3 does not: it has 40 different values",
         ),
         (f"{ROW}\n{ROW}".encode(), "train.tsv:2: "),

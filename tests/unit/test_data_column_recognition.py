@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from freerun.data.feature_columns import FeatureColumn
+from freerun.data.column_recognition import FeatureColumn
 
 SHARED = Path(os.environ.get("FREERUN_SHARED", "shared"), "data")
 LANGUAGES = ["finnish", "german", "hungarian", "spanish", "turkish"]
