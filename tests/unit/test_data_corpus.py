@@ -82,8 +82,9 @@ def test_length_filter_counts():
 
 
 def test_pairs_with_the_ids_of_a_held_out_source_are_left_out():
+    held_out = [Pair("aZ", "", 1), Pair("aYb", "", 2)]
     corpus, report = encode(
-        ("ab", "a"), ("aX", "a"), ("ab", "c"), ("aYb", "b"), ("b", "aaaaa"), held_out=["aZ", "aYb"], max_target_length=3
+        ("ab", "a"), ("aX", "a"), ("ab", "c"), ("aYb", "b"), ("b", "aaaaa"), held_out=held_out, max_target_length=3
     )
     assert report == FilterReport(
         read=5, kept=2, too_long_source=0, too_long_target=1, longest_source=2, longest_target=1, same_as_held_out=2
@@ -94,7 +95,7 @@ def test_pairs_with_the_ids_of_a_held_out_source_are_left_out():
 
 def test_nothing_left_says_what_leaked():
     with pytest.raises(DataError, match=r"^pairs: 1 of 2 training pairs have .* source, and the other 1 are too long"):
-        encode(("aX", "a"), ("abc", "a"), held_out=["aY"], max_source_length=2)
+        encode(("aX", "a"), ("abc", "a"), held_out=[Pair("aY", "", 1)], max_source_length=2)
 
 
 def test_without_limits_all_are_kept():
