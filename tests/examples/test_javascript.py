@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from freerun.data.codec import Codec
+from freerun.data.features import SEPARATORS, FeatureCodec
 from freerun.data.tokenizers import make_tokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.errors import BundleError
@@ -59,6 +60,30 @@ def test_texts_become_the_same_ids(kind):
         unknown = list(dict.fromkeys(codec.unknown(text)))
         expected.append({"tokens": codec.tokens(text), "ids": codec.encode(text), "unknown": unknown})
     assert answers(ANSWER, questions) == expected
+
+
+FEATURES = ["V", "PST", "3", "é", "e\u0301", "x y", "__proto__", "ﬁ", "𝒜", *(f"{space}V{space}" for space in WHITE_SPACE)]
+
+
+def random_features(separator, count):
+    """Fields of any features, some of them empty or repeated, and the same as lists."""
+    chance = random.Random(2)
+    for number in range(count):
+        parts = chance.choices([*FEATURES, "", " "], k=chance.choice((0, 1, 3, 9, 60)))
+        yield parts if number % 3 == 0 else separator.join(parts)
+
+
+@pytest.mark.parametrize("separator", [*SEPARATORS, "::", "é", "a"])
+def test_features_become_the_same_ids(separator):
+    vocabulary = ["PST", "V", "é", "x", "x y", "__proto__"]
+    codec = FeatureCodec(separator, Vocabulary(vocabulary))
+    fields = ["", separator, f"V{separator}V", f"{separator}V;PST", *random_features(separator, 150)]
+    fields += [f"{text}{separator}V" for text in random_texts(50)]
+    questions = [{"kind": "features", "separator": separator, "vocabulary": vocabulary, "features": f} for f in fields]
+    expected = [{"tokens": codec.tokens(f), "ids": codec.encode(f), "unknown": codec.unknown(f)} for f in fields]
+    assert answers(ANSWER, questions) == expected
+    assert {3, 4, 5} <= {number for each in expected for number in each["ids"]}
+    assert max(len(each["tokens"]) for each in expected) > 8
 
 
 @pytest.mark.parametrize(("kind", "text"), [("char", "abb"), ("whitespace", "a b b")])

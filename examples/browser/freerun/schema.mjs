@@ -48,16 +48,30 @@ const CONFIG = {
   graphs: optional(STRINGS),
 };
 
+/** The further keys of a model with features: all of them or none. */
+const FEATURES = {
+  model: { feature_vocabulary: whole(1), feature_encoder: word("summary", "sequence") },
+  features: { separator: [(value) => typeof value === "string" && value !== "", "a string, not empty"] },
+};
+
 /**
  * Return the first invalid value: its key path and what is expected there; null if there is none.
  *
  * @returns {{key: string, expected: string} | null}
  */
-export function firstFault(config, section = CONFIG, prefix = "") {
+export function firstFault(config) {
+  return faultIn(config, CONFIG) ?? (mentionsFeatures(config) ? faultIn(config, FEATURES) : null);
+}
+
+function mentionsFeatures({ model, features }) {
+  return [model.feature_vocabulary, model.feature_encoder, features].some((value) => (value ?? null) !== null);
+}
+
+function faultIn(config, section, prefix = "") {
   for (const [name, expected] of Object.entries(section)) {
     const [key, value] = [prefix + name, Object.hasOwn(config, name) ? config[name] : undefined];
     if (!Array.isArray(expected)) {
-      const fault = isTable(value) ? firstFault(value, expected, `${key}.`) : { key, expected: `a section, [${key}]` };
+      const fault = isTable(value) ? faultIn(value, expected, `${key}.`) : { key, expected: `a section, [${key}]` };
       if (fault) return fault;
     } else if (!expected[0](value)) {
       return { key, expected: expected[1] };
