@@ -15,7 +15,7 @@ import { parseArgs } from "node:util";
 import ort from "onnxruntime-node";
 
 import { Bundle } from "../browser/freerun/bundle.mjs";
-import { BundleError, FreerunError } from "../browser/freerun/errors.mjs";
+import { BundleError, FreerunError, SourceError } from "../browser/freerun/errors.mjs";
 import { openBeam, openGreedy } from "../browser/freerun/model.mjs";
 
 globalThis.crypto ??= webcrypto; // Node 18 does not define it; it verifies the bundle's hashes
@@ -34,10 +34,14 @@ async function predict(folder, lines, beamSize) {
   }
 }
 
-/** Return the fields of a line, split at its first tab: the source and its features. */
+/** Return the fields of a line: the source, and its features after a tab, if any. */
 function fields(line) {
-  const tab = line.indexOf("\t");
-  return tab < 0 ? [line] : [line.slice(0, tab), line.slice(tab + 1)];
+  const parts = line.split("\t");
+  if (parts.length > 2) {
+    const what = `${parts.length} tab-separated fields`;
+    throw new SourceError(JSON.stringify(line), what, "Expected at most 2: a source and its features", "Remove the others");
+  }
+  return parts;
 }
 
 async function file(folder, name) {

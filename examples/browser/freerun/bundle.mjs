@@ -4,6 +4,7 @@ import { Codec } from "./codec.mjs";
 import { BundleError, SourceError } from "./errors.mjs";
 import { FeatureCodec } from "./features.mjs";
 import { firstFault } from "./schema.mjs";
+import { strip } from "./text.mjs";
 import { FIRST_ID } from "./vocabulary.mjs";
 
 const FORMAT = "freerun bundle";
@@ -37,7 +38,7 @@ export class Bundle {
    *   null if the model reads no features
    */
   encode(text, features = null) {
-    if ((features === null) !== (this.features === null)) throw wrongFeatures(this.features, text);
+    checkFeatures(this.features, text, features);
     const tokens = this.source.tokens(text);
     return { tokens, ids: this.source.encode(tokens), features: this.features?.encode(features) ?? null };
   }
@@ -96,15 +97,29 @@ export class Bundle {
   }
 }
 
-/** Return the error for features that are missing, or that the model does not read. */
-function wrongFeatures(codec, text) {
+/** Check that there are features exactly if the model reads them, one in each item of an array. */
+function checkFeatures(codec, text, features) {
   const where = JSON.stringify(text.slice(0, 80));
-  if (codec === null) {
-    return new SourceError(where, "it has features, and this model reads none", "Expected a text", "Leave the features out");
+  if (codec === null && features !== null) {
+    const what = "it has features, but the model was trained without any";
+    throw new SourceError(where, what, "Expected a text alone", "Leave the features out");
   }
-  const known = codec.vocabulary.tokens.slice(0, MOST_NAMED).join(", ");
-  const expected = `Expected features separated by ${JSON.stringify(codec.separator)}; this model knows ${known}`;
-  return new SourceError(where, "it has no features, and this model reads them", expected, 'Add them, or "" for none');
+  if (codec !== null && features === null) {
+    const why = "because the model was trained with them";
+    const expected = `Expected features separated by ${JSON.stringify(codec.separator)}, ${why}; it has ${named(codec)}`;
+    throw new SourceError(where, "it has no features", expected, 'Add the features; "" stands for none');
+  }
+  const joined = Array.isArray(features) && features.find((each) => strip(each).includes(codec.separator));
+  if (joined) {
+    const what = `the feature ${JSON.stringify(joined)} contains the separator ${JSON.stringify(codec.separator)}`;
+    throw new SourceError(where, what, "Expected one feature in each item", "Pass one string with all features");
+  }
+}
+
+/** Return the first features of a model as text. */
+function named({ vocabulary: { tokens } }) {
+  const first = tokens.slice(0, MOST_NAMED).map((token) => JSON.stringify(token)).join(", ") || "none";
+  return tokens.length > MOST_NAMED ? `${first} and ${tokens.length - MOST_NAMED} others` : first;
 }
 
 function graphFile(name, precision) {
