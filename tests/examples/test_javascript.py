@@ -62,7 +62,18 @@ def test_texts_become_the_same_ids(kind):
     assert answers(ANSWER, questions) == expected
 
 
-FEATURES = ["V", "PST", "3", "é", "e\u0301", "x y", "__proto__", "ﬁ", "𝒜", *(f"{space}V{space}" for space in WHITE_SPACE)]
+FEATURES = [
+    "V",
+    "PST",
+    "3",
+    "é",
+    "e\u0301",
+    "x y",
+    "__proto__",
+    "ﬁ",
+    "𝒜",
+    *(f"{space}V{space}" for space in WHITE_SPACE),
+]
 
 
 def random_features(separator, count):
