@@ -119,7 +119,8 @@ function checkFeatures(codec, text, features) {
 /** Return the first features of a model as text. */
 function named({ vocabulary: { tokens } }) {
   const first = tokens.slice(0, MOST_NAMED).map((token) => JSON.stringify(token)).join(", ") || "none";
-  return tokens.length > MOST_NAMED ? `${first} and ${tokens.length - MOST_NAMED} others` : first;
+  const others = tokens.length - MOST_NAMED;
+  return others > 0 ? `${first} and ${others} ${others > 1 ? "others" : "other"}` : first;
 }
 
 function graphFile(name, precision) {

@@ -1,6 +1,7 @@
 /** The texts of the page. */
 
 const MOST_NAMED = 8;
+const MOST_FEATURES = 20;
 
 /** Describe the kind of model. */
 export function describeModel({ model, source, target, features }) {
@@ -24,12 +25,13 @@ export function describeUnknownFeatures(tokens) {
 /** Describe the features that a model reads, most frequent first. */
 export function describeFeatures({ separator, vocabulary }) {
   const between = separator === " " ? "spaces" : `“${visible(separator)}”`;
-  return `Separated by ${between}. Known: ${listed(vocabulary.tokens) || "none"}.`;
+  return `Separated by ${between}. Known: ${listed(vocabulary.tokens, MOST_FEATURES) || "none"}.`;
 }
 
-function listed(tokens) {
-  const named = tokens.slice(0, MOST_NAMED).map((token) => `“${visible(token)}”`).join(", ");
-  return tokens.length > MOST_NAMED ? `${named} and ${tokens.length - MOST_NAMED} others` : named;
+function listed(tokens, most = MOST_NAMED) {
+  const named = tokens.slice(0, most).map((token) => `“${visible(token)}”`).join(", ");
+  const others = tokens.length - most;
+  return others > 0 ? `${named} and ${others} ${others > 1 ? "others" : "other"}` : named;
 }
 
 /** Return "lower" or "upper" if all unknown tokens are in the vocabulary in that case, like `freerun predict`; else "". */
