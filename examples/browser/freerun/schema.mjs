@@ -1,5 +1,7 @@
 /** Schema of a bundle's config.json, the same as in freerun/runtime/schema.py. */
 
+import { FIRST_ID } from "./vocabulary.mjs";
+
 const isTable = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
 const whole = (least, most = Number.MAX_SAFE_INTEGER) => [
@@ -48,10 +50,15 @@ const CONFIG = {
   graphs: optional(STRINGS),
 };
 
+const MAX_SEPARATOR = 8;
+const SEPARATOR = [
+  (value) => typeof value === "string" && value !== "" && Array.from(value).length <= MAX_SEPARATOR,
+  `a text of 1 to ${MAX_SEPARATOR} characters`,
+];
 /** The further keys of a model with features: all of them or none. */
 const FEATURES = {
-  model: { feature_vocabulary: whole(1), feature_encoder: word("summary", "sequence") },
-  features: { separator: [(value) => typeof value === "string" && value !== "", "a string, not empty"] },
+  model: { feature_vocabulary: whole(FIRST_ID), feature_encoder: word("summary", "sequence") },
+  features: { separator: SEPARATOR },
 };
 
 /**
@@ -60,11 +67,18 @@ const FEATURES = {
  * @returns {{key: string, expected: string} | null}
  */
 export function firstFault(config) {
-  return faultIn(config, CONFIG) ?? (mentionsFeatures(config) ? faultIn(config, FEATURES) : null);
+  return faultIn(config, CONFIG) ?? (mentionsFeatures(config) ? featureFault(config) : null);
 }
 
 function mentionsFeatures({ model, features }) {
-  return [model.feature_vocabulary, model.feature_encoder, features].some((value) => (value ?? null) !== null);
+  const { feature_vocabulary: size = 0, feature_encoder: encoder = "" } = model;
+  return size !== 0 || encoder !== "" || (features ?? null) !== null;
+}
+
+function featureFault(config) {
+  const fault = faultIn(config, FEATURES);
+  if (fault || config.model.feature_encoder !== "sequence" || config.model.attention !== "none") return fault;
+  return { key: "model.feature_encoder", expected: '"summary", because there is no attention to read a sequence' };
 }
 
 function faultIn(config, section, prefix = "") {

@@ -147,10 +147,17 @@ test("the graphs take the ids of features, padded to at least one", () => {
 });
 
 for (const [name, config, said] of [
-  ["no separator", { ...WITH_FEATURES, features: {} }, /features.separator: this key is missing. Expected a string/],
+  ["no separator", { ...WITH_FEATURES, features: {} }, /features.separator: this key is missing. Expected a text/],
   ["an empty separator", { ...WITH_FEATURES, features: { separator: "" } }, /features.separator: the value is ""/],
   ["no section", { ...WITH_FEATURES, features: undefined }, /damaged: features: this key is missing. Expected a section/],
   ["only the section", { ...WITH_FEATURES, model: MODEL }, /damaged: model.feature_vocabulary: this key is missing/],
+  ["a long separator", { ...WITH_FEATURES, features: { separator: "𝒜".repeat(9) } }, /a text of 1 to 8 characters/],
+  ["a vocabulary of 0", { ...WITH_FEATURES, model: { ...MODEL, feature_encoder: "summary" } }, /this key is missing/],
+  [
+    "a sequence without attention",
+    { ...WITH_FEATURES, model: { ...WITH_FEATURES.model, feature_encoder: "sequence" } },
+    /the value is "sequence". Expected "summary", because there is no attention/,
+  ],
   [
     "another encoder",
     { ...WITH_FEATURES, model: { ...WITH_FEATURES.model, feature_encoder: "set" } },
