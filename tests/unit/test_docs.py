@@ -219,7 +219,8 @@ def test_the_commands_of_the_page_on_features_print_what_it_says(
     monkeypatch.chdir(tmp_path)
     _memorize_verbs(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
     commands = [line for block in _blocks("sh") for line in block.splitlines()]
     assert commands.pop(0) == "freerun train verbs.tsv --out runs/verbs"
     assert len(commands) > 8
