@@ -50,7 +50,8 @@ class Model:
         source = [*(reversed(ids) if self.config["source"]["reverse"] else ids), EOS]
         inputs = {"source": [source], "lengths": [len(source)], "max_lengths": [self.bound(len(tokens))]}
         if (features is None) != (self.feature_ids is None):
-            raise ValueError(f"{text!r} has {'no' if features is None else 'a field of'} features, contrary to the model")
+            has = "no" if features is None else "a field of"
+            raise ValueError(f"{text!r} has {has} features, contrary to the model")
         if features is not None:
             inputs["features"] = [self.encode_features(features) or [PAD]]
         written, _ = self.session.run(None, {name: np.array(value, np.int64) for name, value in inputs.items()})
