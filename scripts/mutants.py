@@ -44,7 +44,7 @@ from mutation.planted import planted
 from mutation.workshop import Outcome, Workshop, project_files, workshops
 
 PACKAGES = ("forcing", "search", "studies", "diagnostics", "metrics", "training")
-SUFFIXES = (".py", ".c", ".h")
+SUFFIXES = (".py", ".c", ".h", ".mjs")
 """Of sources; generated mutants are of Python only."""
 COLUMNS = ("tried", "killed", "timeout", "survived", "untested", "accepted")
 FIRST = 30

@@ -120,7 +120,7 @@ def write_model(directory, model=None, **changes):
         "source": Codec(WhitespaceTokenizer(), Vocabulary("abcdefg"), "NFC", "lower", reverse=True),
         "target": Codec(WhitespaceTokenizer(), Vocabulary("vwxyz")),
         "bound": LengthBound(5, 1.0),
-        "model": asdict(model.sizes),
+        "model": model.sizes.as_json(),
         "training": TRAINING,
         "most_frequent_target": "v",
         "weights": serialised(model.state_dict()),

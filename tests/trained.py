@@ -44,10 +44,33 @@ WORDS = {
 
 MODELS = {"characters": CHARACTERS, "words": WORDS}
 
+CHANGES = {
+    "": str,
+    "UP": str.upper,
+    "É; REV": lambda name: name[::-1] + "é",
+    "REV;UP": lambda name: name[::-1].upper(),
+}
+FEATURED = [(name, change(name), features) for name in NAMES for features, change in CHANGES.items()]
+COLUMNS = {"data.columns": "[1, 2, 3]", "data.feature_separator": ";"}
 
-def bundles(tmp_path_factory):
+WITH_FEATURES = {
+    "summary": {
+        "options": ("--quantize", "int8", "--max-loss", "100"),
+        "pairs": FEATURED,
+        "settings": {**COLUMNS, "model.cell": "gru", "model.attention": "none"},
+    },
+    "sequence": {
+        "options": (),
+        "pairs": FEATURED,
+        "settings": {**COLUMNS, "model.attention": "luong", "model.feature_encoder": "sequence"},
+    },
+}
+"""From letters to letters; features decide how."""
+
+
+def bundles(tmp_path_factory, models=MODELS):
     """The exported bundle of each model."""
-    return {name: once(tmp_path_factory, name, partial(exported, **model)) / "bundle" for name, model in MODELS.items()}
+    return {name: once(tmp_path_factory, name, partial(exported, **model)) / "bundle" for name, model in models.items()}
 
 
 def once(tmp_path_factory, name, make):
@@ -65,7 +88,7 @@ def once(tmp_path_factory, name, make):
 
 def exported(directory, pairs, settings, options=()):
     """Train for a second or two, export to ``directory / "bundle"``."""
-    (directory / "pairs.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs), "utf-8")
+    (directory / "pairs.tsv").write_text("".join("\t".join(pair) + "\n" for pair in pairs), "utf-8")
     every = {
         "training.updates": 150,
         "training.batch_size": 6,

@@ -18,8 +18,9 @@ const RUNTIME = {
   "ort.wasm": "dist/ort-wasm-simd-threaded.wasm",
   "package.json": "package.json", // names the author, version and license
 };
+const VOCABULARIES = ["source_vocabulary.json", "target_vocabulary.json", "feature_vocabulary.json"];
 /** Without greedy.onnx: the page searches with the other two graphs. */
-const BUNDLE = ["config.json", "source_vocabulary.json", "target_vocabulary.json", "encoder.onnx", "step.onnx"];
+const BUNDLE = ["config.json", ...VOCABULARIES, "encoder.onnx", "step.onnx"];
 const QUANTISED = ["encoder.int8.onnx", "step.int8.onnx"];
 
 async function build(out, bundle, examples) {

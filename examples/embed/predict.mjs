@@ -3,6 +3,7 @@
  *
  * node predict.mjs BUNDLE TEXT... prints the greedy output of each text on one line;
  * node predict.mjs --beam-size K BUNDLE TEXT... prints the K best outputs of each text as one JSON object.
+ * If the model reads features, a text is followed by a tab and its features: $'walk\tV;PST'.
  * Text handling and beam search are the modules in ../browser/freerun: copy that directory, too.
  */
 
@@ -14,18 +15,33 @@ import { parseArgs } from "node:util";
 import ort from "onnxruntime-node";
 
 import { Bundle } from "../browser/freerun/bundle.mjs";
-import { BundleError } from "../browser/freerun/errors.mjs";
+import { BundleError, FreerunError, SourceError } from "../browser/freerun/errors.mjs";
 import { openBeam, openGreedy } from "../browser/freerun/model.mjs";
 
 globalThis.crypto ??= webcrypto; // Node 18 does not define it; it verifies the bundle's hashes
 
-async function predict(folder, texts, beamSize) {
+async function predict(folder, lines, beamSize) {
   const bundle = await Bundle.open((name) => file(folder, name));
   const model = beamSize > 1 ? await openBeam(ort, bundle) : await openGreedy(ort, bundle);
-  for (const text of texts) {
-    if (beamSize > 1) console.log(JSON.stringify({ source: text, hypotheses: await model(text, beamSize) }));
-    else console.log(text === "" ? "" : await model(text));
+  for (const line of lines) {
+    const [source, features] = fields(line);
+    if (beamSize > 1) {
+      const hypotheses = await model(source, features, beamSize);
+      console.log(JSON.stringify({ source, features, hypotheses })); // undefined features are left out
+    } else {
+      console.log(line === "" ? "" : await model(source, features));
+    }
   }
+}
+
+/** Return the fields of a line: the source, and its features after a tab, if any. */
+function fields(line) {
+  const parts = line.split("\t");
+  if (parts.length > 2) {
+    const what = `${parts.length} tab-separated fields`;
+    throw new SourceError(JSON.stringify(line), what, "Expected at most 2: a source and its features", "Remove the others");
+  }
+  return parts;
 }
 
 async function file(folder, name) {
@@ -37,10 +53,10 @@ async function file(folder, name) {
 }
 
 const { values, positionals } = parseArgs({ options: { "beam-size": { type: "string" } }, allowPositionals: true });
-const [folder, ...texts] = positionals;
+const [folder, ...lines] = positionals;
 try {
-  await predict(folder ?? ".", texts, Number(values["beam-size"] ?? 1));
+  await predict(folder ?? ".", lines, Number(values["beam-size"] ?? 1));
 } catch (error) {
-  console.error(error instanceof BundleError ? `error: ${error.message}` : error);
-  process.exitCode = error instanceof BundleError ? 2 : 1;
+  console.error(error instanceof FreerunError ? `error: ${error.message}` : error);
+  process.exitCode = error instanceof FreerunError ? 2 : 1;
 }

@@ -21,6 +21,8 @@ from tests.trained import HOSTILE, change_config, once
 PAGE = EXAMPLES / "browser"
 SOURCES = {"characters": ["ab", "cab", "bcaX", "𝒜b", "e\u0301"], "words": ["A B C", "a\u3000b", "A X b", " ", "c c"]}
 
+WITH_FEATURES = [("ab", "UP"), ("cab", "REV;; UP;UP"), ("cab", "E\u0301;REV"), ("bc", ""), ("aX", "X;UP;Y")]
+
 
 class Quiet(SimpleHTTPRequestHandler):
     """A static server without a word on standard error."""
@@ -58,14 +60,15 @@ def browser():
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
-    return trained.bundles(tmp_path_factory)
+    return trained.bundles(tmp_path_factory, trained.MODELS | trained.WITH_FEATURES)
 
 
 @pytest.fixture(scope="module")
 def pages(bundles, tmp_path_factory):
     """The built page of each bundle."""
+    examples = {name: "ab\tUP|cab\tREV;UP" if name in trained.WITH_FEATURES else "ab|cab" for name in bundles}
     return {
-        name: once(tmp_path_factory, f"page-{name}", partial(build, bundle=bundle, examples="ab|cab"))
+        name: once(tmp_path_factory, f"page-{name}", partial(build, bundle=bundle, examples=examples[name]))
         for name, bundle in bundles.items()
     }
 
@@ -136,21 +139,24 @@ def asked_of(browser):
     return {"/".join(url.split("/")[:3]) for url in sent if url != "about:blank"}
 
 
-def set_text(browser, text):
+def set_text(browser, text, field="source"):
     """As typing does; the driver's own keys cannot write every character."""
     browser.execute_script(
-        "const field = document.getElementById('source'); field.value = arguments[0];"
+        "const field = document.getElementById(arguments[1]); field.value = arguments[0];"
         "field.dispatchEvent(new Event('input'))",
         text,
+        field,
     )
 
 
-def await_outputs(browser, text):
+def await_outputs(browser, text, features=""):
     wait(
         browser,
-        "return document.getElementById('outputs').dataset.source === arguments[0]"
+        "const {source, features} = document.getElementById('outputs').dataset;"
+        "return source === arguments[0] && features === arguments[1]"
         " && !document.getElementById('results').classList.contains('waiting')",
         text,
+        features,
     )
 
 
@@ -220,6 +226,48 @@ def test_int8_is_a_choice_where_it_is_there(characters, bundles, capsys):
     wait(characters, f"return Number(document.querySelector('#outputs li').dataset.score) !== {before!r}")
     await_outputs(characters, "cab")
     assert_same(outputs(characters), expected(bundles["characters"], "cab", capsys, "--precision", "int8"))
+
+
+@pytest.mark.parametrize("name", list(trained.WITH_FEATURES))
+def test_a_model_with_features_has_a_field_for_them(browser, serve, pages, bundles, name, capsys):
+    serve(pages[name])
+    assert "characters and features to characters" in said(browser, "model")
+    assert said(browser, "known-features") == "Separated by “;”. Known: “REV”, “UP”, “É”."
+    seen = set()
+    for text, features in WITH_FEATURES:
+        set_text(browser, text)
+        set_text(browser, features, "features")
+        await_outputs(browser, text, features)
+        assert_same(outputs(browser), expected(bundles[name], f"{text}\t{features}", capsys))
+        seen.add(outputs(browser)[0]["text"])
+    assert len(seen) > 2, "the model says the same of everything"
+    assert said(browser, "note").endswith("“X”, “Y”: not among the model’s features, so mapped to UNK.")
+    assert browser.get_log("browser") == []
+
+
+def test_features_are_read_by_int8_graphs_too(browser, serve, pages, bundles, capsys):
+    serve(pages["summary"])
+    browser.find_element("css selector", "#precision option[value=int8]").click()
+    click(browser, "#examples button:last-child")
+    await_outputs(browser, "cab", "REV;UP")
+    assert_same(outputs(browser), expected(bundles["summary"], "cab\tREV;UP", capsys, "--precision", "int8"))
+    assert browser.find_element("css selector", "#examples button").text == "ab UP"
+
+
+def test_changing_the_features_predicts_again(browser, serve, pages):
+    serve(pages["summary"])
+    set_text(browser, "abc")
+    await_outputs(browser, "abc")
+    field = browser.find_element("id", "features")
+    field.send_keys("UP")
+    await_outputs(browser, "abc", "UP")
+    browser.execute_script("arguments[0].value = 'REV'", field)  # without an event
+    field.send_keys("\ue007")  # Enter
+    await_outputs(browser, "abc", "REV")
+
+
+def test_a_model_without_features_has_no_field_for_them(characters):
+    assert not characters.find_element("id", "features").is_displayed()
 
 
 def test_typing_predicts_and_the_newest_text_wins(characters, bundles, capsys):

@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 import { beamSearch } from "../../examples/browser/freerun/beam.mjs";
 import { Bundle } from "../../examples/browser/freerun/bundle.mjs";
 import { Codec } from "../../examples/browser/freerun/codec.mjs";
+import { FeatureCodec } from "../../examples/browser/freerun/features.mjs";
 
 /** tests/steppers.py, TableStepper. */
 class TableStepper {
@@ -38,6 +39,10 @@ const answer = {
     const codec = new Codec(settings, vocabulary);
     const tokens = codec.tokens(text);
     return { tokens, ids: codec.encode(tokens), unknown: codec.unknown(tokens) };
+  },
+  features: ({ separator, vocabulary, features }) => {
+    const codec = new FeatureCodec(separator, vocabulary);
+    return { tokens: codec.tokens(features), ids: codec.encode(features), unknown: codec.unknown(features) };
   },
   decode: ({ settings, vocabulary, ids }) => {
     const codec = new Codec(settings, vocabulary);

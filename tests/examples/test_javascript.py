@@ -10,8 +10,10 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+import torch
 
 from freerun.data.codec import Codec
+from freerun.data.features import SEPARATORS, FeatureCodec
 from freerun.data.tokenizers import make_tokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.errors import BundleError
@@ -20,6 +22,7 @@ from freerun.runtime.bundle import read_bundle
 from freerun.search.bound import LengthBound
 from tests.exported import write_model
 from tests.javascript import EXAMPLES, answers, program, run
+from tests.networks import network
 from tests.searching import beam_search
 from tests.steppers import TableStepper, batch, bounds
 
@@ -59,6 +62,41 @@ def test_texts_become_the_same_ids(kind):
         unknown = list(dict.fromkeys(codec.unknown(text)))
         expected.append({"tokens": codec.tokens(text), "ids": codec.encode(text), "unknown": unknown})
     assert answers(ANSWER, questions) == expected
+
+
+FEATURES = [
+    "V",
+    "PST",
+    "3",
+    "é",
+    "e\u0301",
+    "x y",
+    "__proto__",
+    "ﬁ",
+    "𝒜",
+    *(f"{space}V{space}" for space in WHITE_SPACE),
+]
+
+
+def random_features(separator, count):
+    """Fields of any features, some of them empty or repeated, and the same as lists."""
+    chance = random.Random(2)
+    for number in range(count):
+        parts = chance.choices([*FEATURES, "", " "], k=chance.choice((0, 1, 3, 9, 60)))
+        yield parts if number % 3 == 0 else separator.join(parts)
+
+
+@pytest.mark.parametrize("separator", [*SEPARATORS, "::", "é", "a"])
+def test_features_become_the_same_ids(separator):
+    vocabulary = ["PST", "V", "é", "x", "x y", "__proto__"]
+    codec = FeatureCodec(separator, Vocabulary(vocabulary))
+    fields = ["", separator, f"V{separator}V", f"{separator}V;PST", *random_features(separator, 150)]
+    fields += [f"{text}{separator}V" for text in random_texts(50)]
+    questions = [{"kind": "features", "separator": separator, "vocabulary": vocabulary, "features": f} for f in fields]
+    expected = [{"tokens": codec.tokens(f), "ids": codec.encode(f), "unknown": codec.unknown(f)} for f in fields]
+    assert answers(ANSWER, questions) == expected
+    assert {3, 4, 5} <= {number for each in expected for number in each["ids"]}
+    assert max(len(each["tokens"]) for each in expected) > 8
 
 
 @pytest.mark.parametrize(("kind", "text"), [("char", "abb"), ("whitespace", "a b b")])
@@ -129,14 +167,33 @@ VOCABULARY_DAMAGES = [
     json.dumps({"version": 1, "tokens": [*"vwxy"]}),
     json.dumps({"version": 1, "tokens": [*"vwxyz", "a"]}),
 ]
-BUNDLE_FILES = ("config.json", "source_vocabulary.json", "target_vocabulary.json", "metrics.json")
+WITHOUT_FEATURES = [("feature_vocabulary", 0), ("feature_encoder", "")]
+FEATURE_DAMAGES = [
+    *(("features", value) for value in (REMOVED, None, [], "x", {})),
+    *(("features.separator", value) for value in (REMOVED, None, "", "𝒜" * 9, 1, [";"])),
+    *(("model.feature_vocabulary", value) for value in (REMOVED, None, 0, 3, 6, 8, "7", 7.5)),
+    *(("model.feature_encoder", value) for value in (REMOVED, None, "", "sequence", "mean", ["summary"], 1)),
+]
+
+
+def files_of(bundle):
+    """The files of a bundle by name."""
+    return {path.name: path.read_bytes() for path in bundle.directory.iterdir()}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The files of a bundle by name."""
-    folder = write_model(tmp_path_factory.mktemp("whole") / "bundle").directory
-    return {name: (folder / name).read_bytes() for name in (*BUNDLE_FILES, "model.safetensors")}
+    """The files of a bundle."""
+    return files_of(write_model(tmp_path_factory.mktemp("whole") / "bundle"))
+
+
+@pytest.fixture(scope="module")
+def featured(tmp_path_factory):
+    """The files of a bundle with features."""
+    model = network(1, torch.float32, scale=1.5, feature_vocabulary=7, feature_encoder="summary")
+    features = FeatureCodec("+", Vocabulary("ABC"))
+    source = Codec(make_tokenizer("whitespace"), Vocabulary("abcdefg"), "NFC", "lower", True, features)
+    return files_of(write_model(tmp_path_factory.mktemp("featured") / "bundle", model, source=source))
 
 
 def with_value(files, path, value):
@@ -173,7 +230,10 @@ def opened_by_python(folder, files):
 
 def opened_by_javascript(bundles):
     """The messages of what is wrong with each of the bundles, or None."""
-    encoded = [{name: base64.b64encode(files[name]).decode() for name in BUNDLE_FILES} for files in bundles]
+    encoded = [
+        {name: base64.b64encode(content).decode() for name, content in files.items() if name.endswith(".json")}
+        for files in bundles
+    ]
     return answers(ANSWER, [{"kind": "open", "files": files} for files in encoded])
 
 
@@ -203,6 +263,26 @@ def test_both_readers_reject_every_damage(whole, tmp_path):
     found = opened_by_javascript(damaged)
     for number, (files, message) in enumerate(zip(damaged, found, strict=True)):
         damage = [*CONFIG_DAMAGES, *VOCABULARY_DAMAGES, *["another file"] * 10][number]
+        assert message is not None and message.startswith("BundleError: "), (damage, message)
+        assert opened_by_python(tmp_path / str(number), files) is not None, damage
+
+
+def test_both_readers_open_a_bundle_with_features(whole, featured, tmp_path):
+    kept = [featured, with_value(featured, "features.separator", "𝒜" * 8)]
+    kept += [with_value(whole, f"model.{key}", value) for key, value in WITHOUT_FEATURES]
+    assert opened_by_javascript(kept) == [None] * len(kept)
+    assert [opened_by_python(tmp_path / str(number), files) for number, files in enumerate(kept)] == [None] * len(kept)
+
+
+def test_both_readers_reject_every_damage_of_features(whole, featured, tmp_path):
+    damaged = [with_value(featured, *damage) for damage in FEATURE_DAMAGES]
+    damaged += [
+        with_value(whole, *damage) for damage in (("features", {"separator": ";"}), ("model.feature_vocabulary", 7))
+    ]
+    damaged.append({**featured, "feature_vocabulary.json": featured["target_vocabulary.json"]})
+    found = opened_by_javascript(damaged)
+    for number, (files, message) in enumerate(zip(damaged, found, strict=True)):
+        damage = [*FEATURE_DAMAGES, *["another file"] * 3][number]
         assert message is not None and message.startswith("BundleError: "), (damage, message)
         assert opened_by_python(tmp_path / str(number), files) is not None, damage
 

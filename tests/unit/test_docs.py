@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import doctest
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import get_args
@@ -11,11 +14,14 @@ import torch
 from pydantic import TypeAdapter
 
 import freerun
+from freerun.architecture import FEATURE_ENCODERS
 from freerun.bounds import BEAM_SIZE, LENGTH, MAX_PIECES, POSITIVE_TEMPERATURE, SAMPLES
+from freerun.cli import main
 from freerun.config import Config, StudyConfig, parse_config
 from freerun.config.fields import expectation
 from freerun.config.raw import read_toml
 from freerun.config.sections import Schedule as LearningRate
+from freerun.data.features import SEPARATORS
 from freerun.forcing.registry import STRATEGIES, settings_of
 from freerun.forcing.teacher_prob import PositionSchedule, UpdateSchedule
 from freerun.runtime.graphs import metadata_of
@@ -176,3 +182,57 @@ def test_the_python_of_the_readme_prints_what_it_says(tmp_path: Path, monkeypatc
     example = doctest.DocTestParser().get_doctest(code, {}, "README.md", None, None)
     assert len(example.examples) == 4
     assert doctest.DocTestRunner().run(example).failed == 0
+
+
+# ----------------------------------------------------------------------------------------------------------- features
+
+
+def _blocks(language: str) -> list[str]:
+    page = (ROOT / "docs" / "features.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+
+
+def _memorize_verbs(directory: Path) -> None:
+    """Write the file of the page, and train a small model that memorizes it."""
+    (directory / "verbs.tsv").write_text(_blocks("tsv")[0], "utf-8")
+    chosen = {**MEMORIZED, "data.target_tokens": "char", "training.threads": 1}
+    settings = [f"--set={key}={value}" for key, value in chosen.items()]
+    assert main(["train", "verbs.tsv", "--dev", "verbs.tsv", "--out", "runs/verbs", *settings]) == 0
+
+
+def test_the_python_of_the_page_on_features_prints_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _memorize_verbs(tmp_path)
+    (code,) = _blocks("python")
+    example = doctest.DocTestParser().get_doctest(code, {}, "features.md", None, None)
+    assert len(example.examples) == 6
+    assert doctest.DocTestRunner().run(example).failed == 0
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_on_features_print_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training with the model above in its place; a comment at the end of a line is its output."""
+    monkeypatch.chdir(tmp_path)
+    _memorize_verbs(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    commands = [line for block in _blocks("sh") for line in block.splitlines()]
+    assert commands.pop(0) == "freerun train verbs.tsv --out runs/verbs"
+    assert len(commands) > 8
+    for line in commands:
+        command, _, expected = line.partition(" # ")
+        done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, encoding="utf-8")
+        assert done.returncode == 0, (command, done.stderr)
+        assert not expected or done.stdout.splitlines() == expected.strip().split(", "), command
+
+
+def test_the_configuration_of_the_page_on_features_has_the_defaults() -> None:
+    (text,) = _blocks("toml")
+    config = parse_config(tomllib.loads(text), "page", settings_of)
+    assert (config.data.columns, config.data.feature_separator) == ((1, 2, 3), SEPARATORS[0])
+    assert config.model.feature_encoder == FEATURE_ENCODERS[0]

@@ -440,6 +440,10 @@ def test_the_planted_mutants_fit_the_sources(part):
             subprocess.run(command, input=source, cwd=ROOT, check=True)
 
 
+def test_the_planted_mutants_are_of_sources_that_are_read(script, part):
+    assert {Path(mutant.file).suffix for mutant in part("planted").planted(ROOT)} <= set(script.SUFFIXES)
+
+
 def test_every_survivor_has_a_reason():
     entries = tomllib.loads((ROOT / "benchmarks" / "mutants.toml").read_text(encoding="utf-8")).get("survivor", [])
     assert [entry["id"] for entry in entries if not entry["reason"].strip()] == []

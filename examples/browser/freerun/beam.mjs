@@ -6,7 +6,7 @@
  * no active one can beat the K-th of them, because scores only decrease.
  */
 
-import { BOS, EOS } from "./codec.mjs";
+import { BOS, EOS } from "./vocabulary.mjs";
 
 /**
  * @typedef {{ids: number[], scores: number[], score: number, truncated: boolean}} Hypothesis

@@ -1,14 +1,19 @@
 /** An exported bundle: config.json, vocabularies and graphs, read from anywhere and validated. */
 
 import { Codec } from "./codec.mjs";
-import { BundleError } from "./errors.mjs";
+import { BundleError, SourceError } from "./errors.mjs";
+import { FeatureCodec } from "./features.mjs";
 import { firstFault } from "./schema.mjs";
+import { strip } from "./text.mjs";
+import { FIRST_ID } from "./vocabulary.mjs";
 
 const FORMAT = "freerun bundle";
 const VERSION = 1;
 const VOCABULARY_VERSION = 1;
 /** The largest length bound, MAX_LENGTH of freerun/bounds.py. */
 const MAX_LENGTH = 2 ** 16;
+/** Number of known features that an error names. */
+const MOST_NAMED = 8;
 const SIDES = ["source", "target"];
 const AGAIN = "Copy the complete bundle again";
 const EXPORT = "Export it: freerun export MODEL";
@@ -20,7 +25,22 @@ export class Bundle {
     bundle.read = read;
     bundle.config = checkedConfig(parsed("config.json", await read("config.json")));
     [bundle.source, bundle.target] = await Promise.all(SIDES.map((side) => bundle.codec(side)));
+    bundle.features = await bundle.featureCodec();
     return bundle;
+  }
+
+  /**
+   * Return a source as the model reads it.
+   *
+   * @param {string} text
+   * @param {string | string[] | null} [features] with separators, or one feature each; "" if the source has none
+   * @returns {{tokens: string[], ids: number[], features: number[] | null}} the tokens, and the ids of both fields;
+   *   null if the model reads no features
+   */
+  encode(text, features = null) {
+    checkFeatures(this.features, text, features);
+    const tokens = this.source.tokens(text);
+    return { tokens, ids: this.source.encode(tokens), features: this.features?.encode(features) ?? null };
   }
 
   /** Return the precisions in which the bundle has all of these graphs. */
@@ -45,14 +65,25 @@ export class Bundle {
   }
 
   async codec(side) {
-    const name = `${side}_vocabulary.json`;
-    const codec = new Codec(this.config[side], tokensIn(name, parsed(name, await this.checked(name))));
-    const size = this.config.model[`${side}_vocabulary`];
-    if (codec.size !== size) {
-      const what = `damaged: model.${side}_vocabulary: it is ${size}, and the ${side} vocabulary has ${codec.size} ids`;
+    return new Codec(this.config[side], await this.vocabulary(side));
+  }
+
+  /** Return the codec of the features, null if the model reads none. */
+  async featureCodec() {
+    const { features } = this.config;
+    return features ? new FeatureCodec(features.separator, await this.vocabulary("feature")) : null;
+  }
+
+  /** Return the tokens of a vocabulary file. */
+  async vocabulary(name) {
+    const file = `${name}_vocabulary.json`;
+    const tokens = tokensIn(file, parsed(file, await this.checked(file)));
+    const [size, expected] = [FIRST_ID + tokens.length, this.config.model[`${name}_vocabulary`]];
+    if (size !== expected) {
+      const what = `damaged: model.${name}_vocabulary: it is ${expected}, and the ${name} vocabulary has ${size} ids`;
       throw new BundleError("config.json", what, "Expected the dimensions of this bundle's model", AGAIN);
     }
-    return codec;
+    return tokens;
   }
 
   /** Return a file's bytes, compared with the hash in config.json where the browser supports it (https, localhost). */
@@ -64,6 +95,32 @@ export class Bundle {
     }
     return bytes;
   }
+}
+
+/** Check that there are features exactly if the model reads them, one in each item of an array. */
+function checkFeatures(codec, text, features) {
+  const where = JSON.stringify(text.slice(0, 80));
+  if (codec === null && features !== null) {
+    const what = "it has features, but the model was trained without any";
+    throw new SourceError(where, what, "Expected a text alone", "Leave the features out");
+  }
+  if (codec !== null && features === null) {
+    const why = "because the model was trained with them";
+    const expected = `Expected features separated by ${JSON.stringify(codec.separator)}, ${why}; it has ${named(codec)}`;
+    throw new SourceError(where, "it has no features", expected, 'Add the features; "" stands for none');
+  }
+  const joined = Array.isArray(features) && features.find((each) => strip(each).includes(codec.separator));
+  if (joined) {
+    const what = `the feature ${JSON.stringify(joined)} contains the separator ${JSON.stringify(codec.separator)}`;
+    throw new SourceError(where, what, "Expected one feature in each item", "Pass one string with all features");
+  }
+}
+
+/** Return the first features of a model as text. */
+function named({ vocabulary: { tokens } }) {
+  const first = tokens.slice(0, MOST_NAMED).map((token) => JSON.stringify(token)).join(", ") || "none";
+  const others = tokens.length - MOST_NAMED;
+  return others > 0 ? `${first} and ${others} ${others > 1 ? "others" : "other"}` : first;
 }
 
 function graphFile(name, precision) {

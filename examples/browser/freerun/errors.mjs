@@ -1,17 +1,18 @@
 /** Errors in freerun's format: where, what is wrong, what is expected, and how to fix it. */
 
-/** The bundle cannot be used. */
-export class BundleError extends Error {
+/** Anything that the user of a model can fix. */
+export class FreerunError extends Error {
   constructor(where, what, expected, fix) {
     super(`${where}: ${what}. ${expected}. ${fix}.`);
-    this.name = "BundleError";
+    this.name = new.target.name;
   }
 }
 
-/** The text cannot be used. */
-export class TextError extends Error {
-  name = "TextError";
-}
+/** The bundle cannot be used. */
+export class BundleError extends FreerunError {}
+
+/** The source cannot be used. */
+export class SourceError extends FreerunError {}
 
 /** A newer request replaced this one. */
 export class Superseded extends Error {

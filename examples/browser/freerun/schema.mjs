@@ -1,5 +1,7 @@
 /** Schema of a bundle's config.json, the same as in freerun/runtime/schema.py. */
 
+import { FIRST_ID } from "./vocabulary.mjs";
+
 const isTable = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
 const whole = (least, most = Number.MAX_SAFE_INTEGER) => [
@@ -48,16 +50,42 @@ const CONFIG = {
   graphs: optional(STRINGS),
 };
 
+const MAX_SEPARATOR = 8;
+const SEPARATOR = [
+  (value) => typeof value === "string" && value !== "" && Array.from(value).length <= MAX_SEPARATOR,
+  `a text of 1 to ${MAX_SEPARATOR} characters`,
+];
+/** The further keys of a model with features: all of them or none. */
+const FEATURES = {
+  model: { feature_vocabulary: whole(FIRST_ID), feature_encoder: word("summary", "sequence") },
+  features: { separator: SEPARATOR },
+};
+
 /**
  * Return the first invalid value: its key path and what is expected there; null if there is none.
  *
  * @returns {{key: string, expected: string} | null}
  */
-export function firstFault(config, section = CONFIG, prefix = "") {
+export function firstFault(config) {
+  return faultIn(config, CONFIG) ?? (mentionsFeatures(config) ? featureFault(config) : null);
+}
+
+function mentionsFeatures({ model, features }) {
+  const { feature_vocabulary: size = 0, feature_encoder: encoder = "" } = model;
+  return size !== 0 || encoder !== "" || (features ?? null) !== null;
+}
+
+function featureFault(config) {
+  const fault = faultIn(config, FEATURES);
+  if (fault || config.model.feature_encoder !== "sequence" || config.model.attention !== "none") return fault;
+  return { key: "model.feature_encoder", expected: '"summary", because there is no attention to read a sequence' };
+}
+
+function faultIn(config, section, prefix = "") {
   for (const [name, expected] of Object.entries(section)) {
     const [key, value] = [prefix + name, Object.hasOwn(config, name) ? config[name] : undefined];
     if (!Array.isArray(expected)) {
-      const fault = isTable(value) ? firstFault(value, expected, `${key}.`) : { key, expected: `a section, [${key}]` };
+      const fault = isTable(value) ? faultIn(value, expected, `${key}.`) : { key, expected: `a section, [${key}]` };
       if (fault) return fault;
     } else if (!expected[0](value)) {
       return { key, expected: expected[1] };

@@ -1,5 +1,7 @@
 /** encoder.onnx and step.onnx as a stepper for searches over one source. */
 
+import { PAD } from "./vocabulary.mjs";
+
 const CHANGING = new Set(["tokens", "origins", "state", "k"]);
 
 export class OnnxStepper {
@@ -15,9 +17,9 @@ export class OnnxStepper {
     this.writable = vocabularySize - 3;
   }
 
-  /** Read a source. */
-  async start(ids) {
-    const encoded = await this.encoder.run(sourceInputs(this.ort, ids));
+  /** Read a source, as `Bundle.encode` returns it. */
+  async start(source) {
+    const encoded = await this.encoder.run(sourceInputs(this.ort, source));
     this.state = encoded.state;
     // static tensors; the rows of a beam share their single entry
     const names = this.decoder.inputNames.filter((name) => !CHANGING.has(name));
@@ -40,9 +42,12 @@ export class OnnxStepper {
   }
 }
 
-/** Return the inputs of encoder.onnx and greedy.onnx for one source. */
-export function sourceInputs(ort, ids) {
-  return { source: int64(ort, ids, [1, ids.length]), lengths: int64(ort, [ids.length], [1]) };
+/** Return the inputs of encoder.onnx and greedy.onnx for one source, as `Bundle.encode` returns it. */
+export function sourceInputs(ort, { ids, features }) {
+  const inputs = { source: int64(ort, ids, [1, ids.length]), lengths: int64(ort, [ids.length], [1]) };
+  if (features === null) return inputs;
+  const padded = features.length > 0 ? features : [PAD]; // the graphs need at least one position
+  return { ...inputs, features: int64(ort, padded, [1, padded.length]) };
 }
 
 /** Return a tensor of integers. */

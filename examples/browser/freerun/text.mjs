@@ -1,7 +1,9 @@
 /** Text to tokens and back, like freerun's normalization and tokenizers. */
 
 // The whitespace of Python's str.split(). \s differs: it lacks U+001C to U+001F and U+0085, and has U+FEFF.
-const WHITE_SPACE = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/u;
+const SPACES = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
+const WHITE_SPACE = new RegExp(`[${SPACES}]+`, "u");
+const WITHOUT_ENDS = new RegExp(`[^${SPACES}](?:.*[^${SPACES}])?`, "su");
 
 /** Return `text` in a Unicode form ("NFC", "NFD", "NFKC", "NFKD", "none"), lower-cased if `wordCase` is "lower". */
 export function normalise(text, form, wordCase) {
@@ -22,4 +24,9 @@ export function tokensOf(text, kind) {
 /** Return the separator between the tokens of a text. */
 export function separatorOf(kind) {
   return kind === "char" ? "" : " ";
+}
+
+/** Return a text without surrounding whitespace, like Python's str.strip(). */
+export function strip(text) {
+  return text.match(WITHOUT_ENDS)?.[0] ?? "";
 }

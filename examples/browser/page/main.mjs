@@ -8,7 +8,14 @@ import { openBeam } from "../freerun/model.mjs";
 import { read, readExamples } from "./files.mjs";
 import { Latest } from "./latest.mjs";
 import { element, outputItems, percent } from "./outputs.mjs";
-import { caseThatHelps, describeModel, describeUnknown, inCase } from "./words.mjs";
+import {
+  caseThatHelps,
+  describeFeatures,
+  describeModel,
+  describeUnknown,
+  describeUnknownFeatures,
+  inCase,
+} from "./words.mjs";
 
 const BEAM_SIZE = 5;
 /** Milliseconds without a key press before a prediction starts. */
@@ -33,8 +40,10 @@ async function start() {
   await modelOf("fp32");
   at("model").textContent = describeModel(bundle.config);
   at("precision-choice").hidden = !bundle.precisions("encoder", "step").includes("int8");
+  if (bundle.features) showFeatures(bundle.features);
   showExamples(await readExamples());
   at("source").addEventListener("input", later);
+  at("features").addEventListener("input", later);
   at("form").addEventListener("submit", now);
   at("precision").addEventListener("change", now);
   at("numbers").addEventListener("change", () => at("outputs").classList.toggle("numbers", at("numbers").checked));
@@ -65,9 +74,10 @@ function now(event) {
 
 async function predict() {
   const text = at("source").value;
+  const features = bundle.features ? at("features").value : null;
   const tokens = bundle.source.tokens(text);
   at("error").replaceChildren();
-  at("note").replaceChildren(...notes(text, tokens));
+  at("note").replaceChildren(...notes(text, tokens), ...featureNotes(features));
   at("results").classList.add("waiting");
   if (text === "" || tokens.length > MOST_TOKENS) {
     latest.stop();
@@ -75,14 +85,14 @@ async function predict() {
     return;
   }
   const began = performance.now();
-  const found = await latest.run(async (pause) => (await modelOf(precision()))(text, BEAM_SIZE, pause));
-  if (found) show(text, found, performance.now() - began);
+  const found = await latest.run(async (pause) => (await modelOf(precision()))(text, features, BEAM_SIZE, pause));
+  if (found) show({ text, features }, found, performance.now() - began);
 }
 
-function show(text, hypotheses, milliseconds) {
+function show({ text, features }, hypotheses, milliseconds) {
   at("results").hidden = false;
   at("results").classList.remove("waiting");
-  at("outputs").dataset.source = text;
+  Object.assign(at("outputs").dataset, { source: text, features: features ?? "" });
   at("outputs").replaceChildren(...outputItems(hypotheses, bundle.target.separator));
   at("time").textContent = `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms in this browser`;
   const [best] = hypotheses;
@@ -102,19 +112,34 @@ function notes(text, tokens) {
   return [describeUnknown(unknown), ...fix];
 }
 
+/** Return notes about the features, null for a model without. */
+function featureNotes(features) {
+  const unknown = features ? bundle.features.unknown(features) : [];
+  return unknown.length > 0 ? [element("div", "", describeUnknownFeatures(unknown))] : [];
+}
+
+/** Show the second field. */
+function showFeatures(codec) {
+  at("features-field").hidden = false;
+  at("known-features").textContent = describeFeatures(codec);
+}
+
+/** Show example lines to click: a source, or a source, a tab and its features. */
 function showExamples(given) {
   const readable = COMMON_EXAMPLES.filter((text) => bundle.source.unknown(bundle.source.tokens(text)).length === 0);
   const texts = given.length > 0 ? given : readable;
-  at("examples").append(...texts.map((text) => chooser(text, text)));
+  at("examples").append(...texts.map((text) => chooser(text.replace("\t", " "), text)));
   at("examples").hidden = texts.length === 0;
 }
 
-/** Return a button that puts a text into the field. */
-function chooser(label, text) {
+/** Return a button that puts a source into its field, and the features after a tab, if any, into theirs. */
+function chooser(label, line) {
+  const [text, features] = line.split("\t");
   const button = element("button", "", label);
   button.type = "button";
   button.addEventListener("click", () => {
     at("source").value = text;
+    if (features !== undefined) at("features").value = features;
     at("source").focus();
     predict().catch(showError);
   });

@@ -1,20 +1,37 @@
 /** The texts of the page. */
 
 const MOST_NAMED = 8;
+const MOST_FEATURES = 20;
 
 /** Describe the kind of model. */
-export function describeModel({ model, source, target }) {
+export function describeModel({ model, source, target, features }) {
   const layers = model.num_layers === 1 ? "1 layer" : `${model.num_layers} layers`;
   const attention = model.attention === "none" ? "" : `, ${model.attention} attention`;
   const kinds = [source, target].map((side) => (side.tokens === "char" ? "characters" : "words"));
-  return `${model.cell.toUpperCase()}, ${layers} of ${model.hidden_size} units${attention}: ${kinds[0]} to ${kinds[1]}`;
+  const read = features ? `${kinds[0]} and features` : kinds[0];
+  return `${model.cell.toUpperCase()}, ${layers} of ${model.hidden_size} units${attention}: ${read} to ${kinds[1]}`;
 }
 
 /** Describe source tokens that are not in the vocabulary. */
 export function describeUnknown(tokens) {
-  const named = tokens.slice(0, MOST_NAMED).map((token) => `“${visible(token)}”`).join(", ");
-  const more = tokens.length > MOST_NAMED ? ` and ${tokens.length - MOST_NAMED} others` : "";
-  return `${named}${more}: not in the model’s vocabulary, so mapped to UNK.`;
+  return `${listed(tokens)}: not in the model’s vocabulary, so mapped to UNK.`;
+}
+
+/** Describe features that are not in their vocabulary. */
+export function describeUnknownFeatures(tokens) {
+  return `${listed(tokens)}: not among the model’s features, so mapped to UNK.`;
+}
+
+/** Describe the features that a model reads, most frequent first. */
+export function describeFeatures({ separator, vocabulary }) {
+  const between = separator === " " ? "spaces" : `“${visible(separator)}”`;
+  return `Separated by ${between}. Known: ${listed(vocabulary.tokens, MOST_FEATURES) || "none"}.`;
+}
+
+function listed(tokens, most = MOST_NAMED) {
+  const named = tokens.slice(0, most).map((token) => `“${visible(token)}”`).join(", ");
+  const others = tokens.length - most;
+  return others > 0 ? `${named} and ${others} ${others > 1 ? "others" : "other"}` : named;
 }
 
 /** Return "lower" or "upper" if all unknown tokens are in the vocabulary in that case, like `freerun predict`; else "". */

@@ -2,8 +2,16 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { Codec } from "../freerun/codec.mjs";
+import { FeatureCodec } from "../freerun/features.mjs";
 import { percent } from "../page/outputs.mjs";
-import { caseThatHelps, describeModel, describeUnknown, inCase } from "../page/words.mjs";
+import {
+  caseThatHelps,
+  describeFeatures,
+  describeModel,
+  describeUnknown,
+  describeUnknownFeatures,
+  inCase,
+} from "../page/words.mjs";
 
 const codec = new Codec({ tokens: "char", normalisation: "NFC", case: "keep", reverse: false }, ["a", "b", "É"]);
 
@@ -22,7 +30,18 @@ test("a case that the model knows is offered", () => {
 test("a model is described", () => {
   const model = { cell: "lstm", num_layers: 2, hidden_size: 8, attention: "dot" };
   const config = { model, source: { tokens: "char" }, target: { tokens: "whitespace" } };
-  assert.equal(describeModel(config), "LSTM, 2 layers of 8 units, dot attention: characters to words");
+  const said = "LSTM, 2 layers of 8 units, dot attention: characters";
+  assert.equal(describeModel(config), `${said} to words`);
+  assert.equal(describeModel({ ...config, features: { separator: ";" } }), `${said} and features to words`);
+});
+
+test("features are described", () => {
+  const described = (separator, tokens) => describeFeatures(new FeatureCodec(separator, tokens));
+  assert.equal(described(";", ["V", "\u200b"]), "Separated by “;”. Known: “V”, “U+200B”.");
+  assert.equal(described(" ", [..."abcdefghij"]).slice(0, 37), "Separated by spaces. Known: “a”, “b”,");
+  assert.match(described(" ", [..."abcdefghijklmnopqrstu"]), /“t” and 1 other\.$/);
+  assert.equal(described("+", []), "Separated by “+”. Known: none.");
+  assert.equal(describeUnknownFeatures(["FUT"]), "“FUT”: not among the model’s features, so mapped to UNK.");
 });
 
 test("probabilities are readable", () => {
