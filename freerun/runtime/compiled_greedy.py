@@ -27,12 +27,9 @@ from freerun.runtime.forked import renew_when_forked
 from freerun.runtime.graphs import check_metadata, metadata_of
 from freerun.runtime.interruptible import interruptible
 from freerun.search.hypothesis import Hypothesis
-from freerun.symbols import EOS
+from freerun.symbols import EOS, PAD, source_length
 
-__all__ = ["ARRAYS_VERSION", "CompiledGreedy", "can_run", "supports"]
-
-ARRAYS_VERSION: Final = 1
-"""Format version of greedy.npz."""
+__all__ = ["CompiledGreedy", "arrays_version", "can_run", "supports"]
 
 _NO_MEMORY, _BAD_SOURCE, _BAD_MODEL, _STOPPED = 1, 2, 3, 4
 _FIRST_ROOM: Final = 2**12
@@ -43,6 +40,11 @@ _SHORT: Final = 4_000_000_000
 """Tokens * weights of a call that takes about 0.2 s at most."""
 _MIN_ROWS: Final = 24
 """Minimum number of sources per thread."""
+
+
+def arrays_version(sizes: Architecture) -> int:
+    """Return the format version of greedy.npz: 2 if the model has features, which version 1 cannot hold."""
+    return 2 if sizes.has_features else 1
 
 
 def supports(bundle: Bundle) -> bool:
@@ -72,6 +74,7 @@ class CompiledGreedy:
         self._model: Any = None
         self._lock = threading.Lock()
         self._numbers = bundle.limits.numbers
+        self._has_features = Architecture.of(bundle.model).has_features
         renew_when_forked(self)
 
     def renew(self) -> None:
@@ -79,7 +82,7 @@ class CompiledGreedy:
         self._lock = threading.Lock()
 
     def __call__(self, sources: Sequence[Sequence[int]], bounds: Sequence[int]) -> list[Hypothesis]:
-        """Return the output for each source, whose last id is EOS; ``bounds`` are in tokens without EOS.
+        """Return the output for each source, whose features follow its EOS; ``bounds`` are in tokens without EOS.
 
         Raises:
             BundleError: the arrays, which the first call reads, are damaged or not of this bundle's sizes.
@@ -131,34 +134,38 @@ class CompiledGreedy:
         """Call the library once; if the call may be long, signals can interrupt it."""
         room = sum(bounds) + len(bounds)
         arrays = (  # not NumPy's: creating these and reading their addresses takes a third of the time
-            array("q", sources[0] if len(sources) == 1 else chain.from_iterable(sources)),
-            array("q", [len(source) for source in sources]),
+            *_inputs(sources, self._has_features),
             array("q", bounds),
             tokens := array("i", bytes(4 * room)),
             scores := array("f", bytes(4 * room)),
             written := array("q", bytes(8 * len(sources))),
         )
-        addresses = [each.buffer_info()[0] for each in arrays]
+        addresses = [None if each is None else each.buffer_info()[0] for each in arrays]
         if room * self._numbers <= _SHORT:
             result = self._decode(model, len(sources), *addresses, stop)
         else:
             call = partial(self._decode, model, len(sources), *addresses, stop)
             result = interruptible(call, lambda: setattr(stop, "value", 1))
-        if result == _STOPPED:
-            raise RuntimeError("stopped, because another part of the same call has failed")
-        if result == _NO_MEMORY:
-            raise MemoryError("no memory for decoding")
-        if result == _BAD_SOURCE:
-            raise ValueError("a source is empty, or has an id outside the source vocabulary")
-        if result == _BAD_MODEL:
-            raise _damaged(
-                self._bundle.directory / arrays_file(self._precision), "the compiled library rejects its sizes"
-            )
+        self._check(result)
         outputs, start = [], 0
         for count, bound in zip(written, bounds, strict=True):
             outputs.append(_hypothesis(tokens[start : start + count].tolist(), scores[start : start + count].tolist()))
             start += bound + 1
         return outputs
+
+    def _check(self, result: int) -> None:
+        """Raise the exception for an error code of the library."""
+        if result == _STOPPED:
+            raise RuntimeError("stopped, because another part of the same call has failed")
+        if result == _NO_MEMORY:
+            raise MemoryError("no memory for decoding")
+        if result == _BAD_SOURCE:
+            sides = "source or feature" if self._has_features else "source"
+            raise ValueError(f"a source is empty, or has an id outside the {sides} vocabulary")
+        if result == _BAD_MODEL:
+            raise _damaged(
+                self._bundle.directory / arrays_file(self._precision), "the compiled library rejects its sizes"
+            )
 
     def _read(self) -> Any:
         with self._lock:
@@ -182,6 +189,22 @@ def _parts(bounds: Sequence[int], threads: int) -> list[slice]:
             start, room = row, 0
         room += min(bound, _FIRST_ROOM) + 1
     return [*parts, slice(start, len(bounds))]
+
+
+def _inputs(sources: Sequence[Sequence[int]], has_features: bool) -> list[array[int] | None]:
+    """Return source ids, source lengths, feature ids and feature counts; None for the latter without features."""
+    if not has_features:
+        return [*_joined(sources), None, None]
+    ends = [source_length(source) if source else 0 for source in sources]
+    ids = [source[:end] for source, end in zip(sources, ends, strict=True)]
+    features = [source[end:] for source, end in zip(sources, ends, strict=True)]
+    return [*_joined(ids), *_joined(features)]
+
+
+def _joined(rows: Sequence[Sequence[int]]) -> tuple[array[int], array[int]]:
+    """Return the ids of all rows one after the other, and the length of each."""
+    ids = array("q", rows[0] if len(rows) == 1 else chain.from_iterable(rows))
+    return ids or array("q", [PAD]), array("q", map(len, rows))  # an empty array has no address
 
 
 def _hypothesis(tokens: list[int], scores: list[float]) -> Hypothesis:
@@ -225,9 +248,9 @@ class _ModelReader:
         self._path = bundle.directory / arrays_file(precision)
         self._memory = memory
         self._arrays = self._read(bundle.checked_bytes(arrays_file(precision)))
-        expected = {**metadata_of(bundle, "greedy", precision), "freerun.arrays": str(ARRAYS_VERSION)}
-        check_metadata(self._path, self._metadata(), expected)
         self._sizes = sizes = Architecture.of(bundle.model)
+        expected = {**metadata_of(bundle, "greedy", precision), "freerun.arrays": str(arrays_version(sizes))}
+        check_metadata(self._path, self._metadata(), expected)
         self._directions = ("forward", "backward") if sizes.bidirectional else ("forward",)
 
     def _read(self, content: bytes) -> dict[str, Array]:
@@ -279,6 +302,10 @@ class _ModelReader:
             context_output=self._linears(["context_output"], hidden, context.get("context_output"), biased=False),
             output=self._linear("output", hidden, begins, biased=not sizes.is_projected),
             tied=self._linears(["tied"], sizes.embedding_size, tied, biased=True),
+            feature_vocabulary=sizes.feature_vocabulary,
+            feature_embedding=self._feature_embedding(),
+            feature_encoder=self._feature_gates([f"encoder.0.{direction}" for direction in self._directions]),
+            feature_decoder=self._feature_gates(["decoder.0"]),
         )
         if self._arrays:
             raise self._damaged(f"an unexpected array: {min(self._arrays)}")
@@ -289,6 +316,20 @@ class _ModelReader:
         if sizes.has_source_table:
             return None
         return table(self._memory, self._array("source_embedding", (sizes.source_vocabulary, sizes.embedding_size)))
+
+    def _feature_embedding(self) -> int | None:
+        sizes = self._sizes
+        if not sizes.has_features:
+            return None
+        shape = sizes.feature_vocabulary, sizes.feature_summary_size
+        return table(self._memory, self._array("feature_embedding", shape))
+
+    def _feature_gates(self, layers: Sequence[str]) -> Any:
+        """Return the projections of the features' summary to the gates of these layers."""
+        sizes = self._sizes
+        names = [f"{layer}.features" for layer in layers]
+        outputs = sizes.gates if sizes.has_features else None
+        return self._linears(names, sizes.feature_summary_size, outputs, biased=False)
 
     def _encoder(self) -> Any:
         sizes = self._sizes
