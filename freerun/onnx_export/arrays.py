@@ -1,4 +1,4 @@
-"""``greedy.npz``: a model without attention as the C library reads it, see ``freerun.runtime.compiled_greedy``.
+"""``greedy.npz``: a model without attention as the C library reads it, see ``freerun.runtime.compiled_model``.
 
 Weights are for ``x @ weight``, gates in torch's order. A token's projection to the first layer's gates is a row of a
 table, as in the graphs.
@@ -16,7 +16,8 @@ from freerun.onnx_export.graph import Array
 from freerun.onnx_export.quantise import STORED_LEVELS, rounded
 from freerun.onnx_export.weights import LayerWeights, ModelWeights
 from freerun.runtime.compiled import PRODUCT_LEVELS
-from freerun.runtime.compiled_greedy import arrays_version
+from freerun.runtime.compiled_model import arrays_version
+from freerun.symbols import PAD
 
 __all__ = ["greedy_arrays"]
 
@@ -79,25 +80,43 @@ def _decoder(weights: ModelWeights, quantise: bool, limit: float) -> Arrays:
             continue
         embedding = weights["decoder.embedding.weight"]
         arrays[f"{name}.table"] = embedding @ _of_token(weights, layer).T + layer.input_bias()
-        if sizes.every_step:
-            context = layer.weight_ih[:, sizes.known_size - sizes.context_size :].T
+        if sizes.has_features or sizes.every_step:
+            context = layer.weight_ih[:, sizes.embedding_size + sizes.feature_summary_size :].T
+            if sizes.has_features:
+                context = np.concatenate([_feature_reader(weights, layer), context])
             arrays |= _stored("context_gates.weight", context, 0, quantise)
     return arrays
 
 
 def _features(weights: ModelWeights, quantise: bool) -> Arrays:
-    """Return the embeddings of the features, and the projections of their mean to the gates of the first layers."""
+    """Return the embedding of the features, unless it is multiplied out, and the encoder's readers of their mean."""
     sizes = weights.sizes
     if not sizes.has_features:
         return {}
-    directions = ("forward", "backward")[: sizes.num_directions]
-    prefixes = {f"encoder.0.{direction}": f"encoder.{direction}_layers" for direction in directions}
-    arrays = _stored("feature_embedding", weights["feature_encoder.embedding.weight"], -1, quantise)
-    for name, prefix in {**prefixes, "decoder.0": "decoder.layers"}.items():
-        columns = slice(sizes.embedding_size, sizes.embedding_size + sizes.feature_summary_size)
-        weight = weights.layer(prefix, 0).weight_ih[:, columns].T
-        arrays |= _stored(f"{name}.features.weight", weight, 0, quantise)
+    arrays: Arrays = {}
+    for direction in ("forward", "backward")[: sizes.num_directions]:
+        layer = weights.layer(f"encoder.{direction}_layers", 0)
+        arrays |= _stored(f"encoder.0.{direction}.features.weight", _feature_reader(weights, layer), 0, quantise)
+    if sizes.feature_vocabulary > sizes.embedding_size:
+        arrays |= _stored("feature_embedding", _feature_embedding(weights), -1, quantise)
     return arrays
+
+
+def _feature_embedding(weights: ModelWeights) -> Array:
+    """Return the embedding of the features, with zeros for PAD."""
+    embedding = weights["feature_encoder.embedding.weight"].copy()
+    embedding[PAD] = 0
+    return embedding
+
+
+def _feature_reader(weights: ModelWeights, layer: LayerWeights) -> Array:
+    """Return the weight [E, G] of a first layer that reads the features' mean; [F, G] if F ids are no more than E.
+
+    Then the embedding is multiplied out: fewer numbers to ship, as in the graphs.
+    """
+    sizes = weights.sizes
+    weight = layer.weight_ih[:, sizes.embedding_size :][:, : sizes.feature_summary_size].T
+    return weight if sizes.feature_vocabulary > sizes.embedding_size else _feature_embedding(weights) @ weight
 
 
 def _of_token(weights: ModelWeights, layer: LayerWeights) -> Array:

@@ -317,15 +317,13 @@ static void make_texts(const freerun_model *m, texts *t) {
 /* Of the features, or some for a model that has none. */
 static void damage_features(const freerun_model *m, texts *t) {
     static const int64_t ids[] = {0, -1, INT64_MIN, INT64_MAX}, counts[] = {-1, INT64_MIN, INT64_MAX, (int64_t)1 << 61};
-    int64_t n = below(t->count), **one[] = {&t->feature_ids, &t->feature_counts}, **which = PICK(one);
+    int64_t n = below(t->count), first = 0, **one[] = {&t->feature_ids, &t->feature_counts}, **which = PICK(one);
+    for (int64_t before = 0; m->feature_vocabulary && before < n; before++) first += t->feature_counts[before];
     if (!m->feature_vocabulary) *which = t->ids;
     else if (chance(30)) *which = chance(50) ? NULL : (int64_t *)((uintptr_t)*which + 1 + (uintptr_t)below(7));
+    else if (first && chance(30)) t->feature_counts[n] = INT64_MAX / 8; /* too large only in their sum */
     else if (chance(50) || !t->feature_counts[n]) t->feature_counts[n] = PICK(counts);
-    else {
-        int64_t first = 0;
-        for (int64_t before = 0; before < n; before++) first += t->feature_counts[before];
-        t->feature_ids[first] = chance(25) ? m->feature_vocabulary : PICK(ids);
-    }
+    else t->feature_ids[first] = chance(25) ? m->feature_vocabulary : PICK(ids);
 }
 
 /* The result that the damage has to give. */

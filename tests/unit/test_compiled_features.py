@@ -56,13 +56,13 @@ def folded(model, features):
 
 
 def on_levels(model):
-    """Change the weights of features to values that 8 bits hold exactly."""
+    """Change the weights of features and context to values that 8 bits hold exactly, together and apart."""
     generator, width = torch.Generator().manual_seed(1), model.sizes.embedding_size
     weights = model.state_dict()
-    parts = [weights[f"{layer}.weight_ih"][:, width : 2 * width] for layer in first_layers(model)]
+    parts = [weights[f"{layer}.weight_ih"][:, width:] for layer in first_layers(model)]
     for part in (*parts, weights["feature_encoder.embedding.weight"]):
         part[:] = torch.randint(-127, 128, part.shape, generator=generator) / 128
-        part[:, 0] = 127 / 128
+        part[:, ::width] = 127 / 128
     return model
 
 
@@ -70,13 +70,13 @@ def on_levels(model):
 
 
 @pytest.mark.parametrize("context", ["init", "every_step"])
-@pytest.mark.parametrize("embedding_size", [3, 13])  # without and with a table of the source's tokens
+@pytest.mark.parametrize("embedding_size", [3, 13])  # below and above the number of source ids
 @pytest.mark.parametrize("cell", COMPILED_CELLS)
 def test_features_are_a_constant_input_of_the_first_layers_in_fp32_and_in_int8(cell, embedding_size, context):
     options = {"cell": cell, "embedding_size": embedding_size, "context": context, "bidirectional": context == "init"}
-    model = on_levels(model_with_features(**options))
     with_features = [[*source, 4, 7] for source in SOURCES]
-    for precision in ("fp32", "int8"):
+    for precision, vocabulary in (("fp32", 9), ("fp32", 20), ("int8", 20)):
+        model = on_levels(model_with_features(vocabulary, **options))
         found = greedy_of(model, precision)(with_features, BOUNDS)
         expected = greedy_of(folded(model, [4, 7]), precision)(SOURCES, BOUNDS)
         assert [each.ids for each in found] == [each.ids for each in expected]
@@ -149,7 +149,7 @@ def test_arrays_of_another_version_are_reported():
     [
         ("feature_embedding", lambda a: None, "missing, but should be float32 (9, 3)"),
         ("feature_embedding", lambda a: a[:-1], "float32 (8, 3), but should be float32 (9, 3)"),
-        ("decoder.0.features.weight", lambda a: a.T, "float32 (12, 3), but should be float32 (3, 12)"),
+        ("context_gates.weight", lambda a: a.T, "float32 (12, 3), but should be float32 (3, 12)"),
         ("encoder.0.forward.features.weight", lambda a: None, "missing, but should be float32 (3, 12)"),
         ("encoder.0.backward.features.weight", lambda a: a[1:], "float32 (2, 12), but should be float32 (3, 12)"),
     ],
