@@ -85,7 +85,8 @@ typedef struct {
     int64_t count;
     float *first_h, *first_c;               /* [layers][count][hidden]: the decoder's first state */
     float *source_gates, *context_output;   /* [count][gates], [count][output]: what every decoder step adds */
-    float *features, *feature_gates, *sum;  /* of a group: [ROWS][embedding], [ROWS][gates]; of a row: [gates] */
+    float *feature_sums, *features;         /* of a group: [ROWS][embedding] */
+    float *feature_gates, *sum;             /* of a group: [ROWS][gates]; of a row: [gates] */
     float *given, *inputs, *outputs;        /* of a group: [positions][gates], twice [positions][memory] */
     float *recurrent, *h, *c, *final_h, *final_c; /* [ROWS][gates]; [ROWS][hidden]; [ROWS][memory] */
     uint8_t *bytes;
@@ -122,16 +123,17 @@ static void give(const reading *r, const group *g, const freerun_layer *layer, i
     multiply(r, &layer->input, g->positions, r->inputs, width, r->given, r->gates);
 }
 
-/* Compute the mean of the embeddings of each source's features; 0 if it has none. */
-static void average_features(const reading *r, const group *g) {
+/* Compute the summary of each source's features: tanh of the projected sum of their embeddings. */
+static void summarize_features(const reading *r, const group *g) {
     for (int64_t row = 0; row < g->rows; row++) {
         const source *of = &g->sources[row];
-        float *mean = r->features + row * r->embedding;
-        memset(mean, 0, (size_t)r->embedding * sizeof(float));
+        float *sum = r->feature_sums + row * r->embedding;
+        memset(sum, 0, (size_t)r->embedding * sizeof(float));
         for (int64_t n = 0; n < of->num_features; n++)
-            r->step->add(r->embedding, mean, r->m->feature_embedding + of->feature_ids[n] * r->embedding, mean);
-        for (int64_t j = 0; of->num_features && j < r->embedding; j++) mean[j] /= (float)of->num_features;
+            r->step->add(r->embedding, sum, r->m->feature_embedding + of->feature_ids[n] * r->embedding, sum);
     }
+    multiply(r, r->m->feature_projection, g->rows, r->feature_sums, r->embedding, r->features, r->embedding);
+    r->step->tangents(g->rows * r->embedding, r->features);
 }
 
 /* Compute the recurrent projections of the first `rows`; before the first position the state is 0. */
@@ -202,7 +204,7 @@ static void project(const reading *r, const group *g) {
 
 static void read_group(reading *r, const group *g) {
     const freerun_model *m = r->m;
-    if (m->feature_vocabulary) average_features(r, g);
+    if (m->feature_vocabulary) summarize_features(r, g);
     for (int64_t index = 0; index < m->layers; index++) {
         for (int64_t direction = 0; direction < m->directions; direction++) read_layer(r, g, index, direction);
         int64_t begin = index * r->count * r->hidden;
@@ -310,6 +312,7 @@ static void lay_out(room *space, reading *r, writing *w, int64_t positions) {
     r->first_c = floats(space, m->cell == FREERUN_LSTM ? states : 0, r->hidden);
     r->source_gates = floats(space, has_source_gates(m) ? r->count : 0, r->gates);
     r->context_output = floats(space, m->context_output ? r->count : 0, r->output);
+    r->feature_sums = floats(space, features, r->embedding);
     r->features = floats(space, features, r->embedding);
     r->feature_gates = floats(space, features, r->gates);
     r->sum = floats(space, features ? 1 : 0, r->gates);

@@ -62,8 +62,9 @@ typedef struct {
                                                            * otherwise both NULL */
     freerun_linear output;         /* H to O */
     const freerun_linear *tied;    /* O to V, or NULL if O is V */
-    int64_t feature_vocabulary;    /* F, or 0 if sources have no features, and the three pointers below are NULL */
+    int64_t feature_vocabulary;    /* F, or 0 if sources have no features, and the four pointers below are NULL */
     const float *feature_embedding; /* [F, E] */
+    const freerun_linear *feature_projection; /* E to E; its tanh for the sum of embeddings is the features' summary */
     const freerun_linear *feature_encoder; /* E to G, [directions]; added to the gates of the first layer at every step */
     const freerun_linear *feature_decoder; /* E to G; likewise */
 } freerun_model;
@@ -72,7 +73,7 @@ typedef struct {
  *
  * ids: the concatenated sources; `lengths` [count] has the length of each, at least 1.
  * feature_ids: the concatenated features of all sources, ids from 1 to F - 1; `feature_counts` [count] has the number of
- * each source, which may be 0. The model reads the mean of their embeddings, summed in the given order, so an id that occurs
+ * each source, which may be 0. The model reads the sum of their embeddings, added up in the given order, so an id that occurs
  * twice counts twice. Both are NULL if and only if the model has no features.
  * tokens, scores: the output of source n (EOS included) and its natural log-probabilities begin at the sum of `bounds` + 1
  * over the sources before it; written [count] is its length. PAD, BOS and UNK (0, 1 and 3) are never written. The output of

@@ -17,7 +17,6 @@ from freerun.onnx_export.quantise import STORED_LEVELS, rounded
 from freerun.onnx_export.weights import LayerWeights, ModelWeights
 from freerun.runtime.compiled import PRODUCT_LEVELS
 from freerun.runtime.compiled_model import arrays_version
-from freerun.symbols import PAD
 
 __all__ = ["greedy_arrays"]
 
@@ -81,42 +80,24 @@ def _decoder(weights: ModelWeights, quantise: bool, limit: float) -> Arrays:
         embedding = weights["decoder.embedding.weight"]
         arrays[f"{name}.table"] = embedding @ _of_token(weights, layer).T + layer.input_bias()
         if sizes.has_features or sizes.every_step:
-            context = layer.weight_ih[:, sizes.embedding_size + sizes.feature_summary_size :].T
-            if sizes.has_features:
-                context = np.concatenate([_feature_reader(weights, layer), context])
-            arrays |= _stored("context_gates.weight", context, 0, quantise)
+            arrays |= _stored("context_gates.weight", layer.weight_ih[:, sizes.embedding_size :].T, 0, quantise)
     return arrays
 
 
 def _features(weights: ModelWeights, quantise: bool) -> Arrays:
-    """Return the embedding of the features, unless it is multiplied out, and the encoder's readers of their mean."""
+    """Return the embedding of the features, the projection of their sum, and the encoder's readers of their summary."""
     sizes = weights.sizes
     if not sizes.has_features:
         return {}
-    arrays: Arrays = {}
+    projection = weights.linear("feature_encoder.projection")
+    arrays = _stored("feature_embedding", weights["feature_encoder.embedding.weight"], -1, quantise)
+    arrays |= _stored("feature_projection.weight", projection.weight, 0, quantise)
+    arrays["feature_projection.bias"] = weights["feature_encoder.projection.bias"]
     for direction in ("forward", "backward")[: sizes.num_directions]:
         layer = weights.layer(f"encoder.{direction}_layers", 0)
-        arrays |= _stored(f"encoder.0.{direction}.features.weight", _feature_reader(weights, layer), 0, quantise)
-    if sizes.feature_vocabulary > sizes.embedding_size:
-        arrays |= _stored("feature_embedding", _feature_embedding(weights), -1, quantise)
+        reader = layer.weight_ih[:, sizes.embedding_size :].T
+        arrays |= _stored(f"encoder.0.{direction}.features.weight", reader, 0, quantise)
     return arrays
-
-
-def _feature_embedding(weights: ModelWeights) -> Array:
-    """Return the embedding of the features, with zeros for PAD."""
-    embedding = weights["feature_encoder.embedding.weight"].copy()
-    embedding[PAD] = 0
-    return embedding
-
-
-def _feature_reader(weights: ModelWeights, layer: LayerWeights) -> Array:
-    """Return the weight [E, G] of a first layer that reads the features' mean; [F, G] if F ids are no more than E.
-
-    Then the embedding is multiplied out: fewer numbers to ship, as in the graphs.
-    """
-    sizes = weights.sizes
-    weight = layer.weight_ih[:, sizes.embedding_size :][:, : sizes.feature_summary_size].T
-    return weight if sizes.feature_vocabulary > sizes.embedding_size else _feature_embedding(weights) @ weight
 
 
 def _of_token(weights: ModelWeights, layer: LayerWeights) -> Array:

@@ -65,6 +65,7 @@ class Model(ctypes.Structure):
         ("tied", POINTER(Linear)),
         ("feature_vocabulary", c_int64),
         ("feature_embedding", c_void_p),
+        ("feature_projection", POINTER(Linear)),
         ("feature_encoder", POINTER(Linear)),
         ("feature_decoder", POINTER(Linear)),
     ]

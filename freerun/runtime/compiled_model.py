@@ -133,6 +133,7 @@ class _ModelReader:
             tied=self._linears(["tied"], sizes.embedding_size, tied, biased=True),
             feature_vocabulary=sizes.feature_vocabulary,
             feature_embedding=self._feature_embedding(),
+            feature_projection=self._feature_projection(),
             feature_encoder=self._feature_encoder(),
             feature_decoder=feature_decoder,
         )
@@ -147,40 +148,32 @@ class _ModelReader:
         return table(self._memory, self._array("source_embedding", (sizes.source_vocabulary, sizes.embedding_size)))
 
     def _feature_embedding(self) -> int | None:
-        """Return the embedding of the features; columns of the identity if it is multiplied out."""
         sizes = self._sizes
         if not sizes.has_features:
             return None
-        shape = sizes.feature_vocabulary, sizes.embedding_size
-        is_stored = sizes.feature_vocabulary > sizes.embedding_size
-        return table(self._memory, self._array("feature_embedding", shape) if is_stored else np.eye(*shape, dtype="f4"))
+        return table(self._memory, self._array("feature_embedding", (sizes.feature_vocabulary, sizes.embedding_size)))
+
+    def _feature_projection(self) -> Any:
+        size = self._sizes.embedding_size
+        return self._linears(["feature_projection"], size, size if self._sizes.has_features else None, biased=True)
 
     def _feature_encoder(self) -> Any:
-        sizes = self._sizes
-        if not sizes.has_features:
-            return None
-        names = [f"encoder.0.{direction}.features.weight" for direction in self._directions]
-        shape = self._feature_rows, sizes.gates
-        return self._several(Linear, [self._feature_reader(self._array(name, shape)) for name in names])
+        """Return the projections of the features' summary to the gates of the encoder's first layer."""
+        names = [f"encoder.0.{direction}.features" for direction in self._directions]
+        gates = self._sizes.gates if self._sizes.has_features else None
+        return self._linears(names, self._sizes.embedding_size, gates, biased=False)
 
     def _context_gates(self) -> tuple[Any, Any]:
-        """Return the projections of the features' mean and of the context to the decoder's gates, or None."""
-        sizes, rows = self._sizes, self._feature_rows
-        if not rows + sizes.context_size:
+        """Return the projections of the features' summary and of the context to the decoder's gates, or None."""
+        sizes = self._sizes
+        width = sizes.feature_summary_size
+        if not width + sizes.context_size:
             return None, None
-        weight = self._array("context_gates.weight", (rows + sizes.context_size, sizes.gates))
-        features = self._several(Linear, [self._feature_reader(weight[:rows])]) if sizes.has_features else None
-        context = self._several(Linear, [linear(self._memory, weight[rows:], None)]) if sizes.every_step else None
+        weight = self._array("context_gates.weight", (width + sizes.context_size, sizes.gates))
+        # one array, as in the graphs
+        features = self._several(Linear, [linear(self._memory, weight[:width], None)]) if width else None
+        context = self._several(Linear, [linear(self._memory, weight[width:], None)]) if sizes.every_step else None
         return features, context
-
-    @property
-    def _feature_rows(self) -> int:
-        """Inputs of a weight that reads features: E, or the number of their ids if this is smaller."""
-        return min(self._sizes.feature_vocabulary, self._sizes.embedding_size)
-
-    def _feature_reader(self, weight: Array) -> Linear:
-        """Return the product of a weight [rows, G] with embeddings [E]."""
-        return linear(self._memory, np.pad(weight, [(0, self._sizes.embedding_size - len(weight)), (0, 0)]), None)
 
     def _encoder(self) -> Any:
         sizes = self._sizes

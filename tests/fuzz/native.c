@@ -82,7 +82,7 @@ enum { ORDINARY, LARGE, ANY };
 /* What a word of a structure is, and so what may be put there: a size, the number of layers, a pointer, a step. */
 enum { SIZE, LAYERS, POINTER, STEP };
 
-#define OWN_WORDS 19 /* of the model itself, which are noted first */
+#define OWN_WORDS 20 /* of the model itself, which are noted first */
 #define SLACK 64 /* bytes that may be read behind an array */
 
 static struct {
@@ -227,6 +227,7 @@ static void make_output(freerun_model *m, int64_t begins) {
 static void make_features(freerun_model *m) {
     if (!m->feature_vocabulary) return;
     m->feature_embedding = rows_of(m->feature_vocabulary, m->embedding, 1);
+    m->feature_projection = linears(1, m->embedding, m->embedding);
     m->feature_encoder = linears(m->directions, m->embedding, freerun_gates(m));
     m->feature_decoder = linears(1, m->embedding, freerun_gates(m));
 }
@@ -237,10 +238,10 @@ static void note_model(freerun_model *m) {
                         &m->feature_vocabulary};
     void *pointers[] = {&m->encoder,         &m->source_embedding, &m->bridge_h,          &m->bridge_c,
                         &m->decoder,         &m->context_gates,    &m->context_output,    &m->tied,
-                        &m->feature_embedding, &m->feature_encoder, &m->feature_decoder};
+                        &m->feature_embedding, &m->feature_projection, &m->feature_encoder, &m->feature_decoder};
     note(&m->layers, LAYERS);
     for (int n = 0; n < 7; n++) note(sizes[n], SIZE);
-    for (int n = 0; n < 11; n++) note(pointers[n], POINTER);
+    for (int n = 0; n < 12; n++) note(pointers[n], POINTER);
     if (num_words != OWN_WORDS) fail("words of the model that are not its own");
 }
 

@@ -85,7 +85,13 @@ class Call:
         features = [model.feature_encoder[n] for n in range(model.directions)] if model.feature_encoder else []
         found = [layer.recurrent for layer in layers] + [layer.input for layer in layers if not layer.table]
         found += [bridge[n] for bridge in bridges for n in range(model.layers)]
-        single = (model.context_gates, model.context_output, model.tied, model.feature_decoder)
+        single = (
+            model.context_gates,
+            model.context_output,
+            model.tied,
+            model.feature_projection,
+            model.feature_decoder,
+        )
         return [*found, *features, model.output, *(each[0] for each in single if each)]
 
 
@@ -215,7 +221,7 @@ def test_a_product_that_is_not_of_the_models_sizes_or_incomplete_is_rejected(dec
 
 def test_structures_that_are_null_or_misaligned_are_rejected(call):
     model = call.model
-    optional = ("context_gates", "context_output", "tied", "feature_encoder", "feature_decoder")
+    optional = ("context_gates", "context_output", "tied", "feature_projection", "feature_encoder", "feature_decoder")
     bridges = ("bridge_h", "bridge_c")
     names = ["encoder", "decoder", *(name for name in (*optional, *bridges) if getattr(model, name))]
     for name in names:
@@ -240,8 +246,8 @@ def test_tables_are_where_they_have_to_be_and_nowhere_else(call):
 
 def test_a_model_has_all_that_features_need_or_nothing(decode):
     call = Call(decode, "features")
-    names = ("feature_vocabulary", "feature_embedding", "feature_encoder", "feature_decoder")
-    parts = {name: getattr(call.model, name) for name in names}
+    names = ("vocabulary", "embedding", "projection", "encoder", "decoder")
+    parts = {f"feature_{name}": getattr(call.model, f"feature_{name}") for name in names}
     wrong = [value for value in SIZES if not call.is_rejected(call.model, feature_vocabulary=value)]
     assert wrong == []
     assert call.is_rejected(call.model, feature_embedding=parts["feature_embedding"] + 4)

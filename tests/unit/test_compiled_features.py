@@ -45,10 +45,13 @@ def first_layers(model):
 def folded(model, features):
     """The model without features that computes the same for sources that all have these features, by its biases."""
     width, weights = model.sizes.embedding_size, {**model.state_dict()}
-    mean = weights.pop("feature_encoder.embedding.weight")[features].mean(0)
+    embedding, weight, bias = (
+        weights.pop(f"feature_encoder.{name}") for name in ("embedding.weight", "projection.weight", "projection.bias")
+    )
+    summary = torch.tanh(weight @ embedding[features].sum(0) + bias)
     for layer in first_layers(model):
         weight = weights[f"{layer}.weight_ih"]
-        weights[f"{layer}.bias_ih"] = weights[f"{layer}.bias_ih"] + weight[:, width : 2 * width] @ mean
+        weights[f"{layer}.bias_ih"] = weights[f"{layer}.bias_ih"] + weight[:, width : 2 * width] @ summary
         weights[f"{layer}.weight_ih"] = torch.cat([weight[:, :width], weight[:, 2 * width :]], 1)
     made = Seq2Seq(replace(model.sizes, feature_vocabulary=0, feature_encoder=""))
     made.load_state_dict(weights)
@@ -60,7 +63,8 @@ def on_levels(model):
     generator, width = torch.Generator().manual_seed(1), model.sizes.embedding_size
     weights = model.state_dict()
     parts = [weights[f"{layer}.weight_ih"][:, width:] for layer in first_layers(model)]
-    for part in (*parts, weights["feature_encoder.embedding.weight"]):
+    own = [weights[f"feature_encoder.{name}.weight"] for name in ("embedding", "projection")]
+    for part in (*parts, *own):
         part[:] = torch.randint(-127, 128, part.shape, generator=generator) / 128
         part[:, ::width] = 127 / 128
     return model
@@ -75,8 +79,8 @@ def on_levels(model):
 def test_features_are_a_constant_input_of_the_first_layers_in_fp32_and_in_int8(cell, embedding_size, context):
     options = {"cell": cell, "embedding_size": embedding_size, "context": context, "bidirectional": context == "init"}
     with_features = [[*source, 4, 7] for source in SOURCES]
-    for precision, vocabulary in (("fp32", 9), ("fp32", 20), ("int8", 20)):
-        model = on_levels(model_with_features(vocabulary, **options))
+    model = on_levels(model_with_features(**options))
+    for precision in ("fp32", "int8"):
         found = greedy_of(model, precision)(with_features, BOUNDS)
         expected = greedy_of(folded(model, [4, 7]), precision)(SOURCES, BOUNDS)
         assert [each.ids for each in found] == [each.ids for each in expected]
@@ -150,6 +154,8 @@ def test_arrays_of_another_version_are_reported():
         ("feature_embedding", lambda a: None, "missing, but should be float32 (9, 3)"),
         ("feature_embedding", lambda a: a[:-1], "float32 (8, 3), but should be float32 (9, 3)"),
         ("context_gates.weight", lambda a: a.T, "float32 (12, 3), but should be float32 (3, 12)"),
+        ("feature_projection.weight", lambda a: a[1:], "float32 (2, 3), but should be float32 (3, 3)"),
+        ("feature_projection.bias", lambda a: None, "missing, but should be float32 (3,)"),
         ("encoder.0.forward.features.weight", lambda a: None, "missing, but should be float32 (3, 12)"),
         ("encoder.0.backward.features.weight", lambda a: a[1:], "float32 (2, 12), but should be float32 (3, 12)"),
     ],
