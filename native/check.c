@@ -39,7 +39,8 @@ static int is_layer(const freerun_model *m, const freerun_layer *layer, int64_t 
 static int has_sizes(const freerun_model *m) {
     return m->cell >= FREERUN_LSTM && m->cell <= FREERUN_RNN && in_range(m->layers, 1) &&
            (m->directions == 1 || m->directions == 2) && in_range(m->hidden, 1) && in_range(m->embedding, 1) &&
-           in_range(m->source_vocabulary, 1) && in_range(m->target_vocabulary, SPECIALS);
+           in_range(m->source_vocabulary, 1) && in_range(m->target_vocabulary, SPECIALS) &&
+           in_range(m->feature_vocabulary, 0);
 }
 
 static int has_encoder(const freerun_model *m) {
@@ -75,6 +76,15 @@ static int has_context(const freerun_model *m) {
            are_linears(m->context_output, 1, m->hidden, m->output.outputs);
 }
 
+static int has_features(const freerun_model *m) {
+    if (!m->feature_vocabulary)
+        return !m->feature_embedding && !m->feature_projection && !m->feature_encoder && !m->feature_decoder;
+    return is_array(m->feature_embedding, m->feature_vocabulary, m->embedding) &&
+           are_linears(m->feature_projection, 1, m->embedding, m->embedding) &&
+           are_linears(m->feature_encoder, m->directions, m->embedding, freerun_gates(m)) &&
+           are_linears(m->feature_decoder, 1, m->embedding, freerun_gates(m));
+}
+
 static int has_output(const freerun_model *m) {
     int64_t begins = m->output.outputs;
     if (!in_range(begins, 1) || !is_linear(&m->output, m->hidden, begins)) return 0;
@@ -84,5 +94,5 @@ static int has_output(const freerun_model *m) {
 /* Bridges before the encoder: they prove how many of its layers may be read. */
 int freerun_valid(const freerun_model *m) {
     return freerun_placed(m, _Alignof(freerun_model)) && has_sizes(m) && has_bridges(m) && has_encoder(m) &&
-           has_decoder(m) && has_output(m) && has_context(m);
+           has_decoder(m) && has_output(m) && has_context(m) && has_features(m);
 }

@@ -71,8 +71,8 @@ static float *floats(room *r, int64_t rows, int64_t width) { return taken(r, row
 
 /* One of the sources, which are sorted longest first. */
 typedef struct {
-    const int64_t *ids;
-    int64_t length, bound;
+    const int64_t *ids, *feature_ids;
+    int64_t length, num_features, bound;
     int64_t number; /* its position in the call */
     int64_t start;  /* of its output in `tokens` and `scores` */
 } source;
@@ -81,15 +81,20 @@ typedef struct {
     const freerun_model *m;
     const freerun_step *step;
     const source *sources;
-    int64_t gates, hidden, memory, output, vocabulary; /* widths, rounded up */
+    int64_t gates, hidden, memory, embedding, output, vocabulary; /* widths, rounded up */
     int64_t count;
     float *first_h, *first_c;               /* [layers][count][hidden]: the decoder's first state */
-    float *context_gates, *context_output;  /* [count][gates], [count][output] */
+    float *source_gates, *context_output;   /* [count][gates], [count][output]: what every decoder step adds */
+    float *feature_sums, *features;         /* of a group: [ROWS][embedding] */
+    float *feature_gates, *sum;             /* of a group: [ROWS][gates]; of a row: [gates] */
     float *given, *inputs, *outputs;        /* of a group: [positions][gates], twice [positions][memory] */
     float *recurrent, *h, *c, *final_h, *final_c; /* [ROWS][gates]; [ROWS][hidden]; [ROWS][memory] */
     uint8_t *bytes;
     const int32_t *stop;
 } reading;
+
+/* 1 if every decoder step adds something to the gates that depends on the source alone. */
+static int has_source_gates(const freerun_model *m) { return m->context_gates || m->feature_vocabulary; }
 
 /* 1 if another thread has requested a stop. */
 static int stopped(const reading *r) { return r->stop && __atomic_load_n(r->stop, __ATOMIC_RELAXED); }
@@ -109,13 +114,26 @@ static void multiply(const reading *r, const freerun_linear *l, int64_t rows, co
 /* Compute the input projections at every position, unless a table has them. */
 static void give(const reading *r, const group *g, const freerun_layer *layer, int64_t index) {
     if (layer->table) return;
-    int64_t width = index ? r->memory : freerun_rounded(r->m->embedding);
+    int64_t width = index ? r->memory : r->embedding;
     if (!index)
         for (int64_t row = 0; row < g->rows; row++)
             for (int64_t t = 0; t < g->sources[row].length; t++)
                 memcpy(r->inputs + (g->first[row] + t) * width, r->m->source_embedding + g->sources[row].ids[t] * width,
                        (size_t)width * sizeof(float));
     multiply(r, &layer->input, g->positions, r->inputs, width, r->given, r->gates);
+}
+
+/* Compute the summary of each source's features: tanh of the projected sum of their embeddings. */
+static void summarize_features(const reading *r, const group *g) {
+    for (int64_t row = 0; row < g->rows; row++) {
+        const source *of = &g->sources[row];
+        float *sum = r->feature_sums + row * r->embedding;
+        memset(sum, 0, (size_t)r->embedding * sizeof(float));
+        for (int64_t n = 0; n < of->num_features; n++)
+            r->step->add(r->embedding, sum, r->m->feature_embedding + of->feature_ids[n] * r->embedding, sum);
+    }
+    multiply(r, r->m->feature_projection, g->rows, r->feature_sums, r->embedding, r->features, r->embedding);
+    r->step->tangents(g->rows * r->embedding, r->features);
 }
 
 /* Compute the recurrent projections of the first `rows`; before the first position the state is 0. */
@@ -132,7 +150,10 @@ static void recur(const reading *r, const freerun_layer *layer, int64_t rows, in
 static void read_layer(const reading *r, const group *g, int64_t index, int64_t direction) {
     const freerun_layer *layer = &r->m->encoder[index * r->m->directions + direction];
     int64_t hidden = r->m->hidden, is_last = index + 1 == r->m->layers, rows = g->rows;
+    int has_features = !index && r->m->feature_vocabulary;
     give(r, g, layer, index);
+    if (has_features)
+        multiply(r, &r->m->feature_encoder[direction], rows, r->features, r->embedding, r->feature_gates, r->gates);
     memset(r->h, 0, (size_t)(ROWS * r->hidden) * sizeof(float));
     memset(r->c, 0, (size_t)(ROWS * r->hidden) * sizeof(float));
     for (int64_t step = 0; step < g->sources[0].length && !stopped(r); step++) {
@@ -142,6 +163,10 @@ static void read_layer(const reading *r, const group *g, int64_t index, int64_t 
             int64_t t = direction ? g->sources[row].length - 1 - step : step;
             const float *given = layer->table ? layer->table + g->sources[row].ids[t] * r->gates
                                               : r->given + (g->first[row] + t) * r->gates;
+            if (has_features) {
+                r->step->add(r->gates, given, r->feature_gates + row * r->gates, r->sum);
+                given = r->sum;
+            }
             float *h = r->h + row * r->hidden;
             r->step->cell(r->m->cell, hidden, given, r->recurrent + row * r->gates, h, r->c + row * r->hidden);
             if (!is_last)
@@ -163,8 +188,23 @@ static void bridge(const reading *r, const group *g, const freerun_linear *linea
                (size_t)r->m->hidden * sizeof(float));
 }
 
+/* Compute what every decoder step adds: the projections of the features, and of the context (the top layer's state). */
+static void project(const reading *r, const group *g) {
+    const freerun_model *m = r->m;
+    if (!has_source_gates(m)) return;
+    float *gates = r->source_gates + g->start * r->gates, *projected = m->feature_vocabulary ? r->feature_gates : gates;
+    if (m->feature_vocabulary) multiply(r, m->feature_decoder, g->rows, r->features, r->embedding, gates, r->gates);
+    if (!m->context_gates) return;
+    const float *context = r->first_h + ((m->layers - 1) * r->count + g->start) * r->hidden;
+    float *output = r->context_output + g->start * r->output;
+    multiply(r, m->context_output, g->rows, context, r->hidden, output, r->output);
+    multiply(r, m->context_gates, g->rows, context, r->hidden, projected, r->gates);
+    if (m->feature_vocabulary) r->step->add(g->rows * r->gates, gates, projected, gates);
+}
+
 static void read_group(reading *r, const group *g) {
     const freerun_model *m = r->m;
+    if (m->feature_vocabulary) summarize_features(r, g);
     for (int64_t index = 0; index < m->layers; index++) {
         for (int64_t direction = 0; direction < m->directions; direction++) read_layer(r, g, index, direction);
         int64_t begin = index * r->count * r->hidden;
@@ -175,6 +215,7 @@ static void read_group(reading *r, const group *g) {
         r->outputs = r->inputs;
         r->inputs = outputs;
     }
+    project(r, g);
 }
 
 /* -- the decoder ------------------------------------------------------------------------------------------------------ */
@@ -218,9 +259,9 @@ static void step_all(const reading *r, const writing *w) {
         if (index) multiply(r, &m->decoder[index].input, w->rows, h - ROWS * r->hidden, r->hidden, w->given, r->gates);
         for (int64_t row = 0; row < w->rows; row++) {
             const float *given = index ? w->given + row * r->gates : m->decoder[0].table + w->token[row] * r->gates;
-            if (!index && m->context_gates) {
+            if (!index && has_source_gates(m)) {
                 float *sum = w->given + row * r->gates;
-                r->step->add(r->gates, given, r->context_gates + w->source[row] * r->gates, sum);
+                r->step->add(r->gates, given, r->source_gates + w->source[row] * r->gates, sum);
                 given = sum;
             }
             r->step->cell(m->cell, m->hidden, given, w->recurrent + row * r->gates, h + row * r->hidden, c + row * r->hidden);
@@ -265,11 +306,16 @@ static int64_t larger(int64_t one, int64_t other) { return one > other ? one : o
 static void lay_out(room *space, reading *r, writing *w, int64_t positions) {
     const freerun_model *m = r->m;
     int64_t states = freerun_times(m->layers, r->count), inner = m->layers > 1 || m->source_embedding ? positions : 0;
-    int64_t inputs = larger(r->memory, m->source_embedding ? freerun_rounded(m->embedding) : 0);
+    int64_t inputs = larger(r->memory, m->source_embedding ? r->embedding : 0);
+    int64_t features = m->feature_vocabulary ? ROWS : 0;
     r->first_h = floats(space, states, r->hidden);
     r->first_c = floats(space, m->cell == FREERUN_LSTM ? states : 0, r->hidden);
-    r->context_gates = floats(space, m->context_gates ? r->count : 0, r->gates);
+    r->source_gates = floats(space, has_source_gates(m) ? r->count : 0, r->gates);
     r->context_output = floats(space, m->context_output ? r->count : 0, r->output);
+    r->feature_sums = floats(space, features, r->embedding);
+    r->features = floats(space, features, r->embedding);
+    r->feature_gates = floats(space, features, r->gates);
+    r->sum = floats(space, features ? 1 : 0, r->gates);
     r->given = floats(space, inner, r->gates);
     r->inputs = floats(space, inner, inputs);
     r->outputs = floats(space, inner, inputs);
@@ -278,6 +324,7 @@ static void lay_out(room *space, reading *r, writing *w, int64_t positions) {
     r->c = floats(space, ROWS, r->hidden);
     r->final_h = floats(space, ROWS, r->memory);
     r->final_c = floats(space, ROWS, r->memory);
+    inputs = larger(inputs, features ? r->embedding : 0);
     r->bytes = taken(space, ROWS, larger(inputs, r->output), 1); /* the widest input of a product */
     w->h = floats(space, m->layers * ROWS, r->hidden);
     w->c = floats(space, m->layers * ROWS, r->hidden);
@@ -310,11 +357,6 @@ static void read_all(reading *r) {
         g = group_from(r, start);
         read_group(r, &g);
     }
-    const float *context = r->first_h + (r->m->layers - 1) * r->count * r->hidden;
-    if (r->m->context_gates) {
-        multiply(r, r->m->context_gates, r->count, context, r->hidden, r->context_gates, r->gates);
-        multiply(r, r->m->context_output, r->count, context, r->hidden, r->context_output, r->output);
-    }
 }
 
 static reading reading_of(const freerun_model *m, int64_t count, const source *sources) {
@@ -325,25 +367,51 @@ static reading reading_of(const freerun_model *m, int64_t count, const source *s
         .gates = freerun_rounded(freerun_gates(m)),
         .hidden = freerun_rounded(m->hidden),
         .memory = freerun_rounded(freerun_memory(m)),
+        .embedding = freerun_rounded(m->embedding),
         .output = freerun_rounded(m->output.outputs),
         .vocabulary = freerun_rounded(m->target_vocabulary),
         .count = count,
     };
 }
 
+/* The arrays of a call that are read, see freerun_greedy. */
+typedef struct {
+    int64_t count;
+    const int64_t *ids, *lengths, *feature_ids, *feature_counts, *bounds;
+} request;
+
+static int is_placed(const int64_t *numbers) { return freerun_placed(numbers, sizeof *numbers); }
+
+static int has_arrays(const freerun_model *m, const request *q) {
+    int has_features = m->feature_vocabulary ? is_placed(q->feature_ids) && is_placed(q->feature_counts)
+                                             : !q->feature_ids && !q->feature_counts;
+    return has_features && is_placed(q->ids) && is_placed(q->lengths) && is_placed(q->bounds);
+}
+
+static int are_ids(const int64_t *ids, int64_t count, int64_t least, int64_t vocabulary) {
+    for (int64_t n = 0; n < count; n++)
+        if (ids[n] < least || ids[n] >= vocabulary) return 0;
+    return 1;
+}
+
 /* List the sources of a call, longest first; 0 if one is invalid. Sums stay below `limit`: a larger array cannot exist. */
-static int listed(const freerun_model *m, int64_t count, const int64_t *ids, const int64_t *lengths, const int64_t *bounds,
-                  source *sources) {
-    const int64_t limit = PTRDIFF_MAX / (int64_t)sizeof *ids;
-    for (int64_t n = 0, start = 0, begin = 0; n < count; n++) {
-        if (lengths[n] < 1 || lengths[n] > limit - begin || bounds[n] < 0 || bounds[n] >= limit - start) return 0;
-        sources[n] = (source){.ids = ids, .length = lengths[n], .bound = bounds[n], .number = n, .start = start};
-        begin += lengths[n];
-        start += bounds[n] + 1;
-        for (const int64_t *end = ids + lengths[n]; ids < end; ids++)
-            if (*ids < 0 || *ids >= m->source_vocabulary) return 0;
+static int listed(const freerun_model *m, const request *q, source *sources) {
+    const int64_t limit = PTRDIFF_MAX / (int64_t)sizeof *q->ids;
+    for (int64_t n = 0, first = 0, first_feature = 0, start = 0; n < q->count; n++) {
+        int64_t length = q->lengths[n], bound = q->bounds[n], features = q->feature_counts ? q->feature_counts[n] : 0;
+        if (length < 1 || length > limit - first || bound < 0 || bound >= limit - start) return 0;
+        if (features < 0 || features > limit - first_feature) return 0;
+        source of = {.length = length, .num_features = features, .bound = bound, .number = n, .start = start};
+        of.ids = q->ids + first;
+        if (features) of.feature_ids = q->feature_ids + first_feature;
+        if (!are_ids(of.ids, length, 0, m->source_vocabulary)) return 0;
+        if (!are_ids(of.feature_ids, features, PAD + 1, m->feature_vocabulary)) return 0;
+        sources[n] = of;
+        first += length;
+        first_feature += features;
+        start += bound + 1;
     }
-    qsort(sources, (size_t)count, sizeof *sources, longest_first);
+    qsort(sources, (size_t)q->count, sizeof *sources, longest_first);
     return 1;
 }
 
@@ -371,11 +439,12 @@ static int decode(const freerun_model *model, int64_t count, const source *sourc
 }
 
 int freerun_greedy(const freerun_model *model, int64_t count, const int64_t *ids, const int64_t *lengths,
-                   const int64_t *bounds, int32_t *tokens, float *scores, int64_t *written, const int32_t *stop) {
+                   const int64_t *feature_ids, const int64_t *feature_counts, const int64_t *bounds, int32_t *tokens,
+                   float *scores, int64_t *written, const int32_t *stop) {
+    const request q = {count, ids, lengths, feature_ids, feature_counts, bounds};
     if (!freerun_valid(model)) return FREERUN_BAD_MODEL;
     if (!count) return FREERUN_OK;
-    if (count < 0 || !freerun_placed(ids, sizeof *ids) || !freerun_placed(lengths, sizeof *lengths) ||
-        !freerun_placed(bounds, sizeof *bounds) || !freerun_placed(tokens, sizeof *tokens) ||
+    if (count < 0 || !has_arrays(model, &q) || !freerun_placed(tokens, sizeof *tokens) ||
         !freerun_placed(scores, sizeof *scores) || !freerun_placed(written, sizeof *written) ||
         (stop && !freerun_placed(stop, sizeof *stop)))
         return FREERUN_BAD_SOURCE;
@@ -383,8 +452,7 @@ int freerun_greedy(const freerun_model *model, int64_t count, const int64_t *ids
     source *sources = malloc((size_t)count * sizeof *sources);
     if (!sources) return FREERUN_NO_MEMORY;
     int result = FREERUN_BAD_SOURCE;
-    if (listed(model, count, ids, lengths, bounds, sources))
-        result = decode(model, count, sources, tokens, scores, written, stop);
+    if (listed(model, &q, sources)) result = decode(model, count, sources, tokens, scores, written, stop);
     free(sources);
     return result;
 }

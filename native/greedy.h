@@ -1,11 +1,12 @@
-/* Greedy search with an encoder-decoder without attention in one call: source ids in, most likely tokens out.
+/* Greedy search with an encoder-decoder without attention in one call: source ids in, most likely tokens out. A source may
+ * have features, a second input: a set of ids of their own vocabulary.
  *
  * C11 with the extensions of GCC and Clang (vector types); the only dependency is libm. `freerun/runtime/compiled.py` mirrors
  * these structures and lays out the arrays of a bundle's greedy.npz for them. A model is read only and may be shared by
  * threads; a call leaves no state behind.
  *
- * Shape suffixes: B sources, V vocabulary, E embedding, H hidden, M encoder output (H x directions), G gates x H, O the width
- * of the output layer's first product (V, or E if its weight is tied to the embedding).
+ * Shape suffixes: B sources, V vocabulary, F feature vocabulary, E embedding, H hidden, M encoder output (H x directions),
+ * G gates x H, O the width of the output layer's first product (V, or E if its weight is tied to the embedding).
  */
 #ifndef FREERUN_GREEDY_H
 #define FREERUN_GREEDY_H
@@ -19,7 +20,7 @@ enum { FREERUN_LSTM, FREERUN_GRU, FREERUN_RNN };
 enum { FREERUN_OK, FREERUN_NO_MEMORY, FREERUN_BAD_SOURCE, FREERUN_BAD_MODEL, FREERUN_STOPPED };
 
 /* Increases whenever something below changes. */
-#define FREERUN_VERSION 3
+#define FREERUN_VERSION 4
 
 /* Largest size in a model, and most inputs of an 8 bit product, whose sums then fit into 32 bits. */
 #define FREERUN_MAX_SIZE INT32_MAX
@@ -61,21 +62,30 @@ typedef struct {
                                                            * otherwise both NULL */
     freerun_linear output;         /* H to O */
     const freerun_linear *tied;    /* O to V, or NULL if O is V */
+    int64_t feature_vocabulary;    /* F, or 0 if sources have no features, and the four pointers below are NULL */
+    const float *feature_embedding; /* [F, E] */
+    const freerun_linear *feature_projection; /* E to E; its tanh for the sum of embeddings is the features' summary */
+    const freerun_linear *feature_encoder; /* E to G, [directions]; added to the gates of the first layer at every step */
+    const freerun_linear *feature_decoder; /* E to G; likewise */
 } freerun_model;
 
 /* Write the most likely token, step by step, until EOS (2) or `bounds` tokens, for each of `count` sources.
  *
  * ids: the concatenated sources; `lengths` [count] has the length of each, at least 1.
+ * feature_ids: the concatenated features of all sources, ids from 1 to F - 1; `feature_counts` [count] has the number of
+ * each source, which may be 0. The model reads the sum of their embeddings, added up in the given order, so an id that occurs
+ * twice counts twice. Both are NULL if and only if the model has no features.
  * tokens, scores: the output of source n (EOS included) and its natural log-probabilities begin at the sum of `bounds` + 1
  * over the sources before it; written [count] is its length. PAD, BOS and UNK (0, 1 and 3) are never written. The output of
- * a source is bit-identical whatever other sources are in the call.
+ * a source with its features is bit-identical whatever other sources are in the call.
  *
  * stop: NULL, or a number that is 0; once another thread sets it, the call ends within the time of one step.
  *
  * Returns FREERUN_OK, or one of these errors, which leave the outputs undefined:
  *   NO_MEMORY   the call needs more memory than there is
  *   BAD_SOURCE  `count` is below 0, an array of the call is NULL or misaligned, a source is empty, an id is not in the
- *               vocabulary, a bound is below 0, or lengths or bounds add up to more than memory can hold
+ *               vocabulary, a bound or a feature count is below 0, lengths, feature counts or bounds add up to more than
+ *               memory can hold, or the model has features and the call has not, or the other way round
  *   BAD_MODEL   a size of the model is out of range (a target vocabulary has at least the four special tokens), sizes
  *               disagree, a pointer that the model needs is NULL or misaligned, or one that it does not use is set
  *   STOPPED     `stop` was set
@@ -86,7 +96,8 @@ typedef struct {
  * and that 8 bit weights stay within -64 to 64 (others give wrong products). An 8 bit input that is NaN is rounded to some
  * level, so finite scores do not prove finite weights: check weights when you read them. */
 int freerun_greedy(const freerun_model *model, int64_t count, const int64_t *ids, const int64_t *lengths,
-                   const int64_t *bounds, int32_t *tokens, float *scores, int64_t *written, const int32_t *stop);
+                   const int64_t *feature_ids, const int64_t *feature_counts, const int64_t *bounds, int32_t *tokens,
+                   float *scores, int64_t *written, const int32_t *stop);
 
 /* FREERUN_VERSION of the library. */
 int freerun_version(void);

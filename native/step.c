@@ -225,6 +225,10 @@ static void cell(int64_t kind, int64_t size, const float *given, const float *re
     else rnn(size, given, recurrent, h);
 }
 
+static void tangents(int64_t size, float *values) {
+    for (int64_t j = 0; j < size; j += LANES) store(values + j, tangent(load(values + j)));
+}
+
 static void add(int64_t size, const float *one, const float *other, float *sum) {
     for (int64_t j = 0; j < size; j++) sum[j] = one[j] + other[j];
 }
@@ -255,4 +259,4 @@ static int32_t best(int64_t vocabulary, const float *logits, float *score) {
 #define STEP_OF(isa) freerun_step_##isa
 #define NAME(isa) NAME_OF(isa)
 #define STEP(isa) STEP_OF(isa)
-const freerun_step STEP(FREERUN_STEP) = {NAME(FREERUN_STEP), product, cell, add, best};
+const freerun_step STEP(FREERUN_STEP) = {NAME(FREERUN_STEP), product, cell, tangents, add, best};

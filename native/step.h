@@ -12,6 +12,8 @@ typedef struct {
                     int64_t y_stride, uint8_t *bytes);
     /* Do one step of one row: update h and c [H, rounded up] from the input and recurrent projections of the gates. */
     void (*cell)(int64_t cell, int64_t hidden, const float *given, const float *recurrent, float *h, float *c);
+    /* Replace values [size, rounded up] by their tanh. */
+    void (*tangents)(int64_t size, float *values);
     /* sum = one + other, [size] */
     void (*add)(int64_t size, const float *one, const float *other, float *sum);
     /* Return the most likely token that may be written (the lowest of equals); `score` is its log-probability over all. */

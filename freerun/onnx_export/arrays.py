@@ -1,4 +1,4 @@
-"""``greedy.npz``: a model without attention as the C library reads it, see ``freerun.runtime.compiled_greedy``.
+"""``greedy.npz``: a model without attention as the C library reads it, see ``freerun.runtime.compiled_model``.
 
 Weights are for ``x @ weight``, gates in torch's order. A token's projection to the first layer's gates is a row of a
 table, as in the graphs.
@@ -16,7 +16,7 @@ from freerun.onnx_export.graph import Array
 from freerun.onnx_export.quantise import STORED_LEVELS, rounded
 from freerun.onnx_export.weights import LayerWeights, ModelWeights
 from freerun.runtime.compiled import PRODUCT_LEVELS
-from freerun.runtime.compiled_greedy import ARRAYS_VERSION
+from freerun.runtime.compiled_model import arrays_version
 
 __all__ = ["greedy_arrays"]
 
@@ -25,12 +25,14 @@ Arrays = dict[str, Array]
 
 def greedy_arrays(weights: ModelWeights, quantise: bool, limit: float, metadata: Mapping[str, str]) -> bytes:
     """Return the file; ``limit`` bounds the outputs of the decoder's layers (int8 only)."""
+    version = str(arrays_version(weights.sizes))
     arrays = {
         **_encoder(weights, quantise),
         **_bridge(weights, quantise),
         **_decoder(weights, quantise, limit),
         **_output(weights, quantise, limit),
-        "metadata": np.frombuffer(json.dumps({**metadata, "freerun.arrays": str(ARRAYS_VERSION)}).encode(), np.uint8),
+        **_features(weights, quantise),
+        "metadata": np.frombuffer(json.dumps({**metadata, "freerun.arrays": version}).encode(), np.uint8),
     }
     file = io.BytesIO()
     np.savez(file, **arrays)  # type: ignore[arg-type]
@@ -47,9 +49,9 @@ def _encoder(weights: ModelWeights, quantise: bool) -> Arrays:
             if index:
                 arrays |= _product(f"{name}.input", layer.weight_ih.T, layer.input_bias(), quantise)
             elif sizes.has_source_table:
-                arrays[f"{name}.table"] = embedding @ layer.weight_ih.T + layer.input_bias()
+                arrays[f"{name}.table"] = embedding @ _of_token(weights, layer).T + layer.input_bias()
             else:
-                arrays |= _stored(f"{name}.input.weight", layer.weight_ih.T, 0, quantise)
+                arrays |= _stored(f"{name}.input.weight", _of_token(weights, layer).T, 0, quantise)
                 arrays[f"{name}.input.bias"] = layer.input_bias()
     if not sizes.has_source_table:
         arrays |= _stored("source_embedding", embedding, -1, quantise)
@@ -76,11 +78,31 @@ def _decoder(weights: ModelWeights, quantise: bool, limit: float) -> Arrays:
             arrays |= _product(f"{name}.input", layer.weight_ih.T, layer.input_bias(), quantise, limit)
             continue
         embedding = weights["decoder.embedding.weight"]
-        arrays[f"{name}.table"] = embedding @ layer.weight_ih[:, : sizes.embedding_size].T + layer.input_bias()
-        if sizes.every_step:
-            context = layer.weight_ih[:, sizes.embedding_size :].T
-            arrays |= _stored("context_gates.weight", context, 0, quantise)
+        arrays[f"{name}.table"] = embedding @ _of_token(weights, layer).T + layer.input_bias()
+        if sizes.has_features or sizes.every_step:
+            arrays |= _stored("context_gates.weight", layer.weight_ih[:, sizes.embedding_size :].T, 0, quantise)
     return arrays
+
+
+def _features(weights: ModelWeights, quantise: bool) -> Arrays:
+    """Return the embedding of the features, the projection of their sum, and the encoder's readers of their summary."""
+    sizes = weights.sizes
+    if not sizes.has_features:
+        return {}
+    projection = weights.linear("feature_encoder.projection")
+    arrays = _stored("feature_embedding", weights["feature_encoder.embedding.weight"], -1, quantise)
+    arrays |= _stored("feature_projection.weight", projection.weight, 0, quantise)
+    arrays["feature_projection.bias"] = weights["feature_encoder.projection.bias"]
+    for direction in ("forward", "backward")[: sizes.num_directions]:
+        layer = weights.layer(f"encoder.{direction}_layers", 0)
+        reader = layer.weight_ih[:, sizes.embedding_size :].T
+        arrays |= _stored(f"encoder.0.{direction}.features.weight", reader, 0, quantise)
+    return arrays
+
+
+def _of_token(weights: ModelWeights, layer: LayerWeights) -> Array:
+    """Return the part [G, E] of a first layer's input weight that the token's embedding is multiplied with."""
+    return layer.weight_ih[:, : weights.sizes.embedding_size]
 
 
 def _output(weights: ModelWeights, quantise: bool, limit: float) -> Arrays:

@@ -32,11 +32,9 @@ from numpy.typing import NDArray
 
 from freerun.architecture import Architecture
 from freerun.data.codec import Codec
-from freerun.data.features import FeatureCodec
-from freerun.data.tokenizers import SentencePieceTokenizer, Tokenizer, make_tokenizer
-from freerun.data.vocabulary import Vocabulary
 from freerun.errors import BundleError, MissingExtraError
 from freerun.files import bytes_hash, readable_dir
+from freerun.runtime.bundle_codecs import read_codecs
 from freerun.runtime.limits import MAX_CONFIG, Limits
 from freerun.runtime.schema import first_invalid_value
 from freerun.runtime.shapes import Shapes
@@ -47,7 +45,6 @@ from freerun.text import shown
 
 __all__ = [
     "EXPORTED",
-    "FEATURE_VOCABULARY",
     "FORMAT",
     "GRAPHS",
     "PRECISIONS",
@@ -63,7 +60,6 @@ __all__ = [
 FORMAT = "freerun bundle"
 VERSION = 1
 WEIGHTS: Final = "model.safetensors"
-FEATURE_VOCABULARY: Final = "feature_vocabulary.json"
 GRAPHS: Final = ("encoder", "step", "greedy")
 PRECISIONS: Final = ("fp32", "int8")
 Weights = dict[str, NDArray[Any]]
@@ -118,7 +114,7 @@ class Bundle:
         Raises:
             BundleError: the file is missing, too large for the model, or has another hash than in config.json.
         """
-        return _checked_bytes(self.files, name, self.config, self.limits.of(name))
+        return self.files.checked(name, self.limits.of(name), self.config["files"])
 
     def check_weights(self) -> None:
         """Check that the bundle has weights, so that torch can run it and training can start from it.
@@ -307,7 +303,7 @@ def _read(directory: Path) -> Bundle:
     named = config["files"]
     files.open(["metrics.json", *(name for name in (WEIGHTS, *EXPORTED) if name in named)])
     limits = Limits(Architecture.of(config["model"]))
-    source, target = (_read_codec(files, side, config, limits) for side in ("source", "target"))
+    source, target = read_codecs(files, config, limits)
     bound = {key: config["length_bound"].get(key) for key in ("longest_target", "largest_ratio", "fixed")}
     metrics = _read_metrics(files)
     return Bundle(
@@ -350,47 +346,6 @@ def _checked_config(directory: Path, content: bytes) -> dict[str, Any]:
     return config
 
 
-def _read_codec(files: Snapshot, side: str, config: Mapping[str, Any], limits: Limits) -> Codec:
-    settings = config[side]
-    spec = settings["tokens"]
-    subwords = spec.startswith("sentencepiece")
-    name = f"{side}_vocabulary.{'model' if subwords else 'json'}"
-    path = files.directory / name
-    files.open([name])
-    content = _checked_bytes(files, name, config, limits.of(name))
-    if subwords:
-        tokenizer: Tokenizer = SentencePieceTokenizer(content, spec, path)
-        vocabulary = Vocabulary.from_sentencepiece(content, path)
-    else:
-        tokenizer, vocabulary = make_tokenizer(spec), Vocabulary.from_json(content, path)
-    _check_vocabulary_size(files, side, vocabulary, config["model"][f"{side}_vocabulary"])
-    features = _read_features(files, config, limits) if side == "source" else None
-    return Codec(tokenizer, vocabulary, settings["normalisation"], settings["case"], settings["reverse"], features)
-
-
-def _read_features(files: Snapshot, config: Mapping[str, Any], limits: Limits) -> FeatureCodec | None:
-    """Return the codec of the features, None if the model has none."""
-    size = config["model"].get("feature_vocabulary")
-    if not size:
-        return None
-    path = files.directory / FEATURE_VOCABULARY
-    files.open([FEATURE_VOCABULARY])
-    content = _checked_bytes(files, FEATURE_VOCABULARY, config, limits.of(FEATURE_VOCABULARY))
-    vocabulary = Vocabulary.from_json(content, path)
-    _check_vocabulary_size(files, "feature", vocabulary, size)
-    return FeatureCodec(config["features"]["separator"], vocabulary)
-
-
-def _check_vocabulary_size(files: Snapshot, side: str, vocabulary: Vocabulary, size: int) -> None:
-    if len(vocabulary) != size:
-        raise BundleError(
-            files.directory / "config.json",
-            f"damaged: model.{side}_vocabulary is {size}, but the {side} vocabulary has {len(vocabulary)} ids",
-            "Expected the sizes of this bundle's model",
-            "Copy the whole bundle again",
-        )
-
-
 def _read_metrics(files: Snapshot) -> dict[str, float | None]:
     path = files.directory / "metrics.json"
     metrics = _parsed(path, files.read("metrics.json", MAX_CONFIG))
@@ -407,22 +362,3 @@ def _parsed(path: Path, content: bytes) -> Any:
         return parse(content)
     except (ValueError, RecursionError) as error:
         raise damaged(path, f"not JSON ({error})") from None
-
-
-def _checked_bytes(files: Snapshot, name: str, config: Mapping[str, Any], limit: int) -> bytes:
-    """Read a file of the bundle, and compare it with the hash in config.json."""
-    expected = config["files"].get(name)
-    if expected is None:
-        raise damaged(files.directory / "config.json", f"no hash of {name}")
-    files.open([name])
-    content = files.read(name, limit)
-    actual = bytes_hash(content)
-    if actual != expected:
-        raise BundleError(
-            files.directory / name,
-            f"the SHA-256 is {actual[:12]}..., but {expected[:12]}... in config.json: truncated, changed, or from "
-            "another bundle",
-            "Expected the file that was written with this bundle",
-            "Copy the whole bundle again",
-        )
-    return content

@@ -21,7 +21,7 @@ _TEMPLATE = """\
 {{ attention }}, \
 {{ "{:,}".format(training.parameters) }} parameters.
 
-    freerun predict DIRECTORY "some text"
+    freerun predict DIRECTORY {% if features %}$'some text\\tFEATURES'{% else %}"some text"{% endif %}
 
 ## Data
 
@@ -32,6 +32,11 @@ Trained on {{ "{:,}".format(training.pairs) }} pairs of {{ "{:,}".format(trainin
 {% for side, codec, ids in sides -%}
 | {{ side }} | {{ codec.tokens }} | {{ codec.normalisation }} | {{ codec.case }} | {{ ids }} |
 {% endfor %}
+{% if features -%}
+Features are the second field of a source, after a tab, separated by "{{ features.separator }}": \
+{{ "{:,}".format(model.feature_vocabulary) }} ids, encoded as a {{ model.feature_encoder }}.
+
+{% endif -%}
 Sources are read {{ "from the end" if config.source.reverse else "from the beginning" }}. Longest training target: \
 {{ config.length_bound.longest_target }} tokens.
 
@@ -80,6 +85,7 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, float | None]) -
     text: str = environment.from_string(_TEMPLATE).render(
         config=config,
         model=model,
+        features=config.get("features"),
         training=training,
         sides=sides,
         metrics=_metric_rows(metrics),

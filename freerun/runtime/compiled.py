@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 LIBRARY: Final = Path(__file__).with_name("greedy.so")
 PRODUCT_LEVELS: Final = 64
 """Largest magnitude of an int8 weight: products of such weights add up without overflow on every CPU."""
-_VERSION: Final = 3
+_VERSION: Final = 4
 """FREERUN_VERSION of native/greedy.h."""
 _PANEL: Final = 64
 _FOUR: Final = 4
@@ -63,6 +63,11 @@ class Model(ctypes.Structure):
         ("context_output", POINTER(Linear)),
         ("output", Linear),
         ("tied", POINTER(Linear)),
+        ("feature_vocabulary", c_int64),
+        ("feature_embedding", c_void_p),
+        ("feature_projection", POINTER(Linear)),
+        ("feature_encoder", POINTER(Linear)),
+        ("feature_decoder", POINTER(Linear)),
     ]
 
 
@@ -84,7 +89,7 @@ def opened(path: Path) -> ctypes.CDLL:
         AttributeError: it is another library.
     """
     compiled = ctypes.CDLL(str(path))
-    compiled.freerun_greedy.argtypes = [POINTER(Model), c_int64, *[c_void_p] * 6, POINTER(c_int32)]
+    compiled.freerun_greedy.argtypes = [POINTER(Model), c_int64, *[c_void_p] * 8, POINTER(c_int32)]
     compiled.freerun_greedy.restype = c_int32
     compiled.freerun_version.restype = c_int32
     compiled.freerun_instructions.restype = ctypes.c_char_p

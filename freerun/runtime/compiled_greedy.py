@@ -1,38 +1,25 @@
-"""Greedy search in the compiled library, with the arrays of greedy.npz: for models without attention.
-
-Over 350 lines, because every check of an array is next to the code that passes its address to C.
-"""
+"""Greedy search in the compiled library, with the arrays of greedy.npz: for models without attention."""
 
 from __future__ import annotations
 
 import ctypes
-import io
-import json
 import threading
-import zipfile
 from array import array
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from freerun.architecture import Architecture
-from freerun.errors import BundleError
 from freerun.runtime.bundle import Bundle, arrays_file, graph_file
-from freerun.runtime.compiled import PRODUCT_LEVELS, Array, Layer, Linear, Model, library, linear, table
+from freerun.runtime.compiled import library
+from freerun.runtime.compiled_model import damaged_arrays, read_model
 from freerun.runtime.forked import renew_when_forked
-from freerun.runtime.graphs import check_metadata, metadata_of
 from freerun.runtime.interruptible import interruptible
 from freerun.search.hypothesis import Hypothesis
-from freerun.symbols import EOS
+from freerun.symbols import EOS, PAD, source_length
 
-__all__ = ["ARRAYS_VERSION", "CompiledGreedy", "can_run", "supports"]
-
-ARRAYS_VERSION: Final = 1
-"""Format version of greedy.npz."""
+__all__ = ["CompiledGreedy", "can_run", "supports"]
 
 _NO_MEMORY, _BAD_SOURCE, _BAD_MODEL, _STOPPED = 1, 2, 3, 4
 _FIRST_ROOM: Final = 2**12
@@ -72,6 +59,7 @@ class CompiledGreedy:
         self._model: Any = None
         self._lock = threading.Lock()
         self._numbers = bundle.limits.numbers
+        self._has_features = Architecture.of(bundle.model).has_features
         renew_when_forked(self)
 
     def renew(self) -> None:
@@ -79,7 +67,7 @@ class CompiledGreedy:
         self._lock = threading.Lock()
 
     def __call__(self, sources: Sequence[Sequence[int]], bounds: Sequence[int]) -> list[Hypothesis]:
-        """Return the output for each source, whose last id is EOS; ``bounds`` are in tokens without EOS.
+        """Return the output for each source, whose features follow its EOS; ``bounds`` are in tokens without EOS.
 
         Raises:
             BundleError: the arrays, which the first call reads, are damaged or not of this bundle's sizes.
@@ -131,34 +119,37 @@ class CompiledGreedy:
         """Call the library once; if the call may be long, signals can interrupt it."""
         room = sum(bounds) + len(bounds)
         arrays = (  # not NumPy's: creating these and reading their addresses takes a third of the time
-            array("q", sources[0] if len(sources) == 1 else chain.from_iterable(sources)),
-            array("q", [len(source) for source in sources]),
+            *_inputs(sources, self._has_features),
             array("q", bounds),
             tokens := array("i", bytes(4 * room)),
             scores := array("f", bytes(4 * room)),
             written := array("q", bytes(8 * len(sources))),
         )
-        addresses = [each.buffer_info()[0] for each in arrays]
+        addresses = [None if each is None else each.buffer_info()[0] for each in arrays]
         if room * self._numbers <= _SHORT:
             result = self._decode(model, len(sources), *addresses, stop)
         else:
             call = partial(self._decode, model, len(sources), *addresses, stop)
             result = interruptible(call, lambda: setattr(stop, "value", 1))
-        if result == _STOPPED:
-            raise RuntimeError("stopped, because another part of the same call has failed")
-        if result == _NO_MEMORY:
-            raise MemoryError("no memory for decoding")
-        if result == _BAD_SOURCE:
-            raise ValueError("a source is empty, or has an id outside the source vocabulary")
-        if result == _BAD_MODEL:
-            raise _damaged(
-                self._bundle.directory / arrays_file(self._precision), "the compiled library rejects its sizes"
-            )
+        self._check(result)
         outputs, start = [], 0
         for count, bound in zip(written, bounds, strict=True):
             outputs.append(_hypothesis(tokens[start : start + count].tolist(), scores[start : start + count].tolist()))
             start += bound + 1
         return outputs
+
+    def _check(self, result: int) -> None:
+        """Raise the exception for an error code of the library."""
+        if result == _STOPPED:
+            raise RuntimeError("stopped, because another part of the same call has failed")
+        if result == _NO_MEMORY:
+            raise MemoryError("no memory for decoding")
+        if result == _BAD_SOURCE:
+            sides = "source or feature" if self._has_features else "source"
+            raise ValueError(f"a source is empty, or has an id outside the {sides} vocabulary")
+        if result == _BAD_MODEL:
+            path = self._bundle.directory / arrays_file(self._precision)
+            raise damaged_arrays(path, "the compiled library rejects its sizes")
 
     def _read(self) -> Any:
         with self._lock:
@@ -166,7 +157,7 @@ class CompiledGreedy:
                 memory: list[Any] = []
                 # a damaged bundle is rejected by every runtime alike
                 self._bundle.checked_bytes(graph_file("greedy", self._precision))
-                model = _ModelReader(self._bundle, self._precision, memory).model()
+                model = read_model(self._bundle, self._precision, memory)
                 self._memory = [model, *memory]
                 self._model = ctypes.byref(model)
             return self._model
@@ -184,184 +175,24 @@ def _parts(bounds: Sequence[int], threads: int) -> list[slice]:
     return [*parts, slice(start, len(bounds))]
 
 
+def _inputs(sources: Sequence[Sequence[int]], has_features: bool) -> list[array[int] | None]:
+    """Return source ids, source lengths, feature ids and feature counts; None for the latter without features."""
+    if not has_features:
+        return [*_joined(sources), None, None]
+    ends = [source_length(source) if source else 0 for source in sources]
+    ids = [source[:end] for source, end in zip(sources, ends, strict=True)]
+    features = [source[end:] for source, end in zip(sources, ends, strict=True)]
+    return [*_joined(ids), *_joined(features)]
+
+
+def _joined(rows: Sequence[Sequence[int]]) -> tuple[array[int], array[int]]:
+    """Return the ids of all rows one after the other, and the length of each."""
+    ids = array("q", rows[0] if len(rows) == 1 else chain.from_iterable(rows))
+    return ids or array("q", [PAD]), array("q", map(len, rows))  # an empty array has no address
+
+
 def _hypothesis(tokens: list[int], scores: list[float]) -> Hypothesis:
     """Return the hypothesis of the tokens that were written, which end with EOS unless the bound came first."""
     truncated = not tokens or tokens[-1] != EOS
     score = sum(scores)
     return Hypothesis(tuple(tokens if truncated else tokens[:-1]), score, tuple(scores), score, truncated)
-
-
-def _arrays_in(content: bytes) -> dict[str, Array]:
-    """Return the arrays of an uncompressed .npz file: they take no more memory than the file has bytes.
-
-    Raises:
-        Exception: of many kinds, if it is damaged.
-    """
-    with zipfile.ZipFile(io.BytesIO(content)) as file:
-        entries = file.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ValueError("compressed")
-        if sum(entry.file_size for entry in entries) > len(content):
-            raise ValueError("overlapping arrays")
-        return {entry.filename.removesuffix(".npy"): _array_in(file.read(entry)) for entry in entries}
-
-
-def _array_in(content: bytes) -> Array:
-    """Return the array of an .npy file, whose header may name any shape."""
-    file = io.BytesIO(content)
-    read_header = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }[np.lib.format.read_magic(file)]
-    shape, by_columns, kind = read_header(file)
-    numbers = np.frombuffer(content, kind, offset=file.tell())
-    return numbers.reshape(shape, order="F" if by_columns else "C")
-
-
-class _ModelReader:
-    """Builds a model from the arrays of a bundle; the memory that it points to is added to ``memory``."""
-
-    def __init__(self, bundle: Bundle, precision: str, memory: list[Any]) -> None:
-        self._path = bundle.directory / arrays_file(precision)
-        self._memory = memory
-        self._arrays = self._read(bundle.checked_bytes(arrays_file(precision)))
-        expected = {**metadata_of(bundle, "greedy", precision), "freerun.arrays": str(ARRAYS_VERSION)}
-        check_metadata(self._path, self._metadata(), expected)
-        self._sizes = sizes = Architecture.of(bundle.model)
-        self._directions = ("forward", "backward") if sizes.bidirectional else ("forward",)
-
-    def _read(self, content: bytes) -> dict[str, Array]:
-        try:
-            arrays = _arrays_in(content)
-        except Exception as error:  # noqa: BLE001 (a damaged file can fail in a dozen ways)
-            raise self._damaged(f"not an .npz file of numbers ({' '.join(str(error).split())[:200]})") from None
-        for name, values in arrays.items():
-            if values.dtype.kind not in "fiu":
-                raise self._damaged(f"{name} is not an array of numbers")
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                raise self._damaged(f"{name} has values that are not finite")
-        return arrays
-
-    def _metadata(self) -> dict[str, str]:
-        try:
-            metadata = json.loads(self._arrays.pop("metadata", np.empty(0, np.uint8)).tobytes())
-        except (ValueError, RecursionError):
-            metadata = {}
-        metadata = metadata if isinstance(metadata, dict) else {}
-        return {name: value for name, value in metadata.items() if isinstance(value, str)}
-
-    def model(self) -> Model:
-        """Build the whole model.
-
-        Raises:
-            BundleError: an array is missing, superfluous, or does not have the shape that the bundle's sizes imply.
-        """
-        sizes, hidden = self._sizes, self._sizes.hidden_size
-        if sizes.num_layers > len(self._arrays):
-            raise self._damaged(f"{len(self._arrays)} arrays, too few for {sizes.num_layers} layers")
-        begins = sizes.embedding_size if sizes.is_projected else sizes.target_vocabulary
-        context = {"context_gates": sizes.gates, "context_output": begins} if sizes.every_step else {}
-        tied = sizes.target_vocabulary if sizes.is_projected else None
-        model = Model(
-            cell=sizes.cell_spec.native_code,
-            layers=sizes.num_layers,
-            directions=len(self._directions),
-            hidden=hidden,
-            embedding=sizes.embedding_size,
-            source_vocabulary=sizes.source_vocabulary,
-            target_vocabulary=sizes.target_vocabulary,
-            encoder=self._encoder(),
-            source_embedding=self._source_embedding(),
-            bridge_h=self._bridge("h"),
-            bridge_c=self._bridge("c") if sizes.cell_spec.has_cell_state else None,
-            decoder=self._decoder(),
-            context_gates=self._linears(["context_gates"], hidden, context.get("context_gates"), biased=False),
-            context_output=self._linears(["context_output"], hidden, context.get("context_output"), biased=False),
-            output=self._linear("output", hidden, begins, biased=not sizes.is_projected),
-            tied=self._linears(["tied"], sizes.embedding_size, tied, biased=True),
-        )
-        if self._arrays:
-            raise self._damaged(f"an unexpected array: {min(self._arrays)}")
-        return model
-
-    def _source_embedding(self) -> int | None:
-        sizes = self._sizes
-        if sizes.has_source_table:
-            return None
-        return table(self._memory, self._array("source_embedding", (sizes.source_vocabulary, sizes.embedding_size)))
-
-    def _encoder(self) -> Any:
-        sizes = self._sizes
-        first = (sizes.embedding_size, sizes.source_vocabulary if sizes.has_source_table else 0)
-        names = [(n, f"encoder.{n}.{direction}") for n in range(sizes.num_layers) for direction in self._directions]
-        return self._several(Layer, [self._layer(name, *((sizes.memory_size, 0) if n else first)) for n, name in names])
-
-    def _bridge(self, part: str) -> Any:
-        """Return the projections of a bidirectional encoder's states."""
-        sizes = self._sizes
-        names = [f"bridge.{part}.{n}" for n in range(sizes.num_layers)]
-        return self._linears(names, sizes.memory_size, sizes.hidden_size if sizes.bidirectional else None, biased=True)
-
-    def _decoder(self) -> Any:
-        sizes = self._sizes
-        tokens = [sizes.target_vocabulary, *[0] * (sizes.num_layers - 1)]
-        return self._several(Layer, [self._layer(f"decoder.{n}", sizes.hidden_size, t) for n, t in enumerate(tokens)])
-
-    def _layer(self, name: str, inputs: int, tokens: int) -> Layer:
-        """Read a layer; if ``tokens`` is not 0, it has a table of so many rows instead of ``inputs``."""
-        gates = self._sizes.gates
-        biased = self._sizes.cell_spec.gated_bias
-        recurrent = self._linear(f"{name}.recurrent", self._sizes.hidden_size, gates, biased)
-        if tokens:
-            rows = self._array(f"{name}.table", (tokens, gates))
-            return Layer(Linear(), recurrent, table(self._memory, rows))
-        return Layer(self._linear(f"{name}.input", inputs, gates, biased=True), recurrent, None)
-
-    def _linears(self, names: Sequence[str], inputs: int, outputs: int | None, biased: bool) -> Any:
-        """Read one for each name; without ``outputs`` the model has none."""
-        if outputs is None:
-            return None
-        return self._several(Linear, [self._linear(name, inputs, outputs, biased) for name in names])
-
-    def _linear(self, name: str, inputs: int, outputs: int, biased: bool) -> Linear:
-        bias = self._array(f"{name}.bias", (outputs,)) if biased else None
-        if f"{name}.step" not in self._arrays:
-            return linear(self._memory, self._array(f"{name}.weight", (inputs, outputs)), bias)
-        step = float(self._array(f"{name}.step", ()))
-        if step <= 0:
-            raise self._damaged(f"{name}.step is {step:g}, but should be above 0")
-        scale = self._array(f"{name}.scale", (outputs,))
-        weight = self._array(f"{name}.weight", (inputs, outputs), np.int8)
-        if np.abs(weight.astype(np.int16)).max(initial=0) > PRODUCT_LEVELS:
-            raise self._damaged(f"{name}.weight has values outside -{PRODUCT_LEVELS} to {PRODUCT_LEVELS}")
-        return linear(self._memory, weight, bias, scale, step)
-
-    def _array(self, name: str, shape: tuple[int, ...], kind: type[np.generic] = np.float32) -> Array:
-        """Take out an array; one that is only stored in 8 bits becomes float32."""
-        values = self._arrays.pop(name, None)
-        if values is not None and values.dtype == np.int8 and kind is np.float32 and f"{name}.scale" in self._arrays:
-            scale = self._arrays.pop(f"{name}.scale")
-            # along one axis or the other
-            if scale.dtype == kind and scale.shape in ((1, *values.shape[1:]), (*values.shape[:1], 1)):
-                values = np.asarray(values * scale)
-        if values is None or values.shape != shape or values.dtype != kind:
-            what = "missing" if values is None else f"{values.dtype} {values.shape}"
-            raise self._damaged(f"{name} is {what}, but should be {np.dtype(kind)} {shape}")
-        return values
-
-    def _several(self, kind: type[ctypes.Structure], items: list[Any]) -> Any:
-        """Return an array of structures."""
-        self._memory.append((kind * len(items))(*items))
-        return self._memory[-1]
-
-    def _damaged(self, what: str) -> BundleError:
-        return _damaged(self._path, what)
-
-
-def _damaged(path: Path, what: str) -> BundleError:
-    return BundleError(
-        path,
-        f"damaged: {what}",
-        "Expected a file as freerun export wrote it",
-        "Export again: freerun export MODEL",
-    )

@@ -9,10 +9,12 @@ from typing import Final
 from freerun.architecture import Architecture
 from freerun.runtime.shapes import Shapes, expected_shapes
 
-__all__ = ["MAX_CONFIG", "Limits"]
+__all__ = ["FEATURE_VOCABULARY", "MAX_CONFIG", "Limits"]
 
 MAX_CONFIG: Final = 2**24
 """Maximum bytes of config.json and of metrics.json."""
+FEATURE_VOCABULARY: Final = "feature_vocabulary.json"
+"""The file of a bundle with features, one more vocabulary."""
 _FLOAT: Final = 4
 _ROOM: Final = 2**22
 """For names, shapes and nodes."""
@@ -43,7 +45,7 @@ class Limits:
             return self._vocabulary(self._sizes.source_vocabulary)
         if name.startswith("target_vocabulary"):
             return self._vocabulary(self._sizes.target_vocabulary)
-        if name == "feature_vocabulary.json":
+        if name == FEATURE_VOCABULARY:
             return self._vocabulary(self._sizes.feature_vocabulary)
         if name.endswith(".safetensors"):
             return self.header + _FLOAT * self.numbers

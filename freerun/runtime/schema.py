@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from freerun.architecture import ATTENTIONS, CELLS, CONTEXTS
+from freerun.architecture import ATTENTIONS, CELLS, CONTEXTS, FEATURE_ENCODERS
 from freerun.bounds import MAX_LAYERS
+from freerun.symbols import NUM_SPECIAL
 from freerun.text import shown
 
 __all__ = ["CONFIG", "InvalidValue", "first_invalid_value"]
@@ -64,6 +65,11 @@ def _is_table_of_strings(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(inner, str) for inner in value.values())
 
 
+def _is_separator(value: object) -> bool:
+    return isinstance(value, str) and 1 <= len(value) <= _MAX_SEPARATOR
+
+
+_MAX_SEPARATOR: Final = 8
 _BOOLEAN: Final = _Value(lambda value: isinstance(value, bool), "true or false")
 _STRING: Final = _Value(lambda value: isinstance(value, str), "a string")
 
@@ -98,8 +104,36 @@ CONFIG: Final[_Section] = {
 }
 
 
-def first_invalid_value(config: Mapping[str, Any], section: _Section = CONFIG, prefix: str = "") -> InvalidValue | None:
-    """Return the first value that ``section`` does not accept, or None."""
+FEATURES: Final[_Section] = {
+    "model": {
+        "feature_vocabulary": _whole(NUM_SPECIAL),
+        "feature_encoder": _word(*FEATURE_ENCODERS),
+    },
+    "features": {"separator": _Value(_is_separator, f"a text of 1 to {_MAX_SEPARATOR} characters")},
+}
+"""Further keys of a model with features. Others have none of them, or the values of ``_NO_FEATURES``."""
+_NO_FEATURES: Final = {"feature_vocabulary": 0, "feature_encoder": ""}
+
+
+def first_invalid_value(config: Mapping[str, Any]) -> InvalidValue | None:
+    """Return the first value that ``CONFIG`` or ``FEATURES`` does not accept, or None."""
+    return _first_invalid(config, CONFIG) or _check_features(config)
+
+
+def _check_features(config: Mapping[str, Any]) -> InvalidValue | None:
+    model = config["model"]
+    if config.get("features") is None and all(model.get(key, value) == value for key, value in _NO_FEATURES.items()):
+        return None
+    invalid = _first_invalid(config, FEATURES)
+    if invalid is not None or model["feature_encoder"] != "sequence" or ATTENTIONS[model["attention"]].reads_memory:
+        return invalid
+    what = (
+        f"{_what(model['feature_encoder'])}, which attention reads, but model.attention is {shown(model['attention'])}"
+    )
+    return InvalidValue("model.feature_encoder", what, 'Expected "summary"')
+
+
+def _first_invalid(config: Mapping[str, Any], section: _Section, prefix: str = "") -> InvalidValue | None:
     for name, expected in section.items():
         key, value = prefix + name, config.get(name)
         invalid = (
@@ -118,7 +152,7 @@ def _check_value(key: str, value: object, expected: _Value) -> InvalidValue | No
 
 def _check_section(key: str, value: object, expected: _Section) -> InvalidValue | None:
     if isinstance(value, dict):
-        return first_invalid_value(value, expected, f"{key}.")
+        return _first_invalid(value, expected, f"{key}.")
     return InvalidValue(key, _what(value), f"Expected a section, [{key}]")
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import stat
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 from freerun.errors import BundleError
+from freerun.files import bytes_hash
 
 __all__ = ["Identity", "Snapshot", "damaged", "identity_of", "missing"]
 
@@ -64,6 +65,28 @@ class Snapshot:
         except OSError as error:
             raise _unreadable(self.directory / name, error) from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def checked(self, name: str, limit: int, hashes: Mapping[str, str]) -> bytes:
+        """Open a file if it is not open yet, and return its content, whose SHA-256 must be that in ``hashes``.
+
+        Raises:
+            BundleError: as ``open`` and ``read``; or the file has no hash in ``hashes`` (of config.json), or another.
+        """
+        expected = hashes.get(name)
+        if expected is None:
+            raise damaged(self.directory / "config.json", f"no hash of {name}")
+        self.open([name])
+        content = self.read(name, limit)
+        actual = bytes_hash(content)
+        if actual != expected:
+            raise BundleError(
+                self.directory / name,
+                f"the SHA-256 is {actual[:12]}..., but {expected[:12]}... in config.json: truncated, changed, or from "
+                "another bundle",
+                "Expected the file that was written with this bundle",
+                "Copy the whole bundle again",
+            )
+        return content
 
     def _opened(self, name: str) -> int:
         path = self.directory / name

@@ -11,8 +11,9 @@ from typing import Any
 from freerun.data.codec import Codec
 from freerun.data.tokenizers import SentencePieceTokenizer
 from freerun.files import bytes_hash, replacing_dir, write_atomic
-from freerun.runtime.bundle import FEATURE_VOCABULARY, FORMAT, VERSION, WEIGHTS
+from freerun.runtime.bundle import FORMAT, VERSION, WEIGHTS
 from freerun.runtime.card import model_card
+from freerun.runtime.limits import FEATURE_VOCABULARY
 from freerun.search.bound import LengthBound
 
 __all__ = ["BundleParts", "as_json", "write_bundle"]

@@ -82,7 +82,7 @@ enum { ORDINARY, LARGE, ANY };
 /* What a word of a structure is, and so what may be put there: a size, the number of layers, a pointer, a step. */
 enum { SIZE, LAYERS, POINTER, STEP };
 
-#define OWN_WORDS 15 /* of the model itself, which are noted first */
+#define OWN_WORDS 20 /* of the model itself, which are noted first */
 #define SLACK 64 /* bytes that may be read behind an array */
 
 static struct {
@@ -224,14 +224,24 @@ static void make_output(freerun_model *m, int64_t begins) {
     }
 }
 
+static void make_features(freerun_model *m) {
+    if (!m->feature_vocabulary) return;
+    m->feature_embedding = rows_of(m->feature_vocabulary, m->embedding, 1);
+    m->feature_projection = linears(1, m->embedding, m->embedding);
+    m->feature_encoder = linears(m->directions, m->embedding, freerun_gates(m));
+    m->feature_decoder = linears(1, m->embedding, freerun_gates(m));
+}
+
 static void note_model(freerun_model *m) {
     int64_t *sizes[] = {&m->cell,      &m->directions,        &m->hidden,
-                        &m->embedding, &m->source_vocabulary, &m->target_vocabulary};
-    void *pointers[] = {&m->encoder,       &m->source_embedding, &m->bridge_h, &m->bridge_c, &m->decoder,
-                        &m->context_gates, &m->context_output,   &m->tied};
+                        &m->embedding, &m->source_vocabulary, &m->target_vocabulary,
+                        &m->feature_vocabulary};
+    void *pointers[] = {&m->encoder,         &m->source_embedding, &m->bridge_h,          &m->bridge_c,
+                        &m->decoder,         &m->context_gates,    &m->context_output,    &m->tied,
+                        &m->feature_embedding, &m->feature_projection, &m->feature_encoder, &m->feature_decoder};
     note(&m->layers, LAYERS);
-    for (int n = 0; n < 6; n++) note(sizes[n], SIZE);
-    for (int n = 0; n < 8; n++) note(pointers[n], POINTER);
+    for (int n = 0; n < 7; n++) note(sizes[n], SIZE);
+    for (int n = 0; n < 12; n++) note(pointers[n], POINTER);
     if (num_words != OWN_WORDS) fail("words of the model that are not its own");
 }
 
@@ -248,12 +258,14 @@ static void make_model(freerun_model *m) {
                          .hidden = PICK(widths),
                          .embedding = PICK(widths),
                          .source_vocabulary = PICK(vocabularies),
-                         .target_vocabulary = PICK(vocabularies)};
+                         .target_vocabulary = PICK(vocabularies),
+                         .feature_vocabulary = chance(50) ? PICK(vocabularies) : 0};
     note_model(m);
     m->encoder = make_encoder(m);
     m->decoder = make_decoder(m);
     if (m->directions == 2 || chance(20)) m->bridge_h = linears(m->layers, freerun_memory(m), m->hidden);
     if (m->cell == FREERUN_LSTM && m->bridge_h) m->bridge_c = linears(m->layers, freerun_memory(m), m->hidden);
+    make_features(m);
     make_output(m, chance(50) ? m->target_vocabulary : chance(50) ? PICK(widths) : 70 + below(130));
 }
 
@@ -273,13 +285,21 @@ static void damage_model(void) {
 /* -- calls ------------------------------------------------------------------------------------------------------------ */
 
 typedef struct {
-    int64_t count, *ids, *lengths, *bounds;
+    int64_t count, *ids, *lengths, *feature_ids, *feature_counts, *bounds;
 } texts;
 typedef struct {
     int32_t *tokens;
     float *scores;
     int64_t *written;
 } outputs;
+
+static void make_features_of(const freerun_model *m, texts *t) {
+    int64_t total = 0, most = chance(90) ? 5 : 300;
+    t->feature_counts = structures(t->count + !t->count, sizeof *t->feature_counts);
+    for (int64_t n = 0; n < t->count; n++) total += t->feature_counts[n] = below(most);
+    t->feature_ids = structures(total + !total, sizeof *t->feature_ids);
+    for (int64_t n = 0; n < total; n++) t->feature_ids[n] = 1 + below(m->feature_vocabulary - 1);
+}
 
 static void make_texts(const freerun_model *m, texts *t) {
     int64_t total = 0, count = t->count = chance(90) ? below(16) : 40 + below(40);
@@ -292,6 +312,19 @@ static void make_texts(const freerun_model *m, texts *t) {
     }
     t->ids = structures(total + !total, sizeof *t->ids);
     for (int64_t n = 0; n < total; n++) t->ids[n] = below(m->source_vocabulary);
+    if (m->feature_vocabulary) make_features_of(m, t);
+}
+
+/* Of the features, or some for a model that has none. */
+static void damage_features(const freerun_model *m, texts *t) {
+    static const int64_t ids[] = {0, -1, INT64_MIN, INT64_MAX}, counts[] = {-1, INT64_MIN, INT64_MAX, (int64_t)1 << 61};
+    int64_t n = below(t->count), first = 0, **one[] = {&t->feature_ids, &t->feature_counts}, **which = PICK(one);
+    for (int64_t before = 0; m->feature_vocabulary && before < n; before++) first += t->feature_counts[before];
+    if (!m->feature_vocabulary) *which = t->ids;
+    else if (chance(30)) *which = chance(50) ? NULL : (int64_t *)((uintptr_t)*which + 1 + (uintptr_t)below(7));
+    else if (first && chance(30)) t->feature_counts[n] = INT64_MAX / 8; /* too large only in their sum */
+    else if (chance(50) || !t->feature_counts[n]) t->feature_counts[n] = PICK(counts);
+    else t->feature_ids[first] = chance(25) ? m->feature_vocabulary : PICK(ids);
 }
 
 /* The result that the damage has to give. */
@@ -299,13 +332,14 @@ static int damage_texts(const freerun_model *m, texts *t) {
     static const int64_t ids[] = {-1, INT64_MIN, INT64_MAX}, lengths[] = {0, -1, INT64_MIN, INT64_MAX, (int64_t)1 << 61};
     static const int64_t bounds[] = {-1, INT64_MIN, INT64_MAX, INT64_MAX - 1}, counts[] = {-1, INT64_MIN};
     int64_t n = t->count ? below(t->count) : 0;
-    int64_t kind = t->count ? below(6) : 0, **one[] = {&t->ids, &t->lengths, &t->bounds}, **which = PICK(one);
+    int64_t kind = t->count ? below(8) : 0, **one[] = {&t->ids, &t->lengths, &t->bounds}, **which = PICK(one);
     if (kind == 0) t->count = PICK(counts);
     if (kind == 1) t->count = chance(50) ? INT64_MAX : INT64_MAX / 64;
     if (kind == 2) *which = chance(50) ? NULL : (int64_t *)((uintptr_t)*which + 1 + (uintptr_t)below(7));
     if (kind == 3) t->ids[n] = chance(25) ? m->source_vocabulary : PICK(ids);
     if (kind == 4) t->lengths[n] = n && chance(30) ? INT64_MAX / 8 : PICK(lengths); /* the former only in their sum */
     if (kind == 5) t->bounds[n] = PICK(bounds);
+    if (kind > 5) damage_features(m, t);
     return kind == 1 ? FREERUN_NO_MEMORY : FREERUN_BAD_SOURCE;
 }
 
@@ -324,7 +358,8 @@ static int decoded(const freerun_model *m, const texts *t, outputs o, int with) 
     fill = with;
     fill_slack();
     allocated = 0;
-    int result = freerun_greedy(m, t->count, t->ids, t->lengths, t->bounds, o.tokens, o.scores, o.written, NULL);
+    int result = freerun_greedy(m, t->count, t->ids, t->lengths, t->feature_ids, t->feature_counts, t->bounds, o.tokens,
+                                o.scores, o.written, NULL);
     if (live) fail("memory is left");
     return result;
 }
@@ -351,11 +386,17 @@ static void check_all(const freerun_model *m, const texts *t, outputs o) {
     outputs again = make_outputs(room_of(t), t->count);
     if (decoded(m, t, again, 0xff) != FREERUN_OK) fail("another result the second time");
     int64_t alone = t->count ? below(t->count) : -1;
-    for (int64_t n = 0, place = 0, ids = 0; n < t->count; place += t->bounds[n] + 1, ids += t->lengths[n++]) {
+    texts one = *t;
+    one.count = 1;
+    for (int64_t n = 0, place = 0; n < t->count; place += t->bounds[n++] + 1) {
         check(m, t->bounds[n], o.tokens + place, o.written[n]);
         compare(o, n, place, again, n, place);
+        if (n < alone) one.ids += t->lengths[n];
+        if (n < alone && m->feature_vocabulary) one.feature_ids += t->feature_counts[n];
         if (n != alone) continue;
-        texts one = {1, t->ids + ids, t->lengths + n, t->bounds + n};
+        one.lengths += n;
+        one.bounds += n;
+        if (m->feature_vocabulary) one.feature_counts += n;
         outputs single = make_outputs(t->bounds[n] + 1, 1);
         if (decoded(m, &one, single, 0x3f) != FREERUN_OK) fail("another result alone");
         compare(o, n, place, single, 0, 0);
@@ -363,7 +404,7 @@ static void check_all(const freerun_model *m, const texts *t, outputs o) {
 }
 
 static int run_case(void) {
-    texts t;
+    texts t = {0};
     freerun_model *m = structures(1, sizeof *m);
     seed = (uint64_t)number;
     make_model(m);

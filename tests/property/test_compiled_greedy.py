@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from freerun.onnx_export.quantise import Int8
 from freerun.runtime import compiled_greedy
 from freerun.runtime.compiled_greedy import CompiledGreedy
 from freerun.runtime.onnx_greedy import OnnxGreedy
+from freerun.search.batches import pad_sources
 from tests.compiled import KINDS, build, needs_compiler
 from tests.exported import ArraysOf, GraphsOf, model_options, sources
 from tests.networks import network
@@ -29,6 +32,9 @@ rows = st.lists(ids, min_size=1, max_size=15)
 # in one source of three a number may be rounded to another level of int8, without moving the median
 several = st.lists(ids, min_size=3, max_size=15, unique_by=tuple)
 bounds = st.lists(st.integers(0, 9), min_size=15, max_size=15)
+FEATURES = {"feature_vocabulary": 9, "feature_encoder": "summary"}
+# 3: an unknown feature
+features = st.lists(st.sets(st.integers(3, 8)).map(sorted), min_size=15, max_size=15)
 few = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -61,18 +67,47 @@ def test_it_writes_what_torch_writes(greedy, model, source, bounds):
 
 
 @few
-@given(model=models, source=rows, bounds=bounds, precision=st.sampled_from(["fp32", "int8"]))
-@example(({"cell": "gru", "hidden_size": 70}, 1), [[4] * n + [2] for n in range(13)], [9, 3, 7] * 5, "int8")
+@given(model=models, source=rows, bounds=bounds, features=features)
+@example(
+    ({"cell": "gru", "hidden_size": 64, "embedding_size": 65, "context": "every_step", "bidirectional": True}, 2),
+    [[2], [3, 2], [5, 6, 2]] * 3,
+    [9] * 15,
+    [[], [4], [3, 5, 6, 7, 8]] * 5,
+)
+@example(({"cell": "lstm", "hidden_size": 30, "num_layers": 2}, 1), [[4, 5, 2]] * 8, [9] * 15, [[3], [8]] * 8)
+@example(({"cell": "rnn", "hidden_size": 65, "tied_output": True}, 3), [[9, 7, 2]] * 7, [5] * 15, [[]] * 15)
+def test_it_writes_what_torch_writes_for_sources_with_features(greedy, model, source, bounds, features):
+    scale = 1.2 if model[0]["hidden_size"] < 20 else 0.3
+    model = network(model[1], torch.float32, scale=scale, **model[0], **FEATURES)
+    source = [one + other for one, other in zip(source, features, strict=False)]
+    bounds = bounds[: len(source)]
+    expected = beam_search(TorchStepper(model), *pad_sources(source), max_lengths=np.array(bounds))
+    found = [[each] for each in greedy(model)(source, bounds)]
+    assert ids_of(found) == ids_of(expected)
+    close(found, expected)
+
+
+@few
+@given(
+    model=models,
+    source=rows,
+    bounds=bounds,
+    precision=st.sampled_from(["fp32", "int8"]),
+    features=st.just([]) | features,
+)
+@example(({"cell": "gru", "hidden_size": 70}, 1), [[4] * n + [2] for n in range(13)], [9, 3, 7] * 5, "int8", [])
 @example(
     ({"cell": "lstm", "hidden_size": 70, "bidirectional": True}, 1),
     [[4] * n + [2] for n in range(13)],
     [9] * 15,
     "fp32",
+    [[], [4], [3, 5, 6, 7, 8], [6, 7]] * 4,
 )
 def test_what_is_written_for_a_source_is_the_same_to_the_last_bit_whatever_is_beside_it(
-    greedy, model, source, bounds, precision
+    greedy, model, source, bounds, precision, features
 ):
-    found = greedy(made(*model), precision, 1.5)
+    found = greedy(made({**model[0], **(FEATURES if features else {})}, model[1]), precision, 1.5)
+    source = [one + other for one, other in zip_longest(source, features[: len(source)], fillvalue=[])]
     bounds = bounds[: len(source)]
     together = found(source, bounds)
     assert together == [found([each], [bound])[0] for each, bound in zip(source, bounds, strict=True)]

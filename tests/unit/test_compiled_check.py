@@ -24,6 +24,8 @@ SIZES = (0, -1, LEAST, 2**31, 2**62, MOST)  # of no model
 TYPES = {
     "ids": ctypes.c_int64,
     "lengths": ctypes.c_int64,
+    "feature_ids": ctypes.c_int64,
+    "feature_counts": ctypes.c_int64,
     "bounds": ctypes.c_int64,
     "tokens": ctypes.c_int32,
     "scores": ctypes.c_float,
@@ -33,7 +35,15 @@ MODELS = {
     "lstm": {"cell": "lstm", "bidirectional": True, "context": "every_step", "tied_output": True},
     "gru": {"cell": "gru", "embedding_size": 13},  # the source's tokens have a table
     "rnn": {"cell": "rnn", "context": "every_step"},
+    "features": {
+        "cell": "gru",
+        "bidirectional": True,
+        "context": "every_step",
+        "feature_vocabulary": 7,
+        "feature_encoder": "summary",
+    },
 }
+FEATURES = ("feature_ids", "feature_counts")
 
 
 class Call:
@@ -45,6 +55,8 @@ class Call:
         self._greedy._read()
         self.model = self._greedy._memory[0]
         values = {"ids": [4, EOS, 5, 6, EOS], "lengths": [2, 3], "bounds": [3, 4]}
+        if name == "features":
+            values |= {"feature_ids": [4, 3, 6], "feature_counts": [1, 2]}
         sizes = {"tokens": 9, "scores": 9, "written": 2}
         arrays = {name: (TYPES[name] * len(of))(*of) for name, of in values.items()}
         self.arrays = arrays | {name: (TYPES[name] * size)() for name, size in sizes.items()}
@@ -52,7 +64,7 @@ class Call:
     def __call__(self, count=2, model=None, stop=None, **changes):
         """The code of decoding."""
         model = ctypes.pointer(self.model) if model is None else model
-        return self._decode(model, count, *({**self.arrays, **changes}[name] for name in TYPES), stop)
+        return self._decode(model, count, *({**self.arrays, **changes}.get(name) for name in TYPES), stop)
 
     def is_rejected(self, structure, **values):
         """Whether the model is none with these fields; nothing is decoded, so what is overlooked does no harm."""
@@ -70,13 +82,17 @@ class Call:
         layers = [model.encoder[n] for n in range(model.layers * model.directions)]
         layers += [model.decoder[n] for n in range(model.layers)]
         bridges = [each for each in (model.bridge_h, model.bridge_c) if each]
+        features = [model.feature_encoder[n] for n in range(model.directions)] if model.feature_encoder else []
         found = [layer.recurrent for layer in layers] + [layer.input for layer in layers if not layer.table]
         found += [bridge[n] for bridge in bridges for n in range(model.layers)]
-        return [
-            *found,
-            model.output,
-            *(each[0] for each in (model.context_gates, model.context_output, model.tied) if each),
-        ]
+        single = (
+            model.context_gates,
+            model.context_output,
+            model.tied,
+            model.feature_projection,
+            model.feature_decoder,
+        )
+        return [*found, *features, model.output, *(each[0] for each in single if each)]
 
 
 def moved(pointer, by=4):
@@ -129,7 +145,8 @@ def test_sizes_that_disagree_are_rejected(call):
     assert [size for size in sizes if not call.is_rejected(model, **size)] == []
     assert [cell for cell in range(3) if cell != model.cell and not call.is_rejected(model, cell=cell)] == []
     assert call.is_rejected(model, directions=3 - model.directions)
-    assert call.is_rejected(model, embedding=model.embedding + 1) == bool(model.source_embedding)
+    read = bool(model.source_embedding or model.feature_embedding)
+    assert call.is_rejected(model, embedding=model.embedding + 1) == read
 
 
 def test_a_vocabulary_without_its_special_tokens_is_rejected(decode):
@@ -204,9 +221,9 @@ def test_a_product_that_is_not_of_the_models_sizes_or_incomplete_is_rejected(dec
 
 def test_structures_that_are_null_or_misaligned_are_rejected(call):
     model = call.model
-    optional = ("context_gates", "context_output", "tied")
-    names = ["encoder", "decoder", *(name for name in optional if getattr(model, name))]
-    names += ["bridge_h", "bridge_c"] if model.directions == 2 else []
+    optional = ("context_gates", "context_output", "tied", "feature_projection", "feature_encoder", "feature_decoder")
+    bridges = ("bridge_h", "bridge_c")
+    names = ["encoder", "decoder", *(name for name in (*optional, *bridges) if getattr(model, name))]
     for name in names:
         assert call.is_rejected(model, **{name: None}), name
         assert call.is_rejected(model, **{name: moved(getattr(model, name))}), name
@@ -225,6 +242,19 @@ def test_tables_are_where_they_have_to_be_and_nowhere_else(call):
     if model.source_embedding:
         assert call.is_rejected(model, source_embedding=None)
     assert call.is_rejected(model, source_embedding=(model.source_embedding or 0) + 4)
+
+
+def test_a_model_has_all_that_features_need_or_nothing(decode):
+    call = Call(decode, "features")
+    names = ("vocabulary", "embedding", "projection", "encoder", "decoder")
+    parts = {f"feature_{name}": getattr(call.model, f"feature_{name}") for name in names}
+    wrong = [value for value in SIZES if not call.is_rejected(call.model, feature_vocabulary=value)]
+    assert wrong == []
+    assert call.is_rejected(call.model, feature_embedding=parts["feature_embedding"] + 4)
+    assert call.is_rejected(call.model, feature_embedding=None)
+    other = Call(decode, "gru")
+    for name, part in parts.items():
+        assert other.is_rejected(other.model, **{name: part}), name
 
 
 def test_states_of_one_direction_may_be_copied_or_projected(decode):
@@ -256,6 +286,9 @@ def test_without_sources_nothing_is_asked_for(call):
 
 @pytest.mark.parametrize("name", TYPES)
 def test_arrays_that_are_null_or_misaligned_are_rejected(call, name):
+    if name not in call.arrays:
+        assert call(**{name: call.arrays["ids"]}) == BAD_SOURCE  # a model without features
+        return
     address = ctypes.addressof(call.arrays[name])
     assert [call(**{name: wrong}) for wrong in (None, address + 1, address + 2)] == [BAD_SOURCE] * 3
 
@@ -279,6 +312,23 @@ def test_numbers_of_sources_that_cannot_be_are_rejected(call, count, code):
 )
 def test_sources_that_cannot_be_are_rejected(call, name, values):
     assert call(**{name: (ctypes.c_int64 * len(values))(*values)}) == BAD_SOURCE
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        *(("feature_counts", [1, wrong]) for wrong in (-1, LEAST, MOST, 2**60)),
+        ("feature_counts", [1, 2**60 - 1]),  # their sum
+        *(("feature_ids", [4, wrong, 6]) for wrong in (0, -1, LEAST, MOST, 7)),
+    ],
+)
+def test_features_that_cannot_be_are_rejected(decode, name, values):
+    assert Call(decode, "features")(**{name: (ctypes.c_int64 * len(values))(*values)}) == BAD_SOURCE
+
+
+def test_sources_may_have_no_features(decode):
+    call = Call(decode, "features")
+    assert call(feature_counts=(ctypes.c_int64 * 2)(0, 0)) == OK
 
 
 # ------------------------------------------------------------------------------------------------------------- numbers

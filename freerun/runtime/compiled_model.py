@@ -1,0 +1,243 @@
+"""Reads greedy.npz: the arrays of a bundle's compiled greedy search, as a model of the C library."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from freerun.architecture import Architecture
+from freerun.errors import BundleError
+from freerun.runtime.bundle import Bundle, arrays_file
+from freerun.runtime.compiled import PRODUCT_LEVELS, Array, Layer, Linear, Model, linear, table
+from freerun.runtime.graphs import check_metadata, metadata_of
+
+__all__ = ["arrays_version", "damaged_arrays", "read_model"]
+
+
+def arrays_version(sizes: Architecture) -> int:
+    """Return the format version of greedy.npz: 2 if the model has features, which version 1 cannot hold."""
+    return 2 if sizes.has_features else 1
+
+
+def read_model(bundle: Bundle, precision: str, memory: list[Any]) -> Model:
+    """Return the model in the arrays of a bundle; the memory that it points to is added to ``memory``.
+
+    Raises:
+        BundleError: an array is missing, superfluous, or does not have the shape that the bundle's sizes imply.
+    """
+    return _ModelReader(bundle, precision, memory).model()
+
+
+def damaged_arrays(path: Path, what: str) -> BundleError:
+    """Return the error for a greedy.npz that freerun cannot have written in this form."""
+    return BundleError(
+        path,
+        f"damaged: {what}",
+        "Expected a file as freerun export wrote it",
+        "Export again: freerun export MODEL",
+    )
+
+
+def _arrays_in(content: bytes) -> dict[str, Array]:
+    """Return the arrays of an uncompressed .npz file: they take no more memory than the file has bytes.
+
+    Raises:
+        Exception: of many kinds, if it is damaged.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        entries = file.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("compressed")
+        if sum(entry.file_size for entry in entries) > len(content):
+            raise ValueError("overlapping arrays")
+        return {entry.filename.removesuffix(".npy"): _array_in(file.read(entry)) for entry in entries}
+
+
+def _array_in(content: bytes) -> Array:
+    """Return the array of an .npy file, whose header may name any shape."""
+    file = io.BytesIO(content)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[np.lib.format.read_magic(file)]
+    shape, by_columns, kind = read_header(file)
+    numbers = np.frombuffer(content, kind, offset=file.tell())
+    return numbers.reshape(shape, order="F" if by_columns else "C")
+
+
+class _ModelReader:
+    """Builds a model from the arrays of a bundle; the memory that it points to is added to ``memory``."""
+
+    def __init__(self, bundle: Bundle, precision: str, memory: list[Any]) -> None:
+        self._path = bundle.directory / arrays_file(precision)
+        self._memory = memory
+        self._arrays = self._read(bundle.checked_bytes(arrays_file(precision)))
+        self._sizes = sizes = Architecture.of(bundle.model)
+        expected = {**metadata_of(bundle, "greedy", precision), "freerun.arrays": str(arrays_version(sizes))}
+        check_metadata(self._path, self._metadata(), expected)
+        self._directions = ("forward", "backward") if sizes.bidirectional else ("forward",)
+
+    def _read(self, content: bytes) -> dict[str, Array]:
+        try:
+            arrays = _arrays_in(content)
+        except Exception as error:  # noqa: BLE001 (a damaged file can fail in a dozen ways)
+            raise self._damaged(f"not an .npz file of numbers ({' '.join(str(error).split())[:200]})") from None
+        for name, values in arrays.items():
+            if values.dtype.kind not in "fiu":
+                raise self._damaged(f"{name} is not an array of numbers")
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise self._damaged(f"{name} has values that are not finite")
+        return arrays
+
+    def _metadata(self) -> dict[str, str]:
+        try:
+            metadata = json.loads(self._arrays.pop("metadata", np.empty(0, np.uint8)).tobytes())
+        except (ValueError, RecursionError):
+            metadata = {}
+        metadata = metadata if isinstance(metadata, dict) else {}
+        return {name: value for name, value in metadata.items() if isinstance(value, str)}
+
+    def model(self) -> Model:
+        """Build the whole model."""
+        sizes, hidden = self._sizes, self._sizes.hidden_size
+        if sizes.num_layers > len(self._arrays):
+            raise self._damaged(f"{len(self._arrays)} arrays, too few for {sizes.num_layers} layers")
+        begins = sizes.embedding_size if sizes.is_projected else sizes.target_vocabulary
+        feature_decoder, context_gates = self._context_gates()
+        tied = sizes.target_vocabulary if sizes.is_projected else None
+        model = Model(
+            cell=sizes.cell_spec.native_code,
+            layers=sizes.num_layers,
+            directions=len(self._directions),
+            hidden=hidden,
+            embedding=sizes.embedding_size,
+            source_vocabulary=sizes.source_vocabulary,
+            target_vocabulary=sizes.target_vocabulary,
+            encoder=self._encoder(),
+            source_embedding=self._source_embedding(),
+            bridge_h=self._bridge("h"),
+            bridge_c=self._bridge("c") if sizes.cell_spec.has_cell_state else None,
+            decoder=self._decoder(),
+            context_gates=context_gates,
+            context_output=self._linears(
+                ["context_output"], hidden, begins if sizes.every_step else None, biased=False
+            ),
+            output=self._linear("output", hidden, begins, biased=not sizes.is_projected),
+            tied=self._linears(["tied"], sizes.embedding_size, tied, biased=True),
+            feature_vocabulary=sizes.feature_vocabulary,
+            feature_embedding=self._feature_embedding(),
+            feature_projection=self._feature_projection(),
+            feature_encoder=self._feature_encoder(),
+            feature_decoder=feature_decoder,
+        )
+        if self._arrays:
+            raise self._damaged(f"an unexpected array: {min(self._arrays)}")
+        return model
+
+    def _source_embedding(self) -> int | None:
+        sizes = self._sizes
+        if sizes.has_source_table:
+            return None
+        return table(self._memory, self._array("source_embedding", (sizes.source_vocabulary, sizes.embedding_size)))
+
+    def _feature_embedding(self) -> int | None:
+        sizes = self._sizes
+        if not sizes.has_features:
+            return None
+        return table(self._memory, self._array("feature_embedding", (sizes.feature_vocabulary, sizes.embedding_size)))
+
+    def _feature_projection(self) -> Any:
+        size = self._sizes.embedding_size
+        return self._linears(["feature_projection"], size, size if self._sizes.has_features else None, biased=True)
+
+    def _feature_encoder(self) -> Any:
+        """Return the projections of the features' summary to the gates of the encoder's first layer."""
+        names = [f"encoder.0.{direction}.features" for direction in self._directions]
+        gates = self._sizes.gates if self._sizes.has_features else None
+        return self._linears(names, self._sizes.embedding_size, gates, biased=False)
+
+    def _context_gates(self) -> tuple[Any, Any]:
+        """Return the projections of the features' summary and of the context to the decoder's gates, or None."""
+        sizes = self._sizes
+        width = sizes.feature_summary_size
+        if not width + sizes.context_size:
+            return None, None
+        weight = self._array("context_gates.weight", (width + sizes.context_size, sizes.gates))
+        # one array, as in the graphs
+        features = self._several(Linear, [linear(self._memory, weight[:width], None)]) if width else None
+        context = self._several(Linear, [linear(self._memory, weight[width:], None)]) if sizes.every_step else None
+        return features, context
+
+    def _encoder(self) -> Any:
+        sizes = self._sizes
+        first = (sizes.embedding_size, sizes.source_vocabulary if sizes.has_source_table else 0)
+        names = [(n, f"encoder.{n}.{direction}") for n in range(sizes.num_layers) for direction in self._directions]
+        return self._several(Layer, [self._layer(name, *((sizes.memory_size, 0) if n else first)) for n, name in names])
+
+    def _bridge(self, part: str) -> Any:
+        """Return the projections of a bidirectional encoder's states."""
+        sizes = self._sizes
+        names = [f"bridge.{part}.{n}" for n in range(sizes.num_layers)]
+        return self._linears(names, sizes.memory_size, sizes.hidden_size if sizes.bidirectional else None, biased=True)
+
+    def _decoder(self) -> Any:
+        sizes = self._sizes
+        tokens = [sizes.target_vocabulary, *[0] * (sizes.num_layers - 1)]
+        return self._several(Layer, [self._layer(f"decoder.{n}", sizes.hidden_size, t) for n, t in enumerate(tokens)])
+
+    def _layer(self, name: str, inputs: int, tokens: int) -> Layer:
+        """Read a layer; if ``tokens`` is not 0, it has a table of so many rows instead of ``inputs``."""
+        gates = self._sizes.gates
+        biased = self._sizes.cell_spec.gated_bias
+        recurrent = self._linear(f"{name}.recurrent", self._sizes.hidden_size, gates, biased)
+        if tokens:
+            rows = self._array(f"{name}.table", (tokens, gates))
+            return Layer(Linear(), recurrent, table(self._memory, rows))
+        return Layer(self._linear(f"{name}.input", inputs, gates, biased=True), recurrent, None)
+
+    def _linears(self, names: Sequence[str], inputs: int, outputs: int | None, biased: bool) -> Any:
+        """Read one for each name; without ``outputs`` the model has none."""
+        if outputs is None:
+            return None
+        return self._several(Linear, [self._linear(name, inputs, outputs, biased) for name in names])
+
+    def _linear(self, name: str, inputs: int, outputs: int, biased: bool) -> Linear:
+        bias = self._array(f"{name}.bias", (outputs,)) if biased else None
+        if f"{name}.step" not in self._arrays:
+            return linear(self._memory, self._array(f"{name}.weight", (inputs, outputs)), bias)
+        step = float(self._array(f"{name}.step", ()))
+        if step <= 0:
+            raise self._damaged(f"{name}.step is {step:g}, but should be above 0")
+        scale = self._array(f"{name}.scale", (outputs,))
+        weight = self._array(f"{name}.weight", (inputs, outputs), np.int8)
+        if np.abs(weight.astype(np.int16)).max(initial=0) > PRODUCT_LEVELS:
+            raise self._damaged(f"{name}.weight has values outside -{PRODUCT_LEVELS} to {PRODUCT_LEVELS}")
+        return linear(self._memory, weight, bias, scale, step)
+
+    def _array(self, name: str, shape: tuple[int, ...], kind: type[np.generic] = np.float32) -> Array:
+        """Take out an array; one that is only stored in 8 bits becomes float32."""
+        values = self._arrays.pop(name, None)
+        if values is not None and values.dtype == np.int8 and kind is np.float32 and f"{name}.scale" in self._arrays:
+            scale = self._arrays.pop(f"{name}.scale")
+            # along one axis or the other
+            if scale.dtype == kind and scale.shape in ((1, *values.shape[1:]), (*values.shape[:1], 1)):
+                values = np.asarray(values * scale)
+        if values is None or values.shape != shape or values.dtype != kind:
+            what = "missing" if values is None else f"{values.dtype} {values.shape}"
+            raise self._damaged(f"{name} is {what}, but should be {np.dtype(kind)} {shape}")
+        return values
+
+    def _several(self, kind: type[ctypes.Structure], items: list[Any]) -> Any:
+        """Return an array of structures."""
+        self._memory.append((kind * len(items))(*items))
+        return self._memory[-1]
+
+    def _damaged(self, what: str) -> BundleError:
+        return damaged_arrays(self._path, what)
