@@ -104,7 +104,8 @@ def _widest(graph: OnnxGraph, sizes: Architecture) -> int:
     spec = sizes.cell_spec
     hidden = min(sizes.hidden_size, isqrt(max(stored, 0)) if spec.is_recurrent else stored // spec.gates)
     embedding = min(sizes.embedding_size, stored // sizes.hidden_size) if sizes.is_projected else 0
-    return max(sizes.source_vocabulary, sizes.target_vocabulary, 4 * hidden, embedding)
+    vocabularies = sizes.source_vocabulary, sizes.target_vocabulary, sizes.feature_vocabulary
+    return max(*vocabularies, 4 * hidden, embedding)
 
 
 #  nodes ---------------------------------------------------------------------------------------------------------------
