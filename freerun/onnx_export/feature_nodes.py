@@ -1,7 +1,7 @@
 """A source's features as ONNX nodes: the two feature encoders of ``freerun.models.features``.
 
 A mean is a matmul with the softmax of the mask: equal weights for real features, and 0 for padding. A source without
-features gives padding equal weights, but PAD has a row of zeros in the table.
+features gives padding equal weights, but the embedding of PAD is 0 here.
 
 Shape suffixes: B batch, Q features of a source, E embedding, F width of a summary, N columns, M memory.
 """
@@ -53,9 +53,8 @@ def feature_summary(
     if len(embedding) > embedding.shape[1]:
         table = arithmetic.weight(graph, "feature_encoder.embedding", embedding, -1)
         return FeatureSummary(_mean(graph, table, features))
-    identity = np.eye(len(embedding), dtype=np.float32)
-    identity[PAD] = 0
-    return FeatureSummary(_mean(graph, graph.constant("feature_identity", identity), features), embedding)
+    identity = graph.constant("feature_identity", np.eye(len(embedding), dtype=np.float32))
+    return FeatureSummary(_mean(graph, identity, features), embedding)
 
 
 def _mean(graph: Graph, table: Value, features: Value) -> Value:

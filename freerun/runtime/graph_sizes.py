@@ -68,7 +68,7 @@ def _free_sizes(graph: OnnxGraph) -> list[str]:
     if "N" in axes:
         axes |= {"E", "R", "K"}
     if "S+Q" in axes:
-        axes |= {"S", "Q"}
+        axes.add("S")
     if any(node.operator == "Loop" for node in graph.nodes):
         axes.add("T")
     return [name for name in _SMALL if name in axes]

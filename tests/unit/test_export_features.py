@@ -189,7 +189,9 @@ def test_values_stay_in_proportion_to_the_number_of_features(nodes, untouched):
 
 
 @pytest.mark.parametrize("arithmetic", [Fp32(), Int8()], ids=["fp32", "int8"])
-def test_large_vocabularies_of_features_are_accepted(arithmetic):
-    model = network(1, torch.float32, feature_vocabulary=3000, feature_encoder="summary", embedding_size=2)
+@pytest.mark.parametrize("embedding_size", [2, 2200])
+def test_large_vocabularies_of_features_are_accepted(arithmetic, embedding_size):
+    options = {"num_layers": 1, "hidden_size": 1, "embedding_size": embedding_size}
+    model = network(1, torch.float32, feature_vocabulary=2200, feature_encoder="summary", **options)
     for name, make in (("encoder", encoder_graph), ("greedy", greedy_graph)):
         check_graph(read_onnx(model_of(make(GraphsOf(model).weights, arithmetic), {})), name, model.sizes)
