@@ -60,22 +60,23 @@ def same(found, expected, tolerance=1e-4):
 
 
 def every_model():
-    """Every cell with every attention and feature encoder, one or two directions, and the other options in turn."""
+    """Every cell with every attention and feature encoder, one or two directions, and other options at random."""
     choices = itertools.product(CELLS, ATTENTIONS, FEATURE_ENCODERS, (False, True))
     for number, (cell, attention, encoder, bidirectional) in enumerate(choices):
         spec = ATTENTIONS[attention]
         if (spec.needs_equal_sizes and bidirectional) or (encoder == "sequence" and not spec.reads_memory):
             continue
+        every_step, tied, feeds, is_large = np.random.default_rng(number).integers(2, size=4).tolist()
         options = {
             "cell": cell,
             "attention": attention,
             "feature_vocabulary": 7,
             "feature_encoder": encoder,
             "bidirectional": bidirectional,
-            "context": ("init", "every_step")[number // 2 % 2],
-            "tied_output": number % 3 == 0,
-            "input_feeding": spec.feeds_input and number % 5 < 3,
-            "embedding_size": (3, 13)[number % 2],  # below and above the vocabularies of sources and features
+            "context": ("init", "every_step")[every_step],
+            "tied_output": bool(tied),
+            "input_feeding": spec.feeds_input and bool(feeds),
+            "embedding_size": (3, 13)[is_large],  # below and above the vocabularies of sources and features
         }
         yield pytest.param(options, id=f"{cell}-{attention}-{encoder}-{number}")
 
