@@ -1,7 +1,7 @@
 """The encoder with its bridge, as ONNX nodes: source ids to the decoder's first state and what it reads at every step.
 
-Shape suffixes: B batch, S source, Q features of a source, I input, E embedding, F width of the features' summary, H
-hidden, M memory, G gates x hidden, O what the output layer begins with.
+Shape suffixes: B batch, S source, Q features of a source, I input, E embedding, H hidden, M memory, G gates x hidden, O
+what the output layer begins with.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from freerun.architecture import Architecture
 from freerun.onnx_export.attention_nodes import MASKED, attention_nodes
 from freerun.onnx_export.cell_nodes import CELL_NODES, LayerState
 from freerun.onnx_export.decoder_nodes import StepValues
-from freerun.onnx_export.feature_nodes import FeatureSummary, feature_entries, feature_mask, feature_summary
+from freerun.onnx_export.feature_nodes import feature_entries, feature_mask, feature_summary
 from freerun.onnx_export.graph import FLOAT, INT32, INT64, Array, Graph, Value
 from freerun.onnx_export.layer_nodes import by_operator, by_scan, input_gates, token_gates
 from freerun.onnx_export.products import Arithmetic
@@ -91,7 +91,7 @@ def _layer(weights: ModelWeights, index: int) -> list[LayerWeights]:
 
 
 def _first_gates(
-    graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, tokens: Value, summary: FeatureSummary | None
+    graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, tokens: Value, summary: Value | None
 ) -> list[list[Value]]:
     """Return each direction's parts of the first layer's gates [S, B, ...] from tokens [S, B]."""
     layer, size = _layer(weights, 0), weights.sizes.embedding_size
@@ -110,16 +110,15 @@ def _first_gates(
 
 
 def _summary_gates(
-    graph: Graph, arithmetic: Arithmetic, name: str, parts: list[LinearWeights], summary: FeatureSummary
+    graph: Graph, arithmetic: Arithmetic, name: str, parts: list[LinearWeights], summary: Value
 ) -> list[Value]:
     """Return the projection [B, ...] of the features' summary to each part of the gates, computed once."""
-    readers = [summary.reader(part.weight) for part in parts]
-    weight = arithmetic.weight(graph, name, np.concatenate(readers, axis=1), 0)
-    return graph.split(graph.op("MatMul", summary.value, weight), [reader.shape[1] for reader in readers])
+    weight = arithmetic.weight(graph, name, np.concatenate([part.weight for part in parts], axis=1), 0)
+    return graph.split(graph.op("MatMul", summary, weight), [part.weight.shape[1] for part in parts])
 
 
 def _first_inputs(
-    graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, tokens: Value, summary: FeatureSummary | None
+    graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, tokens: Value, summary: Value | None
 ) -> tuple[Value, list[LayerWeights]]:
     """Return the first layer's inputs [S, B, I], tokens [S, B] each with the summary, and the layer that reads them."""
     layer, size = _layer(weights, 0), weights.sizes.embedding_size
@@ -127,10 +126,10 @@ def _first_inputs(
     if summary is None:
         return values, readers
     sizes = [graph.op("Shape", tokens, attributes={"start": 0, "end": 2})]
-    sizes += [graph.op("Shape", summary.value, attributes={"start": 1, "end": 2})]
-    inputs = graph.concat([values, graph.op("Expand", summary.value, graph.concat(sizes))])
+    sizes += [graph.op("Shape", summary, attributes={"start": 1, "end": 2})]
+    inputs = graph.concat([values, graph.op("Expand", summary, graph.concat(sizes))])
     weights_ih = [
-        np.concatenate([reader.weight_ih, summary.reader(one.weight_ih[:, size:].T).T], axis=1)
+        np.concatenate([reader.weight_ih, one.weight_ih[:, size:]], axis=1)
         for reader, one in zip(readers, layer, strict=True)
     ]
     return inputs, [replace(one, weight_ih=weight_ih) for one, weight_ih in zip(layer, weights_ih, strict=True)]
@@ -170,34 +169,25 @@ def _projected(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, name
 
 
 def _context(
-    graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, context: Value, summary: FeatureSummary | None
+    graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, context: Value, summary: Value | None
 ) -> dict[str, Value]:
     """Return what context and features' summary add to gates and output at every step, computed once."""
     sizes = weights.sizes
-    vectors = [*([] if summary is None else [summary.value]), *([context] if sizes.every_step else [])]
+    vectors = [*([] if summary is None else [summary]), *([context] if sizes.every_step else [])]
     if not vectors:
         return {}
+    first = weights.layer("decoder.layers", 0).inputs(sizes.embedding_size, sizes.known_size)
+    gates = np.concatenate([part.weight for part in first], axis=1)
 
     def product(name: str, vector: Value, weight: Array) -> Value:
         return graph.op("MatMul", vector, arithmetic.weight(graph, name, weight, 0))
 
-    statics = {"context_gates": product("context_gates", graph.concat(vectors), _context_gates(weights, summary))}
+    statics = {"context_gates": product("context_gates", graph.concat(vectors), gates)}
     if sizes.every_step:
         projected = weights.has("decoder.projection.weight")
         output = weights["decoder.projection.weight" if projected else _output(weights)]
         statics["context_output"] = product("context_output", context, output[:, sizes.hidden_size :].T)
     return statics
-
-
-def _context_gates(weights: ModelWeights, summary: FeatureSummary | None) -> Array:
-    """Return the weight of the decoder's first layer that reads the features' summary and the context."""
-    sizes = weights.sizes
-    first = weights.layer("decoder.layers", 0).inputs(sizes.embedding_size, sizes.known_size)
-    gates = np.concatenate([part.weight for part in first], axis=1)
-    if summary is None:
-        return gates
-    size = sizes.feature_summary_size
-    return np.concatenate([summary.reader(gates[:size]), gates[size:]])
 
 
 def _output(weights: ModelWeights) -> str:
