@@ -219,6 +219,11 @@ class Architecture:
         return self.embedding_size if self.feature_encoder == "summary" else 0
 
     @property
+    def has_feature_entries(self) -> bool:
+        """Return True if features are entries of the memory."""
+        return self.has_features and self.feature_summary_size == 0
+
+    @property
     def feature_embedding_size(self) -> int:
         """Width of a feature's embedding."""
         return self.feature_summary_size or self.memory_size

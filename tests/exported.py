@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from freerun.architecture import ATTENTIONS, Architecture
+from freerun.architecture import ATTENTIONS, FEATURE_ENCODERS, Architecture
 from freerun.data.codec import Codec, build_codecs
+from freerun.data.features import FeatureCodec
 from freerun.data.readers import Pair
 from freerun.data.tokenizers import WhitespaceTokenizer
 from freerun.data.vocabulary import Vocabulary
@@ -30,6 +30,7 @@ from freerun.runtime.onnx_file import read_onnx
 from freerun.runtime.session import open_session
 from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
+from freerun.symbols import EOS
 from freerun.training.checkpoint import serialised
 from tests.networks import CELLS, network
 
@@ -64,11 +65,19 @@ def model_options(draw):
     }
 
 
+@st.composite
+def feature_options(draw):
+    """The same with features, in a vocabulary of 7: above and below the sizes of an embedding."""
+    options = draw(model_options())
+    encoders = FEATURE_ENCODERS if options["attention"] != "none" else FEATURE_ENCODERS[:1]
+    return {**options, "feature_vocabulary": 7, "feature_encoder": draw(st.sampled_from(encoders))}
+
+
 class GraphsOf:
     """Stands for ``freerun.runtime.graphs.Graphs``, without a bundle; graphs are checked as they are there."""
 
     def __init__(self, model, arithmetic=None, limit=1.0):
-        self.vocabulary_size = model.sizes.target_vocabulary
+        self.vocabulary_size, self.has_features = model.sizes.target_vocabulary, model.sizes.has_features
         arrays = {name: value.float().numpy() for name, value in model.state_dict().items()}
         self.weights = ModelWeights(model.sizes, arrays)
         self._arithmetic, self._limit, self._sessions = arithmetic or Fp32(), limit, {}
@@ -89,7 +98,7 @@ class ArraysOf:
     def __init__(self, model, precision="fp32", limit=1.0):
         self.directory, self.config, self.weights_hash = Path("bundle"), {"version": 1}, "w"
         self.source, self.target = (Codec(WhitespaceTokenizer(), Vocabulary(each)) for each in ("abcdefg", "vwxyz"))
-        self.model = asdict(model.sizes)
+        self.model = model.sizes.as_json()
         self.limits = Limits(Architecture(**self.model))
         metadata = metadata_of(self, "greedy", precision)
         self._content = greedy_arrays(GraphsOf(model).weights, precision == "int8", limit, metadata)
@@ -114,10 +123,14 @@ def codecs_of_pieces(size, texts=300):
 
 
 def write_model(directory, model=None, **changes):
-    """A bundle with words a to g as source tokens and v to z as target tokens; returns the bundle as read."""
+    """A bundle with words a to g as source tokens and v to z as target tokens; returns the bundle as read.
+
+    A model with features has A, B and C.
+    """
     model = network(1, torch.float32, scale=1.5) if model is None else model
+    features = FeatureCodec(";", Vocabulary("ABC")) if model.sizes.has_features else None
     parts = {
-        "source": Codec(WhitespaceTokenizer(), Vocabulary("abcdefg"), "NFC", "lower", reverse=True),
+        "source": Codec(WhitespaceTokenizer(), Vocabulary("abcdefg"), "NFC", "lower", True, features),
         "target": Codec(WhitespaceTokenizer(), Vocabulary("vwxyz")),
         "bound": LengthBound(5, 1.0),
         "model": model.sizes.as_json(),
@@ -132,12 +145,21 @@ def write_model(directory, model=None, **changes):
 
 
 def sources(rows):
-    """Rows of ids, padded, as int64 arrays."""
-    lengths = np.array([len(row) for row in rows])
-    ids = np.zeros((len(rows), lengths.max()), np.int64)
+    """Rows of ids, padded, as int64 arrays, and their lengths: the ids after EOS are features."""
+    lengths = np.array([row.index(EOS) + 1 for row in rows])
+    ids = np.zeros((len(rows), max(map(len, rows))), np.int64)
     for row, values in enumerate(rows):
         ids[row, : len(values)] = values
     return ids, lengths
 
 
-__all__ = ["ArraysOf", "GraphsOf", "codecs_of_pieces", "graph_files", "model_options", "sources", "write_model"]
+__all__ = [
+    "ArraysOf",
+    "GraphsOf",
+    "codecs_of_pieces",
+    "feature_options",
+    "graph_files",
+    "model_options",
+    "sources",
+    "write_model",
+]

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 from freerun.api.checks import AnyPath, Pairs, Progress, as_model_path, as_pairs, check_progress, optional_path
 from freerun.arguments import check_number
 from freerun.bounds import MAX_LOSS
+from freerun.data.features import with_features
 from freerun.data.readers import Columns
 from freerun.errors import ConfigError, MissingExtraError, UserError
 from freerun.evaluation.comparison import Comparison, compare
@@ -38,6 +39,7 @@ from freerun.runtime.compiled_greedy import CompiledGreedy, can_run
 from freerun.runtime.graphs import Graphs
 from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper
+from freerun.symbols import source_length
 
 __all__ = ["DEFAULT_MAX_LOSS", "ExportResult", "export"]
 
@@ -182,7 +184,10 @@ def _export(request: _Request) -> ExportResult:
 
 def _dev_items(request: _Request, bundle: Bundle) -> EvaluationSet:
     spec = as_pairs("dev", request.dev, request.columns, [request.model])
-    return group_pairs(spec.read(), bundle.source, bundle.target)
+    pairs = spec.read()
+    if bundle.source.features is not None:
+        pairs = with_features(pairs, spec.description)
+    return group_pairs(pairs, bundle.source, bundle.target)
 
 
 def _verify(new: Path, bundle: Bundle, precision: str) -> None:
@@ -191,10 +196,9 @@ def _verify(new: Path, bundle: Bundle, precision: str) -> None:
 
     exported = read_bundle(new)
     graphs = Graphs(exported, precision)
-    ids, lengths = sources = random_sources(exported)
-    encoded = [row[:length] for row, length in zip(ids.tolist(), lengths.tolist(), strict=True)]
-    bounds = exported.bound.of(lengths).tolist()
-    outputs = OnnxGreedy(graphs)(encoded, bounds)
+    sources = random_sources(exported)
+    bounds = [exported.bound.of_one(source_length(source)) for source in sources]
+    outputs = OnnxGreedy(graphs)(sources, bounds)
     name = graph_file("greedy", precision)
     both = f"{name} and {graph_file('step', precision)}"
     check_agreement(bundle, both, outputs, OnnxStepper(graphs), sources, precision)
@@ -207,7 +211,7 @@ def _verify(new: Path, bundle: Bundle, precision: str) -> None:
         )
     if can_run(exported, precision):
         both = f"{arrays_file(precision)} and {graph_file('step', precision)}"
-        compiled = CompiledGreedy(exported, precision)(encoded, bounds)
+        compiled = CompiledGreedy(exported, precision)(sources, bounds)
         check_agreement(bundle, both, compiled, OnnxStepper(graphs), sources, precision)
 
 
@@ -217,7 +221,8 @@ def _quantize(new: Path, bundle: Bundle, items: EvaluationSet, request: _Request
     Raises:
         UserError: int8 loses more than the request's ``max_loss`` points of sequence accuracy.
     """
-    add_graphs(new, bundle, "int8", first_state_limit(new, items.sources))
+    sources = [bundle.source.encode(item.source, item.features) for item in items.items]
+    add_graphs(new, bundle, "int8", first_state_limit(new, sources))
     _verify(new, bundle, "int8")
     fp32, int8 = (
         evaluate_items(load(new, precision=precision), items, progress=request.progress)

@@ -16,10 +16,13 @@ from freerun.onnx_export.entry_nodes import Entries
 from freerun.onnx_export.graph import Graph, Value
 from freerun.onnx_export.products import Arithmetic, several
 from freerun.onnx_export.weights import LinearWeights, ModelWeights
+from freerun.symbols import UNK
 
-__all__ = ["AttentionNodes", "StepContext", "attention_nodes"]
+__all__ = ["MASKED", "AttentionNodes", "StepContext", "attention_nodes"]
 
 _PREFIX: Final = "decoder.attention"
+MASKED: Final = -1e30
+"""Added to the score of padding: its weight becomes 0."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,13 @@ class AttentionNodes:
         self.weights = weights
         self.arithmetic = arithmetic
         self.sizes = weights.sizes
+
+    @property
+    def memory_limit(self) -> float:
+        """Return the bound of the memory, and so of its averages: 1, unless the embedding of a feature is larger."""
+        if not self.sizes.has_feature_entries:
+            return 1.0
+        return max(1.0, float(np.abs(self.weights["feature_encoder.embedding.weight"][UNK:]).max()))
 
     def keys(self, graph: Graph, memory: Value) -> Value:
         """Return what queries are compared with, from ``memory`` [B, S, M]: [B, H, S], or [B, 1, S, H] for sums."""
@@ -115,7 +125,7 @@ class LuongNodes(AttentionNodes):
         query = products[1] if self.sizes.attention_spec.sums else h
         average = self.average(at, query)
         weight = self.weights[f"{_PREFIX}.combine.weight"][:, : self.sizes.memory_size].T
-        context = self.arithmetic.product(at.graph, "combine", average, LinearWeights(weight))
+        context = self.arithmetic.product(at.graph, "combine", average, LinearWeights(weight), self.memory_limit)
         return at.graph.op("Tanh", at.graph.op("Add", products[0], context))
 
 
@@ -138,7 +148,7 @@ class BahdanauNodes(AttentionNodes):
         """See ``AttentionNodes``."""
         average = self.average(at, products[0])
         output = _pairs_apart(self.weights.linear(f"{_PREFIX}.context_output"))
-        *parts, read = several(at.graph, self.arithmetic, "read", average, [*gates, output])
+        *parts, read = several(at.graph, self.arithmetic, "read", average, [*gates, output], self.memory_limit)
         return parts, read
 
     def after_step(

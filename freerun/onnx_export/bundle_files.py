@@ -16,11 +16,11 @@ from freerun.files import bytes_hash, real_path, remove_leftovers, write_atomic
 from freerun.log import log
 from freerun.runtime.bundle import EXPORTED, WEIGHTS, Bundle, arrays_file, find_bundle, read_bundle
 from freerun.runtime.card import with_quantised
-from freerun.runtime.graphs import Graphs
+from freerun.runtime.graphs import Graphs, source_feeds
 from freerun.runtime.limits import MAX_CONFIG
 from freerun.runtime.snapshot import Snapshot
 from freerun.runtime.writing import as_json
-from freerun.search.batches import pad
+from freerun.search.batches import pad_sources
 
 __all__ = [
     "add_graphs",
@@ -175,12 +175,16 @@ def _update_card(directory: Path, record: Mapping[str, Any] | None) -> None:
         write_atomic(card, with_quantised(card.read_text(encoding="utf-8", errors="replace"), record))
 
 
-def first_state_limit(new: Path, sources: Sequence[str]) -> float:
-    """Return a bound that nearly all values of the decoder's first h respect; 1 if a cell computes it directly."""
+def first_state_limit(new: Path, sources: Sequence[Sequence[int]]) -> float:
+    """Return a bound that nearly all values of the decoder's first h respect; 1 if a cell computes it directly.
+
+    ``sources`` are encoded.
+    """
     bundle = read_bundle(new)
     if not bundle.model["bidirectional"]:
         return 1.0
-    ids, lengths = pad([bundle.source.encode(text) for text in sources[:_CALIBRATION]])
-    (state,) = Graphs(bundle).session("encoder").run(["state"], {"source": ids, "lengths": lengths})
+    graphs = Graphs(bundle)
+    feeds = source_feeds(*pad_sources(sources[:_CALIBRATION]), graphs.has_features)
+    (state,) = graphs.session("encoder").run(["state"], feeds)
     h = np.abs(state[:, : bundle.model["num_layers"] * bundle.model["hidden_size"]])
     return max(1.0, float(np.quantile(h, 0.999)))

@@ -163,7 +163,7 @@ class DecoderStep:
         A token's projection is a row of a table: embedding and bias multiplied out.
         """
         gates = self._token_gates(at.graph, tokens)
-        if self.sizes.every_step:
+        if "context_gates" in at.statics:
             widths = part_widths(self.sizes.cell, self.sizes.hidden_size)
             context = at.graph.split(at.statics["context_gates"], widths)
             gates = [at.entries.add(at.graph, *each) for each in zip(gates, context, widths, strict=True)]

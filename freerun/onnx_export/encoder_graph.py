@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from freerun.onnx_export.encoder_nodes import encode
-from freerun.onnx_export.graph import FLOAT, INT64, Graph
+from freerun.onnx_export.encoder_nodes import SourceValues, encode
+from freerun.onnx_export.graph import FLOAT, Graph
 from freerun.onnx_export.products import Arithmetic
 from freerun.onnx_export.weights import ModelWeights
 from freerun.runtime.interface import state_size, statics_of
@@ -12,10 +12,12 @@ __all__ = ["encoder_graph"]
 
 
 def encoder_graph(weights: ModelWeights, arithmetic: Arithmetic) -> Graph:
-    """Return the encoder graph: source [B, S], lengths [B] -> state [B, D] and the tensors of ``statics_of``."""
+    """Build the graph: source [B, S], lengths [B], features [B, Q] -> state [B, D] and the tensors of ``statics_of``.
+
+    Only a model that reads features has them as an input.
+    """
     graph = Graph("encoder")
-    source, lengths = graph.input("source", INT64, ["B", "S"]), graph.input("lengths", INT64, ["B"])
-    encoded = encode(graph, weights, arithmetic, source, lengths)
+    encoded = encode(graph, weights, arithmetic, SourceValues.inputs(graph, weights.sizes))
     graph.output(graph.concat(encoded.state(graph, weights).values()), FLOAT, ["B", state_size(weights.sizes)], "state")
     for name, shape in statics_of(weights.sizes).items():
         graph.output(encoded.statics[name], FLOAT, shape, name)

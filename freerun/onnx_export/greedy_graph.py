@@ -1,7 +1,7 @@
 """``greedy.onnx``: the whole greedy decoding in one graph.
 
 The only other decoding loop in Python is ``freerun.search.loop``; tests compare the two. Shape suffixes: B sources, S
-source, T steps taken, V vocabulary.
+source, Q features of a source, T steps taken, V vocabulary.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from freerun.onnx_export.decoder_nodes import DecoderStep, StepValues
-from freerun.onnx_export.encoder_nodes import encode
+from freerun.onnx_export.encoder_nodes import SourceValues, encode
 from freerun.onnx_export.entry_nodes import OneRowEach
 from freerun.onnx_export.graph import BOOL, FLOAT, INT64, Graph, Value
 from freerun.onnx_export.products import Arithmetic
@@ -21,19 +21,19 @@ __all__ = ["greedy_graph"]
 
 
 def greedy_graph(weights: ModelWeights, arithmetic: Arithmetic, limit: float = 1.0) -> Graph:
-    """Build the graph: source [B, S], lengths [B], max_lengths [B] -> tokens [B, T], scores [B, T].
+    """Build the graph: source [B, S], lengths [B], features [B, Q], max_lengths [B] -> tokens [B, T], scores [B, T].
 
+    Only a model that reads features has them as an input.
     ``tokens`` are the output, EOS last; PAD after a row's end. A row of ``max_length`` tokens without an end has no
     EOS. ``scores`` are their log-probabilities, 0 after the end. T is at most 1 more than the largest bound.
     """
     graph = Graph("greedy")
-    source = graph.input("source", INT64, ["B", "S"])
-    lengths, bounds = (graph.input(name, INT64, ["B"]) for name in ("lengths", "max_lengths"))
-    encoded = encode(graph, weights, arithmetic, source, lengths)
+    source, bounds = SourceValues.inputs(graph, weights.sizes), graph.input("max_lengths", INT64, ["B"])
+    encoded = encode(graph, weights, arithmetic, source)
     step = DecoderStep(weights, arithmetic, limit)
     first = step.precompute(graph, encoded.state(graph, weights), precompute_next=True)
     limit_of_steps = graph.op("Add", graph.op("ReduceMax", bounds, attributes={"keepdims": 0}), graph.scalar(1))
-    fed = graph.op("Clip", lengths, graph.scalar(BOS), graph.scalar(BOS))
+    fed = graph.op("Clip", source.lengths, graph.scalar(BOS), graph.scalar(BOS))
     active = graph.op("Cast", fed, attributes={"to": BOOL})
     carried = [fed, active, *first.values()]
     body = _body(graph, weights, step, first, encoded.statics)

@@ -1,7 +1,4 @@
-"""The check after an export: two backends have to agree on random sources.
-
-Shape suffixes: B sources, S source tokens.
-"""
+"""The check after an export: two backends have to agree on random sources."""
 
 from __future__ import annotations
 
@@ -13,11 +10,11 @@ import numpy as np
 from freerun.errors import BundleError
 from freerun.randomness import numpy_generator
 from freerun.runtime.bundle import Bundle
-from freerun.search.batches import pad
+from freerun.search.batches import pad_sources
 from freerun.search.beam import beam_search
 from freerun.search.forced_scoring import score_targets
 from freerun.search.hypothesis import Hypothesis
-from freerun.search.stepper import Ids, Stepper
+from freerun.search.stepper import Stepper
 from freerun.symbols import EOS, NUM_SPECIAL, UNK
 
 __all__ = ["check_agreement", "decoded", "random_sources"]
@@ -27,17 +24,29 @@ MAX_DIFFERENCE: Final = {"fp32": 1e-3, "int8": 0.05}
 may tip an int8 number over to its next level."""
 
 
-def random_sources(bundle: Bundle, number: int = 24) -> tuple[Ids, Ids]:
-    """Return sources [B, S] of 0 to 11 tokens in the vocabulary, padded, and their lengths [B], with the end token."""
+def random_sources(bundle: Bundle, number: int = 24) -> list[list[int]]:
+    """Return encoded sources of 0 to 11 tokens in the vocabulary, each with 0 to 4 features if the model reads them."""
     generator = numpy_generator(0, "verify")
     size = len(bundle.source.vocabulary)
     tokens = range(NUM_SPECIAL, size) if size > NUM_SPECIAL else [UNK]
-    return pad([[*generator.choice(tokens, row % 12).tolist(), EOS] for row in range(number)])
+    sources = [[*generator.choice(tokens, row % 12).tolist(), EOS] for row in range(number)]
+    return [[*source, *features] for source, features in zip(sources, _random_features(bundle, number), strict=True)]
 
 
-def decoded(bundle: Bundle, stepper: Stepper, sources: tuple[Ids, Ids]) -> list[Hypothesis]:
-    """Return the greedy output for each source."""
-    outputs = beam_search(stepper, *sources, max_lengths=bundle.bound.of(sources[1]))
+def _random_features(bundle: Bundle, number: int) -> list[list[int]]:
+    """Return the ids of each source's features, in ascending order; UNK is one of them."""
+    if bundle.source.features is None:
+        return [[]] * number
+    generator = numpy_generator(0, "verify features")
+    size = len(bundle.source.features.vocabulary)
+    counts = [min(row % 5, size - UNK) for row in range(number)]
+    return [sorted(generator.choice(range(UNK, size), count, replace=False).tolist()) for count in counts]
+
+
+def decoded(bundle: Bundle, stepper: Stepper, sources: Sequence[Sequence[int]]) -> list[Hypothesis]:
+    """Return the greedy output for each encoded source."""
+    ids, lengths = pad_sources(sources)
+    outputs = beam_search(stepper, ids, lengths, max_lengths=bundle.bound.of(lengths))
     return [best for (best,) in outputs]
 
 
@@ -46,7 +55,7 @@ def check_agreement(
     names: str,
     outputs: Sequence[Hypothesis],
     stepper: Stepper,
-    sources: tuple[Ids, Ids],
+    sources: Sequence[Sequence[int]],
     precision: str = "fp32",
 ) -> None:
     """Check that the ``outputs`` of one backend are those of ``stepper``; ``names`` are the names of both.
@@ -58,7 +67,7 @@ def check_agreement(
         BundleError: they differ.
     """
     targets = [[*hypothesis.ids, *([] if hypothesis.truncated else [EOS])] for hypothesis in outputs]
-    forced = score_targets(stepper, *sources, targets).log_probs
+    forced = score_targets(stepper, *pad_sources(sources), targets).log_probs
     differences = [np.abs(np.asarray(h.token_scores) - scores) for h, scores in zip(outputs, forced, strict=True)]
     largest = max((float(each.max(initial=0)) for each in differences), default=0.0)
     if not largest <= MAX_DIFFERENCE[precision]:

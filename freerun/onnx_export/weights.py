@@ -6,7 +6,7 @@ Shape suffixes: I input, H hidden, G gates x hidden, V vocabulary, E embedding.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,6 +38,10 @@ class LayerWeights:
     bias_ih: Array
     weight_hh: Array | None = None
     bias_hh: Array | None = None
+
+    def reading(self, first: int, last: int) -> LayerWeights:
+        """Return the layer with only its inputs from ``first`` to ``last``."""
+        return replace(self, weight_ih=self.weight_ih[:, first:last])
 
     def inputs(self, first: int = 0, last: int | None = None) -> list[LinearWeights]:
         """Return the projection of the inputs from ``first`` to ``last`` for each part of the gates, without bias."""

@@ -98,12 +98,14 @@ def _widest(graph: OnnxGraph, sizes: Architecture) -> int:
     """Return the width of the model's widest vector, counting a size only if the graph has the constants it implies.
 
     A recurrent weight is [G, H], and without one each input of a layer has G weights. Values are as wide as an
-    embedding only if the output layer projects to it [H, E].
+    embedding only if the output layer projects to it [H, E], or features are summarized by a table [V, E].
     """
     stored = sum(prod(constant.dims) for constant in graph.constants)
     spec = sizes.cell_spec
     hidden = min(sizes.hidden_size, isqrt(max(stored, 0)) if spec.is_recurrent else stored // spec.gates)
     embedding = min(sizes.embedding_size, stored // sizes.hidden_size) if sizes.is_projected else 0
+    if sizes.feature_summary_size:
+        embedding = max(embedding, min(sizes.embedding_size, stored // sizes.feature_vocabulary))
     return max(sizes.source_vocabulary, sizes.target_vocabulary, 4 * hidden, embedding)
 
 

@@ -2,9 +2,9 @@
 
 A graph of harmless operators can still fill any memory: values that are concatenated with themselves, or broadcast
 against each other, grow with every node. So shapes are computed once for small inputs, and once more for each size
-that is only known at run time (sources, their length, steps, ...), with that size huge and the others small. If all
-values together stay below ``per_position`` numbers times the product of these sizes, none of them grows faster than
-linearly in each size.
+that is only known at run time (sources, their length, features, steps, ...), with that size huge and the others small.
+If all values together stay below ``per_position`` numbers times the product of these sizes, none of them grows faster
+than linearly in each size.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from freerun.runtime.onnx_file import Declared, GraphError, Node, OnnxGraph, quo
 
 __all__ = ["MAX_CONTENT", "RULES", "Shape", "check_growth", "shapes_of"]
 
-_SMALL: Final = {"B": 2, "S": 3, "T": 5, "E": 2, "R": 7, "P": 11, "K": 2}
-"""The sizes of small inputs, named as in docs/export.md. N is E * R: R rows for each entry."""
+_SMALL: Final = {"B": 2, "S": 3, "Q": 2, "T": 5, "E": 2, "R": 7, "P": 11, "K": 2}
+"""The sizes of small inputs, named as in docs/export.md. N is E * R: R rows for each entry; S+Q is the sum."""
 _LARGE: Final = 10**12
 _MAX_RANK: Final = 8
 MAX_CONTENT: Final = 1024
@@ -44,7 +44,7 @@ def check_growth(graph: OnnxGraph, contents: Mapping[str, Shape], per_position: 
     Args:
         graph: a graph whose inputs have named axes, and whose bodies have no constants.
         contents: the content of its integer constants by name.
-        per_position: the limit of numbers in all values together, per source, source token, row and step.
+        per_position: the limit of numbers in all values together, per source, source token, feature, row and step.
 
     Raises:
         GraphError: they grow faster, or the inputs of a node do not fit it.
@@ -57,7 +57,7 @@ def check_growth(graph: OnnxGraph, contents: Mapping[str, Shape], per_position: 
 
 
 def shapes_of(graph: OnnxGraph, contents: Mapping[str, Shape], sizes: Mapping[str, int]) -> dict[str, Shape]:
-    """Return the shapes of a graph's values by name, except in bodies, for the ``sizes`` B, S, T, E, R, N, P and K."""
+    """Return the shapes of a graph's values by name, except in bodies, for the ``sizes`` B, S, Q, T, E, R, P and K."""
     known = _Evaluation(sizes, _LARGE).run(graph, contents)
     return {name: tensor.shape for name, tensor in known.items()}
 
@@ -67,6 +67,8 @@ def _free_sizes(graph: OnnxGraph) -> list[str]:
     axes = {axis for each in graph.inputs for axis in each.shape if isinstance(axis, str)}
     if "N" in axes:
         axes |= {"E", "R", "K"}
+    if "S+Q" in axes:
+        axes.add("S")
     if any(node.operator == "Loop" for node in graph.nodes):
         axes.add("T")
     return [name for name in _SMALL if name in axes]
@@ -76,7 +78,8 @@ class _Evaluation:
     """Shape inference for one choice of the ``sizes`` known only at run time, for values of up to ``limit`` numbers."""
 
     def __init__(self, sizes: Mapping[str, int], limit: int) -> None:
-        self._sizes = {**sizes, "N": sizes.get("E", 1) * sizes.get("R", 1)}
+        derived = {"N": sizes.get("E", 1) * sizes.get("R", 1), "S+Q": sizes.get("S", 0) + sizes.get("Q", 0)}
+        self._sizes = {**sizes, **derived}
         self._left = limit
 
     def run(self, graph: OnnxGraph, contents: Mapping[str, Shape]) -> dict[str, Tensor]:

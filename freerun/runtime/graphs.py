@@ -17,9 +17,11 @@ from freerun.errors import BundleError
 from freerun.runtime.bundle import Bundle, graph_file
 from freerun.runtime.forked import keep_for_ever, renew_when_forked
 from freerun.runtime.session import EXPORT_AGAIN, Session, open_session
+from freerun.search.batches import split_features
+from freerun.search.stepper import Ids
 from freerun.text import printable
 
-__all__ = ["GRAPH_VERSION", "Graphs", "check_metadata", "metadata_of"]
+__all__ = ["GRAPH_VERSION", "Graphs", "check_metadata", "metadata_of", "source_feeds"]
 
 GRAPH_VERSION: Final = 1
 """Version of the graphs' inputs and outputs."""
@@ -30,8 +32,9 @@ def metadata_of(bundle: Bundle, name: str, precision: str) -> dict[str, str]:
 
     ``freerun.graph``: its name; ``freerun.version``: of its inputs and outputs; ``freerun.bundle``: the bundle format's
     version; ``freerun.precision``; ``freerun.weights``: SHA-256 of model.safetensors; ``freerun.source_vocabulary`` and
-    ``freerun.target_vocabulary``: SHA-256 of the tokens.
+    ``freerun.target_vocabulary``, and ``freerun.feature_vocabulary`` of a model with features: SHA-256 of the tokens.
     """
+    features = bundle.source.features
     return {
         "freerun.graph": name,
         "freerun.version": str(GRAPH_VERSION),
@@ -40,6 +43,7 @@ def metadata_of(bundle: Bundle, name: str, precision: str) -> dict[str, str]:
         "freerun.weights": bundle.weights_hash,
         "freerun.source_vocabulary": bundle.source.vocabulary.hash,
         "freerun.target_vocabulary": bundle.target.vocabulary.hash,
+        **({} if features is None else {"freerun.feature_vocabulary": features.vocabulary.hash}),
     }
 
 
@@ -70,6 +74,11 @@ class Graphs:
         """The number of target ids."""
         return len(self.bundle.target.vocabulary)
 
+    @property
+    def has_features(self) -> bool:
+        """Return True if the graphs have features as an input."""
+        return self.bundle.source.features is not None
+
     def session(self, name: str) -> Session:
         """Return the graph ``name``, ready to run.
 
@@ -99,6 +108,14 @@ class Graphs:
             expected = "Expected a graph that freerun exported, of this model's sizes"
             raise BundleError(path, f"damaged: {error}", expected, EXPORT_AGAIN) from None
         return open_session(content, self._threads, path)
+
+
+def source_feeds(source_ids: Ids, lengths: Ids, has_features: bool) -> dict[str, Ids]:
+    """Return the inputs that hold sources, by name, from those of ``Stepper.start``."""
+    if not has_features:
+        return {"source": source_ids, "lengths": lengths}
+    source_ids, features = split_features(source_ids, lengths)
+    return {"source": source_ids, "lengths": lengths, "features": features}
 
 
 def check_metadata(path: Path, metadata: Mapping[str, str], expected: Mapping[str, str]) -> None:

@@ -1,7 +1,7 @@
 """The inputs and outputs of a bundle's graphs: names, element types and shapes, as in docs/export.md.
 
-Shape suffixes are those of docs/export.md: B sources, S source, T steps taken, N and P rows of this step and of the
-previous one, E entries, D the state's numbers, V vocabulary, K requested tokens.
+Shape suffixes are those of docs/export.md: B sources, S source, Q features of a source, T steps taken, N and P rows of
+this step and of the previous one, E entries, D the state's numbers, V vocabulary, K requested tokens.
 """
 
 from __future__ import annotations
@@ -29,28 +29,33 @@ def state_size(sizes: Architecture) -> int:
 def statics_of(sizes: Architecture) -> dict[str, list[int | str]]:
     """Return the names and shapes of the encoder's outputs that every step reads in addition to the state.
 
-    - ``context_gates`` [B, G], ``context_output`` [B, O]: the context's contribution to the first layer's gates
-      (one gate after the other) and to the output layer;
+    - ``context_gates`` [B, G]: the contribution of the context and of the features' summary to the first layer's gates
+      (one gate after the other); ``context_output`` [B, O]: that of the context to the output layer;
     - ``memory`` [B, S, M], ``keys``, ``mask`` [B, 1, S]: for attention; the mask is added to the scores. Keys are
-      [B, H, S] for multiplicative scores, [B, 1, S, H] for additive ones.
+      [B, H, S] for multiplicative scores, [B, 1, S, H] for additive ones. S is S+Q if features are entries of the
+      memory.
     """
     shapes: dict[str, list[int | str]] = {}
+    if sizes.every_step or sizes.feature_summary_size:
+        shapes["context_gates"] = ["B", sizes.gates]
     if sizes.every_step:
-        outputs = sizes.embedding_size if sizes.is_projected else sizes.target_vocabulary
-        shapes |= {"context_gates": ["B", sizes.gates], "context_output": ["B", outputs]}
+        shapes["context_output"] = ["B", sizes.embedding_size if sizes.is_projected else sizes.target_vocabulary]
     if sizes.attention_spec.reads_memory:
-        keys: list[int | str] = ["B", sizes.hidden_size, "S"]
+        entries = "S+Q" if sizes.has_feature_entries else "S"
+        keys: list[int | str] = ["B", sizes.hidden_size, entries]
         if sizes.attention_spec.sums:
-            keys = ["B", 1, "S", sizes.hidden_size]
-        shapes |= {"memory": ["B", "S", sizes.memory_size], "keys": keys, "mask": ["B", 1, "S"]}
+            keys = ["B", 1, entries, sizes.hidden_size]
+        shapes |= {"memory": ["B", entries, sizes.memory_size], "keys": keys, "mask": ["B", 1, entries]}
     return shapes
 
 
 def inputs_of(name: str, sizes: Architecture) -> tuple[Declared, ...]:
     """Return the inputs of the graph ``name``, in order."""
-    source = (Declared("source", INT64, ("B", "S")), Declared("lengths", INT64, ("B",)))
+    source = [Declared("source", INT64, ("B", "S")), Declared("lengths", INT64, ("B",))]
+    if sizes.has_features:
+        source.append(Declared("features", INT64, ("B", "Q")))
     if name == "encoder":
-        return source
+        return tuple(source)
     if name == "greedy":
         return (*source, Declared("max_lengths", INT64, ("B",)))
     statics = [Declared(each, FLOAT, ("E", *shape[1:])) for each, shape in statics_of(sizes).items()]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from freerun.runtime.graphs import Graphs
-from freerun.search.batches import pad
+from freerun.runtime.graphs import Graphs, source_feeds
+from freerun.search.batches import pad_sources
 from freerun.search.hypothesis import Hypothesis
 from freerun.symbols import EOS, NUM_SPECIAL
 
@@ -25,17 +25,17 @@ class OnnxGreedy:
         self._graphs = graphs
 
     def __call__(self, sources: Sequence[Sequence[int]], bounds: Sequence[int]) -> list[Hypothesis]:
-        """Return the output for each source, whose last id is EOS; ``bounds`` are in tokens without EOS.
+        """Return the output for each encoded source; ``bounds`` are in tokens without EOS.
 
         If the model's numbers overflow for a source, its score is NaN.
 
         Raises:
             BundleError: the graph fails, or returns something that cannot be an output of this model.
         """
-        source_ids, lengths = pad(sources)
-        feeds = {"source": source_ids, "lengths": lengths, "max_lengths": np.array(bounds, np.int64)}
+        feeds = source_feeds(*pad_sources(sources), self._graphs.has_features)
+        feeds["max_lengths"] = np.array(bounds, np.int64)
         session = self._graphs.session("greedy")
-        steps = source_ids.shape[1] + max(bounds) + 1
+        steps = feeds["source"].shape[1] + max(bounds) + 1
         tokens, scores = session.run(_OUTPUTS, feeds, rows=len(sources), steps=steps)
         if tokens.shape != scores.shape or tokens.ndim != 2 or len(tokens) != len(sources) or tokens.dtype != _INT64:
             shapes = f"tokens {tokens.dtype} {tokens.shape} and scores {scores.dtype} {scores.shape}"

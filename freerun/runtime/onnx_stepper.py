@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from freerun.runtime.graphs import Graphs
+from freerun.runtime.graphs import Graphs, source_feeds
 from freerun.runtime.session import import_onnxruntime
 from freerun.search.entries import SharedEntries
 from freerun.search.loop import writable
@@ -40,16 +40,17 @@ class OnnxStepper:
         self._number, self._k = 0, None
 
     def start(self, source_ids: Ids, lengths: Ids) -> None:
-        """Read sources: ids [B, S], right-padded, and their lengths [B].
+        """See ``Stepper``.
 
         Raises:
             BundleError: the graph fails, or does not return a state per source.
         """
         session = self._graphs.session("encoder")
         names = session.output_names
-        feeds = {"source": _value(source_ids), "lengths": _value(lengths)}
-        rows, steps = source_ids.shape
-        self._statics = dict(zip(names, session.run_with_ort_values(names, feeds, rows, steps), strict=True))
+        feeds = source_feeds(source_ids, lengths, self._graphs.has_features)
+        rows, steps = feeds["source"].shape
+        values = {name: _value(array) for name, array in feeds.items()}
+        self._statics = dict(zip(names, session.run_with_ort_values(names, values, rows, steps), strict=True))
         for name, value in self._statics.items():
             if value.shape()[:1] != [rows]:
                 raise session.damaged(f"the graph returned {name} {value.shape()} for {rows} sources")

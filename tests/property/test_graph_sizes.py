@@ -19,7 +19,7 @@ from freerun.runtime.graph_sizes import shapes_of
 from freerun.runtime.interface import inputs_of
 from freerun.runtime.onnx_file import read_onnx
 from freerun.runtime.session import open_session
-from tests.exported import GraphsOf, model_options
+from tests.exported import GraphsOf, feature_options, model_options
 from tests.networks import network
 
 MAKERS = {"encoder": encoder_graph, "step": step_graph, "greedy": greedy_graph}
@@ -47,14 +47,18 @@ def feeds_of(name, sizes, free):
 
 
 @settings(max_examples=40)
-@given(model_options(), st.sampled_from([Fp32(), Int8()]), st.lists(st.integers(1, 4), min_size=5, max_size=5))
+@given(
+    st.one_of(model_options(), feature_options()),
+    st.sampled_from([Fp32(), Int8()]),
+    st.lists(st.integers(1, 4), min_size=6, max_size=6),
+)
 def test_inferred_shapes_are_those_of_the_values(options, arithmetic, numbers):
     model = network(3, torch.float32, scale=0.1, **options)
     with torch.no_grad():
         model.decoder.output_bias[2] = -50  # no end: as many steps as allowed
     weights = GraphsOf(model).weights
-    free = dict(zip("BSTER", numbers, strict=True))
-    free |= {"N": free["E"] * free["R"], "P": 5, "K": 2}
+    free = dict(zip("BSQTER", numbers, strict=True))
+    free |= {"N": free["E"] * free["R"], "S+Q": free["S"] + free["Q"], "P": 5, "K": 2}
     for name, make in MAKERS.items():
         content = model_of(make(weights, arithmetic), {})
         graph = read_onnx(content).graph

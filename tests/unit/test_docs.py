@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -135,12 +135,13 @@ def test_the_preset_is_sutskever_et_al_in_full() -> None:
     assert (model.attention, model.bidirectional, model.cell, model.dropout) == ("none", False, "lstm", 0.0)
 
 
-OPTIONS = [{"attention": "general", "context": "every_step"}, {"attention": "bahdanau"}]
+SEQUENCE = {"attention": "general", "feature_vocabulary": 7, "feature_encoder": "sequence"}
+OPTIONS = [{"attention": "general", "context": "every_step"}, {"attention": "bahdanau"}, SEQUENCE]
 
 
 @pytest.mark.parametrize("name", ["greedy", "step", "encoder"])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_what_graphs_take_and_give_is_documented_with_types_and_shapes(name: str, options: dict[str, str]) -> None:
+def test_what_graphs_take_and_give_is_documented_with_types_and_shapes(name: str, options: dict[str, Any]) -> None:
     page = (ROOT / "docs" / "export.md").read_text()
     sizes = GraphsOf(network(0, torch.float32, **options)).weights.sizes
     for value in (*inputs_of(name, sizes), *outputs_of(name, sizes)):

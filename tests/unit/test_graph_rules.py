@@ -89,7 +89,9 @@ def models():
             "input_feeding": ATTENTIONS[attention].feeds_input and number % 4 < 2,
             "embedding_size": (3, 13)[number % 2],
         }
-        yield network(number, torch.float32, **options)
+        encoder = "sequence" if ATTENTIONS[attention].reads_memory and number % 2 else "summary"
+        for features in ({}, {"feature_vocabulary": 7, "feature_encoder": encoder}):
+            yield network(number, torch.float32, **options, **features)
 
 
 def test_all_that_is_listed_is_written_and_all_that_is_written_is_accepted():

@@ -47,6 +47,7 @@ class GraphsGiving:
     """Stands for ``Graphs``: sessions that give arrays."""
 
     vocabulary_size = 9
+    has_features = False
 
     def __init__(self, **arrays):
         self._arrays = arrays
