@@ -18,6 +18,7 @@ from freerun.evaluation.predictor_evaluation import evaluate_pairs
 from freerun.evaluation.searcher_evaluation import Evaluation
 from freerun.experiment.origin import starting_version
 from freerun.experiment.overlap import pairs_of_study
+from freerun.experiment.pairs_for_model import read_for_models
 from freerun.experiment.pairs_spec import dev_pairs_of
 from freerun.loading import load
 from freerun.lock import holder, inner_lock
@@ -150,9 +151,10 @@ def _save_result(
 def _evaluation(run: StudyRun, settings: StudyConfig, progress: Progress | None) -> Evaluation:
     spec = pairs_of_study(settings.pairs, run.config.data) if settings.pairs else dev_pairs_of(run.directory)
     search = run.config.evaluation
+    predictor = load(run.directory)
     return evaluate_pairs(
-        load(run.directory),
-        spec.read(),
+        predictor,
+        read_for_models(spec, predictor.source),
         spec.description,
         model=run.name,
         beam_size=search.beam_size,
@@ -171,7 +173,7 @@ def _with_metrics(result: Result, evaluation: Evaluation, events: Sequence[Mappi
     points = [event for event in events if event["event"] == "evaluation" and not event.get("final")]
     return replace(
         result,
-        sources_hash=hashlib.sha256("\n".join(evaluation.items.sources).encode()).hexdigest(),
+        sources_hash=hashlib.sha256("\n".join(evaluation.items.labels).encode()).hexdigest(),
         ratios=ratios,
         scores={name: score.value for name, score in evaluation.free.scores.items()},
         curve=[(event["update"], _metrics(event)) for event in points if "averaged" not in event],
