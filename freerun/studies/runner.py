@@ -14,6 +14,7 @@ import numpy as np
 
 from freerun.config import StudyConfig
 from freerun.errors import Interrupted, UserError
+from freerun.evaluation.items import EvaluationSet
 from freerun.evaluation.predictor_evaluation import evaluate_pairs
 from freerun.evaluation.searcher_evaluation import Evaluation
 from freerun.experiment.origin import starting_version
@@ -164,6 +165,11 @@ def _evaluation(run: StudyRun, settings: StudyConfig, progress: Progress | None)
     )
 
 
+def _sources_hash(items: EvaluationSet) -> str:
+    """Return a hash of the sources, with their features if they have any."""
+    return hashlib.sha256("\n".join(items.labels).encode()).hexdigest()
+
+
 def _with_metrics(result: Result, evaluation: Evaluation, events: Sequence[Mapping[str, Any]]) -> Result:
     ratios = {
         name: (np.asarray(above, np.float64).tolist(), np.asarray(below, np.float64).tolist())
@@ -173,7 +179,7 @@ def _with_metrics(result: Result, evaluation: Evaluation, events: Sequence[Mappi
     points = [event for event in events if event["event"] == "evaluation" and not event.get("final")]
     return replace(
         result,
-        sources_hash=hashlib.sha256("\n".join(evaluation.items.labels).encode()).hexdigest(),
+        sources_hash=_sources_hash(evaluation.items),
         ratios=ratios,
         scores={name: score.value for name, score in evaluation.free.scores.items()},
         curve=[(event["update"], _metrics(event)) for event in points if "averaged" not in event],
