@@ -10,7 +10,7 @@ from freerun.errors import DataError
 from freerun.symbols import NUM_SPECIAL
 from freerun.text import printable, shown
 
-__all__ = ["known_features", "missing_features", "unknown_features_warning"]
+__all__ = ["known_features", "missing_features", "unknown_features_notice"]
 
 
 def known_features(codec: FeatureCodec) -> str:
@@ -33,7 +33,7 @@ def missing_features(location: str, source: str, codec: FeatureCodec, fix: str) 
     )
 
 
-def unknown_features_warning(unknown: Counter[str], codec: FeatureCodec, total: int | None = None) -> str:
+def unknown_features_notice(unknown: Counter[str], codec: FeatureCodec, total: int | None = None) -> str:
     """Return the warning about unknown features with their counts; ``total`` is the number of all features."""
     count = unknown.total()
     of_all = "" if total is None else f" of {total:,}"
