@@ -81,7 +81,8 @@ PairsOrDev = Annotated[
 Columns = Annotated[
     str | None,
     typer.Option(
-        metavar="A,B", help="Source and target columns of a TSV file, counted from 1. Default: those of MODEL's run."
+        metavar="A,B[,C]",
+        help="Source, target and feature columns of a TSV file, counted from 1. Default: those of MODEL's run.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -141,7 +142,8 @@ def train(
         ),
     ] = False,
     columns: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Source and target columns of a TSV file, counted from 1.")
+        str | None,
+        typer.Option(metavar="A,B[,C]", help="Source, target and feature columns of a TSV file, counted from 1."),
     ] = None,
     trust_code: Annotated[
         bool, typer.Option("--trust-code", help="With --resume: import the Python code that the run directory names.")
@@ -171,9 +173,16 @@ def train(
 @app.command()
 def predict(
     model: Model,
-    texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Source texts.")] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT", help="Source texts, or source<TAB>features.")
+    ] = None,
     input_: Annotated[
-        str | None, typer.Option("--input", metavar="FILE|-", help="Read one source text per line. -: standard input.")
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="FILE|-",
+            help="Read one source text, or source<TAB>features, per line. -: standard input.",
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
     line_buffered: Annotated[
@@ -215,7 +224,10 @@ def predict(
     threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
-    """Predict one line per source text, in input order."""
+    """Predict one line per source text, in input order.
+
+    A model that was trained with features reads source<TAB>features.
+    """
     from freerun.commands.predict import PredictRequest
     from freerun.commands.predict import predict as run
     from freerun.search.methods import Beam, Sampling, Search

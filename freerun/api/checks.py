@@ -31,7 +31,8 @@ __all__ = [
 AnyPath = str | os.PathLike[str]
 
 Pairs = AnyPath | ParallelFiles | Iterable[object]
-"""A file of pairs, two parallel files, or pairs in memory: (source, target), or objects with these attributes."""
+"""A file of pairs, two parallel files, or pairs in memory: (source, target), (source, target, features), or objects
+with these attributes."""
 Progress = Callable[[int, int], None]
 """Called with the number of finished items and of all."""
 
@@ -42,7 +43,8 @@ def as_pairs(name: str, pairs: Pairs | None, columns: Columns | None, models: Se
     Args:
         name: of the argument, for messages.
         pairs: the argument.
-        columns: the source and target columns of a TSV file, from 1; None: those of the run of one of the models.
+        columns: the source and target columns of a TSV file, and that of the features if the model has any, from 1;
+            None: those of the run of one of the models.
         models: their paths, none for a loaded model.
 
     Raises:
@@ -121,8 +123,9 @@ def _with_text_keys(name: str, values: Mapping[Any, Any]) -> Iterable[tuple[str,
 def _check_columns(columns: object) -> None:
     if columns is None:
         return
-    if not isinstance(columns, tuple) or len(columns) != 2:
-        raise wrong_type("columns", columns, "None or the numbers of two columns, for example (1, 3)")
+    if not isinstance(columns, tuple) or len(columns) not in (2, 3):
+        expected = "None or the numbers of two or three columns, for example (1, 3) or (1, 2, 3)"
+        raise wrong_type("columns", columns, expected)
     for number, column in enumerate(columns):
         check_int(f"columns[{number}]", column)
         if column < 1:

@@ -8,6 +8,7 @@ from freerun.data.readers import Columns
 from freerun.evaluation.comparison import Comparison
 from freerun.evaluation.comparison import compare as compare_evaluations
 from freerun.evaluation.predictor_evaluation import evaluate_pairs
+from freerun.experiment.pairs_for_model import read_for_models
 from freerun.loading import load
 from freerun.runtime.predictor import Predictor
 
@@ -30,7 +31,8 @@ def compare(
         model: a run directory, a bundle directory, or a Predictor: A.
         other: the same for the second model: B.
         pairs: as in ``freerun.evaluate``, at best pairs that neither was trained on.
-        columns: the source and target columns of a TSV file, from 1. Default: those of the models' runs.
+        columns: the source and target columns of a TSV file, and that of the features if a model has any, from 1.
+            Default: those of the models' runs.
         beam_size: hypotheses kept at each step; 1 is greedy search.
         threads: for each call, as in ``freerun.load``; does not apply to a Predictor.
         progress: called with the number of sequences done and of all, for one model after the other.
@@ -51,17 +53,20 @@ def compare(
     if pairs is None:
         raise wrong_type("pairs", pairs, "a path (str or os.PathLike) or pairs in memory")
     spec = as_pairs("pairs", pairs, columns, list(paths.values()))
+    predictors = {
+        name: each if isinstance(each, Predictor) else load(each, threads=threads) for name, each in models.items()
+    }
     # read once for both: a pipe has nothing left for a second reader, and a file may change
-    in_memory = list(spec.read())
+    in_memory = list(read_for_models(spec, *(predictor.source for predictor in predictors.values())))
     evaluations = [
         evaluate_pairs(
-            each if isinstance(each, Predictor) else load(each, threads=threads),
+            predictor,
             in_memory,
             spec.description,
             model=paths.get(name, "the model"),
             beam_size=beam_size,
             progress=progress,
         )
-        for name, each in models.items()
+        for name, predictor in predictors.items()
     ]
     return compare_evaluations(*evaluations)

@@ -15,6 +15,8 @@ from freerun.diagnostics.diagnosis import Diagnosis
 from freerun.diagnostics.diagnosis import diagnose as diagnose_stepper
 from freerun.errors import DataError, UserError
 from freerun.evaluation.items import EvaluationSet, group_pairs
+from freerun.evaluation.unknown_features import warn_of_unknown_features
+from freerun.experiment.pairs_for_model import read_for_models
 from freerun.experiment.pairs_spec import PairsSpec
 from freerun.files import open_text_file
 from freerun.loading.torch_model import load_model
@@ -56,7 +58,8 @@ def diagnose(
     Args:
         model: a run directory, a bundle directory with weights, or a Predictor that runs with torch.
         pairs: as in ``freerun.evaluate``. Default: the development pairs of the model's run.
-        columns: the source and target columns of a TSV file, from 1. Default: those of the model's run.
+        columns: the source and target columns of a TSV file, and that of the features if the model has any, from 1.
+            Default: those of the model's run.
         html: a file to write the page to that ``freerun diagnose --html`` writes.
         threads: torch's number of threads; 0 leaves it unchanged. Does not apply to a Predictor.
         progress: called with the number of runs done and the expected number of all.
@@ -81,13 +84,14 @@ def diagnose(
     number = resolve_threads(check_threads(threads))
     spec = as_pairs("pairs", pairs, columns, paths)
     subject = _of_predictor(model) if isinstance(model, Predictor) else _of_bundle(paths[0])
-    items = group_pairs(spec.read(), subject.source, subject.target)
+    items = group_pairs(read_for_models(spec, subject.source), subject.source, subject.target)
     with ExitStack() as stack:
         out = None if page is None else stack.enter_context(open_text_file(page))
         stack.enter_context(Threads(number))
         _check_known(spec.description, "source", subject.source, items.sources)
         references = [text for texts in items.reference_texts for text in texts]
         _check_known(spec.description, "target", subject.target, references)
+        warn_of_unknown_features(spec.description, items, subject.source)
         network = subject.network()
         diagnosis = _diagnosis(subject, network, items, progress)
         if out is not None:

@@ -9,6 +9,7 @@ from freerun.api.checks import AnyPath, Pairs, Progress, as_pairs, check_progres
 from freerun.arguments import as_path, as_paths, check_flag, check_int, check_number
 from freerun.data.readers import Columns
 from freerun.evaluation.predictor_evaluation import ModelEvaluation, evaluate_pairs
+from freerun.experiment.pairs_for_model import read_for_models
 from freerun.loading import Mean, Precision, Runtime, load_bundles
 from freerun.runtime.predictor import Predictor
 
@@ -37,9 +38,10 @@ def evaluate(
 
     Args:
         model: a run directory, a bundle directory, or a Predictor.
-        pairs: a file, or pairs in memory: an iterable of (source, target), or of objects with these attributes.
-            Default: the development pairs of the model's run.
-        columns: the source and target columns of a TSV file, from 1. Default: those of the model's run.
+        pairs: a file, or pairs in memory: an iterable of (source, target), or of objects with these attributes; for a
+            model with features, of (source, target, features). Default: the development pairs of the model's run.
+        columns: the source and target columns of a TSV file, and that of the features if the model has any, from 1.
+            Default: those of the model's run.
         beam_size: hypotheses kept at each step; 1 is greedy search.
         length_penalty: rank by score / ((5 + n) / 6) ** length_penalty.
         early_stop: with a length penalty, end the search sooner; this may miss the best output.
@@ -85,7 +87,7 @@ def evaluate(
         most_frequent_target = str(bundle.config["most_frequent_target"])
     evaluation = evaluate_pairs(
         predictor,
-        spec.read(),
+        read_for_models(spec, predictor.source),
         spec.description,
         model="the model" if isinstance(model, Predictor) else model,
         beam_size=beam_size,

@@ -10,6 +10,7 @@ from pathlib import Path
 from freerun.api.model_evaluation import evaluate as evaluate_model
 from freerun.commands.console import CountLine, shown_notices
 from freerun.commands.tables import aligned, bands_table, metrics_table
+from freerun.data.features import Features
 from freerun.data.readers import Columns, PairsLocation
 from freerun.evaluation.by_length import Band
 from freerun.evaluation.examples import Example
@@ -86,12 +87,18 @@ def _flat(bands: Sequence[Band]) -> dict[str, float]:
     return metrics
 
 
+def _shown(features: Features) -> str:
+    return features if isinstance(features, str) else " ".join(features)
+
+
 def _print_examples(title: str, examples: Sequence[Example]) -> None:
     if not examples:
         return
-    rows = [["source", "output", "edits", "references"]]
+    has_features = examples[0].features is not None
+    rows = [["source", *(["features"] if has_features else []), "output", "edits", "references"]]
     for example in examples:
         output = example.prediction + (" (truncated)" if example.truncated else "")
-        rows.append([example.source, output, str(example.distance), " | ".join(example.references)])
+        features = [_shown(example.features or "")] if has_features else []
+        rows.append([example.source, *features, output, str(example.distance), " | ".join(example.references)])
     print(f"\n{title}")
     print("\n".join(aligned([[printable(cell) for cell in row] for row in rows], rule=False)))

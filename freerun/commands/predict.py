@@ -7,11 +7,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from freerun.commands.console import say
 from freerun.commands.output import open_output
+from freerun.commands.unknown_features import UnknownFeatures
 from freerun.data.codec import Codec
+from freerun.data.features import FeatureCodec
 from freerun.data.readers import read_texts
+from freerun.data.source_lines import SourceLine, read_sources, split_line
 from freerun.data.unknown_tokens import count_tokens, named_tokens
 from freerun.errors import DataError, UserError
 from freerun.loading import Mean, Precision, Runtime, load
@@ -54,7 +58,7 @@ def predict(request: PredictRequest) -> None:
     Raises:
         UserError: no texts, bad texts, a bundle that cannot be used.
     """
-    texts = _texts(request)
+    _check_texts(request)
     predictor = load(
         request.model,
         ensemble=request.ensemble,
@@ -64,6 +68,7 @@ def predict(request: PredictRequest) -> None:
         runtime=request.runtime,
         precision=request.precision,
     )
+    texts = _texts(request, predictor.source.features)
     stats = PredictionStats(predictor.source)
     with open_output(request.output) as out:
         for prediction in _predictions(predictor, texts, request):
@@ -74,28 +79,37 @@ def predict(request: PredictRequest) -> None:
     stats.report()
 
 
-def _texts(request: PredictRequest) -> Iterable[str]:
-    """Return the texts of the arguments, else of --input, else of standard input."""
+def _check_texts(request: PredictRequest) -> None:
+    """Check, before a model is loaded, that there are texts from one place."""
     if request.texts and request.input is not None:
         raise UserError("predict", "both texts and --input are given", "Expected one of the two", "Leave one out")
-    if request.texts:
-        for number, text in enumerate(request.texts, 1):
-            _check_argument(text, number)
-        return request.texts
-    if request.input is not None and request.input != "-":
-        return read_texts(Path(request.input), request.input, say)
-    if request.input is None and is_terminal(sys.stdin):
+    for number, text in enumerate(request.texts, 1):
+        _check_argument(text, number, allowed="\t")  # which separates features, if the model has any
+    if not request.texts and request.input is None and is_terminal(sys.stdin):
         raise UserError(
             "predict",
             "no texts",
             "Expected texts as arguments, --input FILE, or lines on standard input",
             "For example: freerun predict MODEL 'some text'",
         )
-    return read_texts(binary_input(), "standard input")
 
 
-def _check_argument(text: str, number: int) -> None:
-    if name := forbidden_character(text):
+def _texts(request: PredictRequest, features: FeatureCodec | None) -> Iterable[SourceLine]:
+    """Return the texts of the arguments, else of --input, else of standard input; with ``features``, in pairs."""
+    if request.texts and features is not None:
+        fix = rf"Add a tab and the features; in bash, for example, $'source\tone{features.separator}two'"
+        return [split_line(text, f"text {number}", features, fix) for number, text in enumerate(request.texts, 1)]
+    if request.texts:
+        for number, text in enumerate(request.texts, 1):
+            _check_argument(text, number)
+        return request.texts
+    path: Path | BinaryIO = binary_input() if request.input in (None, "-") else Path(request.input)
+    name = str(path) if isinstance(path, Path) else "standard input"
+    return read_texts(path, name, say) if features is None else read_sources(path, name, features, say)
+
+
+def _check_argument(text: str, number: int, allowed: str = "") -> None:
+    if name := forbidden_character(text, allowed):
         what = f"{text!r} has {name} in it"
         raise DataError(f"text {number}", what, "Expected one line of plain text", "Replace it by a space")
     if lone_surrogate(text):
@@ -105,14 +119,15 @@ def _check_argument(text: str, number: int) -> None:
 _EMPTY = PredictedHypothesis("", (), 0.0, 0.0, (), False)
 
 
-def _predictions(predictor: Predictor, texts: Iterable[str], request: PredictRequest) -> Iterator[Prediction]:
+def _predictions(predictor: Predictor, texts: Iterable[SourceLine], request: PredictRequest) -> Iterator[Prediction]:
     """Yield one prediction per text; an empty line gives an empty line, whatever the model would predict."""
+    empty = Prediction("", (_EMPTY,), features=None if predictor.source.features is None else "")
     for window in windows(enumerate(texts), 1 if request.line_buffered else WINDOW):
         rows = [row for row, text in window if text]
         nonempty = [text for _, text in window if text]
         predictions = iter(predictor.predict_batch(nonempty, request.search, request.prefix, rows) if nonempty else ())
         for _, text in window:
-            yield next(predictions) if text else Prediction("", (_EMPTY,))
+            yield next(predictions) if text else empty
 
 
 def _shown(prediction: Prediction, request: PredictRequest) -> str:
@@ -128,7 +143,8 @@ def _shown(prediction: Prediction, request: PredictRequest) -> str:
             }
             for h in prediction.hypotheses
         ]
-        return json_line({"source": prediction.source, "hypotheses": hypotheses}) + "\n"
+        features = {} if prediction.features is None else {"features": prediction.features}
+        return json_line({"source": prediction.source, **features, "hypotheses": hypotheses}) + "\n"
     if request.many:
         lines = [f"{rank}\t{h.score:.6f}\t{one_line(h.text)}\n" for rank, h in enumerate(prediction.hypotheses, 1)]
         return "".join(lines) + "\n"
@@ -136,11 +152,12 @@ def _shown(prediction: Prediction, request: PredictRequest) -> str:
 
 
 class PredictionStats:
-    """Counts of unknown source tokens and truncated outputs."""
+    """Counts of unknown source tokens, unknown features and truncated outputs."""
 
     def __init__(self, source: Codec) -> None:
         self._source = source
         self._unknown: Counter[str] = Counter()
+        self._features = UnknownFeatures(source.features)
         self._texts = self._truncated = 0
 
     def add(self, prediction: Prediction) -> None:
@@ -148,11 +165,13 @@ class PredictionStats:
         self._texts += 1
         self._truncated += any(hypothesis.truncated for hypothesis in prediction.hypotheses)
         count_tokens(self._unknown, prediction.unknown)
+        self._features.add(prediction.unknown_features)
 
     def report(self) -> None:
         """Print warnings on standard error, if there is anything to report."""
         if self._unknown:
             say(self._about_unknown())
+        self._features.report()
         if self._truncated:
             say(
                 f"warning: {self._truncated:,} of {self._texts:,} inputs have an output that hit the length bound and "

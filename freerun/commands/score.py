@@ -7,8 +7,10 @@ from pathlib import Path
 
 from freerun.commands.console import say, shown_notices
 from freerun.commands.output import open_output
+from freerun.commands.unknown_features import UnknownFeatures
 from freerun.data.readers import Columns, PairsLocation
 from freerun.data.unknown_tokens import count_tokens, named_tokens
+from freerun.experiment.pairs_for_model import read_for_models
 from freerun.experiment.pairs_spec import pairs_spec
 from freerun.loading import load
 from freerun.runtime.prediction import Scored
@@ -28,13 +30,17 @@ def score(
     spec = pairs_spec([model], pairs, columns)
     predictor = load(model, threads=threads)
     unknown: Counter[str] = Counter()
+    codec = predictor.source.features
+    unknown_features = UnknownFeatures(codec)
     targets = without = 0
     with open_output(None) as out:
-        for scored in predictor.score_stream(spec.read()):
+        for scored in predictor.score_stream(read_for_models(spec, predictor.source)):
             targets += 1
             without += scored.score is None
             count_tokens(unknown, scored.unknown)
+            unknown_features.add(codec.unknown(scored.features or "") if codec else ())
             out.write(_as_json(scored) if as_json else _as_line(scored))
+    unknown_features.report()
     if without:
         say(
             f"warning: {without:,} of {targets:,} targets have no score (null), because they have tokens that are not "
@@ -46,6 +52,7 @@ def score(
 def _as_json(scored: Scored) -> str:
     values = {
         "source": scored.source,
+        **({} if scored.features is None else {"features": scored.features}),
         "target": scored.target,
         "score": scored.score,
         "token_scores": list(scored.token_scores),

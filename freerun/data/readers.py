@@ -135,17 +135,17 @@ def _pairs(
     yield from pairs
 
 
-def read_texts(path: Path | BinaryIO, name: str, on_wait: Say | None = None) -> Iterator[str]:
+def read_texts(path: Path | BinaryIO, name: str, on_wait: Say | None = None, *, tabs: bool = False) -> Iterator[str]:
     """Stream the lines of a file of texts, or of an open binary stream; an empty line is an empty text.
 
     Messages call the file ``name``. An empty file yields nothing. ``on_wait`` is that of ``read_pairs``. Raises
-    ``DataError`` for a tab in a line, and for all bytes that ``read_pairs`` rejects.
+    ``DataError`` for a tab in a line, unless ``tabs`` allows them, and for all bytes that ``read_pairs`` rejects.
     """
     if isinstance(path, Path):
         with _Opener(on_wait, {})(path, name) as stream:
-            yield from _texts(stream, name, "input")
+            yield from _texts(stream, name, "input", tabs)
     else:  # the owner closes a stream
-        yield from _texts(path, name, "input")
+        yield from _texts(path, name, "input", tabs)
 
 
 def column_count(path: Path) -> int:
@@ -440,9 +440,9 @@ def _unequal_lengths(files: ParallelFiles, shorter: int, longer: int, source_is_
     )
 
 
-def _texts(stream: BinaryIO, name: str, kind: str) -> Iterator[str]:
+def _texts(stream: BinaryIO, name: str, kind: str, tabs: bool = False) -> Iterator[str]:
     for number, text in _lines(stream, name):
-        if "\t" in text:
+        if not tabs and "\t" in text:
             raise DataError(
                 f"{name}:{number}",
                 f"a tab at character {text.index(chr(9)) + 1} of the line",

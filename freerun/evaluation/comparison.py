@@ -66,10 +66,13 @@ def _unknown(evaluation: Evaluation) -> Counter[str]:
 
 
 def _check_sources(a: Evaluation, b: Evaluation) -> None:
-    if a.items.sources != b.items.sources:
+    # If only one model reads features, the sources alone are compared: each of them then has to occur once.
+    if a.items.labels != b.items.labels and (
+        a.items.has_features == b.items.has_features or a.items.sources != b.items.sources
+    ):
         raise DataError(
             "compare",
             f"the models distinguish different sources: {len(a.items)} and {len(b.items)} of them",
-            "Expected models with the same normalisation and case folding of sources",
-            "Evaluate the models one by one, or use pairs whose sources differ by more than case",
+            "Expected models that read sources alike: normalisation, case folding and features",
+            "Evaluate the models one by one, or use pairs whose sources differ by more than case or features",
         )

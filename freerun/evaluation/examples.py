@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from freerun.data.features import Features
 from freerun.evaluation.free_running_metrics import FreeRunningMetrics
 from freerun.randomness import numpy_generator
 
@@ -15,13 +16,17 @@ __all__ = ["Example", "random_examples", "worst_examples"]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A source, its references, and the output with its edit distance in tokens to the closest reference."""
+    """A source, its references, and the output with its edit distance in tokens to the closest reference.
+
+    ``features`` are None if the model reads none.
+    """
 
     source: str
     references: list[str]
     prediction: str
     distance: int
     truncated: bool
+    features: Features | None = None
 
 
 def worst_examples(free: FreeRunningMetrics, count: int) -> list[Example]:
@@ -46,6 +51,7 @@ def _examples(free: FreeRunningMetrics, indices: Iterable[int]) -> list[Example]
             free.texts[n],
             int(free.distances.distances[n]),
             bool(free.truncated[n]),
+            free.items.items[n].features,
         )
         for n in indices
     ]

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from freerun.data.codec import Codec
-from freerun.data.features import Features
+from freerun.data.features import FeatureCodec, Features
+from freerun.data.known_features import missing_features
 from freerun.data.readers import Pair
 from freerun.errors import DataError
 
@@ -51,6 +52,11 @@ class EvaluationSet:
         return [item.label for item in self.items]
 
     @property
+    def has_features(self) -> bool:
+        """Return True if the sources have features."""
+        return any(item.features is not None for item in self.items)
+
+    @property
     def references(self) -> list[list[list[str]]]:
         """The references [N] as token lists; a source has at least one."""
         return [item.references for item in self.items]
@@ -75,13 +81,15 @@ def group_pairs(pairs: Iterable[Pair], source_codec: Codec, target_codec: Codec)
     """Group the references of each source.
 
     Two sources are one if the model reads the same tokens ("A" and "a" are, if case is folded). A repeated reference
-    counts once. Raises DataError without pairs.
+    counts once. Features are dropped if the model reads none. Raises DataError without pairs, and for a pair without
+    the features that the model reads.
     """
     items: dict[tuple[object, ...], Item] = {}
     for pair in pairs:
         # By tokens and not by ids: all unknown symbols share one id, but their sources differ.
         key = source_codec.key(pair.source, pair.features)
-        item = items.setdefault(key, Item(pair.source, features=pair.features))
+        features = None if source_codec.features is None else _features(pair, source_codec.features)
+        item = items.setdefault(key, Item(pair.source, features=features))
         tokens = target_codec.tokens(pair.target)
         # Some corpora repeat a pair a thousand times, which adds no further correct output.
         if tokens not in item.references:
@@ -92,3 +100,9 @@ def group_pairs(pairs: Iterable[Pair], source_codec: Codec, target_codec: Codec)
             "pairs to evaluate on", "there are none", "Expected at least one pair", "Name a file that holds pairs"
         )
     return EvaluationSet(list(items.values()))
+
+
+def _features(pair: Pair, codec: FeatureCodec) -> Features:
+    if pair.features is None:
+        raise missing_features(f"pair {pair.line}", pair.source, codec, 'Add them; "" stands for none')
+    return pair.features

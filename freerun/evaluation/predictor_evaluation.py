@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from freerun.data.codec import Codec
+from freerun.data.features import Features
 from freerun.data.readers import Pair
 from freerun.evaluation.baseline import baselines
 from freerun.evaluation.by_length import Band, by_source_length
@@ -14,6 +15,7 @@ from freerun.evaluation.examples import Example, random_examples, worst_examples
 from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.evaluation.searcher_evaluation import Evaluation
 from freerun.evaluation.searcher_evaluation import evaluate as evaluate_stepper
+from freerun.evaluation.unknown_features import warn_of_unknown_features
 from freerun.evaluation.unknown_targets import warn_of_unknown_targets
 from freerun.html_table import metrics_table
 from freerun.metrics.defined import defined
@@ -59,6 +61,11 @@ class ModelEvaluation:
         return self.evaluation.items.sources
 
     @property
+    def features(self) -> list[Features | None]:
+        """The features [N] of the sources, as given; None if the model reads none."""
+        return [item.features for item in self.evaluation.items.items]
+
+    @property
     def outputs(self) -> list[str]:
         """The best output for each source [N]."""
         return self.evaluation.free.texts
@@ -96,7 +103,9 @@ def evaluate_pairs(
     early_stop: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Evaluate on pairs read from ``location``; log a warning if ``model`` lacks many of the target tokens.
+    """Evaluate on pairs read from ``location``.
+
+    Log a warning if ``model`` lacks many of the target tokens or of the features.
 
     Raises:
         DataError: there are no pairs, or they cannot be read.
@@ -104,6 +113,7 @@ def evaluate_pairs(
     """
     items = group_pairs(pairs, predictor.source, predictor.target)
     warn_of_unknown_targets(location, items, predictor.target, f"the vocabulary of {model}")
+    warn_of_unknown_features(location, items, predictor.source)
     return evaluate_items(
         predictor,
         items,

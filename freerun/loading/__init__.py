@@ -244,5 +244,12 @@ def _differences(one: Codec, two: Codec) -> list[str]:
         "normalisation": (one.normalisation, two.normalisation),
         "case": (one.case, two.case),
         "reverse_source": (one.reverse, two.reverse),
+        "features": (_features(one), _features(two)),
     }
     return [f"{name} {a!r} and {b!r}" for name, (a, b) in pairs.items() if a != b]
+
+
+def _features(codec: Codec) -> str:
+    """Return the vocabulary and the separator of the features, or "none"."""
+    features = codec.features
+    return "none" if features is None else f"{features.vocabulary.hash[:8]} separated by {features.separator}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from freerun.data.features import Features
+
 __all__ = ["PredictedHypothesis", "Prediction", "Scored"]
 
 
@@ -36,6 +38,10 @@ class Prediction:
     hypotheses: tuple[PredictedHypothesis, ...]
     unknown: tuple[str, ...] = ()
     """Source tokens that are not in the vocabulary, as often as they occur."""
+    features: Features | None = None
+    """Those of the source, as given; None if the model reads no features."""
+    unknown_features: tuple[str, ...] = ()
+    """The features that are not in the vocabulary."""
 
     @property
     def text(self) -> str:
@@ -60,7 +66,13 @@ class Prediction:
             [str(rank), hypothesis.text + (" (truncated)" if hypothesis.truncated else ""), f"{hypothesis.score:.4f}"]
             for rank, hypothesis in enumerate(self.hypotheses, 1)
         ]
-        return html_table(["", "output", "score"], rows, caption=self.source)
+        return html_table(["", "output", "score"], rows, caption=f"{self.source}{self._shown_features}")
+
+    @property
+    def _shown_features(self) -> str:
+        if not self.features:
+            return ""
+        return f" ({self.features if isinstance(self.features, str) else ', '.join(self.features)})"
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,7 @@ class Scored:
         score: total natural-log probability; None if a token is unknown.
         token_scores: one log-probability per token, and one for the end token; None for an unknown token.
         unknown: target tokens that are not in the vocabulary, as often as they occur.
+        features: those of the source, as given; None if the model reads no features.
     """
 
     source: str
@@ -82,3 +95,4 @@ class Scored:
     score: float | None
     token_scores: tuple[float | None, ...]
     unknown: tuple[str, ...] = ()
+    features: Features | None = None

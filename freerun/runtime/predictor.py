@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from freerun.arguments import as_list, check_items, check_text, wrong_type
 from freerun.data.codec import Codec
+from freerun.data.features import Features
 from freerun.errors import BundleError, DataError
 from freerun.runtime.prediction import PredictedHypothesis, Prediction, Scored
+from freerun.runtime.sources import (
+    Source,
+    check_features_type,
+    check_line,
+    check_text_alone,
+    features_of,
+    split_sources,
+    stored_features,
+)
 from freerun.search.batches import MAX_POSITIONS, ROWS
 from freerun.search.bound import LengthBound
 from freerun.search.hypothesis import Hypothesis
 from freerun.search.methods import Beam, Greedy, Sampling, Search
 from freerun.search.searcher import Searcher, score_in_batches, search_in_batches
 from freerun.symbols import EOS, UNK
-from freerun.text import forbidden_character, lone_surrogate
 
 __all__ = ["Predictor", "check_score", "windows"]
 
@@ -54,7 +64,9 @@ class Predictor:
         longest_source: int = MAX_POSITIONS,
         load_again: Reload | None = None,
     ) -> None:
-        """``longest_source`` is in tokens, end token included; without ``load_again`` it cannot be pickled."""
+        """``longest_source`` is in tokens, with the end token and without features (each of which counts once, so
+        their number is limited by the vocabulary); without ``load_again`` it cannot be pickled.
+        """
         self.searcher = searcher
         self.source = source
         self.target = target
@@ -83,26 +95,34 @@ class Predictor:
     def __deepcopy__(self, memo: dict[int, Any]) -> Predictor:
         return self.__copy__()  # the shared objects never change
 
-    def predict(self, text: str, search: Search = Greedy(), prefix: str = "") -> Prediction:
+    def predict(
+        self, text: str, search: Search = Greedy(), prefix: str = "", features: Features | None = None
+    ) -> Prediction:
         """Return the outputs for one text; every output begins with the text ``prefix``.
 
-        Raises as ``predict_batch`` does.
+        A model with features needs ``features``: a str such as "V;PST", or a sequence with one str each. Their order
+        does not matter. Raises as ``predict_batch`` does.
         """
         if type(text) is not str:
             check_text("text", text)
-        return self.predict_batch([text], search, prefix)[0]
+        if features is None:
+            return self.predict_batch([text], search, prefix)[0]
+        check_features_type("features", features)
+        return self.predict_batch([(text, features)], search, prefix)[0]
 
     def predict_batch(
-        self, texts: Iterable[str], search: Search = Greedy(), prefix: str = "", rows: Sequence[int] | None = None
+        self, texts: Iterable[Source], search: Search = Greedy(), prefix: str = "", rows: Sequence[int] | None = None
     ) -> list[Prediction]:
         """Return the outputs for several texts, in their order; texts do not influence each other.
 
-        ``rows`` numbers the texts if they are part of a longer list (a sample depends on the number of its text).
+        For a model with features, ``texts`` are pairs (text, features), with features as in ``predict``. ``rows``
+        numbers the texts if they are part of a longer list (a sample depends on the number of its text).
 
         Raises:
             TypeError: an argument of another type; ``texts`` is a single text.
             DataError: ``prefix`` has a token that the model cannot write, or a text is longer than ``longest_source``
-                or is not one line of valid Unicode without tabs.
+                or is not one line of valid Unicode without tabs; or a model with features gets a text without any, or
+                another model features.
             BundleError: the model gives a text a score that is not finite, or its bundle turns out to be damaged.
         """
         if type(texts) is not list:
@@ -110,16 +130,23 @@ class Predictor:
         _check_search(search, prefix)
         prefix_ids = self._prefix_ids(prefix) if prefix else []
         numbers = range(len(texts)) if rows is None else rows
+        features = None
+        if self.source.features is not None:
+            texts, features = split_sources(texts, numbers, self.source.features)
         for position, (number, text) in enumerate(zip(numbers, texts, strict=True)):
             if type(text) is not str or not text.isprintable():  # nearly every text is, and the check takes 0.1 µs
-                _check_line(text, f"texts[{position}]", f"text {number + 1}")
+                check_text_alone(text, f"texts[{position}]", f"text {number + 1}")
         tokens = [self.source.tokens(text) for text in texts]
         encoded = [self._ids(each, number) for each, number in zip(tokens, numbers, strict=True)]
-        outputs = self._outputs(encoded, search, prefix_ids, numbers)
+        bounds = [self.bound.of_one(len(ids)) for ids in encoded]
+        if features is not None:
+            self._append_features(encoded, features)
+        outputs = self._outputs(encoded, bounds, search, prefix_ids, numbers)
         for number, hypotheses in zip(numbers, outputs, strict=True):
             for hypothesis in hypotheses:
                 check_score(hypothesis.score, f"text {number + 1}")
-        return [self._prediction(*each) for each in zip(texts, tokens, encoded, outputs, strict=True)]
+        predictions = [self._prediction(*each) for each in zip(texts, tokens, encoded, outputs, strict=True)]
+        return predictions if features is None else self._with_features(predictions, features)
 
     def _ids(self, tokens: list[str], number: int) -> list[int]:
         """Return the ids of a source, the end token last."""
@@ -133,11 +160,29 @@ class Predictor:
             )
         return ids
 
+    def _append_features(self, encoded: list[list[int]], features: Iterable[Features]) -> None:
+        """Append the ids of the features to those of their sources."""
+        assert self.source.features is not None
+        for ids, each in zip(encoded, features, strict=True):
+            ids += self.source.features.encode(each)
+
+    def _with_features(self, predictions: Iterable[Prediction], features: Iterable[Features]) -> list[Prediction]:
+        codec = self.source.features
+        assert codec is not None
+        return [
+            replace(prediction, features=stored_features(each), unknown_features=tuple(codec.unknown(each)))
+            for prediction, each in zip(predictions, features, strict=True)
+        ]
+
     def _outputs(
-        self, sources: list[list[int]], search: Search, prefix: Sequence[int], numbers: Sequence[int]
+        self,
+        sources: list[list[int]],
+        bounds: list[int],
+        search: Search,
+        prefix: Sequence[int],
+        numbers: Sequence[int],
     ) -> list[list[Hypothesis]]:
         """Return the hypotheses of each source, in the order of the sources."""
-        bounds = [self.bound.of_one(len(source)) for source in sources]
         if len(sources) == 1:
             return self.searcher.search(sources, bounds, search, prefix, numbers)
         outputs: list[list[Hypothesis]] = [[] for _ in sources]
@@ -149,22 +194,27 @@ class Predictor:
                 outputs[n] = each
         return outputs
 
-    def predict_stream(self, texts: Iterable[str], search: Search = Greedy(), prefix: str = "") -> Iterator[Prediction]:
-        """Yield the predictions for any number of texts, in constant memory."""
+    def predict_stream(
+        self, texts: Iterable[Source], search: Search = Greedy(), prefix: str = ""
+    ) -> Iterator[Prediction]:
+        """Yield the predictions for any number of texts, in constant memory; ``texts`` as in ``predict_batch``."""
         check_items("texts", texts, _TEXTS)
         _check_search(search, prefix)  # now, not when the first prediction is taken
         return self._stream(texts, search, prefix)
 
-    def _stream(self, texts: Iterable[str], search: Search, prefix: str) -> Iterator[Prediction]:
+    def _stream(self, texts: Iterable[Source], search: Search, prefix: str) -> Iterator[Prediction]:
         for window in windows(enumerate(texts)):
             yield from self.predict_batch([text for _, text in window], search, prefix, [row for row, _ in window])
 
     def score_stream(self, pairs: Iterable[_Pair]) -> Iterator[Scored]:
         """Yield the log-probability of each given target, in constant memory; None for one with an unknown token.
 
+        A model with features reads those of the pairs' attribute ``features``; any other model ignores it.
+
         Raises:
             TypeError: not an iterable of pairs with the attributes ``source`` and ``target``, both str.
-            DataError: a text that is too long, or not one line of valid Unicode without tabs.
+            DataError: a text that is too long, or not one line of valid Unicode without tabs; or no features, and a
+                model that needs them.
         """
         check_items("pairs", pairs, _PAIRS)
         return self._score_stream(pairs)
@@ -207,6 +257,13 @@ class Predictor:
         sources = [
             self._ids(self.source.tokens(pair.source), number) for number, pair in zip(numbers, pairs, strict=True)
         ]
+        features: Sequence[Features | None] = [None] * len(pairs)
+        if (codec := self.source.features) is not None:
+            features = given = [
+                features_of(pair, f"pair {number + 1}", f"pairs[{number}]", codec)
+                for number, pair in zip(numbers, pairs, strict=True)
+            ]
+            self._append_features(sources, given)
         tokens = [self.target.tokens(pair.target) for pair in pairs]
         targets = [self.target.encode_tokens(each) for each in tokens]
         scores: list[list[float]] = [[]] * len(pairs)
@@ -214,14 +271,17 @@ class Predictor:
             for n, log_probs in zip(batch, forced.log_probs, strict=True):
                 scores[n] = log_probs.tolist()
                 check_score(sum(scores[n]), f"pair {numbers[n] + 1}")
-        return [self._as_scored(*each) for each in zip(pairs, tokens, targets, scores, strict=True)]
+        return [self._as_scored(*each) for each in zip(pairs, features, tokens, targets, scores, strict=True)]
 
-    def _as_scored(self, pair: _Pair, tokens: list[str], ids: list[int], scores: list[float]) -> Scored:
+    def _as_scored(
+        self, pair: _Pair, features: Features | None, tokens: list[str], ids: list[int], scores: list[float]
+    ) -> Scored:
         """Return the ``scores`` of a target's ``ids``; those of UNK do not belong to the tokens that it stands for."""
         if UNK not in ids:
-            return Scored(pair.source, pair.target, float(sum(scores)), tuple(scores))
+            return Scored(pair.source, pair.target, float(sum(scores)), tuple(scores), features=features)
         known = tuple(None if number == UNK else score for number, score in zip(ids, scores, strict=True))
-        return Scored(pair.source, pair.target, None, known, tuple(self.target.unknown_among(tokens)))
+        unknown = tuple(self.target.unknown_among(tokens))
+        return Scored(pair.source, pair.target, None, known, unknown, features)
 
 
 _TEXTS = "str (predict() takes a single one)"
@@ -233,7 +293,7 @@ def _check_pair(pair: _Pair, number: int) -> None:
         text = getattr(pair, side, None)
         if not isinstance(text, str):
             raise wrong_type(f"pairs[{number}]", pair, "an object with the attributes source and target, both str")
-        _check_line(text, side, f"{side} of pair {number + 1}")
+        check_line(text, side, f"{side} of pair {number + 1}")
 
 
 def _check_search(search: object, prefix: str) -> None:
@@ -241,20 +301,6 @@ def _check_search(search: object, prefix: str) -> None:
         raise wrong_type("search", search, "a freerun.Greedy, a freerun.Beam or a freerun.Sampling")
     if type(prefix) is not str:
         check_text("prefix", prefix)
-
-
-def _check_line(text: Any, name: str, location: str) -> None:
-    """Check that a text, the argument ``name``, fits on one line of a file; ``location`` is for messages."""
-    check_text(name, text)
-    if character := forbidden_character(text, allowed="\r"):
-        raise DataError(location, f"contains {character}", "Expected one line of text", "Replace it with a space")
-    if surrogate := lone_surrogate(text):
-        raise DataError(
-            location,
-            f"contains half a surrogate pair ({surrogate})",
-            "Expected complete Unicode characters",
-            "Decode the text with the right encoding, and without surrogateescape",
-        )
 
 
 def check_score(score: float, location: str) -> None:

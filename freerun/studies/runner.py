@@ -14,10 +14,12 @@ import numpy as np
 
 from freerun.config import StudyConfig
 from freerun.errors import Interrupted, UserError
+from freerun.evaluation.items import EvaluationSet
 from freerun.evaluation.predictor_evaluation import evaluate_pairs
 from freerun.evaluation.searcher_evaluation import Evaluation
 from freerun.experiment.origin import starting_version
 from freerun.experiment.overlap import pairs_of_study
+from freerun.experiment.pairs_for_model import read_for_models
 from freerun.experiment.pairs_spec import dev_pairs_of
 from freerun.experiment.run_columns import data_of_run
 from freerun.loading import load
@@ -152,9 +154,10 @@ def _evaluation(run: StudyRun, settings: StudyConfig, progress: Progress | None)
     directory = run.directory
     spec = pairs_of_study(settings.pairs, data_of_run(directory)) if settings.pairs else dev_pairs_of(directory)
     search = run.config.evaluation
+    predictor = load(run.directory)
     return evaluate_pairs(
-        load(run.directory),
-        spec.read(),
+        predictor,
+        read_for_models(spec, predictor.source),
         spec.description,
         model=run.name,
         beam_size=search.beam_size,
@@ -162,6 +165,11 @@ def _evaluation(run: StudyRun, settings: StudyConfig, progress: Progress | None)
         early_stop=search.early_stop,
         progress=progress,
     )
+
+
+def _sources_hash(items: EvaluationSet) -> str:
+    """Return a hash of the sources, with their features if they have any."""
+    return hashlib.sha256("\n".join(items.labels).encode()).hexdigest()
 
 
 def _with_metrics(result: Result, evaluation: Evaluation, events: Sequence[Mapping[str, Any]]) -> Result:
@@ -173,7 +181,7 @@ def _with_metrics(result: Result, evaluation: Evaluation, events: Sequence[Mappi
     points = [event for event in events if event["event"] == "evaluation" and not event.get("final")]
     return replace(
         result,
-        sources_hash=hashlib.sha256("\n".join(evaluation.items.sources).encode()).hexdigest(),
+        sources_hash=_sources_hash(evaluation.items),
         ratios=ratios,
         scores={name: score.value for name, score in evaluation.free.scores.items()},
         curve=[(event["update"], _metrics(event)) for event in points if "averaged" not in event],

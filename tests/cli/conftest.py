@@ -99,3 +99,21 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> Searches:
 
     monkeypatch.setattr("freerun.search.searcher.beam_search", spy)
     return seen
+
+
+def write_pairs_with_features(directory: Path) -> None:
+    """Letters, spelt out in upper or lower case as the features say."""
+    cases = [("UP;V", str.upper), ("LOW;V", str.lower)]
+    lines = [f"{word}\t{' '.join(change(word))}\t{features}\n" for word in WORDS for features, change in cases]
+    (directory / "train.tsv").write_text("".join(lines[40:]))
+    (directory / "dev.tsv").write_text("".join(lines[:40]))
+    (directory / "config.toml").write_text(CONFIG.replace("[model]", "columns = [1, 2, 3]\n[model]"))
+
+
+@pytest.fixture(scope="session")
+def trained_with_features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As ``trained``, of pairs with the features UP or LOW, and V."""
+    directory = tmp_path_factory.mktemp("trained-with-features")
+    write_pairs_with_features(directory)
+    assert main(["train", str(directory / "config.toml"), "--out", str(directory / "run")]) == 0
+    return directory

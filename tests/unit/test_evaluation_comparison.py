@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from freerun.errors import DataError
 from freerun.evaluation.comparison import compare
 from freerun.evaluation.examples import Example, random_examples, worst_examples
 from freerun.evaluation.free_running_metrics import FreeRunningMetrics
-from freerun.evaluation.items import group_pairs
+from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.evaluation.searcher_evaluation import Evaluation, TeacherForced
 from freerun.metrics.paired import mcnemar, paired_ratios
 
@@ -86,6 +88,19 @@ def test_other_sources_are_refused():
         DataError, match=r"^compare: the models distinguish different sources: 30 and 12 of them\. Expected"
     ):
         compare(A, evaluation({8}, 3.0, texts=range(12)))
+
+
+def with_features(model, *features):
+    """The same evaluation of sources with features, in turn."""
+    items = [replace(item, features=features[n % len(features)]) for n, item in enumerate(model.items.items)]
+    return replace(model, items=EvaluationSet(items))
+
+
+def test_sources_with_other_features_are_refused_and_those_without_any_are_the_same():
+    one, other = with_features(A, "V;PST", ["N"]), with_features(B, "V;PST", "V")
+    assert compare(one, with_features(B, "V;PST", ["N"])).sources == compare(one, B).sources == len(A.items)
+    with pytest.raises(DataError, match=r"Expected models that read sources alike: normalisation, case folding and"):
+        compare(one, other)
 
 
 # ---------------------------------------------------------------------------------------------------------- examples

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from freerun.data.codec import Codec
+from freerun.data.features import FeatureCodec
 from freerun.data.readers import Pair
 from freerun.data.tokenizers import CharTokenizer, WhitespaceTokenizer
 from freerun.data.vocabulary import Vocabulary
@@ -55,3 +56,37 @@ def test_some_of_the_sources():
 def test_no_pairs_are_refused():
     with pytest.raises(DataError, match=r"^pairs to evaluate on: there are none\. Expected at least one pair\."):
         group()
+
+
+FEATURES = FeatureCodec(";", Vocabulary(["V", "N"]))
+
+
+def test_a_source_is_the_pair_of_text_and_features():
+    items = group_pairs(
+        [
+            Pair("a", "p", 1, "V;N"),
+            Pair("a", "q", 2, ["N", "V"]),
+            Pair("a", "r", 3, "V"),
+            Pair("a", "s", 4, ""),
+            Pair("a", "t", 5, "X"),
+        ],
+        source_codec(features=FEATURES),
+        TARGET,
+    )
+    assert items.labels == ["a\tV;N", "a\tV", "a\t", "a\tX"]
+    assert items.sources == ["a"] * 4
+    assert items.references == [[["p"], ["q"]], [["r"]], [["s"]], [["t"]]]
+
+
+def test_features_that_the_model_does_not_read_are_dropped():
+    items = group_pairs([Pair("a", "p", 1, "V"), Pair("a", "q", 2, "N")], source_codec(), TARGET)
+    assert (items.labels, items.has_features) == (["a"], False)
+    assert items.references == [[["p"], ["q"]]]
+
+
+def test_a_pair_without_features_is_refused_if_the_model_reads_them():
+    pairs = [Pair("a", "p", 1, ""), Pair("b", "q", 2)]
+    with pytest.raises(
+        DataError, match=r'^pair 2: "b" has no features\. .* it has \'V\', \'N\'\. Add them; "" stands for'
+    ):
+        group_pairs(pairs, source_codec(features=FEATURES), TARGET)

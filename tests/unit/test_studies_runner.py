@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from types import SimpleNamespace
 
+from freerun.evaluation.items import EvaluationSet, Item
 from freerun.studies import runner
 
 
@@ -31,3 +33,12 @@ def test_a_divergence_of_an_earlier_process_is_not_this_ones(tmp_path):
     run = SimpleNamespace(directory=tmp_path)
     assert runner._divergence(run, 1001.0) is None
     assert runner._divergence(run, 999.0) == "update 7: loss nan, gradient norm 1.0"
+
+
+def test_the_hash_of_sources_tells_their_features_apart():
+    def hash_of(*features):
+        return runner._sources_hash(EvaluationSet([Item("walk", features=each) for each in features]))
+
+    assert len({hash_of(None), hash_of(""), hash_of("V"), hash_of("V", "N"), hash_of("N", "V")}) == 5
+    # as in the results of earlier versions
+    assert hash_of(None, None) == hashlib.sha256(b"walk\nwalk").hexdigest()

@@ -1,0 +1,45 @@
+"""Messages about features: those that a model has, unknown ones, and sources that come without any."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from freerun.data.features import FeatureCodec
+from freerun.data.unknown_tokens import MAX_NAMED, named_tokens
+from freerun.errors import DataError
+from freerun.symbols import NUM_SPECIAL
+from freerun.text import printable, shown
+
+__all__ = ["known_features", "missing_features", "unknown_features_notice"]
+
+
+def known_features(codec: FeatureCodec) -> str:
+    """Return the first features of a model and the number of others: "'V', 'PST' and 2 others"."""
+    size = len(codec.vocabulary)
+    tokens = codec.vocabulary.tokens(range(NUM_SPECIAL, min(size, NUM_SPECIAL + MAX_NAMED)))
+    others = size - NUM_SPECIAL - len(tokens)
+    named = ", ".join(f"'{printable(token)}'" for token in tokens) or "none"
+    return f"{named} and {others:,} other{'s' if others > 1 else ''}" if others else named
+
+
+def missing_features(location: str, source: str, codec: FeatureCodec, fix: str) -> DataError:
+    """Return the error for a source without a field of features, which the model of ``codec`` needs."""
+    return DataError(
+        location,
+        f"{shown(source)} has no features",
+        f"Expected features separated by {shown(codec.separator)}, because the model was trained with them; it has "
+        f"{known_features(codec)}",
+        fix,
+    )
+
+
+def unknown_features_notice(unknown: Counter[str], codec: FeatureCodec, total: int | None = None) -> str:
+    """Return the warning about unknown features with their counts; ``total`` is the number of all features."""
+    count = unknown.total()
+    of_all = "" if total is None else f" of {total:,}"
+    fraction = "" if total is None else f" ({100 * count / total:.1f} %)"
+    return (
+        f"{count:,}{of_all} features{fraction} are not in the vocabulary and were mapped to UNK: "
+        f"{named_tokens(unknown)}. Features are separated by {shown(codec.separator)}; the model has "
+        f"{known_features(codec)}."
+    )

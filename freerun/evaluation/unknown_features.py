@@ -1,0 +1,24 @@
+"""The warning about features that a model does not distinguish."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from freerun.data.codec import Codec
+from freerun.data.known_features import unknown_features_notice
+from freerun.data.unknown_tokens import MAX_UNKNOWN
+from freerun.evaluation.items import EvaluationSet
+from freerun.log import log
+
+__all__ = ["warn_of_unknown_features"]
+
+
+def warn_of_unknown_features(location: object, items: EvaluationSet, source: Codec) -> None:
+    """Log a warning if more than ``MAX_UNKNOWN`` of the features of ``items``, read from ``location``, are unknown."""
+    codec = source.features
+    if codec is None:
+        return
+    features = [feature for item in items.items for feature in codec.tokens(item.features or "")]
+    unknown = Counter(feature for feature in features if feature not in codec.vocabulary)
+    if unknown.total() > MAX_UNKNOWN * len(features):
+        log.warning(f"{location}: {unknown_features_notice(unknown, codec, len(features))}")
