@@ -21,6 +21,7 @@ from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
 from freerun.search.methods import Beam
 from freerun.search.searcher import StepperSearcher
+from freerun.symbols import PAD
 from freerun.training.callbacks import EvaluationResult
 from freerun.training.checkpoint import serialised
 from freerun.training.selection import Metrics
@@ -56,7 +57,7 @@ class RunHooks:
             progress=lambda done, total: check(),
         )
         outputs = zip(items.items[:_NUM_EXAMPLES], evaluation.free.texts, strict=False)
-        examples = [(item.source, item.texts[0], text) for item, text in outputs]
+        examples = [(item.label, item.texts[0], text) for item, text in outputs]
         return EvaluationResult(defined(evaluation.metrics()), () if everything else examples)
 
     def read_label(self, name: str) -> tuple[int, str] | None:
@@ -94,12 +95,17 @@ class RunHooks:
             ) from error
 
     def describe(self, batch: Batch) -> list[dict[str, str]]:
-        """Return the pairs of a batch as texts."""
+        """Return the pairs of a batch as texts, with features if they have any."""
         source, target = self._data.source, self._data.target
-        return [
+        pairs = [
             {"source": source.text(source.decode(s.tolist())), "target": target.text(target.decode(t.tolist()))}
             for s, t in zip(batch.source, batch.target_out, strict=True)
         ]
+        if source.features is not None and batch.features is not None:
+            for pair, ids in zip(pairs, batch.features, strict=True):
+                tokens = source.features.vocabulary.tokens([number for number in ids.tolist() if number != PAD])
+                pair["features"] = source.features.text(tokens)
+        return pairs
 
     def _training_metadata(self, update: int) -> dict[str, Any]:
         """Return what a bundle records of its training; no paths, which mean nothing elsewhere."""
