@@ -33,7 +33,9 @@ def test_a_summary_is_the_mean_of_the_real_features():
 
 
 def test_entries_are_embeddings_of_the_memorys_size():
-    encoder = randomise(FeatureEncoder(architecture(11, hidden_size=4, bidirectional=True, **with_features("sequence"))))
+    encoder = randomise(
+        FeatureEncoder(architecture(11, hidden_size=4, bidirectional=True, **with_features("sequence")))
+    )
     encoded = encoder(IDS)
     close(encoded.entries_BQM[0], encoder.embedding.weight[[3, 5, 6]])
     assert encoded.entries_BQM.shape == (2, 3, 8) and encoded.summary_BE is None
@@ -42,9 +44,10 @@ def test_entries_are_embeddings_of_the_memorys_size():
 
 @pytest.mark.parametrize("mask_BS", [None, torch.tensor([[True, True], [True, False]])])
 def test_entries_follow_those_of_the_source(mask_BS):
-    memory_BSM, encoder = draw(2, 2, 8), FeatureEncoder(
-        architecture(11, hidden_size=4, bidirectional=True, **with_features("sequence"))
-    ).double()
+    memory_BSM, encoder = (
+        draw(2, 2, 8),
+        FeatureEncoder(architecture(11, hidden_size=4, bidirectional=True, **with_features("sequence"))).double(),
+    )
     joined, mask = with_entries(memory_BSM, mask_BS, encoder(IDS))
     close(joined[:, :2], memory_BSM, 0)
     close(joined[:, 2:], encoder(IDS).entries_BQM, 0)
