@@ -39,7 +39,8 @@ class Watched:
 
     def _noting(self, method, note):
         def call(first, second, third=None, *fourth):
-            # encode(source, lengths, masks, features), sequence(fed, encoded, masks), step(tokens, encoded, tables, masks)
+            # encode(source, lengths, masks, features), sequence(fed, encoded, masks)
+            # and step(tokens, encoded, tables, masks)
             given = third if note != self._step else fourth[0] if fourth else None
             assert given is not None or not torch.is_grad_enabled(), "a pass that learns has dropout"
             if given is not None:

@@ -104,13 +104,13 @@ def test_rows_of_encoded_features_can_be_selected(kind):
 
 
 def test_features_that_are_missing_or_not_read_are_told():
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=r"^feature_ids_BQ: it is None") as error:
         model_of("summary").encode(SOURCES, LENGTHS)
     assert str(error.value) == (
         "feature_ids_BQ: it is None, but this model reads features. Expected ids [B, Q], right-padded with 0. Pass "
         "batch.feature_ids_BQ, or encode a batch with freerun.forcing.replay.encode."
     )
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=r"^feature_ids_BQ: ids of shape") as error:
         network().encode(SOURCES, LENGTHS, None, IDS)
     assert str(error.value) == (
         "feature_ids_BQ: ids of shape [2, 3], but this model reads no features. Expected None. Leave it out."
