@@ -202,7 +202,8 @@ def encode(model: Model, source: Sequence[int], masks: Masks = NO_DROPOUT) -> En
 def encode_features(model: Model, features: Sequence[int], masks: Masks) -> tuple[list[Tensor], list[Tensor]]:
     """The features' summary [E] and their memory entries [M], of which a model has one or neither.
 
-    The summary is the mean of their embeddings (0 of none); an entry is an embedding.
+    The summary is tanh(W sum e + b), a function of a set (Zaheer et al. 2017, theorem 2), e the embeddings; the sum of
+    none is 0. An entry is an embedding.
     """
     if not model.sizes.feature_encoder:
         assert not features
@@ -211,7 +212,9 @@ def encode_features(model: Model, features: Sequence[int], masks: Masks) -> tupl
     values = [dropped(table[feature], masks.features, n) for n, feature in enumerate(features)]
     if model.sizes.feature_encoder == "sequence":
         return [], values
-    return [sum(values) / len(values) if values else torch.zeros_like(table[0])], []
+    total_E = sum(values, torch.zeros_like(table[0]))
+    name = "feature_encoder.projection"
+    return [torch.tanh(model.weights[f"{name}.weight"] @ total_E + model.weights[f"{name}.bias"])], []
 
 
 def _joined(forward: LayerState, backward: LayerState) -> LayerState:

@@ -5,8 +5,8 @@
 - ``sequence``: an embedding each, which attention reads after the encoder's outputs. With Luong attention without input
   feeding the decoder's state does not depend on them, only its output layer does.
 
-Features are a set, so neither has positions. A source may have none: then their sum is 0. Embeddings are initialized from
-N(0, 1) like those of tokens.
+Features are a set, so neither has positions. A source may have none: then their sum is 0. Embeddings are initialized
+from N(0, 1) like those of tokens.
 
 Shape suffixes: B batch, Q features of a source, E embedding, M memory.
 """

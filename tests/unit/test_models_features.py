@@ -25,10 +25,16 @@ def logits(model, feature_ids_BQ, masks=None):
     return model.decoder.logits(model(SOURCES, LENGTHS, FED, masks, feature_ids_BQ))
 
 
-def test_a_summary_is_the_mean_of_the_real_features():
+def summarized(encoder, *sums):
+    """The summary [B, E] of the sums of embeddings."""
+    return torch.tanh(torch.stack(sums) @ encoder.projection.weight.t() + encoder.projection.bias)
+
+
+def test_a_summary_is_a_function_of_the_sum_of_the_real_features():
     encoder = randomise(FeatureEncoder(architecture(11, embedding_size=3, hidden_size=4, **with_features("summary"))))
     table, encoded = encoder.embedding.weight, encoder(torch.tensor([[3, 5, 6], [4, 0, 0], [0, 0, 0]]))
-    close(encoded.summary_BE, torch.stack([(table[3] + table[5] + table[6]) / 3, table[4], torch.zeros(3).double()]))
+    nothing = torch.zeros(3).double()
+    close(encoded.summary_BE, summarized(encoder, table[3] + table[5] + table[6], table[4], nothing))
     assert encoded.entries_BQM is encoded.mask_BQ is None
 
 
@@ -156,23 +162,22 @@ def test_without_embedding_dropout_no_feature_is_dropped():
     assert masks_of(model_of("summary", dropout=0.5), 3).features_BQ1 is None
 
 
-def test_a_dropped_feature_counts_in_the_mean():
-    """So that the mean over masks is the mean without dropout."""
+def test_a_dropped_feature_is_not_in_the_sum_and_the_others_are_scaled_up():
     encoder = randomise(FeatureEncoder(architecture(11, embedding_size=3, **with_features("summary"))))
     table, mask = encoder.embedding.weight, torch.tensor([[[0.0], [2.0], [2.0]], [[0.0], [2.0], [0.0]]]).double()
     summary = encoder(IDS, mask).summary_BE
-    close(summary, torch.stack([(2 * table[5] + 2 * table[6]) / 3, torch.zeros(3).double()]))
+    close(summary, summarized(encoder, 2 * table[5] + 2 * table[6], torch.zeros(3).double()))
 
 
 # ----------------------------------------------------------------------------------------------------------- precision
 
 
 @each_kind
-def test_gradients_of_features_are_summed_in_fp32(kind):
+def test_gradients_of_a_pass_in_bf16_are_in_fp32(kind):
     model = model_of(kind).float()
     with autocast("bf16"):
         encoded = model.encode(SOURCES, LENGTHS, None, IDS)
-    summary = encoded.feature_summary_BE
-    assert summary is None or summary.dtype == torch.float32
-    encoded.state.h_LBH.float().sum().backward(retain_graph=True)
-    assert all(parameter.grad is None or parameter.grad.dtype == torch.float32 for parameter in model.parameters())
+        features_TBF = model.decoder.sequence(FED, encoded).features_TBF
+    features_TBF.float().sum().backward()
+    gradients = [parameter.grad for name, parameter in model.named_parameters() if name.startswith("feature_encoder")]
+    assert all(gradient.dtype == torch.float32 and gradient.any() for gradient in gradients)
