@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from freerun.architecture import CELLS as CELL_SPECS
-from freerun.architecture import Architecture
+from freerun.architecture import FEATURE_ENCODERS, Architecture
 from freerun.data.batching import make_batch
 from freerun.data.corpus import Corpus, Ragged
 from freerun.forcing.loss import Losses
@@ -109,19 +109,36 @@ def random_rows(lengths, size=11, seed=0):
     return [[*generator.integers(4, size, length - 1).tolist(), EOS] for length in lengths]
 
 
-def corpus(sources, targets):
-    """Rows of ids, each with its EOS, as a corpus."""
+def with_features(kind):
+    """The options of ``network`` for 7 feature ids; none for the kind ""."""
+    return {"feature_vocabulary": 7, "feature_encoder": kind} if kind else {}
+
+
+def feature_encoders(attention):
+    """The feature encoders that a model with this attention can have."""
+    return FEATURE_ENCODERS if attention != "none" else FEATURE_ENCODERS[:1]
+
+
+def random_features(counts, size=7, seed=0):
+    """As many distinct ids of features for each row, ascending."""
+    generator = np.random.default_rng(seed)
+    return [np.sort(generator.permutation(np.arange(3, size))[:count]).tolist() for count in counts]
+
+
+def corpus(sources, targets, features=None):
+    """Rows of ids, each with its EOS, as a corpus; ``features`` are the ids of each source's features."""
 
     def ragged(rows):
         return Ragged(np.concatenate(rows).astype(np.uint16), np.cumsum([0, *map(len, rows)]))
 
-    order = list(dict.fromkeys(map(tuple, sources)))
-    group = np.array([order.index(tuple(source)) for source in sources])
-    return Corpus(ragged(sources), ragged(targets), group)
+    whole = [(*source, *own) for source, own in zip(sources, features or [[]] * len(sources), strict=True)]
+    order = list(dict.fromkeys(whole))
+    group = np.array([order.index(source) for source in whole])
+    return Corpus(ragged(sources), ragged(targets), group, None if features is None else ragged(features))
 
 
-def training_batch(sources, targets):
-    return TrainingBatch.of(make_batch(corpus(sources, targets), np.arange(len(sources))))
+def training_batch(sources, targets, features=None):
+    return TrainingBatch.of(make_batch(corpus(sources, targets, features), np.arange(len(sources))))
 
 
 # ------------------------------------------------------------------------------------------------------- for the oracle
@@ -149,15 +166,21 @@ def masks_of_row(masks, row):
         of_row(masks.target_tokens_TB1),
         between(masks.decoder_layers),
         of_row(masks.output_TBF),
+        None if masks.features_BQ1 is None else masks.features_BQ1[row],
     )
 
 
+def features_of_row(batch, row):
+    """The ids of a row's features without padding."""
+    return [] if batch.feature_ids_BQ is None else [each for each in batch.feature_ids_BQ[row].tolist() if each]
+
+
 def rows_of(batch, masks=None):
-    """The pairs of a batch, each without its padding."""
+    """The pairs of a batch, each without its padding, features after the source."""
     origin = batch.origin
     return [
         Row(
-            batch.source_BS[row, : origin.source_lengths[row]].tolist(),
+            [*batch.source_BS[row, : origin.source_lengths[row]].tolist(), *features_of_row(batch, row)],
             batch.target_out_BT[row, : origin.target_lengths[row] - 1].tolist(),
             [reference[:-1].tolist() for reference in batch.references[row]],
             masks_of_row(masks, row),

@@ -7,7 +7,8 @@ ids of the special tokens; what they share with it is the names of the parameter
 definition of what freerun computes.
 
 There are no batches and there is no padding. A vector is a tensor of one dimension, a sequence is a list of vectors or
-of ids. Everything is in float64 and under autograd.
+of ids. A source is the ids of its tokens, EOS, and then those of its features, if the model reads any. Everything is in
+float64 and under autograd.
 
 In this order: parameters and dropout, cells, encoder and bridge, attention, decoder, what the decoder is fed.
 
@@ -40,7 +41,8 @@ LayerState = tuple[Tensor, Tensor | None]
 class Model:
     """The parameters by name, and ``sizes``: the options that say which of them there are.
 
-    ``sizes`` has the attributes cell, num_layers, hidden_size, bidirectional, context, attention and input_feeding.
+    ``sizes`` has the attributes cell, num_layers, hidden_size, bidirectional, context, attention, input_feeding and
+    feature_encoder.
     """
 
     weights: Weights
@@ -52,7 +54,8 @@ class Masks:
     """What dropout multiplies the values of one pair with: 0, or 1 / (1 - rate); None where nothing is dropped.
 
     Each is indexed by time. A token is dropped as a whole, so its mask is a number; the others are vectors. Masks of
-    ``encoder_layers[n]`` and ``decoder_layers[n]`` are those of the input of layer n = 1, 2, ...
+    ``encoder_layers[n]`` and ``decoder_layers[n]`` are those of the input of layer n = 1, 2, ... A feature is dropped
+    as a whole, too; its index is its place among the features of the source.
     """
 
     source_tokens: Sequence[Tensor] | None = None
@@ -60,6 +63,7 @@ class Masks:
     target_tokens: Sequence[Tensor] | None = None
     decoder_layers: Mapping[int, Sequence[Tensor]] = field(default_factory=dict)
     output: Sequence[Tensor] | None = None
+    features: Sequence[Tensor] | None = None
 
 
 NO_DROPOUT = Masks()
@@ -154,12 +158,14 @@ def zero_state(cell: str, size: int) -> LayerState:
 class Encoded:
     """A source that was read: the ``memory`` (one vector [M] a token), and what the decoder starts from.
 
-    ``final`` is the encoder's last state of each layer, ``start`` the same behind the bridge.
+    ``final`` is the encoder's last state of each layer, ``start`` the same behind the bridge. ``feature_summary`` has
+    the vector [E] that every step reads next to its token, or nothing.
     """
 
     memory: list[Tensor]
     final: list[LayerState]
     start: list[LayerState]
+    feature_summary: list[Tensor] = field(default_factory=list)
 
     @property
     def context_H(self) -> Tensor:
@@ -171,10 +177,14 @@ def encode(model: Model, source: Sequence[int], masks: Masks = NO_DROPOUT) -> En
     """Read a source (Sutskever et al. 2014; in two directions: Schuster & Paliwal 1997).
 
     Of two directions each layer reads both outputs of the layer below; states are concatenated, forward first.
+    The summary of the features, if there is one, is read next to every token; otherwise the features follow the
+    source's tokens in the memory.
     """
     cell, size, weights = model.sizes.cell, model.sizes.hidden_size, model.weights
-    values = [weights["encoder.embedding.weight"][token] for token in source]
-    values = [dropped(value, masks.source_tokens, t) for t, value in enumerate(values)]
+    end = source.index(EOS) + 1
+    summary, entries = encode_features(model, source[end:], masks)
+    values = [weights["encoder.embedding.weight"][token] for token in source[:end]]
+    values = [torch.cat([dropped(value, masks.source_tokens, t), *summary]) for t, value in enumerate(values)]
     final = []
     for n in range(model.sizes.num_layers):
         values = [dropped(value, masks.encoder_layers.get(n), t) for t, value in enumerate(values)]
@@ -186,7 +196,25 @@ def encode(model: Model, source: Sequence[int], masks: Masks = NO_DROPOUT) -> En
             state = _joined(state, other)
         values = outputs
         final.append(state)
-    return Encoded(values, final, bridge(weights, final))
+    return Encoded([*values, *entries], final, bridge(weights, final), summary)
+
+
+def encode_features(model: Model, features: Sequence[int], masks: Masks) -> tuple[list[Tensor], list[Tensor]]:
+    """The features' summary [E] and their memory entries [M], of which a model has one or neither.
+
+    The summary is tanh(W sum e + b), a function of a set (Zaheer et al. 2017, theorem 2), e the embeddings; the sum of
+    none is 0. An entry is an embedding.
+    """
+    if not model.sizes.feature_encoder:
+        assert not features
+        return [], []
+    table = model.weights["feature_encoder.embedding.weight"]
+    values = [dropped(table[feature], masks.features, n) for n, feature in enumerate(features)]
+    if model.sizes.feature_encoder == "sequence":
+        return [], values
+    total_E = sum(values, torch.zeros_like(table[0]))
+    name = "feature_encoder.projection"
+    return [torch.tanh(model.weights[f"{name}.weight"] @ total_E + model.weights[f"{name}.bias"])], []
 
 
 def _joined(forward: LayerState, backward: LayerState) -> LayerState:
@@ -304,8 +332,9 @@ def decoder_step(
 ) -> Step:
     """Feed ``token`` at time t, after the step ``before`` (None: the first one).
 
-    The first layer reads the token's embedding; with context "every_step" also the source's summary (Cho et al. 2014);
-    with Bahdanau's attention also the context vector; with input feeding also the last h~ (Luong et al. 2015, 3.3).
+    The first layer reads the token's embedding and the features' summary, if there is one; with context "every_step"
+    also the source's summary (Cho et al. 2014); with Bahdanau's attention also the context vector; with input feeding
+    also the last h~ (Luong et al. 2015, 3.3).
     """
     weights, sizes, name = model.weights, model.sizes, "decoder.attention"
     states = encoded.start if before is None else before.states
@@ -321,7 +350,7 @@ def decoder_step(
         nothing_H = torch.zeros_like(encoded.context_H)
         read = [nothing_H if before is None or before.attended_H is None else before.attended_H]
 
-    value, new_states = torch.cat([embedded_E, *context, *read]), []
+    value, new_states = torch.cat([embedded_E, *encoded.feature_summary, *context, *read]), []
     for n, state in enumerate(states):
         value = dropped(value, masks.decoder_layers.get(n), t)
         new_states.append(cell_step(sizes.cell, weights, f"decoder.layers.{n}", value, state))

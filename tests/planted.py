@@ -13,7 +13,7 @@ from freerun.diagnostics.record import EncodedPairs, Recorder
 from freerun.evaluation.items import EvaluationSet, Item
 from freerun.search.bound import LengthBound
 from freerun.search.top import top
-from freerun.symbols import EOS
+from freerun.symbols import EOS, PAD
 
 JUNK = 4
 """Stands in no reference, so writing it always errs."""
@@ -62,7 +62,7 @@ class Planted:
         self.rule = rule
 
     def start(self, source_ids, lengths):
-        self.rows = [(tuple(ids[:n].tolist()), ()) for ids, n in zip(source_ids, lengths, strict=True)]
+        self.rows = [(tuple(ids[ids != PAD].tolist()), ()) for ids in source_ids]
         self.begun = False
 
     def step(self, tokens, origins, k=None, banned=()):

@@ -30,7 +30,8 @@ class ConsoleProgress(ProgressLine):
         """Print the metrics and the example outputs."""
         self.on_message(evaluation_line(update, result, is_best))
         for source, reference, free_run in result.examples:
-            say(f"    source     {printable(source)}", self.stream)
+            text, *features = source.split("\t")
+            say(f"    source     {printable('  '.join([text, *features]))}", self.stream)
             say(f"    reference  {printable(reference)}", self.stream)
             say(f"    free run   {printable(free_run)}", self.stream)
 

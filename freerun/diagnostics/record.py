@@ -20,12 +20,12 @@ from freerun.diagnostics.steps import Steps
 from freerun.evaluation.items import EvaluationSet
 from freerun.metrics.oracle import Oracle
 from freerun.randomness import numpy_generator
-from freerun.search.batches import pad, similar_lengths
+from freerun.search.batches import pad, pad_sources, similar_lengths
 from freerun.search.beam import beam_search
 from freerun.search.bound import LengthBound
 from freerun.search.forced_scoring import counted_tokens, score_targets
 from freerun.search.stepper import Stepper
-from freerun.symbols import EOS
+from freerun.symbols import EOS, source_length
 
 __all__ = ["BATCH_SIZE", "EncodedPairs", "Recorded", "Recorder", "Runs", "sample_rows"]
 
@@ -36,7 +36,7 @@ BATCH_SIZE = 256
 
 @dataclass(frozen=True)
 class EncodedPairs:
-    """N sources as ids, each with its references as ids, EOS last."""
+    """N sources as ids, features after EOS, each with its references as ids, EOS last."""
 
     sources: Sequence[Sequence[int]]
     references: Sequence[Sequence[Ids]]
@@ -45,7 +45,7 @@ class EncodedPairs:
     def of(cls, items: EvaluationSet, source: Codec, target: Codec) -> EncodedPairs:
         """Encode an evaluation set."""
         references = [[np.array(target.encode_tokens(tokens)) for tokens in item.references] for item in items.items]
-        return cls([source.encode(item.source) for item in items.items], references)
+        return cls([source.encode(item.source, item.features) for item in items.items], references)
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -139,10 +139,10 @@ class Recorder:
         """Feed each reference, and record the prediction after each of its prefixes."""
         sources = [pairs.sources[owner] for owner in pairs.owners_P]
         runs = RunBuilder(len(sources))
-        sizes, steps = list(map(len, sources)), list(map(len, pairs.targets))
+        sizes, steps = list(map(source_length, sources)), list(map(len, pairs.targets))
         for rows in similar_lengths(sizes, steps, self._batch_size):
             targets = [pairs.targets[row] for row in rows]
-            scores = score_targets(self._stepper, *pad([sources[row] for row in rows]), targets)
+            scores = score_targets(self._stepper, *pad_sources([sources[row] for row in rows]), targets)
             references = [pairs.references[pairs.owners_P[row]] for row in rows]
             runs.add(rows, references, targets, scores.argmax, scores.log_probs, np.ones(len(rows), np.bool_))
             tick(len(rows))
@@ -151,9 +151,9 @@ class Recorder:
     def free(self, pairs: EncodedPairs, prefixes: Sequence[Ids] | None = None, tick: Tick = lambda count: None) -> Runs:
         """Run greedy search from each source, after the forced ``prefixes`` [N]."""
         runs = RunBuilder(len(pairs))
-        sizes = list(map(len, pairs.sources))
+        sizes = list(map(source_length, pairs.sources))
         for rows in similar_lengths(sizes, sizes, self._batch_size):
-            ids, lengths = pad([pairs.sources[row] for row in rows])
+            ids, lengths = pad_sources([pairs.sources[row] for row in rows])
             bounds = self._bound.of(lengths)
             prefix = None
             if prefixes is not None:

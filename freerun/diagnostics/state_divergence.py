@@ -18,7 +18,7 @@ import numpy.typing as npt
 from freerun.diagnostics.estimate import Estimate, Resampled
 from freerun.diagnostics.record import Recorded, sample_rows
 from freerun.randomness import numpy_generator
-from freerun.search.batches import pad
+from freerun.search.batches import pad, pad_sources
 from freerun.symbols import BOS
 
 __all__ = ["StateDivergence", "States", "StatesOf", "mmd_test", "state_divergence", "states_after_errors"]
@@ -70,7 +70,7 @@ def states_after_errors(recorded: Recorded, states_of: StatesOf, limit: int = MA
     states: list[list[npt.NDArray[np.float32]]] = [[], []]
     for start in range(0, len(rows), _BATCH):
         part = slice(start, start + _BATCH)
-        ids, lengths = pad([pairs.sources[row] for row in rows[part]])
+        ids, lengths = pad_sources([pairs.sources[row] for row in rows[part]])
         for side, outputs in zip(states, (reference, own), strict=True):
             # a state depends on the tokens before it only; later tokens are left out
             fed, _ = pad([[BOS, *each[:t]] for each, t in zip(outputs[part], positions[part], strict=True)])

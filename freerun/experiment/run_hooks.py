@@ -56,7 +56,7 @@ class RunHooks:
             progress=lambda done, total: check(),
         )
         outputs = zip(items.items[:_NUM_EXAMPLES], evaluation.free.texts, strict=False)
-        examples = [(item.label.replace("\t", "  "), item.texts[0], text) for item, text in outputs]
+        examples = [(item.label, item.texts[0], text) for item, text in outputs]
         return EvaluationResult(defined(evaluation.metrics()), () if everything else examples)
 
     def read_label(self, name: str) -> tuple[int, str] | None:
@@ -94,16 +94,16 @@ class RunHooks:
             ) from error
 
     def describe(self, batch: Batch) -> list[dict[str, str]]:
-        """Return the pairs of a batch as texts."""
+        """Return the pairs of a batch as texts, with features if they have any."""
         source, target = self._data.source, self._data.target
         pairs = [
             {"source": source.text(source.decode(s.tolist())), "target": target.text(target.decode(t.tolist()))}
             for s, t in zip(batch.source, batch.target_out, strict=True)
         ]
-        if batch.features is None or source.features is None:
-            return pairs
-        columns = [source.features.decode(ids) for ids in batch.features.tolist()]
-        return [{**pair, "features": features} for pair, features in zip(pairs, columns, strict=True)]
+        if source.features is not None and batch.features is not None:
+            for pair, ids in zip(pairs, batch.features, strict=True):
+                pair["features"] = source.features.decode(ids.tolist())
+        return pairs
 
     def _training_metadata(self, update: int) -> dict[str, Any]:
         """Return what a bundle records of its training; no paths, which mean nothing elsewhere."""

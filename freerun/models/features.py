@@ -2,9 +2,11 @@
 
 - ``summary``: tanh of a projection of the sum of their embeddings, a function of a set as in Deep Sets (Zaheer et al.
   2017). It is an input of the first layer of encoder and decoder at every step;
-- ``sequence``: an embedding each, which attention reads after the encoder's outputs.
+- ``sequence``: an embedding each, which attention reads after the encoder's outputs. With Luong attention without input
+  feeding the decoder's state does not depend on them, only its output layer does.
 
-Features are a set, so neither has positions. A source may have none.
+Features are a set, so neither has positions. A source may have none: then their sum is 0. Embeddings are initialized
+from N(0, 1) like those of tokens.
 
 Shape suffixes: B batch, Q features of a source, E embedding, M memory.
 """

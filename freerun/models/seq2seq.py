@@ -13,7 +13,7 @@ from freerun.models.decoder import Decoder
 from freerun.models.dropout import DropoutMasks, draw_mask
 from freerun.models.encoded import Encoded
 from freerun.models.encoder import Encoder
-from freerun.models.features import NO_FEATURES, FeatureEncoder
+from freerun.models.features import NO_FEATURES, EncodedFeatures, FeatureEncoder
 from freerun.randomness import CounterGenerator
 
 __all__ = ["Seq2Seq"]
@@ -53,17 +53,27 @@ class Seq2Seq(nn.Module):
             feature_ids_BQ: the ids of each source's features, right-padded, for a model that reads features.
 
         Raises:
-            ValueError: the model reads features and there are none, or the other way round.
+            ValueError: the model reads features and ``feature_ids_BQ`` is None, or the other way round.
         """
-        if (feature_ids_BQ is None) != (self.feature_encoder is None):
-            raise ValueError(
-                f"feature_ids_BQ is {'None' if feature_ids_BQ is None else 'given'}, contrary to the model"
-            )
-        features = NO_FEATURES
-        if self.feature_encoder is not None:
-            features = self.feature_encoder(feature_ids_BQ, masks.features_BQ1 if masks else None)
+        features = self._encode_features(feature_ids_BQ, masks)
         memory_SBM, state = self.encoder(source_BS, lengths_B, masks, features.summary_BE)
         return self.decoder.start(self.bridge(state), memory_SBM, lengths_B, features)
+
+    def _encode_features(self, feature_ids_BQ: Tensor | None, masks: DropoutMasks | None) -> EncodedFeatures:
+        if self.feature_encoder is None:
+            if feature_ids_BQ is not None:
+                raise ValueError(
+                    f"feature_ids_BQ: ids of shape {list(feature_ids_BQ.shape)}, but this model reads no features. "
+                    "Expected None. Leave it out."
+                )
+            return NO_FEATURES
+        if feature_ids_BQ is None:
+            raise ValueError(
+                "feature_ids_BQ: it is None, but this model reads features. Expected ids [B, Q], right-padded with 0. "
+                "Pass batch.feature_ids_BQ, or encode a batch with freerun.forcing.replay.encode."
+            )
+        encoded: EncodedFeatures = self.feature_encoder(feature_ids_BQ, masks.features_BQ1 if masks else None)
+        return encoded
 
     def forward(
         self,
@@ -100,7 +110,7 @@ class Seq2Seq(nn.Module):
             draw(target_length, 1, self.embedding_dropout, "target tokens"),
             tuple(draw(target_length, self.sizes.hidden_size, self.dropout, "decoder", gap) for gap in gaps),
             draw(target_length, self.decoder.feature_size, self.dropout, "output"),
-            _by_row(draw(num_features, 1, self.embedding_dropout, "features")),
+            _by_row(draw(num_features, 1, self.embedding_dropout, "features")) if num_features else None,
         )
 
     def num_parameters(self) -> int:

@@ -13,14 +13,17 @@ from freerun.data.codec import Codec
 from freerun.diagnostics.record import Recorded
 from freerun.evaluation.items import EvaluationSet
 from freerun.randomness import numpy_generator
-from freerun.search.batches import pad
-from freerun.symbols import BOS, EOS, UNK
+from freerun.search.batches import pad, pad_sources
+from freerun.symbols import BOS, EOS, UNK, source_length
 
 __all__ = ["MAX_EXAMPLES", "AttentionOf", "chosen_examples", "examples"]
 
 Ids = npt.NDArray[np.int64]
 AttentionOf = Callable[[Ids, Ids, Ids], npt.NDArray[np.float32]]
-"""Source ids [B, S], their lengths [B] and the tokens fed [B, T] to attention weights [B, T, S]."""
+"""Source ids [B, L], their lengths [B] and the tokens fed [B, T] to attention weights [B, T, S].
+
+Features that attention reads have further weights, after those of the longest source.
+"""
 MAX_EXAMPLES = 500
 _MAX_STEPS = 200
 """Steps of an endless output that are shown."""
@@ -59,9 +62,13 @@ def examples(
     edits = edit_distances_of(recorded)
     result = [_example(recorded, items, source, target, int(row), int(edits[row])) for row in rows]
     if attention_of is not None:
-        for example, weights in zip(result, _attention(recorded, rows, attention_of), strict=True):
+        for row, example, weights in zip(rows, result, _attention(recorded, rows, attention_of), strict=True):
             if weights.size <= _MAX_WEIGHTS:
-                example["attention"] = _in_reading_order(weights, source.reverse)
+                ids = recorded.pairs.sources[row]
+                length = source_length(ids)
+                example["attention"] = _in_reading_order(weights, length, source.reverse)
+                if source.features is not None and weights.shape[1] > length:
+                    example["sourceTokens"] += source.features.vocabulary.tokens(ids[length:])
     return result
 
 
@@ -75,6 +82,7 @@ def _example(
     tokens = [token for token in free.tokens[row].tolist() if token != EOS]
     return {
         "source": item.source,
+        "features": None if source.features is None else source.features.text(item.features or ""),
         "sourceTokens": [*source.tokens(item.source), END],
         "references": item.texts,
         "output": target.text(target.decode(tokens)),
@@ -123,21 +131,25 @@ def _known_percent(log_probs: npt.NDArray[np.float32], reference: Ids) -> list[i
 
 
 def _attention(recorded: Recorded, rows: Ids, attention_of: AttentionOf) -> list[npt.NDArray[np.float32]]:
-    """Return the weights [T, S] along each free run."""
+    """Return the weights along each free run: [T, S], or [T, S + Q] if attention reads the Q features."""
     result: list[npt.NDArray[np.float32]] = []
     for start in range(0, len(rows), _BATCH):
         part = rows[start : start + _BATCH]
-        ids, lengths = pad([recorded.pairs.sources[row] for row in part])
+        sources = [recorded.pairs.sources[row] for row in part]
+        ids, lengths = pad_sources(sources)
         outputs = [recorded.free.tokens[row][:_MAX_STEPS].tolist() for row in part]
         fed, steps = pad([[BOS, *each[:-1]] if each else [] for each in outputs])
         weights = attention_of(ids, lengths, fed)
-        result += [each[:n, :s] for each, n, s in zip(weights, steps, lengths, strict=True)]
+        longest = lengths.max()
+        for each, source, length, n in zip(weights, sources, lengths, steps, strict=True):
+            features = each[:n, longest : longest + len(source) - length]
+            result.append(np.concatenate([each[:n, :length], features], 1))
     return result
 
 
-def _in_reading_order(weights: npt.NDArray[np.float32], reverse: bool) -> list[list[int]]:
-    """Return the weights in per cent, in the reading order of the source; EOS stays last."""
+def _in_reading_order(weights: npt.NDArray[np.float32], length: int, reverse: bool) -> list[list[int]]:
+    """Return the weights in per cent, in the reading order of the source; EOS and the features stay last."""
     if reverse:
-        weights = np.concatenate([weights[:, -2::-1], weights[:, -1:]], 1)
+        weights = np.concatenate([weights[:, : length - 1][:, ::-1], weights[:, length - 1 :]], 1)
     values: list[list[int]] = np.rint(100 * weights.astype(np.float64)).astype(int).tolist()
     return values

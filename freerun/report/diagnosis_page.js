@@ -13,6 +13,13 @@
     return made;
   }
 
+  // an element with the source, and its features if the model reads any
+  function sourceIn(name, example) {
+    const made = element(name, example.source);
+    if (example.features !== null) made.append(" ", element("span", example.features, "soft"));
+    return made;
+  }
+
   // -1, 0 or 1; missing values come last in both orders
   function compare(a, b) {
     const x = a[key], y = b[key];
@@ -24,7 +31,7 @@
   function shown() {
     const text = filter.value.toLowerCase();
     const found = examples.filter((each) =>
-      [each.source, each.output, ...each.references].some((one) => one.toLowerCase().includes(text)));
+      [each.source, each.features ?? "", each.output, ...each.references].some((one) => one.toLowerCase().includes(text)));
     return key === null ? found : found.slice().sort(compare);
   }
 
@@ -33,7 +40,7 @@
       const row = element("tr");
       row.tabIndex = 0;
       row.setAttribute("aria-selected", example === chosen);
-      row.append(element("td", example.source), element("td", example.output + (example.truncated ? " …" : "")),
+      row.append(sourceIn("td", example), element("td", example.output + (example.truncated ? " …" : "")),
         element("td", example.edits, "number"), element("td", example.firstError ?? "–", "number"),
         element("td", example.nll.toFixed(2), "number"));
       row.addEventListener("click", () => choose(example));
@@ -104,7 +111,7 @@
       tokenRow("teacher-forced", example.forced, right, example.forcedError, example.forcedProbability, -1),
       tokenRow("free-running", example.free, free, example.freeError, example.freeProbability, first));
     const detail = document.getElementById("detail");
-    detail.replaceChildren(element("h3", example.source), scrolling(table));
+    detail.replaceChildren(sourceIn("h3", example), scrolling(table));
     if (example.references.length > 1) {
       detail.append(element("p", "All references: " + example.references.join(" | "), "soft"));
     }

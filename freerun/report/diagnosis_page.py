@@ -20,7 +20,7 @@ from freerun.randomness import numpy_generator
 from freerun.report import plots
 from freerun.report.aligned_examples import chosen_examples, examples
 from freerun.report.page import own_file, shown, template
-from freerun.search.batches import pad
+from freerun.search.batches import pad_sources
 from freerun.version import VERSION
 
 __all__ = ["Clouds", "diagnosis_page", "embedded_json", "rendered_page"]
@@ -72,15 +72,15 @@ def diagnosis_page(
     recorded, states = diagnosis.recorded, diagnosis.states
     sampled = numpy_generator(0, "contexts").permutation(len(recorded.pairs))
     # a label is truncated to 24 characters
-    characters = np.cumsum([min(24, len(items.items[row].source)) for row in sampled[:_CONTEXT_CHARACTERS]])
+    characters = np.cumsum([min(24, len(items.items[row].label)) for row in sampled[:_CONTEXT_CHARACTERS]])
     rows = sampled[: max(1, int((characters <= _CONTEXT_CHARACTERS).sum()))]
-    contexts = reader.contexts(*pad([recorded.pairs.sources[row] for row in rows]))
+    contexts = reader.contexts(*pad_sources([recorded.pairs.sources[row] for row in rows]))
     compared = diagnosis.measures.state_divergence is not None and states is not None
     clouds = Clouds(
         project(np.concatenate([states.teacher_MH, states.free_MH])) if compared and states else None,
         len(states.rows) if states else 0,
         project(contexts),
-        [items.items[row].source for row in rows],
+        [items.items[row].label.replace("\t", " ") for row in rows],
     )
     attention_of = reader.attention if reader.attends else None
     shown_examples = examples(recorded, items, *codecs, chosen_examples(recorded), attention_of)

@@ -114,3 +114,38 @@ def test_rows_can_be_chosen_by_key(opened):
     name = column(opened, 1)[1]
     opened.switch_to.active_element.send_keys("\n")
     assert texts(opened, "#detail h3")[0] == name
+
+
+@pytest.fixture(scope="module")
+def page_with_features(tmp_path_factory):
+    """A model whose attention reads features, one of which is an attack."""
+    folder = tmp_path_factory.mktemp("features")
+    lines = [f"{name}\t{name.upper()}\tV;{ATTACK}\n{name}\t{name}\tV;PST\n" for name in ("ab", "ba", "abc", "cab")]
+    (folder / "train.tsv").write_text("".join(lines))
+    arguments = ["--dev", str(folder / "train.tsv"), "--columns", "1,2,3", "--out", str(folder / "run")]
+    settings = (
+        ["updates=3", "threads=1", "batch_size=4"],
+        ["hidden_size=8", "attention=luong", "feature_encoder=sequence"],
+    )
+    chosen = [f"{section}.{each}" for section, own in zip(("training", "model"), settings, strict=True) for each in own]
+    options = [part for each in chosen for part in ("--set", each)]
+    assert main(["train", str(folder / "train.tsv"), *arguments, *options]) == 0
+    assert main(["diagnose", str(folder / "run"), "--html", str(folder / "page.html")]) == 0
+    return folder / "page.html"
+
+
+def test_features_are_shown_next_to_their_source_and_in_the_attention(browser, page_with_features):
+    browser.get_log("browser")
+    browser.get(page_with_features.as_uri())
+    assert f"ab V;{ATTACK}" in column(browser, 1)
+    assert browser.find_elements("css selector", "img") == []
+    browser.find_element("css selector", "#filter").send_keys("pst")
+    assert sorted(column(browser, 1)) == [f"{name} V;PST" for name in ("ab", "abc", "ba", "cab")]
+    row = column(browser, 1).index("cab V;PST")
+    click(browser, f"#rows tr:nth-child({row + 1})")
+    assert texts(browser, "#detail h3")[0] == "cab V;PST"
+    head = texts(browser, "#detail .scroll:last-of-type tr:first-child th")[1:]
+    assert head[:4] == ["c", "a", "b", "⏎"] and sorted(head[4:]) == ["PST", "V"]
+    cells = texts(browser, "#detail .scroll:last-of-type tr:nth-child(2) td")
+    assert len(cells) == 6
+    assert browser.get_log("browser") == []

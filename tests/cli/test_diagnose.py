@@ -79,3 +79,19 @@ def test_a_bundle_without_pairs_asks_for_them(freerun, trained):
     result = freerun("diagnose", trained / "run" / "best")
     assert result.code == 2
     assert "no pairs were named" in result.err and "diagnose" not in result.out
+
+
+def test_a_model_with_features_is_diagnosed_with_them(freerun, tmp_path):
+    lines = [f"{name}\t{name.upper()}\tV\n{name}\t{name}\tV;PST\n{name}\t\t\n" for name in ("ab", "ba", "abc", "cab")]
+    (tmp_path / "pairs.tsv").write_text("".join(lines))
+    settings = ["training.updates=3", "training.threads=1", "model.hidden_size=8", "model.attention=luong"]
+    options = [part for each in settings for part in ("--set", each)]
+    files = [tmp_path / "pairs.tsv", "--dev", tmp_path / "pairs.tsv", "--columns", "1,2,3", "--out", tmp_path / "run"]
+    assert freerun("train", *files, *options).code == 0
+    result = freerun("diagnose", tmp_path / "run", "--json", "--html", tmp_path / "page.html")
+    values = json.loads(result.out)
+    assert (values["sources"], values["identity"]["agree"]) == (12, 12)
+    evaluated = json.loads(freerun("evaluate", tmp_path / "run", "--json").out)
+    assert values["identity"]["right_free"] / 12 == pytest.approx(evaluated["sequence_accuracy.free"])
+    examples = json.loads(re.search(r'id="examples">(.*?)</script>', (tmp_path / "page.html").read_text())[1])
+    assert sorted({each["features"] for each in examples}) == ["", "V", "V;PST"]

@@ -48,6 +48,7 @@ PHASES = (
     '{strategy="free_running", draw="argmax", until=14}',
     '{strategy="optimal_completion", teacher_prob=0.3}',
 )
+COLUMNS = "data.columns=[1,2,3]"
 RUNS = {
     "gru with attention": (
         'model.cell="gru"',
@@ -109,18 +110,48 @@ RUNS = {
         "training.updates=18",
         "training.batch_size=8",
     ),
+    "features": (
+        COLUMNS,
+        "model.num_layers=1",
+        "model.embedding_dropout=0.3",
+        'forcing={strategy="minimum_risk", samples=3}',
+        "training.updates=18",
+        "training.batch_size=8",
+    ),
+    "features in the memory": (
+        COLUMNS,
+        'model.cell="gru"',
+        'model.feature_encoder="sequence"',
+        'model.attention="luong"',
+        "model.num_layers=1",
+        "model.embedding_dropout=0.3",
+        f"forcing.phases=[{', '.join(PHASES)}]",
+        "training.updates=18",
+        "training.batch_size=8",
+        "training.accumulate=2",
+    ),
 }
-STRATEGIES = ("scheduled sampling", "professor", "phases")
+STRATEGIES = ("scheduled sampling", "professor", "phases", "features", "features in the memory")
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    """Sixty strings to be copied."""
+    """Sixty strings to be copied; and, in another file, with features that say which are reversed."""
     words = random.Random(0)
     path = tmp_path_factory.mktemp("data") / "pairs.tsv"
     texts = {"".join(words.choices("abcd", k=words.randint(1, 6))) for _ in range(70)}
     path.write_text("".join(f"{text}\t{text}\n" for text in sorted(texts)))
+    both = [f"{text}\t{text}\t{'' if text < 'b' else 'W'}\n{text}\t{text[::-1]}\tR;W\n" for text in sorted(texts)]
+    path.with_name("features.tsv").write_text("".join(both))
     return path
+
+
+def configuration(pairs, settings):
+    """A file that names the pairs, those with features if the settings name their column."""
+    pairs = pairs.with_name("features.tsv") if COLUMNS in settings else pairs
+    config = pairs.with_suffix(".toml")
+    config.write_text(f'[data]\ntrain = "{pairs.name}"\n')
+    return config
 
 
 @pytest.fixture(autouse=True)
@@ -131,9 +162,7 @@ def quick(monkeypatch):
 
 def train(pairs, folder, name, resume=False):
     """Through a configuration file, so that nothing is chosen from the speed of this machine."""
-    config = pairs.with_suffix(".toml")
-    config.write_text(f'[data]\ntrain = "{pairs.name}"\n')
-    settings = (*COMMON, *RUNS[name])
+    config, settings = configuration(pairs, RUNS[name]), (*COMMON, *RUNS[name])
     return command.train(TrainRequest(source=config, out=folder, settings=settings, resume=resume))
 
 
@@ -258,8 +287,7 @@ def test_an_old_checkpoint_is_as_good_as_a_new_one(pairs, undisturbed, tmp_path)
 
 def killed(pairs, folder, settings, kills, seed, longest):
     """Train in a process of its own that is killed and started again; returns from where it went on each time."""
-    config = pairs.with_suffix(".toml")
-    config.write_text(f'[data]\ntrain = "{pairs.name}"\n')
+    config = configuration(pairs, settings)
     arguments = [config, folder, seed, kills, longest, *COMMON, *settings]
     root = Path(__file__).parents[2]
     done = subprocess.run(
@@ -328,8 +356,7 @@ CONSTANT = ("model.num_layers=1", "training.batch_size=8", "training.learning_ra
 
 def lengthened(pairs, folder, settings, *lengths, key="training.updates"):
     """Train to each of the lengths in turn, in one directory."""
-    config = pairs.with_suffix(".toml")
-    config.write_text(f'[data]\ntrain = "{pairs.name}"\n')
+    config = configuration(pairs, settings)
     for length in lengths:
         given = (*COMMON, *CONSTANT, *settings, f"{key}={length}")
         command.train(TrainRequest(source=config, out=folder, settings=given, resume=True))

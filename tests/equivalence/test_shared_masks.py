@@ -5,13 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
+from freerun.architecture import FEATURE_ENCODERS
 from freerun.forcing.registry import STRATEGIES
 from freerun.forcing.rollout import uniforms
 from freerun.forcing.strategy import Objective
 from freerun.forcing.training_batch import Update
-from tests.networks import network, random_rows, training_batch
+from tests.networks import network, random_features, random_rows, training_batch, with_features
 
-BATCH = training_batch(random_rows([4, 2, 6, 3]), random_rows([3, 5, 2, 5], size=9, seed=1))
+ROWS = random_rows([4, 2, 6, 3]), random_rows([3, 5, 2, 5], size=9, seed=1)
+BATCHES = {
+    "": training_batch(*ROWS),
+    **dict.fromkeys(FEATURE_ENCODERS, training_batch(*ROWS, random_features([2, 0, 4, 3]))),
+}
 UPDATE = Update(number=7, seed=3, part=1)
 SIZES = {"dropout": 0.5, "embedding_dropout": 0.5, "num_layers": 3, "attention": "dot", "scale": 1.2}
 ARMS = {name: {} for name in STRATEGIES} | {"professor": {"warmup": 0, "model_gate": 0.0}}
@@ -21,8 +26,8 @@ VARIANTS = [*ARMS.items(), ("scheduled_sampling", {"passes": 2}), ("optimal_comp
 class Watched:
     """A model that keeps what dropout its passes are given: [(mask, first step or None)] by the mask's name."""
 
-    def __init__(self, monkeypatch):
-        self.model = network(**SIZES)
+    def __init__(self, monkeypatch, kind):
+        self.model = network(**SIZES, **with_features(kind))
         self.masks = []
         decoder = self.model.decoder
         for owner, name, note in (
@@ -33,18 +38,21 @@ class Watched:
             monkeypatch.setattr(owner, name, self._noting(getattr(owner, name), note))
 
     def _noting(self, method, note):
-        def call(first, second, third=None, *masks):
-            # encode(source, lengths, masks), sequence(fed, encoded, masks), step(tokens, encoded, tables, masks)
-            given = masks[0] if masks else third if note != self._step else None
+        def call(first, second, third=None, *fourth):
+            # encode(source, lengths, masks, features), sequence(fed, encoded, masks)
+            # and step(tokens, encoded, tables, masks)
+            given = third if note != self._step else fourth[0] if fourth else None
             assert given is not None or not torch.is_grad_enabled(), "a pass that learns has dropout"
             if given is not None:
                 note(given)
-            return method(first, second, third, *masks)
+            return method(first, second, third, *fourth)
 
         return call
 
     def _encoder(self, masks):
         self.masks.append(("source", masks.source_tokens_SB1))
+        if masks.features_BQ1 is not None:
+            self.masks.append(("features", masks.features_BQ1))
         self.masks += [(f"encoder {gap}", mask) for gap, mask in enumerate(masks.encoder_layers)]
 
     def _sequence(self, masks):
@@ -56,12 +64,13 @@ class Watched:
         self.masks += [(f"decoder {gap} step", mask) for gap, mask in enumerate(masks.layers)]
 
 
-def whole_masks(steps=60):
+def whole_masks(kind, steps=60):
     """The masks of the update for more steps than any pass has, by name."""
-    masks = network(**SIZES).draw_masks(BATCH.source_BS.shape[1], steps, 4, UPDATE.generator("dropout"))
+    masks = network(**SIZES).draw_masks(6, steps, 4, UPDATE.generator("dropout"), 4 if kind else 0)
     layers = [("encoder", masks.encoder_layers), ("decoder", masks.decoder_layers)]
     found = {f"{side} {gap}": mask for side, each in layers for gap, mask in enumerate(each)}
-    return found | {"source": masks.source_tokens_SB1, "target": masks.target_tokens_TB1, "output": masks.output_TBF}
+    found |= {"source": masks.source_tokens_SB1, "target": masks.target_tokens_TB1, "output": masks.output_TBF}
+    return found | ({"features": masks.features_BQ1} if kind else {})
 
 
 def is_among(mask, whole):
@@ -72,13 +81,14 @@ def is_among(mask, whole):
     return all(any(mask[:, n].equal(beginning[:, row]) for row in range(4)) for n in range(mask.shape[1]))
 
 
+@pytest.mark.parametrize("kind", BATCHES)
 @pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=str)
-def test_every_strategy_trains_under_the_masks_of_the_update(name, settings, monkeypatch):
-    watched = Watched(monkeypatch)
+def test_every_strategy_trains_under_the_masks_of_the_update(name, settings, kind, monkeypatch):
+    watched = Watched(monkeypatch, kind)
     strategy = STRATEGIES[name](STRATEGIES[name].Settings(**settings), Objective())
     strategy.prepare(watched.model, UPDATE.seed)
-    strategy.losses(watched.model, BATCH, UPDATE)
-    expected = whole_masks()
+    strategy.losses(watched.model, BATCHES[kind], UPDATE)
+    expected = whole_masks(kind)
     assert expected.keys() <= {name for name, _ in watched.masks}
     for mask_name, mask in watched.masks:
         if mask_name.endswith(" step"):

@@ -13,10 +13,11 @@ from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.models.initialise import initialise
 from freerun.models.seq2seq import Seq2Seq
 from freerun.models.torch_stepper import TorchStepper
+from freerun.search.batches import pad_sources
 from freerun.symbols import EOS
-from tests.networks import architecture, corpus
+from tests.networks import architecture, corpus, with_features
 from tests.searching import beam_search
-from tests.steppers import batch, bounds
+from tests.steppers import bounds
 
 SYMBOLS = 6
 TASKS = {"copy": lambda row: row, "reverse": lambda row: row[::-1]}
@@ -55,9 +56,10 @@ def train(model, pairs, updates, batch_size=64, learning_rate=0.01):
     return losses[:updates]
 
 
-def share_right(model, rows, solve):
-    ids, lengths = batch([[*row, EOS] for row in rows])
-    found = beam_search(TorchStepper(model), ids, lengths, max_lengths=bounds(*[15] * len(rows)))
+def share_right(model, rows, solve, features=None):
+    """The share of the rows, each with its ids of features if there are any, whose output is ``solve(row)``."""
+    encoded = [[*row, EOS, *own] for row, own in zip(rows, features or [[]] * len(rows), strict=True)]
+    found = beam_search(TorchStepper(model), *pad_sources(encoded), max_lengths=bounds(*[15] * len(rows)))
     return np.mean([list(best.ids) == solve(row) for row, (best,) in zip(rows, found, strict=True)])
 
 
@@ -83,6 +85,37 @@ def test_a_small_model_learns(name, task):
     losses = train(model, pairs, 250)
     assert np.mean(losses[-20:]) < 0.1 < 1.5 < losses[0]
     assert share_right(model, held_out, solve) >= 0.9
+
+
+REVERSED, UPPER = 4, 5
+"""Ids of features."""
+WITH_FEATURES = {
+    "lstm": with_features("summary"),
+    "rnn_bahdanau": {"cell": "rnn", "attention": "bahdanau", "bidirectional": True, **with_features("sequence")},
+}
+
+
+def featured(rows):
+    """Each row with four sets of features (their ids), and its target for each."""
+    sets = [[], [REVERSED], [UPPER], [REVERSED, UPPER]]
+    return [(row, own, inflected(row, own)) for row in rows for own in sets]
+
+
+def inflected(row, features):
+    """What only the features tell: the row, reversed or not, in one of two alphabets."""
+    return [token + SYMBOLS * (UPPER in features) for token in (row[::-1] if REVERSED in features else row)]
+
+
+@pytest.mark.parametrize("name", WITH_FEATURES)
+def test_a_small_model_learns_what_features_mean(name):
+    train_rows, held_out = featured(sources()[150:800]), featured(sources()[:150])
+    pairs = corpus(*zip(*(([*row, EOS], [*target, EOS], own) for row, own, target in train_rows), strict=True))
+    model = Seq2Seq(architecture(4 + SYMBOLS, 4 + 2 * SYMBOLS, **WITH_FEATURES[name]), embedding_dropout=0.02)
+    initialise(model, 1)
+    train(model, pairs, 500)
+    for n, own in enumerate([[], [REVERSED], [UPPER], [REVERSED, UPPER]]):
+        rows = [row for row, _, _ in held_out[n::4]]
+        assert share_right(model, rows, lambda row, own=own: inflected(row, own), [own] * len(rows)) >= 0.85, own
 
 
 @pytest.mark.parametrize("backend", ["reference", "fused"])

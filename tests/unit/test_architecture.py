@@ -9,7 +9,15 @@ from typing import get_args
 import pytest
 import torch
 
-from freerun.architecture import ATTENTIONS, CELLS, Architecture, attention_kinds, attention_name, attention_scores
+from freerun.architecture import (
+    ATTENTIONS,
+    CELLS,
+    FEATURE_ENCODERS,
+    Architecture,
+    attention_kinds,
+    attention_name,
+    attention_scores,
+)
 from freerun.config import ModelConfig
 from freerun.errors import BundleError
 from freerun.models.cells import CELL_FUNCTIONS
@@ -22,7 +30,7 @@ from freerun.runtime.schema import first_invalid_value
 from freerun.runtime.shapes import expected_shapes
 from scripts import architecture_tables
 from tests.exported import GraphsOf, write_model
-from tests.networks import BOUNDED_CELLS, architecture, layer, network, one_of
+from tests.networks import BOUNDED_CELLS, architecture, layer, network, one_of, with_features
 
 
 def values_of(key):
@@ -74,6 +82,28 @@ def test_the_expected_weights_are_those_of_the_model(cell, attention, bidirectio
     sizes = architecture(5, hidden_size=6, cell=cell, attention=attention, bidirectional=bidirectional)
     weights = Seq2Seq(sizes).state_dict()
     assert expected_shapes(sizes) == {name: tuple(value.shape) for name, value in weights.items()}
+
+
+@pytest.mark.parametrize("kind", FEATURE_ENCODERS)
+@pytest.mark.parametrize(("cell", "context"), [*itertools.product(CELLS, ("init", "every_step"))])
+def test_the_expected_weights_of_a_model_with_features_are_those_of_the_model(cell, context, kind):
+    options = {"cell": cell, "context": context, "attention": "general", "bidirectional": True, "num_layers": 2}
+    sizes = architecture(5, hidden_size=6, **options, **with_features(kind))
+    shapes = {name: tuple(value.shape) for name, value in Seq2Seq(sizes).state_dict().items()}
+    assert expected_shapes(sizes) == shapes
+    assert shapes["feature_encoder.embedding.weight"] == (7, 16 if kind == "summary" else 12)
+    width = 32 if kind == "summary" else 16
+    assert [shapes[f"encoder.{side}_layers.0.weight_ih"][1] for side in ("forward", "backward")] == [width] * 2
+    assert shapes["decoder.layers.0.weight_ih"][1] == width + 6 * (context == "every_step")
+
+
+def test_an_architecture_without_features_does_not_mention_them():
+    assert not [name for name in architecture(5).as_json() if "feature" in name]
+    for kind in FEATURE_ENCODERS:
+        sizes = architecture(5, **with_features(kind))
+        assert (sizes.as_json()["feature_vocabulary"], sizes.as_json()["feature_encoder"]) == (7, kind)
+        assert Architecture.of(sizes.as_json()) == sizes
+    assert Architecture.of(architecture(5).as_json()) == architecture(5)
 
 
 def test_a_tied_output_is_projected_only_where_the_widths_differ():

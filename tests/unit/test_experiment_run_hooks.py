@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from freerun.config import Config
+from freerun.data.codec import Codec
+from freerun.data.features import FeatureCodec
+from freerun.data.tokenizers import CharTokenizer
+from freerun.data.vocabulary import Vocabulary
+from freerun.evaluation.items import EvaluationSet, Item
 from freerun.experiment import run_hooks
 from freerun.experiment.run_hooks import RunHooks
 from freerun.search.methods import Beam
+from freerun.symbols import EOS
+from tests.networks import training_batch
 
 CONFIG = Config.model_validate(
     {
@@ -19,15 +27,15 @@ CONFIG = Config.model_validate(
 )
 
 
-def items(*sources):
-    return SimpleNamespace(items=[SimpleNamespace(label=source, texts=[source.upper()]) for source in sources])
+def items(*sources, **features):
+    return EvaluationSet([Item(source, [source.upper()], features=features.get(source)) for source in sources])
 
 
 @pytest.fixture
 def hooks():
     data = SimpleNamespace(
         dev=items(*"abcdef"),
-        sample=items(*"abcd"),
+        sample=items(*"abcd", c="V;PST"),
         source=None,
         target=None,
         report=SimpleNamespace(longest_target=5),
@@ -38,7 +46,7 @@ def hooks():
 
 @pytest.mark.parametrize(
     ("everything", "count", "examples"),
-    [(True, 6, ()), (False, 4, [("a", "A", "x"), ("b", "B", "x"), ("c", "C", "x")])],
+    [(True, 6, ()), (False, 4, [("a", "A", "x"), ("b", "B", "x"), ("c\tV;PST", "C", "x")])],
 )
 def test_an_evaluation_is_of_the_sample_or_of_everything(hooks, monkeypatch, everything, count, examples):
     calls = []
@@ -53,3 +61,14 @@ def test_an_evaluation_is_of_the_sample_or_of_everything(hooks, monkeypatch, eve
     result = hooks.evaluate(None, everything, lambda: checks.append(1))
     assert calls == [(count, (5, 2.0), Beam(3, length_penalty=0.5, early_stop=True))]
     assert (result.metrics, result.examples, checks) == ({"nll.teacher": 1.0}, examples, [1])
+
+
+@pytest.mark.parametrize("features", [None, FeatureCodec(";", Vocabulary(["PST", "V"]))])
+def test_a_batch_is_described_as_texts(hooks, features):
+    letters = Codec(CharTokenizer(), Vocabulary("ab"), reverse=True)
+    hooks._data.source, hooks._data.target = replace(letters, features=features), replace(letters, reverse=False)
+    batch = training_batch([[4, 5, EOS], [4, EOS]], [[4, EOS], [5, 4, EOS]], [[3, 5], []] if features else None)
+    described = [{"source": "ba", "target": "a"}, {"source": "a", "target": "ba"}]
+    if features:
+        described = [pair | {"features": text} for pair, text in zip(described, ["<unk>;V", ""], strict=True)]
+    assert hooks.describe(batch.origin) == described

@@ -60,6 +60,15 @@ def test_a_tied_embedding_has_the_size_of_an_output_layer(sizes, std):
     assert found["decoder.embedding.weight"].std().item() == pytest.approx(std, rel=0.05)
 
 
+@pytest.mark.parametrize("sizes", [{}, {"tied_output": True}, {"attention": "general", "feature_encoder": "sequence"}])
+def test_an_embedding_of_features_is_one_of_tokens(sizes):
+    found = weights(sizes={"feature_vocabulary": 100, "feature_encoder": "summary", **sizes})
+    table = found["feature_encoder.embedding.weight"]
+    assert stats.kstest(table.flatten().numpy(), "norm").pvalue > 1e-3
+    plain = weights(sizes={name: value for name, value in sizes.items() if name != "feature_encoder"})
+    assert all(found[name].equal(plain[name]) for name in plain if found[name].shape == plain[name].shape)
+
+
 def test_recurrent_layers_go_by_the_hidden_size_and_others_by_what_they_read():
     found = weights(sizes={"bidirectional": True, "attention": "concat"})
     by_bound = {

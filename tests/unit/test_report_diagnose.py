@@ -6,11 +6,14 @@ import functools
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
+from freerun.data.features import FeatureCodec
+from freerun.data.vocabulary import Vocabulary
 from freerun.diagnostics.diagnosis import diagnose
 from freerun.diagnostics.projection import project
 from freerun.diagnostics.record import EncodedPairs, Recorder
@@ -166,8 +169,6 @@ def history(sources, lengths, fed):
 
 
 def test_attention_is_turned_into_reading_order():
-    from dataclasses import replace
-
     found, _ = recorded(never_errs, "ab")
     (example,) = examples(found, items_of("ab"), replace(SOURCE, reverse=True), TARGET, np.array([0]), history)
     assert example["attention"][0] == [3, 2, 1, 4]
@@ -206,3 +207,55 @@ def test_gaps_stand_for_what_is_undefined():
     from freerun.diagnostics.excess_error import excess_error
 
     assert "nan" not in excess_plot(excess_error(found).curve).lower()
+
+
+# ------------------------------------------------------------------------------------------------------------ features
+
+WITH_FEATURES = replace(SOURCE, features=FeatureCodec(";", Vocabulary(["PST", "V"])))
+
+
+def items_with_features(*features):
+    """The source 100 with each of these features."""
+    return EvaluationSet([Item("100", ["ab"], [list("ab")], each) for each in features])
+
+
+def found_with_features(source, *features):
+    items = items_with_features(*features)
+    pairs = EncodedPairs.of(items, source, TARGET)
+    return Recorder(Planted(pairs, never_errs), BOUND).record(pairs), items
+
+
+def test_an_example_shows_its_features():
+    found, items = found_with_features(WITH_FEATURES, "V;PST", "", ["V"])
+    shown = examples(found, items, WITH_FEATURES, TARGET, np.arange(3))
+    assert [each["features"] for each in shown] == ["V;PST", "", "V"]
+    assert {each["source"] for each in shown} == {"100"}
+    found, items = found_with_features(SOURCE, "V;PST")
+    assert examples(found, items, SOURCE, TARGET, np.arange(1))[0]["features"] is None
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_features_in_the_memory_are_the_last_columns_of_the_attention(reverse):
+    source = replace(WITH_FEATURES, reverse=reverse)
+    found, items = found_with_features(source, "V;PST", "", "V;other")
+
+    def attention(ids, lengths, fed):
+        """The places of the memory, a hundredth each: those of the longest source, and of two features."""
+        assert (lengths == 4).all() and ids.shape == (3, 6)
+        return np.broadcast_to(np.arange(1, 7) / 100, (*fed.shape, 6))
+
+    shown = examples(found, items, source, TARGET, np.arange(3), attention)
+    letters = [3, 2, 1, 4] if reverse else [1, 2, 3, 4]
+    assert [each["attention"][0] for each in shown] == [[*letters, 5, 6], letters, [*letters, 5, 6]]
+    tokens = ["1", "0", "0", "⏎"]
+    assert [each["sourceTokens"] for each in shown] == [[*tokens, "PST", "V"], tokens, [*tokens, "<unk>", "V"]]
+
+
+def test_a_summary_of_features_adds_no_column():
+    found, items = found_with_features(WITH_FEATURES, "V;PST")
+    (example,) = examples(found, items, WITH_FEATURES, TARGET, np.array([0]), history_of_the_source)
+    assert example["attention"][0] == [1, 2, 3, 4] and example["sourceTokens"] == ["1", "0", "0", "⏎"]
+
+
+def history_of_the_source(sources, lengths, fed):
+    return np.broadcast_to(np.arange(1, lengths.max() + 1) / 100, (*fed.shape, lengths.max()))
