@@ -78,9 +78,9 @@ static int has_context(const freerun_model *m) {
 
 static int has_features(const freerun_model *m) {
     if (!m->feature_vocabulary)
-        return !m->feature_embedding && !m->feature_projection && !m->feature_encoder && !m->feature_decoder;
-    return is_array(m->feature_embedding, m->feature_vocabulary, m->embedding) &&
-           are_linears(m->feature_projection, 1, m->embedding, m->embedding) &&
+        return !m->feature_table && !m->feature_bias && !m->feature_encoder && !m->feature_decoder;
+    return is_array(m->feature_table, m->feature_vocabulary, m->embedding) &&
+           is_array(m->feature_bias, 1, m->embedding) &&
            are_linears(m->feature_encoder, m->directions, m->embedding, freerun_gates(m)) &&
            are_linears(m->feature_decoder, 1, m->embedding, freerun_gates(m));
 }

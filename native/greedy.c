@@ -85,7 +85,7 @@ typedef struct {
     int64_t count;
     float *first_h, *first_c;               /* [layers][count][hidden]: the decoder's first state */
     float *source_gates, *context_output;   /* [count][gates], [count][output]: what every decoder step adds */
-    float *feature_sums, *features;         /* of a group: [ROWS][embedding] */
+    float *features;                        /* of a group: [ROWS][embedding] */
     float *feature_gates, *sum;             /* of a group: [ROWS][gates]; of a row: [gates] */
     float *given, *inputs, *outputs;        /* of a group: [positions][gates], twice [positions][memory] */
     float *recurrent, *h, *c, *final_h, *final_c; /* [ROWS][gates]; [ROWS][hidden]; [ROWS][memory] */
@@ -123,16 +123,15 @@ static void give(const reading *r, const group *g, const freerun_layer *layer, i
     multiply(r, &layer->input, g->positions, r->inputs, width, r->given, r->gates);
 }
 
-/* Compute the summary of each source's features: tanh of the projected sum of their embeddings. */
+/* Compute the summary of each source's features: tanh of the bias and the sum of their rows. */
 static void summarize_features(const reading *r, const group *g) {
     for (int64_t row = 0; row < g->rows; row++) {
         const source *of = &g->sources[row];
-        float *sum = r->feature_sums + row * r->embedding;
-        memset(sum, 0, (size_t)r->embedding * sizeof(float));
+        float *sum = r->features + row * r->embedding;
+        memcpy(sum, r->m->feature_bias, (size_t)r->embedding * sizeof(float));
         for (int64_t n = 0; n < of->num_features; n++)
-            r->step->add(r->embedding, sum, r->m->feature_embedding + of->feature_ids[n] * r->embedding, sum);
+            r->step->add(r->embedding, sum, r->m->feature_table + of->feature_ids[n] * r->embedding, sum);
     }
-    multiply(r, r->m->feature_projection, g->rows, r->feature_sums, r->embedding, r->features, r->embedding);
     r->step->tangents(g->rows * r->embedding, r->features);
 }
 
@@ -312,7 +311,6 @@ static void lay_out(room *space, reading *r, writing *w, int64_t positions) {
     r->first_c = floats(space, m->cell == FREERUN_LSTM ? states : 0, r->hidden);
     r->source_gates = floats(space, has_source_gates(m) ? r->count : 0, r->gates);
     r->context_output = floats(space, m->context_output ? r->count : 0, r->output);
-    r->feature_sums = floats(space, features, r->embedding);
     r->features = floats(space, features, r->embedding);
     r->feature_gates = floats(space, features, r->gates);
     r->sum = floats(space, features ? 1 : 0, r->gates);

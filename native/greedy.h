@@ -63,8 +63,8 @@ typedef struct {
     freerun_linear output;         /* H to O */
     const freerun_linear *tied;    /* O to V, or NULL if O is V */
     int64_t feature_vocabulary;    /* F, or 0 if sources have no features, and the four pointers below are NULL */
-    const float *feature_embedding; /* [F, E] */
-    const freerun_linear *feature_projection; /* E to E; its tanh for the sum of embeddings is the features' summary */
+    const float *feature_table, *feature_bias; /* [F, E] and [E]: the summary of features is the tanh of the sum of their
+                                                * rows and the bias */
     const freerun_linear *feature_encoder; /* E to G, [directions]; added to the gates of the first layer at every step */
     const freerun_linear *feature_decoder; /* E to G; likewise */
 } freerun_model;

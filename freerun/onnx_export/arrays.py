@@ -85,14 +85,13 @@ def _decoder(weights: ModelWeights, quantise: bool, limit: float) -> Arrays:
 
 
 def _features(weights: ModelWeights, quantise: bool) -> Arrays:
-    """Return the embedding of the features, the projection of their sum, and the encoder's readers of their summary."""
+    """Return the table and the bias of the features' summary, and the encoder's readers of it."""
     sizes = weights.sizes
     if not sizes.has_features:
         return {}
-    projection = weights.linear("feature_encoder.projection")
-    arrays = _stored("feature_embedding", weights["feature_encoder.embedding.weight"], -1, quantise)
-    arrays |= _stored("feature_projection.weight", projection.weight, 0, quantise)
-    arrays["feature_projection.bias"] = weights["feature_encoder.projection.bias"]
+    rows = weights.feature_table()
+    assert rows.bias is not None
+    arrays = {**_stored("feature_table", rows.weight, -1, quantise), "feature_bias": rows.bias}
     for direction in ("forward", "backward")[: sizes.num_directions]:
         layer = weights.layer(f"encoder.{direction}_layers", 0)
         reader = layer.weight_ih[:, sizes.embedding_size :].T

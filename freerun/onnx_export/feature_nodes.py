@@ -23,16 +23,16 @@ _EMBEDDING: Final = "feature_encoder.embedding.weight"
 def feature_summary(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, features: Value) -> Value | None:
     """Return the summary [B, E] of ``features`` [B, Q], within [-1, 1]; None if the model has none.
 
-    A feature's projection is a row of a table: embedding and weight multiplied out.
+    A feature's projection is a row of a table.
     """
     if not weights.sizes.feature_summary_size:
         return None
-    projection = weights.linear("feature_encoder.projection")
-    assert projection.bias is not None
-    table = arithmetic.weight(graph, "feature_encoder.table", weights[_EMBEDDING] @ projection.weight, -1)
+    rows = weights.feature_table()
+    assert rows.bias is not None
+    table = arithmetic.weight(graph, "feature_encoder.table", rows.weight, -1)
     real = graph.op("Cast", graph.op("Cast", features, attributes={"to": BOOL}), attributes={"to": FLOAT})  # PAD is 0
     sums = graph.op("MatMul", graph.op("Unsqueeze", real, graph.ints(1)), graph.op("Gather", table, features))
-    bias = graph.constant("feature_encoder.bias", projection.bias)
+    bias = graph.constant("feature_encoder.bias", rows.bias)
     return graph.op("Tanh", graph.op("Add", graph.op("Squeeze", sums, graph.ints(1)), bias))
 
 

@@ -96,6 +96,14 @@ class ModelWeights:
         bias = self[f"{name}.bias"] if self.has(f"{name}.bias") else None
         return LinearWeights(self[f"{name}.weight"].T, bias)
 
+    def feature_table(self) -> LinearWeights:
+        """Return the table [V, E] and the bias of a summary, which is the tanh of the sum of its features' rows and bias.
+
+        The projection of a sum is the sum of projections: embedding and projection are multiplied out.
+        """
+        projection = self.linear("feature_encoder.projection")
+        return LinearWeights(self["feature_encoder.embedding.weight"] @ projection.weight, projection.bias)
+
     def has(self, name: str) -> bool:
         """Return True if the model has a weight of this name."""
         return name in self._arrays

@@ -64,8 +64,8 @@ class Model(ctypes.Structure):
         ("output", Linear),
         ("tied", POINTER(Linear)),
         ("feature_vocabulary", c_int64),
-        ("feature_embedding", c_void_p),
-        ("feature_projection", POINTER(Linear)),
+        ("feature_table", c_void_p),
+        ("feature_bias", c_void_p),
         ("feature_encoder", POINTER(Linear)),
         ("feature_decoder", POINTER(Linear)),
     ]

@@ -132,8 +132,8 @@ class _ModelReader:
             output=self._linear("output", hidden, begins, biased=not sizes.is_projected),
             tied=self._linears(["tied"], sizes.embedding_size, tied, biased=True),
             feature_vocabulary=sizes.feature_vocabulary,
-            feature_embedding=self._feature_embedding(),
-            feature_projection=self._feature_projection(),
+            feature_table=self._feature_table(),
+            feature_bias=self._feature_bias(),
             feature_encoder=self._feature_encoder(),
             feature_decoder=feature_decoder,
         )
@@ -147,15 +147,16 @@ class _ModelReader:
             return None
         return table(self._memory, self._array("source_embedding", (sizes.source_vocabulary, sizes.embedding_size)))
 
-    def _feature_embedding(self) -> int | None:
+    def _feature_table(self) -> int | None:
         sizes = self._sizes
         if not sizes.has_features:
             return None
-        return table(self._memory, self._array("feature_embedding", (sizes.feature_vocabulary, sizes.embedding_size)))
+        return table(self._memory, self._array("feature_table", (sizes.feature_vocabulary, sizes.embedding_size)))
 
-    def _feature_projection(self) -> Any:
-        size = self._sizes.embedding_size
-        return self._linears(["feature_projection"], size, size if self._sizes.has_features else None, biased=True)
+    def _feature_bias(self) -> int | None:
+        if not self._sizes.has_features:
+            return None
+        return table(self._memory, self._array("feature_bias", (self._sizes.embedding_size,))[None])
 
     def _feature_encoder(self) -> Any:
         """Return the projections of the features' summary to the gates of the encoder's first layer."""

@@ -226,8 +226,8 @@ static void make_output(freerun_model *m, int64_t begins) {
 
 static void make_features(freerun_model *m) {
     if (!m->feature_vocabulary) return;
-    m->feature_embedding = rows_of(m->feature_vocabulary, m->embedding, 1);
-    m->feature_projection = linears(1, m->embedding, m->embedding);
+    m->feature_table = rows_of(m->feature_vocabulary, m->embedding, 1);
+    m->feature_bias = rows_of(1, m->embedding, 1);
     m->feature_encoder = linears(m->directions, m->embedding, freerun_gates(m));
     m->feature_decoder = linears(1, m->embedding, freerun_gates(m));
 }
@@ -238,7 +238,7 @@ static void note_model(freerun_model *m) {
                         &m->feature_vocabulary};
     void *pointers[] = {&m->encoder,         &m->source_embedding, &m->bridge_h,          &m->bridge_c,
                         &m->decoder,         &m->context_gates,    &m->context_output,    &m->tied,
-                        &m->feature_embedding, &m->feature_projection, &m->feature_encoder, &m->feature_decoder};
+                        &m->feature_table, &m->feature_bias, &m->feature_encoder, &m->feature_decoder};
     note(&m->layers, LAYERS);
     for (int n = 0; n < 7; n++) note(sizes[n], SIZE);
     for (int n = 0; n < 12; n++) note(pointers[n], POINTER);

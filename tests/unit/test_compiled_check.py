@@ -89,7 +89,6 @@ class Call:
             model.context_gates,
             model.context_output,
             model.tied,
-            model.feature_projection,
             model.feature_decoder,
         )
         return [*found, *features, model.output, *(each[0] for each in single if each)]
@@ -221,7 +220,7 @@ def test_a_product_that_is_not_of_the_models_sizes_or_incomplete_is_rejected(dec
 
 def test_structures_that_are_null_or_misaligned_are_rejected(call):
     model = call.model
-    optional = ("context_gates", "context_output", "tied", "feature_projection", "feature_encoder", "feature_decoder")
+    optional = ("context_gates", "context_output", "tied", "feature_encoder", "feature_decoder")
     bridges = ("bridge_h", "bridge_c")
     names = ["encoder", "decoder", *(name for name in (*optional, *bridges) if getattr(model, name))]
     for name in names:
@@ -246,12 +245,13 @@ def test_tables_are_where_they_have_to_be_and_nowhere_else(call):
 
 def test_a_model_has_all_that_features_need_or_nothing(decode):
     call = Call(decode, "features")
-    names = ("vocabulary", "embedding", "projection", "encoder", "decoder")
+    names = ("vocabulary", "table", "bias", "encoder", "decoder")
     parts = {f"feature_{name}": getattr(call.model, f"feature_{name}") for name in names}
     wrong = [value for value in SIZES if not call.is_rejected(call.model, feature_vocabulary=value)]
     assert wrong == []
-    assert call.is_rejected(call.model, feature_embedding=parts["feature_embedding"] + 4)
-    assert call.is_rejected(call.model, feature_embedding=None)
+    for name in ("feature_table", "feature_bias"):
+        assert call.is_rejected(call.model, **{name: parts[name] + 4})
+        assert call.is_rejected(call.model, **{name: None})
     other = Call(decode, "gru")
     for name, part in parts.items():
         assert other.is_rejected(other.model, **{name: part}), name

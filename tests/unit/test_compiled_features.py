@@ -151,11 +151,11 @@ def test_arrays_of_another_version_are_reported():
 @pytest.mark.parametrize(
     ("name", "change", "what"),
     [
-        ("feature_embedding", lambda a: None, "missing, but should be float32 (9, 3)"),
-        ("feature_embedding", lambda a: a[:-1], "float32 (8, 3), but should be float32 (9, 3)"),
+        ("feature_table", lambda a: None, "missing, but should be float32 (9, 3)"),
+        ("feature_table", lambda a: a[:-1], "float32 (8, 3), but should be float32 (9, 3)"),
         ("context_gates.weight", lambda a: a.T, "float32 (12, 3), but should be float32 (3, 12)"),
-        ("feature_projection.weight", lambda a: a[1:], "float32 (2, 3), but should be float32 (3, 3)"),
-        ("feature_projection.bias", lambda a: None, "missing, but should be float32 (3,)"),
+        ("feature_bias", lambda a: a[1:], "float32 (2,), but should be float32 (3,)"),
+        ("feature_bias", lambda a: None, "missing, but should be float32 (3,)"),
         ("encoder.0.forward.features.weight", lambda a: None, "missing, but should be float32 (3, 12)"),
         ("encoder.0.backward.features.weight", lambda a: a[1:], "float32 (2, 12), but should be float32 (3, 12)"),
     ],
@@ -166,5 +166,5 @@ def test_arrays_of_features_that_do_not_fit_the_sizes_are_reported(name, change,
 
 
 def test_arrays_of_features_in_a_model_without_them_are_reported():
-    found = message(network(1, torch.float32), lambda _: {"feature_embedding": np.zeros((9, 3), np.float32)})
-    assert found == f"bundle/greedy.npz: damaged: an unexpected array: feature_embedding. {AGAIN}"
+    found = message(network(1, torch.float32), lambda _: {"feature_table": np.zeros((9, 3), np.float32)})
+    assert found == f"bundle/greedy.npz: damaged: an unexpected array: feature_table. {AGAIN}"
