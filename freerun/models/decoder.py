@@ -21,7 +21,7 @@ from freerun.models.attention import build_attention, build_conditions
 from freerun.models.cpu_kernels import StepWeights
 from freerun.models.dropout import DropoutMasks, StepMasks, apply_mask
 from freerun.models.encoded import Encoded
-from freerun.models.features import NO_FEATURES, EncodedFeatures, with_entries
+from freerun.models.feature_encoder import NO_FEATURES, EncodedFeatures, with_entries
 from freerun.models.recurrence import Inputs, LayerStack, RecurrentLayer, Tokens
 from freerun.models.recurrent_state import State
 

@@ -13,7 +13,7 @@ from freerun.models.decoder import Decoder
 from freerun.models.dropout import DropoutMasks, draw_mask
 from freerun.models.encoded import Encoded
 from freerun.models.encoder import Encoder
-from freerun.models.features import NO_FEATURES, EncodedFeatures, FeatureEncoder
+from freerun.models.feature_encoder import NO_FEATURES, EncodedFeatures, FeatureEncoder
 from freerun.randomness import CounterGenerator
 
 __all__ = ["Seq2Seq"]

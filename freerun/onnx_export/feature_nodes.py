@@ -1,4 +1,4 @@
-"""A source's features as ONNX nodes: the two feature encoders of ``freerun.models.features``.
+"""A source's features as ONNX nodes: the two feature encoders of ``freerun.models.feature_encoder``.
 
 Shape suffixes: B batch, Q features of a source, V features, E embedding, M memory.
 """

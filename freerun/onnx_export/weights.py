@@ -97,7 +97,7 @@ class ModelWeights:
         return LinearWeights(self[f"{name}.weight"].T, bias)
 
     def feature_table(self) -> LinearWeights:
-        """Return the table [V, E] and the bias of a summary, which is the tanh of the sum of its features' rows and bias.
+        """Return the table [V, E] and the bias of summaries: the tanh of the sum of a source's rows and the bias.
 
         The projection of a sum is the sum of projections: embedding and projection are multiplied out.
         """

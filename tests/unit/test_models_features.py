@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from freerun.architecture import FEATURE_ENCODERS
-from freerun.models.features import NO_FEATURES, FeatureEncoder, with_entries
+from freerun.models.feature_encoder import NO_FEATURES, FeatureEncoder, with_entries
 from freerun.models.seq2seq import Seq2Seq
 from freerun.randomness import CounterGenerator
 from freerun.training.precision import autocast
