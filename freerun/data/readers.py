@@ -297,8 +297,9 @@ def _tsv_pairs(path: Path, columns: Columns | None, opened: _Opener) -> Iterator
                     raise _wrong_columns(name, number, len(fields))
                 if len(fields) < max(columns):
                     raise _column_out_of_range(name, number, len(fields), columns)
-                source, target, *features = (fields[column - 1] for column in columns)
-                yield Pair(source, target, number, features[0] if features else None)
+                # Two indices and no generator: this is the loop of files with chosen columns.
+                features = fields[columns[2] - 1] if len(columns) > 2 else None
+                yield Pair(fields[columns[0] - 1], fields[columns[1] - 1], number, features)
 
 
 def _blank_line(name: str, number: int, expected: str) -> DataError:
