@@ -288,13 +288,13 @@ def _tsv_pairs(path: Path, columns: Columns | None, opened: _Opener) -> Iterator
             if columns is None and len(fields) == 2:
                 yield Pair(fields[0], fields[1], number)
             # Tabs are not stripped: a line of tabs is not blank, it has empty columns.
-            elif not text.strip(" \r"):
+            elif len(fields) == 1 and not text.strip(" \r"):
                 raise _blank_line(name, number, "a source, a tab and a target")
             else:
-                if columns is None and number == 1 and len(fields) == 3 and opened.copies:
-                    columns = COLUMNS_WITH_FEATURES
                 if columns is None:
-                    raise _wrong_columns(name, number, len(fields))
+                    if number > 1 or len(fields) != 3 or not opened.copies:
+                        raise _wrong_columns(name, number, len(fields))
+                    columns = COLUMNS_WITH_FEATURES
                 if len(fields) < max(columns):
                     raise _column_out_of_range(name, number, len(fields), columns)
                 # Two indices and no generator: this is the loop of files with chosen columns.
