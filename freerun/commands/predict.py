@@ -181,9 +181,12 @@ class PredictionStats:
     def _about_unknown(self) -> str:
         total = sum(self._unknown.values())
         named = named_tokens(self._unknown)
-        text = f"warning: {total:,} source tokens are not in the vocabulary and were mapped to UNK: {named}."
+        some = "1 source token is" if total == 1 else f"{total:,} source tokens are"
+        mapped = "was" if total == 1 else "were"
+        text = f"warning: {some} not in the vocabulary and {mapped} mapped to UNK: {named}."
         case = self._known_case()
-        return f"{text} In {case} case all of them are in the vocabulary: try that." if case else text
+        known = "it is" if total == 1 else "all of them are"
+        return f"{text} In {case} case {known} in the vocabulary: try that." if case else text
 
     def _known_case(self) -> str:
         """Return the case in which every unknown token is in the vocabulary, or an empty string."""

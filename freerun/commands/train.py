@@ -13,8 +13,13 @@ from freerun.errors import Interrupted
 from freerun.experiment.request import TrainRequest, run_directory
 from freerun.experiment.result import TrainResult
 from freerun.experiment.run import train as run_training
+from freerun.text import printable
+from freerun.training.journal import read_journal
 
-__all__ = ["train"]
+__all__ = ["example_argument", "train"]
+
+_EXAMPLE = "some text"
+_MAX_EXAMPLE = 40
 
 
 def train(request: TrainRequest) -> TrainResult:
@@ -40,8 +45,20 @@ def _print_next_steps(directory: Path) -> None:
     name = shlex.quote(str(directory))
     say("")
     if (directory / "best").exists():
-        say(f"  freerun predict {name} 'some text'")
+        say(f"  freerun predict {name} {example_argument(directory)}")
         evaluation = f" {shlex.quote(str(pairs))}" if not isinstance(pairs, dict) else ""
         say(f"  freerun evaluate {name}{evaluation}")
     has_custom_code = any(":" in strategy for strategy in strategies_of(raw))
     say(f"  freerun train --resume --out {name}{' --trust-code' if has_custom_code else ''}")
+
+
+def example_argument(directory: Path) -> str:
+    """Return a text for the model as an argument in bash; for one with features, a development source with its own."""
+    events = read_journal(directory / "journal.jsonl")
+    labels = (example["source"] for event in events for example in event.get("examples", ()))
+    source, tab, features = next(labels, "").partition("\t")
+    if not tab:
+        return shlex.quote(_EXAMPLE)
+    text = source if 0 < len(source) <= _MAX_EXAMPLE else _EXAMPLE
+    escaped = f"{text}\t{features}".replace("\\", r"\\").replace("'", r"\'").replace("\t", r"\t")
+    return f"$'{printable(escaped)}'"

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from freerun.commands.console import say
 from freerun.data.features import FeatureCodec
-from freerun.data.known_features import unknown_features_notice
+from freerun.data.known_features import unknown_features_warning
 from freerun.data.unknown_tokens import count_tokens
 
 __all__ = ["UnknownFeatures"]
@@ -27,4 +27,4 @@ class UnknownFeatures:
     def report(self) -> None:
         """Print a warning on standard error if any feature was unknown."""
         if self._codec is not None and self._counts:
-            say(f"warning: {unknown_features_notice(self._counts, self._codec)}")
+            say(f"warning: {unknown_features_warning(self._counts, self._codec)}")

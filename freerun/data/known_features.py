@@ -10,7 +10,7 @@ from freerun.errors import DataError
 from freerun.symbols import NUM_SPECIAL
 from freerun.text import printable, shown
 
-__all__ = ["known_features", "missing_features", "unknown_features_notice"]
+__all__ = ["known_features", "missing_features", "unknown_features_warning"]
 
 
 def known_features(codec: FeatureCodec) -> str:
@@ -33,13 +33,20 @@ def missing_features(location: str, source: str, codec: FeatureCodec, fix: str) 
     )
 
 
-def unknown_features_notice(unknown: Counter[str], codec: FeatureCodec, total: int | None = None) -> str:
+def unknown_features_warning(
+    unknown: Counter[str],
+    codec: FeatureCodec,
+    total: int | None = None,
+    vocabulary: str = "the vocabulary",
+    fix: str = "",
+) -> str:
     """Return the warning about unknown features with their counts; ``total`` is the number of all features."""
     count = unknown.total()
-    of_all = "" if total is None else f" of {total:,}"
-    fraction = "" if total is None else f" ({100 * count / total:.1f} %)"
-    return (
-        f"{count:,}{of_all} features{fraction} are not in the vocabulary and were mapped to UNK: "
-        f"{named_tokens(unknown)}. Features are separated by {shown(codec.separator)}; the model has "
-        f"{known_features(codec)}."
+    noun = "feature" if (count if total is None else total) == 1 else "features"
+    of_all = f"{count:,} {noun}" if total is None else f"{count:,} of {total:,} {noun} ({100 * count / total:.1f} %)"
+    verbs = ("is", "was") if count == 1 else ("are", "were")
+    text = (
+        f"{of_all} {verbs[0]} not in {vocabulary} and {verbs[1]} mapped to UNK: {named_tokens(unknown)}. Features are "
+        f"separated by {shown(codec.separator)}; the model has {known_features(codec)}."
     )
+    return f"{text} {fix}" if fix else text

@@ -288,17 +288,18 @@ def _tsv_pairs(path: Path, columns: Columns | None, opened: _Opener) -> Iterator
             if columns is None and len(fields) == 2:
                 yield Pair(fields[0], fields[1], number)
             # Tabs are not stripped: a line of tabs is not blank, it has empty columns.
-            elif not text.strip(" \r"):
+            elif len(fields) == 1 and not text.strip(" \r"):
                 raise _blank_line(name, number, "a source, a tab and a target")
             else:
-                if columns is None and number == 1 and len(fields) == 3 and opened.copies:
-                    columns = COLUMNS_WITH_FEATURES
                 if columns is None:
-                    raise _wrong_columns(name, number, len(fields))
+                    if number > 1 or len(fields) != 3 or not opened.copies:
+                        raise _wrong_columns(name, number, len(fields))
+                    columns = COLUMNS_WITH_FEATURES
                 if len(fields) < max(columns):
                     raise _column_out_of_range(name, number, len(fields), columns)
-                source, target, *features = (fields[column - 1] for column in columns)
-                yield Pair(source, target, number, features[0] if features else None)
+                # Two indices and no generator: this is the loop of files with chosen columns.
+                features = fields[columns[2] - 1] if len(columns) > 2 else None
+                yield Pair(fields[columns[0] - 1], fields[columns[1] - 1], number, features)
 
 
 def _blank_line(name: str, number: int, expected: str) -> DataError:

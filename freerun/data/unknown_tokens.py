@@ -15,7 +15,6 @@ __all__ = [
     "MAX_UNKNOWN",
     "count_tokens",
     "named_tokens",
-    "unknown_features_warning",
     "unknown_sources_warning",
     "unknown_targets_warning",
 ]
@@ -69,18 +68,6 @@ def unknown_targets_warning(
     )
 
 
-def unknown_features_warning(
-    location: object,
-    examples: Counter[str],
-    total: int,
-    vocabulary: str = "the vocabulary",
-    fix: str = FIX_FEATURES,
-) -> str:
-    """Return the warning that of ``total`` features of sources those in ``examples`` are unknown."""
-    unknown = _unknown(location, examples, examples.total(), total, "feature", vocabulary)
-    return f"{unknown} The model reads all of them as one unknown feature. {fix}"
-
-
 def unknown_sources_warning(location: object, examples: Counter[str], count: int, total: int, vocabulary: str) -> str:
     """Return the warning that an initial model reads ``count`` of ``total`` source tokens as unknown."""
     return (
@@ -90,6 +77,5 @@ def unknown_sources_warning(location: object, examples: Counter[str], count: int
 
 
 def _unknown(location: object, examples: Counter[str], count: int, total: int, side: str, vocabulary: str) -> str:
-    name = "features" if side == "feature" else f"{side} tokens"
-    fraction = f"{count:,} of {total:,} {name} ({100 * count / total:.1f} %)"
+    fraction = f"{count:,} of {total:,} {side} tokens ({100 * count / total:.1f} %)"
     return f"{location}: {fraction} are not in {vocabulary}: {named_tokens(examples)}."

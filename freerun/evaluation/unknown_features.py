@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from freerun.data.codec import Codec
-from freerun.data.known_features import unknown_features_notice
+from freerun.data.known_features import unknown_features_warning
 from freerun.data.unknown_tokens import MAX_UNKNOWN
 from freerun.evaluation.items import EvaluationSet
 from freerun.log import log
@@ -21,4 +21,4 @@ def warn_of_unknown_features(location: object, items: EvaluationSet, source: Cod
     features = [feature for item in items.items for feature in codec.tokens(item.features or "")]
     unknown = Counter(feature for feature in features if feature not in codec.vocabulary)
     if unknown.total() > MAX_UNKNOWN * len(features):
-        log.warning(f"{location}: {unknown_features_notice(unknown, codec, len(features))}")
+        log.warning(f"{location}: {unknown_features_warning(unknown, codec, len(features))}")

@@ -17,6 +17,7 @@ from freerun.data.corpus import Corpus, FilterReport, IntArray, encode_corpus
 from freerun.data.features import FeatureCodec, SourceText, feature_tokens, source_key
 from freerun.data.hash_sampling import hash_sample
 from freerun.data.header import SAMPLE_PAIRS, looks_like_header
+from freerun.data.known_features import unknown_features_warning
 from freerun.data.normalisation import normalise
 from freerun.data.readers import Columns, Pair, PairsLocation, content_hash, describe, read_pairs
 from freerun.data.split import held_out_sources
@@ -26,7 +27,6 @@ from freerun.data.unknown_tokens import (
     FIX_TRAINING,
     MAX_NAMED,
     MAX_UNKNOWN,
-    unknown_features_warning,
     unknown_sources_warning,
     unknown_targets_warning,
 )
@@ -289,7 +289,7 @@ def _warn_of_unknown_features(data: TrainingData, pairs: DataSource, init: str, 
     for label, sources in zip(labels, sides, strict=True):
         unknown, total = _unknown_features(features, sources)
         if unknown.total() > MAX_UNKNOWN * total:
-            log.warning(unknown_features_warning(label, unknown, total, vocabulary, fix))
+            log.warning(f"{label}: {unknown_features_warning(unknown, features, total, vocabulary, fix)}")
 
 
 def _unknown_among(tokens: IntArray) -> int:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Final
 
 from freerun.data.codec import Codec
 from freerun.data.features import FeatureCodec
 from freerun.data.known_features import known_features, missing_features
 from freerun.data.memory_pairs import PairsInMemory
-from freerun.data.readers import Columns, Pair, kind_of
+from freerun.data.readers import COLUMNS_WITH_FEATURES, Pair, kind_of
 from freerun.errors import ConfigError, DataError
 from freerun.experiment.pairs_spec import PairsSpec
 
-__all__ = ["FEATURE_COLUMNS", "read_for_models"]
-
-FEATURE_COLUMNS: Final[Columns] = (1, 2, 3)
-"""The columns of a TSV file for a model with features, unless others were chosen."""
+__all__ = ["read_for_models"]
 
 _MEMORY = "memory"
 _FIX = {
@@ -71,7 +67,7 @@ def _pairs_with_features(spec: PairsSpec, codec: FeatureCodec) -> Iterator[Pair]
 
 def _tsv_pairs(spec: PairsSpec, codec: FeatureCodec) -> Iterator[Pair]:
     """Read the three columns of a TSV file; if one is missing, the message says what it would be."""
-    columns = spec.columns or FEATURE_COLUMNS
+    columns = spec.columns or COLUMNS_WITH_FEATURES
     try:
         yield from replace(spec, columns=columns).read()
     except DataError as error:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import freerun as package
+from freerun.commands.train import example_argument
 from tests.cli.conftest import Freerun
 
 KNOWN = "it has 'V', 'LOW', 'UP'"
@@ -78,8 +81,8 @@ def test_unknown_features_are_counted_beside_unknown_tokens(freerun: Freerun, ru
     assert result.code == 0
     assert result.err.splitlines() == [
         (
-            "warning: 1 source tokens are not in the vocabulary and were mapped to UNK: 'G' (1). In lower case all of "
-            "them are in the vocabulary: try that."
+            "warning: 1 source token is not in the vocabulary and was mapped to UNK: 'G' (1). In lower case it "
+            "is in the vocabulary: try that."
         ),
         (
             "warning: 4 features are not in the vocabulary and were mapped to UNK: 'PST' (2), 'X' (1), 'UP+V' (1). "
@@ -136,7 +139,7 @@ def test_score_reads_and_shows_features(freerun: Freerun, run: Path, dev: Path) 
 def test_score_counts_unknown_features(freerun: Freerun, run: Path, tmp_path: Path) -> None:
     (tmp_path / "pairs.tsv").write_text("abc\tA B C\tUP;X\n")
     assert (
-        "warning: 1 features are not in the vocabulary and were mapped to UNK: 'X' (1)."
+        "warning: 1 feature is not in the vocabulary and was mapped to UNK: 'X' (1)."
         in freerun("score", run, tmp_path / "pairs.tsv").err
     )
 
@@ -227,3 +230,31 @@ def test_an_ensemble_has_the_same_features(freerun: Freerun, run: Path, trained:
     result = freerun("predict", run, "abc\tUP", "--ensemble", trained / "run")
     assert result.code == 2
     assert "features '" in result.err and "separated by ;' and 'none'" in result.err
+
+
+@pytest.mark.parametrize(
+    ("label", "example"),
+    [
+        ("abc\tUP;V", r"$'abc\tUP;V'"),
+        ("l'été\\\tV", r"$'l\'été\\\tV'"),
+        ("a b\t", r"$'a b\t'"),
+        (f"{'long ' * 9}\tV", r"$'some text\tV'"),
+        ("\tV", r"$'some text\tV'"),
+        ("abc", "'some text'"),
+    ],
+)
+def test_an_example_of_a_text_is_an_argument_of_bash(tmp_path: Path, label: str, example: str) -> None:
+    event = {"event": "evaluation", "update": 1, "examples": [{"source": label, "reference": "x", "free_run": "x"}]}
+    (tmp_path / "journal.jsonl").write_text(json.dumps(event) + "\n")
+    assert example_argument(tmp_path) == example
+    printed = subprocess.run(["bash", "-c", f"printf %s {example}"], capture_output=True, check=True).stdout.decode()
+    assert printed == label or printed.startswith("some text")
+
+
+def test_the_next_step_after_training_is_a_text_with_features(freerun: Freerun, run: Path, dev: Path) -> None:
+    result = freerun("train", "--resume", "--out", run)
+    assert result.code == 0
+    (line,) = (line for line in result.err.splitlines() if line.startswith("  freerun predict "))
+    (text,) = re.findall(r" [$]'(.*)'$", line)
+    assert text.split(r"\t") in [[source, features] for source, _, features in triples(dev)]
+    assert freerun("predict", run, text.replace(r"\t", "\t")).err == ""

@@ -304,22 +304,23 @@ def test_unknown_features_are_reported(minimum_count):
     Path("dev.tsv").write_text(tsv([("ae", "ea", "V;DUAL"), ("ai", "ia", "V;RARE;DUAL")]))
     config, pairs = source_of("dev.tsv", minimum_count=minimum_count)
     with logged_notices() as said:
-        load_data(config, pairs)
+        data = load_data(config, pairs)
+    known = ", ".join(f"'{token}'" for token in data.source.features.vocabulary.tokens(range(4, 9)))
     rest = (
-        " The model reads all of them as one unknown feature. Train on data with these features, lower "
+        f' Features are separated by ";"; the model has {known}. Train on data with these features, lower '
         "data.minimum_count, or give the features the training data's spelling."
     )
     warnings = [text for text in said if "features" in text and text.startswith("warning")]
+    unknown = "not in the vocabulary and were mapped to UNK"
     if minimum_count == 1:
-        assert warnings == [
-            f"warning: development pairs: 2 of 5 features (40.0 %) are not in the vocabulary: 'DUAL' (2).{rest}"
-        ]
+        assert warnings == [f"warning: development pairs: 2 of 5 features (40.0 %) are {unknown}: 'DUAL' (2).{rest}"]
         assert any("11 feature ids (40.00 % of the development sources' features are unknown)" in text for text in said)
     else:
-        both = "'DUAL' (2), 'RARE' (1)"
+        one = "1 of 42 features (2.4 %) is not in the vocabulary and was mapped to UNK: 'RARE' (1)."
+        both = f"3 of 5 features (60.0 %) are {unknown}: 'DUAL' (2), 'RARE' (1)."
         assert warnings == [
-            f"warning: training pairs of x.tsv: 1 of 42 features (2.4 %) are not in the vocabulary: 'RARE' (1).{rest}",
-            f"warning: development pairs: 3 of 5 features (60.0 %) are not in the vocabulary: {both}.{rest}",
+            f"warning: training pairs of x.tsv: {one}{rest}",
+            f"warning: development pairs: {both}{rest}",
         ]
 
 
