@@ -20,13 +20,16 @@ import { openBeam, openGreedy } from "../browser/freerun/model.mjs";
 
 globalThis.crypto ??= webcrypto; // Node 18 does not define it; it verifies the bundle's hashes
 
+/** The output of an empty line, whatever the model would predict, as in `freerun predict`. */
+const EMPTY = { text: "", tokens: [], score: 0, tokenScores: [], truncated: false };
+
 async function predict(folder, lines, beamSize) {
   const bundle = await Bundle.open((name) => file(folder, name));
   const model = beamSize > 1 ? await openBeam(ort, bundle) : await openGreedy(ort, bundle);
   for (const line of lines) {
-    const [source, features] = fields(line);
+    const [source, features] = line === "" && bundle.features ? ["", ""] : fields(line);
     if (beamSize > 1) {
-      const hypotheses = await model(source, features, beamSize);
+      const hypotheses = line === "" ? [EMPTY] : await model(source, features, beamSize);
       console.log(JSON.stringify({ source, features, hypotheses })); // undefined features are left out
     } else {
       console.log(line === "" ? "" : await model(source, features));

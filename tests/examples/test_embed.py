@@ -61,7 +61,6 @@ def test_an_example_prints_what_freerun_prints(commands, bundles, language, name
 
 @pytest.mark.parametrize(("name", "texts"), MODELS)
 def test_beam_search_in_node_finds_what_freerun_finds(commands, bundles, name, texts, capsys):
-    texts = [text for text in texts if text]
     options = ["--beam-size", "5", "--num-hypotheses", "5", "--json"]
     assert main(["predict", str(bundles[name]), *options, *texts]) == 0
     expected = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
