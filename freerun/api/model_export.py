@@ -12,13 +12,13 @@ from typing import Any, Final, Literal
 from freerun.api.checks import AnyPath, Pairs, Progress, as_model_path, as_pairs, check_progress, optional_path
 from freerun.arguments import check_number
 from freerun.bounds import MAX_LOSS
-from freerun.data.features import with_features
 from freerun.data.readers import Columns
 from freerun.errors import ConfigError, MissingExtraError, UserError
 from freerun.evaluation.comparison import Comparison, compare
 from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.evaluation.predictor_evaluation import evaluate_items
 from freerun.evaluation.searcher_evaluation import Evaluation
+from freerun.experiment.pairs_for_model import read_for_models
 from freerun.files import real_path, replacing_dir
 from freerun.loading import load
 from freerun.lock import inner_lock, only_writer, outer_lock
@@ -102,7 +102,7 @@ def export(
         quantize: "int8" writes quantized graphs, too, and measures what they cost.
         max_loss: the largest loss of int8 in points of sequence accuracy; a larger one is an error.
         dev: pairs to measure int8 on, as in ``freerun.evaluate``. Default: the development pairs of the model's run.
-        columns: the source and target columns of ``dev``, if it is a TSV file.
+        columns: the columns of ``dev``, if it is a TSV file: source and target, and features if the model has any.
         progress: called with the number of sequences evaluated and of all, for one precision after the other.
 
     Raises:
@@ -184,10 +184,7 @@ def _export(request: _Request) -> ExportResult:
 
 def _dev_items(request: _Request, bundle: Bundle) -> EvaluationSet:
     spec = as_pairs("dev", request.dev, request.columns, [request.model])
-    pairs = spec.read()
-    if bundle.source.features is not None:
-        pairs = with_features(pairs, spec.description)
-    return group_pairs(pairs, bundle.source, bundle.target)
+    return group_pairs(read_for_models(spec, bundle.source), bundle.source, bundle.target)
 
 
 def _verify(new: Path, bundle: Bundle, precision: str) -> None:
