@@ -101,12 +101,27 @@ def test_int8_is_calibrated_and_measured_with_the_features_of_the_pairs(
     }
 
 
-def test_pairs_without_features_are_told(freerun: Freerun, run: Path, tmp_path: Path) -> None:
-    dev = tmp_path / "dev.tsv"
-    dev.write_text("ab\tA B\n")
-    result = freerun("export", run, *QUANTIZE, "--dev", dev, "--columns", "1,2")
+@pytest.mark.parametrize(
+    ("name", "content", "columns", "message"),
+    [
+        ("dev.tsv", "ab\tA B\n", (), ":1: 2 tab-separated columns, so there is no column 3. Expected "),
+        (
+            "dev.tsv",
+            "ab\tA B\tPL\n",
+            ("--columns", "1,2"),
+            ": columns 1,2 were chosen, but the model also reads features. Expected ",
+        ),
+        ("dev.jsonl", '{"source": "ab", "target": "A B"}\n', (), ':1: "ab" has no features. Expected '),
+    ],
+)
+def test_pairs_without_features_are_told(
+    freerun: Freerun, run: Path, tmp_path: Path, name: str, content: str, columns: tuple[str, ...], message: str
+) -> None:
+    dev = tmp_path / name
+    dev.write_text(content)
+    result = freerun("export", run, *QUANTIZE, "--dev", dev, *columns)
     assert (result.code, result.out) == (2, "")
-    assert result.err.startswith(f"error: {dev}:1: this pair has no features.")
+    assert result.err.startswith(f"error: {dev}{message}")
     assert not (run / "best" / "greedy.onnx").exists()
 
 

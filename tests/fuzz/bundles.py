@@ -32,6 +32,8 @@ from tests.fuzz.damage import damaged_bytes, damaged_json
 from tests.networks import network
 
 TEXTS = ["a b c", "", "g", "zz ü \u202e a", "a " * 30]
+FEATURE_TEXTS = ["A;B", "", "C", "A;\u202e;new", "A;B;C;" * 30]
+FEATURES = {"feature_vocabulary": 7, "feature_encoder": "summary"}
 MAX_LENGTH = 20
 
 
@@ -43,7 +45,7 @@ class Bundles:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._whole = [folder / name for name in ("plain", "attention", "recurrent", "pieces")]
+        self._whole = [folder / name for name in ("plain", "attention", "recurrent", "pieces", "summary", "sequence")]
         _write(self._whole[0], network(1, torch.float32, scale=1.5))
         _write(
             self._whole[1],
@@ -51,6 +53,11 @@ class Bundles:
         )
         _write(self._whole[2], network(3, torch.float32, cell="rnn", attention="bahdanau", tied_output=True))
         _write_pieces(self._whole[3])
+        _write(self._whole[4], network(5, torch.float32, cell="gru", **FEATURES))
+        _write(
+            self._whole[5],
+            network(6, torch.float32, attention="dot", **{**FEATURES, "feature_encoder": "sequence"}),
+        )
 
     def __call__(self, number: int) -> str:
         """Damage, load and use; raises whatever is not a BundleError."""
@@ -304,8 +311,10 @@ def _use(draw, case: Path) -> str:
     search = draw.choice([Beam(), Beam(), Beam(3, 2), Beam(2, 1, 1.0), Sampling(2)])
     try:
         predictor = load_predictor(case, max_length=MAX_LENGTH, runtime=runtime, precision=precision, threads=1)
-        found = predictor.predict_batch(TEXTS, search)
-        scored = list(predictor.score_stream([Pair("a b", "v w x", 1)])) if draw.random() < 0.1 else []
+        has_features = predictor.source.features is not None  # the damage may be that it has, or that it has not
+        found = predictor.predict_batch([*zip(TEXTS, FEATURE_TEXTS, strict=True)] if has_features else TEXTS, search)
+        pair = Pair("a b", "v w x", 1, "A" if has_features else None)
+        scored = list(predictor.score_stream([pair])) if draw.random() < 0.1 else []
     except BundleError as error:
         _check_message(str(error))
         return "rejected"

@@ -115,10 +115,35 @@ def test_what_is_written_for_a_source_is_the_same_to_the_last_bit_whatever_is_be
 
 
 @few
-@given(model=models, source=several)
-@example(({"cell": "gru", "hidden_size": 70}, 1), [[4] * n + [2] for n in range(8)])
-def test_its_int8_is_that_of_the_graphs(greedy, model, source):
-    network = made(*model)
+@given(model=models, source=rows, bounds=bounds, features=features)
+@example(
+    ({"cell": "lstm", "hidden_size": 70, "num_layers": 2, "bidirectional": True, "context": "every_step"}, 1),
+    [[2], [4, 5, 2]] * 4,
+    [9] * 15,
+    [[], [3], [3, 4, 5, 6, 7, 8]] * 5,
+)
+def test_it_writes_what_the_greedy_graph_writes_for_sources_with_features(greedy, model, source, bounds, features):
+    scale = 1.2 if model[0]["hidden_size"] < 20 else 0.3
+    model = network(model[1], torch.float32, scale=scale, **model[0], **FEATURES)
+    source = [one + other for one, other in zip(source, features, strict=False)]
+    bounds = bounds[: len(source)]
+    expected = [[each] for each in OnnxGreedy(GraphsOf(model))(source, bounds)]
+    found = [[each] for each in greedy(model)(source, bounds)]
+    assert ids_of(found) == ids_of(expected)
+    close(found, expected)
+
+
+@few
+@given(model=models, source=several, features=st.just([]) | features)
+@example(({"cell": "gru", "hidden_size": 70}, 1), [[4] * n + [2] for n in range(8)], [])
+@example(
+    ({"cell": "lstm", "hidden_size": 70, "bidirectional": True, "context": "every_step"}, 1),
+    [[4] * n + [2] for n in range(8)],
+    [[], [4], [3, 5, 6, 7, 8], [6, 7]] * 4,
+)
+def test_its_int8_is_that_of_the_graphs(greedy, model, source, features):
+    network = made({**model[0], **(FEATURES if features else {})}, model[1])
+    source = [one + other for one, other in zip_longest(source, features[: len(source)], fillvalue=[])]
     bounds = [6] * len(source)
     expected = [[each] for each in OnnxGreedy(GraphsOf(network, Int8(), 1.5))(source, bounds)]
     found = [[each] for each in greedy(network, "int8", 1.5)(source, bounds)]

@@ -62,11 +62,15 @@ def on_levels(model):
     """Change the weights of features and context to values that 8 bits hold exactly, together and apart."""
     generator, width = torch.Generator().manual_seed(1), model.sizes.embedding_size
     weights = model.state_dict()
-    parts = [weights[f"{layer}.weight_ih"][:, width:] for layer in first_layers(model)]
-    own = [weights[f"feature_encoder.{name}.weight"] for name in ("embedding", "projection")]
-    for part in (*parts, *own):
+    for layer in first_layers(model):
+        part = weights[f"{layer}.weight_ih"][:, width:]
         part[:] = torch.randint(-127, 128, part.shape, generator=generator) / 128
         part[:, ::width] = 127 / 128
+    # each row of the table, their product, is a column of the projection
+    embedding, projection = (weights[f"feature_encoder.{name}.weight"] for name in ("embedding", "projection"))
+    embedding[:] = torch.eye(width)[torch.arange(len(embedding)) % width]
+    projection[:] = torch.randint(-127, 128, projection.shape, generator=generator) / 128
+    projection[0] = 127 / 128
     return model
 
 
