@@ -104,7 +104,7 @@ def test_int8_is_calibrated_and_measured_with_the_features_of_the_pairs(
 @pytest.mark.parametrize(
     ("name", "content", "columns", "message"),
     [
-        ("dev.tsv", "ab\tA B\n", (), ":1: 2 tab-separated columns, so there is no column 3. Expected "),
+        ("dev.tsv", "ab\tA B\n", (), ":1: 2 tab-separated columns, so there is no column 3 of features. Expected "),
         (
             "dev.tsv",
             "ab\tA B\tPL\n",
@@ -113,6 +113,7 @@ def test_int8_is_calibrated_and_measured_with_the_features_of_the_pairs(
         ),
         ("dev.jsonl", '{"source": "ab", "target": "A B"}\n', (), ':1: "ab" has no features. Expected '),
     ],
+    ids=["two columns", "two columns chosen", "no key"],
 )
 def test_pairs_without_features_are_told(
     freerun: Freerun, run: Path, tmp_path: Path, name: str, content: str, columns: tuple[str, ...], message: str
