@@ -7,17 +7,27 @@ import itertools
 import pytest
 import torch
 
-from freerun.architecture import ATTENTIONS
+from freerun.architecture import ATTENTIONS, FEATURE_ENCODERS
 from freerun.errors import ConfigError
 from freerun.forcing.registry import STRATEGIES
 from freerun.forcing.strategy import Objective, StrategySettings
 from freerun.forcing.teacher import Teacher
 from freerun.forcing.training_batch import Update
 from freerun.training import precision
-from tests.networks import BACKENDS, CELLS, network, random_rows, training_batch
+from tests.networks import (
+    BACKENDS,
+    CELLS,
+    network,
+    random_features,
+    random_rows,
+    training_batch,
+    with_features,
+)
 
 needs_bf16 = pytest.mark.skipif(not precision.bf16_is_fast(), reason="this CPU cannot multiply bf16")
-BATCH = training_batch(random_rows([4, 9, 6, 1]), random_rows([3, 5, 1, 7], size=9, seed=1))
+ROWS = random_rows([4, 9, 6, 1]), random_rows([3, 5, 1, 7], size=9, seed=1)
+BATCH = training_batch(*ROWS)
+FEATURED = training_batch(*ROWS, random_features([2, 0, 4, 1]))
 
 
 # argmaxes, so that rounding seldom changes what is fed
@@ -30,9 +40,9 @@ SETTINGS = {
 }
 
 
-def loss_and_gradients(model, kind):
+def loss_and_gradients(model, kind, batch=BATCH):
     with precision.autocast(kind):
-        losses = Teacher(StrategySettings(), Objective(label_smoothing=0.1)).losses(model, BATCH, Update(1, 1))
+        losses = Teacher(StrategySettings(), Objective(label_smoothing=0.1)).losses(model, batch, Update(1, 1))
     term = losses.terms["nll"]
     model.zero_grad()
     term.sum.backward()
@@ -56,17 +66,55 @@ def test_bf16_stays_near_fp32(cell, backend, attention):
     assert (gradient - wanted).norm() < 0.03 * wanted.norm()
 
 
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    ("encoder", "attention", "context"),
+    [
+        ("summary", "none", "init"),
+        ("summary", "bahdanau", "init"),
+        ("summary", "general", "every_step"),
+        ("sequence", "general", "init"),
+    ],
+)
+def test_bf16_stays_near_fp32_with_features(cell, encoder, attention, context):
+    sizes = {"cell": cell, "attention": attention, "context": context, "bidirectional": context == "init"}
+    model = network(
+        1,
+        dtype=torch.float32,
+        dropout=0.3,
+        embedding_dropout=0.2,
+        backend="reference",
+        **sizes,
+        **with_features(encoder),
+    )
+    (loss, gradient), (exact, wanted) = (loss_and_gradients(model, kind, FEATURED) for kind in ("bf16", "fp32"))
+    assert loss.dtype == gradient.dtype == torch.float32
+    assert loss.item() != exact.item()
+    assert loss.item() == pytest.approx(exact.item(), rel=0.01)
+    assert (gradient - wanted).norm() < 0.03 * wanted.norm()
+
+
 @needs_bf16
+@pytest.mark.parametrize("features", ["", *FEATURE_ENCODERS])
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_every_strategy_works_in_bf16(name, cell):
-    kind, model = STRATEGIES[name], network(dtype=torch.float32, cell=cell, dropout=0.3, embedding_dropout=0.2)
+def test_every_strategy_works_in_bf16(name, cell, features):
+    kind, batch = STRATEGIES[name], FEATURED if features else BATCH
+    attention = "general" if features == "sequence" else "none"
+    model = network(
+        dtype=torch.float32,
+        cell=cell,
+        attention=attention,
+        dropout=0.3,
+        embedding_dropout=0.2,
+        **with_features(features),
+    )
     found = {}
     for precise in ("bf16", "fp32"):
         strategy = kind(kind.Settings(**SETTINGS.get(name, {})), Objective())
         strategy.prepare(model, 1)
         with precision.autocast(precise):
-            losses = strategy.losses(model, BATCH, Update(9, 1))
+            losses = strategy.losses(model, batch, Update(9, 1))
         assert all(term.sum.dtype == torch.float32 for term in losses.terms.values())
         strategy.step(Update(9, 1))
         found[precise] = {term: value.sum.item() for term, value in losses.terms.items()}
