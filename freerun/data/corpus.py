@@ -150,8 +150,10 @@ def encode_corpus(
     Memory: the token arrays and 20 bytes per pair, 40 while the sources are numbered; and the held-out ids. Raises
     ``DataError`` at ``location`` if no pair is left.
     """
-    sources, targets, counts = _Rows(len(source.vocabulary)), _Rows(len(target.vocabulary)), _Counts()
-    features = None if source.features is None else _Rows(len(source.features.vocabulary))
+    num_features = 0 if source.features is None else len(source.features.vocabulary)
+    sources = _Rows(max(len(source.vocabulary), num_features))  # rows are compared with their features
+    targets, counts = _Rows(len(target.vocabulary)), _Counts()
+    features = _Rows(num_features) if num_features else None
     held_out_ids = {sources.raw(source.encode(each.source, each.features)) for each in held_out}
     unseen = Counter(sources.raw(source.encode(each.source, each.features)) for each in development)
     hashes = bytearray()

@@ -5,6 +5,7 @@ import pytest
 
 from freerun.data.codec import Codec
 from freerun.data.corpus import Corpus, FilterReport, Ragged, encode_corpus
+from freerun.data.features import FeatureCodec
 from freerun.data.readers import Pair
 from freerun.data.tokenizers import CharTokenizer, WhitespaceTokenizer
 from freerun.data.vocabulary import Vocabulary
@@ -38,6 +39,15 @@ def test_a_large_vocabulary_has_wider_ids():
     )
     assert narrower.sources.tokens.dtype == np.uint16
     assert narrower.sources[0].tolist() == [65_535, EOS]
+
+
+def test_a_large_vocabulary_of_features_has_wider_ids():
+    features = FeatureCodec(";", Vocabulary(str(number) for number in range(65_533)))
+    source = Codec(CharTokenizer(), Vocabulary("abc"), features=features)
+    corpus, _ = encode_corpus(iter([Pair("a", "b", 1, "65532;0")]), source, CHARS, held_out=[Pair("b", "", 2, "65532")])
+    assert corpus.features is not None
+    assert corpus.features[0].tolist() == [4, 65_536]
+    assert corpus.sources[0].tolist() == [4, EOS]
 
 
 def test_padded_rows():
