@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from freerun.commands.console import say
 from freerun.commands.output import open_output
-from freerun.commands.unknown_features import UnknownFeatures
+from freerun.commands.unknown_feature_counts import UnknownFeatures
 from freerun.data.codec import Codec
 from freerun.data.features import FeatureCodec
 from freerun.data.readers import read_texts

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from freerun.commands.console import say, shown_notices
 from freerun.commands.output import open_output
-from freerun.commands.unknown_features import UnknownFeatures
+from freerun.commands.unknown_feature_counts import UnknownFeatures
 from freerun.data.readers import Columns, PairsLocation
 from freerun.data.unknown_tokens import count_tokens, named_tokens
 from freerun.experiment.pairs_for_model import read_for_models

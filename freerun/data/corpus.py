@@ -174,7 +174,7 @@ def encode_corpus(
             continue
         # An 8-byte hash stands for the source: among 10 million sources the probability of a collision is 3e-6.
         hashes += hashlib.blake2b(raw, digest_size=8).digest()
-        sources.append(sources.raw(source_ids))
+        sources.append(raw if features is None else sources.raw(source_ids))
         if features is not None:
             features.append(features.raw(encoded[len(source_ids) :]))
         counts.development_sources += unseen.pop(raw, 0)

@@ -106,7 +106,10 @@ WRONG = [
         "pairs: the value is {'a': 'b'} (dict). Expected a path, or an iter",
     ),
     (lambda p: freerun.evaluate("m", ["ab"]), f"pairs[0]: the value is 'ab' (str). {PAIR}"),
-    (lambda p: freerun.evaluate("m", [("a", "b", "c")]), f"pairs[0]: the value is ('a', 'b', 'c') (tuple). {PAIR}"),
+    (
+        lambda p: freerun.evaluate("m", [("a", "b", "c", "d")]),
+        f"pairs[0]: the value is ('a', 'b', 'c', 'd') (tuple). {PAIR}",
+    ),
     (lambda p: freerun.evaluate("m", [("a", "b"), ("a", 1)]), f"pairs[1]: the value is ('a', 1) (tuple). {PAIR}"),
     (lambda p: freerun.evaluate("m", "p", columns=(1, "2")), "columns[1]: the value is '2' (str). Expected an int."),
     (lambda p: freerun.evaluate("m", "p", columns=3), "columns: the value is 3 (int). Expected None or the numbers of"),

@@ -322,7 +322,10 @@ def test_a_study_reads_its_files_several_times(freerun, here):
     assert found.code == 2 and f"{here}/ff: this is a pipe, which can be read only once" in found.err
     Path("base.toml").write_text('[data]\ntrain = "t.tsv"\n')
     found = freerun("study", "study.toml", "--out", "q")
-    assert found.code == 2 and "choose the columns with data.columns in the configuration of the arms" in found.err
+    assert (
+        found.code == 2
+        and "Choose two with data.columns in the configuration of the arms, for example 1,2" in found.err
+    )
     assert not list(Path("q").glob("[!.]*"))
 
 

@@ -317,7 +317,7 @@ TYPES = {
     "a number": ({"source": 3}, "source: the value is 3 (int). Expected a path, or an iterable of pairs"),
     "bytes": ({"source": b"x"}, "source: the value is b'x' (bytes). Expected a path, or an iterable"),
     "an item": ({"source": bad("ab")}, "pairs[2]: the value is 'ab' (str). Expected (source, target)"),
-    "three": ({"source": bad(("a", "b", "c"))}, "pairs[2]: the value is ('a', 'b', 'c') (tuple). Expected"),
+    "four": ({"source": bad(("a", "b", "c", "d"))}, "pairs[2]: the value is ('a', 'b', 'c', 'd') (tuple). Expected"),
     "not a text": ({"source": bad(("a", float("nan")))}, "pairs[2]: the value is ('a', nan) (tuple). Expected"),
     "no target": ({"source": bad({"source": "a"})}, "pairs[2]: the value is {'source': 'a'} (dict). Expected"),
     "dev": ({"dev": [("a", 1)]}, "dev[0]: the value is ('a', 1) (tuple). Expected"),

@@ -144,7 +144,7 @@ def test_sizes_that_disagree_are_rejected(call):
     assert [size for size in sizes if not call.is_rejected(model, **size)] == []
     assert [cell for cell in range(3) if cell != model.cell and not call.is_rejected(model, cell=cell)] == []
     assert call.is_rejected(model, directions=3 - model.directions)
-    read = bool(model.source_embedding or model.feature_embedding)
+    read = bool(model.source_embedding or model.feature_table)
     assert call.is_rejected(model, embedding=model.embedding + 1) == read
 
 
