@@ -116,12 +116,14 @@ INLINE void byte_block(int rows, int64_t fours, const int8_t *weight, const int3
         }
 }
 
-/* Round x / step to the nearest level (ties to even), as bytes with 128 for 0, and pad with 128. */
+/* Round x / step to the nearest level (ties to even), as bytes with 128 for 0, and pad with 128. NaN is the lowest level:
+ * its own bits depend on the order in which a compiler takes the terms of a sum. */
 INLINE void to_bytes(int64_t size, float step, const float *x, uint8_t *bytes) {
     const float magic = 12582912.0f; /* 1.5 x 2^23: adding it rounds to a whole number */
     for (int64_t k = 0; k < size; k++) {
         float level = x[k] / step;
-        level = level < -128.0f ? -128.0f : level > 127.0f ? 127.0f : level;
+        level = level > -128.0f ? level : -128.0f;
+        level = level < 127.0f ? level : 127.0f;
         float rounded = level + magic;
         uint32_t bits;
         memcpy(&bits, &rounded, 4);

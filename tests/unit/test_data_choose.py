@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import os
 import random
-from pathlib import Path
 
 import pytest
 
@@ -11,8 +9,8 @@ from freerun.data.choose import choose_tokenisation, measure
 from freerun.data.readers import Pair, read_pairs
 from freerun.data.tokenizers import train_sentencepiece
 from freerun.errors import DataError
+from tests.conftest import SHARED
 
-SHARED = Path(os.environ.get("FREERUN_SHARED", Path(__file__).parents[3] / "shared")) / "data"
 TABLE = {
     "g2p-cmudict": ("char", "whitespace"),
     **{f"g2p-2020/{name}": ("char", "whitespace") for name in ("bul", "fre", "hun", "kor", "vie")},
@@ -157,7 +155,7 @@ def test_no_pairs():
 @pytest.mark.shared_data
 @pytest.mark.parametrize("name", TABLE)
 def test_choices_on_real_data(name):
-    path = SHARED / name / "train.tsv"
+    path = SHARED / "data" / name / "train.tsv"
     if not path.exists():
         pytest.skip(f"{path} is missing: set FREERUN_SHARED")
     found = choose_tokenisation(lambda: read_pairs(path))

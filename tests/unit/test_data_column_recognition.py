@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import datetime
 import itertools
-import os
 import random
-from pathlib import Path
 
 import pytest
 
 from freerun.data.column_recognition import FeatureColumn
+from tests.conftest import SHARED
 
-SHARED = Path(os.environ.get("FREERUN_SHARED", "shared"), "data")
 LANGUAGES = ["finnish", "german", "hungarian", "spanish", "turkish"]
 WORDS = [a + b + c for a in "bdfgklm" for b in "aeiou" for c in "nrst"]
 
@@ -23,7 +21,7 @@ def objection(column, *others):
 
 def inflections(language, lines):
     """The first or, if ``lines`` is few, evenly spread lines of a set of SIGMORPHON 2016: lemma, form, features."""
-    with (SHARED / "inflection-2016" / language / "train.tsv").open(encoding="utf-8") as file:
+    with (SHARED / "data" / "inflection-2016" / language / "train.tsv").open(encoding="utf-8") as file:
         for line in itertools.islice(file, lines):
             source, target = line.rstrip("\n").split("\t")
             letters = [token for token in source.split() if not token.startswith("<")]
@@ -54,7 +52,7 @@ VALUE = "has the same value on every line"
 @pytest.mark.shared_data
 @pytest.mark.parametrize("lines", [20, 100, 1000, 10_000])
 def test_no_text_of_other_data_looks_like_features(lines):
-    sets = [path for path in sorted(SHARED.glob("**/train.tsv")) if "inflection" not in str(path)]
+    sets = [path for path in sorted((SHARED / "data").glob("**/train.tsv")) if "inflection" not in str(path)]
     assert len(sets) >= 10
     for path in sets:
         with path.open(encoding="utf-8") as file:
