@@ -10,7 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-SHARED = Path(os.environ.get("FREERUN_SHARED", Path(__file__).parents[2] / "shared"))
+SHARED = Path(os.environ.get("FREERUN_SHARED") or Path(__file__).parents[2] / "shared")
 
 # A busy machine is no failure.
 hypothesis.settings.register_profile("freerun", deadline=None)
