@@ -78,10 +78,20 @@ def train(data: Path, name: str, variant: str, settings: Sequence[str], seed: in
         "core_minutes": round(used / 60, 2),
         "figures": figures,
     }
+    write_result(path, result)
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """Write the result of a run, whole or not at all."""
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     unfinished.replace(path)
-    print(f"{path.name}: {100 - 100 * figures['beam 5']['sequence_accuracy.free']:.2f} % wrong", flush=True)
+    print(f"{path.name}: {word_error(result, 'beam 5'):.2f} % wrong", flush=True)
+
+
+def word_error(result: dict[str, Any], search: str) -> float:
+    """Return the percentage of wrong outputs of ``search``, "beam 1" or "beam 5"."""
+    return 100 - 100 * float(result["figures"][search]["sequence_accuracy.free"])
 
 
 def cost_of_an_update(data: Path, settings: Sequence[str], folder: Path, out: Path, name: str) -> tuple[float, int]:
@@ -90,16 +100,21 @@ def cost_of_an_update(data: Path, settings: Sequence[str], folder: Path, out: Pa
     if kept.exists():
         seconds, most = kept.read_text("utf-8").split()
         return float(seconds), int(most)
+    seconds = seconds_an_update(data, settings, folder)
+    most = passes(folder / str(MORE))
+    kept.write_text(f"{seconds} {most}", encoding="utf-8")
+    return seconds, most
+
+
+def seconds_an_update(data: Path, settings: Sequence[str], folder: Path) -> float:
+    """Return the CPU seconds per update: the difference of two short runs, so that startup cancels out."""
     times = []
     for updates in (FEW, MORE):
         quick = ["evaluation.max_sources=20", "evaluation.every=0", f"training.updates={updates}"]
         before = processor_seconds()
         subprocess.run(command_of(data, folder / str(updates), [*settings, *quick], 1), check=True, capture_output=True)
         times.append(processor_seconds() - before)
-    seconds = (times[1] - times[0]) / (MORE - FEW)
-    most = passes(folder / str(MORE))
-    kept.write_text(f"{seconds} {most}", encoding="utf-8")
-    return seconds, most
+    return (times[1] - times[0]) / (MORE - FEW)
 
 
 def passes(run: Path) -> int:
@@ -152,8 +167,7 @@ def _cell(runs: Sequence[dict[str, Any]]) -> str:
     sentences = runs[0]["set"].startswith("mt-")
     shown = {}
     for search in ("beam 5", "beam 1"):
-        figures = [run["figures"][search] for run in runs]
-        values = [f["bleu.free"] if sentences else 100 - 100 * f["sequence_accuracy.free"] for f in figures]
+        values = [run["figures"][search]["bleu.free"] if sentences else word_error(run, search) for run in runs]
         shown[search] = ", ".join(f"{value:.2f}" for value in values)
     minutes = sum(run["core_minutes"] for run in runs) / len(runs)
     unit = "BLEU " if sentences else ""

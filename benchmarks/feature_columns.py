@@ -3,9 +3,10 @@
     python benchmarks/feature_columns.py DATA OUT --updates 1500 --seeds 1 2
 
 DATA/SET holds train.tsv and dev.tsv, whose sources end with tokens like ``<pos=V> <tense=PRS>``. The arm "spelled"
-trains on these files unchanged; the arm "column" on files in which those tokens are a third column. Everything else is
-the automatic choice, with the same number of updates in both arms. Each run writes one JSON file to OUT and is not
-repeated if the file exists. ``--table`` prints all results in OUT as Markdown and trains nothing.
+trains on these files unchanged; the arm "column" on files in which those tokens are a third column, which freerun
+recognizes. Everything else is the automatic choice, with the same number of updates in both arms. Each run writes one
+JSON file to OUT and is not repeated if the file exists. ``--table`` prints all results in OUT as Markdown and trains
+nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from dev_sets import FEW, FREERUN, MORE, evaluate, processor_seconds
+from dev_sets import FREERUN, command_of, evaluate, processor_seconds, seconds_an_update, word_error, write_result
 
 SETS = [f"inflection-2016/{name}" for name in ("finnish", "german", "hungarian", "spanish", "turkish")]
 ARMS = ("spelled", "column")
@@ -56,9 +57,9 @@ def train(data: Path, name: str, arm: str, updates: int, seed: int, settings: Se
     """Train one run and record its metrics."""
     with tempfile.TemporaryDirectory() as folder:
         pairs = data if arm == "spelled" else columns(data, Path(folder, "pairs"))
-        seconds = seconds_an_update(pairs, arm, Path(folder), settings)
+        seconds = seconds_an_update(pairs, settings, Path(folder))
         run = Path(folder, "run")
-        command = command_of(pairs, arm, run, [*settings, f"training.updates={updates}"], seed)
+        command = command_of(pairs, run, [*settings, f"training.updates={updates}"], seed)
         before = processor_seconds()
         subprocess.run(command, check=True, capture_output=True)
         used = processor_seconds() - before
@@ -77,10 +78,7 @@ def train(data: Path, name: str, arm: str, updates: int, seed: int, settings: Se
         "core_minutes": round(used / 60, 2),
         "figures": figures,
     }
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(path)
-    print(f"{path.name}: {100 - 100 * figures['beam 5']['sequence_accuracy.free']:.2f} % wrong", flush=True)
+    write_result(path, result)
 
 
 def columns(data: Path, out: Path) -> Path:
@@ -101,26 +99,6 @@ def as_columns(line: str) -> str:
     return f"{' '.join(letters)}\t{target}\t{';'.join(features)}\n"
 
 
-def seconds_an_update(pairs: Path, arm: str, folder: Path, settings: Sequence[str]) -> float:
-    """Return the CPU seconds per update: the difference of two short runs, so that startup cancels out."""
-    times = []
-    for updates in (FEW, MORE):
-        quick = [*settings, "evaluation.max_sources=20", "evaluation.every=0", f"training.updates={updates}"]
-        before = processor_seconds()
-        command = command_of(pairs, arm, folder / str(updates), quick, 1)
-        subprocess.run(command, check=True, capture_output=True)
-        times.append(processor_seconds() - before)
-    return (times[1] - times[0]) / (MORE - FEW)
-
-
-def command_of(pairs: Path, arm: str, run: Path, settings: Sequence[str], seed: int) -> list[str]:
-    """Return the command line of a run."""
-    chosen = [part for setting in ("training.threads=1", *settings) for part in ("--set", setting)]
-    files = [str(pairs / "train.tsv"), "--dev", str(pairs / "dev.tsv")]
-    order = [] if arm == "spelled" else ["--columns", "1,2,3"]
-    return [*FREERUN, "train", *files, *order, "--out", str(run), "--seed", str(seed), *chosen]
-
-
 def table(results: Sequence[dict[str, Any]]) -> str:
     """Return a table of sets and arms: word error rates of each seed, core-minutes, milliseconds per update."""
     arms = sorted({result["arm"] for result in results}, key=lambda arm: (not arm.startswith("spelled"), arm))
@@ -133,19 +111,15 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join([*lines, "| mean | " + " | ".join(means) + " |"])
 
 
-def _error(run: dict[str, Any], search: str) -> float:
-    return 100 - 100 * float(run["figures"][search]["sequence_accuracy.free"])
-
-
 def _cell(runs: Sequence[dict[str, Any]]) -> str:
     if not runs:
         return ""
-    beam, greedy = (", ".join(f"{_error(run, search):.2f}" for run in runs) for search in ("beam 5", "beam 1"))
+    beam, greedy = (", ".join(f"{word_error(run, search):.2f}" for run in runs) for search in ("beam 5", "beam 1"))
     return f"{beam} (greedy {greedy}); {_cost(runs)}"
 
 
 def _mean(runs: Sequence[dict[str, Any]]) -> str:
-    beam, greedy = (mean(_error(run, search) for run in runs) for search in ("beam 5", "beam 1"))
+    beam, greedy = (mean(word_error(run, search) for run in runs) for search in ("beam 5", "beam 1"))
     return f"**{beam:.2f}** (greedy {greedy:.2f}); {_cost(runs)}"
 
 

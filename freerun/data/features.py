@@ -22,6 +22,7 @@ __all__ = [
     "FeatureCodec",
     "Features",
     "SourceText",
+    "contains_separator",
     "feature_tokens",
     "likely_separator",
     "source_key",
@@ -119,10 +120,16 @@ def without_features(pairs: Iterable[P], location: str) -> Iterator[P]:
         yield pair
 
 
+def contains_separator(feature: str, separator: str) -> bool:
+    """Return True if a feature of a list would be split, or would split the next one, where they are joined."""
+    # also if it ends with a part of the separator: "a:" and "b" joined by "::" would be split as "a" and ":b"
+    feature = feature.strip()
+    return (feature + separator).index(separator) < len(feature)
+
+
 def _check_items(features: Sequence[str], separator: str, location: str) -> None:
     """Check that no feature of a list contains the separator."""
-    # also one that ends with a part of the separator: "a:" and "b" joined by "::" would be split as "a" and ":b"
-    wrong = next((each for each in features if (each + separator).index(separator) < len(each)), None)
+    wrong = next((each for each in features if contains_separator(each, separator)), None)
     if wrong is not None:
         raise DataError(
             location,

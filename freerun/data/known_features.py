@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
-from freerun.data.features import FeatureCodec
+from freerun.data.features import FeatureCodec, SourceText
 from freerun.data.unknown_tokens import MAX_NAMED, named_tokens
 from freerun.errors import DataError
 from freerun.symbols import NUM_SPECIAL
 from freerun.text import printable, shown
 
-__all__ = ["known_features", "missing_features", "unknown_features_warning"]
+__all__ = ["count_unknown_features", "known_features", "missing_features", "unknown_features_warning"]
 
 
 def known_features(codec: FeatureCodec) -> str:
@@ -31,6 +32,17 @@ def missing_features(location: str, source: str, codec: FeatureCodec, fix: str) 
         f"{known_features(codec)}",
         fix,
     )
+
+
+def count_unknown_features(codec: FeatureCodec, sources: Iterable[SourceText]) -> tuple[Counter[str], int]:
+    """Return the counts of features that are not in the vocabulary, and the number of all."""
+    unknown: Counter[str] = Counter()
+    total = 0
+    for each in sources:
+        tokens = codec.tokens(each.features or "")
+        unknown.update(token for token in tokens if token not in codec.vocabulary)
+        total += len(tokens)
+    return unknown, total
 
 
 def unknown_features_warning(

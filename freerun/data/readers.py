@@ -32,6 +32,7 @@ __all__ = [
     "COLUMNS_WITH_FEATURES",
     "MAX_LINE_BYTES",
     "Columns",
+    "MissingColumnError",
     "Pair",
     "PairsLocation",
     "ParallelFiles",
@@ -74,6 +75,10 @@ class ParallelFiles:
 
 PairsLocation = Path | ParallelFiles
 """The location of pairs: one file of pairs, or two parallel files."""
+
+
+class MissingColumnError(DataError):
+    """A line of a TSV file without one of the chosen columns."""
 
 
 class _Line(NamedTuple):
@@ -312,11 +317,11 @@ def _wrong_columns(name: str, number: int, count: int) -> DataError:
     return DataError(f"{name}:{number}", f"{count} tab-separated column{plural}", "Expected 2: source and target", fix)
 
 
-def _column_out_of_range(name: str, number: int, count: int, columns: Columns) -> DataError:
+def _column_out_of_range(name: str, number: int, count: int, columns: Columns) -> MissingColumnError:
     plural = "" if count == 1 else "s"
     missing = max(columns)
     content = " of features" if columns[2:] == (missing,) and count >= max(columns[:2]) else ""
-    return DataError(
+    return MissingColumnError(
         f"{name}:{number}",
         f"{count} tab-separated column{plural}, so there is no column {missing}{content}",
         f"Expected at least {missing}, because columns {_numbers(columns)} were chosen",

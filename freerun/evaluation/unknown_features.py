@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from freerun.data.codec import Codec
-from freerun.data.known_features import unknown_features_warning
+from freerun.data.known_features import count_unknown_features, unknown_features_warning
 from freerun.data.unknown_tokens import MAX_UNKNOWN
 from freerun.evaluation.items import EvaluationSet
 from freerun.log import log
@@ -18,7 +16,6 @@ def warn_of_unknown_features(location: object, items: EvaluationSet, source: Cod
     codec = source.features
     if codec is None:
         return
-    features = [feature for item in items.items for feature in codec.tokens(item.features or "")]
-    unknown = Counter(feature for feature in features if feature not in codec.vocabulary)
-    if unknown.total() > MAX_UNKNOWN * len(features):
-        log.warning(f"{location}: {unknown_features_warning(unknown, codec, len(features))}")
+    unknown, total = count_unknown_features(codec, items.items)
+    if unknown.total() > MAX_UNKNOWN * total:
+        log.warning(f"{location}: {unknown_features_warning(unknown, codec, total)}")

@@ -14,10 +14,10 @@ from freerun.config import Config, DataConfig
 from freerun.data.choose import choose_tokenisation
 from freerun.data.codec import Codec, build_codecs
 from freerun.data.corpus import Corpus, FilterReport, IntArray, encode_corpus
-from freerun.data.features import FeatureCodec, SourceText, feature_tokens, source_key
+from freerun.data.features import SourceText, feature_tokens, source_key
 from freerun.data.hash_sampling import hash_sample
 from freerun.data.header import SAMPLE_PAIRS, looks_like_header
-from freerun.data.known_features import unknown_features_warning
+from freerun.data.known_features import count_unknown_features, unknown_features_warning
 from freerun.data.normalisation import normalise
 from freerun.data.readers import Columns, Pair, PairsLocation, content_hash, describe, read_pairs
 from freerun.data.split import held_out_sources
@@ -244,20 +244,9 @@ def _feature_summary(data: TrainingData) -> str:
     features = data.source.features
     if features is None:
         return ""
-    unknown, total = _unknown_features(features, data.dev.items)
+    unknown, total = count_unknown_features(features, data.dev.items)
     rate = f"{100 * unknown.total() / total:.2f} %" if total else "none"
     return f", {len(features.vocabulary):,} feature ids ({rate} of the development sources' features are unknown)"
-
-
-def _unknown_features(features: FeatureCodec, sources: Iterable[SourceText]) -> tuple[Counter[str], int]:
-    """Return the counts of features that are not in the vocabulary, and the number of all."""
-    unknown: Counter[str] = Counter()
-    total = 0
-    for each in sources:
-        tokens = features.tokens(each.features or "")
-        unknown.update(token for token in tokens if token not in features.vocabulary)
-        total += len(tokens)
-    return unknown, total
 
 
 def _warn_of_unknown_tokens(data: TrainingData, pairs: DataSource, init: str) -> None:
@@ -287,7 +276,7 @@ def _warn_of_unknown_features(data: TrainingData, pairs: DataSource, init: str, 
     sides: tuple[Iterable[SourceText], ...] = (train, data.dev.items)
     vocabulary, fix = (f"the vocabulary of {init}", FIX_INIT) if init else ("the vocabulary", FIX_FEATURES)
     for label, sources in zip(labels, sides, strict=True):
-        unknown, total = _unknown_features(features, sources)
+        unknown, total = count_unknown_features(features, sources)
         if unknown.total() > MAX_UNKNOWN * total:
             log.warning(f"{label}: {unknown_features_warning(unknown, features, total, vocabulary, fix)}")
 

@@ -86,8 +86,9 @@ def choose_fields(config: DataConfig, label: str, quiet: bool = False) -> InputF
 
 
 def _has_three_columns(location: PairsLocation) -> bool:
-    is_tsv = isinstance(location, Path) and kind_of(location) == "TSV"
-    return is_tsv and isinstance(location, Path) and column_count(location) == len(COLUMNS_WITH_FEATURES)
+    if not isinstance(location, Path) or kind_of(location) != "TSV":
+        return False
+    return column_count(location) == len(COLUMNS_WITH_FEATURES)
 
 
 def _check_features(pairs: list[Pair], label: str) -> None:

@@ -9,7 +9,7 @@ from freerun.data.codec import Codec
 from freerun.data.features import FeatureCodec
 from freerun.data.known_features import known_features, missing_features
 from freerun.data.memory_pairs import PairsInMemory
-from freerun.data.readers import COLUMNS_WITH_FEATURES, Pair, kind_of
+from freerun.data.readers import COLUMNS_WITH_FEATURES, MissingColumnError, Pair, kind_of
 from freerun.errors import ConfigError, DataError
 from freerun.experiment.pairs_spec import PairsSpec
 
@@ -70,9 +70,7 @@ def _tsv_pairs(spec: PairsSpec, codec: FeatureCodec) -> Iterator[Pair]:
     columns = spec.columns or COLUMNS_WITH_FEATURES
     try:
         yield from replace(spec, columns=columns).read()
-    except DataError as error:
-        if "there is no column" not in error.what:
-            raise
+    except MissingColumnError as error:
         expected = f"Expected source, target and features in columns {','.join(map(str, columns))}, because the model "
         known = f"was trained with features: it has {known_features(codec)}"
         raise DataError(error.where, error.what, expected + known, _FIX["TSV"]) from None

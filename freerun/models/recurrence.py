@@ -324,7 +324,7 @@ def _from_table(layer: RecurrentLayer, tokens: Tokens) -> tuple[Tensor, Tensor |
     if tokens.mask_TB1 is not None:
         gates_TBG = torch.addcmul(layer.bias(), gates_TBG, tokens.mask_TB1)
     if tokens.context_BC is not None:
-        gates_TBG = gates_TBG + functional.linear(tokens.context_BC, layer.weight_ih[:, size:])
+        gates_TBG = gates_TBG.add_(functional.linear(tokens.context_BC, layer.weight_ih[:, size:]))
     return gates_TBG, None
 
 

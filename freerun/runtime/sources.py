@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, TypeAlias
 
 from freerun.arguments import check_text, wrong_type
-from freerun.data.features import FeatureCodec, Features
+from freerun.data.features import FeatureCodec, Features, contains_separator
 from freerun.data.known_features import missing_features
 from freerun.errors import DataError
 from freerun.text import forbidden_character, lone_surrogate, shown
@@ -97,7 +97,7 @@ def _check_features(features: Any, name: str, location: str, codec: FeatureCodec
     for item in [features] if isinstance(features, str) else features:
         if not item.isprintable():
             check_line(item, name, f"features of {location}")
-        if item is not features and codec.separator in item.strip():
+        if item is not features and contains_separator(item, codec.separator):
             raise DataError(
                 f"features of {location}",
                 f"the feature {shown(item)} contains the separator {shown(codec.separator)}",

@@ -48,7 +48,7 @@ def test_three_columns_are_recognized():
     )
     assert said == [sentence]
     assert fields.settings() == {"columns": [1, 2, 3], "feature_separator": ";"}
-    # what a run records is repeated without a word
+    # what a run records is repeated silently
     assert choose(ROWS, **fields.settings()) == (fields, [])
     assert choose(ROWS, quiet=True) == (fields, [])
 
