@@ -31,6 +31,7 @@ __all__ = [
     "attention_kinds",
     "attention_name",
     "attention_scores",
+    "feature_encoder_for",
 ]
 
 Shapes = dict[str, tuple[int, ...]]
@@ -39,8 +40,11 @@ EVERY_STEP: Final = "every_step"
 CONTEXTS: Final = ("init", EVERY_STEP)
 """Values of ``Architecture.context``."""
 
-FEATURE_ENCODERS: Final = ("summary", "sequence")
-"""Values of ``Architecture.feature_encoder``; the first is the default."""
+SUMMARY: Final = "summary"
+SEQUENCE: Final = "sequence"
+BOTH: Final = "both"
+FEATURE_ENCODERS: Final = (SUMMARY, SEQUENCE, BOTH)
+"""Values of ``Architecture.feature_encoder``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,17 +220,12 @@ class Architecture:
     @property
     def feature_summary_size(self) -> int:
         """Width of the features' summary, an input of the first layers at every step; 0 if there is none."""
-        return self.embedding_size if self.feature_encoder == "summary" else 0
+        return self.embedding_size if self.feature_encoder in (SUMMARY, BOTH) else 0
 
     @property
     def has_feature_entries(self) -> bool:
         """Return True if features are entries of the memory."""
-        return self.has_features and self.feature_summary_size == 0
-
-    @property
-    def feature_embedding_size(self) -> int:
-        """Width of a feature's embedding."""
-        return self.feature_summary_size or self.memory_size
+        return self.feature_encoder in (SEQUENCE, BOTH)
 
     @property
     def attended_size(self) -> int:
@@ -408,3 +407,8 @@ def attention_scores() -> dict[str, AttentionSpec]:
 def attention_name(kind: str, score: str) -> str:
     """Return the key of ``ATTENTIONS`` for ``model.attention`` and its score, which most kinds ignore."""
     return next(spec.name for spec in ATTENTIONS.values() if spec.kind == kind and spec.score in ("", score))
+
+
+def feature_encoder_for(kind: str) -> str:
+    """Return the default of ``model.feature_encoder`` for ``model.attention``: the most accurate one that fits."""
+    return SUMMARY if kind == NO_ATTENTION else BOTH

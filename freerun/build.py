@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from freerun.architecture import FEATURE_ENCODERS, Architecture, attention_name
+from freerun.architecture import Architecture, attention_name, feature_encoder_for
 from freerun.config import (
     HIGHER_IS_BETTER,
     Config,
@@ -67,7 +67,7 @@ def model_sizes(config: ModelConfig, source: Codec, target: Codec) -> Architectu
         tied_output=config.tied_output,
         input_feeding=config.input_feeding,
         feature_vocabulary=feature_vocabulary,
-        feature_encoder=(config.feature_encoder or FEATURE_ENCODERS[0]) if feature_vocabulary else "",
+        feature_encoder=(config.feature_encoder or feature_encoder_for(config.attention)) if feature_vocabulary else "",
     )
 
 

@@ -69,7 +69,7 @@ def model_options(draw):
 def feature_options(draw):
     """The same with features, in a vocabulary of 7: above and below the sizes of an embedding."""
     options = draw(model_options())
-    encoders = FEATURE_ENCODERS if options["attention"] != "none" else FEATURE_ENCODERS[:1]
+    encoders = FEATURE_ENCODERS if options["attention"] != "none" else ("summary",)
     return {**options, "feature_vocabulary": 7, "feature_encoder": draw(st.sampled_from(encoders))}
 
 

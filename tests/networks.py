@@ -116,7 +116,7 @@ def with_features(kind):
 
 def feature_encoders(attention):
     """The feature encoders that a model with this attention can have."""
-    return FEATURE_ENCODERS if attention != "none" else FEATURE_ENCODERS[:1]
+    return FEATURE_ENCODERS if attention != "none" else ("summary",)
 
 
 def random_features(counts, size=7, seed=0):

@@ -177,8 +177,8 @@ def encode(model: Model, source: Sequence[int], masks: Masks = NO_DROPOUT) -> En
     """Read a source (Sutskever et al. 2014; in two directions: Schuster & Paliwal 1997).
 
     Of two directions each layer reads both outputs of the layer below; states are concatenated, forward first.
-    The summary of the features, if there is one, is read next to every token; otherwise the features follow the
-    source's tokens in the memory.
+    The summary of the features is read next to every token, and their entries follow the source's tokens in the memory;
+    a model may have one of the two.
     """
     cell, size, weights = model.sizes.cell, model.sizes.hidden_size, model.weights
     end = source.index(EOS) + 1
@@ -200,21 +200,26 @@ def encode(model: Model, source: Sequence[int], masks: Masks = NO_DROPOUT) -> En
 
 
 def encode_features(model: Model, features: Sequence[int], masks: Masks) -> tuple[list[Tensor], list[Tensor]]:
-    """The features' summary [E] and their memory entries [M], of which a model has one or neither.
+    """The features' summary [E] and their memory entries [M]: a model has either, both or neither.
 
     The summary is tanh(W sum e + b), a function of a set (Zaheer et al. 2017, theorem 2), e the embeddings; the sum of
-    none is 0. An entry is an embedding.
+    none is 0. An entry is tanh(V e + d).
     """
-    if not model.sizes.feature_encoder:
+    kind = model.sizes.feature_encoder
+    if not kind:
         assert not features
         return [], []
     table = model.weights["feature_encoder.embedding.weight"]
     values = [dropped(table[feature], masks.features, n) for n, feature in enumerate(features)]
-    if model.sizes.feature_encoder == "sequence":
-        return [], values
     total_E = sum(values, torch.zeros_like(table[0]))
-    name = "feature_encoder.projection"
-    return [torch.tanh(model.weights[f"{name}.weight"] @ total_E + model.weights[f"{name}.bias"])], []
+    summary = [_squashed(model.weights, "projection", total_E)] if kind in ("summary", "both") else []
+    entries = [_squashed(model.weights, "entries", value) for value in values] if kind in ("sequence", "both") else []
+    return summary, entries
+
+
+def _squashed(weights: Weights, name: str, value_E: Tensor) -> Tensor:
+    weight, bias = (weights[f"feature_encoder.{name}.{each}"] for each in ("weight", "bias"))
+    return torch.tanh(weight @ value_E + bias)
 
 
 def _joined(forward: LayerState, backward: LayerState) -> LayerState:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from freerun.architecture import NO_ATTENTION, AttentionSpec, attention_kinds, attention_scores
+from freerun.architecture import BOTH, NO_ATTENTION, SEQUENCE, AttentionSpec, attention_kinds, attention_scores
 from freerun.config.fields import Target, kinds_of, models_of, one_of, resolve
 from freerun.config.renamed import new_name
 from freerun.config.sections import (
@@ -227,10 +227,11 @@ class _Check:
             what = f"input feeding cannot be combined with attention = {shown(model['attention'])}"
             fitting = f"Expected attention = {_kinds_with(lambda spec: spec.feeds_input)}"
             self._add("model.input_feeding", what, fitting, "Change attention or input_feeding")
-        if model["feature_encoder"] == "sequence" and attention is not None and attention.kind == NO_ATTENTION:
+        encoder = model["feature_encoder"]
+        if encoder in (SEQUENCE, BOTH) and attention is not None and attention.kind == NO_ATTENTION:
             self._add(
                 "model.feature_encoder",
-                f'"sequence" needs an attention, which reads features, but attention = {shown(attention.kind)}',
+                f"{shown(encoder)} needs an attention, which reads features, but attention = {shown(attention.kind)}",
                 f'Expected "summary", or attention = {_kinds_with(lambda spec: spec.kind != NO_ATTENTION)}',
                 "Change feature_encoder or attention",
             )

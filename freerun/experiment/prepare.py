@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from freerun.architecture import FEATURE_ENCODERS
+from freerun.architecture import feature_encoder_for
 from freerun.config import Config, DataConfig, merge, parse_config, shown, to_toml
 from freerun.errors import ConfigError, RunError
 from freerun.evaluation.baseline import most_frequent_target
@@ -184,18 +184,20 @@ def resolve_config(plan: RunPlan, pairs: DataSource, init: Bundle | None) -> tup
     if plan.automatic:
         raw, config = _with_choice(plan, raw, choose_sizes(data, raw, plan.trust.settings_of))
         raw, config = _with_choice(plan, raw, choose_length(config, data, plan.raw))
+    if data.source.features is not None and config.model.feature_encoder is None:
+        encoder = {"model": {"feature_encoder": feature_encoder_for(config.model.attention)}}
+        config = _parsed(plan, merge(raw, encoder))
     return config, data
 
 
 def _feature_settings(config: Config, pairs: DataSource) -> dict[str, Any]:
-    """Return the keys of pairs with features, which record what was chosen for them; none for other pairs.
+    """Return the keys of [data] that record how features are read; none for pairs without features.
 
     Raises:
         ConfigError: such a key is set, and the pairs have no features.
     """
     if pairs.feature_separator is not None:
-        encoder = config.model.feature_encoder or FEATURE_ENCODERS[0]
-        return {"data": pairs.fields.settings(), "model": {"feature_encoder": encoder}}
+        return {"data": pairs.fields.settings()}
     keys = {
         "data.feature_separator": config.data.feature_separator,
         "model.feature_encoder": config.model.feature_encoder,

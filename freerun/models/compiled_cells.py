@@ -367,6 +367,15 @@ def _rnn_backward(
 
 
 @_compiled
+def sums_of_rows(rows_B: Rows, x_NG: Numbers, constant_BG: Numbers, sums_BG: Numbers) -> None:
+    """Write the sum of the row of ``x_NG`` that ``rows_B`` names and the row of ``constant_BG``."""
+    for row in range(len(sums_BG)):
+        x, constant, sums = x_NG[rows_B[row]], constant_BG[row], sums_BG[row]
+        for j in range(len(sums)):
+            sums[j] = _upcast(x[j]) + _upcast(constant[j])
+
+
+@_compiled
 def add_rows(
     total_NG: Numbers,
     rows_B: Rows,

@@ -46,6 +46,7 @@ def run_sequence(
     h_BH: Tensor | None,
     c_BH: Tensor | None,
     lengths_B: Tensor | None,
+    constant_BG: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Run a cell over sequences; differentiable once.
 
@@ -57,17 +58,20 @@ def run_sequence(
         gated_bias_H: the recurrent bias of a GRU's candidate, which the reset gate multiplies.
         h_BH: the state before the first step, with ``c_BH`` for an LSTM; None: zeros.
         lengths_B: real steps per row; None: all.
+        constant_BG: added to the input projection at every step; None: nothing.
 
     Returns:
         Outputs [T, B, H], in bf16 if autocast requests it, and the state (h, c) after each row's last real step.
     """
     if not torch.is_grad_enabled():
         gates_TBG = gates if ids_TB is None else functional.embedding(ids_TB, gates)
+        if constant_BG is not None:
+            gates_TBG = gates_TBG + constant_BG
         return _without_gradients(cell, gates_TBG, step_weights(cell, weight_GH, gated_bias_H), h_BH, c_BH, lengths_B)
     compute_dtype = _compute_dtype() or (torch.bfloat16 if weight_GH.dtype == torch.bfloat16 else None)
     with torch.autocast("cpu", enabled=False):
         outputs, h, c = _Sequence.apply(  # type: ignore[no-untyped-call]
-            cell, gates, ids_TB, weight_GH, gated_bias_H, h_BH, c_BH, lengths_B, compute_dtype
+            cell, gates, ids_TB, weight_GH, gated_bias_H, h_BH, c_BH, lengths_B, constant_BG, compute_dtype
         )
         return outputs, h, c
 
@@ -92,9 +96,10 @@ class _Sequence(torch.autograd.Function):
         h_BH: Tensor | None,
         c_BH: Tensor | None,
         lengths_B: Tensor | None,
+        constant_BG: Tensor | None,
         compute_dtype: torch.dtype | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        from freerun.models.compiled_cells import COMPILED_CELLS  # imports Numba
+        from freerun.models.compiled_cells import COMPILED_CELLS, sums_of_rows  # imports Numba
 
         has_c, steps_of_cell = CELLS[cell].has_cell_state, COMPILED_CELLS[cell]
         steps, batch = gates.shape[:2] if ids_TB is None else ids_TB.shape
@@ -114,17 +119,22 @@ class _Sequence(torch.autograd.Function):
             _rows(ids_TB, steps, batch),
             _array(accum_SBH.new_zeros(0) if gated_bias_H is None else gated_bias_H.to(sums)),
         )
+        constant = None if constant_BG is None else _array(constant_BG)
+        given, same = _array(accum_SBH.new_empty(0 if constant is None else batch, len(weight_GH))), np.arange(batch)
         for t, before_BH in enumerate(h_SBH[:-1].unbind(0)):
             if t or h_BH is not None:
                 torch.mm(before_BH, weight.t(), out=product_BG)
-            steps_of_cell.forward(product, x, rows[t], bias, accum[t], saved[t], accum[t + 1], h[t + 1])
+            if constant is not None:
+                sums_of_rows(rows[t], x, constant, given)
+            step_x, step_rows = (x, rows[t]) if constant is None else (given, same)
+            steps_of_cell.forward(product, step_x, step_rows, bias, accum[t], saved[t], accum[t + 1], h[t + 1])
         ctx.cell, ctx.compute_dtype, ctx.ends, ctx.first_is_zero = (
             cell,
             compute_dtype,
             _Ends.of(lengths_B),
             h_BH is None,
         )
-        ctx.weight_dtype = weight_GH.dtype
+        ctx.weight_dtype, ctx.constant_dtype = weight_GH.dtype, None if constant_BG is None else constant_BG.dtype
         ctx.set_materialize_grads(False)  # an unused result has no gradient rather than zeros
         ctx.save_for_backward(accum_SBH, saved_TBK, h_SBH, gates, ids_TB, weight)
         last = _last(accum_SBH, ctx.ends)
@@ -152,11 +162,13 @@ class _Sequence(torch.autograd.Function):
         is_one = compute_dtype is None and not spec.gated_bias and not in_passing
         du_TBG = da_TBG if is_one else weight.new_empty(steps, batch, len(weight))
         d_table = None if ids_TB is None else torch.zeros_like(gates)
+        d_constant_BG = accum_SBH.new_zeros(batch, len(weight)) if ctx.constant_dtype else None
         product_BH = weight.new_zeros(batch, size)
         dh, saved, accum, d_accum, da, du, d_bias, product = map(
             _array, (dh_TBH, saved_TBK, accum_SBH, d_accum_BH, da_TBG, du_TBG, d_bias_H, product_BH)
         )
         rows, table = _rows(ids_TB, steps, batch), None if d_table is None else _array(d_table)
+        constant, same = None if d_constant_BG is None else _array(d_constant_BG), np.arange(batch)
         for t in range(steps - 1, -1, -1):
             if t + 1 < steps:
                 torch.mm(du_TBG[t + 1], weight, out=product_BH)
@@ -166,6 +178,8 @@ class _Sequence(torch.autograd.Function):
             steps_of_cell.backward(dh[t], product, saved[t], accum[t], accum[t + 1], d_accum, da_t, du[t], d_bias)
             if table is not None:
                 add_rows(table, rows[t], da_t)
+            if constant is not None:
+                add_rows(constant, same, da_t)
         d_gates = d_table if d_table is not None else (du_TBG if as_product else da_TBG.to(gates.dtype))
         d_first = torch.mm(du_TBG[0], weight).to(d_accum_BH.dtype) if ctx.needs_input_grad[5] else None
         if d_first is not None and not spec.has_cell_state:
@@ -173,7 +187,10 @@ class _Sequence(torch.autograd.Function):
         start = 1 if ctx.first_is_zero else 0
         d_weight = torch.mm(du_TBG[start:].flatten(0, 1).t(), h_SBH[start:-1].flatten(0, 1)).to(ctx.weight_dtype)
         d_first_c = d_accum_BH if ctx.needs_input_grad[6] else None
-        return None, d_gates, None, d_weight, d_bias_H if spec.gated_bias else None, d_first, d_first_c, None, None
+        if d_constant_BG is not None:
+            d_constant_BG = d_constant_BG.to(ctx.constant_dtype)
+        d_gated = d_bias_H if spec.gated_bias else None
+        return None, d_gates, None, d_weight, d_gated, d_first, d_first_c, None, d_constant_BG, None
 
 
 def _array(values: Tensor) -> NDArray[Any]:

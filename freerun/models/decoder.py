@@ -47,6 +47,11 @@ class Tables:
 
     token_gates_VG: Tensor
     """The embedding multiplied into the first layer's gates, its bias included."""
+    read_weights: tuple[Tensor, ...]
+    """For each condition, the columns [G, I] of the first layer's weight for its inputs.
+
+    Selected once, because the gradient of a selection is as large as the whole weight.
+    """
     token_outputs_VO: tuple[Tensor | None, ...] = ()
     """For each condition, the part of a token that it reads after the recurrence."""
     step_weights: tuple[StepWeights | None, ...] = ()
@@ -149,10 +154,13 @@ class Decoder(nn.Module):
     def tables(self) -> Tables:
         """Prepare what ``step`` looks up; once per update, or once for a model that no longer changes."""
         first = self.layers[0]
-        weight_GE = first.weight_ih[:, : self.embedding_size]
+        read_sizes = [condition.input_size for condition in self.conditions]
+        sizes = [self.embedding_size, self.feature_summary_size, *read_sizes]
+        weight_GE, _, *read_weights = first.weight_ih.split_with_sizes(sizes, 1)
         token_outputs_VO = tuple(condition.token_table(self.embedding.weight) for condition in self.conditions)
         token_gates_VG = functional.linear(self.embedding.weight, weight_GE, first.bias())
-        return Tables(token_gates_VG, token_outputs_VO, tuple(layer.step_weights() for layer in self.layers))
+        step_weights = tuple(layer.step_weights() for layer in self.layers)
+        return Tables(token_gates_VG, tuple(read_weights), token_outputs_VO, step_weights)
 
     def step(
         self,
@@ -179,16 +187,14 @@ class Decoder(nn.Module):
             # the table's rows contain the bias, which dropout leaves alone
             bias_G = self.layers[0].bias().to(gates.dtype)
             gates = bias_G + masks.token_B1 * (gates - bias_G)
-        reads, start = [], self.embedding_size + self.feature_summary_size
+        reads = []
         if encoded.feature_gates_BG is not None:
             gates = gates + encoded.feature_gates_BG
-        for condition in self.conditions:
+        for condition, weight_GI in zip(self.conditions, tables.read_weights, strict=True):
             read_BI = condition.before_step(encoded)
             reads.append(read_BI)
             if read_BI is not None:
-                end = start + condition.input_size
-                gates = gates + functional.linear(read_BI, self.layers[0].weight_ih[:, start:end])
-                start = end
+                gates = gates + functional.linear(read_BI, weight_GI)
         layers: list[tuple[Tensor, Tensor | None]] = []
         for index, layer in enumerate(self.layers):
             if index:

@@ -1,9 +1,10 @@
-"""The feature encoder: a source's features as one vector, or as entries of the memory.
+"""The feature encoder: a source's features as one vector, as entries of the memory, or as both.
 
 - ``summary``: tanh of a projection of the sum of their embeddings, a function of a set as in Deep Sets (Zaheer et al.
   2017). It is an input of the first layer of encoder and decoder at every step;
-- ``sequence``: an embedding each, which attention reads after the encoder's outputs. With Luong attention without input
-  feeding the decoder's state does not depend on them, only its output layer does.
+- ``sequence``: tanh of a projection of each embedding, which attention reads after the encoder's outputs. With Luong
+  attention without input feeding the decoder's state does not depend on them, only its output layer does;
+- ``both``.
 
 Features are a set, so neither has positions. A source may have none: then their sum is 0. Embeddings are initialized
 from N(0, 1) like those of tokens.
@@ -29,7 +30,7 @@ __all__ = ["NO_FEATURES", "EncodedFeatures", "FeatureEncoder", "with_entries"]
 
 @dataclass(frozen=True)
 class EncodedFeatures:
-    """A source's features as ``summary_BE``, or as ``entries_BQM`` with ``mask_BQ``, True on real ones."""
+    """A source's features as ``summary_BE``, and as ``entries_BQM`` with ``mask_BQ``, True on real ones."""
 
     summary_BE: Tensor | None = None
     entries_BQM: Tensor | None = None
@@ -40,13 +41,14 @@ NO_FEATURES: Final = EncodedFeatures()
 
 
 class FeatureEncoder(nn.Module):
-    """An embedding per feature, of the width that its reader needs."""
+    """An embedding per feature, and a projection for each of its readers."""
 
     def __init__(self, sizes: Architecture) -> None:
         super().__init__()
-        size = sizes.feature_embedding_size
+        size = sizes.embedding_size
         self.embedding = nn.Embedding(sizes.feature_vocabulary, size)
-        self.projection = nn.Linear(size, size) if sizes.feature_summary_size else None
+        self.projection = nn.Linear(size, sizes.feature_summary_size) if sizes.feature_summary_size else None
+        self.entries = nn.Linear(size, sizes.memory_size) if sizes.has_feature_entries else None
 
     def forward(self, feature_ids_BQ: Tensor, mask_BQ1: Tensor | None = None) -> EncodedFeatures:
         """Encode the features of a batch.
@@ -56,11 +58,13 @@ class FeatureEncoder(nn.Module):
             mask_BQ1: dropout of whole features, None for none.
         """
         real_BQ = feature_ids_BQ != PAD
-        values = apply_mask(functional.embedding(feature_ids_BQ, self.embedding.weight), mask_BQ1)
-        if self.projection is None:
-            return EncodedFeatures(entries_BQM=values, mask_BQ=real_BQ)
-        sum_BE = (values * real_BQ.unsqueeze(2)).sum(1)
-        return EncodedFeatures(torch.tanh(self.projection(sum_BE)))
+        values_BQE = apply_mask(functional.embedding(feature_ids_BQ, self.embedding.weight), mask_BQ1)
+        summary_BE = entries_BQM = None
+        if self.projection is not None:
+            summary_BE = torch.tanh(self.projection((values_BQE * real_BQ.unsqueeze(2)).sum(1)))
+        if self.entries is not None:
+            entries_BQM = torch.tanh(self.entries(values_BQE))
+        return EncodedFeatures(summary_BE, entries_BQM, real_BQ)
 
 
 def with_entries(memory_BSM: Tensor, mask_BS: Tensor | None, features: EncodedFeatures) -> tuple[Tensor, Tensor | None]:

@@ -66,10 +66,14 @@ class Tokens:
 
     def materialized(self) -> Tensor:
         """Return the inputs [T, B, E + C]."""
-        values = apply_mask(functional.embedding(self.ids_TB, self.embedding_VE), self.mask_TB1)
+        values = self.embedded()
         if self.context_BC is None:
             return values
         return torch.cat([values, self.context_BC.expand(len(values), -1, -1)], 2)
+
+    def embedded(self) -> Tensor:
+        """Return the inputs without the context [T, B, E]."""
+        return apply_mask(functional.embedding(self.ids_TB, self.embedding_VE), self.mask_TB1)
 
 
 Inputs = Tensor | Tokens
@@ -274,13 +278,13 @@ class CpuBackend:
         """Compute the input projection of all gates, or a table of it, and run the kernels."""
         if layer.weight_ih.device.type != "cpu":
             return _backend("fused", layer.cell.name).sequence(layer, inputs, h_BH, c_BH, lengths_B)
-        # a table has to be multiplied whole: it pays while the vocabulary has no more tokens than the batch
-        if isinstance(inputs, Tokens) and len(inputs.embedding_VE) <= inputs.ids_TB.numel():
-            gates, ids_TB = _from_table(layer, inputs)
+        if isinstance(inputs, Tokens):
+            gates, ids_TB, constant_BG = _from_tokens(layer, inputs)
         else:
-            gates, ids_TB = layer.input_gates(_materialized(inputs)), None
-        cell = layer.cell.name
-        return run_sequence(cell, gates, ids_TB, layer.weight_hh, layer.gated_bias(), h_BH, c_BH, lengths_B)
+            gates, ids_TB, constant_BG = layer.input_gates(inputs), None, None
+        return run_sequence(
+            layer.cell.name, gates, ids_TB, layer.weight_hh, layer.gated_bias(), h_BH, c_BH, lengths_B, constant_BG
+        )
 
 
 BACKENDS: Final[dict[str, Backend]] = {"auto": CpuBackend(), "fused": Fused(), "reference": ReferenceLoop()}
@@ -307,25 +311,30 @@ def _materialized(inputs: Inputs) -> Tensor:
     return inputs.materialized() if isinstance(inputs, Tokens) else inputs
 
 
-def _from_table(layer: RecurrentLayer, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
-    """Return the tokens' input projection: a table ``embedding @ weight_ih'`` [V, G] and its rows [T, B].
+def _from_tokens(layer: RecurrentLayer, tokens: Tokens) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return the tokens' input projection: [T, B, G] and None, or a table and its rows; and the context's [B, G]."""
+    size, context_BC = tokens.embedding_VE.shape[1], tokens.context_BC
+    weight_GE, weight_GC = layer.weight_ih.split_with_sizes([size, layer.input_size - size], 1)
+    constant_BG = None if context_BC is None else functional.linear(context_BC, weight_GC)
+    # a table has to be multiplied whole: it pays while the vocabulary has no more tokens than the batch
+    if len(tokens.embedding_VE) <= tokens.ids_TB.numel():
+        return *_from_table(layer, tokens, weight_GE), constant_BG
+    return functional.linear(tokens.embedded(), weight_GE, layer.bias()), None, constant_BG
 
-    If something else is added to the rows, or they are masked: [T, B, G] and None.
+
+def _from_table(layer: RecurrentLayer, tokens: Tokens, weight_GE: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the input projection of embeddings: a table ``embedding @ weight_ih'`` [V, G] and its rows [T, B].
+
+    If the rows are masked: [T, B, G] and None.
     """
-    size = tokens.embedding_VE.shape[1]
     bias_G = layer.bias() if tokens.mask_TB1 is None else None
-    table_VG = functional.linear(tokens.embedding_VE, layer.weight_ih[:, :size], bias_G)
+    table_VG = functional.linear(tokens.embedding_VE, weight_GE, bias_G)
     if table_VG.dtype == torch.bfloat16:
         # matmuls may be rounded, but a row's gradient is a sum over all positions of its token
         table_VG = table_VG.float()
-    if tokens.mask_TB1 is None and tokens.context_BC is None:
+    if tokens.mask_TB1 is None:
         return table_VG, tokens.ids_TB
-    gates_TBG = functional.embedding(tokens.ids_TB, table_VG)
-    if tokens.mask_TB1 is not None:
-        gates_TBG = torch.addcmul(layer.bias(), gates_TBG, tokens.mask_TB1)
-    if tokens.context_BC is not None:
-        gates_TBG = gates_TBG.add_(functional.linear(tokens.context_BC, layer.weight_ih[:, size:]))
-    return gates_TBG, None
+    return torch.addcmul(layer.bias(), functional.embedding(tokens.ids_TB, table_VG), tokens.mask_TB1), None
 
 
 def _carry_past_padding(

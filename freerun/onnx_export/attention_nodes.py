@@ -16,7 +16,6 @@ from freerun.onnx_export.entry_nodes import Entries
 from freerun.onnx_export.graph import Graph, Value
 from freerun.onnx_export.products import Arithmetic, several
 from freerun.onnx_export.weights import LinearWeights, ModelWeights
-from freerun.symbols import UNK
 
 __all__ = ["MASKED", "AttentionNodes", "StepContext", "attention_nodes"]
 
@@ -46,13 +45,6 @@ class AttentionNodes:
         self.weights = weights
         self.arithmetic = arithmetic
         self.sizes = weights.sizes
-
-    @property
-    def memory_limit(self) -> float:
-        """Return the bound of the memory, and so of its averages: 1, unless the embedding of a feature is larger."""
-        if not self.sizes.has_feature_entries:
-            return 1.0
-        return max(1.0, float(np.abs(self.weights["feature_encoder.embedding.weight"][UNK:]).max()))
 
     def keys(self, graph: Graph, memory: Value) -> Value:
         """Return what queries are compared with, from ``memory`` [B, S, M]: [B, H, S], or [B, 1, S, H] for sums."""
@@ -125,7 +117,7 @@ class LuongNodes(AttentionNodes):
         query = products[1] if self.sizes.attention_spec.sums else h
         average = self.average(at, query)
         weight = self.weights[f"{_PREFIX}.combine.weight"][:, : self.sizes.memory_size].T
-        context = self.arithmetic.product(at.graph, "combine", average, LinearWeights(weight), self.memory_limit)
+        context = self.arithmetic.product(at.graph, "combine", average, LinearWeights(weight))
         return at.graph.op("Tanh", at.graph.op("Add", products[0], context))
 
 
@@ -148,7 +140,7 @@ class BahdanauNodes(AttentionNodes):
         """See ``AttentionNodes``."""
         average = self.average(at, products[0])
         output = _pairs_apart(self.weights.linear(f"{_PREFIX}.context_output"))
-        *parts, read = several(at.graph, self.arithmetic, "read", average, [*gates, output], self.memory_limit)
+        *parts, read = several(at.graph, self.arithmetic, "read", average, [*gates, output])
         return parts, read
 
     def after_step(

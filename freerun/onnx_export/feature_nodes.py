@@ -1,11 +1,9 @@
-"""A source's features as ONNX nodes: the two feature encoders of ``freerun.models.feature_encoder``.
+"""A source's features as ONNX nodes: the two parts of ``freerun.models.feature_encoder``.
 
 Shape suffixes: B batch, Q features of a source, V features, E embedding, M memory.
 """
 
 from __future__ import annotations
-
-from typing import Final
 
 import numpy as np
 
@@ -16,8 +14,6 @@ from freerun.onnx_export.weights import ModelWeights
 from freerun.symbols import PAD
 
 __all__ = ["feature_entries", "feature_mask", "feature_summary"]
-
-_EMBEDDING: Final = "feature_encoder.embedding.weight"
 
 
 def feature_summary(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, features: Value) -> Value | None:
@@ -37,8 +33,9 @@ def feature_summary(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic,
 
 
 def feature_entries(graph: Graph, weights: ModelWeights, arithmetic: Arithmetic, features: Value) -> Value:
-    """Return the memory entries [B, Q, M] of ``features`` [B, Q]."""
-    return graph.op("Gather", arithmetic.weight(graph, "feature_encoder.embedding", weights[_EMBEDDING], -1), features)
+    """Return the memory entries [B, Q, M] of ``features`` [B, Q], within [-1, 1]; each is a row of a table."""
+    table = arithmetic.weight(graph, "feature_encoder.entries", weights.feature_entries(), -1)
+    return graph.op("Gather", table, features)
 
 
 def feature_mask(graph: Graph, features: Value) -> Value:

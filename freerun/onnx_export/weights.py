@@ -104,6 +104,12 @@ class ModelWeights:
         projection = self.linear("feature_encoder.projection")
         return LinearWeights(self["feature_encoder.embedding.weight"] @ projection.weight, projection.bias)
 
+    def feature_entries(self) -> Array:
+        """Return the table [V, M] of the features' memory entries."""
+        entries = self.linear("feature_encoder.entries")
+        table: Array = np.tanh(self["feature_encoder.embedding.weight"] @ entries.weight + entries.bias)
+        return table
+
     def has(self, name: str) -> bool:
         """Return True if the model has a weight of this name."""
         return name in self._arrays

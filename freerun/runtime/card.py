@@ -34,7 +34,8 @@ Trained on {{ "{:,}".format(training.pairs) }} pairs of {{ "{:,}".format(trainin
 {% endfor %}
 {% if features -%}
 Features are the second field of a source, after a tab, separated by "{{ features.separator }}": \
-{{ "{:,}".format(model.feature_vocabulary) }} ids, encoded as a {{ model.feature_encoder }}.
+{{ "{:,}".format(model.feature_vocabulary) }} ids, encoded as a \
+{{ "summary and a sequence" if model.feature_encoder == "both" else model.feature_encoder }}.
 
 {% endif -%}
 Sources are read {{ "from the end" if config.source.reverse else "from the beginning" }}. Longest training target: \

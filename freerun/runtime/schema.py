@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from freerun.architecture import ATTENTIONS, CELLS, CONTEXTS, FEATURE_ENCODERS
+from freerun.architecture import ATTENTIONS, CELLS, CONTEXTS, FEATURE_ENCODERS, SUMMARY
 from freerun.bounds import MAX_LAYERS
 from freerun.symbols import NUM_SPECIAL
 from freerun.text import shown
@@ -125,7 +125,7 @@ def _check_features(config: Mapping[str, Any]) -> InvalidValue | None:
     if config.get("features") is None and all(model.get(key, value) == value for key, value in _NO_FEATURES.items()):
         return None
     invalid = _first_invalid(config, FEATURES)
-    if invalid is not None or model["feature_encoder"] != "sequence" or ATTENTIONS[model["attention"]].reads_memory:
+    if invalid is not None or model["feature_encoder"] == SUMMARY or ATTENTIONS[model["attention"]].reads_memory:
         return invalid
     what = (
         f"{_what(model['feature_encoder'])}, which attention reads, but model.attention is {shown(model['attention'])}"

@@ -24,10 +24,15 @@ def expected_shapes(sizes: Architecture) -> Shapes:
 def _features(sizes: Architecture) -> Shapes:
     if not sizes.has_features:
         return {}
-    size = sizes.feature_embedding_size
-    shapes: Shapes = {"feature_encoder.embedding.weight": (sizes.feature_vocabulary, size)}
+    size, prefix = sizes.embedding_size, "feature_encoder"
+    shapes: Shapes = {f"{prefix}.embedding.weight": (sizes.feature_vocabulary, size)}
     if sizes.feature_summary_size:
-        shapes |= {"feature_encoder.projection.weight": (size, size), "feature_encoder.projection.bias": (size,)}
+        shapes |= {f"{prefix}.projection.weight": (size, size), f"{prefix}.projection.bias": (size,)}
+    if sizes.has_feature_entries:
+        shapes |= {
+            f"{prefix}.entries.weight": (sizes.memory_size, size),
+            f"{prefix}.entries.bias": (sizes.memory_size,),
+        }
     return shapes
 
 

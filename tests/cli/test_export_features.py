@@ -21,6 +21,7 @@ QUANTIZE = ("--quantize", "int8", "--max-loss", 100)
 SETTINGS = {
     "summary": ["model.attention=none", "model.bidirectional=true"],
     "sequence": ["model.attention=luong", "model.feature_encoder=sequence"],
+    "both": ["model.attention=bahdanau"],
 }
 
 

@@ -90,6 +90,8 @@ MODELS = [
     ("gru", "concat", "sequence"),
     ("gru", "bahdanau", "summary"),
     ("gru", "bahdanau", "sequence"),
+    ("lstm", "concat", "both"),
+    ("gru", "bahdanau", "both"),
 ]
 
 

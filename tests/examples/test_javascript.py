@@ -172,7 +172,7 @@ FEATURE_DAMAGES = [
     *(("features", value) for value in (REMOVED, None, [], "x", {})),
     *(("features.separator", value) for value in (REMOVED, None, "", "𝒜" * 9, 1, [";"])),
     *(("model.feature_vocabulary", value) for value in (REMOVED, None, 0, 3, 6, 8, "7", 7.5)),
-    *(("model.feature_encoder", value) for value in (REMOVED, None, "", "sequence", "mean", ["summary"], 1)),
+    *(("model.feature_encoder", value) for value in (REMOVED, None, "", "sequence", "both", "mean", ["summary"], 1)),
 ]
 
 

@@ -64,7 +64,7 @@ def every_model():
     choices = itertools.product(CELLS, ATTENTIONS, FEATURE_ENCODERS, (False, True))
     for number, (cell, attention, encoder, bidirectional) in enumerate(choices):
         spec = ATTENTIONS[attention]
-        if (spec.needs_equal_sizes and bidirectional) or (encoder == "sequence" and not spec.reads_memory):
+        if (spec.needs_equal_sizes and bidirectional) or (encoder != "summary" and not spec.reads_memory):
             continue
         every_step, tied, feeds, is_large = np.random.default_rng(number).integers(2, size=4).tolist()
         options = {
@@ -147,7 +147,11 @@ def test_padding_of_features_changes_nothing(model, source, padding):
 
 
 @pytest.mark.parametrize("arithmetic", [Fp32(), Int8()], ids=["fp32", "int8"])
-@pytest.mark.parametrize("options", [{}, {"attention": "concat", "feature_encoder": "sequence"}], ids=["sum", "seq"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, *({"attention": "concat", "feature_encoder": kind} for kind in ("sequence", "both"))],
+    ids=["summary", "sequence", "both"],
+)
 def test_every_feature_counts(options, arithmetic):
     options = {"cell": "gru", "feature_vocabulary": 7, "feature_encoder": "summary", **options}
     graphs = GraphsOf(made(options, 1), arithmetic, 1.5)
@@ -159,8 +163,9 @@ def test_every_feature_counts(options, arithmetic):
 
 
 @pytest.mark.parametrize("attention", ["general", "bahdanau"])
-def test_int8_averages_features_that_are_larger_than_any_output_of_a_layer(attention):
-    options = {"cell": "gru", "attention": attention, "feature_vocabulary": 7, "feature_encoder": "sequence"}
+@pytest.mark.parametrize("kind", ["sequence", "both"])
+def test_int8_averages_entries_of_features_with_large_embeddings(attention, kind):
+    options = {"cell": "gru", "attention": attention, "feature_vocabulary": 7, "feature_encoder": kind}
     model, (ids, lengths) = network(3, torch.float32, scale=0.8, **options), sources([[4, 5, EOS, 3, 5], [6, EOS, 4]])
     with torch.no_grad():
         model.feature_encoder.embedding.weight.mul_(4)

@@ -32,6 +32,7 @@ MODELS = {
     "features and attention": {"attention": "dot", **with_features("summary")},
     "features in the memory": {"attention": "concat", "bidirectional": True, **with_features("sequence")},
     "features for bahdanau": {"cell": "gru", "attention": "bahdanau", **with_features("sequence")},
+    "features everywhere": {"attention": "bahdanau", "bidirectional": True, **with_features("both")},
 }
 each_model = pytest.mark.parametrize("name", MODELS)
 

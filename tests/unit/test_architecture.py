@@ -17,6 +17,7 @@ from freerun.architecture import (
     attention_kinds,
     attention_name,
     attention_scores,
+    feature_encoder_for,
 )
 from freerun.config import ModelConfig
 from freerun.errors import BundleError
@@ -91,10 +92,16 @@ def test_the_expected_weights_of_a_model_with_features_are_those_of_the_model(ce
     sizes = architecture(5, hidden_size=6, **options, **with_features(kind))
     shapes = {name: tuple(value.shape) for name, value in Seq2Seq(sizes).state_dict().items()}
     assert expected_shapes(sizes) == shapes
-    assert shapes["feature_encoder.embedding.weight"] == (7, 16 if kind == "summary" else 12)
-    width = 32 if kind == "summary" else 16
+    assert shapes["feature_encoder.embedding.weight"] == (7, 16)
+    assert shapes.get("feature_encoder.projection.weight") == (None if kind == "sequence" else (16, 16))
+    assert shapes.get("feature_encoder.entries.weight") == (None if kind == "summary" else (12, 16))
+    width = 16 if kind == "sequence" else 32
     assert [shapes[f"encoder.{side}_layers.0.weight_ih"][1] for side in ("forward", "backward")] == [width] * 2
     assert shapes["decoder.layers.0.weight_ih"][1] == width + 6 * (context == "every_step")
+
+
+def test_features_are_read_by_attention_too_if_there_is_one():
+    assert [feature_encoder_for(kind) for kind in attention_kinds()] == ["summary", "both", "both"]
 
 
 def test_an_architecture_without_features_does_not_mention_them():

@@ -83,7 +83,9 @@ def test_features_are_encoded_as_before(bundle):
     assert found.source.features.separator == ";"
 
 
-@pytest.mark.parametrize(("encoder", "attention"), [("summary", "none"), ("summary", "dot"), ("sequence", "dot")])
+@pytest.mark.parametrize(
+    ("encoder", "attention"), [("summary", "none"), ("summary", "dot"), ("sequence", "dot"), ("both", "dot")]
+)
 def test_the_model_of_a_bundle_computes_what_the_trained_one_did(tmp_path, encoder, attention):
     trained = model_with_features(encoder, attention).eval()
     loaded = load_model(read_bundle(write(tmp_path / "bundle", trained)))
@@ -199,7 +201,7 @@ def test_a_directory_in_its_place_is_reported(bundle):
 
 
 SIZE = "Expected a whole number, 4 or more."
-ENCODER = 'Expected one of "summary", "sequence".'
+ENCODER = 'Expected one of "summary", "sequence", "both".'
 NO_READER = 'model.feature_encoder: the value is "sequence", which attention reads, but model.attention is "none"'
 SEPARATOR = "Expected a text of 1 to 8 characters."
 
@@ -219,6 +221,7 @@ SEPARATOR = "Expected a text of 1 to 8 characters."
         ("model", "feature_encoder", 3, f"model.feature_encoder: the value is 3. {ENCODER}"),
         ("model", "feature_encoder", None, f"model.feature_encoder: this key is missing. {ENCODER}"),
         ("model", "feature_encoder", "sequence", f'{NO_READER}. Expected "summary".'),
+        ("model", "feature_encoder", "both", f'{NO_READER.replace("sequence", "both")}. Expected "summary".'),
         ("features", "separator", "", f'features.separator: the value is "". {SEPARATOR}'),
         ("features", "separator", ";" * 9, f'features.separator: the value is ";;;;;;;;;". {SEPARATOR}'),
         ("features", "separator", 3, f"features.separator: the value is 3. {SEPARATOR}"),

@@ -258,7 +258,7 @@ def test_a_key_before_the_first_section_is_sent_to_its_own():
         ("data", 'feature_separator = "\\t"', f'"\\t". {SEPARATOR}'),
         ("data", 'feature_separator = "123456789"', f'"123456789". {SEPARATOR}'),
         ("data", "feature_separator = 3", f"3. {SEPARATOR}"),
-        ("model", 'feature_encoder = "mean"', '"mean". Expected one of "summary", "sequence".'),
+        ("model", 'feature_encoder = "mean"', '"mean". Expected one of "summary", "sequence", "both".'),
         ("data", "dev = 3", '3. Expected a path, or { source = "PATH", target = "PATH" } for two parallel files.'),
         ("data", 'dev = ""', '"". Expected a path, or { source = "PATH", target = "PATH" } for two parallel files.'),
         (
@@ -772,13 +772,14 @@ def test_the_processes_of_a_study_are_bounded():
     assert check_values(StudyConfig, {**raw, "processes": 256}, "s").processes == 256
 
 
-def test_features_as_a_sequence_need_an_attention():
+@pytest.mark.parametrize("kind", ["sequence", "both"])
+def test_features_as_a_sequence_need_an_attention(kind):
     with pytest.raises(ConfigError) as error:
-        parse('[data]\ntrain = "t"\n[model]\nfeature_encoder = "sequence"')
+        parse(f'[data]\ntrain = "t"\n[model]\nfeature_encoder = "{kind}"')
     assert str(error.value) == (
-        'c.toml: model.feature_encoder: "sequence" needs an attention, which reads features, but attention = "none". '
+        f'c.toml: model.feature_encoder: "{kind}" needs an attention, which reads features, but attention = "none". '
         'Expected "summary", or attention = "luong" or "bahdanau". Change feature_encoder or attention.'
     )
-    for attention, encoder in (("luong", "sequence"), ("bahdanau", "sequence"), ("none", "summary")):
+    for attention, encoder in (("luong", kind), ("bahdanau", kind), ("none", "summary")):
         config = parse(f'[data]\ntrain = "t"\n[model]\nfeature_encoder = "{encoder}"\nattention = "{attention}"')
         assert config.model.feature_encoder == encoder

@@ -14,7 +14,7 @@ import torch
 from pydantic import TypeAdapter
 
 import freerun
-from freerun.architecture import FEATURE_ENCODERS
+from freerun.architecture import feature_encoder_for
 from freerun.bounds import BEAM_SIZE, LENGTH, MAX_PIECES, POSITIVE_TEMPERATURE, SAMPLES
 from freerun.cli import main
 from freerun.config import Config, StudyConfig, parse_config
@@ -236,4 +236,4 @@ def test_the_configuration_of_the_page_on_features_has_the_defaults() -> None:
     (text,) = _blocks("toml")
     config = parse_config(tomllib.loads(text), "page", settings_of)
     assert (config.data.columns, config.data.feature_separator) == ((1, 2, 3), SEPARATORS[0])
-    assert config.model.feature_encoder == FEATURE_ENCODERS[0]
+    assert config.model.feature_encoder == feature_encoder_for(config.model.attention)

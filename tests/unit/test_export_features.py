@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import freerun
-from freerun.architecture import Architecture
+from freerun.architecture import FEATURE_ENCODERS, Architecture
 from freerun.errors import BundleError
 from freerun.evaluation.items import EvaluationSet, Item
 from freerun.evaluation.predictor_evaluation import evaluate_items
@@ -34,7 +34,6 @@ from tests.unit.test_graph_rules import OUT_OF_PROPORTION, appended, doubled
 
 SOURCES = ["a b c", "", "g", "b b b a", "f ? e"]
 FEATURES = ["A;B", "", "C;?", "A;B;C", "C"]
-ENCODERS = ("summary", "sequence")
 
 
 def model_of_features(encoder, **options):
@@ -50,7 +49,7 @@ def exported(folder, model):
     return folder
 
 
-@pytest.fixture(scope="module", params=ENCODERS)
+@pytest.fixture(scope="module", params=FEATURE_ENCODERS)
 def untouched(request, tmp_path_factory):
     return exported(tmp_path_factory.mktemp("exported") / "bundle", model_of_features(request.param))
 
@@ -140,7 +139,7 @@ def test_int8_knows_how_large_first_states_become_with_their_features(tmp_path):
     assert first_state_limit(folder, without) != pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", FEATURE_ENCODERS)
 @pytest.mark.parametrize("name", ["encoder", "greedy"])
 def test_a_graph_without_the_input_of_features_is_told(encoder, name):
     make = {"encoder": encoder_graph, "greedy": greedy_graph}[name]
@@ -162,14 +161,13 @@ def test_a_graph_with_the_input_of_features_is_told_in_a_model_without():
         check_graph(read_onnx(content), "encoder", sizes)
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
-def test_a_memory_of_another_length_is_told(encoder):
-    """Summaries add no entries to the memory, and sequences do."""
-    graphs = {each: GraphsOf(model_of_features(each)) for each in ENCODERS}
-    (other,) = set(ENCODERS) - {encoder}
-    content = model_of(encoder_graph(graphs[other].weights, Fp32()), {})
+@pytest.mark.parametrize("kinds", [("summary", "sequence"), ("sequence", "summary"), ("both", "summary")])
+def test_a_memory_of_another_length_is_told(kinds):
+    """A summary adds no entries to the memory."""
+    expected, other = (GraphsOf(model_of_features(kind)).weights for kind in kinds)
+    content = model_of(encoder_graph(other, Fp32()), {})
     with pytest.raises(GraphError, match=r"^the outputs? "):
-        check_graph(read_onnx(content), "encoder", graphs[encoder].weights.sizes)
+        check_graph(read_onnx(content), "encoder", expected.sizes)
 
 
 @pytest.mark.parametrize(

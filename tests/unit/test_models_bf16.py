@@ -74,6 +74,7 @@ def test_bf16_stays_near_fp32(cell, backend, attention):
         ("summary", "bahdanau", "init"),
         ("summary", "general", "every_step"),
         ("sequence", "general", "init"),
+        ("both", "bahdanau", "init"),
     ],
 )
 def test_bf16_stays_near_fp32_with_features(cell, encoder, attention, context):
@@ -100,7 +101,7 @@ def test_bf16_stays_near_fp32_with_features(cell, encoder, attention, context):
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_works_in_bf16(name, cell, features):
     kind, batch = STRATEGIES[name], FEATURED if features else BATCH
-    attention = "general" if features == "sequence" else "none"
+    attention = "general" if features in ("sequence", "both") else "none"
     model = network(
         dtype=torch.float32,
         cell=cell,

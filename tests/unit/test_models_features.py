@@ -35,17 +35,26 @@ def test_a_summary_is_a_function_of_the_sum_of_the_real_features():
     table, encoded = encoder.embedding.weight, encoder(torch.tensor([[3, 5, 6], [4, 0, 0], [0, 0, 0]]))
     nothing = torch.zeros(3).double()
     close(encoded.summary_BE, summarized(encoder, table[3] + table[5] + table[6], table[4], nothing))
-    assert encoded.entries_BQM is encoded.mask_BQ is None
+    assert encoded.entries_BQM is None
 
 
-def test_entries_are_embeddings_of_the_memorys_size():
+def test_entries_are_functions_of_one_feature_each():
     encoder = randomise(
         FeatureEncoder(architecture(11, hidden_size=4, bidirectional=True, **with_features("sequence")))
     )
-    encoded = encoder(IDS)
-    close(encoded.entries_BQM[0], encoder.embedding.weight[[3, 5, 6]])
+    encoded, entries = encoder(IDS), encoder.entries
+    close(encoded.entries_BQM[0], torch.tanh(encoder.embedding.weight[[3, 5, 6]] @ entries.weight.t() + entries.bias))
     assert encoded.entries_BQM.shape == (2, 3, 8) and encoded.summary_BE is None
     assert encoded.mask_BQ.tolist() == [[True, True, True], [True, False, False]]
+
+
+def test_both_have_one_embedding():
+    encoder = randomise(FeatureEncoder(architecture(11, hidden_size=4, bidirectional=True, **with_features("both"))))
+    names = {name for name, _ in encoder.named_parameters()}
+    readers = [f"{part}.{each}" for part in ("projection", "entries") for each in ("weight", "bias")]
+    assert names == {"embedding.weight", *readers}
+    encoded = encoder(IDS)
+    assert encoded.summary_BE.shape == (2, 16) and encoded.entries_BQM.shape == (2, 3, 8)
 
 
 @pytest.mark.parametrize("mask_BS", [None, torch.tensor([[True, True], [True, False]])])
@@ -167,6 +176,15 @@ def test_a_dropped_feature_is_not_in_the_sum_and_the_others_are_scaled_up():
     table, mask = encoder.embedding.weight, torch.tensor([[[0.0], [2.0], [2.0]], [[0.0], [2.0], [0.0]]]).double()
     summary = encoder(IDS, mask).summary_BE
     close(summary, summarized(encoder, 2 * table[5] + 2 * table[6], torch.zeros(3).double()))
+
+
+def test_the_entry_of_a_dropped_feature_does_not_depend_on_it():
+    encoder = randomise(FeatureEncoder(architecture(11, hidden_size=4, **with_features("both"))))
+    mask = torch.tensor([[[0.0], [2.0], [0.0]]]).double()
+    first, second, third = encoder(IDS[:1], mask).entries_BQM[0]
+    close(first, torch.tanh(encoder.entries.bias))
+    close(third, first, 0)
+    close(second, torch.tanh(encoder.entries.weight @ (2 * encoder.embedding.weight[5]) + encoder.entries.bias))
 
 
 # ----------------------------------------------------------------------------------------------------------- precision

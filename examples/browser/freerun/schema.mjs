@@ -57,7 +57,7 @@ const SEPARATOR = [
 ];
 /** The further keys of a model with features: all of them or none. */
 const FEATURES = {
-  model: { feature_vocabulary: whole(FIRST_ID), feature_encoder: word("summary", "sequence") },
+  model: { feature_vocabulary: whole(FIRST_ID), feature_encoder: word("summary", "sequence", "both") },
   features: { separator: SEPARATOR },
 };
 
@@ -77,7 +77,7 @@ function mentionsFeatures({ model, features }) {
 
 function featureFault(config) {
   const fault = faultIn(config, FEATURES);
-  if (fault || config.model.feature_encoder !== "sequence" || config.model.attention !== "none") return fault;
+  if (fault || config.model.feature_encoder === "summary" || config.model.attention !== "none") return fault;
   return { key: "model.feature_encoder", expected: '"summary", because there is no attention to read a sequence' };
 }
 

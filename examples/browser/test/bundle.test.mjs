@@ -159,9 +159,14 @@ for (const [name, config, said] of [
     /the value is "sequence". Expected "summary", because there is no attention/,
   ],
   [
+    "both without attention",
+    { ...WITH_FEATURES, model: { ...WITH_FEATURES.model, feature_encoder: "both" } },
+    /the value is "both". Expected "summary", because there is no attention/,
+  ],
+  [
     "another encoder",
     { ...WITH_FEATURES, model: { ...WITH_FEATURES.model, feature_encoder: "set" } },
-    /damaged: model.feature_encoder: the value is "set". Expected one of "summary", "sequence"/,
+    /damaged: model.feature_encoder: the value is "set". Expected one of "summary", "sequence", "both"/,
   ],
   [
     "another vocabulary",
