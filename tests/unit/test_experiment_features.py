@@ -91,6 +91,19 @@ def cut_journal(run="run"):
 # -- what is recorded --------------------------------------------------------------------------------------------------
 
 
+def test_a_run_with_attention_records_that_it_reads_features_too():
+    settings = ["model.attention=luong"]
+    train(settings=settings)
+    assert config_of()["model"]["feature_encoder"] == read_bundle(Path("run/best")).model["feature_encoder"] == "both"
+    before = contents()
+    train(settings=settings, resume=True)
+    assert contents() == before
+    train(out="tuned", settings=settings, init=Path("run"))
+    assert config_of("tuned")["model"]["feature_encoder"] == "both"
+    with pytest.raises(ConfigError, match=r'model\.feature_encoder is "summary" here and "both" there'):
+        train(out="other", settings=[*settings, "model.feature_encoder=summary"], init=Path("run"))
+
+
 def test_a_run_records_what_was_chosen_and_other_runs_nothing():
     train()
     assert config_of()["data"]["columns"] == [1, 2, 3]
