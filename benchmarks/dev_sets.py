@@ -33,23 +33,34 @@ SHARE_OF_UPDATES = 0.85
 def main() -> None:
     """Train the missing runs, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--sets", nargs="+", default=[])
     parser.add_argument("--variant", nargs="+", action="append", default=[], metavar=("NAME", "KEY=VALUE"))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--minutes", type=float, default=3.0, help="processor minutes a run")
-    parser.add_argument("--table", action="store_true")
-    args = parser.parse_args()
+    args = parsed(parser, sets=[])
     if args.table:
-        print(table([json.loads(path.read_text("utf-8")) for path in sorted(args.out.glob("*.json"))]))
+        print(table(results_in(args.out)))
         return
-    args.out.mkdir(parents=True, exist_ok=True)
-    os.environ["OMP_NUM_THREADS"] = "1"
     for name in args.sets:
         for seed in args.seeds:
             for variant, *settings in args.variant:
                 train(args.data / name, name, variant, settings, seed, args.minutes, args.out)
+
+
+def parsed(parser: argparse.ArgumentParser, sets: list[str]) -> argparse.Namespace:
+    """Add the options of a comparison on datasets, by default ``sets``; parse the command line and prepare to train."""
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--sets", nargs="+", default=sets)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--table", action="store_true")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    return args
+
+
+def results_in(out: Path) -> list[dict[str, Any]]:
+    """Return the results of all finished runs."""
+    return [json.loads(path.read_text("utf-8")) for path in sorted(out.glob("*.json"))]
 
 
 def train(data: Path, name: str, variant: str, settings: Sequence[str], seed: int, minutes: float, out: Path) -> None:

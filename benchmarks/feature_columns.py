@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +20,17 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from dev_sets import FREERUN, command_of, evaluate, processor_seconds, seconds_an_update, word_error, write_result
+from dev_sets import (
+    FREERUN,
+    command_of,
+    evaluate,
+    parsed,
+    processor_seconds,
+    results_in,
+    seconds_an_update,
+    word_error,
+    write_result,
+)
 
 SETS = [f"inflection-2016/{name}" for name in ("finnish", "german", "hungarian", "spanish", "turkish")]
 ARMS = ("spelled", "column")
@@ -30,21 +39,14 @@ ARMS = ("spelled", "column")
 def main() -> None:
     """Train the missing runs, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--updates", type=int, help="default: the automatic choice")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings")
     parser.add_argument("--name", default="", help="suffix of the results of an arm with other settings")
-    parser.add_argument("--table", action="store_true")
-    args = parser.parse_args()
+    args = parsed(parser, SETS)
     if args.table:
-        print(table([json.loads(path.read_text("utf-8")) for path in sorted(args.out.glob("*.json"))]))
+        print(table(results_in(args.out)))
         return
-    args.out.mkdir(parents=True, exist_ok=True)
-    os.environ["OMP_NUM_THREADS"] = "1"
     for seed in args.seeds:
         for name in args.sets:
             for arm in args.arms:

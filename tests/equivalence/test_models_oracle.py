@@ -80,33 +80,20 @@ def check(model, sources, targets, features=None):
     close(gradients_of(some_of(*found), model), gradients_of(some_of(*expected), model))
 
 
+DROPOUT = {"dropout": 0.5, "embedding_dropout": 0.5}
+
+
 @each_architecture
 def test_the_model_is_the_equations(cell, bidirectional, context, attention, input_feeding, tied_output):
-    model = network(
-        cell=cell,
-        bidirectional=bidirectional,
-        context=context,
-        attention=attention,
-        input_feeding=input_feeding,
-        tied_output=tied_output,
-        dropout=0.5,
-        embedding_dropout=0.5,
-    )
+    options = {"context": context, "attention": attention, "input_feeding": input_feeding, "tied_output": tied_output}
+    model = network(cell=cell, bidirectional=bidirectional, **DROPOUT, **options)
     check(model, random_rows([7, 1]), random_rows([1, 4], size=9, seed=1))
 
 
 @each_architecture_with_features
 def test_a_model_with_features_is_the_equations(cell, bidirectional, context, attention, input_feeding, kind):
-    model = network(
-        **with_features(kind),
-        cell=cell,
-        bidirectional=bidirectional,
-        context=context,
-        attention=attention,
-        input_feeding=input_feeding,
-        dropout=0.5,
-        embedding_dropout=0.5,
-    )
+    options = {"cell": cell, "bidirectional": bidirectional, "context": context, "input_feeding": input_feeding}
+    model = network(attention=attention, **DROPOUT, **options, **with_features(kind))
     check(model, random_rows([7, 1]), random_rows([1, 4], size=9, seed=1), random_features([0, 3]))
 
 
