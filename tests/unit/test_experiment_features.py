@@ -256,17 +256,15 @@ def test_pairs_and_initial_model_both_have_features_or_neither():
         with pytest.raises(ConfigError) as error:
             train(f"{pairs}.tsv", "other", init=Path(init))
         messages.append(str(error.value).replace(f"{Path.cwd()}/", ""))
-    assert messages == [
-        (
-            "training.init: two.tsv has no features, and the model run/best that training starts from has some. Expected "
-            "pairs with features. Add the features: a third column, chosen with --columns, or the key features in JSON "
-            "Lines; or start without --init."
-        ),
-        (
-            "training.init: x.tsv has features, and the model two/best that training starts from has none. Expected pairs "
-            "without features. Leave the features out, for example with --columns 1,2; or start without --init."
-        ),
-    ]
+    assert messages[0] == (
+        "training.init: two.tsv has no features, and the model run/best that training starts from has some. Expected "
+        "pairs with features. Add the features: a third column, chosen with --columns, or the key features in JSON "
+        "Lines; or start without --init."
+    )
+    assert messages[1] == (
+        "training.init: x.tsv has features, and the model two/best that training starts from has none. Expected pairs "
+        "without features. Leave the features out, for example with --columns 1,2; or start without --init."
+    )
     train("x.tsv", "other", init=Path("two"), columns="1,2")
 
 
