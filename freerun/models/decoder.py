@@ -125,9 +125,10 @@ class Decoder(nn.Module):
             return self._loop(target_in_BT, encoded, masks)
         token_mask_TB1 = masks.target_tokens_TB1 if masks else None
         reads = [condition.before_step(encoded) for condition in self.conditions]
-        given = [read_BI for read_BI in (encoded.feature_summary_BE, *reads) if read_BI is not None]
-        constant_BI = given[0] if len(given) == 1 else torch.cat(given, 1) if given else None
-        inputs: Inputs = Tokens(target_in_BT.t(), self.embedding.weight, token_mask_TB1, constant_BI)
+        given = [read_BI for read_BI in reads if read_BI is not None]
+        context_BC = given[0] if len(given) == 1 else torch.cat(given, 1) if given else None
+        summary_BE = encoded.feature_summary_BE
+        inputs: Inputs = Tokens(target_in_BT.t(), self.embedding.weight, token_mask_TB1, summary_BE, context_BC)
         final: list[tuple[Tensor, Tensor | None]] = []
         outputs: list[Tensor] = []
         for index, layer in enumerate(self.layers):

@@ -20,7 +20,7 @@ Shape suffixes: T time, B batch, I input, H hidden, G gates x hidden, V vocabula
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
@@ -56,24 +56,23 @@ class Tokens:
         ids_TB: the tokens.
         embedding_VE: the embedding of each.
         mask_TB1: dropout of whole tokens, None for none.
-        context_BC: an input next to each of them, the same at every step; None for none.
+        summary_BE: of the features, an input next to each token, the same at every step; None for none.
+        context_BC: the same of the source.
     """
 
     ids_TB: Tensor
     embedding_VE: Tensor
     mask_TB1: Tensor | None = None
+    summary_BE: Tensor | None = None
     context_BC: Tensor | None = None
 
     def materialized(self) -> Tensor:
-        """Return the inputs [T, B, E + C]."""
-        values = self.embedded()
-        if self.context_BC is None:
-            return values
-        return torch.cat([values, self.context_BC.expand(len(values), -1, -1)], 2)
-
-    def embedded(self) -> Tensor:
-        """Return the inputs without the context [T, B, E]."""
-        return apply_mask(functional.embedding(self.ids_TB, self.embedding_VE), self.mask_TB1)
+        """Return the inputs: token, summary, context, [T, B, I]."""
+        values = apply_mask(functional.embedding(self.ids_TB, self.embedding_VE), self.mask_TB1)
+        constants = [
+            each.expand(len(values), -1, -1) for each in (self.summary_BE, self.context_BC) if each is not None
+        ]
+        return torch.cat([values, *constants], 2) if constants else values
 
 
 Inputs = Tensor | Tokens
@@ -312,29 +311,38 @@ def _materialized(inputs: Inputs) -> Tensor:
 
 
 def _from_tokens(layer: RecurrentLayer, tokens: Tokens) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return the tokens' input projection: [T, B, G] and None, or a table and its rows; and the context's [B, G]."""
-    size, context_BC = tokens.embedding_VE.shape[1], tokens.context_BC
-    weight_GE, weight_GC = layer.weight_ih.split_with_sizes([size, layer.input_size - size], 1)
-    constant_BG = None if context_BC is None else functional.linear(context_BC, weight_GC)
-    # a table has to be multiplied whole: it pays while the vocabulary has no more tokens than the batch
-    if len(tokens.embedding_VE) <= tokens.ids_TB.numel():
-        return *_from_table(layer, tokens, weight_GE), constant_BG
-    return functional.linear(tokens.embedded(), weight_GE, layer.bias()), None, constant_BG
+    """Return the tokens' input projection: [T, B, G] and None, or a table and its rows; and the summary's [B, G]."""
+    if tokens.summary_BE is None:
+        return *_without_summary(layer, tokens, layer.weight_ih), None
+    start, end = tokens.embedding_VE.shape[1], tokens.embedding_VE.shape[1] + tokens.summary_BE.shape[1]
+    weight_GE, weight_GS, weight_GC = layer.weight_ih.split_with_sizes([start, end - start, layer.input_size - end], 1)
+    weight_GI = weight_GE if tokens.context_BC is None else torch.cat([weight_GE, weight_GC], 1)
+    others = _without_summary(layer, replace(tokens, summary_BE=None), weight_GI)
+    return *others, functional.linear(tokens.summary_BE, weight_GS)
 
 
-def _from_table(layer: RecurrentLayer, tokens: Tokens, weight_GE: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the input projection of embeddings: a table ``embedding @ weight_ih'`` [V, G] and its rows [T, B].
+def _without_summary(layer: RecurrentLayer, tokens: Tokens, weight_GI: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the projection of tokens and context: a table ``embedding @ weight_GI'`` [V, G] and its rows [T, B].
 
-    If the rows are masked: [T, B, G] and None.
+    If something else is added to the rows, or they are masked, or there are too many: [T, B, G] and None.
     """
+    # a table has to be multiplied whole: it pays while the vocabulary has no more tokens than the batch
+    if len(tokens.embedding_VE) > tokens.ids_TB.numel():
+        return functional.linear(tokens.materialized(), weight_GI, layer.bias()), None
+    size = tokens.embedding_VE.shape[1]
     bias_G = layer.bias() if tokens.mask_TB1 is None else None
-    table_VG = functional.linear(tokens.embedding_VE, weight_GE, bias_G)
+    table_VG = functional.linear(tokens.embedding_VE, weight_GI[:, :size], bias_G)
     if table_VG.dtype == torch.bfloat16:
         # matmuls may be rounded, but a row's gradient is a sum over all positions of its token
         table_VG = table_VG.float()
-    if tokens.mask_TB1 is None:
+    if tokens.mask_TB1 is None and tokens.context_BC is None:
         return table_VG, tokens.ids_TB
-    return torch.addcmul(layer.bias(), functional.embedding(tokens.ids_TB, table_VG), tokens.mask_TB1), None
+    gates_TBG = functional.embedding(tokens.ids_TB, table_VG)
+    if tokens.mask_TB1 is not None:
+        gates_TBG = torch.addcmul(layer.bias(), gates_TBG, tokens.mask_TB1)
+    if tokens.context_BC is not None:
+        gates_TBG = gates_TBG + functional.linear(tokens.context_BC, weight_GI[:, size:])
+    return gates_TBG, None
 
 
 def _carry_past_padding(

@@ -64,27 +64,30 @@ def test_each_result_has_its_gradient_alone(cell, part):
 
 @each_cell
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("with_context", [False, True])
+@pytest.mark.parametrize("summary", [0, 2])
+@pytest.mark.parametrize("context", [0, 1])
 @pytest.mark.parametrize("vocabulary", [7, 100])
-def test_tokens_are_their_embeddings(cell, masked, with_context, vocabulary):
-    """By a table where the vocabulary is small, else written out; beside dropout, and a context at every step."""
+def test_tokens_are_their_embeddings(cell, masked, summary, context, vocabulary):
+    """By a table where the vocabulary is small, else written out; beside dropout, and inputs that are the same at every
+    step, of these widths."""
     ids = torch.randint(0, vocabulary, (6, 4), generator=torch.Generator().manual_seed(0))
     embedding = draw(vocabulary, 3)
     mask = torch.tensor([0.0, 2.0], dtype=torch.float64)[torch.arange(24).reshape(6, 4, 1) % 2] if masked else None
-    context = draw(4, 2, seed=5) if with_context else None
-    wanted = [embedding, *([context] if with_context else [])]
-    of = layer(cell, 5 if with_context else 3, backend="auto")
-    loop = layer(cell, 5 if with_context else 3, backend="reference")
-    tokens, state = Tokens(ids, embedding, mask, context), state_of(cell, 4, 4)
+    constants = [draw(4, size, seed=5 + size) if size else None for size in (summary, context)]
+    wanted = [embedding, *(each for each in constants if each is not None)]
+    of, loop = (layer(cell, 3 + summary + context, backend=backend) for backend in ("auto", "reference"))
+    tokens, state = Tokens(ids, embedding, mask, *constants), state_of(cell, 4, 4)
+    assert tokens.materialized().shape == (6, 4, 3 + summary + context)
     close(run(of, tokens, state, LENGTHS, wanted), run(loop, tokens.materialized(), state, LENGTHS, wanted))
 
 
 @pytest.mark.parametrize(("vocabulary", "by_table"), [(24, True), (25, False)])
 def test_a_table_is_made_only_while_it_has_no_more_rows_than_there_are_tokens(vocabulary, by_table, monkeypatch):
-    made, from_table = [], recurrence._from_table
-    monkeypatch.setattr(recurrence, "_from_table", lambda *given: made.append(1) or from_table(*given))
+    given, run_sequence = [], recurrence.run_sequence
+    monkeypatch.setattr(recurrence, "run_sequence", lambda *values: given.append(values) or run_sequence(*values))
     layer("lstm", backend="auto").sequence(Tokens(torch.zeros(6, 4, dtype=torch.int64), draw(vocabulary, 3)))
-    assert bool(made) == by_table
+    ((_, gates, ids_TB, *_),) = given
+    assert (gates.shape == (vocabulary, 16), ids_TB is not None) == (by_table, by_table)
 
 
 @each_cell
