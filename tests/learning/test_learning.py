@@ -92,6 +92,7 @@ REVERSED, UPPER = 4, 5
 WITH_FEATURES = {
     "lstm": with_features("summary"),
     "rnn_bahdanau": {"cell": "rnn", "attention": "bahdanau", "bidirectional": True, **with_features("sequence")},
+    "gru_luong": {"cell": "gru", "attention": "general", "bidirectional": True, **with_features("both")},
 }
 
 
