@@ -167,6 +167,7 @@ def masks_of_row(masks, row):
         between(masks.decoder_layers),
         of_row(masks.output_TBF),
         None if masks.features_BQ1 is None else masks.features_BQ1[row],
+        None if masks.feature_summary_BE is None else masks.feature_summary_BE[row],
     )
 
 

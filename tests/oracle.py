@@ -55,7 +55,8 @@ class Masks:
 
     Each is indexed by time. A token is dropped as a whole, so its mask is a number; the others are vectors. Masks of
     ``encoder_layers[n]`` and ``decoder_layers[n]`` are those of the input of layer n = 1, 2, ... A feature is dropped
-    as a whole, too; its index is its place among the features of the source.
+    as a whole, too; its index is its place among the features of the source. The mask of their summary is the same at
+    every step.
     """
 
     source_tokens: Sequence[Tensor] | None = None
@@ -64,6 +65,7 @@ class Masks:
     decoder_layers: Mapping[int, Sequence[Tensor]] = field(default_factory=dict)
     output: Sequence[Tensor] | None = None
     features: Sequence[Tensor] | None = None
+    feature_summary: Tensor | None = None
 
 
 NO_DROPOUT = Masks()
@@ -213,6 +215,8 @@ def encode_features(model: Model, features: Sequence[int], masks: Masks) -> tupl
     values = [dropped(table[feature], masks.features, n) for n, feature in enumerate(features)]
     total_E = sum(values, torch.zeros_like(table[0]))
     summary = [_squashed(model.weights, "projection", total_E)] if kind in ("summary", "both") else []
+    if masks.feature_summary is not None:
+        summary = [value * masks.feature_summary for value in summary]
     entries = [_squashed(model.weights, "entries", value) for value in values] if kind in ("sequence", "both") else []
     return summary, entries
 

@@ -1,8 +1,8 @@
 """Dropout whose masks are drawn once, before the pass, so that several passes can share them.
 
-Dropout acts between recurrent layers and before the output layer; embedding dropout drops whole tokens, so that a
-token's input gates stay a row of a table. Masks hold 0 or 1 / (1 - rate) ("inverted dropout"). They are filled step by
-step, so the mask of step t does not depend on how many steps follow.
+Dropout acts between recurrent layers, on the summary of features, and before the output layer; embedding dropout drops
+whole tokens, so that a token's input gates stay a row of a table. Masks hold 0 or 1 / (1 - rate) ("inverted dropout").
+They are filled step by step, so the mask of step t does not depend on how many steps follow.
 
 Shape suffixes: S source time, T target time, B batch, H layer output, F features before the output layer.
 """
@@ -44,6 +44,8 @@ class DropoutMasks:
     output_TBF: Tensor | None = None
     features_BQ1: Tensor | None = None
     """Of whole features; read by the encoder only, so every decoder row of a source shares it."""
+    feature_summary_BE: Tensor | None = None
+    """Of the summary of the features, the same at every step of encoder and decoder."""
 
     def first_steps(self, steps: int) -> DropoutMasks:
         """Return the same masks for a pass that ends after ``steps`` target positions."""

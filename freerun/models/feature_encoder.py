@@ -50,18 +50,22 @@ class FeatureEncoder(nn.Module):
         self.projection = nn.Linear(size, sizes.feature_summary_size) if sizes.feature_summary_size else None
         self.entries = nn.Linear(size, sizes.memory_size) if sizes.has_feature_entries else None
 
-    def forward(self, feature_ids_BQ: Tensor, mask_BQ1: Tensor | None = None) -> EncodedFeatures:
+    def forward(
+        self, feature_ids_BQ: Tensor, mask_BQ1: Tensor | None = None, summary_mask_BE: Tensor | None = None
+    ) -> EncodedFeatures:
         """Encode the features of a batch.
 
         Args:
             feature_ids_BQ: ids, right-padded with PAD; Q may be 0.
             mask_BQ1: dropout of whole features, None for none.
+            summary_mask_BE: dropout of the summary, None for none.
         """
         real_BQ = feature_ids_BQ != PAD
         values_BQE = apply_mask(functional.embedding(feature_ids_BQ, self.embedding.weight), mask_BQ1)
         summary_BE = entries_BQM = None
         if self.projection is not None:
             summary_BE = torch.tanh(self.projection((values_BQE * real_BQ.unsqueeze(2)).sum(1)))
+            summary_BE = apply_mask(summary_BE, summary_mask_BE)
         if self.entries is not None:
             entries_BQM = torch.tanh(self.entries(values_BQE))
         return EncodedFeatures(summary_BE, entries_BQM, real_BQ)

@@ -72,7 +72,8 @@ class Seq2Seq(nn.Module):
                 "feature_ids_BQ: it is None, but this model reads features. Expected ids [B, Q], right-padded with 0. "
                 "Pass batch.feature_ids_BQ, or encode a batch with freerun.forcing.replay.encode."
             )
-        encoded: EncodedFeatures = self.feature_encoder(feature_ids_BQ, masks.features_BQ1 if masks else None)
+        dropped = (masks.features_BQ1, masks.feature_summary_BE) if masks else ()
+        encoded: EncodedFeatures = self.feature_encoder(feature_ids_BQ, *dropped)
         return encoded
 
     def forward(
@@ -104,6 +105,8 @@ class Seq2Seq(nn.Module):
         def draw(length: int, size: int, rate: float, *name: int | str) -> Tensor | None:
             return draw_mask((length, rows, size), rate, generator.child(*name), like)
 
+        summary_size = self.sizes.feature_summary_size
+        summary_1BE = draw(1, summary_size, self.dropout, "feature summary") if summary_size else None
         return DropoutMasks(
             draw(source_length, 1, self.embedding_dropout, "source tokens"),
             tuple(draw(source_length, self.encoder.memory_size, self.dropout, "encoder", gap) for gap in gaps),
@@ -111,6 +114,7 @@ class Seq2Seq(nn.Module):
             tuple(draw(target_length, self.sizes.hidden_size, self.dropout, "decoder", gap) for gap in gaps),
             draw(target_length, self.decoder.feature_size, self.dropout, "output"),
             _by_row(draw(num_features, 1, self.embedding_dropout, "features")) if num_features else None,
+            None if summary_1BE is None else summary_1BE[0],
         )
 
     def num_parameters(self) -> int:

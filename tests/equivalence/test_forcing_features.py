@@ -136,9 +136,9 @@ def test_the_model_at_inference_time_reads_features_without_dropout(name, monkey
     model, seen = a_model("summary"), []
     encode_features = model.feature_encoder.forward
 
-    def keep(feature_ids_BQ, mask_BQ1):
-        seen.append((feature_ids_BQ.tolist(), mask_BQ1 is not None))
-        return encode_features(feature_ids_BQ, mask_BQ1)
+    def keep(feature_ids_BQ, *masks):
+        seen.append((feature_ids_BQ.tolist(), len(masks) == 2 and all(mask is not None for mask in masks)))
+        return encode_features(feature_ids_BQ, *masks)
 
     monkeypatch.setattr(model.feature_encoder, "forward", keep)
     made(name, model).losses(model, BATCH, UPDATE)

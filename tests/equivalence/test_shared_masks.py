@@ -53,6 +53,8 @@ class Watched:
         self.masks.append(("source", masks.source_tokens_SB1))
         if masks.features_BQ1 is not None:
             self.masks.append(("features", masks.features_BQ1))
+        if masks.feature_summary_BE is not None:
+            self.masks.append(("feature summary", masks.feature_summary_BE))
         self.masks += [(f"encoder {gap}", mask) for gap, mask in enumerate(masks.encoder_layers)]
 
     def _sequence(self, masks):
@@ -66,11 +68,14 @@ class Watched:
 
 def whole_masks(kind, steps=60):
     """The masks of the update for more steps than any pass has, by name."""
-    masks = network(**SIZES).draw_masks(6, steps, 4, UPDATE.generator("dropout"), 4 if kind else 0)
+    masks = network(**SIZES, **with_features(kind)).draw_masks(
+        6, steps, 4, UPDATE.generator("dropout"), 4 if kind else 0
+    )
     layers = [("encoder", masks.encoder_layers), ("decoder", masks.decoder_layers)]
     found = {f"{side} {gap}": mask for side, each in layers for gap, mask in enumerate(each)}
     found |= {"source": masks.source_tokens_SB1, "target": masks.target_tokens_TB1, "output": masks.output_TBF}
-    return found | ({"features": masks.features_BQ1} if kind else {})
+    own = {"features": masks.features_BQ1, "feature summary": masks.feature_summary_BE}
+    return found | {name: mask for name, mask in own.items() if mask is not None}
 
 
 def is_among(mask, whole):

@@ -171,6 +171,25 @@ def test_without_embedding_dropout_no_feature_is_dropped():
     assert masks_of(model_of("summary", dropout=0.5), 3).features_BQ1 is None
 
 
+@each_kind
+def test_a_summary_has_the_dropout_of_a_layer(kind):
+    masks = masks_of(model_of(kind, dropout=0.75), 3, rows=100)
+    if kind == "sequence":
+        assert masks.feature_summary_BE is None
+        return
+    summary_BE = masks.feature_summary_BE
+    assert summary_BE.shape == (100, 3) and set(summary_BE.unique().tolist()) == {0.0, 4.0}
+    assert summary_BE.mean().item() == pytest.approx(1.0, abs=0.2)
+    assert not summary_BE.equal(masks_of(model_of(kind, dropout=0.75), 3, rows=100, purpose="other").feature_summary_BE)
+    assert masks_of(model_of(kind, embedding_dropout=0.5), 3).feature_summary_BE is None
+
+
+def test_the_mask_of_a_summary_is_applied_after_the_bound():
+    encoder = randomise(FeatureEncoder(architecture(11, embedding_size=3, **with_features("summary"))))
+    mask = torch.tensor([[0.0, 4.0, 4.0], [4.0, 0.0, 0.0]]).double()
+    close(encoder(IDS, None, mask).summary_BE, mask * encoder(IDS).summary_BE)
+
+
 def test_a_dropped_feature_is_not_in_the_sum_and_the_others_are_scaled_up():
     encoder = randomise(FeatureEncoder(architecture(11, embedding_size=3, **with_features("summary"))))
     table, mask = encoder.embedding.weight, torch.tensor([[[0.0], [2.0], [2.0]], [[0.0], [2.0], [0.0]]]).double()
