@@ -201,29 +201,26 @@ def encode(model: Model, source: Sequence[int], masks: Masks = NO_DROPOUT) -> En
     return Encoded([*values, *entries], final, bridge(weights, final), summary)
 
 
+SUMMARY_WEIGHTS = ("embedding.weight", "projection.weight", "projection.bias")
+
+
 def encode_features(model: Model, features: Sequence[int], masks: Masks) -> tuple[list[Tensor], list[Tensor]]:
     """The features' summary [E] and their memory entries [M]: a model has either, both or neither.
 
     The summary is tanh(W sum e + b), a function of a set (Zaheer et al. 2017, theorem 2), e the embeddings; the sum of
-    none is 0. An entry is tanh(V e + d).
+    none is 0. An entry is tanh of another embedding.
     """
-    kind = model.sizes.feature_encoder
-    if not kind:
-        assert not features
-        return [], []
-    table = model.weights["feature_encoder.embedding.weight"]
-    values = [dropped(table[feature], masks.features, n) for n, feature in enumerate(features)]
-    total_E = sum(values, torch.zeros_like(table[0]))
-    summary = [_squashed(model.weights, "projection", total_E)] if kind in ("summary", "both") else []
-    if masks.feature_summary is not None:
-        summary = [value * masks.feature_summary for value in summary]
-    entries = [_squashed(model.weights, "entries", value) for value in values] if kind in ("sequence", "both") else []
+    kind, summary, entries = model.sizes.feature_encoder, [], []
+    assert kind or not features
+    if kind in ("summary", "both"):
+        table, weight, bias = (model.weights[f"feature_encoder.{name}"] for name in SUMMARY_WEIGHTS)
+        values = [dropped(table[feature], masks.features, n) for n, feature in enumerate(features)]
+        summary_E = torch.tanh(weight @ sum(values, torch.zeros_like(table[0])) + bias)
+        summary = [summary_E if masks.feature_summary is None else summary_E * masks.feature_summary]
+    if kind in ("sequence", "both"):
+        table = model.weights["feature_encoder.entry_embedding.weight"]
+        entries = [dropped(torch.tanh(table[feature]), masks.features, n) for n, feature in enumerate(features)]
     return summary, entries
-
-
-def _squashed(weights: Weights, name: str, value_E: Tensor) -> Tensor:
-    weight, bias = (weights[f"feature_encoder.{name}.{each}"] for each in ("weight", "bias"))
-    return torch.tanh(weight @ value_E + bias)
 
 
 def _joined(forward: LayerState, backward: LayerState) -> LayerState:

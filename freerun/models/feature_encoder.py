@@ -2,9 +2,9 @@
 
 - ``summary``: tanh of a projection of the sum of their embeddings, a function of a set as in Deep Sets (Zaheer et al.
   2017). It is an input of the first layer of encoder and decoder at every step;
-- ``sequence``: tanh of a projection of each embedding, which attention reads after the encoder's outputs. With Luong
-  attention without input feeding the decoder's state does not depend on them, only its output layer does;
-- ``both``.
+- ``sequence``: tanh of an embedding each, which attention reads after the encoder's outputs. With Luong attention
+  without input feeding the decoder's state does not depend on them, only its output layer does;
+- ``both``, with an embedding each.
 
 Features are a set, so neither has positions. A source may have none: then their sum is 0. Embeddings are initialized
 from N(0, 1) like those of tokens.
@@ -41,14 +41,14 @@ NO_FEATURES: Final = EncodedFeatures()
 
 
 class FeatureEncoder(nn.Module):
-    """An embedding per feature, and a projection for each of its readers."""
+    """An embedding per feature for the summary, and one for the memory."""
 
     def __init__(self, sizes: Architecture) -> None:
         super().__init__()
-        size = sizes.embedding_size
-        self.embedding = nn.Embedding(sizes.feature_vocabulary, size)
-        self.projection = nn.Linear(size, sizes.feature_summary_size) if sizes.feature_summary_size else None
-        self.entries = nn.Linear(size, sizes.memory_size) if sizes.has_feature_entries else None
+        vocabulary, size = sizes.feature_vocabulary, sizes.feature_summary_size
+        self.embedding = nn.Embedding(vocabulary, size) if size else None
+        self.projection = nn.Linear(size, size) if size else None
+        self.entry_embedding = nn.Embedding(vocabulary, sizes.memory_size) if sizes.has_feature_entries else None
 
     def forward(
         self, feature_ids_BQ: Tensor, mask_BQ1: Tensor | None = None, summary_mask_BE: Tensor | None = None
@@ -61,13 +61,14 @@ class FeatureEncoder(nn.Module):
             summary_mask_BE: dropout of the summary, None for none.
         """
         real_BQ = feature_ids_BQ != PAD
-        values_BQE = apply_mask(functional.embedding(feature_ids_BQ, self.embedding.weight), mask_BQ1)
         summary_BE = entries_BQM = None
-        if self.projection is not None:
+        if self.embedding is not None and self.projection is not None:
+            values_BQE = apply_mask(functional.embedding(feature_ids_BQ, self.embedding.weight), mask_BQ1)
             summary_BE = torch.tanh(self.projection((values_BQE * real_BQ.unsqueeze(2)).sum(1)))
             summary_BE = apply_mask(summary_BE, summary_mask_BE)
-        if self.entries is not None:
-            entries_BQM = torch.tanh(self.entries(values_BQE))
+        if self.entry_embedding is not None:
+            values_BQM = functional.embedding(feature_ids_BQ, self.entry_embedding.weight)
+            entries_BQM = apply_mask(torch.tanh(values_BQM), mask_BQ1)
         return EncodedFeatures(summary_BE, entries_BQM, real_BQ)
 
 

@@ -106,8 +106,7 @@ class ModelWeights:
 
     def feature_entries(self) -> Array:
         """Return the table [V, M] of the features' memory entries."""
-        entries = self.linear("feature_encoder.entries")
-        table: Array = np.tanh(self["feature_encoder.embedding.weight"] @ entries.weight + entries.bias)
+        table: Array = np.tanh(self["feature_encoder.entry_embedding.weight"])
         return table
 
     def has(self, name: str) -> bool:

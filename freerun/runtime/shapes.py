@@ -24,15 +24,13 @@ def expected_shapes(sizes: Architecture) -> Shapes:
 def _features(sizes: Architecture) -> Shapes:
     if not sizes.has_features:
         return {}
-    size, prefix = sizes.embedding_size, "feature_encoder"
-    shapes: Shapes = {f"{prefix}.embedding.weight": (sizes.feature_vocabulary, size)}
-    if sizes.feature_summary_size:
+    vocabulary, size, prefix = sizes.feature_vocabulary, sizes.feature_summary_size, "feature_encoder"
+    shapes: Shapes = {}
+    if size:
+        shapes[f"{prefix}.embedding.weight"] = (vocabulary, size)
         shapes |= {f"{prefix}.projection.weight": (size, size), f"{prefix}.projection.bias": (size,)}
     if sizes.has_feature_entries:
-        shapes |= {
-            f"{prefix}.entries.weight": (sizes.memory_size, size),
-            f"{prefix}.entries.bias": (sizes.memory_size,),
-        }
+        shapes[f"{prefix}.entry_embedding.weight"] = (vocabulary, sizes.memory_size)
     return shapes
 
 

@@ -168,7 +168,7 @@ def test_int8_averages_entries_of_features_with_large_embeddings(attention, kind
     options = {"cell": "gru", "attention": attention, "feature_vocabulary": 7, "feature_encoder": kind}
     model, (ids, lengths) = network(3, torch.float32, scale=0.8, **options), sources([[4, 5, EOS, 3, 5], [6, EOS, 4]])
     with torch.no_grad():
-        model.feature_encoder.embedding.weight.mul_(4)
+        model.feature_encoder.entry_embedding.weight.mul_(4)
     steppers = TorchStepper(model), OnnxStepper(GraphsOf(model, Int8()))
     expected, found = (score_targets(stepper, ids, lengths, [[5, 6, EOS]] * 2).log_probs for stepper in steppers)
     np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), atol=0.15)

@@ -42,17 +42,21 @@ def test_entries_are_functions_of_one_feature_each():
     encoder = randomise(
         FeatureEncoder(architecture(11, hidden_size=4, bidirectional=True, **with_features("sequence")))
     )
-    encoded, entries = encoder(IDS), encoder.entries
-    close(encoded.entries_BQM[0], torch.tanh(encoder.embedding.weight[[3, 5, 6]] @ entries.weight.t() + entries.bias))
+    encoded = encoder(IDS)
+    close(encoded.entries_BQM[0], torch.tanh(encoder.entry_embedding.weight[[3, 5, 6]]))
     assert encoded.entries_BQM.shape == (2, 3, 8) and encoded.summary_BE is None
     assert encoded.mask_BQ.tolist() == [[True, True, True], [True, False, False]]
 
 
-def test_both_have_one_embedding():
-    encoder = randomise(FeatureEncoder(architecture(11, hidden_size=4, bidirectional=True, **with_features("both"))))
-    names = {name for name, _ in encoder.named_parameters()}
-    readers = [f"{part}.{each}" for part in ("projection", "entries") for each in ("weight", "bias")]
-    assert names == {"embedding.weight", *readers}
+def test_each_part_has_weights_of_its_own():
+    names = {
+        kind: {name for name, _ in FeatureEncoder(architecture(11, **with_features(kind))).named_parameters()}
+        for kind in FEATURE_ENCODERS
+    }
+    assert names["summary"] == {"embedding.weight", "projection.weight", "projection.bias"}
+    assert names["sequence"] == {"entry_embedding.weight"}
+    assert names["both"] == names["summary"] | names["sequence"]
+    encoder = FeatureEncoder(architecture(11, hidden_size=4, bidirectional=True, **with_features("both"))).double()
     encoded = encoder(IDS)
     assert encoded.summary_BE.shape == (2, 16) and encoded.entries_BQM.shape == (2, 3, 8)
 
@@ -76,10 +80,12 @@ def test_the_row_of_padding_has_no_influence_and_no_gradient(kind):
     model = model_of(kind)
     before = logits(model, IDS)
     before.square().sum().backward()
-    gradient = model.feature_encoder.embedding.weight.grad
-    assert not gradient[0].any() and gradient[[3, 4, 5, 6]].any(1).all()
-    with torch.no_grad():
-        model.feature_encoder.embedding.weight[0] = 1e6
+    tables = [each.weight for each in model.feature_encoder.modules() if isinstance(each, torch.nn.Embedding)]
+    assert len(tables) == 1 + (kind == "both")
+    for table in tables:
+        assert not table.grad[0].any() and table.grad[[3, 4, 5, 6]].any(1).all()
+        with torch.no_grad():
+            table[0] = 1e6
     close(logits(model, IDS), before, 0)
 
 
@@ -197,13 +203,10 @@ def test_a_dropped_feature_is_not_in_the_sum_and_the_others_are_scaled_up():
     close(summary, summarized(encoder, 2 * table[5] + 2 * table[6], torch.zeros(3).double()))
 
 
-def test_the_entry_of_a_dropped_feature_does_not_depend_on_it():
+def test_the_entry_of_a_dropped_feature_is_zero_and_the_others_are_scaled_up():
     encoder = randomise(FeatureEncoder(architecture(11, hidden_size=4, **with_features("both"))))
-    mask = torch.tensor([[[0.0], [2.0], [0.0]]]).double()
-    first, second, third = encoder(IDS[:1], mask).entries_BQM[0]
-    close(first, torch.tanh(encoder.entries.bias))
-    close(third, first, 0)
-    close(second, torch.tanh(encoder.entries.weight @ (2 * encoder.embedding.weight[5]) + encoder.entries.bias))
+    mask = torch.tensor([[[0.0], [2.0], [2.0]]]).double()
+    close(encoder(IDS[:1], mask).entries_BQM, mask * encoder(IDS[:1]).entries_BQM)
 
 
 # ----------------------------------------------------------------------------------------------------------- precision

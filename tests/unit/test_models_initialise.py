@@ -63,7 +63,8 @@ def test_a_tied_embedding_has_the_size_of_an_output_layer(sizes, std):
 @pytest.mark.parametrize("sizes", [{}, {"tied_output": True}, {"attention": "general", "feature_encoder": "sequence"}])
 def test_an_embedding_of_features_is_one_of_tokens(sizes):
     found = weights(sizes={"feature_vocabulary": 100, "feature_encoder": "summary", **sizes})
-    table = found["feature_encoder.embedding.weight"]
+    part = "entry_embedding" if sizes.get("feature_encoder") == "sequence" else "embedding"
+    table = found[f"feature_encoder.{part}.weight"]
     assert stats.kstest(table.flatten().numpy(), "norm").pvalue > 1e-3
     plain = weights(sizes={name: value for name, value in sizes.items() if name != "feature_encoder"})
     assert all(found[name].equal(plain[name]) for name in plain if found[name].shape == plain[name].shape)
