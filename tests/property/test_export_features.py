@@ -154,7 +154,7 @@ def test_padding_of_features_changes_nothing(model, source, padding):
 )
 def test_every_feature_counts(options, arithmetic):
     options = {"cell": "gru", "feature_vocabulary": 7, "feature_encoder": "summary", **options}
-    graphs = GraphsOf(made(options, 1), arithmetic, 1.5)
+    graphs = GraphsOf(made(options, 2), arithmetic, 1.5)
     source = [[4, 5, EOS, *each] for each in ([], [3], [4], [3, 4], [3, 4, 5])]
     ids, lengths = sources(source)
     totals = [each.sum() for each in score_targets(OnnxStepper(graphs), ids, lengths, [[4, 5, EOS]] * 5).log_probs]
