@@ -161,13 +161,13 @@ def masks_of_row(masks, row):
         return {n: of_row(mask) for n, mask in enumerate(layers, 1) if mask is not None}
 
     return Masks(
-        of_row(masks.source_tokens_SB1),
-        between(masks.encoder_layers),
-        of_row(masks.target_tokens_TB1),
-        between(masks.decoder_layers),
-        of_row(masks.output_TBF),
-        None if masks.features_BQ1 is None else masks.features_BQ1[row],
-        None if masks.feature_summary_BE is None else masks.feature_summary_BE[row],
+        source_tokens=of_row(masks.source_tokens_SB1),
+        encoder_layers=between(masks.encoder_layers),
+        target_tokens=of_row(masks.target_tokens_TB1),
+        decoder_layers=between(masks.decoder_layers),
+        output=of_row(masks.output_TBF),
+        features=None if masks.features_BQ1 is None else masks.features_BQ1[row],
+        feature_summary=None if masks.feature_summary_BE is None else masks.feature_summary_BE[row],
     )
 
 

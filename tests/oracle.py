@@ -49,7 +49,7 @@ class Model:
     sizes: Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Masks:
     """What dropout multiplies the values of one pair with: 0, or 1 / (1 - rate); None where nothing is dropped.
 

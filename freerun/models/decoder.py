@@ -22,8 +22,9 @@ from freerun.models.cpu_kernels import StepWeights
 from freerun.models.dropout import DropoutMasks, StepMasks, apply_mask
 from freerun.models.encoded import Encoded
 from freerun.models.feature_encoder import NO_FEATURES, EncodedFeatures, with_entries
-from freerun.models.recurrence import Inputs, LayerStack, RecurrentLayer, Tokens
+from freerun.models.recurrence import LayerStack, RecurrentLayer
 from freerun.models.recurrent_state import State
+from freerun.models.token_inputs import Inputs, Tokens
 
 __all__ = ["Decoded", "Decoder", "Tables"]
 

@@ -31,7 +31,7 @@ class StepMasks:
     output_BF: Tensor | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DropoutMasks:
     """All masks of one pass; None where nothing is dropped."""
 

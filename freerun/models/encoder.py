@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from freerun.architecture import Architecture
 from freerun.models.dropout import DropoutMasks, apply_mask
-from freerun.models.recurrence import Inputs, LayerStack, RecurrentLayer, Tokens
+from freerun.models.recurrence import LayerStack, RecurrentLayer
 from freerun.models.recurrent_state import State
+from freerun.models.token_inputs import Inputs, Tokens
 
 __all__ = ["Encoder", "reversal_within", "reverse_rows"]
 

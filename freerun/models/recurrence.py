@@ -20,7 +20,7 @@ Shape suffixes: T time, B batch, I input, H hidden, G gates x hidden, V vocabula
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
@@ -30,7 +30,7 @@ from torch.nn import functional
 from freerun.architecture import CELLS
 from freerun.models.cells import CELL_FUNCTIONS
 from freerun.models.cpu_kernels import StepWeights, run_sequence, run_step, step_weights
-from freerun.models.dropout import apply_mask
+from freerun.models.token_inputs import Inputs, Tokens
 
 __all__ = [
     "BACKENDS",
@@ -41,41 +41,10 @@ __all__ = [
     "RecurrentLayer",
     "ReferenceLoop",
     "Scan",
-    "Tokens",
 ]
 
 SATURATED: Final = 1e4
 """A gate's input at which sigmoid is exactly 0 or 1 in every floating-point type, whatever else is added to it."""
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Inputs that are embedded tokens, not yet materialized.
-
-    Attributes:
-        ids_TB: the tokens.
-        embedding_VE: the embedding of each.
-        mask_TB1: dropout of whole tokens, None for none.
-        summary_BE: of the features, an input next to each token, the same at every step; None for none.
-        context_BC: the same of the source.
-    """
-
-    ids_TB: Tensor
-    embedding_VE: Tensor
-    mask_TB1: Tensor | None = None
-    summary_BE: Tensor | None = None
-    context_BC: Tensor | None = None
-
-    def materialized(self) -> Tensor:
-        """Return the inputs: token, summary, context, [T, B, I]."""
-        values = apply_mask(functional.embedding(self.ids_TB, self.embedding_VE), self.mask_TB1)
-        constants = [
-            each.expand(len(values), -1, -1) for each in (self.summary_BE, self.context_BC) if each is not None
-        ]
-        return torch.cat([values, *constants], 2) if constants else values
-
-
-Inputs = Tensor | Tokens
 
 
 class Backend(Protocol):

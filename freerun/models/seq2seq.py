@@ -108,13 +108,17 @@ class Seq2Seq(nn.Module):
         summary_size = self.sizes.feature_summary_size
         summary_1BE = draw(1, summary_size, self.dropout, "feature summary") if summary_size else None
         return DropoutMasks(
-            draw(source_length, 1, self.embedding_dropout, "source tokens"),
-            tuple(draw(source_length, self.encoder.memory_size, self.dropout, "encoder", gap) for gap in gaps),
-            draw(target_length, 1, self.embedding_dropout, "target tokens"),
-            tuple(draw(target_length, self.sizes.hidden_size, self.dropout, "decoder", gap) for gap in gaps),
-            draw(target_length, self.decoder.feature_size, self.dropout, "output"),
-            _by_row(draw(num_features, 1, self.embedding_dropout, "features")) if num_features else None,
-            None if summary_1BE is None else summary_1BE[0],
+            source_tokens_SB1=draw(source_length, 1, self.embedding_dropout, "source tokens"),
+            encoder_layers=tuple(
+                draw(source_length, self.encoder.memory_size, self.dropout, "encoder", gap) for gap in gaps
+            ),
+            target_tokens_TB1=draw(target_length, 1, self.embedding_dropout, "target tokens"),
+            decoder_layers=tuple(
+                draw(target_length, self.sizes.hidden_size, self.dropout, "decoder", gap) for gap in gaps
+            ),
+            output_TBF=draw(target_length, self.decoder.feature_size, self.dropout, "output"),
+            features_BQ1=_by_row(draw(num_features, 1, self.embedding_dropout, "features")) if num_features else None,
+            feature_summary_BE=None if summary_1BE is None else summary_1BE[0],
         )
 
     def num_parameters(self) -> int:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from freerun.models import recurrence
 from freerun.models.cpu_kernels import run_sequence
-from freerun.models.recurrence import RecurrentLayer, Tokens
+from freerun.models.recurrence import RecurrentLayer
+from freerun.models.token_inputs import Tokens
 from freerun.training.precision import autocast, bf16_is_fast
 from tests.networks import COMPILED_CELLS, close, draw, gradients, layer, randomise, some_of
 
