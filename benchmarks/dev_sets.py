@@ -46,15 +46,19 @@ def main() -> None:
 
 
 def parsed(parser: argparse.ArgumentParser, sets: list[str]) -> argparse.Namespace:
-    """Add the options of a comparison on datasets, by default ``sets``; parse the command line and prepare to train."""
+    """Add the options of a comparison on datasets, ``sets`` by default; parse the command line.
+
+    Unless only the table is wanted, prepare to train: OUT exists, and each run has one thread.
+    """
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--sets", nargs="+", default=sets)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    os.environ["OMP_NUM_THREADS"] = "1"
+    if not args.table:
+        args.out.mkdir(parents=True, exist_ok=True)
+        os.environ["OMP_NUM_THREADS"] = "1"
     return args
 
 
