@@ -114,6 +114,8 @@ class AttentionSpec:
         sums: a score is v . tanh(query + key), otherwise query . key.
         is_scaled: scores are divided by sqrt(H).
         needs_equal_sizes: queries and memory are compared directly, so a bidirectional encoder does not fit.
+        compiled_training: ``freerun.models.compiled_attention`` has its steps, compiled by Numba, for a model whose
+            recurrence reads it.
         onnx: ``freerun.onnx_export.attention_nodes`` has its nodes.
         compiled_greedy: the C library can decode it.
     """
@@ -129,6 +131,7 @@ class AttentionSpec:
     sums: bool = False
     is_scaled: bool = False
     needs_equal_sizes: bool = False
+    compiled_training: bool = False
     onnx: bool = False
     compiled_greedy: bool = False
 
@@ -344,7 +347,9 @@ def _bahdanau(sizes: Architecture) -> Shapes:
 
 
 NO_ATTENTION: Final = "none"
-_luong: Final = partial(AttentionSpec, kind="luong", title="Luong attention", feeds_input=True, onnx=True)
+_luong: Final = partial(
+    AttentionSpec, kind="luong", title="Luong attention", feeds_input=True, compiled_training=True, onnx=True
+)
 
 ATTENTIONS: Final[Mapping[str, AttentionSpec]] = _by_name(
     AttentionSpec(
@@ -386,6 +391,7 @@ ATTENTIONS: Final[Mapping[str, AttentionSpec]] = _by_name(
         weights=_bahdanau,
         within_recurrence=True,
         sums=True,
+        compiled_training=True,
         onnx=True,
     ),
 )

@@ -6,8 +6,9 @@
 - ``InputFeeding``: the same, with the attentional output as an input of the next step;
 - ``BahdanauAttention``: within the recurrence (Bahdanau, Cho & Bengio 2015), an input of every step.
 
-The last two make each step depend on the one before, so a replay is a loop over steps. ``freerun.architecture`` has the
-registry of attentions; ``build_attention`` has the module of each.
+The last two make each step depend on the one before (``RecurrentCondition``), so a target cannot be decoded in one pass;
+``attended_sequence`` has their loop. ``freerun.architecture`` has the registry of attentions; ``build_attention`` has
+the module of each.
 
 Shape suffixes: B batch, T target, S source, V vocabulary, E embedding, H decoder, M memory, O twice H, I input.
 """
@@ -15,16 +16,25 @@ Shape suffixes: B batch, T target, S source, V vocabulary, E embedding, H decode
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from freerun.architecture import Architecture
+from freerun.models.attended_sequence import AttentionInputs
 from freerun.models.encoded import Encoded, Memory
 
-__all__ = ["Attention", "BahdanauAttention", "Condition", "LuongAttention", "build_attention", "build_conditions"]
+__all__ = [
+    "Attention",
+    "BahdanauAttention",
+    "Condition",
+    "LuongAttention",
+    "RecurrentCondition",
+    "build_attention",
+    "build_conditions",
+]
 
 
 class Condition(Protocol):
@@ -61,6 +71,19 @@ class Condition(Protocol):
             read_BI: the return value of ``before_step``.
             token_BO: the rows of ``token_table`` for the tokens fed.
         """
+        ...
+
+
+@runtime_checkable
+class RecurrentCondition(Condition, Protocol):
+    """A condition that makes a step depend on the one before, as ``run_attended_sequence`` computes it."""
+
+    def inputs(self, encoded: Encoded) -> AttentionInputs:
+        """Return the operands of all steps."""
+        ...
+
+    def features(self, outputs_TBH: Tensor, reads_TBI: Tensor, token_TBO: Tensor | None) -> Tensor:
+        """Return the features of ``after_step`` from what each step read (input feeding: left for the next)."""
         ...
 
 
@@ -180,15 +203,38 @@ class LuongAttention(Attention):
         attended: Tensor = self(outputs_TBH.transpose(0, 1), encoded.memory)[0]
         return attended.transpose(0, 1), None
 
+    def fed_inputs(self, encoded: Encoded) -> AttentionInputs:
+        """Return the operands of all steps if the attentional output is an input of the next one."""
+        memory = encoded.memory
+        assert memory is not None
+        of_outputs_HH = self.combine.weight[:, -self.combine.out_features :]
+        return AttentionInputs(
+            keys_NSH=memory.keys_BSH,
+            values_NSI=memory.values_BSM,
+            real_NS=memory.mask_BS,
+            product_PH=torch.cat([self.query.weight, of_outputs_HH]) if self.sums else of_outputs_HH,
+            vector_H=self.vector.weight[0] if self.sums else None,
+            feeds_input=True,
+            first_BI=encoded.carried_BH,
+        )
+
 
 class InputFeeding:
     """An attention whose output is also an input of the next step, zeros before the first (Luong et al. 2015, 3.3)."""
 
     replays = False
 
-    def __init__(self, attention: Attention, hidden_size: int) -> None:
+    def __init__(self, attention: LuongAttention, hidden_size: int) -> None:
         self.input_size = hidden_size
         self._attention = attention
+
+    def inputs(self, encoded: Encoded) -> AttentionInputs:
+        """See ``RecurrentCondition``."""
+        return self._attention.fed_inputs(encoded)
+
+    def features(self, outputs_TBH: Tensor, reads_TBI: Tensor, token_TBO: Tensor | None) -> Tensor:
+        """See ``RecurrentCondition``: the attentional outputs."""
+        return reads_TBI
 
     def token_table(self, embedding_VE: Tensor) -> Tensor | None:
         """See ``Condition``."""
@@ -239,11 +285,28 @@ class BahdanauAttention(Attention):
         context, weights = _average(self.vector(joined).squeeze(3), memory)
         return context.flatten(0, 1), weights.flatten(0, 1)
 
-    def output(self, state_BH: Tensor, token_BO: Tensor, context_BM: Tensor) -> Tensor:
-        """Return the features [B, H]; ``token_BO`` is ``token_output`` of the embedding."""
-        pairs_BO = self.state_output(state_BH) + token_BO + self.context_output(context_BM)
-        features_BH: Tensor = pairs_BO.unflatten(1, (-1, 2)).amax(2)
-        return features_BH
+    def output(self, state: Tensor, token: Tensor, context: Tensor) -> Tensor:
+        """Return the features [..., H] from s' [..., H], ``token_output`` of the embedding [..., O] and c [..., M]."""
+        pairs = self.state_output(state) + token + self.context_output(context)
+        features: Tensor = pairs.unflatten(-1, (-1, 2)).amax(-1)
+        return features
+
+    def inputs(self, encoded: Encoded) -> AttentionInputs:
+        """See ``RecurrentCondition``."""
+        memory = encoded.memory
+        assert memory is not None
+        return AttentionInputs(
+            keys_NSH=memory.keys_BSH,
+            values_NSI=memory.values_BSM,
+            real_NS=memory.mask_BS,
+            product_PH=self.query.weight,
+            vector_H=self.vector.weight[0],
+        )
+
+    def features(self, outputs_TBH: Tensor, reads_TBI: Tensor, token_TBO: Tensor | None) -> Tensor:
+        """See ``RecurrentCondition``."""
+        assert token_TBO is not None
+        return self.output(outputs_TBH, token_TBO, reads_TBI)
 
     def weights_along(self, before_TBH: Tensor, outputs_TBH: Tensor, memory: Memory) -> Tensor:
         """See ``Attention``."""
@@ -298,6 +361,8 @@ def build_conditions(sizes: Architecture, attention: Attention | None) -> tuple[
     conditions: list[Condition] = []
     if sizes.every_step:
         conditions.append(SourceSummary(sizes.context_size))
-    if attention is not None:
-        conditions.append(InputFeeding(attention, sizes.hidden_size) if sizes.input_feeding else attention)
+    if isinstance(attention, LuongAttention) and sizes.input_feeding:
+        conditions.append(InputFeeding(attention, sizes.hidden_size))
+    elif attention is not None:
+        conditions.append(attention)
     return tuple(conditions)

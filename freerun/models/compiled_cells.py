@@ -23,9 +23,6 @@ GRU (Cho et al. 2014, the reset gate after the matmul as in cuDNN), b the recurr
 
 RNN (Elman 1990):  h' = tanh(x + u);  da = dh' * (1 - h'^2)
 
-Operands of matmuls may be bf16; NumPy does not have that type, so they come as their 16 bits, uint16. All sums are in
-the type of the others, float32 or float64.
-
 Over 350 lines, because a cell is two loops over rows that share their arithmetic, one line per array.
 
 Shape suffixes: B batch, H hidden, G gates x hidden, K what a step saves (4 H, RNN: 0), N rows of the input projection.
@@ -33,158 +30,29 @@ Shape suffixes: B batch, H hidden, G gates x hidden, K what a step saves (4 H, R
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
 
-import numpy as np
-from numpy.typing import NDArray
+from freerun.models.compiled_numbers import (
+    ONE,
+    TWO,
+    Numbers,
+    Rows,
+    compiled,
+    downcast,
+    exp32,
+    logistic,
+    tanh,
+    upcast,
+)
 
-from freerun.errors import MissingExtraError
-
-try:
-    from llvmlite import ir
-    from numba import njit, types
-    from numba.extending import intrinsic, overload
-except ModuleNotFoundError as missing:
-    raise MissingExtraError("numba", "train", "training on a CPU") from missing
-
-__all__ = ["COMPILED_CELLS", "CellSteps", "add_rows"]
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-Numbers = NDArray[Any]
-Rows = NDArray[np.int64]
-
-# A multiplication and an addition may become one instruction, but nothing assumes finite numbers: NaN stays NaN.
-_ARITHMETIC = {"contract"}
-
-
-def _compiled(function: Function) -> Function:
-    """Compile on the first call, and cache the code next to this file (or in the user's cache) for the next process."""
-    try:
-        compiled: Any = njit(cache=True, nogil=True, fastmath=_ARITHMETIC, error_model="numpy")(function)
-    except RuntimeError:  # no writable cache directory: every process compiles its own
-        compiled = njit(nogil=True, fastmath=_ARITHMETIC, error_model="numpy")(function)
-    return cast("Function", compiled)
-
-
-# -- numbers -----------------------------------------------------------------------------------------------------------
-
-
-@intrinsic
-def _from_bf16(context: Any, bits: Any) -> Any:
-    """Return the float32 whose upper half is these 16 bits."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        wide = builder.zext(arguments[0], ir.IntType(32))
-        return builder.bitcast(builder.shl(wide, ir.IntType(32)(16)), ir.FloatType())
-
-    return types.float32(types.uint16), code
-
-
-@intrinsic
-def _to_bf16(context: Any, value: Any) -> Any:
-    """Return the upper 16 bits of a float32, rounded to nearest, ties to even; NaN stays NaN."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        word = ir.IntType(32)
-        bits = builder.bitcast(arguments[0], word)
-        odd = builder.and_(builder.lshr(bits, word(16)), word(1))
-        rounded = builder.lshr(builder.add(builder.add(bits, word(0x7FFF)), odd), word(16))
-        is_nan = builder.fcmp_unordered("uno", arguments[0], arguments[0])
-        return builder.trunc(builder.select(is_nan, word(0x7FC0), rounded), ir.IntType(16))
-
-    return types.uint16(types.float32), code
-
-
-@intrinsic
-def _times_two_to(context: Any, value: Any, shifted: Any) -> Any:
-    """Return ``value * 2^n`` in float32; ``shifted`` is n + 1.5 * 2^23, whose last bits are those of n."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        word = ir.IntType(32)
-        value, shifted = (builder.bitcast(each, word) for each in arguments)
-        return builder.bitcast(builder.add(value, builder.shl(shifted, word(23))), ir.FloatType())
-
-    return types.float32(types.float32, types.float32), code
-
-
-def _upcast(value: Any) -> Any:
-    """Convert a number to the type of sums."""
-
-
-@overload(_upcast, inline="always", strict=False)
-def _upcast_of(value: Any) -> Any:
-    if value == types.uint16:
-        return lambda value: _from_bf16(value)  # type: ignore[call-arg]  # noqa: PLW0108 (Numba takes plain functions only)
-    return lambda value: value
-
-
-def _downcast(value: Any, like: Any) -> Any:
-    """Convert a number to the type of ``like``, an operand of a matmul."""
-
-
-@overload(_downcast, inline="always", strict=False)
-def _downcast_of(value: Any, like: Any) -> Any:
-    if like == types.uint16:
-        return lambda value, like: _to_bf16(value)  # type: ignore[call-arg]
-    return lambda value, like: value
-
-
-_ONE, _TWO = np.float32(1.0), np.float32(2.0)
-_LOG2_E = np.float32(1.4426950408889634)
-_SHIFT = np.float32(1.5 * 2**23)
-"""Added to a float32, it leaves no bits for a fraction: the sum is rounded to an integer."""
-_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
-_LARGEST = np.float32(87.0)
-"""e^87 is near the largest float32, and e^-87 near the smallest normal one."""
-_C7, _C6, _C5, _C4, _C3, _C2 = (np.float32(1 / math.factorial(n)) for n in range(7, 1, -1))
-
-
-@_compiled
-def _exp32(x: Any) -> Any:
-    """Return e^x in float32, relative error 2e-7: x = n ln 2 + r, |r| <= ln 2 / 2, e^r by series (Cody & Waite 1980).
-
-    Beyond ``_LARGEST`` it is constant.
-    """
-    if x > _LARGEST:
-        x = _LARGEST
-    if x < -_LARGEST:
-        x = -_LARGEST
-    shifted = x * _LOG2_E + _SHIFT
-    n = shifted - _SHIFT
-    r = x - n * _LN2_HIGH - n * _LN2_LOW
-    series = ((((_C7 * r + _C6) * r + _C5) * r + _C4) * r + _C3) * r + _C2
-    return _times_two_to(series * (r * r) + r + _ONE, shifted)  # type: ignore[call-arg]
-
-
-def _logistic(x: Any) -> Any:
-    """Return ``1 / (1 + e^-x)``."""
-
-
-@overload(_logistic, inline="always", strict=False)
-def _logistic_of(x: Any) -> Any:
-    if x == types.float32:
-        return lambda x: _ONE / (_ONE + _exp32(-x))
-    return lambda x: 1.0 / (1.0 + math.exp(-x))
-
-
-def _tanh(x: Any) -> Any:
-    """Return ``tanh x``; in float32 as 2 s(2 x) - 1, with an error of 2e-7 at most."""
-
-
-@overload(_tanh, inline="always", strict=False)
-def _tanh_of(x: Any) -> Any:
-    if x == types.float32:
-        return lambda x: _TWO / (_ONE + _exp32(-_TWO * x)) - _ONE
-    return lambda x: math.tanh(x)  # noqa: PLW0108 (as above)
+__all__ = ["COMPILED_CELLS", "CellSteps", "add_rows", "add_scaled_rows", "gate_inputs"]
 
 
 # -- LSTM --------------------------------------------------------------------------------------------------------------
 
 
-@_compiled
+@compiled
 def _lstm_forward(
     u_BG: Numbers,
     x_NG: Numbers,
@@ -201,20 +69,20 @@ def _lstm_forward(
         gates = saved_BK[row]
         i, f, g, o = gates[:size], gates[size : 2 * size], gates[2 * size : 3 * size], gates[3 * size :]
         for j in range(4 * size):
-            gates[j] = _upcast(x[j]) + _upcast(u[j])
+            gates[j] = upcast(x[j]) + upcast(u[j])
         for j in range(2 * size):
-            gates[j] = _logistic(gates[j])
+            gates[j] = logistic(gates[j])
         for j in range(size):
-            g[j] = _tanh(g[j])
+            g[j] = tanh(g[j])
         for j in range(size):
-            o[j] = _logistic(o[j])
+            o[j] = logistic(o[j])
         for j in range(size):
             new_c[j] = f[j] * c[j] + i[j] * g[j]
         for j in range(size):
-            h[j] = _downcast(o[j] * _tanh(new_c[j]), h[j])
+            h[j] = downcast(o[j] * tanh(new_c[j]), h[j])
 
 
-@_compiled
+@compiled
 def _lstm_backward(
     dh_BH: Numbers,
     du_h_BH: Numbers,
@@ -233,29 +101,29 @@ def _lstm_backward(
         i, f, g, o = gates[:size], gates[size : 2 * size], gates[2 * size : 3 * size], gates[3 * size :]
         da_i, da_f, da_g, da_o = da[:size], da[size : 2 * size], da[2 * size : 3 * size], da[3 * size :]
         for j in range(size):
-            dh[j] += _upcast(du_h[j])
+            dh[j] += upcast(du_h[j])
         for j in range(size):
-            da_o[j] = _tanh(new_c[j])
+            da_o[j] = tanh(new_c[j])
         for j in range(size):
-            dc[j] += dh[j] * o[j] * (_ONE - da_o[j] * da_o[j])
+            dc[j] += dh[j] * o[j] * (ONE - da_o[j] * da_o[j])
         for j in range(size):
-            da_o[j] = dh[j] * da_o[j] * o[j] * (_ONE - o[j])
+            da_o[j] = dh[j] * da_o[j] * o[j] * (ONE - o[j])
         for j in range(size):
-            da_i[j] = dc[j] * g[j] * i[j] * (_ONE - i[j])
+            da_i[j] = dc[j] * g[j] * i[j] * (ONE - i[j])
         for j in range(size):
-            da_f[j] = dc[j] * c[j] * f[j] * (_ONE - f[j])
+            da_f[j] = dc[j] * c[j] * f[j] * (ONE - f[j])
         for j in range(size):
-            da_g[j] = dc[j] * i[j] * (_ONE - g[j] * g[j])
+            da_g[j] = dc[j] * i[j] * (ONE - g[j] * g[j])
         for j in range(size):
             dc[j] *= f[j]
         for j in range(4 * size):
-            du[j] = _downcast(da[j], du[j])
+            du[j] = downcast(da[j], du[j])
 
 
 # -- GRU ---------------------------------------------------------------------------------------------------------------
 
 
-@_compiled
+@compiled
 def _gru_forward(
     u_BG: Numbers,
     x_NG: Numbers,
@@ -272,18 +140,18 @@ def _gru_forward(
         saved = saved_BK[row]
         r, z, n, b_u_n = saved[:size], saved[size : 2 * size], saved[2 * size : 3 * size], saved[3 * size :]
         for j in range(2 * size):
-            saved[j] = _logistic(_upcast(x[j]) + _upcast(u[j]))
+            saved[j] = logistic(upcast(x[j]) + upcast(u[j]))
         for j in range(size):
-            b_u_n[j] = _upcast(u[2 * size + j]) + bias_H[j]
+            b_u_n[j] = upcast(u[2 * size + j]) + bias_H[j]
         for j in range(size):
-            n[j] = _tanh(_upcast(x[2 * size + j]) + r[j] * b_u_n[j])
+            n[j] = tanh(upcast(x[2 * size + j]) + r[j] * b_u_n[j])
         for j in range(size):
             new_h[j] = n[j] + z[j] * (h[j] - n[j])
         for j in range(size):
-            compute_h[j] = _downcast(new_h[j], compute_h[j])
+            compute_h[j] = downcast(new_h[j], compute_h[j])
 
 
-@_compiled
+@compiled
 def _gru_backward(
     dh_BH: Numbers,
     du_h_BH: Numbers,
@@ -302,19 +170,19 @@ def _gru_backward(
         r, z, n, b_u_n = saved[:size], saved[size : 2 * size], saved[2 * size : 3 * size], saved[3 * size :]
         da_r, da_z, da_n, du_n = da[:size], da[size : 2 * size], da[2 * size :], du[2 * size :]
         for j in range(size):
-            dh[j] += _upcast(du_h[j]) + d_carried[j]
+            dh[j] += upcast(du_h[j]) + d_carried[j]
         for j in range(size):
-            da_n[j] = dh[j] * (_ONE - z[j]) * (_ONE - n[j] * n[j])
+            da_n[j] = dh[j] * (ONE - z[j]) * (ONE - n[j] * n[j])
         for j in range(size):
-            da_r[j] = da_n[j] * b_u_n[j] * r[j] * (_ONE - r[j])
+            da_r[j] = da_n[j] * b_u_n[j] * r[j] * (ONE - r[j])
         for j in range(size):
-            da_z[j] = dh[j] * (h[j] - n[j]) * z[j] * (_ONE - z[j])
+            da_z[j] = dh[j] * (h[j] - n[j]) * z[j] * (ONE - z[j])
         for j in range(size):
             db_H[j] += da_n[j] * r[j]
         for j in range(2 * size):
-            du[j] = _downcast(da[j], du[j])
+            du[j] = downcast(da[j], du[j])
         for j in range(size):
-            du_n[j] = _downcast(da_n[j] * r[j], du_n[j])
+            du_n[j] = downcast(da_n[j] * r[j], du_n[j])
         for j in range(size):
             d_carried[j] = dh[j] * z[j]
 
@@ -322,7 +190,7 @@ def _gru_backward(
 # -- RNN ---------------------------------------------------------------------------------------------------------------
 
 
-@_compiled
+@compiled
 def _rnn_forward(
     u_BG: Numbers,
     x_NG: Numbers,
@@ -336,12 +204,12 @@ def _rnn_forward(
     for row in range(len(h_BH)):
         u, x, new_h, compute_h = u_BG[row], x_NG[rows_B[row]], new_h_BH[row], compute_h_BH[row]
         for j in range(len(new_h)):
-            new_h[j] = _tanh(_upcast(x[j]) + _upcast(u[j]))
+            new_h[j] = tanh(upcast(x[j]) + upcast(u[j]))
         for j in range(len(new_h)):
-            compute_h[j] = _downcast(new_h[j], compute_h[j])
+            compute_h[j] = downcast(new_h[j], compute_h[j])
 
 
-@_compiled
+@compiled
 def _rnn_backward(
     dh_BH: Numbers,
     du_h_BH: Numbers,
@@ -356,26 +224,44 @@ def _rnn_backward(
     for row in range(len(h_BH)):
         dh, du_h, new_h, da, du = dh_BH[row], du_h_BH[row], new_h_BH[row], da_BG[row], du_BG[row]
         for j in range(len(new_h)):
-            dh[j] += _upcast(du_h[j])
+            dh[j] += upcast(du_h[j])
         for j in range(len(new_h)):
-            da[j] = dh[j] * (_ONE - new_h[j] * new_h[j])
+            da[j] = dh[j] * (ONE - new_h[j] * new_h[j])
         for j in range(len(new_h)):
-            du[j] = _downcast(da[j], du[j])
+            du[j] = downcast(da[j], du[j])
 
 
 # -- the cells of the kernels ------------------------------------------------------------------------------------------
 
 
-@_compiled
-def sums_of_rows(rows_B: Rows, x_NG: Numbers, constant_BG: Numbers, sums_BG: Numbers) -> None:
-    """Write the sum of the row of ``x_NG`` that ``rows_B`` names and the row of ``constant_BG``."""
+@compiled
+def gate_inputs(
+    rows_B: Rows, x_NG: Numbers, scale_B: Numbers, constant_BG: Numbers, read_BG: Numbers, sums_BG: Numbers
+) -> None:
+    """Write the gates' inputs: the row of ``x_NG`` that ``rows_B`` names, times ``scale_B``, and what is added to it.
+
+    The others may be empty.
+    """
     for row in range(len(sums_BG)):
-        x, constant, sums = x_NG[rows_B[row]], constant_BG[row], sums_BG[row]
-        for j in range(len(sums)):
-            sums[j] = _upcast(x[j]) + _upcast(constant[j])
+        x, sums = x_NG[rows_B[row]], sums_BG[row]
+        if len(scale_B):
+            scale = scale_B[row]
+            for j in range(len(sums)):
+                sums[j] = scale * upcast(x[j])
+        else:
+            for j in range(len(sums)):
+                sums[j] = upcast(x[j])
+        if len(constant_BG):
+            constant = constant_BG[row]
+            for j in range(len(sums)):
+                sums[j] += upcast(constant[j])
+        if len(read_BG):
+            read = read_BG[row]
+            for j in range(len(sums)):
+                sums[j] += upcast(read[j])
 
 
-@_compiled
+@compiled
 def add_rows(
     total_NG: Numbers,
     rows_B: Rows,
@@ -386,6 +272,15 @@ def add_rows(
         total, values = total_NG[rows_B[row]], values_BG[row]
         for j in range(len(values)):
             total[j] += values[j]
+
+
+@compiled
+def add_scaled_rows(total_NG: Numbers, rows_B: Rows, scale_B: Numbers, values_BG: Numbers) -> None:
+    """The same with each row times its ``scale_B``."""
+    for row in range(len(values_BG)):
+        total, values, scale = total_NG[rows_B[row]], values_BG[row], scale_B[row]
+        for j in range(len(values)):
+            total[j] += scale * values[j]
 
 
 @dataclass(frozen=True)

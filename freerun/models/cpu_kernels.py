@@ -32,7 +32,15 @@ from torch.nn import functional
 
 from freerun.architecture import CELLS
 
-__all__ = ["StepWeights", "recurrent_product", "run_sequence", "run_step", "step_weights"]
+__all__ = [
+    "StepWeights",
+    "array_of",
+    "recurrent_product",
+    "requested_dtype",
+    "run_sequence",
+    "run_step",
+    "step_weights",
+]
 
 _MINUS_ONE = torch.tensor(-1.0)
 
@@ -68,7 +76,7 @@ def run_sequence(
         if constant_BG is not None:
             gates_TBG = gates_TBG + constant_BG
         return _without_gradients(cell, gates_TBG, step_weights(cell, weight_GH, gated_bias_H), h_BH, c_BH, lengths_B)
-    compute_dtype = _compute_dtype() or (torch.bfloat16 if weight_GH.dtype == torch.bfloat16 else None)
+    compute_dtype = requested_dtype() or (torch.bfloat16 if weight_GH.dtype == torch.bfloat16 else None)
     with torch.autocast("cpu", enabled=False):
         outputs, h, c = _Sequence.apply(  # type: ignore[no-untyped-call]
             cell, gates, ids_TB, weight_GH, gated_bias_H, h_BH, c_BH, lengths_B, constant_BG, compute_dtype
@@ -99,7 +107,7 @@ class _Sequence(torch.autograd.Function):
         constant_BG: Tensor | None,
         compute_dtype: torch.dtype | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        from freerun.models.compiled_cells import COMPILED_CELLS, sums_of_rows  # imports Numba
+        from freerun.models.compiled_cells import COMPILED_CELLS, gate_inputs  # imports Numba
 
         has_c, steps_of_cell = CELLS[cell].has_cell_state, COMPILED_CELLS[cell]
         steps, batch = gates.shape[:2] if ids_TB is None else ids_TB.shape
@@ -113,19 +121,20 @@ class _Sequence(torch.autograd.Function):
         product_BG = h_SBH.new_zeros(batch, len(weight_GH))
         weight = _in_type(weight_GH, compute_dtype)
         x, accum, saved, h, product = map(
-            _array, (gates.reshape(-1, len(weight_GH)), accum_SBH, saved_TBK, h_SBH, product_BG)
+            array_of, (gates.reshape(-1, len(weight_GH)), accum_SBH, saved_TBK, h_SBH, product_BG)
         )
         rows, bias = (
             _rows(ids_TB, steps, batch),
-            _array(accum_SBH.new_zeros(0) if gated_bias_H is None else gated_bias_H.to(sums)),
+            array_of(accum_SBH.new_zeros(0) if gated_bias_H is None else gated_bias_H.to(sums)),
         )
-        constant = None if constant_BG is None else _array(constant_BG)
-        given, same = _array(accum_SBH.new_empty(0 if constant is None else batch, len(weight_GH))), np.arange(batch)
+        constant = None if constant_BG is None else array_of(constant_BG)
+        given, same = array_of(accum_SBH.new_empty(0 if constant is None else batch, len(weight_GH))), np.arange(batch)
+        no_scale, nothing = given[:0, 0], given[:0]
         for t, before_BH in enumerate(h_SBH[:-1].unbind(0)):
             if t or h_BH is not None:
                 torch.mm(before_BH, weight.t(), out=product_BG)
             if constant is not None:
-                sums_of_rows(rows[t], x, constant, given)
+                gate_inputs(rows[t], x, no_scale, constant, nothing, given)
             step_x, step_rows = (x, rows[t]) if constant is None else (given, same)
             steps_of_cell.forward(product, step_x, step_rows, bias, accum[t], saved[t], accum[t + 1], h[t + 1])
         ctx.cell, ctx.compute_dtype, ctx.ends, ctx.first_is_zero = (
@@ -165,10 +174,10 @@ class _Sequence(torch.autograd.Function):
         d_constant_BG = accum_SBH.new_zeros(batch, len(weight)) if ctx.constant_dtype else None
         product_BH = weight.new_zeros(batch, size)
         dh, saved, accum, d_accum, da, du, d_bias, product = map(
-            _array, (dh_TBH, saved_TBK, accum_SBH, d_accum_BH, da_TBG, du_TBG, d_bias_H, product_BH)
+            array_of, (dh_TBH, saved_TBK, accum_SBH, d_accum_BH, da_TBG, du_TBG, d_bias_H, product_BH)
         )
-        rows, table = _rows(ids_TB, steps, batch), None if d_table is None else _array(d_table)
-        constant, same = None if d_constant_BG is None else _array(d_constant_BG), np.arange(batch)
+        rows, table = _rows(ids_TB, steps, batch), None if d_table is None else array_of(d_table)
+        constant, same = None if d_constant_BG is None else array_of(d_constant_BG), np.arange(batch)
         for t in range(steps - 1, -1, -1):
             if t + 1 < steps:
                 torch.mm(du_TBG[t + 1], weight, out=product_BH)
@@ -193,7 +202,7 @@ class _Sequence(torch.autograd.Function):
         return None, d_gates, None, d_weight, d_gated, d_first, d_first_c, None, d_constant_BG, None
 
 
-def _array(values: Tensor) -> NDArray[Any]:
+def array_of(values: Tensor) -> NDArray[Any]:
     """Return the tensor as compiled code takes it; bf16, which NumPy does not have, as its 16 bits."""
     values = values.detach()
     return (values.view(torch.uint16) if values.dtype == torch.bfloat16 else values).numpy()
@@ -263,7 +272,7 @@ class StepWeights:
 
 def step_weights(cell: str, weight_GH: Tensor, gated_bias_H: Tensor | None) -> StepWeights:
     """Prepare the operands of ``run_step``; valid until the weights change."""
-    compute_dtype, kernel = _compute_dtype(), _STEPS[cell]
+    compute_dtype, kernel = requested_dtype(), _STEPS[cell]
     with torch.autocast("cpu", enabled=False):
         factors = torch.tensor(kernel.factors, dtype=weight_GH.dtype, device=weight_GH.device)
         doubled_G = factors.repeat_interleave(len(weight_GH) // len(kernel.factors))
@@ -342,7 +351,7 @@ _STEPS: Final[Mapping[str, _StepKernel]] = {
 # -- helpers -----------------------------------------------------------------------------------------------------------
 
 
-def _compute_dtype() -> torch.dtype | None:
+def requested_dtype() -> torch.dtype | None:
     """Return the type of matmuls that autocast requests; None: that of the values."""
     return torch.bfloat16 if torch.is_autocast_enabled("cpu") else None
 

@@ -1,7 +1,8 @@
 """The decoder: writes the target one token at a time, starting from the state that the bridge passes on.
 
-One network, two ways through it, tested for equality: ``sequence`` over tokens known beforehand, ``step`` over one
-token with tables prepared once. The output layer is separate (``logits``), so that it is computed only where needed.
+One network, three ways through it, tested for equality: ``sequence`` over tokens known beforehand, ``roll_out`` over
+tokens that are chosen on the way, ``step`` over one token with tables prepared once. The output layer is separate
+(``logits``), so that it is computed only where needed.
 
 Shape suffixes: B batch, T target, S source, V vocabulary, E embedding, H hidden, M memory, F features before the output
 layer, G gates, O what an attention reads of a token.
@@ -9,7 +10,7 @@ layer, G gates, O what an attention reads of a token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from freerun.architecture import Architecture
-from freerun.models.attention import build_attention, build_conditions
+from freerun.models.attended_sequence import AttendedLayer, Choose, TokenGates, run_attended_sequence
+from freerun.models.attention import RecurrentCondition, build_attention, build_conditions
 from freerun.models.cpu_kernels import StepWeights
 from freerun.models.dropout import DropoutMasks, StepMasks, apply_mask
 from freerun.models.encoded import Encoded
@@ -26,7 +28,10 @@ from freerun.models.recurrence import LayerStack, RecurrentLayer
 from freerun.models.recurrent_state import State
 from freerun.models.token_inputs import Inputs, Tokens
 
-__all__ = ["Decoded", "Decoder", "Tables"]
+__all__ = ["Decoded", "Decoder", "NextTokens", "Tables"]
+
+NextTokens = Callable[[int, Tensor], Tensor | None]
+"""``(t, features_BF) -> tokens_B``: the tokens to feed at step t + 1, given the features of step t; None to end."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class Decoder(nn.Module):
         self.layers = LayerStack(RecurrentLayer(sizes.cell, size, sizes.hidden_size, backend) for size in inputs)
         self.attention = build_attention(sizes)
         self.conditions = build_conditions(sizes, self.attention)
+        self.has_compiled_attention = sizes.attention_spec.compiled_training and not self.replays
         self.has_context = sizes.every_step
         self.feature_size = sizes.features
         self.feature_summary_size = sizes.feature_summary_size
@@ -123,7 +129,7 @@ class Decoder(nn.Module):
             masks: dropout, None for none.
         """
         if not self.replays:
-            return self._loop(target_in_BT, encoded, masks)
+            return self._steps(target_in_BT.t().contiguous(), encoded, masks)[0]
         token_mask_TB1 = masks.target_tokens_TB1 if masks else None
         reads = [condition.before_step(encoded) for condition in self.conditions]
         given = [read_BI for read_BI in reads if read_BI is not None]
@@ -144,23 +150,150 @@ class Decoder(nn.Module):
         features = apply_mask(features, masks.output_TBF if masks else None)
         return Decoded(features, outputs, State.stack(final))
 
-    def _loop(self, target_in_BT: Tensor, encoded: Encoded, masks: DropoutMasks | None) -> Decoded:
-        """Run step by step, with gradients if they are enabled."""
+    def roll_out(
+        self, tokens_B: Tensor, steps: int, encoded: Encoded, choose: NextTokens, masks: DropoutMasks | None = None
+    ) -> tuple[Decoded, Tensor]:
+        """Run step by step, feeding what ``choose`` returns; with gradients if they are enabled, though not of choices.
+
+        Args:
+            tokens_B: the tokens fed at the first step.
+            steps: the largest number of steps.
+            encoded: the encoded source to start from.
+            choose: returns the tokens to feed next. It is called without gradients, after each step but the last.
+            masks: dropout for as many steps, None for none.
+
+        Returns:
+            The steps that were made, and the tokens [B, T] that were fed.
+        """
+        fed_TB = tokens_B.new_zeros(steps, len(tokens_B))
+        fed_TB[0] = tokens_B
+        decoded, fed_TB = self._steps(fed_TB, encoded, masks, choose)
+        return decoded, fed_TB.t()
+
+    def _steps(
+        self, ids_TB: Tensor, encoded: Encoded, masks: DropoutMasks | None, choose: NextTokens | None = None
+    ) -> tuple[Decoded, Tensor]:
+        """Run step by step: the tokens ``ids_TB`` or, after the first step, chosen ones, which are written there."""
+        # compiled code is for training: a prediction has no compiler to load
+        trains = torch.is_grad_enabled() or choose is not None
+        if trains and self.has_compiled_attention and all(layer.is_compiled for layer in self.layers):
+            return self._compiled_steps(ids_TB, encoded, masks, choose)
+        return self._loop(ids_TB, encoded, masks, choose)
+
+    def _loop(
+        self, ids_TB: Tensor, encoded: Encoded, masks: DropoutMasks | None, choose: NextTokens | None
+    ) -> tuple[Decoded, Tensor]:
+        """Run the reference loop over ``step``."""
         tables, features, outputs = self.tables(), [], []
-        for t, tokens_B in enumerate(target_in_BT.t()):
-            each_BF, encoded = self.step(tokens_B, encoded, tables, masks.target_step(t) if masks else None)
+        for t in range(len(ids_TB)):
+            each_BF, encoded = self.step(ids_TB[t], encoded, tables, masks.target_step(t) if masks else None)
             features.append(each_BF)
             outputs.append(encoded.state.h_LBH)
-        return Decoded(torch.stack(features), list(torch.stack(outputs, 1)), encoded.state)
+            if choose is not None and t + 1 < len(ids_TB):
+                with torch.no_grad():
+                    tokens_B = choose(t, each_BF.detach())
+                if tokens_B is None:
+                    break
+                ids_TB[t + 1] = tokens_B
+        decoded = Decoded(torch.stack(features), list(torch.stack(outputs, 1)), encoded.state)
+        return decoded, ids_TB[: len(features)]
+
+    def _compiled_steps(
+        self, ids_TB: Tensor, encoded: Encoded, masks: DropoutMasks | None, choose: NextTokens | None
+    ) -> tuple[Decoded, Tensor]:
+        """Run attention that the recurrence reads by ``run_attended_sequence``."""
+        *constant, attention = self.conditions
+        assert isinstance(attention, RecurrentCondition)
+        embedding_VE, rows_TB = self.embedding.weight, ids_TB
+        if choose is None and len(embedding_VE) > ids_TB.numel():
+            # a table of all tokens would be more work than the tokens themselves
+            used, rows_TB = ids_TB.unique(return_inverse=True)
+            embedding_VE = embedding_VE.index_select(0, used)
+        reads = [condition.before_step(encoded) for condition in constant]
+        tokens, read_weight = self._token_gates(rows_TB, embedding_VE, encoded, masks, reads)
+        layers = []
+        for index, layer in enumerate(self.layers):
+            weight_in = layer.weight_ih if index else read_weight
+            mask = masks.decoder_layers[index - 1] if masks and index else None
+            h_BH, c_BH = encoded.state.layer(index)
+            layers.append(
+                AttendedLayer(
+                    h_BH=h_BH,
+                    c_BH=c_BH,
+                    weight_hh=layer.weight_hh,
+                    weight_in=weight_in,
+                    gated_bias_H=layer.gated_bias(),
+                    bias_G=layer.bias() if index else None,
+                    mask_TBH=mask,
+                )
+            )
+        token_table_VO = attention.token_table(embedding_VE)
+
+        def features_of(outputs_TBH: Tensor, reads_TBI: Tensor, fed_TB: Tensor, start: int = 0) -> Tensor:
+            def of_steps(mask: Tensor | None) -> Tensor | None:
+                return None if mask is None else mask[start : start + len(fed_TB)]
+
+            token_TBO = None if token_table_VO is None else functional.embedding(fed_TB, token_table_VO)
+            if token_TBO is not None and masks:
+                token_TBO = apply_mask(token_TBO, of_steps(masks.target_tokens_TB1))
+            features_TBF = attention.features(outputs_TBH, reads_TBI, token_TBO)
+            for condition, read_BI in zip(constant[::-1], reads[::-1], strict=True):
+                features_TBF, _ = condition.after_step(features_TBF, encoded, read_BI, None)
+            return apply_mask(features_TBF, of_steps(masks.output_TBF) if masks else None)
+
+        def chosen(t: int, h_BH: Tensor, read_BI: Tensor, fed_B: Tensor) -> Tensor | None:
+            assert choose is not None
+            return choose(t, features_of(h_BH.unsqueeze(0), read_BI.unsqueeze(0), fed_B.unsqueeze(0), t)[0])
+
+        each: Choose | None = None if choose is None else chosen
+        run = run_attended_sequence(self.layers[0].cell.name, tokens, layers, attention.inputs(encoded), each)
+        features_TBF = features_of(run.layers_TBH[-1], run.reads_TBI, run.ids_TB)
+        return Decoded(features_TBF, run.layers_TBH, State.stack(run.last)), run.ids_TB
+
+    def _token_gates(
+        self,
+        ids_TB: Tensor,
+        embedding_VE: Tensor,
+        encoded: Encoded,
+        masks: DropoutMasks | None,
+        reads: Sequence[Tensor | None],
+    ) -> tuple[TokenGates, Tensor]:
+        """Return the first layer's gates except for attention, and the columns [G, I] of its weight for attention."""
+        first = self.layers[0]
+        weight_GE, _, *weights = self._first_weights()
+        scale_TB1 = masks.target_tokens_TB1 if masks else None
+        bias_G = first.bias()
+        table_VG = functional.linear(embedding_VE, weight_GE, bias_G if scale_TB1 is None else None)
+        added = [] if encoded.feature_gates_BG is None else [encoded.feature_gates_BG]
+        added += [
+            functional.linear(read_BI, weight_GI)
+            for read_BI, weight_GI in zip(reads, weights[:-1], strict=True)
+            if read_BI is not None
+        ]
+        if scale_TB1 is not None:
+            # dropout of a token leaves the bias alone
+            added.append(bias_G.expand(ids_TB.shape[1], -1))
+        tokens = TokenGates(
+            ids_TB=ids_TB,
+            # matmuls may be rounded, but a row's gradient is a sum over all positions of its token
+            table_VG=table_VG.to(torch.promote_types(table_VG.dtype, torch.float32)),
+            scale_TB=None if scale_TB1 is None else scale_TB1[: len(ids_TB)].squeeze(2),
+            constant_BG=sum(added[1:], added[0]) if added else None,
+        )
+        return tokens, weights[-1]
+
+    def _first_weights(self) -> tuple[Tensor, ...]:
+        """Return the first layer's weight by its inputs: embedding, summary of features, each condition."""
+        sizes = [self.embedding_size, self.feature_summary_size]
+        sizes += [condition.input_size for condition in self.conditions]
+        weights: tuple[Tensor, ...] = self.layers[0].weight_ih.split_with_sizes(sizes, 1)
+        return weights
 
     def tables(self) -> Tables:
         """Prepare what ``step`` looks up; once per update, or once for a model that no longer changes."""
-        first = self.layers[0]
-        read_sizes = [condition.input_size for condition in self.conditions]
-        sizes = [self.embedding_size, self.feature_summary_size, *read_sizes]
-        weight_GE, _, *read_weights = first.weight_ih.split_with_sizes(sizes, 1)
+        weight_GE, _, *read_weights = self._first_weights()
         token_outputs_VO = tuple(condition.token_table(self.embedding.weight) for condition in self.conditions)
-        token_gates_VG = functional.linear(self.embedding.weight, weight_GE, first.bias())
+        token_gates_VG = functional.linear(self.embedding.weight, weight_GE, self.layers[0].bias())
         step_weights = tuple(layer.step_weights() for layer in self.layers)
         return Tables(token_gates_VG, tuple(read_weights), token_outputs_VO, step_weights)
 

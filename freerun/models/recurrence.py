@@ -124,9 +124,14 @@ class RecurrentLayer(nn.Module):
         """Return [H]: the last gate's recurrent bias, if another gate multiplies it, so it cannot be added before."""
         return self.bias_hh[-self.hidden_size :] if self.cell.gated_bias else None
 
+    @property
+    def is_compiled(self) -> bool:
+        """Return True if freerun's own CPU kernels run this layer."""
+        return self.backend.prepares_steps and self.weight_ih.device.type == "cpu"
+
     def step_weights(self) -> StepWeights | None:
         """Return what steps without gradients share, valid until the weights change; None if gradients are enabled."""
-        if torch.is_grad_enabled() or not self.backend.prepares_steps or self.weight_ih.device.type != "cpu":
+        if torch.is_grad_enabled() or not self.is_compiled:
             return None
         return step_weights(self.cell.name, self.weight_hh, self.gated_bias())
 
