@@ -176,25 +176,22 @@ class _Layer:
         self.x_1G = None if bias_G is None else bias_G.to(sums).unsqueeze(0)
         self.product_BG = self.inputs_TBX.new_empty(self.rows, len(weight_hh))
         self.arrays = tuple(map(array_of, (self.accum_TBH, self.saved_TBK, self.inputs_TBX, self.product_BG)))
+        # views of each step, made once: h after t steps, as an operand of matmuls, and what step t reads next to it
+        self.h = self.inputs_TBX[:, :, : self.size].unbind(0)
+        self.read = self.inputs_TBX[:, :, self.size :].unbind(0)
+        self.inputs = self.inputs_TBX.unbind(0)
+        self.weight_XG = self.weight_GX.t()
 
     @property
     def separate(self) -> bool:
         """Return True if the product of what is read is not simply added to the recurrent one: a gate is between."""
         return self.spec.gated_bias
 
-    def h(self, t: int) -> Tensor:
-        """Return h [B, H] after ``t`` steps, as an operand of matmuls."""
-        return self.inputs_TBX[t, :, : self.size]
-
-    def read(self, t: int) -> Tensor:
-        """Return what step ``t`` reads next to its h, to be written by the caller."""
-        return self.inputs_TBX[t, :, self.size :]
-
     def last(self, t: int) -> tuple[Tensor, Tensor | None]:
         """Return the state (h, c) after ``t`` steps, in the type of sums."""
         if not self.spec.has_cell_state:
             return self.accum_TBH[t].clone(), None
-        return self.h(t).to(self.accum_TBH.dtype), self.accum_TBH[t].clone()
+        return self.h[t].to(self.accum_TBH.dtype), self.accum_TBH[t].clone()
 
     def step(self, t: int, rows_B: Numbers, x_NG: Numbers, scale_B: Numbers, constant_BG: Numbers) -> None:
         """Run step ``t``: rows, scale and constant of the gates' inputs as in ``compiled_cells.gate_inputs``."""
@@ -203,10 +200,10 @@ class _Layer:
         accum, saved, inputs, product = self.arrays
         read_BG = product[:0]
         if self.separate:
-            torch.mm(self.h(t), self.weight_GX[:, : self.size].t(), out=self.product_BG)
-            read_BG = array_of(torch.mm(self.read(t), self.weight_GX[:, self.size :].t()))
+            torch.mm(self.h[t], self.weight_XG[: self.size], out=self.product_BG)
+            read_BG = array_of(torch.mm(self.read[t], self.weight_XG[self.size :]))
         else:
-            torch.mm(self.inputs_TBX[t], self.weight_GX.t(), out=self.product_BG)
+            torch.mm(self.inputs[t], self.weight_XG, out=self.product_BG)
         if len(scale_B) or len(constant_BG) or len(read_BG):
             sums_BG = np.empty(product.shape, accum.dtype)
             gate_inputs(rows_B, x_NG, scale_B, constant_BG, read_BG, sums_BG)
@@ -234,6 +231,7 @@ class _LayerGradients:
         self.da_BG = None if is_one else like.new_empty(layer.product_BG.shape)
         self.dx_TBG = torch.empty_like(self.du_TBG) if layer.separate else self.du_TBG
         self.d_bias_H = like.new_zeros(layer.size if layer.separate else 0)
+        self.dh, self.du = self.dh_TBH.unbind(0), self.du_TBG.unbind(0)
         self.arrays = tuple(map(array_of, (self.dh_TBH, self.d_accum_BH, self.d_inputs_BX, self.du_TBG, self.d_bias_H)))
 
     def step(self, t: int) -> Numbers:
@@ -246,10 +244,10 @@ class _LayerGradients:
         if layer.separate:
             assert self.da_BG is not None
             self.dx_TBG[t].copy_(self.da_BG)
-            torch.mm(self.du_TBG[t], layer.weight_GX[:, :size], out=self.d_inputs_BX[:, :size])
+            torch.mm(self.du[t], layer.weight_GX[:, :size], out=self.d_inputs_BX[:, :size])
             torch.mm(self.dx_TBG[t], layer.weight_GX[:, size:], out=self.d_inputs_BX[:, size:])
         else:
-            torch.mm(self.du_TBG[t], layer.weight_GX, out=self.d_inputs_BX)
+            torch.mm(self.du[t], layer.weight_GX, out=self.d_inputs_BX)
         return da
 
     def first_state(self) -> tuple[Tensor, Tensor | None]:
@@ -288,6 +286,7 @@ class _Attention:
         self.weights_TBS = first.accum_TBH.new_empty(steps, first.rows, shape[1])
         # the products are read again in the backward pass if they hold a query
         self.products_TBP = top.inputs_TBX.new_empty(steps if self.has_vector else 1, first.rows, len(product_PH))
+        self.products_of, self.product_HP = self.products_TBP.unbind(0), self.product_PH.t()
         self.weights, self.products = array_of(self.weights_TBS), array_of(self.products_TBP)
         self.keys, self.values = array_of(self.keys_NSH), array_of(self.values_NSI)
         if vector_H is not None:
@@ -297,7 +296,7 @@ class _Attention:
             self.factors, self.small = np.empty(self.keys.shape, self.vector.dtype), np.empty(shape[0], np.bool_)
             factors(self.keys, self.factors, self.small)
         if self.feeds_input:
-            first.read(0)[:] = 0.0 if first_BI is None else first_BI
+            first.read[0][:] = 0.0 if first_BI is None else first_BI
 
     def step(self, t: int) -> None:
         """Write what step ``t`` reads (input feeding: leaves for the next) from the top layer's h."""
@@ -305,7 +304,7 @@ class _Attention:
 
         at = t + 1 if self.feeds_input else t
         slot = t if self.has_vector else 0
-        torch.mm(self.top.h(at), self.product_PH.t(), out=self.products_TBP[slot])
+        torch.mm(self.top.h[at], self.product_HP, out=self.products_of[slot])
         products, read = self.products[slot], self.first.arrays[2][at]
         source = (self.values, self.real, self.weights[t], read)
         if self.has_vector:
@@ -339,6 +338,7 @@ class _AttentionGradients:
             self.d_scores_TBS = like.new_empty(steps, *attention.weights_TBS.shape[1:])
             kept = (self.d_sums_TBI, self.d_scores_TBS)
         self.given, self.kept = array_of(self.d_given_TBI), tuple(map(array_of, kept))
+        self.d_products_of = self.d_products_TBP.unbind(0)
 
     def step(self, t: int, d_inputs: Numbers, dh_BH: Tensor) -> None:
         """Run step ``t`` backwards: add to ``dh_BH``, the gradient of the h from which it read.
@@ -361,9 +361,9 @@ class _AttentionGradients:
             kept = (d_sums[t], d_scores[t], array_of(dh_BH))
             attend_by_products_backward(d_inputs, self.given[t], read, each.keys, *source, *kept)
         if dh_BH.dtype == each.product_PH.dtype:
-            dh_BH.addmm_(self.d_products_TBP[t], each.product_PH)
+            dh_BH.addmm_(self.d_products_of[t], each.product_PH)
         else:
-            dh_BH += torch.mm(self.d_products_TBP[t], each.product_PH)
+            dh_BH += torch.mm(self.d_products_of[t], each.product_PH)
 
     def operands(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Return the gradients of keys, values, ``product_PH`` and v: what is linear is one matmul over all steps."""
@@ -412,8 +412,8 @@ class _AttendedSequence(torch.autograd.Function):
                 if index == 0:
                     layer.step(t, ids[t], table, nothing[:, 0] if scales is None else scales[t], constant)
                     continue
-                below_BH, mask = layers[index - 1].h(t + 1), masks[index]
-                layer.read(t)[:] = below_BH if mask is None else below_BH * mask[t]
+                below_BH, mask = layers[index - 1].h[t + 1], masks[index]
+                layer.read[t][:] = below_BH if mask is None else below_BH * mask[t]
                 assert layer.x_1G is not None
                 layer.step(t, np.zeros(layer.rows, np.int64), array_of(layer.x_1G), nothing[:, 0], nothing)
             if given.feeds_input:
@@ -450,13 +450,13 @@ class _AttendedSequence(torch.autograd.Function):
         table, ids, same = array_of(d_table_VG), given.ids_TB.numpy(), np.arange(first.layer.rows)
         for t in range(steps - 1, -1, -1):
             if given.feeds_input:
-                attention.step(t, first.arrays[2], top.dh_TBH[t])
+                attention.step(t, first.arrays[2], top.dh[t])
             for index in range(len(layers) - 1, -1, -1):
                 layer = layers[index]
                 if index + 1 < len(layers):
                     above, mask = layers[index + 1], masks[index + 1]
                     d_below_BH = above.d_inputs_BX[:, above.layer.size :]
-                    layer.dh_TBH[t] += d_below_BH if mask is None else d_below_BH * mask[t]
+                    layer.dh[t].add_(d_below_BH if mask is None else d_below_BH * mask[t])
                 da = layer.step(t)
                 if index:
                     add_rows(array_of(d_biases[index]), np.zeros(len(same), np.int64), da)
@@ -467,7 +467,7 @@ class _AttendedSequence(torch.autograd.Function):
                 if index == 0 and d_constant_BG is not None:
                     add_rows(array_of(d_constant_BG), same, da)
             if not given.feeds_input:
-                attention.step(t, first.arrays[2], top.dh_TBH[t - 1] if t else d_before_BH)
+                attention.step(t, first.arrays[2], top.dh[t - 1] if t else d_before_BH)
         d_first_BI = first.d_inputs_BX[:, first.layer.size :] if given.feeds_input else None
         d_keys, d_values, d_product, d_vector = attention.operands()
         gradients = [d_table_VG, d_constant_BG, d_keys, d_values, d_product, d_vector, d_first_BI]
@@ -488,4 +488,4 @@ def _choose(given: _Given, t: int, layers: Sequence[_Layer], attention: _Attenti
     assert given.choose is not None
     read_BI = attention.reads(t + 1)[t]
     with torch.autocast("cpu", enabled=given.compute_dtype is not None):
-        return given.choose(t, layers[-1].h(t + 1), read_BI, given.ids_TB[t])
+        return given.choose(t, layers[-1].h[t + 1], read_BI, given.ids_TB[t])

@@ -16,6 +16,7 @@ Shape suffixes: B batch, T target, S source, V vocabulary, E embedding, H decode
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 import torch
@@ -25,6 +26,7 @@ from torch.nn import functional
 from freerun.architecture import Architecture
 from freerun.models.attended_sequence import AttentionInputs
 from freerun.models.encoded import Encoded, Memory
+from freerun.models.maxout import run_maxout
 
 __all__ = [
     "Attention",
@@ -32,6 +34,7 @@ __all__ = [
     "Condition",
     "LuongAttention",
     "RecurrentCondition",
+    "TokenOutputs",
     "build_attention",
     "build_conditions",
 ]
@@ -74,6 +77,15 @@ class Condition(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class TokenOutputs:
+    """What ``after_step`` reads of the tokens fed: rows ``ids_TB`` of ``token_table``, times ``scale_TB`` if given."""
+
+    table_VO: Tensor | None
+    ids_TB: Tensor
+    scale_TB: Tensor | None = None
+
+
 @runtime_checkable
 class RecurrentCondition(Condition, Protocol):
     """A condition that makes a step depend on the one before, as ``run_attended_sequence`` computes it."""
@@ -82,7 +94,7 @@ class RecurrentCondition(Condition, Protocol):
         """Return the operands of all steps."""
         ...
 
-    def features(self, outputs_TBH: Tensor, reads_TBI: Tensor, token_TBO: Tensor | None) -> Tensor:
+    def features(self, outputs_TBH: Tensor, reads_TBI: Tensor, tokens: TokenOutputs) -> Tensor:
         """Return the features of ``after_step`` from what each step read (input feeding: left for the next)."""
         ...
 
@@ -232,7 +244,7 @@ class InputFeeding:
         """See ``RecurrentCondition``."""
         return self._attention.fed_inputs(encoded)
 
-    def features(self, outputs_TBH: Tensor, reads_TBI: Tensor, token_TBO: Tensor | None) -> Tensor:
+    def features(self, outputs_TBH: Tensor, reads_TBI: Tensor, tokens: TokenOutputs) -> Tensor:
         """See ``RecurrentCondition``: the attentional outputs."""
         return reads_TBI
 
@@ -285,11 +297,11 @@ class BahdanauAttention(Attention):
         context, weights = _average(self.vector(joined).squeeze(3), memory)
         return context.flatten(0, 1), weights.flatten(0, 1)
 
-    def output(self, state: Tensor, token: Tensor, context: Tensor) -> Tensor:
-        """Return the features [..., H] from s' [..., H], ``token_output`` of the embedding [..., O] and c [..., M]."""
-        pairs = self.state_output(state) + token + self.context_output(context)
-        features: Tensor = pairs.unflatten(-1, (-1, 2)).amax(-1)
-        return features
+    def output(self, state_BH: Tensor, token_BO: Tensor, context_BM: Tensor) -> Tensor:
+        """Return the features [B, H]; ``token_BO`` is ``token_output`` of the embedding."""
+        pairs_BO = self.state_output(state_BH) + token_BO + self.context_output(context_BM)
+        features_BH: Tensor = pairs_BO.unflatten(1, (-1, 2)).amax(2)
+        return features_BH
 
     def inputs(self, encoded: Encoded) -> AttentionInputs:
         """See ``RecurrentCondition``."""
@@ -303,10 +315,12 @@ class BahdanauAttention(Attention):
             vector_H=self.vector.weight[0],
         )
 
-    def features(self, outputs_TBH: Tensor, reads_TBI: Tensor, token_TBO: Tensor | None) -> Tensor:
+    def features(self, outputs_TBH: Tensor, reads_TBI: Tensor, tokens: TokenOutputs) -> Tensor:
         """See ``RecurrentCondition``."""
-        assert token_TBO is not None
-        return self.output(outputs_TBH, token_TBO, reads_TBI)
+        assert tokens.table_VO is not None
+        weights, bias_O = (self.state_output.weight, self.context_output.weight), self.state_output.bias
+        table_VO = tokens.table_VO.to(torch.promote_types(tokens.table_VO.dtype, torch.float32))
+        return run_maxout(outputs_TBH, reads_TBI, weights, bias_O, table_VO, tokens.ids_TB, tokens.scale_TB)
 
     def weights_along(self, before_TBH: Tensor, outputs_TBH: Tensor, memory: Memory) -> Tensor:
         """See ``Attention``."""

@@ -15,10 +15,15 @@ once per step, so a pair of query and key costs a division and no exponential, a
 a factor that might overflow computes tanh itself. tanh is computed again in the backward pass: keeping it would take H
 numbers for each pair of target and source position.
 
+The features of Bahdanau's attention, and ties go to the first of a pair:
+
+    t_j = max(p_2j, p_2j+1),   p = [s'; c] W + b + row of the token
+
 A source may have several decoder rows, one after the other, which share its keys and values.
 
 Shape suffixes: N sources, B decoder rows, S source positions, H hidden, I what the next step reads, P the product of h
-with the weights that attention multiplies it with (the query, then W_o h), X the first layer's h and what it reads.
+with the weights that attention multiplies it with (the query, then W_o h), X the first layer's h and what it reads; of
+a maxout layer R rows (steps of decoder rows), V tokens, O = 2 H.
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ from freerun.models.compiled_numbers import (
     ONE,
     TWO,
     Numbers,
+    Rows,
     compiled,
     compiled_sum,
     downcast,
@@ -41,7 +47,15 @@ from freerun.models.compiled_numbers import (
     upcast,
 )
 
-__all__ = ["attend_by_products", "attend_by_products_backward", "attend_by_sums", "attend_by_sums_backward", "factors"]
+__all__ = [
+    "attend_by_products",
+    "attend_by_products_backward",
+    "attend_by_sums",
+    "attend_by_sums_backward",
+    "factors",
+    "maxout",
+    "maxout_backward",
+]
 
 _FOUR = np.float32(4.0)
 _WIDE_32, _WIDE_64 = np.float32(21.0), 170.0
@@ -338,3 +352,59 @@ def attend_by_products_backward(
                 d_score, keys = d_scores[s], keys_NSH[n, s]
                 for j in range(hidden):
                     dh[j] += d_score * upcast(keys[j])
+
+
+# -- maxout ------------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def maxout(
+    products_RO: Numbers,
+    bias_O: Numbers,
+    rows_R: Rows,
+    table_VO: Numbers,
+    scale_R: Numbers,
+    features_RH: Numbers,
+    is_second_RH: Numbers,
+) -> None:
+    """Write the larger of each pair, and which one it is; ``scale_R`` multiplies a token's row, if it is not empty."""
+    sums = np.empty_like(bias_O)
+    for row in range(len(products_RO)):
+        product, token = products_RO[row], table_VO[rows_R[row]]
+        features, is_second = features_RH[row], is_second_RH[row]
+        scale = scale_R[row] if len(scale_R) else bias_O.dtype.type(1)
+        for j in range(len(sums)):
+            sums[j] = upcast(product[j]) + bias_O[j] + scale * token[j]
+        for j in range(len(features)):
+            # a value that is no number is the larger one
+            is_second[j] = sums[2 * j + 1] > sums[2 * j] or sums[2 * j + 1] != sums[2 * j + 1]
+        for j in range(len(features)):
+            features[j] = downcast(sums[2 * j + 1] if is_second[j] else sums[2 * j], features[j])
+
+
+@compiled
+def maxout_backward(
+    d_features_RH: Numbers,
+    is_second_RH: Numbers,
+    rows_R: Rows,
+    scale_R: Numbers,
+    d_products_RO: Numbers,
+    d_table_VO: Numbers,
+    d_bias_O: Numbers,
+) -> None:
+    """Write the gradients of the products, and add to those of the tokens' rows and of the bias."""
+    sums = np.empty_like(d_bias_O)
+    for row in range(len(d_features_RH)):
+        d_features, is_second = d_features_RH[row], is_second_RH[row]
+        d_product, d_token = d_products_RO[row], d_table_VO[rows_R[row]]
+        scale = scale_R[row] if len(scale_R) else d_bias_O.dtype.type(1)
+        for j in range(len(d_features)):
+            each = upcast(d_features[j])
+            sums[2 * j] = d_bias_O.dtype.type(0) if is_second[j] else each
+            sums[2 * j + 1] = each if is_second[j] else d_bias_O.dtype.type(0)
+        for j in range(len(sums)):
+            d_product[j] = downcast(sums[j], d_product[j])
+        for j in range(len(sums)):
+            d_bias_O[j] += sums[j]
+        for j in range(len(sums)):
+            d_token[j] += scale * sums[j]

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from freerun.architecture import Architecture
 from freerun.models.attended_sequence import AttendedLayer, Choose, TokenGates, run_attended_sequence
-from freerun.models.attention import RecurrentCondition, build_attention, build_conditions
+from freerun.models.attention import RecurrentCondition, TokenOutputs, build_attention, build_conditions
 from freerun.models.cpu_kernels import StepWeights
 from freerun.models.dropout import DropoutMasks, StepMasks, apply_mask
 from freerun.models.encoded import Encoded
@@ -230,16 +230,15 @@ class Decoder(nn.Module):
         token_table_VO = attention.token_table(embedding_VE)
 
         def features_of(outputs_TBH: Tensor, reads_TBI: Tensor, fed_TB: Tensor, start: int = 0) -> Tensor:
-            def of_steps(mask: Tensor | None) -> Tensor | None:
-                return None if mask is None else mask[start : start + len(fed_TB)]
-
-            token_TBO = None if token_table_VO is None else functional.embedding(fed_TB, token_table_VO)
-            if token_TBO is not None and masks:
-                token_TBO = apply_mask(token_TBO, of_steps(masks.target_tokens_TB1))
-            features_TBF = attention.features(outputs_TBH, reads_TBI, token_TBO)
+            end = start + len(fed_TB)
+            scale_TB = None if tokens.scale_TB is None else tokens.scale_TB[start:end]
+            features_TBF = attention.features(
+                outputs_TBH, reads_TBI, TokenOutputs(token_table_VO, fed_TB, scale_TB)
+            )
             for condition, read_BI in zip(constant[::-1], reads[::-1], strict=True):
                 features_TBF, _ = condition.after_step(features_TBF, encoded, read_BI, None)
-            return apply_mask(features_TBF, of_steps(masks.output_TBF) if masks else None)
+            mask_TBF = masks.output_TBF if masks else None
+            return apply_mask(features_TBF, None if mask_TBF is None else mask_TBF[start:end])
 
         def chosen(t: int, h_BH: Tensor, read_BI: Tensor, fed_B: Tensor) -> Tensor | None:
             assert choose is not None
