@@ -205,7 +205,8 @@ class Recorded:
 
 def recorded(strategy, model, batch, update):
     """Return a strategy's losses and a record of its random numbers, dropout masks and full-sequence passes."""
-    record, draw_masks, sequence = Recorded(), model.draw_masks, model.decoder.sequence
+    record, draw_masks = Recorded(), model.draw_masks
+    sequence, roll_out = model.decoder.sequence, model.decoder.roll_out
 
     def keep_numbers(update, purpose, *shape):
         record.numbers[purpose] = uniforms(update, purpose, *shape)
@@ -219,9 +220,16 @@ def recorded(strategy, model, batch, update):
         record.fed.append(tokens)
         return sequence(tokens, *given, **named)
 
+    def keep_chosen(*given, **named):
+        decoded, fed = roll_out(*given, **named)
+        if not model.decoder.replays:  # else a pass over the same tokens follows
+            record.fed.append(fed)
+        return decoded, fed
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "draw_masks", keep_masks)
         patch.setattr(model.decoder, "sequence", keep_fed)
+        patch.setattr(model.decoder, "roll_out", keep_chosen)
         for name, module in list(sys.modules.items()):
             if name.startswith("freerun.forcing.") and hasattr(module, "uniforms"):
                 patch.setattr(module, "uniforms", keep_numbers)

@@ -145,17 +145,6 @@ class _Check:
             for problem in error.problems:
                 self._add(".".join((*path, "strategy")), problem.what, problem.expected, problem.fix)
             return None
-        model = self._section("model", ModelConfig)
-        attention = _spec(attention_kinds(), model["attention"])
-        within = attention is not None and attention.within_recurrence
-        if getattr(settings, "needs_replay", False) and (within or model["input_feeding"]):
-            stepwise = f"attention = {shown(model['attention'])}" if within else "input_feeding = true"
-            self._add(
-                ".".join((*path, "strategy")),
-                f"{name!r} replays whole sequences, which is impossible with [model] {stepwise}",
-                f"Expected attention = {_kinds_with(lambda spec: not spec.within_recurrence)}, without input feeding",
-                "Change the strategy or the model",
-            )
         keys = {key: value for key, value in section.items() if key != "strategy"}
         values = self.validate(settings, keys, path)
         if values is None:

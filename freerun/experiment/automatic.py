@@ -15,8 +15,7 @@ from typing import Any
 
 from freerun.architecture import attention_kinds, attention_scores
 from freerun.build import build_learner, model_sizes, new_model, order_of, updates_of, updates_per_epoch
-from freerun.config import Config, ForcingSettings, flatten, shown, strategies_of
-from freerun.errors import ConfigError
+from freerun.config import Config, flatten, shown
 from freerun.experiment.dataset import TrainingData
 from freerun.text import duration
 from freerun.training.learner import NotFinite
@@ -66,27 +65,24 @@ _SENTENCES = _Recipe(
 """For running text: long targets of thousands of different words or subwords."""
 
 
-def choose_before_data(chosen: Mapping[str, Any], forcing: ForcingSettings) -> dict[str, Any]:
+def choose_before_data(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of the network that is chosen for all data, as sections to be put under ``chosen``.
 
     ``chosen`` is validated together with it, so keys that need an attention get one that allows them.
     """
-    attention = "luong" if _only_with_luong(chosen, forcing) else _RECIPES[0].attention
+    attention = "luong" if _only_with_luong(chosen) else _RECIPES[0].attention
     return {"model": {"bidirectional": not _scores_by_dot(chosen), "reverse_source": False, "attention": attention}}
 
 
-def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], forcing: ForcingSettings) -> AutomaticChoice:
-    """Choose model and batch for this data; keys that ``chosen`` (a raw configuration) sets are left out.
-
-    ``forcing`` returns the settings of a strategy by its name.
-    """
+def choose_sizes(data: TrainingData, chosen: Mapping[str, Any]) -> AutomaticChoice:
+    """Choose model and batch for this data; keys that ``chosen`` (a raw configuration) sets are left out."""
     recipe = _recipe(data)
-    only_with_luong = _only_with_luong(chosen, forcing)
+    only_with_luong = _only_with_luong(chosen)
     values = {
         "model.hidden_size": recipe.hidden_size,
         "model.embedding_size": min(recipe.hidden_size, 256),
         "model.num_layers": recipe.num_layers,
-        **flatten(choose_before_data(chosen, forcing)),
+        **flatten(choose_before_data(chosen)),
         "model.attention": "luong" if only_with_luong else recipe.attention,
         "model.dropout": recipe.dropout,
         "training.batch_size": recipe.batch_size,
@@ -118,18 +114,13 @@ def _scores_by_dot(chosen: Mapping[str, Any]) -> bool:
     return isinstance(score, str) and score in attention_scores() and attention_scores()[score].needs_equal_sizes
 
 
-def _only_with_luong(chosen: Mapping[str, Any], forcing: ForcingSettings) -> str:
+def _only_with_luong(chosen: Mapping[str, Any]) -> str:
     """Return which setting in ``chosen`` needs Luong attention, as the end of a sentence; "" if none."""
     keys = flatten(chosen)
     if keys.get("model.input_feeding"):
         return "model.input_feeding = true needs it"
     if "model.attention_score" in keys:
         return f"model.attention_score = {shown(keys['model.attention_score'])} is one of its scores"
-    for name in strategies_of(chosen):
-        # an unknown strategy is reported when the configuration is validated
-        with contextlib.suppress(ConfigError):
-            if getattr(forcing(name), "needs_replay", False):
-                return f"forcing.strategy = {shown(name)} replays whole sequences in one pass"
     return ""
 
 

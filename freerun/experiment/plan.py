@@ -85,7 +85,7 @@ def plan_run(request: TrainRequest) -> RunPlan:
     origins = option_origins(request)
     automatic = request.configuration is None
     trust = EVERYTHING  # all of it was written or named by the user
-    complete = merge(choose_before_data(raw, trust.settings_of), raw) if automatic else raw
+    complete = merge(choose_before_data(raw), raw) if automatic else raw
     config = parse_config(complete, name, trust.settings_of, origins)
     return RunPlan(
         directory=directory,

@@ -178,11 +178,11 @@ def resolve_config(plan: RunPlan, pairs: DataSource, init: Bundle | None) -> tup
     """Choose what was left open: the tokens, and without a configuration the model's dimensions and the length."""
     chosen = _nested(bundle_settings(init)) if init else {"data": choose_tokens(plan.config.data, pairs)}
     raw = merge(merge(plan.raw, _feature_settings(plan.config, pairs)), chosen)
-    automatic = choose_before_data(raw, plan.trust.settings_of) if plan.automatic else {}
+    automatic = choose_before_data(raw) if plan.automatic else {}
     config = _parsed(plan, merge(automatic, raw))
     data = load_data(config, pairs, (init.source, init.target) if init else None)
     if plan.automatic:
-        raw, config = _with_choice(plan, raw, choose_sizes(data, raw, plan.trust.settings_of))
+        raw, config = _with_choice(plan, raw, choose_sizes(data, raw))
         raw, config = _with_choice(plan, raw, choose_length(config, data, plan.raw))
     if data.source.features is not None and config.model.feature_encoder is None:
         encoder = {"model": {"feature_encoder": feature_encoder_for(config.model.attention)}}

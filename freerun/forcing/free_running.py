@@ -8,8 +8,8 @@ at each position. Bengio et al. 2015 report that training from scratch this way 
 from __future__ import annotations
 
 from freerun.forcing.loss import Losses
-from freerun.forcing.replay import encode, replay
-from freerun.forcing.rollout import aligned_rollout, uniforms
+from freerun.forcing.replay import encode
+from freerun.forcing.rollout import aligned_pass, uniforms
 from freerun.forcing.scheduled_sampling import AlignedSettings, aligned_draw, changed_fraction
 from freerun.forcing.strategy import Strategy
 from freerun.forcing.training_batch import TrainingBatch, Update
@@ -29,9 +29,9 @@ class FreeRunning(Strategy):
         encoded, masks = encode(model, batch, update)
         numbers_BT = uniforms(update, "draws", *batch.target_in_BT.shape).to(batch.target_in_BT.device)
         draw = aligned_draw(self.settings)
-        fed_BT = aligned_rollout(
+        fed_BT, decoded = aligned_pass(
             model.decoder, encoded, batch.target_in_BT, batch.replaceable_BT, numbers_BT, draw, masks
         )
-        features_NF = replay(model, batch, encoded, fed_BT, masks)
+        features_NF = batch.at_real_positions(decoded.features_TBF)
         nll, metric = self.objective.token_nll(model, features_NF, batch)
         return Losses({"nll": nll}, {"nll.free_running": metric, "effective_rate": changed_fraction(batch, fed_BT)})

@@ -123,7 +123,8 @@ class MinimumRisk(Strategy):
         lengths_N = torch.tensor([len(output) for output in outputs], device=device)
         written_NT = pad_sequence(written, batch_first=True, padding_value=PAD)
         fed_NT = torch.cat([torch.full_like(written_NT[:, :1], BOS), written_NT[:, :-1]], 1)
-        return output_log_probs(model, encoded, fed_NT, written_NT, lengths_N, masks)
+        decoded = model.decoder.sequence(fed_NT, encoded, masks)
+        return output_log_probs(model, decoded, written_NT, lengths_N)
 
 
 def expected_cost(scores_N: Tensor, costs_N: Tensor, owners_N: Tensor, size: int) -> Tensor:

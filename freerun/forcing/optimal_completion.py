@@ -25,7 +25,7 @@ from freerun.config.numbers import Temperature
 from freerun.forcing.draw import Draw
 from freerun.forcing.loss import Losses, Term, upcast
 from freerun.forcing.replay import encode
-from freerun.forcing.rollout import free_rollout, uniforms
+from freerun.forcing.rollout import free_pass, uniforms
 from freerun.forcing.strategy import Strategy, StrategySettings
 from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.metrics.oracle import Oracle
@@ -66,9 +66,8 @@ class OptimalCompletion(Strategy):
         guide = _Guide(batch, update, bounds_B, self.settings.teacher_prob, model.sizes.target_vocabulary)
         draw = Draw(self.settings.draw, self.settings.temperature, NEVER_WRITTEN)
         numbers_BT = uniforms(update, "draws", batch.num_pairs, steps).to(bounds_B.device)
-        run = free_rollout(model.decoder, encoded, bounds_B, numbers_BT, draw, masks, guide)
+        run, decoded = free_pass(model.decoder, encoded, bounds_B, numbers_BT, draw, masks, guide)
         length = run.fed_BT.shape[1]
-        decoded = model.decoder.sequence(run.fed_BT, encoded, masks and masks.first_steps(length))
         optimal_TBV = torch.from_numpy(np.stack(guide.optimal_TBV))
         real_TB = torch.arange(length, device=bounds_B.device).unsqueeze(1) < run.lengths_B
         counted_TB = real_TB.cpu() & optimal_TBV.any(2)

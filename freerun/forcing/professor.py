@@ -32,7 +32,7 @@ from freerun.forcing.draw import Draw
 from freerun.forcing.loss import Losses, OwnLoss, Term, upcast
 from freerun.forcing.moments import mmd
 from freerun.forcing.replay import encode
-from freerun.forcing.rollout import free_rollout, uniforms
+from freerun.forcing.rollout import free_pass, uniforms
 from freerun.forcing.strategy import Strategy, StrategySettings
 from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.memory import check_fits
@@ -58,7 +58,6 @@ _DISCRIMINATOR_KEYS = (
 class ProfessorSettings(StrategySettings):
     """The keys of ``strategy = "professor"``."""
 
-    needs_replay = True
     used_with: ClassVar = {
         "temperature": ("draw", ("sample",)),
         **dict.fromkeys(_DISCRIMINATOR_KEYS, ("adversary", ("logistic", "hinge"))),
@@ -172,12 +171,10 @@ class Professor(Strategy):
         settings = self.settings
         draw = Draw(settings.draw, settings.temperature, NEVER_WRITTEN)
         numbers_BT = uniforms(update, "free run", *batch.target_in_BT.shape).to(batch.target_in_BT.device)
-        run = free_rollout(model.decoder, encoded, batch.target_lengths_B, numbers_BT, draw, masks)
-        ends_B = (run.written_BT == EOS).any(1)
-        lengths_B = torch.minimum(batch.target_lengths_B - 1, run.lengths_B - ends_B.long())
-        steps = run.fed_BT.shape[1]
         with torch.set_grad_enabled(with_gradient):
-            return model.decoder.sequence(run.fed_BT, encoded, masks and masks.first_steps(steps)), lengths_B
+            run, decoded = free_pass(model.decoder, encoded, batch.target_lengths_B, numbers_BT, draw, masks)
+        ends_B = (run.written_BT == EOS).any(1)
+        return decoded, torch.minimum(batch.target_lengths_B - 1, run.lengths_B - ends_B.long())
 
     def _behaviour(self, model: Seq2Seq, decoded: Decoded, encoded: Encoded, lengths_B: Tensor) -> Behaviour:
         """Return the steps to compare; the context has no gradient, or the encoder would learn to deceive D."""

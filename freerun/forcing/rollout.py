@@ -1,7 +1,12 @@
-"""Rollout: the decoder is stepped without gradients to choose the tokens that it is fed.
+"""Rollout: the decoder is stepped to choose the tokens that it is fed.
 
 Coin flips, uniform numbers and dropout masks are sampled before the first step, so a rollout is a function of them and
-of the weights, and ``replay`` can repeat it under the same masks.
+of the weights, and a pass over the same tokens under the same masks repeats it.
+
+``aligned_rollout`` and ``free_rollout`` return the tokens. ``aligned_pass`` and ``free_pass`` also return a pass over
+them, with gradients: after a rollout without gradients, one whole-sequence pass (``replay``); or, for a decoder whose
+attention is part of the recurrence, the steps of the rollout itself, since such a pass would only repeat them. Both
+have the same loss and gradients: a token is a constant, through which no gradient flows.
 
 Shape suffixes: B batch, T target, V vocabulary.
 """
@@ -16,13 +21,21 @@ from torch import Tensor
 
 from freerun.forcing.draw import Draw
 from freerun.forcing.training_batch import Update
-from freerun.models.decoder import Decoder
+from freerun.models.decoder import Decoded, Decoder
 from freerun.models.dropout import DropoutMasks
 from freerun.models.encoded import Encoded
 from freerun.models.recurrent_state import State
 from freerun.symbols import BOS, EOS, PAD
 
-__all__ = ["FreeRun", "aligned_in_passes", "aligned_rollout", "free_rollout", "uniforms"]
+__all__ = [
+    "FreeRun",
+    "aligned_in_passes",
+    "aligned_pass",
+    "aligned_rollout",
+    "free_pass",
+    "free_rollout",
+    "uniforms",
+]
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,31 @@ def uniforms(update: Update, purpose: str, *shape: int) -> Tensor:
     """
     step_by_step = update.generator(purpose).uniform(*reversed(shape))
     return torch.from_numpy(step_by_step.T)
+
+
+# -- aligned with the target -------------------------------------------------------------------------------------------
+
+
+class _AlignedChoice:
+    """Chooses the reference token or, where ``draws_BT`` is True, a sampled one; ``fed_BT`` is what was chosen."""
+
+    def __init__(
+        self, decoder: Decoder, target_in_BT: Tensor, draws_BT: Tensor, uniforms_BT: Tensor, draw: Draw
+    ) -> None:
+        self._decoder, self._uniforms_BT, self._draw = decoder, uniforms_BT, draw
+        self.fed_BT = target_in_BT.clone()
+        # the rows of each step that need the output layer: computed once, without a device synchronization per step
+        self._rows_of = [draws_B.nonzero().squeeze(1) for draws_B in draws_BT.t().contiguous()]
+        self.last = max((t for t, rows in enumerate(self._rows_of) if len(rows)), default=0)
+
+    def __call__(self, t: int, features_BF: Tensor) -> Tensor | None:
+        if t + 1 == len(self._rows_of):
+            return None
+        rows_N = self._rows_of[t + 1]
+        if len(rows_N):
+            logits_NV = self._decoder.logits(features_BF.index_select(0, rows_N))
+            self.fed_BT[rows_N, t + 1] = self._draw.tokens(logits_NV, self._uniforms_BT[rows_N, t + 1])
+        return self.fed_BT[:, t + 1]
 
 
 @torch.no_grad()
@@ -72,21 +110,28 @@ def aligned_rollout(
     Returns:
         The fed tokens, [B, T].
     """
-    fed_BT = target_in_BT.clone()
-    encoded, tables = _detach(encoded), decoder.tables()
-    draws_TB = draws_BT.t().contiguous()
-    # the rows of each step that need the output layer: computed once, without a device synchronization per step
-    rows_of = [draws_B.nonzero().squeeze(1) for draws_B in draws_TB]
-    last = max((t for t, rows in enumerate(rows_of) if len(rows)), default=0)
-    for t in range(1, last + 1):
-        features_BF, encoded = decoder.step(
-            fed_BT[:, t - 1], encoded, tables, masks.target_step(t - 1) if masks else None
-        )
-        rows_N = rows_of[t]
-        if len(rows_N):
-            logits_NV = decoder.logits(features_BF.index_select(0, rows_N))
-            fed_BT[rows_N, t] = draw.tokens(logits_NV, uniforms_BT[rows_N, t])
-    return fed_BT
+    choice = _AlignedChoice(decoder, target_in_BT, draws_BT, uniforms_BT, draw)
+    if choice.last:
+        decoder.roll_out(target_in_BT[:, 0], choice.last, _detach(encoded), choice, masks)
+    return choice.fed_BT
+
+
+def aligned_pass(
+    decoder: Decoder,
+    encoded: Encoded,
+    target_in_BT: Tensor,
+    draws_BT: Tensor,
+    uniforms_BT: Tensor,
+    draw: Draw,
+    masks: DropoutMasks | None = None,
+) -> tuple[Tensor, Decoded]:
+    """Return the tokens of ``aligned_rollout``, and the pass over them with gradients."""
+    if decoder.replays:
+        fed_BT = aligned_rollout(decoder, encoded, target_in_BT, draws_BT, uniforms_BT, draw, masks)
+        return fed_BT, decoder.sequence(fed_BT, encoded, masks)
+    choice = _AlignedChoice(decoder, target_in_BT, draws_BT, uniforms_BT, draw)
+    decoded, fed_BT = decoder.roll_out(target_in_BT[:, 0], target_in_BT.shape[1], encoded, choice, masks)
+    return fed_BT, decoded
 
 
 @torch.no_grad()
@@ -123,6 +168,44 @@ def aligned_in_passes(
     return fed_BT, exact_B
 
 
+# -- free --------------------------------------------------------------------------------------------------------------
+
+
+class _FreeChoice:
+    """Chooses a sample of the model's prediction until all rows have ended; ``run`` is what was fed and written."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        bounds_B: Tensor,
+        uniforms_BT: Tensor,
+        draw: Draw,
+        choose: Callable[[int, Tensor], Tensor] | None,
+    ) -> None:
+        self._decoder, self._bounds_B, self._uniforms_BT, self._draw = decoder, bounds_B, uniforms_BT, draw
+        self._choose = choose
+        self.first_B = torch.full_like(bounds_B, BOS)
+        self._tokens_B, self._active_B = self.first_B, torch.ones_like(bounds_B, dtype=torch.bool)
+        self._lengths_B = torch.zeros_like(bounds_B)
+        self._fed: list[Tensor] = []
+        self._written: list[Tensor] = []
+
+    def __call__(self, t: int, features_BF: Tensor) -> Tensor | None:
+        drawn_B = self._draw.tokens(self._decoder.logits(features_BF), self._uniforms_BT[:, t])
+        if self._choose is not None:
+            drawn_B = self._choose(t, drawn_B)
+        self._fed.append(torch.where(self._active_B, self._tokens_B, PAD))
+        self._written.append(torch.where(self._active_B, drawn_B, PAD))
+        self._lengths_B = self._lengths_B + self._active_B
+        self._active_B = self._active_B & (drawn_B != EOS) & (t + 1 < self._bounds_B)
+        self._tokens_B = drawn_B
+        return drawn_B if bool(self._active_B.any()) else None
+
+    @property
+    def run(self) -> FreeRun:
+        return FreeRun(torch.stack(self._fed, 1), torch.stack(self._written, 1), self._lengths_B)
+
+
 @torch.no_grad()
 def free_rollout(
     decoder: Decoder,
@@ -144,25 +227,27 @@ def free_rollout(
         masks: dropout masks for as many steps.
         choose: maps the step and the sampled tokens [B] to the tokens that are written.
     """
-    size = len(bounds_B)
-    encoded, tables = _detach(encoded), decoder.tables()
-    tokens_B = torch.full((size,), BOS, dtype=torch.int64, device=bounds_B.device)
-    active_B = torch.ones(size, dtype=torch.bool, device=bounds_B.device)
-    fed, written = [], []
-    lengths_B = torch.zeros_like(bounds_B)
-    for t in range(int(bounds_B.max())):
-        features_BF, encoded = decoder.step(tokens_B, encoded, tables, masks.target_step(t) if masks else None)
-        drawn_B = draw.tokens(decoder.logits(features_BF), uniforms_BT[:, t])
-        if choose is not None:
-            drawn_B = choose(t, drawn_B)
-        fed.append(torch.where(active_B, tokens_B, PAD))
-        written.append(torch.where(active_B, drawn_B, PAD))
-        lengths_B += active_B
-        active_B = active_B & (drawn_B != EOS) & (t + 1 < bounds_B)
-        tokens_B = drawn_B
-        if not bool(active_B.any()):
-            break
-    return FreeRun(torch.stack(fed, 1), torch.stack(written, 1), lengths_B)
+    choice = _FreeChoice(decoder, bounds_B, uniforms_BT, draw, choose)
+    decoder.roll_out(choice.first_B, int(bounds_B.max()), _detach(encoded), choice, masks)
+    return choice.run
+
+
+def free_pass(
+    decoder: Decoder,
+    encoded: Encoded,
+    bounds_B: Tensor,
+    uniforms_BT: Tensor,
+    draw: Draw,
+    masks: DropoutMasks | None = None,
+    choose: Callable[[int, Tensor], Tensor] | None = None,
+) -> tuple[FreeRun, Decoded]:
+    """Return the tokens of ``free_rollout``, and the pass over them, with gradients if they are enabled."""
+    if decoder.replays:
+        run = free_rollout(decoder, encoded, bounds_B, uniforms_BT, draw, masks, choose)
+        return run, decoder.sequence(run.fed_BT, encoded, masks and masks.first_steps(run.fed_BT.shape[1]))
+    choice = _FreeChoice(decoder, bounds_B, uniforms_BT, draw, choose)
+    decoded, _ = decoder.roll_out(choice.first_B, int(bounds_B.max()), encoded, choice, masks)
+    return choice.run, decoded
 
 
 def _detach(encoded: Encoded) -> Encoded:

@@ -23,7 +23,7 @@ from freerun.config.numbers import Temperature
 from freerun.forcing.draw import Draw
 from freerun.forcing.loss import Losses
 from freerun.forcing.replay import encode, replay
-from freerun.forcing.rollout import aligned_in_passes, aligned_rollout, uniforms
+from freerun.forcing.rollout import aligned_in_passes, aligned_pass, uniforms
 from freerun.forcing.strategy import Strategy, StrategySettings
 from freerun.forcing.teacher_prob import (
     InverseSigmoidDecayOverUpdates,
@@ -83,10 +83,11 @@ class ScheduledSampling(Strategy):
         if settings.passes:
             fed_BT, exact_B = aligned_in_passes(*rollout, settings.passes, masks)
             metrics["certified"] = (exact_B.sum().item(), batch.num_pairs)
+            features_NF = replay(model, batch, encoded, fed_BT, masks)
         else:
-            fed_BT = aligned_rollout(*rollout, masks)
+            fed_BT, decoded = aligned_pass(*rollout, masks)
+            features_NF = batch.at_real_positions(decoded.features_TBF)
         metrics["effective_rate"] = changed_fraction(batch, fed_BT)
-        features_NF = replay(model, batch, encoded, fed_BT, masks)
         nll, metrics["nll.scheduled"] = self.objective.token_nll(model, features_NF, batch)
         return Losses({"nll": nll}, metrics)
 

@@ -14,7 +14,7 @@ from freerun.forcing.costs import COSTS
 from freerun.forcing.draw import Draw
 from freerun.forcing.loss import Losses, Term
 from freerun.forcing.replay import encode, encode_without_dropout, replay
-from freerun.forcing.rollout import free_rollout, uniforms
+from freerun.forcing.rollout import free_pass, free_rollout, uniforms
 from freerun.forcing.sequence_level import (
     SequenceSettings,
     length_bounds,
@@ -49,11 +49,10 @@ class SelfCritical(Strategy):
         numbers_BT = uniforms(update, "samples", batch.num_pairs, steps).to(bounds_B.device)
         greedy = free_rollout(model.decoder, no_dropout, bounds_B, numbers_BT, Draw("argmax", banned=NEVER_WRITTEN))
         draw = Draw("sample", settings.temperature, NEVER_WRITTEN)
-        sample = free_rollout(model.decoder, encoded, bounds_B, numbers_BT, draw, masks)
+        sample, decoded = free_pass(model.decoder, encoded, bounds_B, numbers_BT, draw, masks)
         owners = range(batch.num_pairs)
         costs = [output_costs(COSTS[settings.cost], written_tokens(run), batch, owners) for run in (sample, greedy)]
-        sample_masks = masks and masks.first_steps(sample.fed_BT.shape[1])
-        scores_B = output_log_probs(model, encoded, sample.fed_BT, sample.written_BT, sample.lengths_B, sample_masks)
+        scores_B = output_log_probs(model, decoded, sample.written_BT, sample.lengths_B)
         excess_B = scores_B.new_tensor([sampled - baseline for sampled, baseline in zip(*costs, strict=True)])
         terms = {
             "nll": nll,

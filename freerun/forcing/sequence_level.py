@@ -16,8 +16,7 @@ from freerun.forcing.loss import upcast
 from freerun.forcing.rollout import FreeRun
 from freerun.forcing.strategy import StrategySettings
 from freerun.forcing.training_batch import TrainingBatch
-from freerun.models.dropout import DropoutMasks
-from freerun.models.encoded import Encoded
+from freerun.models.decoder import Decoded
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import EOS
 
@@ -60,14 +59,12 @@ def output_costs(
     return [costs[key] for key in zip(owners, outputs, strict=True)]
 
 
-def output_log_probs(
-    model: Seq2Seq, encoded: Encoded, fed_NT: Tensor, written_NT: Tensor, lengths_N: Tensor, masks: DropoutMasks | None
-) -> Tensor:
-    """Return the log-probabilities [N] of the written tokens, EOS included, given the fed ones, with gradients."""
-    features_TNF = model.decoder.sequence(fed_NT, encoded, masks).features_TBF
-    steps_T1 = torch.arange(fed_NT.shape[1], device=fed_NT.device).unsqueeze(1)
+def output_log_probs(model: Seq2Seq, decoded: Decoded, written_NT: Tensor, lengths_N: Tensor) -> Tensor:
+    """Return the log-probabilities [N] of the tokens that a pass has written, EOS included, with gradients."""
+    features_TNF = decoded.features_TBF
+    steps_T1 = torch.arange(written_NT.shape[1], device=written_NT.device).unsqueeze(1)
     real_TN = steps_T1 < lengths_N
     log_probs = torch.log_softmax(upcast(model.decoder.logits(features_TNF[real_TN])), 1)
     each = log_probs.gather(1, written_NT.t()[real_TN].unsqueeze(1)).squeeze(1)
-    owners = torch.arange(len(lengths_N), device=fed_NT.device).expand(len(steps_T1), -1)[real_TN]
+    owners = torch.arange(len(lengths_N), device=written_NT.device).expand(len(steps_T1), -1)[real_TN]
     return torch.zeros(len(lengths_N), dtype=each.dtype, device=each.device).index_add(0, owners, each)

@@ -20,8 +20,6 @@ __all__ = ["Objective", "Strategy", "StrategySettings"]
 class StrategySettings(BaseModel):
     """A strategy's keys under ``[forcing]``. Each strategy subclasses it; unknown keys are rejected."""
 
-    needs_replay: ClassVar[bool] = False
-    """True if the strategy cannot train a decoder that has to be stepped token by token."""
     used_with: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {}
     """Key -> (switch, values): the key has an effect only under these values of the switch, else it has its default."""
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

@@ -235,7 +235,7 @@ class _LayerGradients:
         self.arrays = tuple(map(array_of, (self.dh_TBH, self.d_accum_BH, self.d_inputs_BX, self.du_TBG, self.d_bias_H)))
 
     def step(self, t: int) -> Numbers:
-        """Run step ``t`` backwards: return the gradient [B, G] of the input projection, and keep those of the inputs."""
+        """Run step ``t`` backwards: return the gradient [B, G] of the input projection, keep those of the inputs."""
         layer, size = self.layer, self.layer.size
         accum, saved, _, _ = layer.arrays
         dh, d_accum, d_inputs, du, d_bias = self.arrays
@@ -270,9 +270,7 @@ class _LayerGradients:
 class _Attention:
     """An attention's operands and values of all steps. Step ``t`` is entry t, or with input feeding that of r_(t+1)."""
 
-    def __init__(
-        self, given: _Given, first: _Layer, top: _Layer, steps: int, tensors: Sequence[Tensor | None]
-    ) -> None:
+    def __init__(self, given: _Given, first: _Layer, top: _Layer, steps: int, tensors: Sequence[Tensor | None]) -> None:
         keys_NSH, values_NSI, product_PH, vector_H, first_BI = tensors
         assert keys_NSH is not None and values_NSI is not None and product_PH is not None
         sums, operands = first.accum_TBH.dtype, first.operands
@@ -294,7 +292,7 @@ class _Attention:
 
             self.vector = array_of(vector_H.to(sums))
             self.factors, self.small = np.empty(self.keys.shape, self.vector.dtype), np.empty(shape[0], np.bool_)
-            factors(self.keys, self.factors, self.small)
+            factors(self.keys, self.real, self.factors, self.small)
         if self.feeds_input:
             first.read[0][:] = 0.0 if first_BI is None else first_BI
 
@@ -329,6 +327,7 @@ class _AttentionGradients:
             self.d_given_TBI.copy_(d_reads_TBI)
         self.d_sums_TBI = first.inputs_TBX.new_empty(self.d_given_TBI.shape)
         self.d_products_TBP = self.d_sums_TBI
+        kept: tuple[Tensor, ...]
         if attention.has_vector:
             self.d_products_TBP = first.inputs_TBX.new_empty(steps, *attention.products_TBP.shape[1:])
             self.d_keys_NSH = like.new_zeros(attention.keys_NSH.shape)
@@ -354,12 +353,14 @@ class _AttentionGradients:
         if each.has_vector:
             d_products, d_sums, d_keys, d_vector = self.kept
             keys = (each.products[t], each.vector, each.keys, each.factors, each.small)
-            kept = (d_products[t], d_sums[t], d_keys, d_vector)
-            attend_by_sums_backward(d_inputs, self.given[t], read, *keys, *source, *kept)
+            attend_by_sums_backward(
+                *(d_inputs, self.given[t], read, *keys, *source, d_products[t], d_sums[t], d_keys, d_vector)
+            )
         else:
             d_sums, d_scores = self.kept
-            kept = (d_sums[t], d_scores[t], array_of(dh_BH))
-            attend_by_products_backward(d_inputs, self.given[t], read, each.keys, *source, *kept)
+            attend_by_products_backward(
+                *(d_inputs, self.given[t], read, each.keys, *source, d_sums[t], d_scores[t], array_of(dh_BH))
+            )
         if dh_BH.dtype == each.product_PH.dtype:
             dh_BH.addmm_(self.d_products_of[t], each.product_PH)
         else:
@@ -418,9 +419,9 @@ class _AttendedSequence(torch.autograd.Function):
                 layer.step(t, np.zeros(layer.rows, np.int64), array_of(layer.x_1G), nothing[:, 0], nothing)
             if given.feeds_input:
                 attention.step(t)
-            if given.choose is not None and made < steps:
+            if given.choose is not None:
                 chosen_B = _choose(given, t, layers, attention)
-                if chosen_B is None:
+                if chosen_B is None or made == steps:
                     break
                 given.ids_TB[made] = chosen_B
         ctx.given, ctx.masks, ctx.layers, ctx.attention, ctx.steps = given, masks, layers, attention, made

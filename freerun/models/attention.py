@@ -6,7 +6,7 @@
 - ``InputFeeding``: the same, with the attentional output as an input of the next step;
 - ``BahdanauAttention``: within the recurrence (Bahdanau, Cho & Bengio 2015), an input of every step.
 
-The last two make each step depend on the one before (``RecurrentCondition``), so a target cannot be decoded in one pass;
+The last two make each step depend on the one before (``RecurrentCondition``), so a target is not decoded in one pass:
 ``attended_sequence`` has their loop. ``freerun.architecture`` has the registry of attentions; ``build_attention`` has
 the module of each.
 

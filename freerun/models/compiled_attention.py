@@ -76,18 +76,20 @@ def _largest_of(x: Any) -> Any:
 @compiled
 def _are_small(values_H: Numbers) -> bool:
     """Return True if the factors of these values cannot overflow; False if one is no number."""
-    for j in range(len(values_H)):
+    for j in range(len(values_H)):  # noqa: SIM110 (compiled)
         if not abs(upcast(values_H[j])) <= _largest(upcast(values_H[j])):
             return False
     return True
 
 
 @compiled
-def factors(keys_NSH: Numbers, factors_NSH: Numbers, small_N: Numbers) -> None:
+def factors(keys_NSH: Numbers, real_NS: Numbers, factors_NSH: Numbers, small_N: Numbers) -> None:
     """Write ``e^(2 k)`` of each key, and for each source whether its factors can be used."""
     for n in range(len(keys_NSH)):
         small_N[n] = True
         for s in range(keys_NSH.shape[1]):
+            if not real_NS[n, s]:
+                continue
             keys, out = keys_NSH[n, s], factors_NSH[n, s]
             if not _are_small(keys):
                 small_N[n] = False
@@ -283,9 +285,7 @@ def attend_by_sums_backward(
     for row in range(len(products_BP)):
         n = row // rows_per_source
         product, weights, real, d_product = products_BP[row], weights_BS[row], real_NS[n], d_products_BP[row]
-        _read_backward(
-            d_inputs_BX[row][first:], d_given_BI[row], inputs_BX[row][first:], is_tanh, dz, d_sums_BI[row]
-        )
+        _read_backward(d_inputs_BX[row][first:], d_given_BI[row], inputs_BX[row][first:], is_tanh, dz, d_sums_BI[row])
         _softmax_backward(dz, values_NSI[n], weights, real, d_scores)
         for j in range(hidden):
             queries[j] = upcast(product[j])

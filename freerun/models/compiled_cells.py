@@ -35,12 +35,10 @@ from dataclasses import dataclass
 
 from freerun.models.compiled_numbers import (
     ONE,
-    TWO,
     Numbers,
     Rows,
     compiled,
     downcast,
-    exp32,
     logistic,
     tanh,
     upcast,

@@ -159,7 +159,7 @@ class Decoder(nn.Module):
             tokens_B: the tokens fed at the first step.
             steps: the largest number of steps.
             encoded: the encoded source to start from.
-            choose: returns the tokens to feed next. It is called without gradients, after each step but the last.
+            choose: returns the tokens to feed next. It is called without gradients after each step, the last included.
             masks: dropout for as many steps, None for none.
 
         Returns:
@@ -184,19 +184,24 @@ class Decoder(nn.Module):
         self, ids_TB: Tensor, encoded: Encoded, masks: DropoutMasks | None, choose: NextTokens | None
     ) -> tuple[Decoded, Tensor]:
         """Run the reference loop over ``step``."""
-        tables, features, outputs = self.tables(), [], []
+        tables, features, outputs, fed = self.tables(), [], [], []
+        tokens_B: Tensor | None = ids_TB[0]
         for t in range(len(ids_TB)):
-            each_BF, encoded = self.step(ids_TB[t], encoded, tables, masks.target_step(t) if masks else None)
+            assert tokens_B is not None
+            each_BF, encoded = self.step(tokens_B, encoded, tables, masks.target_step(t) if masks else None)
+            fed.append(tokens_B)
             features.append(each_BF)
             outputs.append(encoded.state.h_LBH)
-            if choose is not None and t + 1 < len(ids_TB):
+            if choose is not None:
                 with torch.no_grad():
                     tokens_B = choose(t, each_BF.detach())
                 if tokens_B is None:
                     break
-                ids_TB[t + 1] = tokens_B
+                tokens_B = tokens_B.clone()  # the choice may be a view of what it changes later
+            elif t + 1 < len(ids_TB):
+                tokens_B = ids_TB[t + 1]
         decoded = Decoded(torch.stack(features), list(torch.stack(outputs, 1)), encoded.state)
-        return decoded, ids_TB[: len(features)]
+        return decoded, torch.stack(fed)
 
     def _compiled_steps(
         self, ids_TB: Tensor, encoded: Encoded, masks: DropoutMasks | None, choose: NextTokens | None
@@ -207,7 +212,7 @@ class Decoder(nn.Module):
         embedding_VE, rows_TB = self.embedding.weight, ids_TB
         if choose is None and len(embedding_VE) > ids_TB.numel():
             # a table of all tokens would be more work than the tokens themselves
-            used, rows_TB = ids_TB.unique(return_inverse=True)
+            used, rows_TB = torch.unique(ids_TB, return_inverse=True)
             embedding_VE = embedding_VE.index_select(0, used)
         reads = [condition.before_step(encoded) for condition in constant]
         tokens, read_weight = self._token_gates(rows_TB, embedding_VE, encoded, masks, reads)
@@ -232,9 +237,7 @@ class Decoder(nn.Module):
         def features_of(outputs_TBH: Tensor, reads_TBI: Tensor, fed_TB: Tensor, start: int = 0) -> Tensor:
             end = start + len(fed_TB)
             scale_TB = None if tokens.scale_TB is None else tokens.scale_TB[start:end]
-            features_TBF = attention.features(
-                outputs_TBH, reads_TBI, TokenOutputs(token_table_VO, fed_TB, scale_TB)
-            )
+            features_TBF = attention.features(outputs_TBH, reads_TBI, TokenOutputs(token_table_VO, fed_TB, scale_TB))
             for condition, read_BI in zip(constant[::-1], reads[::-1], strict=True):
                 features_TBF, _ = condition.after_step(features_TBF, encoded, read_BI, None)
             mask_TBF = masks.output_TBF if masks else None

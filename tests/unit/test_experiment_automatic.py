@@ -14,14 +14,10 @@ from freerun.data.tokenizers import WhitespaceTokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.evaluation.items import EvaluationSet
 from freerun.experiment import automatic
-from freerun.experiment.automatic import choose_before_data, choose_length
+from freerun.experiment.automatic import choose_before_data, choose_length, choose_sizes
 from freerun.experiment.dataset import TrainingData
 from freerun.forcing.registry import settings_of
 from tests.networks import corpus, random_rows
-
-
-def choose_sizes(data, chosen):
-    return automatic.choose_sizes(data, chosen, settings_of)
 
 
 def data(pairs=100, length=4, vocabulary=9):
@@ -134,11 +130,6 @@ def test_what_was_set_is_left_out_and_told_as_it_is():
 NEEDS_LUONG = [
     ({"model": {"input_feeding": True}}, "model.input_feeding = true needs it"),
     ({"model": {"attention_score": "concat"}}, 'model.attention_score = "concat" is one of its scores'),
-    ({"forcing": {"strategy": "professor"}}, 'forcing.strategy = "professor" replays whole sequences in one pass'),
-    (
-        {"forcing": {"phases": [{"strategy": "teacher", "until": 9}, {"strategy": "professor"}]}},
-        'forcing.strategy = "professor" replays whole sequences in one pass',
-    ),
 ]
 
 
@@ -150,7 +141,7 @@ def test_luong_attention_is_chosen_where_nothing_else_will_do(chosen, why):
     assert choice.reasons[1:] == [
         f"Luong attention, although Bahdanau attention is more accurate on such data, because {why}."
     ]
-    assert choose_before_data(chosen, settings_of)["model"]["attention"] == "luong"
+    assert choose_before_data(chosen)["model"]["attention"] == "luong"
 
 
 @pytest.mark.parametrize(
@@ -158,16 +149,15 @@ def test_luong_attention_is_chosen_where_nothing_else_will_do(chosen, why):
     [
         {"model": {"input_feeding": False}},
         {"forcing": {"strategy": "scheduled_sampling"}},
+        {"forcing": {"strategy": "professor"}},
         {"forcing": {"strategy": "unknown"}},
-        {"forcing": {"phases": [{"until": 3}, 7]}},
-        {"forcing": {"phases": "none"}},
         {"forcing": 3},
     ],
 )
 def test_everything_else_leaves_the_choice_open(chosen):
     choice = choose_sizes(data(), chosen)
     assert (choice.values["model.attention"], len(choice.reasons)) == ("bahdanau", 1)
-    assert choose_before_data(chosen, settings_of)["model"]["attention"] == "bahdanau"
+    assert choose_before_data(chosen)["model"]["attention"] == "bahdanau"
 
 
 def test_an_attention_that_was_set_stays_silently():
@@ -258,9 +248,9 @@ def test_a_dot_product_gets_an_encoder_of_one_direction():
     assert choice.reasons[1] == (
         'A unidirectional encoder, because model.attention_score = "dot" compares vectors of equal size.'
     )
-    assert choose_before_data(chosen, settings_of)["model"]["bidirectional"] is False
+    assert choose_before_data(chosen)["model"]["bidirectional"] is False
     assert len(choose_sizes(data(), {"model": {"attention_score": "dot", "bidirectional": False}}).reasons) == 2
-    assert choose_before_data({"model": {"attention_score": "general"}}, settings_of)["model"]["bidirectional"] is True
+    assert choose_before_data({"model": {"attention_score": "general"}})["model"]["bidirectional"] is True
 
 
 def test_an_interval_that_was_set_stays():

@@ -351,23 +351,3 @@ def test_bad_settings_are_told_before_training(settings, message):
     with pytest.raises(ConfigError) as error:
         parse_config(raw, "c.toml", settings_of)
     assert message in "\n".join(map(str, error.value.problems))
-
-
-@pytest.mark.parametrize(
-    ("model", "named"),
-    [
-        ({"attention": "bahdanau"}, 'attention = "bahdanau"'),
-        ({"attention": "luong", "input_feeding": True}, "input_feeding = true"),
-    ],
-)
-@pytest.mark.parametrize("phases", [False, True])
-def test_a_decoder_that_cannot_be_replayed_is_refused(model, named, phases):
-    forcing = {"strategy": "professor"}
-    if phases:
-        forcing = {"phases": [{"strategy": "teacher", "until": 5}, forcing]}
-    with pytest.raises(ConfigError) as error:
-        parse_config({"data": {"train": "x"}, "model": model, "forcing": forcing}, "c.toml", settings_of)
-    place = "forcing.phases[2].strategy" if phases else "forcing.strategy"
-    message = f"c.toml: {place}: 'professor' replays whole sequences, which is impossible with [model] {named}"
-    assert message in str(error.value.problems[0])
-    parse_config({"data": {"train": "x"}, "model": model, "forcing": {"strategy": "free_running"}}, "c", settings_of)
