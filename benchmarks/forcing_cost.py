@@ -4,13 +4,15 @@ LSTM 256 x 2, batches of 64 pairs, no dropout, CMUdict (the built-in data, or --
 over the same batches, so a slow phase of the machine affects all of them. An update is the trainer's: batch, losses,
 gradients, clipping, step.
 
-    python benchmarks/forcing_cost.py [--pairs FILE] [--rounds 5] [--updates 20] [--hidden 256] [--dropout 0.0] [--json]
+    python benchmarks/forcing_cost.py [--pairs FILE] [--rounds 5] [--updates 20] [--hidden 256] [--layers 2]
+        [--attention none] [--input-feeding] [--dropout 0.0] [--json]
 
 ``*_loop`` are not strategies of freerun: they step the decoder under autograd, which replay avoids.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 from pathlib import Path
@@ -69,12 +71,19 @@ class Loop(ScheduledSampling):
         return Losses({"nll": Term(loss, batch.num_tokens)}, {"nll": (nll.item(), batch.num_tokens)})
 
 
-def config_of(pairs: Path, name: str, hidden: int, dropout: float, precision: str) -> Config:
+def config_of(pairs: Path, name: str, args: argparse.Namespace) -> Config:
     """Return the configuration of one strategy."""
     raw = {
         "data": {"train": str(pairs), "source_tokens": "char", "target_tokens": "whitespace"},
-        "model": {"embedding_size": hidden, "hidden_size": hidden, "num_layers": 2, "dropout": dropout},
-        "training": {"batch_size": 64, "threads": 1, "precision": precision},
+        "model": {
+            "embedding_size": args.hidden,
+            "hidden_size": args.hidden,
+            "num_layers": args.layers,
+            "attention": args.attention,
+            "input_feeding": args.input_feeding,
+            "dropout": args.dropout,
+        },
+        "training": {"batch_size": 64, "threads": 1, "precision": args.precision},
         "forcing": {"strategy": name, **FORCING[name]},
     }
     return parse_config(raw, "forcing_cost", settings_of)
@@ -91,13 +100,16 @@ def learner(config: Config, data: TrainingData, order: BatchOrder, loop: bool) -
 def main() -> None:
     """Measure, and print one line per strategy."""
     parser = arguments(__doc__)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--attention", default="none", choices=["none", "luong", "bahdanau"])
+    parser.add_argument("--input-feeding", action="store_true")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "auto"])
     args = parser.parse_args()
     torch.set_num_threads(1)
     configs, data = prepared(
         args.pairs,
-        lambda pairs: {name: config_of(pairs, name, args.hidden, args.dropout, args.precision) for name in FORCING},
+        lambda pairs: {name: config_of(pairs, name, args) for name in FORCING},
     )
     order = order_of(configs["teacher"].training, data.corpus)
     learners = {name: learner(config, data, order, name.endswith("_loop")) for name, config in configs.items()}
