@@ -263,8 +263,9 @@ class _LayerGradients:
         if self.layer.separate:
             d_hh = torch.mm(du_NG.t(), inputs_NX[:, :size])
             return d_hh.to(dtype), torch.mm(self.dx_TBG.flatten(0, 1).t(), inputs_NX[:, size:]).to(dtype)
-        d_weight_GX = torch.mm(du_NG.t(), inputs_NX).to(dtype)
-        return d_weight_GX[:, :size], d_weight_GX[:, size:]
+        d_weight_GX = torch.mm(du_NG.t(), inputs_NX)
+        # converted part by part: what autograd gets is contiguous, and is not copied again
+        return d_weight_GX[:, :size].to(dtype), d_weight_GX[:, size:].to(dtype)
 
 
 class _Attention:

@@ -69,8 +69,10 @@ class _Maxout(torch.autograd.Function):
         from freerun.models.compiled_attention import maxout
 
         ids_TB, scale_TB, operands = given
+        width = state_TBH.shape[2]
         inputs_RX = torch.cat([state_TBH, context_TBM], 2).flatten(0, 1).to(operands)
-        weight_OX = torch.cat([weight_OH, weight_OM], 1).to(operands)
+        weight_OX = weight_OH.new_empty(len(weight_OH), inputs_RX.shape[1], dtype=operands)
+        weight_OX[:, :width], weight_OX[:, width:] = weight_OH, weight_OM
         products_RO = torch.mm(inputs_RX, weight_OX.t())
         features_TBH = products_RO.new_empty(*ids_TB.shape, len(weight_OH) // 2)
         is_second = np.empty((len(products_RO), features_TBH.shape[2]), np.bool_)
@@ -79,7 +81,7 @@ class _Maxout(torch.autograd.Function):
         scale = array_of(table_VO.new_empty(0) if scale_TB is None else scale_TB.to(sums).flatten())
         bias, table = array_of(bias_O.to(sums)), array_of(table_VO)
         maxout(array_of(products_RO), bias, rows, table, scale, array_of(features_TBH.flatten(0, 1)), is_second)
-        ctx.rows, ctx.scale, ctx.is_second, ctx.width = rows, scale, is_second, state_TBH.shape[2]
+        ctx.rows, ctx.scale, ctx.is_second, ctx.width = rows, scale, is_second, width
         ctx.dtypes = [each.dtype for each in (state_TBH, context_TBM, weight_OH, weight_OM, bias_O)]
         ctx.save_for_backward(inputs_RX, weight_OX, table_VO)
         return features_TBH
