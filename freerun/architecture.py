@@ -348,7 +348,13 @@ def _bahdanau(sizes: Architecture) -> Shapes:
 
 NO_ATTENTION: Final = "none"
 _luong: Final = partial(
-    AttentionSpec, kind="luong", title="Luong attention", feeds_input=True, compiled_training=True, onnx=True
+    AttentionSpec,
+    kind="luong",
+    title="Luong attention",
+    feeds_input=True,
+    compiled_training=True,
+    onnx=True,
+    compiled_greedy=True,
 )
 
 ATTENTIONS: Final[Mapping[str, AttentionSpec]] = _by_name(
@@ -393,6 +399,7 @@ ATTENTIONS: Final[Mapping[str, AttentionSpec]] = _by_name(
         sums=True,
         compiled_training=True,
         onnx=True,
+        compiled_greedy=True,
     ),
 )
 

@@ -77,12 +77,31 @@ static int has_context(const freerun_model *m) {
 }
 
 static int has_features(const freerun_model *m) {
-    if (!m->feature_vocabulary)
+    int has_entries = m->attention && m->attention->entries;
+    if (!m->feature_vocabulary || (has_entries && !m->feature_table))
         return !m->feature_table && !m->feature_bias && !m->feature_encoder && !m->feature_decoder;
     return is_array(m->feature_table, m->feature_vocabulary, m->embedding) &&
            is_array(m->feature_bias, 1, m->embedding) &&
            are_linears(m->feature_encoder, m->directions, m->embedding, freerun_gates(m)) &&
            are_linears(m->feature_decoder, 1, m->embedding, freerun_gates(m));
+}
+
+static int is_optional(const freerun_linear *l, int64_t inputs, int64_t outputs) {
+    return !l || are_linears(l, 1, inputs, outputs);
+}
+
+/* Its sums are in range because those of the layers are: G and 2 H are at most INT32_MAX each. */
+static int has_attention(const freerun_model *m) {
+    const freerun_attention *a = m->attention;
+    int64_t memory = freerun_memory(m), hidden = m->hidden;
+    if (!a) return 1;
+    if (!freerun_placed(a, _Alignof(freerun_attention)) || (a->is_within != 0 && a->is_within != 1)) return 0;
+    if (!is_optional(a->keys, memory, hidden) || (!a->keys && memory != hidden)) return 0;
+    if (!is_optional(a->query, hidden, hidden) || (a->vector && !is_array(a->vector, 1, hidden))) return 0;
+    if (!is_linear(&a->values, memory, freerun_read(m)) || !is_linear(&a->state, hidden, freerun_before_output(m))) return 0;
+    if (a->is_within ? !is_array(a->tokens, m->target_vocabulary, 2 * hidden) || a->fed != NULL : a->tokens != NULL) return 0;
+    if (!is_optional(a->fed, hidden, freerun_gates(m))) return 0;
+    return a->entries ? m->feature_vocabulary && is_array(a->entries, m->feature_vocabulary, memory) : 1;
 }
 
 static int has_output(const freerun_model *m) {
@@ -94,5 +113,5 @@ static int has_output(const freerun_model *m) {
 /* Bridges before the encoder: they prove how many of its layers may be read. */
 int freerun_valid(const freerun_model *m) {
     return freerun_placed(m, _Alignof(freerun_model)) && has_sizes(m) && has_bridges(m) && has_encoder(m) &&
-           has_decoder(m) && has_output(m) && has_context(m) && has_features(m);
+           has_decoder(m) && has_output(m) && has_context(m) && has_attention(m) && has_features(m);
 }

@@ -33,4 +33,13 @@ static inline int64_t freerun_gates(const freerun_model *m) {
 
 static inline int64_t freerun_memory(const freerun_model *m) { return m->directions * m->hidden; }
 
+/* W and P of a model with attention. */
+static inline int64_t freerun_read(const freerun_model *m) {
+    return m->attention->is_within ? freerun_gates(m) + 2 * m->hidden : m->hidden;
+}
+
+static inline int64_t freerun_before_output(const freerun_model *m) {
+    return (m->attention->is_within ? 2 : 1) * m->hidden;
+}
+
 #endif

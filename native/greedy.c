@@ -10,7 +10,7 @@
 
 #define ROWS FREERUN_ROWS
 #ifndef MAX_FLOATS
-#define MAX_FLOATS (1 << 24) /* for the input projections of a group of sources */
+#define MAX_FLOATS (1 << 24) /* for the input projections of a group of sources, and for the memory of a part of a call */
 #endif
 
 enum { PAD, BOS, EOS, UNK };
@@ -75,26 +75,32 @@ typedef struct {
     int64_t length, num_features, bound;
     int64_t number; /* its position in the call */
     int64_t start;  /* of its output in `tokens` and `scores` */
+    int64_t entries, first_entry; /* of its memory, and their place among those of all sources */
 } source;
 
 typedef struct {
     const freerun_model *m;
     const freerun_step *step;
     const source *sources;
-    int64_t gates, hidden, memory, embedding, output, vocabulary; /* widths, rounded up */
+    int64_t gates, hidden, memory, embedding, output, vocabulary, read, before; /* widths, rounded up */
     int64_t count;
     float *first_h, *first_c;               /* [layers][count][hidden]: the decoder's first state */
     float *source_gates, *context_output;   /* [count][gates], [count][output]: what every decoder step adds */
     float *features;                        /* of a group: [ROWS][embedding] */
     float *feature_gates, *sum;             /* of a group: [ROWS][gates]; of a row: [gates] */
     float *given, *inputs, *outputs;        /* of a group: [positions][gates], twice [positions][memory] */
+    float *entries;                         /* of a group with entries of features: [entries][memory] */
+    float *keys, *values;                   /* [entries of all sources][hidden] and [read] */
     float *recurrent, *h, *c, *final_h, *final_c; /* [ROWS][gates]; [ROWS][hidden]; [ROWS][memory] */
     uint8_t *bytes;
     const int32_t *stop;
 } reading;
 
 /* 1 if every decoder step adds something to the gates that depends on the source alone. */
-static int has_source_gates(const freerun_model *m) { return m->context_gates || m->feature_vocabulary; }
+static int has_source_gates(const freerun_model *m) { return m->context_gates || m->feature_table; }
+
+/* 1 if features are entries of the memory. */
+static int has_entries(const freerun_model *m) { return m->attention && m->attention->entries; }
 
 /* 1 if another thread has requested a stop. */
 static int stopped(const reading *r) { return r->stop && __atomic_load_n(r->stop, __ATOMIC_RELAXED); }
@@ -103,6 +109,7 @@ static int stopped(const reading *r) { return r->stop && __atomic_load_n(r->stop
  * one's first position in the group's arrays. */
 typedef struct {
     int64_t start, rows, positions, first[ROWS];
+    int64_t entries; /* of all its sources, which follow one another */
     const source *sources;
 } group;
 
@@ -149,7 +156,7 @@ static void recur(const reading *r, const freerun_layer *layer, int64_t rows, in
 static void read_layer(const reading *r, const group *g, int64_t index, int64_t direction) {
     const freerun_layer *layer = &r->m->encoder[index * r->m->directions + direction];
     int64_t hidden = r->m->hidden, is_last = index + 1 == r->m->layers, rows = g->rows;
-    int has_features = !index && r->m->feature_vocabulary;
+    int has_features = !index && r->m->feature_table;
     give(r, g, layer, index);
     if (has_features)
         multiply(r, &r->m->feature_encoder[direction], rows, r->features, r->embedding, r->feature_gates, r->gates);
@@ -168,7 +175,7 @@ static void read_layer(const reading *r, const group *g, int64_t index, int64_t 
             }
             float *h = r->h + row * r->hidden;
             r->step->cell(r->m->cell, hidden, given, r->recurrent + row * r->gates, h, r->c + row * r->hidden);
-            if (!is_last)
+            if (!is_last || r->m->attention)
                 memcpy(r->outputs + (g->first[row] + t) * r->memory + direction * hidden, h, (size_t)hidden * 4);
         }
     }
@@ -191,19 +198,44 @@ static void bridge(const reading *r, const group *g, const freerun_linear *linea
 static void project(const reading *r, const group *g) {
     const freerun_model *m = r->m;
     if (!has_source_gates(m)) return;
-    float *gates = r->source_gates + g->start * r->gates, *projected = m->feature_vocabulary ? r->feature_gates : gates;
-    if (m->feature_vocabulary) multiply(r, m->feature_decoder, g->rows, r->features, r->embedding, gates, r->gates);
+    float *gates = r->source_gates + g->start * r->gates, *projected = m->feature_table ? r->feature_gates : gates;
+    if (m->feature_table) multiply(r, m->feature_decoder, g->rows, r->features, r->embedding, gates, r->gates);
     if (!m->context_gates) return;
     const float *context = r->first_h + ((m->layers - 1) * r->count + g->start) * r->hidden;
     float *output = r->context_output + g->start * r->output;
     multiply(r, m->context_output, g->rows, context, r->hidden, output, r->output);
     multiply(r, m->context_gates, g->rows, context, r->hidden, projected, r->gates);
-    if (m->feature_vocabulary) r->step->add(g->rows * r->gates, gates, projected, gates);
+    if (m->feature_table) r->step->add(g->rows * r->gates, gates, projected, gates);
+}
+
+/* Put each source's outputs and the entries of its features next to each other; the outputs are in `inputs`. */
+static const float *entries_of(const reading *r, const group *g) {
+    if (!has_entries(r->m)) return r->inputs;
+    size_t bytes = (size_t)r->memory * sizeof(float);
+    float *to = r->entries;
+    for (int64_t row = 0; row < g->rows; row++) {
+        const source *of = &g->sources[row];
+        memcpy(to, r->inputs + g->first[row] * r->memory, (size_t)of->length * bytes);
+        to += of->length * r->memory;
+        for (int64_t n = 0; n < of->num_features; n++, to += r->memory)
+            memcpy(to, r->m->attention->entries + of->feature_ids[n] * r->memory, bytes);
+    }
+    return r->entries;
+}
+
+/* Compute the keys and values of the memory. */
+static void remember(const reading *r, const group *g) {
+    const freerun_attention *a = r->m->attention;
+    const float *memory = entries_of(r, g);
+    float *keys = r->keys + g->sources[0].first_entry * r->hidden;
+    if (a->keys) multiply(r, a->keys, g->entries, memory, r->memory, keys, r->hidden);
+    else memcpy(keys, memory, (size_t)(g->entries * r->memory) * sizeof(float));
+    multiply(r, &a->values, g->entries, memory, r->memory, r->values + g->sources[0].first_entry * r->read, r->read);
 }
 
 static void read_group(reading *r, const group *g) {
     const freerun_model *m = r->m;
-    if (m->feature_vocabulary) summarize_features(r, g);
+    if (m->feature_table) summarize_features(r, g);
     for (int64_t index = 0; index < m->layers; index++) {
         for (int64_t direction = 0; direction < m->directions; direction++) read_layer(r, g, index, direction);
         int64_t begin = index * r->count * r->hidden;
@@ -214,6 +246,7 @@ static void read_group(reading *r, const group *g) {
         r->outputs = r->inputs;
         r->inputs = outputs;
     }
+    if (m->attention) remember(r, g);
     project(r, g);
 }
 
@@ -226,6 +259,8 @@ typedef struct {
     int32_t token[ROWS];
     float *h, *c;                                /* [layers][ROWS][hidden] */
     float *given, *recurrent, *output, *logits;  /* [ROWS][...] */
+    float *query, *read, *before, *features;     /* likewise, with attention */
+    float *fed, *weights;                        /* [ROWS][gates] with input feeding; [entries of the largest source] */
 } writing;
 
 static void copy_state(const reading *r, const float *from, int64_t from_stride, float *to) {
@@ -234,6 +269,7 @@ static void copy_state(const reading *r, const float *from, int64_t from_stride,
 }
 
 static void begin(const reading *r, writing *w, int64_t row, int64_t number) {
+    if (r->m->attention) memset(w->features + row * r->hidden, 0, (size_t)r->hidden * sizeof(float));
     w->source[row] = number;
     w->step[row] = 0;
     w->token[row] = BOS;
@@ -245,29 +281,80 @@ static void move(const reading *r, writing *w, int64_t to, int64_t from) {
     w->source[to] = w->source[from];
     w->step[to] = w->step[from];
     w->token[to] = w->token[from];
+    if (r->m->attention)
+        memcpy(w->features + to * r->hidden, w->features + from * r->hidden, (size_t)r->hidden * sizeof(float));
     copy_state(r, w->h + from * r->hidden, ROWS, w->h + to * r->hidden);
     if (r->m->cell == FREERUN_LSTM) copy_state(r, w->c + from * r->hidden, ROWS, w->c + to * r->hidden);
+}
+
+/* Read the memory of each row's source, given the top layer's h. */
+static void read_memory(const reading *r, const writing *w, const float *h) {
+    const freerun_attention *a = r->m->attention;
+    if (a->query) multiply(r, a->query, w->rows, h, r->hidden, w->query, r->hidden);
+    const float *query = a->query ? w->query : h;
+    for (int64_t row = 0; row < w->rows; row++) {
+        const source *of = &r->sources[w->source[row]];
+        const float *keys = r->keys + of->first_entry * r->hidden, *values = r->values + of->first_entry * r->read;
+        r->step->attend(r->m->hidden, of->entries, query + row * r->hidden, keys, r->hidden, a->vector, w->weights);
+        r->step->average(of->entries, w->weights, values, r->read, w->read + row * r->read);
+    }
+}
+
+/* Return a row's input projection of the first layer's gates: that of its token, and what is added to it. */
+static const float *given_to(const reading *r, const writing *w, int64_t row) {
+    const freerun_model *m = r->m;
+    const float *given = m->decoder[0].table + w->token[row] * r->gates;
+    const float *added[] = {has_source_gates(m) ? r->source_gates + w->source[row] * r->gates : NULL,
+                            m->attention && m->attention->is_within ? w->read + row * r->read : NULL,
+                            m->attention && m->attention->fed ? w->fed + row * r->gates : NULL};
+    float *sum = w->given + row * r->gates;
+    for (int n = 0; n < 3; n++)
+        if (added[n]) {
+            r->step->add(r->gates, given, added[n], sum);
+            given = sum;
+        }
+    return given;
+}
+
+/* Compute the features for the output layer, from the top layer's h and what was read. */
+static void attend_to(const reading *r, const writing *w, const float *h) {
+    const freerun_model *m = r->m;
+    const freerun_attention *a = m->attention;
+    int64_t size = freerun_before_output(m), first = a->is_within ? freerun_gates(m) : 0;
+    multiply(r, &a->state, w->rows, h, r->hidden, w->before, r->before);
+    for (int64_t row = 0; row < w->rows; row++) {
+        float *before = w->before + row * r->before, *features = w->features + row * r->hidden;
+        r->step->add(size, before, w->read + row * r->read + first, before);
+        if (a->is_within) {
+            r->step->add(size, before, a->tokens + w->token[row] * r->before, before);
+            r->step->larger(m->hidden, before, features);
+        } else {
+            r->step->tangents(m->hidden, before);
+            memcpy(features, before, (size_t)m->hidden * sizeof(float));
+        }
+    }
 }
 
 /* Feed each row its token and compute the logits of the next one. */
 static void step_all(const reading *r, const writing *w) {
     const freerun_model *m = r->m;
+    const freerun_attention *a = m->attention;
+    float *top = w->h + (m->layers - 1) * ROWS * r->hidden;
+    if (a && a->is_within) read_memory(r, w, top);
+    if (a && a->fed) multiply(r, a->fed, w->rows, w->features, r->hidden, w->fed, r->gates);
     for (int64_t index = 0; index < m->layers; index++) {
         float *h = w->h + index * ROWS * r->hidden, *c = w->c + index * ROWS * r->hidden;
         multiply(r, &m->decoder[index].recurrent, w->rows, h, r->hidden, w->recurrent, r->gates);
         if (index) multiply(r, &m->decoder[index].input, w->rows, h - ROWS * r->hidden, r->hidden, w->given, r->gates);
         for (int64_t row = 0; row < w->rows; row++) {
-            const float *given = index ? w->given + row * r->gates : m->decoder[0].table + w->token[row] * r->gates;
-            if (!index && has_source_gates(m)) {
-                float *sum = w->given + row * r->gates;
-                r->step->add(r->gates, given, r->source_gates + w->source[row] * r->gates, sum);
-                given = sum;
-            }
+            const float *given = index ? w->given + row * r->gates : given_to(r, w, row);
             r->step->cell(m->cell, m->hidden, given, w->recurrent + row * r->gates, h + row * r->hidden, c + row * r->hidden);
         }
     }
+    if (a && !a->is_within) read_memory(r, w, top);
+    if (a) attend_to(r, w, top);
     float *output = m->tied ? w->output : w->logits;
-    multiply(r, &m->output, w->rows, w->h + (m->layers - 1) * ROWS * r->hidden, r->hidden, output, r->output);
+    multiply(r, &m->output, w->rows, a ? w->features : top, r->hidden, output, r->output);
     for (int64_t row = 0; m->context_output && row < w->rows; row++) {
         float *sum = output + row * r->output;
         r->step->add(r->output, sum, r->context_output + w->source[row] * r->output, sum);
@@ -301,12 +388,19 @@ static void write_all(const reading *r, writing *w, int32_t *tokens, float *scor
 
 static int64_t larger(int64_t one, int64_t other) { return one > other ? one : other; }
 
-/* Set the pointers into the room; if it has no memory yet, only compute its size. `positions`: of the largest group. */
-static void lay_out(room *space, reading *r, writing *w, int64_t positions) {
+/* What the arrays of a call depend on: the positions and the entries of the largest groups, the entries of the largest
+ * source and of all. */
+typedef struct {
+    int64_t positions, group_entries, entries, all_entries;
+} extent;
+
+/* Set the pointers into the room; if it has no memory yet, only compute its size. */
+static void lay_out(room *space, reading *r, writing *w, const extent *e) {
     const freerun_model *m = r->m;
-    int64_t states = freerun_times(m->layers, r->count), inner = m->layers > 1 || m->source_embedding ? positions : 0;
+    int has_inputs = m->layers > 1 || m->source_embedding, attends = m->attention != NULL;
+    int64_t states = freerun_times(m->layers, r->count), inner = has_inputs || attends ? e->positions : 0;
     int64_t inputs = larger(r->memory, m->source_embedding ? r->embedding : 0);
-    int64_t features = m->feature_vocabulary ? ROWS : 0;
+    int64_t features = m->feature_table ? ROWS : 0;
     r->first_h = floats(space, states, r->hidden);
     r->first_c = floats(space, m->cell == FREERUN_LSTM ? states : 0, r->hidden);
     r->source_gates = floats(space, has_source_gates(m) ? r->count : 0, r->gates);
@@ -314,9 +408,12 @@ static void lay_out(room *space, reading *r, writing *w, int64_t positions) {
     r->features = floats(space, features, r->embedding);
     r->feature_gates = floats(space, features, r->gates);
     r->sum = floats(space, features ? 1 : 0, r->gates);
-    r->given = floats(space, inner, r->gates);
+    r->given = floats(space, has_inputs ? inner : 0, r->gates);
     r->inputs = floats(space, inner, inputs);
     r->outputs = floats(space, inner, inputs);
+    r->entries = floats(space, has_entries(m) ? e->group_entries : 0, r->memory);
+    r->keys = floats(space, attends ? e->all_entries : 0, r->hidden);
+    r->values = floats(space, attends ? e->all_entries : 0, r->read);
     r->recurrent = floats(space, ROWS, r->gates);
     r->h = floats(space, ROWS, r->hidden);
     r->c = floats(space, ROWS, r->hidden);
@@ -330,6 +427,12 @@ static void lay_out(room *space, reading *r, writing *w, int64_t positions) {
     w->recurrent = floats(space, ROWS, r->gates);
     w->output = floats(space, ROWS, r->output);
     w->logits = floats(space, ROWS, r->vocabulary);
+    w->query = floats(space, attends ? ROWS : 0, r->hidden);
+    w->read = floats(space, attends ? ROWS : 0, r->read);
+    w->before = floats(space, attends ? ROWS : 0, r->before);
+    w->features = floats(space, attends ? ROWS : 0, r->hidden);
+    w->fed = floats(space, attends && m->attention->fed ? ROWS : 0, r->gates);
+    w->weights = floats(space, 1, attends ? freerun_rounded(e->entries) : 0);
 }
 
 static int longest_first(const void *one, const void *other) {
@@ -345,6 +448,7 @@ static group group_from(const reading *r, int64_t start) {
     for (; g.rows < ROWS && g.rows < limit && start + g.rows < r->count; g.rows++) {
         g.first[g.rows] = g.positions;
         g.positions += g.sources[g.rows].length;
+        g.entries += g.sources[g.rows].entries;
     }
     return g;
 }
@@ -368,6 +472,8 @@ static reading reading_of(const freerun_model *m, int64_t count, const source *s
         .embedding = freerun_rounded(m->embedding),
         .output = freerun_rounded(m->output.outputs),
         .vocabulary = freerun_rounded(m->target_vocabulary),
+        .read = m->attention ? freerun_rounded(freerun_read(m)) : 0,
+        .before = m->attention ? freerun_rounded(freerun_before_output(m)) : 0,
         .count = count,
     };
 }
@@ -400,6 +506,7 @@ static int listed(const freerun_model *m, const request *q, source *sources) {
         if (length < 1 || length > limit - first || bound < 0 || bound >= limit - start) return 0;
         if (features < 0 || features > limit - first_feature) return 0;
         source of = {.length = length, .num_features = features, .bound = bound, .number = n, .start = start};
+        of.entries = length + (has_entries(m) ? features : 0);
         of.ids = q->ids + first;
         if (features) of.feature_ids = q->feature_ids + first_feature;
         if (!are_ids(of.ids, length, 0, m->source_vocabulary)) return 0;
@@ -413,27 +520,47 @@ static int listed(const freerun_model *m, const request *q, source *sources) {
     return 1;
 }
 
-static int decode(const freerun_model *model, int64_t count, const source *sources, int32_t *tokens, float *scores,
+static extent extent_of(const reading *r, source *sources) {
+    extent e = {0};
+    for (int64_t n = 0; n < r->count; n++) {
+        sources[n].first_entry = e.all_entries;
+        e.all_entries += sources[n].entries;
+        e.entries = larger(e.entries, sources[n].entries);
+    }
+    for (int64_t start = 0, rows; start < r->count; start += rows) {
+        group g = group_from(r, start);
+        e.positions = larger(e.positions, g.positions);
+        e.group_entries = larger(e.group_entries, g.entries);
+        rows = g.rows;
+    }
+    return e;
+}
+
+static int decode(const freerun_model *model, int64_t count, source *sources, int32_t *tokens, float *scores,
                   int64_t *written, const int32_t *stop) {
     reading r = reading_of(model, count, sources);
     r.stop = stop;
     writing w = {0};
     room space = {0};
-    int64_t positions = 0;
-    for (int64_t start = 0, rows; start < count; start += rows) {
-        group g = group_from(&r, start);
-        positions = larger(positions, g.positions);
-        rows = g.rows;
-    }
-    lay_out(&space, &r, &w, positions); /* first the size, then the pointers */
+    extent e = extent_of(&r, sources);
+    lay_out(&space, &r, &w, &e); /* first the size, then the pointers */
     char *start = space.used < MAX_ROOM ? aligned_alloc(64, (size_t)space.used) : NULL;
     if (!start) return FREERUN_NO_MEMORY;
     space = (room){.start = start};
-    lay_out(&space, &r, &w, positions);
+    lay_out(&space, &r, &w, &e);
     read_all(&r);
     write_all(&r, &w, tokens, scores, written);
     free(start);
     return stopped(&r) ? FREERUN_STOPPED : FREERUN_OK;
+}
+
+/* Return how many sources are decoded together: all, unless their memory takes too much room. */
+static int64_t part_of(const freerun_model *m, int64_t count, const source *sources) {
+    if (!m->attention) return count;
+    int64_t width = freerun_rounded(m->hidden) + freerun_rounded(freerun_read(m)), most = 4 * (int64_t)MAX_FLOATS / width, n = 0;
+    for (int64_t entries = 0; n < count && (n < ROWS || entries + sources[n].entries <= most); n++)
+        entries += sources[n].entries;
+    return n;
 }
 
 int freerun_greedy(const freerun_model *model, int64_t count, const int64_t *ids, const int64_t *lengths,
@@ -449,8 +576,11 @@ int freerun_greedy(const freerun_model *model, int64_t count, const int64_t *ids
     if (count > PTRDIFF_MAX / (int64_t)sizeof(source)) return FREERUN_NO_MEMORY;
     source *sources = malloc((size_t)count * sizeof *sources);
     if (!sources) return FREERUN_NO_MEMORY;
-    int result = FREERUN_BAD_SOURCE;
-    if (listed(model, &q, sources)) result = decode(model, count, sources, tokens, scores, written, stop);
+    int result = listed(model, &q, sources) ? FREERUN_OK : FREERUN_BAD_SOURCE;
+    for (int64_t n = 0, part; n < count && result == FREERUN_OK; n += part) {
+        part = part_of(model, count - n, sources + n);
+        result = decode(model, part, sources + n, tokens, scores, written, stop);
+    }
     free(sources);
     return result;
 }

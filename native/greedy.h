@@ -1,12 +1,13 @@
-/* Greedy search with an encoder-decoder without attention in one call: source ids in, most likely tokens out. A source may
- * have features, a second input: a set of ids of their own vocabulary.
+/* Greedy search with an encoder-decoder in one call: source ids in, most likely tokens out. A source may have features, a
+ * second input: a set of ids of their own vocabulary. A decoder may have attention.
  *
  * C11 with the extensions of GCC and Clang (vector types); the only dependency is libm. `freerun/runtime/compiled.py` mirrors
  * these structures and lays out the arrays of a bundle's greedy.npz for them. A model is read only and may be shared by
  * threads; a call leaves no state behind.
  *
  * Shape suffixes: B sources, V vocabulary, F feature vocabulary, E embedding, H hidden, M encoder output (H x directions),
- * G gates x H, O the width of the output layer's first product (V, or E if its weight is tied to the embedding).
+ * G gates x H, O the width of the output layer's first product (V, or E if its weight is tied to the embedding), W what a
+ * step reads of the memory, P the sum before attention's output.
  */
 #ifndef FREERUN_GREEDY_H
 #define FREERUN_GREEDY_H
@@ -20,7 +21,7 @@ enum { FREERUN_LSTM, FREERUN_GRU, FREERUN_RNN };
 enum { FREERUN_OK, FREERUN_NO_MEMORY, FREERUN_BAD_SOURCE, FREERUN_BAD_MODEL, FREERUN_STOPPED };
 
 /* Increases whenever something below changes. */
-#define FREERUN_VERSION 4
+#define FREERUN_VERSION 5
 
 /* Largest size in a model, and most inputs of an 8 bit product, whose sums then fit into 32 bits. */
 #define FREERUN_MAX_SIZE INT32_MAX
@@ -51,6 +52,28 @@ typedef struct {
     const float *table;       /* [V, G], or NULL */
 } freerun_layer;
 
+/* Attention: the memory has an entry m [M] for each token of the source, the encoder's output there, then one for each of its
+ * features, if `entries` is set. A step compares its query q with the key k of every entry, and reads
+ *
+ *     r = sum_j a_j `values`(m_j),   a = softmax(e),   e_j = q . k_j,  or  e_j = `vector` . tanh(q + k_j).
+ *
+ * `is_within`: of the recurrence (Bahdanau et al. 2015). q comes from the top layer's h before the step, and W = G + 2 H:
+ * the first G numbers of r are added to the gates of the first layer, and the features for the output layer are
+ * max(p_j, p_(H+j)) with p the rest of r, plus `state`(h) after the step, plus the row of `tokens` for the token fed (P = 2 H).
+ * Otherwise (Luong et al. 2015): q comes from h after the step, W = H, and the features are tanh(r + `state`(h)) (P = H); with
+ * `fed` (input feeding), `fed`(features) is added to the gates of the first layer at the next step. */
+typedef struct {
+    int64_t is_within;
+    const freerun_linear *keys;  /* M to H; NULL: m itself, which needs M = H */
+    const freerun_linear *query; /* H to H; NULL: h itself */
+    const float *vector;         /* [H]; NULL: scores are products */
+    freerun_linear values;       /* M to W */
+    freerun_linear state;        /* H to P */
+    const float *tokens;         /* [V, 2 H] if `is_within`, otherwise NULL */
+    const freerun_linear *fed;   /* H to G, or NULL */
+    const float *entries;        /* [F, M], or NULL */
+} freerun_attention;
+
 typedef struct {
     int64_t cell, layers, directions, hidden, embedding, source_vocabulary, target_vocabulary;
     const freerun_layer *encoder;  /* [layers][directions]; only the first layer may have a table */
@@ -62,11 +85,13 @@ typedef struct {
                                                            * otherwise both NULL */
     freerun_linear output;         /* H to O */
     const freerun_linear *tied;    /* O to V, or NULL if O is V */
-    int64_t feature_vocabulary;    /* F, or 0 if sources have no features, and the four pointers below are NULL */
+    int64_t feature_vocabulary;    /* F, or 0 if sources have no features; then the four pointers below are NULL */
     const float *feature_table, *feature_bias; /* [F, E] and [E]: the summary of features is the tanh of the sum of their
                                                 * rows and the bias */
     const freerun_linear *feature_encoder; /* E to G, [directions]; added to the gates of the first layer at every step */
-    const freerun_linear *feature_decoder; /* E to G; likewise */
+    const freerun_linear *feature_decoder; /* E to G; likewise. The four may also be NULL if features are entries of the
+                                            * memory alone */
+    const freerun_attention *attention;    /* or NULL */
 } freerun_model;
 
 /* Write the most likely token, step by step, until EOS (2) or `bounds` tokens, for each of `count` sources.

@@ -235,6 +235,65 @@ static void add(int64_t size, const float *one, const float *other, float *sum) 
     for (int64_t j = 0; j < size; j++) sum[j] = one[j] + other[j];
 }
 
+/* -- attention -------------------------------------------------------------------------------------------------------- */
+
+/* Up to LANES numbers, then 0. */
+INLINE vec first_of(const float *from, int64_t count) {
+    if (count >= LANES) return load(from);
+    float rest[LANES] = {0};
+    memcpy(rest, from, (size_t)count * sizeof(float));
+    return load(rest);
+}
+
+INLINE float total(vec sums) {
+    float sum = 0;
+    for (int lane = 0; lane < LANES; lane++) sum += sums[lane];
+    return sum;
+}
+
+static float score(int64_t size, const float *query, const float *key, const float *vector) {
+    vec sums = all(0);
+    for (int64_t j = 0; j < size; j += LANES) {
+        vec q = first_of(query + j, size - j), k = first_of(key + j, size - j);
+        sums = vector ? fused(first_of(vector + j, size - j), tangent(q + k), sums) : fused(q, k, sums);
+    }
+    return total(sums);
+}
+
+static void attend(int64_t size, int64_t entries, const float *query, const float *keys, int64_t stride, const float *vector,
+                   float *weights) {
+    float most = -INFINITY, sum = 0;
+    for (int64_t n = 0; n < entries; n++) {
+        weights[n] = score(size, query, keys + n * stride, vector);
+        most = weights[n] > most ? weights[n] : most;
+    }
+    for (int64_t n = 0; n < entries; n += LANES) {
+        vec factors = exponential(first_of(weights + n, entries - n) - most);
+        store(weights + n, factors);
+        for (int lane = 0; lane < LANES && n + lane < entries; lane++) sum += factors[lane];
+    }
+    for (int64_t n = 0; n < entries; n++) weights[n] /= sum;
+}
+
+static void average(int64_t entries, const float *weights, const float *values, int64_t stride, float *sum) {
+    for (int64_t j = 0; j < stride; j += COLUMNS * LANES) {
+        vec sums[COLUMNS];
+        UNROLL for (int c = 0; c < COLUMNS; c++) sums[c] = all(0);
+        for (int64_t n = 0; n < entries; n++)
+            UNROLL for (int c = 0; c < COLUMNS; c++)
+                sums[c] = fused(all(weights[n]), load(values + n * stride + j + c * LANES), sums[c]);
+        UNROLL for (int c = 0; c < COLUMNS; c++) store(sum + j + c * LANES, sums[c]);
+    }
+}
+
+/* Of a number and NaN, NaN. */
+static void larger(int64_t size, const float *pairs, float *larger) {
+    for (int64_t j = 0; j < size; j++) {
+        float one = pairs[j], other = pairs[size + j];
+        larger[j] = other > one || other != other ? other : one;
+    }
+}
+
 /* -- a token ---------------------------------------------------------------------------------------------------------- */
 
 INLINE float sum_of_exponentials(int64_t size, const float *values, float most) {
@@ -261,4 +320,4 @@ static int32_t best(int64_t vocabulary, const float *logits, float *score) {
 #define STEP_OF(isa) freerun_step_##isa
 #define NAME(isa) NAME_OF(isa)
 #define STEP(isa) STEP_OF(isa)
-const freerun_step STEP(FREERUN_STEP) = {NAME(FREERUN_STEP), product, cell, tangents, add, best};
+const freerun_step STEP(FREERUN_STEP) = {NAME(FREERUN_STEP), product, cell, tangents, attend, average, larger, add, best};

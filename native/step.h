@@ -14,6 +14,14 @@ typedef struct {
     void (*cell)(int64_t cell, int64_t hidden, const float *given, const float *recurrent, float *h, float *c);
     /* Replace values [size, rounded up] by their tanh. */
     void (*tangents)(int64_t size, float *values);
+    /* Write the attention weights [entries, rounded up] of a query [size] for keys [entries][stride]; `vector` as in
+     * freerun_attention. */
+    void (*attend)(int64_t size, int64_t entries, const float *query, const float *keys, int64_t stride, const float *vector,
+                   float *weights);
+    /* Write the sum [stride] of values [entries][stride], each times its weight. */
+    void (*average)(int64_t entries, const float *weights, const float *values, int64_t stride, float *sum);
+    /* larger[j] = max(pairs[j], pairs[size + j]) */
+    void (*larger)(int64_t size, const float *pairs, float *larger);
     /* sum = one + other, [size] */
     void (*add)(int64_t size, const float *one, const float *other, float *sum);
     /* Return the most likely token that may be written (the lowest of equals); `score` is its log-probability over all. */

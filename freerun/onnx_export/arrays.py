@@ -1,4 +1,4 @@
-"""``greedy.npz``: a model without attention as the C library reads it, see ``freerun.runtime.compiled_model``.
+"""``greedy.npz``: a model as the C library reads it, see ``freerun.runtime.compiled_model``.
 
 Weights are for ``x @ weight``, gates in torch's order. A token's projection to the first layer's gates is a row of a
 table, as in the graphs.
@@ -12,7 +12,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from freerun.onnx_export.attention_nodes import attention_nodes, pairs_apart
 from freerun.onnx_export.graph import Array
+from freerun.onnx_export.products import Fp32
 from freerun.onnx_export.quantise import STORED_LEVELS, rounded
 from freerun.onnx_export.weights import LayerWeights, ModelWeights
 from freerun.runtime.compiled import PRODUCT_LEVELS
@@ -32,6 +34,7 @@ def greedy_arrays(weights: ModelWeights, quantise: bool, limit: float, metadata:
         **_decoder(weights, quantise, limit),
         **_output(weights, quantise, limit),
         **_features(weights, quantise),
+        **_attention(weights, quantise, limit),
         "metadata": np.frombuffer(json.dumps({**metadata, "freerun.arrays": version}).encode(), np.uint8),
     }
     file = io.BytesIO()
@@ -79,15 +82,16 @@ def _decoder(weights: ModelWeights, quantise: bool, limit: float) -> Arrays:
             continue
         embedding = weights["decoder.embedding.weight"]
         arrays[f"{name}.table"] = embedding @ _of_token(weights, layer).T + layer.input_bias()
-        if sizes.has_features or sizes.every_step:
-            arrays |= _stored("context_gates.weight", layer.weight_ih[:, sizes.embedding_size :].T, 0, quantise)
+        if sizes.known_size > sizes.embedding_size:
+            constant = layer.weight_ih[:, sizes.embedding_size : sizes.known_size]
+            arrays |= _stored("context_gates.weight", constant.T, 0, quantise)
     return arrays
 
 
 def _features(weights: ModelWeights, quantise: bool) -> Arrays:
     """Return the table and the bias of the features' summary, and the encoder's readers of it."""
     sizes = weights.sizes
-    if not sizes.has_features:
+    if not sizes.feature_summary_size:
         return {}
     rows = weights.feature_table()
     assert rows.bias is not None
@@ -108,11 +112,55 @@ def _output(weights: ModelWeights, quantise: bool, limit: float) -> Arrays:
     sizes, bias = weights.sizes, weights["decoder.output_bias"]
     embedding = "decoder.embedding.weight" if sizes.tied_output else "decoder.output_weight"
     first = weights["decoder.projection.weight" if sizes.is_projected else embedding].T
-    arrays = _product("output", first[: sizes.hidden_size], None if sizes.is_projected else bias, quantise, limit)
+    spec = sizes.attention_spec
+    # features of a maxout layer have no bound, so 8 bits cannot hold them; those of Luong's attention are a tanh
+    arrays = _product(
+        "output",
+        first[: sizes.hidden_size],
+        None if sizes.is_projected else bias,
+        quantise and not spec.within_recurrence,
+        1.0 if spec.reads_memory else limit,
+    )
     if sizes.every_step:
         arrays |= _stored("context_output.weight", first[sizes.hidden_size :], 0, quantise)
     if sizes.is_projected:
         arrays |= {"tied.weight": weights[embedding].T, "tied.bias": bias}
+    return arrays
+
+
+def _attention(weights: ModelWeights, quantise: bool, limit: float) -> Arrays:
+    """Return what attention multiplies memory and states with, and the table of the features' entries.
+
+    What a step reads of the memory is multiplied by constant weights, and so is each entry, once per source: then a
+    step averages the products. The memory is within [-1, 1].
+    """
+    sizes, spec = weights.sizes, weights.sizes.attention_spec
+    if not spec.reads_memory:
+        return {}
+    nodes = attention_nodes(weights, Fp32())
+    arrays: Arrays = {}
+    if not spec.needs_equal_sizes:
+        arrays |= _stored("attention.keys.weight", nodes.keys_weight(), 0, quantise)
+    if spec.sums:
+        query = weights.linear("decoder.attention.query")
+        arrays |= _product("attention.query", query.weight, None, quantise, limit)
+        arrays["attention.vector"] = weights["decoder.attention.vector.weight"][0]
+    first = weights.layer("decoder.layers", 0).weight_ih[:, sizes.known_size :].T
+    if spec.within_recurrence:
+        state, token, context = (
+            pairs_apart(weights.linear(f"decoder.attention.{part}_output")) for part in ("state", "token", "context")
+        )
+        arrays |= _product("attention.values", np.concatenate([first, context.weight], axis=1), None, quantise)
+        arrays |= _product("attention.state", state.weight, state.bias, quantise, limit)
+        arrays["attention.tokens"] = weights["decoder.embedding.weight"] @ token.weight
+    else:
+        combine = weights["decoder.attention.combine.weight"].T
+        arrays |= _product("attention.values", combine[: sizes.memory_size], None, quantise)
+        arrays |= _product("attention.state", combine[sizes.memory_size :], None, quantise, limit)
+        if sizes.input_feeding:
+            arrays |= _product("attention.fed", first, None, quantise)
+    if sizes.has_feature_entries:
+        arrays |= _stored("feature_entries", weights.feature_entries(), -1, quantise)
     return arrays
 
 

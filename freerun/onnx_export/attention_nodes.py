@@ -17,7 +17,7 @@ from freerun.onnx_export.graph import Graph, Value
 from freerun.onnx_export.products import Arithmetic, several
 from freerun.onnx_export.weights import LinearWeights, ModelWeights
 
-__all__ = ["MASKED", "AttentionNodes", "StepContext", "attention_nodes"]
+__all__ = ["MASKED", "AttentionNodes", "StepContext", "attention_nodes", "pairs_apart"]
 
 _PREFIX: Final = "decoder.attention"
 MASKED: Final = -1e30
@@ -132,14 +132,14 @@ class BahdanauNodes(AttentionNodes):
 
     def of_this_step(self) -> list[LinearWeights]:
         """See ``AttentionNodes``."""
-        return [_pairs_apart(self.weights.linear(f"{_PREFIX}.state_output"))]
+        return [pairs_apart(self.weights.linear(f"{_PREFIX}.state_output"))]
 
     def before_step(
         self, at: StepContext, products: Sequence[Value], gates: Sequence[LinearWeights]
     ) -> tuple[list[Value], Value | None]:
         """See ``AttentionNodes``."""
         average = self.average(at, products[0])
-        output = _pairs_apart(self.weights.linear(f"{_PREFIX}.context_output"))
+        output = pairs_apart(self.weights.linear(f"{_PREFIX}.context_output"))
         *parts, read = several(at.graph, self.arithmetic, "read", average, [*gates, output])
         return parts, read
 
@@ -149,14 +149,14 @@ class BahdanauNodes(AttentionNodes):
         """See ``AttentionNodes``."""
         assert read is not None
         graph = at.graph
-        output = _pairs_apart(self.weights.linear(f"{_PREFIX}.token_output"))
+        output = pairs_apart(self.weights.linear(f"{_PREFIX}.token_output"))
         table = self.weights["decoder.embedding.weight"] @ output.weight
         token = graph.op("Gather", graph.constant("token_outputs", table), tokens)
         pairs = graph.op("Add", graph.op("Add", products[0], token), read)
         return graph.op("Max", *graph.split(pairs, [self.sizes.hidden_size] * 2))
 
 
-def _pairs_apart(linear: LinearWeights) -> LinearWeights:
+def pairs_apart(linear: LinearWeights) -> LinearWeights:
     """Put columns 0, 2, 4, ... before 1, 3, 5, ...: a maxout of neighbors becomes one of two halves."""
     order = np.concatenate([np.arange(0, linear.weight.shape[1], 2), np.arange(1, linear.weight.shape[1], 2)])
     return LinearWeights(linear.weight[:, order], None if linear.bias is None else linear.bias[order])

@@ -14,14 +14,25 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LIBRARY", "PRODUCT_LEVELS", "Layer", "Linear", "Model", "library", "linear", "opened", "table"]
+__all__ = [
+    "LIBRARY",
+    "PRODUCT_LEVELS",
+    "Attention",
+    "Layer",
+    "Linear",
+    "Model",
+    "library",
+    "linear",
+    "opened",
+    "table",
+]
 
 Array = npt.NDArray[Any]
 
 LIBRARY: Final = Path(__file__).with_name("greedy.so")
 PRODUCT_LEVELS: Final = 64
 """Largest magnitude of an int8 weight: products of such weights add up without overflow on every CPU."""
-_VERSION: Final = 4
+_VERSION: Final = 5
 """FREERUN_VERSION of native/greedy.h."""
 _PANEL: Final = 64
 _FOUR: Final = 4
@@ -47,6 +58,22 @@ class Layer(ctypes.Structure):
     _fields_ = [("input", Linear), ("recurrent", Linear), ("table", c_void_p)]
 
 
+class Attention(ctypes.Structure):
+    """``freerun_attention``."""
+
+    _fields_ = [
+        ("is_within", c_int64),
+        ("keys", POINTER(Linear)),
+        ("query", POINTER(Linear)),
+        ("vector", c_void_p),
+        ("values", Linear),
+        ("state", Linear),
+        ("tokens", c_void_p),
+        ("fed", POINTER(Linear)),
+        ("entries", c_void_p),
+    ]
+
+
 class Model(ctypes.Structure):
     """``freerun_model``."""
 
@@ -68,6 +95,7 @@ class Model(ctypes.Structure):
         ("feature_bias", c_void_p),
         ("feature_encoder", POINTER(Linear)),
         ("feature_decoder", POINTER(Linear)),
+        ("attention", POINTER(Attention)),
     ]
 
 

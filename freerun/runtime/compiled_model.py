@@ -15,14 +15,16 @@ import numpy as np
 from freerun.architecture import Architecture
 from freerun.errors import BundleError
 from freerun.runtime.bundle import Bundle, arrays_file
-from freerun.runtime.compiled import PRODUCT_LEVELS, Array, Layer, Linear, Model, linear, table
+from freerun.runtime.compiled import PRODUCT_LEVELS, Array, Attention, Layer, Linear, Model, linear, table
 from freerun.runtime.graphs import check_metadata, metadata_of
 
 __all__ = ["arrays_version", "damaged_arrays", "read_model"]
 
 
 def arrays_version(sizes: Architecture) -> int:
-    """Return the format version of greedy.npz: 2 if the model has features, which version 1 cannot hold."""
+    """Return the format version of greedy.npz: 3 with attention, else 2 with features, which earlier ones cannot hold."""
+    if sizes.attention_spec.reads_memory:
+        return 3
     return 2 if sizes.has_features else 1
 
 
@@ -136,6 +138,7 @@ class _ModelReader:
             feature_bias=self._feature_bias(),
             feature_encoder=self._feature_encoder(),
             feature_decoder=feature_decoder,
+            attention=self._attention() if sizes.attention_spec.reads_memory else None,
         )
         if self._arrays:
             raise self._damaged(f"an unexpected array: {min(self._arrays)}")
@@ -149,19 +152,19 @@ class _ModelReader:
 
     def _feature_table(self) -> int | None:
         sizes = self._sizes
-        if not sizes.has_features:
+        if not sizes.feature_summary_size:
             return None
         return table(self._memory, self._array("feature_table", (sizes.feature_vocabulary, sizes.embedding_size)))
 
     def _feature_bias(self) -> int | None:
-        if not self._sizes.has_features:
+        if not self._sizes.feature_summary_size:
             return None
         return table(self._memory, self._array("feature_bias", (self._sizes.embedding_size,))[None])
 
     def _feature_encoder(self) -> Any:
         """Return the projections of the features' summary to the gates of the encoder's first layer."""
         names = [f"encoder.0.{direction}.features" for direction in self._directions]
-        gates = self._sizes.gates if self._sizes.has_features else None
+        gates = self._sizes.gates if self._sizes.feature_summary_size else None
         return self._linears(names, self._sizes.embedding_size, gates, biased=False)
 
     def _context_gates(self) -> tuple[Any, Any]:
@@ -175,6 +178,35 @@ class _ModelReader:
         features = self._several(Linear, [linear(self._memory, weight[:width], None)]) if width else None
         context = self._several(Linear, [linear(self._memory, weight[width:], None)]) if sizes.every_step else None
         return features, context
+
+    def _attention(self) -> Any:
+        sizes, spec = self._sizes, self._sizes.attention_spec
+        hidden, memory, vocabulary = sizes.hidden_size, sizes.memory_size, sizes.target_vocabulary
+        within = spec.within_recurrence
+        pairs = 2 * hidden
+        attention = Attention(
+            is_within=within,
+            keys=self._optional("attention.keys", memory, None if spec.needs_equal_sizes else hidden),
+            query=self._optional("attention.query", hidden, hidden if spec.sums else None),
+            vector=table(self._memory, self._array("attention.vector", (hidden,))[None]) if spec.sums else None,
+            values=self._linear("attention.values", memory, sizes.gates + pairs if within else hidden, biased=False),
+            state=self._linear("attention.state", hidden, pairs if within else hidden, biased=within),
+            tokens=table(self._memory, self._array("attention.tokens", (vocabulary, pairs))) if within else None,
+            fed=self._optional("attention.fed", hidden, sizes.gates if sizes.input_feeding else None),
+            entries=self._entries(),
+        )
+        return self._several(Attention, [attention])
+
+    def _entries(self) -> int | None:
+        """Return the table of the features' entries of the memory."""
+        sizes = self._sizes
+        if not sizes.has_feature_entries:
+            return None
+        return table(self._memory, self._array("feature_entries", (sizes.feature_vocabulary, sizes.memory_size)))
+
+    def _optional(self, name: str, inputs: int, outputs: int | None) -> Any:
+        """Read a product without bias; without ``outputs`` the model has none."""
+        return self._linears([name], inputs, outputs, biased=False)
 
     def _encoder(self) -> Any:
         sizes = self._sizes

@@ -56,6 +56,8 @@ class Limits:
         """Limit of graphs and arrays: all weights, unchanged and laid out for the steps, and tables of gates."""
         sizes = self._sizes
         tables = (sizes.num_directions * sizes.source_vocabulary + sizes.target_vocabulary) * sizes.gates
+        if sizes.attention_spec.within_recurrence:
+            tables += 2 * sizes.target_vocabulary * sizes.hidden_size
         return _ROOM + _EACH_LAYER * sizes.num_layers + _FLOAT * (2 * self.numbers + tables)
 
     @cached_property
