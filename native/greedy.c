@@ -15,7 +15,7 @@
 
 enum { PAD, BOS, EOS, UNK };
 
-static const freerun_step *chosen(void) {
+static const freerun_functions *chosen(void) {
 #ifdef FREERUN_X86
     __builtin_cpu_init();
 #ifndef FREERUN_NO_AVX512
@@ -65,6 +65,13 @@ static void *taken(room *r, int64_t rows, int64_t width, int64_t size) {
     return piece;
 }
 
+/* 1 if a room whose size is known now has got its memory, so that its pieces have to be taken again. */
+static int is_found(room *r) {
+    if (r->start || r->used >= MAX_ROOM) return 0;
+    *r = (room){.start = aligned_alloc(64, (size_t)r->used)};
+    return r->start != NULL;
+}
+
 static float *floats(room *r, int64_t rows, int64_t width) { return taken(r, rows, width, sizeof(float)); }
 
 /* -- the encoder ------------------------------------------------------------------------------------------------------ */
@@ -80,7 +87,7 @@ typedef struct {
 
 typedef struct {
     const freerun_model *m;
-    const freerun_step *step;
+    const freerun_functions *step;
     const source *sources;
     int64_t gates, hidden, memory, embedding, output, vocabulary, read, before; /* widths, rounded up */
     int64_t count;
@@ -254,18 +261,17 @@ static void read_group(reading *r, const group *g) {
 
 /* Active rows: the source of each, the number of tokens written so far, and the last of them. */
 typedef struct {
-    int64_t rows;
-    int64_t source[ROWS], step[ROWS];
-    int32_t token[ROWS];
-    float *h, *c;                                /* [layers][ROWS][hidden] */
-    float *given, *recurrent, *output, *logits;  /* [ROWS][...] */
+    int64_t rows, capacity;
+    int64_t *source, *step, *token;
+    float *h, *c;                                /* [layers][capacity][hidden] */
+    float *given, *recurrent, *output, *logits;  /* [capacity][...] */
     float *query, *read, *before, *features;     /* likewise, with attention */
-    float *fed, *weights;                        /* [ROWS][gates] with input feeding; [entries of the largest source] */
+    float *fed, *weights;                        /* [capacity][gates] with input feeding; [entries of the largest source] */
 } writing;
 
-static void copy_state(const reading *r, const float *from, int64_t from_stride, float *to) {
+static void copy_state(const reading *r, const float *from, int64_t from_stride, float *to, int64_t to_stride) {
     for (int64_t index = 0; index < r->m->layers; index++)
-        memcpy(to + index * ROWS * r->hidden, from + index * from_stride * r->hidden, (size_t)r->hidden * sizeof(float));
+        memcpy(to + index * to_stride * r->hidden, from + index * from_stride * r->hidden, (size_t)r->hidden * sizeof(float));
 }
 
 static void begin(const reading *r, writing *w, int64_t row, int64_t number) {
@@ -273,18 +279,21 @@ static void begin(const reading *r, writing *w, int64_t row, int64_t number) {
     w->source[row] = number;
     w->step[row] = 0;
     w->token[row] = BOS;
-    copy_state(r, r->first_h + number * r->hidden, r->count, w->h + row * r->hidden);
-    if (r->m->cell == FREERUN_LSTM) copy_state(r, r->first_c + number * r->hidden, r->count, w->c + row * r->hidden);
+    copy_state(r, r->first_h + number * r->hidden, r->count, w->h + row * r->hidden, w->capacity);
+    if (r->m->cell == FREERUN_LSTM)
+        copy_state(r, r->first_c + number * r->hidden, r->count, w->c + row * r->hidden, w->capacity);
 }
 
-static void move(const reading *r, writing *w, int64_t to, int64_t from) {
-    w->source[to] = w->source[from];
-    w->step[to] = w->step[from];
-    w->token[to] = w->token[from];
+/* Let a row of `to` go on where a row of `from`, which may be the same, is. */
+static void follow(const reading *r, writing *to, int64_t row, const writing *from, int64_t origin) {
+    to->source[row] = from->source[origin];
+    to->step[row] = from->step[origin];
+    to->token[row] = from->token[origin];
     if (r->m->attention)
-        memcpy(w->features + to * r->hidden, w->features + from * r->hidden, (size_t)r->hidden * sizeof(float));
-    copy_state(r, w->h + from * r->hidden, ROWS, w->h + to * r->hidden);
-    if (r->m->cell == FREERUN_LSTM) copy_state(r, w->c + from * r->hidden, ROWS, w->c + to * r->hidden);
+        memcpy(to->features + row * r->hidden, from->features + origin * r->hidden, (size_t)r->hidden * sizeof(float));
+    copy_state(r, from->h + origin * r->hidden, from->capacity, to->h + row * r->hidden, to->capacity);
+    if (r->m->cell == FREERUN_LSTM)
+        copy_state(r, from->c + origin * r->hidden, from->capacity, to->c + row * r->hidden, to->capacity);
 }
 
 /* Read the memory of each row's source, given the top layer's h. */
@@ -339,13 +348,14 @@ static void attend_to(const reading *r, const writing *w, const float *h) {
 static void step_all(const reading *r, const writing *w) {
     const freerun_model *m = r->m;
     const freerun_attention *a = m->attention;
-    float *top = w->h + (m->layers - 1) * ROWS * r->hidden;
+    int64_t layer = w->capacity * r->hidden;
+    float *top = w->h + (m->layers - 1) * layer;
     if (a && a->is_within) read_memory(r, w, top);
     if (a && a->fed) multiply(r, a->fed, w->rows, w->features, r->hidden, w->fed, r->gates);
     for (int64_t index = 0; index < m->layers; index++) {
-        float *h = w->h + index * ROWS * r->hidden, *c = w->c + index * ROWS * r->hidden;
+        float *h = w->h + index * layer, *c = w->c + index * layer;
         multiply(r, &m->decoder[index].recurrent, w->rows, h, r->hidden, w->recurrent, r->gates);
-        if (index) multiply(r, &m->decoder[index].input, w->rows, h - ROWS * r->hidden, r->hidden, w->given, r->gates);
+        if (index) multiply(r, &m->decoder[index].input, w->rows, h - layer, r->hidden, w->given, r->gates);
         for (int64_t row = 0; row < w->rows; row++) {
             const float *given = index ? w->given + row * r->gates : given_to(r, w, row);
             r->step->cell(m->cell, m->hidden, given, w->recurrent + row * r->gates, h + row * r->hidden, c + row * r->hidden);
@@ -364,7 +374,7 @@ static void step_all(const reading *r, const writing *w) {
 
 static void write_all(const reading *r, writing *w, int32_t *tokens, float *scores, int64_t *written) {
     int64_t next = 0;
-    while (next < r->count && w->rows < ROWS) begin(r, w, w->rows++, next++);
+    while (next < r->count && w->rows < w->capacity) begin(r, w, w->rows++, next++);
     while (w->rows && !stopped(r)) {
         step_all(r, w);
         for (int64_t row = w->rows - 1; row >= 0; row--) { /* backwards: a row that moves here is already done */
@@ -373,13 +383,13 @@ static void write_all(const reading *r, writing *w, int32_t *tokens, float *scor
             const source *of = &r->sources[w->source[row]];
             int full = w->step[row] >= of->bound; /* EOS may follow the last token that fits */
             if (token == EOS || !full) {
-                tokens[of->start + w->step[row]] = w->token[row] = token;
+                w->token[row] = tokens[of->start + w->step[row]] = token;
                 scores[of->start + w->step[row]++] = score;
             }
             if (token != EOS && !full) continue;
             written[of->number] = w->step[row];
             if (next < r->count) begin(r, w, row, next++);
-            else if (row < --w->rows) move(r, w, row, w->rows);
+            else if (row < --w->rows) follow(r, w, row, w, w->rows);
         }
     }
 }
@@ -395,7 +405,7 @@ typedef struct {
 } extent;
 
 /* Set the pointers into the room; if it has no memory yet, only compute its size. */
-static void lay_out(room *space, reading *r, writing *w, const extent *e) {
+static void lay_out_reading(room *space, reading *r, const extent *e) {
     const freerun_model *m = r->m;
     int has_inputs = m->layers > 1 || m->source_embedding, attends = m->attention != NULL;
     int64_t states = freerun_times(m->layers, r->count), inner = has_inputs || attends ? e->positions : 0;
@@ -421,18 +431,28 @@ static void lay_out(room *space, reading *r, writing *w, const extent *e) {
     r->final_c = floats(space, ROWS, r->memory);
     inputs = larger(inputs, features ? r->embedding : 0);
     r->bytes = taken(space, ROWS, larger(inputs, r->output), 1); /* the widest input of a product */
-    w->h = floats(space, m->layers * ROWS, r->hidden);
-    w->c = floats(space, m->layers * ROWS, r->hidden);
-    w->given = floats(space, ROWS, r->gates);
-    w->recurrent = floats(space, ROWS, r->gates);
-    w->output = floats(space, ROWS, r->output);
-    w->logits = floats(space, ROWS, r->vocabulary);
-    w->query = floats(space, attends ? ROWS : 0, r->hidden);
-    w->read = floats(space, attends ? ROWS : 0, r->read);
-    w->before = floats(space, attends ? ROWS : 0, r->before);
-    w->features = floats(space, attends ? ROWS : 0, r->hidden);
-    w->fed = floats(space, attends && m->attention->fed ? ROWS : 0, r->gates);
-    w->weights = floats(space, 1, attends ? freerun_rounded(e->entries) : 0);
+}
+
+/* The same for `capacity` rows, whose sources have `entries` at most. */
+static void lay_out_writing(room *space, const reading *r, writing *w, int64_t capacity, int64_t entries) {
+    const freerun_model *m = r->m;
+    int64_t attending = m->attention ? capacity : 0, states = freerun_times(m->layers, capacity);
+    w->capacity = capacity;
+    w->source = taken(space, capacity, 1, sizeof *w->source);
+    w->step = taken(space, capacity, 1, sizeof *w->step);
+    w->token = taken(space, capacity, 1, sizeof *w->token);
+    w->h = floats(space, states, r->hidden);
+    w->c = floats(space, m->cell == FREERUN_LSTM ? states : 0, r->hidden);
+    w->given = floats(space, capacity, r->gates);
+    w->recurrent = floats(space, capacity, r->gates);
+    w->output = floats(space, capacity, r->output);
+    w->logits = floats(space, capacity, r->vocabulary);
+    w->query = floats(space, attending, r->hidden);
+    w->read = floats(space, attending, r->read);
+    w->before = floats(space, attending, r->before);
+    w->features = floats(space, attending, r->hidden);
+    w->fed = floats(space, m->attention && m->attention->fed ? capacity : 0, r->gates);
+    w->weights = floats(space, 1, m->attention ? freerun_rounded(entries) : 0);
 }
 
 static int longest_first(const void *one, const void *other) {
@@ -489,7 +509,7 @@ static int is_placed(const int64_t *numbers) { return freerun_placed(numbers, si
 static int has_arrays(const freerun_model *m, const request *q) {
     int has_features = m->feature_vocabulary ? is_placed(q->feature_ids) && is_placed(q->feature_counts)
                                              : !q->feature_ids && !q->feature_counts;
-    return has_features && is_placed(q->ids) && is_placed(q->lengths) && is_placed(q->bounds);
+    return has_features && is_placed(q->ids) && is_placed(q->lengths);
 }
 
 static int are_ids(const int64_t *ids, int64_t count, int64_t least, int64_t vocabulary) {
@@ -502,7 +522,7 @@ static int are_ids(const int64_t *ids, int64_t count, int64_t least, int64_t voc
 static int listed(const freerun_model *m, const request *q, source *sources) {
     const int64_t limit = PTRDIFF_MAX / (int64_t)sizeof *q->ids;
     for (int64_t n = 0, first = 0, first_feature = 0, start = 0; n < q->count; n++) {
-        int64_t length = q->lengths[n], bound = q->bounds[n], features = q->feature_counts ? q->feature_counts[n] : 0;
+        int64_t length = q->lengths[n], bound = q->bounds ? q->bounds[n] : 0, features = q->feature_counts ? q->feature_counts[n] : 0;
         if (length < 1 || length > limit - first || bound < 0 || bound >= limit - start) return 0;
         if (features < 0 || features > limit - first_feature) return 0;
         source of = {.length = length, .num_features = features, .bound = bound, .number = n, .start = start};
@@ -543,14 +563,14 @@ static int decode(const freerun_model *model, int64_t count, source *sources, in
     writing w = {0};
     room space = {0};
     extent e = extent_of(&r, sources);
-    lay_out(&space, &r, &w, &e); /* first the size, then the pointers */
-    char *start = space.used < MAX_ROOM ? aligned_alloc(64, (size_t)space.used) : NULL;
-    if (!start) return FREERUN_NO_MEMORY;
-    space = (room){.start = start};
-    lay_out(&space, &r, &w, &e);
+    do { /* first the size, then the pointers */
+        lay_out_reading(&space, &r, &e);
+        lay_out_writing(&space, &r, &w, ROWS, e.entries);
+    } while (is_found(&space));
+    if (!space.start) return FREERUN_NO_MEMORY;
     read_all(&r);
     write_all(&r, &w, tokens, scores, written);
-    free(start);
+    free(space.start);
     return stopped(&r) ? FREERUN_STOPPED : FREERUN_OK;
 }
 
@@ -569,7 +589,7 @@ int freerun_greedy(const freerun_model *model, int64_t count, const int64_t *ids
     const request q = {count, ids, lengths, feature_ids, feature_counts, bounds};
     if (!freerun_valid(model)) return FREERUN_BAD_MODEL;
     if (!count) return FREERUN_OK;
-    if (count < 0 || !has_arrays(model, &q) || !freerun_placed(tokens, sizeof *tokens) ||
+    if (count < 0 || !has_arrays(model, &q) || !is_placed(bounds) || !freerun_placed(tokens, sizeof *tokens) ||
         !freerun_placed(scores, sizeof *scores) || !freerun_placed(written, sizeof *written) ||
         (stop && !freerun_placed(stop, sizeof *stop)))
         return FREERUN_BAD_SOURCE;
@@ -583,4 +603,128 @@ int freerun_greedy(const freerun_model *model, int64_t count, const int64_t *ids
     }
     free(sources);
     return result;
+}
+
+/* -- single steps ----------------------------------------------------------------------------------------------------- */
+
+/* The rows of the last step, and room for those of the next. */
+struct freerun_steps {
+    reading r;
+    source *sources;
+    int64_t entries; /* of the largest source */
+    char *memory;
+    struct {
+        writing w;
+        char *memory;
+    } rows[2];
+    int now; /* which of them is the last step's */
+};
+
+/* Make room for `rows`, unless there is enough. */
+static int has_room(freerun_steps *s, int which, int64_t rows) {
+    if (s->rows[which].w.capacity >= rows) return 1;
+    free(s->rows[which].memory);
+    s->rows[which].memory = NULL;
+    s->rows[which].w = (writing){0};
+    writing w = {0};
+    room space = {0};
+    do lay_out_writing(&space, &s->r, &w, rows, s->entries);
+    while (is_found(&space));
+    if (!space.start) return 0;
+    s->rows[which].memory = space.start;
+    s->rows[which].w = w;
+    return 1;
+}
+
+static int read_sources(freerun_steps *s) {
+    extent e = extent_of(&s->r, s->sources);
+    room space = {0};
+    s->entries = e.entries;
+    do lay_out_reading(&space, &s->r, &e);
+    while (is_found(&space));
+    s->memory = space.start;
+    if (!space.start || !has_room(s, 0, s->r.count)) return FREERUN_NO_MEMORY;
+    read_all(&s->r);
+    writing *w = &s->rows[0].w;
+    w->rows = s->r.count;
+    /* sources are sorted, but rows are in the order of the call */
+    for (int64_t n = 0; n < s->r.count; n++) begin(&s->r, w, s->sources[n].number, n);
+    return stopped(&s->r) ? FREERUN_STOPPED : FREERUN_OK;
+}
+
+int freerun_start(const freerun_model *model, int64_t count, const int64_t *ids, const int64_t *lengths,
+                  const int64_t *feature_ids, const int64_t *feature_counts, freerun_steps **steps, const int32_t *stop) {
+    const request q = {count, ids, lengths, feature_ids, feature_counts, NULL};
+    if (!freerun_valid(model)) return FREERUN_BAD_MODEL;
+    if (count < 1 || !has_arrays(model, &q) || !freerun_placed(steps, sizeof *steps) ||
+        (stop && !freerun_placed(stop, sizeof *stop)))
+        return FREERUN_BAD_SOURCE;
+    if (count > PTRDIFF_MAX / (int64_t)sizeof(source)) return FREERUN_NO_MEMORY;
+    freerun_steps *s = malloc(sizeof *s);
+    source *sources = malloc((size_t)count * sizeof *sources);
+    int result = FREERUN_NO_MEMORY;
+    if (s && sources) {
+        *s = (freerun_steps){.sources = sources};
+        result = FREERUN_BAD_SOURCE;
+        if (listed(model, &q, sources)) {
+            s->r = reading_of(model, count, sources);
+            s->r.stop = stop;
+            result = read_sources(s);
+            s->r.stop = NULL;
+        }
+        if (result == FREERUN_OK) *steps = s;
+        else freerun_end(s);
+        return result;
+    }
+    free(s);
+    free(sources);
+    return result;
+}
+
+int freerun_step(freerun_steps *s, int64_t rows, const int64_t *tokens, const int64_t *origins, float *log_probs) {
+    if (!s || rows < 1 || !is_placed(tokens) || !is_placed(origins) || !freerun_placed(log_probs, sizeof *log_probs))
+        return FREERUN_BAD_SOURCE;
+    const writing *before = &s->rows[s->now].w;
+    int64_t vocabulary = s->r.m->target_vocabulary;
+    if (!are_ids(origins, rows, 0, before->rows) || !are_ids(tokens, rows, 0, vocabulary)) return FREERUN_BAD_SOURCE;
+    if (!has_room(s, !s->now, rows)) return FREERUN_NO_MEMORY;
+    s->now = !s->now;
+    writing *w = &s->rows[s->now].w;
+    w->rows = rows;
+    for (int64_t row = 0; row < rows; row++) {
+        follow(&s->r, w, row, before, origins[row]);
+        w->token[row] = tokens[row];
+    }
+    step_all(&s->r, w);
+    for (int64_t row = 0; row < rows; row++)
+        s->r.step->log_probs(vocabulary, w->logits + row * s->r.vocabulary, log_probs + row * vocabulary);
+    return FREERUN_OK;
+}
+
+int freerun_best(int64_t rows, int64_t vocabulary, const float *log_probs, int64_t k, int64_t *ids, float *best) {
+    if (rows < 0 || vocabulary <= UNK || k < 1 || k > vocabulary - UNK || !freerun_placed(log_probs, sizeof *log_probs) ||
+        !is_placed(ids) || !freerun_placed(best, sizeof *best))
+        return FREERUN_BAD_SOURCE;
+    for (int64_t row = 0; row < rows; row++, log_probs += vocabulary, ids += k, best += k) {
+        int64_t found = 0;
+        for (int64_t id = EOS; id < vocabulary; id += id == EOS ? 2 : 1) { /* not UNK */
+            if (found == k && !(log_probs[id] > best[k - 1])) continue;
+            int64_t place = found < k ? found++ : k - 1;
+            for (; place && log_probs[id] > best[place - 1]; place--) {
+                ids[place] = ids[place - 1];
+                best[place] = best[place - 1];
+            }
+            ids[place] = id;
+            best[place] = log_probs[id];
+        }
+    }
+    return FREERUN_OK;
+}
+
+void freerun_end(freerun_steps *s) {
+    if (!s) return;
+    for (int n = 0; n < 2; n++) free(s->rows[n].memory);
+    free(s->memory);
+    free(s->sources);
+    free(s);
 }

@@ -1,4 +1,4 @@
-/* Greedy search with an encoder-decoder in one call: source ids in, most likely tokens out. A source may have features, a
+/* Decoding with an encoder-decoder: greedy search in one call, or the steps of any other search. A source may have features, a
  * second input: a set of ids of their own vocabulary. A decoder may have attention.
  *
  * C11 with the extensions of GCC and Clang (vector types); the only dependency is libm. `freerun/runtime/compiled.py` mirrors
@@ -123,6 +123,29 @@ typedef struct {
 int freerun_greedy(const freerun_model *model, int64_t count, const int64_t *ids, const int64_t *lengths,
                    const int64_t *feature_ids, const int64_t *feature_counts, const int64_t *bounds, int32_t *tokens,
                    float *scores, int64_t *written, const int32_t *stop);
+
+/* A search of the caller's own: sources are read once, then each step continues rows of the step before. An object belongs to
+ * one thread at a time; the model must outlive it. */
+typedef struct freerun_steps freerun_steps;
+
+/* Read `count` sources, at least 1, given as in freerun_greedy; returns what it returns. With FREERUN_OK, `steps` is set to an
+ * object that has a row for each source, and that freerun_end frees; otherwise it is left alone. */
+int freerun_start(const freerun_model *model, int64_t count, const int64_t *ids, const int64_t *lengths,
+                  const int64_t *feature_ids, const int64_t *feature_counts, freerun_steps **steps, const int32_t *stop);
+
+/* Feed tokens [rows], at least one: row n continues row origins[n] of the step before (of freerun_start: source n), which may
+ * have any number of successors. Writes the natural log-probabilities [rows][V] of the next token. A row's are bit-identical
+ * whatever other rows are in the call. Returns FREERUN_OK; or BAD_SOURCE for an array that is NULL or misaligned, or an id
+ * or origin that does not exist, or NO_MEMORY: then nothing has changed. */
+int freerun_step(freerun_steps *steps, int64_t rows, const int64_t *tokens, const int64_t *origins, float *log_probs);
+
+/* Write the k best tokens of each row of log-probabilities [rows][vocabulary], best first, ties to the lowest id: ids [rows][k]
+ * and their log-probabilities. PAD, BOS and UNK are left out, so k is at most vocabulary - 3. A NaN is better than nothing and
+ * no better than anything else. Returns FREERUN_OK, or BAD_SOURCE for sizes out of range and arrays as above. */
+int freerun_best(int64_t rows, int64_t vocabulary, const float *log_probs, int64_t k, int64_t *ids, float *best);
+
+/* Free what freerun_start has made; NULL is ignored. */
+void freerun_end(freerun_steps *steps);
 
 /* FREERUN_VERSION of the library. */
 int freerun_version(void);

@@ -316,8 +316,15 @@ static int32_t best(int64_t vocabulary, const float *logits, float *score) {
     return found;
 }
 
+static void log_probs(int64_t vocabulary, const float *logits, float *log_probs) {
+    float most = logits[0];
+    for (int64_t id = 1; id < vocabulary; id++) most = logits[id] > most ? logits[id] : most;
+    float log_sum = logf(sum_of_exponentials(vocabulary, logits, most));
+    for (int64_t id = 0; id < vocabulary; id++) log_probs[id] = logits[id] - most - log_sum;
+}
+
 #define NAME_OF(isa) #isa
 #define STEP_OF(isa) freerun_step_##isa
 #define NAME(isa) NAME_OF(isa)
 #define STEP(isa) STEP_OF(isa)
-const freerun_step STEP(FREERUN_STEP) = {NAME(FREERUN_STEP), product, cell, tangents, attend, average, larger, add, best};
+const freerun_functions STEP(FREERUN_STEP) = {NAME(FREERUN_STEP), product, cell, tangents, attend, average, larger, add, best, log_probs};

@@ -26,14 +26,16 @@ typedef struct {
     void (*add)(int64_t size, const float *one, const float *other, float *sum);
     /* Return the most likely token that may be written (the lowest of equals); `score` is its log-probability over all. */
     int32_t (*best)(int64_t vocabulary, const float *logits, float *score);
-} freerun_step;
+    /* Write the log-probabilities [vocabulary] of all tokens. */
+    void (*log_probs)(int64_t vocabulary, const float *logits, float *log_probs);
+} freerun_functions;
 
 /* Rows per product. */
 #define FREERUN_ROWS 6
 
-extern const freerun_step freerun_step_base;
+extern const freerun_functions freerun_step_base;
 #ifdef FREERUN_X86
-extern const freerun_step freerun_step_avx2, freerun_step_avx512;
+extern const freerun_functions freerun_step_avx2, freerun_step_avx512;
 #endif
 
 #endif

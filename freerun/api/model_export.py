@@ -36,6 +36,8 @@ from freerun.onnx_export.bundle_files import (
 )
 from freerun.runtime.bundle import Bundle, arrays_file, find_bundle, graph_file, read_bundle
 from freerun.runtime.compiled_greedy import CompiledGreedy, can_run
+from freerun.runtime.compiled_model import CompiledModel
+from freerun.runtime.compiled_stepper import CompiledStepper
 from freerun.runtime.graphs import Graphs
 from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper
@@ -208,8 +210,12 @@ def _verify(new: Path, bundle: Bundle, precision: str) -> None:
         )
     if can_run(exported, precision):
         both = f"{arrays_file(precision)} and {graph_file('step', precision)}"
-        compiled = CompiledGreedy(exported, precision)(sources, bounds)
-        check_agreement(bundle, both, compiled, OnnxStepper(graphs), sources, precision)
+        model = CompiledModel(exported, precision)
+        check_agreement(bundle, both, CompiledGreedy(model)(sources, bounds), OnnxStepper(graphs), sources, precision)
+        name = arrays_file(precision)
+        check_agreement(
+            bundle, name, CompiledGreedy(model)(sources, bounds), CompiledStepper(model), sources, precision
+        )
 
 
 def _quantize(new: Path, bundle: Bundle, items: EvaluationSet, request: _Request) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from freerun.data.codec import Codec
 from freerun.errors import BundleError, ConfigError, MissingExtraError
 from freerun.runtime.bundle import PRECISIONS, Bundle, graph_file, read_bundle
 from freerun.runtime.compiled_greedy import CompiledGreedy, can_run
+from freerun.runtime.compiled_model import CompiledModel
+from freerun.runtime.compiled_stepper import CompiledStepper
 from freerun.runtime.graphs import Graphs
 from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper
@@ -173,9 +175,10 @@ def _member(
             f"Write them with: freerun export {bundle.directory}{quantize}",
         )
     graphs = Graphs(bundle, precision, threads or _ONNX_THREADS)
-    compiled = runtime is None and can_run(bundle, precision)
-    greedy = CompiledGreedy(bundle, precision, threads or _ONNX_THREADS) if compiled else OnnxGreedy(graphs)
-    return lambda: OnnxStepper(graphs), greedy
+    if runtime is None and can_run(bundle, precision):
+        model = CompiledModel(bundle, precision)
+        return lambda: CompiledStepper(model), CompiledGreedy(model, threads or _ONNX_THREADS)
+    return lambda: OnnxStepper(graphs), OnnxGreedy(graphs)
 
 
 def _torch_steppers(bundle: Bundle, threads: int) -> Callable[[], Stepper]:

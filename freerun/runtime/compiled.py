@@ -119,6 +119,14 @@ def opened(path: Path) -> ctypes.CDLL:
     compiled = ctypes.CDLL(str(path))
     compiled.freerun_greedy.argtypes = [POINTER(Model), c_int64, *[c_void_p] * 8, POINTER(c_int32)]
     compiled.freerun_greedy.restype = c_int32
+    compiled.freerun_start.argtypes = [POINTER(Model), c_int64, *[c_void_p] * 4, POINTER(c_void_p), POINTER(c_int32)]
+    compiled.freerun_start.restype = c_int32
+    compiled.freerun_step.argtypes = [c_void_p, c_int64, *[c_void_p] * 3]
+    compiled.freerun_step.restype = c_int32
+    compiled.freerun_best.argtypes = [c_int64, c_int64, c_void_p, c_int64, c_void_p, c_void_p]
+    compiled.freerun_best.restype = c_int32
+    compiled.freerun_end.argtypes = [c_void_p]
+    compiled.freerun_end.restype = None
     compiled.freerun_version.restype = c_int32
     compiled.freerun_instructions.restype = ctypes.c_char_p
     return compiled

@@ -1,9 +1,8 @@
-"""Greedy search in the compiled library, with the arrays of greedy.npz: for models without attention."""
+"""Greedy search in the compiled library, with the arrays of greedy.npz: a call decodes a batch."""
 
 from __future__ import annotations
 
 import ctypes
-import threading
 from array import array
 from collections.abc import Sequence
 from functools import partial
@@ -11,17 +10,15 @@ from itertools import chain
 from typing import Any, Final
 
 from freerun.architecture import Architecture
-from freerun.runtime.bundle import Bundle, arrays_file, graph_file
+from freerun.runtime.bundle import Bundle, arrays_file
 from freerun.runtime.compiled import library
-from freerun.runtime.compiled_model import damaged_arrays, read_model
-from freerun.runtime.forked import renew_when_forked
+from freerun.runtime.compiled_model import CompiledModel
 from freerun.runtime.interruptible import interruptible
 from freerun.search.hypothesis import Hypothesis
 from freerun.symbols import EOS, PAD, source_length
 
 __all__ = ["CompiledGreedy", "can_run", "supports"]
 
-_NO_MEMORY, _BAD_SOURCE, _BAD_MODEL, _STOPPED = 1, 2, 3, 4
 _FIRST_ROOM: Final = 2**12
 """Tokens per output for which the first attempt reserves memory."""
 _MAX_ROOM: Final = 2**20
@@ -48,23 +45,10 @@ class CompiledGreedy:
     Outputs do not depend, to the last bit, on the other sources in a call. Many sources are divided among ``threads``.
     """
 
-    def __init__(self, bundle: Bundle, precision: str = "fp32", threads: int = 1) -> None:
-        compiled = library()
-        assert compiled is not None, "can_run() must be True"
-        self._decode = compiled.freerun_greedy
-        self._bundle = bundle
-        self._precision = precision
+    def __init__(self, model: CompiledModel, threads: int = 1) -> None:
+        self._model = model
+        self._decode = model.library.freerun_greedy
         self._threads = threads
-        self._memory: list[Any] = []
-        self._model: Any = None
-        self._lock = threading.Lock()
-        self._numbers = bundle.limits.numbers
-        self._has_features = Architecture.of(bundle.model).has_features
-        renew_when_forked(self)
-
-    def renew(self) -> None:
-        """Make this usable in a forked child; there are no threads between two calls."""
-        self._lock = threading.Lock()
 
     def __call__(self, sources: Sequence[Sequence[int]], bounds: Sequence[int]) -> list[Hypothesis]:
         """Return the output for each source, whose features follow its EOS; ``bounds`` are in tokens without EOS.
@@ -72,7 +56,7 @@ class CompiledGreedy:
         Raises:
             BundleError: the arrays, which the first call reads, are damaged or not of this bundle's sizes.
         """
-        model, stop = self._model or self._read(), ctypes.c_int32()
+        model, stop = self._model(), ctypes.c_int32()
         if len(sources) == 1:
             return self._decoded(model, stop, sources, bounds)
         parts = [(model, stop, sources[part], bounds[part]) for part in _parts(bounds, self._threads)]
@@ -119,48 +103,24 @@ class CompiledGreedy:
         """Call the library once; if the call may be long, signals can interrupt it."""
         room = sum(bounds) + len(bounds)
         arrays = (  # not NumPy's: creating these and reading their addresses takes a third of the time
-            *_inputs(sources, self._has_features),
+            *_inputs(sources, self._model.sizes.has_features),
             array("q", bounds),
             tokens := array("i", bytes(4 * room)),
             scores := array("f", bytes(4 * room)),
             written := array("q", bytes(8 * len(sources))),
         )
         addresses = [None if each is None else each.buffer_info()[0] for each in arrays]
-        if room * self._numbers <= _SHORT:
+        if room * self._model.numbers <= _SHORT:
             result = self._decode(model, len(sources), *addresses, stop)
         else:
             call = partial(self._decode, model, len(sources), *addresses, stop)
             result = interruptible(call, lambda: setattr(stop, "value", 1))
-        self._check(result)
+        self._model.check(result)
         outputs, start = [], 0
         for count, bound in zip(written, bounds, strict=True):
             outputs.append(_hypothesis(tokens[start : start + count].tolist(), scores[start : start + count].tolist()))
             start += bound + 1
         return outputs
-
-    def _check(self, result: int) -> None:
-        """Raise the exception for an error code of the library."""
-        if result == _STOPPED:
-            raise RuntimeError("stopped, because another part of the same call has failed")
-        if result == _NO_MEMORY:
-            raise MemoryError("no memory for decoding")
-        if result == _BAD_SOURCE:
-            sides = "source or feature" if self._has_features else "source"
-            raise ValueError(f"a source is empty, or has an id outside the {sides} vocabulary")
-        if result == _BAD_MODEL:
-            path = self._bundle.directory / arrays_file(self._precision)
-            raise damaged_arrays(path, "the compiled library rejects its sizes")
-
-    def _read(self) -> Any:
-        with self._lock:
-            if self._model is None:
-                memory: list[Any] = []
-                # a damaged bundle is rejected by every runtime alike
-                self._bundle.checked_bytes(graph_file("greedy", self._precision))
-                model = read_model(self._bundle, self._precision, memory)
-                self._memory = [model, *memory]
-                self._model = ctypes.byref(model)
-            return self._model
 
 
 def _parts(bounds: Sequence[int], threads: int) -> list[slice]:

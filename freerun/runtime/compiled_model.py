@@ -1,10 +1,11 @@
-"""Reads greedy.npz: the arrays of a bundle's compiled greedy search, as a model of the C library."""
+"""Reads greedy.npz: a bundle's arrays as a model of the C library."""
 
 from __future__ import annotations
 
 import ctypes
 import io
 import json
+import threading
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +15,19 @@ import numpy as np
 
 from freerun.architecture import Architecture
 from freerun.errors import BundleError
-from freerun.runtime.bundle import Bundle, arrays_file
-from freerun.runtime.compiled import PRODUCT_LEVELS, Array, Attention, Layer, Linear, Model, linear, table
+from freerun.runtime.bundle import Bundle, arrays_file, graph_file
+from freerun.runtime.compiled import PRODUCT_LEVELS, Array, Attention, Layer, Linear, Model, library, linear, table
+from freerun.runtime.forked import renew_when_forked
 from freerun.runtime.graphs import check_metadata, metadata_of
 
-__all__ = ["arrays_version", "damaged_arrays", "read_model"]
+__all__ = ["BAD_SOURCE", "CompiledModel", "arrays_version", "damaged_arrays", "read_model"]
+
+NO_MEMORY, BAD_SOURCE, BAD_MODEL, STOPPED = 1, 2, 3, 4
+"""Errors of native/greedy.h."""
 
 
 def arrays_version(sizes: Architecture) -> int:
-    """Return the format version of greedy.npz: 3 with attention, else 2 with features, which earlier ones cannot hold."""
+    """Return the format version of greedy.npz: 3 with attention, else 2 with features, 1 without either."""
     if sizes.attention_spec.reads_memory:
         return 3
     return 2 if sizes.has_features else 1
@@ -35,6 +40,64 @@ def read_model(bundle: Bundle, precision: str, memory: list[Any]) -> Model:
         BundleError: an array is missing, superfluous, or does not have the shape that the bundle's sizes imply.
     """
     return _ModelReader(bundle, precision, memory).model()
+
+
+class CompiledModel:
+    """A bundle's model in the C library, read when it is first used. Any number of threads may share it.
+
+    Attributes:
+        library: the functions of the library.
+        sizes: the architecture.
+        numbers: the number of weights.
+    """
+
+    def __init__(self, bundle: Bundle, precision: str = "fp32") -> None:
+        compiled = library()
+        assert compiled is not None, "can_run() must be True"
+        self.library = compiled
+        self.sizes = Architecture.of(bundle.model)
+        self.numbers = bundle.limits.numbers
+        self._bundle, self._precision = bundle, precision
+        self.memory: list[Any] = []
+        self._model: Any = None
+        self._lock = threading.Lock()
+        renew_when_forked(self)
+
+    def renew(self) -> None:
+        """Make this usable in a forked child; there are no threads between two calls."""
+        self._lock = threading.Lock()
+
+    def __call__(self) -> Any:
+        """Return the model as an argument of the library's functions.
+
+        Raises:
+            BundleError: the arrays, which the first call reads, are damaged or not of this bundle's sizes.
+        """
+        return self._model or self._read()
+
+    def check(self, result: int) -> None:
+        """Raise the exception for an error code of the library."""
+        if result == STOPPED:
+            raise RuntimeError("stopped, because another part of the same call has failed")
+        if result == NO_MEMORY:
+            raise MemoryError("no memory for decoding")
+        if result == BAD_SOURCE:
+            sides = "source or feature" if self.sizes.has_features else "source"
+            raise ValueError(f"a source is empty, or has an id outside the {sides} vocabulary")
+        if result == BAD_MODEL:
+            path = self._bundle.directory / arrays_file(self._precision)
+            raise damaged_arrays(path, "the compiled library rejects its sizes")
+
+    def _read(self) -> Any:
+        with self._lock:
+            if self._model is None:
+                memory: list[Any] = []
+                # a damaged bundle is rejected by every runtime alike
+                self._bundle.checked_bytes(graph_file("greedy", self._precision))
+                model = read_model(self._bundle, self._precision, memory)
+                self.memory = [model, *memory]
+                self._model = ctypes.byref(model)
+            return self._model
 
 
 def damaged_arrays(path: Path, what: str) -> BundleError:

@@ -82,7 +82,7 @@ enum { ORDINARY, LARGE, ANY };
 /* What a word of a structure is, and so what may be put there: a size, the number of layers, a pointer, a step. */
 enum { SIZE, LAYERS, POINTER, STEP };
 
-#define OWN_WORDS 20 /* of the model itself, which are noted first */
+#define OWN_WORDS 21 /* of the model itself, which are noted first */
 #define SLACK 64 /* bytes that may be read behind an array */
 
 static struct {
@@ -224,8 +224,26 @@ static void make_output(freerun_model *m, int64_t begins) {
     }
 }
 
+static void make_attention(freerun_model *m) {
+    if (chance(40)) return;
+    freerun_attention *a = structures(1, sizeof *a);
+    m->attention = a;
+    a->is_within = below(2);
+    if (m->directions == 2 || chance(70)) a->keys = linears(1, freerun_memory(m), m->hidden);
+    if (chance(50)) a->query = linears(1, m->hidden, m->hidden);
+    if (chance(50)) a->vector = rows_of(1, m->hidden, 1);
+    make_linear(&a->values, freerun_memory(m), freerun_read(m));
+    make_linear(&a->state, m->hidden, freerun_before_output(m));
+    if (a->is_within) a->tokens = rows_of(m->target_vocabulary, 2 * m->hidden, 1);
+    else if (chance(50)) a->fed = linears(1, m->hidden, freerun_gates(m));
+    if (m->feature_vocabulary && chance(60)) a->entries = rows_of(m->feature_vocabulary, freerun_memory(m), 1);
+    note(&a->is_within, SIZE);
+    const void *pointers[] = {&a->keys, &a->query, &a->vector, &a->tokens, &a->fed, &a->entries};
+    for (int n = 0; n < 6; n++) note((void *)pointers[n], POINTER);
+}
+
 static void make_features(freerun_model *m) {
-    if (!m->feature_vocabulary) return;
+    if (!m->feature_vocabulary || (m->attention && m->attention->entries && chance(50))) return;
     m->feature_table = rows_of(m->feature_vocabulary, m->embedding, 1);
     m->feature_bias = rows_of(1, m->embedding, 1);
     m->feature_encoder = linears(m->directions, m->embedding, freerun_gates(m));
@@ -238,10 +256,10 @@ static void note_model(freerun_model *m) {
                         &m->feature_vocabulary};
     void *pointers[] = {&m->encoder,         &m->source_embedding, &m->bridge_h,          &m->bridge_c,
                         &m->decoder,         &m->context_gates,    &m->context_output,    &m->tied,
-                        &m->feature_table, &m->feature_bias, &m->feature_encoder, &m->feature_decoder};
+                        &m->feature_table, &m->feature_bias, &m->feature_encoder, &m->feature_decoder, &m->attention};
     note(&m->layers, LAYERS);
     for (int n = 0; n < 7; n++) note(sizes[n], SIZE);
-    for (int n = 0; n < 12; n++) note(pointers[n], POINTER);
+    for (int n = 0; n < 13; n++) note(pointers[n], POINTER);
     if (num_words != OWN_WORDS) fail("words of the model that are not its own");
 }
 
@@ -265,6 +283,7 @@ static void make_model(freerun_model *m) {
     m->decoder = make_decoder(m);
     if (m->directions == 2 || chance(20)) m->bridge_h = linears(m->layers, freerun_memory(m), m->hidden);
     if (m->cell == FREERUN_LSTM && m->bridge_h) m->bridge_c = linears(m->layers, freerun_memory(m), m->hidden);
+    make_attention(m);
     make_features(m);
     make_output(m, chance(50) ? m->target_vocabulary : chance(50) ? PICK(widths) : 70 + below(130));
 }

@@ -11,6 +11,7 @@ import torch
 
 from freerun.runtime.compiled import Layer, Linear, Model
 from freerun.runtime.compiled_greedy import CompiledGreedy
+from freerun.runtime.compiled_model import CompiledModel
 from freerun.symbols import EOS
 from tests.compiled import KINDS, build, needs_compiler
 from tests.exported import ArraysOf
@@ -51,7 +52,9 @@ class Call:
 
     def __init__(self, decode, name, precision="fp32"):
         self._decode = decode
-        self._greedy = CompiledGreedy(ArraysOf(network(1, torch.float32, **MODELS[name]), precision), precision)
+        self._greedy = CompiledGreedy(
+            CompiledModel(ArraysOf(network(1, torch.float32, **MODELS[name]), precision), precision)
+        )
         self._greedy._read()
         self.model = self._greedy._memory[0]
         values = {"ids": [4, EOS, 5, 6, EOS], "lengths": [2, 3], "bounds": [3, 4]}

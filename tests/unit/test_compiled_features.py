@@ -14,6 +14,7 @@ from freerun.errors import BundleError
 from freerun.models.seq2seq import Seq2Seq
 from freerun.models.torch_stepper import TorchStepper
 from freerun.runtime.compiled_greedy import CompiledGreedy
+from freerun.runtime.compiled_model import CompiledModel
 from freerun.search.batches import pad_sources
 from freerun.symbols import EOS, UNK
 from tests.compiled import needs_compiler
@@ -33,7 +34,7 @@ def model_with_features(vocabulary=9, **options):
 
 
 def greedy_of(model, precision="fp32"):
-    return CompiledGreedy(ArraysOf(model, precision, 1.5), precision)
+    return CompiledGreedy(CompiledModel(ArraysOf(model, precision, 1.5), precision))
 
 
 def first_layers(model):
@@ -135,7 +136,7 @@ def message(model, change):
     np.savez(file, **changed)
     bundle._content = file.getvalue()
     with pytest.raises(BundleError) as error:
-        CompiledGreedy(bundle)(SOURCES, BOUNDS)
+        CompiledGreedy(CompiledModel(bundle))(SOURCES, BOUNDS)
     return str(error.value)
 
 

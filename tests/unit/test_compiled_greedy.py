@@ -22,6 +22,7 @@ from freerun.runtime import compiled, compiled_greedy
 from freerun.runtime.bundle import read_bundle
 from freerun.runtime.compiled import LIBRARY, library
 from freerun.runtime.compiled_greedy import CompiledGreedy
+from freerun.runtime.compiled_model import CompiledModel
 from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.search.methods import Greedy
 from freerun.search.searcher import StepperSearcher
@@ -159,7 +160,7 @@ def test_bounds_cut_off_and_bad_ones_are_told(untouched):
 
 @pytest.mark.parametrize("wrong", [-1, 11, 2**40])
 def test_an_id_beyond_the_vocabulary_is_refused(wrong):
-    greedy = CompiledGreedy(ArraysOf(network(1, torch.float32)))
+    greedy = CompiledGreedy(CompiledModel(ArraysOf(network(1, torch.float32))))
     assert greedy([[10, EOS]], [3])
     with pytest.raises(ValueError, match="outside the source vocabulary"):
         greedy([[10, EOS], [4, wrong, EOS]], [3, 3])
@@ -167,7 +168,7 @@ def test_an_id_beyond_the_vocabulary_is_refused(wrong):
 
 def test_an_empty_source_is_refused():
     with pytest.raises(ValueError, match=r"^a source is empty"):
-        CompiledGreedy(ArraysOf(network(1, torch.float32)))([[10, EOS], []], [3, 3])
+        CompiledGreedy(CompiledModel(ArraysOf(network(1, torch.float32))))([[10, EOS], []], [3, 3])
 
 
 def test_a_certain_token_has_a_score_of_0_and_equal_tokens_are_taken_in_their_order():
@@ -175,18 +176,18 @@ def test_a_certain_token_has_a_score_of_0_and_equal_tokens_are_taken_in_their_or
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    greedy = CompiledGreedy(ArraysOf(model))
+    greedy = CompiledGreedy(CompiledModel(ArraysOf(model)))
     (found,) = greedy([[4, EOS]], [3])
     assert (found.ids, found.token_scores) == ((), pytest.approx([-np.log(9)], abs=1e-6))  # EOS is the lowest of all
     with torch.no_grad():
         model.decoder.output_bias[:] = torch.tensor([199.0, 199, 0, 199, 0, 50, 50, 0, 0])
-    (found,) = CompiledGreedy(ArraysOf(model))([[4, EOS]], [2])
+    (found,) = CompiledGreedy(CompiledModel(ArraysOf(model)))([[4, EOS]], [2])
     # PAD, BOS and UNK are never written, but they take their share
     assert (found.ids, found.truncated) == ((5, 5), True)
     assert found.token_scores == pytest.approx([-149 - np.log(3)] * 2, abs=1e-4)
     with torch.no_grad():
         model.decoder.output_bias[:] = torch.tensor([0.0, 0, 0, 0, 0, 0, 0, 0, 200])
-    (found,) = CompiledGreedy(ArraysOf(model))([[4, EOS]], [1])
+    (found,) = CompiledGreedy(CompiledModel(ArraysOf(model)))([[4, EOS]], [1])
     assert (found.ids, found.token_scores) == ((8,), (0.0,))
 
 
@@ -333,11 +334,11 @@ def test_outputs_longer_than_the_first_room_are_written_whole():
     model = network(1, torch.float32)
     with torch.no_grad():
         model.decoder.output_bias[EOS] = -99
-    greedy = CompiledGreedy(ArraysOf(model))
+    greedy = CompiledGreedy(CompiledModel(ArraysOf(model)))
     sources, bounds = [[4, EOS], [5, 6, EOS], [7, EOS]], [40, 3, 9]
     expected = greedy(sources, bounds)
     assert [len(each.ids) for each in expected] == bounds
-    assert greedy._decoded(greedy._read(), ctypes.c_int32(), sources, bounds, 1) == expected
+    assert greedy._decoded(greedy._model(), ctypes.c_int32(), sources, bounds, 1) == expected
 
 
 def test_an_evaluation_measures_what_predicts(untouched, tmp_path, monkeypatch):
@@ -354,9 +355,9 @@ def test_an_evaluation_measures_what_predicts(untouched, tmp_path, monkeypatch):
 
 
 def test_a_model_that_the_library_rejects_is_an_error_of_the_arrays():
-    greedy = CompiledGreedy(ArraysOf(network(1, torch.float32)))
+    greedy = CompiledGreedy(CompiledModel(ArraysOf(network(1, torch.float32))))
     assert greedy([[4, EOS]], [3])
-    greedy._memory[0].layers = 0
+    greedy._model.memory[0].layers = 0
     with pytest.raises(BundleError) as caught:
         greedy([[4, EOS]], [3])
     assert str(caught.value) == f"bundle/greedy.npz: damaged: the compiled library rejects its sizes. {AGAIN}"
