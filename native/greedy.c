@@ -2,6 +2,7 @@
  * the next source takes its row, so nothing is computed for padding or for finished outputs. */
 #include "greedy.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -430,7 +431,7 @@ static void lay_out_reading(room *space, reading *r, const extent *e) {
     r->final_h = floats(space, ROWS, r->memory);
     r->final_c = floats(space, ROWS, r->memory);
     inputs = larger(inputs, features ? r->embedding : 0);
-    r->bytes = taken(space, ROWS, larger(inputs, r->output), 1); /* the widest input of a product */
+    r->bytes = taken(space, FREERUN_BYTE_ROWS, larger(inputs, r->output), 1); /* the widest input of a product */
 }
 
 /* The same for `capacity` rows, whose sources have `entries` at most. */
@@ -636,7 +637,8 @@ static int has_room(freerun_steps *s, int which, int64_t rows) {
     return 1;
 }
 
-static int read_sources(freerun_steps *s) {
+/* Read the sources, and begin a row for each: in their order, or in that of the call. */
+static int read_sources(freerun_steps *s, int in_order) {
     extent e = extent_of(&s->r, s->sources);
     room space = {0};
     s->entries = e.entries;
@@ -647,8 +649,7 @@ static int read_sources(freerun_steps *s) {
     read_all(&s->r);
     writing *w = &s->rows[0].w;
     w->rows = s->r.count;
-    /* sources are sorted, but rows are in the order of the call */
-    for (int64_t n = 0; n < s->r.count; n++) begin(&s->r, w, s->sources[n].number, n);
+    for (int64_t n = 0; n < s->r.count; n++) begin(&s->r, w, in_order ? n : s->sources[n].number, n);
     return stopped(&s->r) ? FREERUN_STOPPED : FREERUN_OK;
 }
 
@@ -669,7 +670,7 @@ int freerun_start(const freerun_model *model, int64_t count, const int64_t *ids,
         if (listed(model, &q, sources)) {
             s->r = reading_of(model, count, sources);
             s->r.stop = stop;
-            result = read_sources(s);
+            result = read_sources(s, 0);
             s->r.stop = NULL;
         }
         if (result == FREERUN_OK) *steps = s;
@@ -681,13 +682,10 @@ int freerun_start(const freerun_model *model, int64_t count, const int64_t *ids,
     return result;
 }
 
-int freerun_step(freerun_steps *s, int64_t rows, const int64_t *tokens, const int64_t *origins, float *log_probs) {
-    if (!s || rows < 1 || !is_placed(tokens) || !is_placed(origins) || !freerun_placed(log_probs, sizeof *log_probs))
-        return FREERUN_BAD_SOURCE;
+/* Feed tokens to rows that continue others, and compute the logits; 0 without memory. */
+static int made_step(freerun_steps *s, int64_t rows, const int64_t *tokens, const int64_t *origins) {
+    if (!has_room(s, !s->now, rows)) return 0;
     const writing *before = &s->rows[s->now].w;
-    int64_t vocabulary = s->r.m->target_vocabulary;
-    if (!are_ids(origins, rows, 0, before->rows) || !are_ids(tokens, rows, 0, vocabulary)) return FREERUN_BAD_SOURCE;
-    if (!has_room(s, !s->now, rows)) return FREERUN_NO_MEMORY;
     s->now = !s->now;
     writing *w = &s->rows[s->now].w;
     w->rows = rows;
@@ -696,28 +694,42 @@ int freerun_step(freerun_steps *s, int64_t rows, const int64_t *tokens, const in
         w->token[row] = tokens[row];
     }
     step_all(&s->r, w);
+    return 1;
+}
+
+int freerun_step(freerun_steps *s, int64_t rows, const int64_t *tokens, const int64_t *origins, float *log_probs) {
+    if (!s || rows < 1 || !is_placed(tokens) || !is_placed(origins) || !freerun_placed(log_probs, sizeof *log_probs))
+        return FREERUN_BAD_SOURCE;
+    const writing *before = &s->rows[s->now].w;
+    int64_t vocabulary = s->r.m->target_vocabulary;
+    if (!are_ids(origins, rows, 0, before->rows) || !are_ids(tokens, rows, 0, vocabulary)) return FREERUN_BAD_SOURCE;
+    if (!made_step(s, rows, tokens, origins)) return FREERUN_NO_MEMORY;
     for (int64_t row = 0; row < rows; row++)
-        s->r.step->log_probs(vocabulary, w->logits + row * s->r.vocabulary, log_probs + row * vocabulary);
+        s->r.step->log_probs(vocabulary, s->rows[s->now].w.logits + row * s->r.vocabulary, log_probs + row * vocabulary);
     return FREERUN_OK;
+}
+
+/* The k best of one row, see freerun_best. */
+static void best_of_row(int64_t vocabulary, const float *log_probs, int64_t k, int64_t *ids, float *best) {
+    int64_t found = 0;
+    for (int64_t id = EOS; id < vocabulary; id += id == EOS ? 2 : 1) { /* not UNK */
+        if (found == k && !(log_probs[id] > best[k - 1])) continue;
+        int64_t place = found < k ? found++ : k - 1;
+        for (; place && log_probs[id] > best[place - 1]; place--) {
+            ids[place] = ids[place - 1];
+            best[place] = best[place - 1];
+        }
+        ids[place] = id;
+        best[place] = log_probs[id];
+    }
 }
 
 int freerun_best(int64_t rows, int64_t vocabulary, const float *log_probs, int64_t k, int64_t *ids, float *best) {
     if (rows < 0 || vocabulary <= UNK || k < 1 || k > vocabulary - UNK || !freerun_placed(log_probs, sizeof *log_probs) ||
         !is_placed(ids) || !freerun_placed(best, sizeof *best))
         return FREERUN_BAD_SOURCE;
-    for (int64_t row = 0; row < rows; row++, log_probs += vocabulary, ids += k, best += k) {
-        int64_t found = 0;
-        for (int64_t id = EOS; id < vocabulary; id += id == EOS ? 2 : 1) { /* not UNK */
-            if (found == k && !(log_probs[id] > best[k - 1])) continue;
-            int64_t place = found < k ? found++ : k - 1;
-            for (; place && log_probs[id] > best[place - 1]; place--) {
-                ids[place] = ids[place - 1];
-                best[place] = best[place - 1];
-            }
-            ids[place] = id;
-            best[place] = log_probs[id];
-        }
-    }
+    for (int64_t row = 0; row < rows; row++)
+        best_of_row(vocabulary, log_probs + row * vocabulary, k, ids + row * k, best + row * k);
     return FREERUN_OK;
 }
 
@@ -727,4 +739,319 @@ void freerun_end(freerun_steps *s) {
     free(s->memory);
     free(s->sources);
     free(s);
+}
+
+/* -- beam search ------------------------------------------------------------------------------------------------------ */
+
+/* Sources that are searched together: their rows fill whole products. */
+#define BEAM_SOURCES 8
+
+/* A token that was chosen, and the one before it: -1 for the first. */
+typedef struct {
+    int64_t parent;
+    int32_t token;
+    float log_prob;
+} node;
+
+/* A continuation of a row. */
+typedef struct {
+    double score;
+    int64_t token, row, order;
+    float log_prob;
+} candidate;
+
+/* A hypothesis that has left the search: its last token but EOS, the tokens that it has, EOS counted. */
+typedef struct {
+    int64_t last, length, order;
+    double score, rank;
+    float eos; /* its log-probability */
+    int truncated;
+} hypothesis;
+
+/* A growing array. */
+typedef struct {
+    char *items;
+    int64_t used, room;
+} list;
+
+/* Return the place of a new item; NULL without memory. */
+static void *added(list *l, int64_t size) {
+    if (l->used == l->room) {
+        int64_t room = l->room ? 2 * l->room : 64;
+        char *items = room < MAX_ROOM / size ? malloc((size_t)(room * size)) : NULL;
+        if (!items) return NULL;
+        if (l->used) memcpy(items, l->items, (size_t)(l->used * size));
+        free(l->items);
+        l->items = items;
+        l->room = room;
+    }
+    return l->items + size * l->used++;
+}
+
+typedef struct {
+    list finished; /* of hypothesis */
+    double *costs; /* negated ranks of the best finished ones, ascending; `num_costs` of them exist */
+    int64_t num_costs, bound, rows;
+} beam_source;
+
+/* Sources of a beam search that are searched together. */
+typedef struct {
+    const freerun_beam *how;
+    freerun_steps *steps;
+    beam_source sources[BEAM_SOURCES];
+    int64_t width, num_sources, max_costs;
+    list nodes;
+    int64_t rows; /* active, those of a source next to each other, best first */
+    double *scores, *new_scores, *costs;
+    int64_t *last, *new_last, *tokens, *origins, *ids; /* last: the node of a row */
+    float *log_probs, *best;
+    candidate *candidates;
+} beam;
+
+static double rank_of(double score, double length, double penalty) { return score / pow((5 + length) / 6, penalty); }
+
+/* See freerun/search/hypothesis.py. */
+static double divisor_bound(double length, double penalty) {
+    return penalty == 0 ? 1 : pow((5 + length + 1) / 6, penalty) * (1 + 1e-12);
+}
+
+static int better_first(const void *one, const void *other) {
+    const candidate *a = one, *b = other;
+    if (a->score != b->score && !(a->score != a->score && b->score != b->score)) /* NaN last */
+        return b->score != b->score || a->score > b->score ? -1 : 1;
+    if (a->token != b->token) return a->token < b->token ? -1 : 1;
+    return a->order < b->order ? -1 : 1;
+}
+
+static int higher_rank_first(const void *one, const void *other) {
+    const hypothesis *a = one, *b = other;
+    if (a->truncated != b->truncated) return a->truncated ? 1 : -1;
+    if (a->rank != b->rank && !(a->rank != a->rank && b->rank != b->rank))
+        return b->rank != b->rank || a->rank > b->rank ? -1 : 1;
+    return a->order < b->order ? -1 : 1;
+}
+
+static void note_cost(beam *b, beam_source *of, double cost) {
+    if (cost != cost) return;
+    int64_t place = of->num_costs < b->max_costs ? of->num_costs++ : b->max_costs;
+    for (; place && cost < of->costs[place - 1]; place--)
+        if (place < b->max_costs) of->costs[place] = of->costs[place - 1];
+    if (place < b->max_costs) of->costs[place] = cost;
+}
+
+static int has_finished(beam *b, beam_source *of, int64_t row, int64_t step, double score, const float *eos) {
+    hypothesis *h = added(&of->finished, sizeof *h);
+    if (!h) return 0;
+    double rank = rank_of(score, (double)(step + (eos != NULL)), b->how->length_penalty);
+    *h = (hypothesis){b->last[row], step + (eos != NULL), of->finished.used, score, rank, eos ? *eos : 0, !eos};
+    return 1;
+}
+
+/* 1 if no active hypothesis, of which the best has `score`, can still reach the result; `written` tokens, EOS counted. */
+static int is_done(const beam *b, const beam_source *of, double score, int64_t written) {
+    double penalty = b->how->length_penalty, least = -score;
+    double longest = penalty > 0 ? (double)of->bound : penalty < 0 ? (double)written : 0;
+    int64_t last = b->how->num_hypotheses - 1;
+    int done = of->num_costs > last && least / divisor_bound(longest, penalty) >= of->costs[last];
+    if (b->how->early_stop && of->num_costs == b->max_costs)
+        done |= rank_of(least, (double)written, penalty) >= of->costs[b->max_costs - 1];
+    return done;
+}
+
+/* Choose among the continuations of a source's rows, which begin at `first`; those that stay are added to the new rows. */
+static int choose(beam *b, beam_source *of, int64_t first, int64_t step, int64_t *rows) {
+    int64_t count = 0, beam_size = b->how->beam_size, num_active = 0;
+    for (int64_t row = first; row < first + of->rows; row++)
+        for (int64_t k = 0; k < b->width; k++, count++) {
+            float log_prob = b->best[row * b->width + k];
+            b->candidates[count] = (candidate){b->scores[row] + log_prob, b->ids[row * b->width + k], row, count, log_prob};
+        }
+    qsort(b->candidates, (size_t)count, sizeof *b->candidates, better_first);
+    double most = -INFINITY;
+    int is_full = of->bound <= step;
+    for (int64_t n = 0, active = 0; n < count && active < beam_size; n++)
+        if (b->candidates[n].token != EOS) {
+            active++;
+            most = b->candidates[n].score > most ? b->candidates[n].score : most;
+        }
+    for (int64_t n = 0; n < count && n < beam_size; n++) {
+        const candidate *c = &b->candidates[n];
+        if (c->token != EOS) continue;
+        note_cost(b, of, -rank_of(c->score, (double)(step + 1), b->how->length_penalty));
+        if (!has_finished(b, of, c->row, step, c->score, &c->log_prob)) return 0;
+    }
+    for (int64_t row = first; is_full && row < first + of->rows; row++) {
+        int is_finishing = 0;
+        for (int64_t n = 0; n < count && n < beam_size; n++)
+            is_finishing |= b->candidates[n].token == EOS && b->candidates[n].row == row;
+        if (!is_finishing && !has_finished(b, of, row, step, b->scores[row], NULL)) return 0;
+    }
+    of->rows = 0;
+    if (is_full || is_done(b, of, most, step + 1)) return 1;
+    for (int64_t n = 0; n < count && num_active < beam_size; n++) {
+        const candidate *c = &b->candidates[n];
+        if (c->token == EOS) continue;
+        node *made = added(&b->nodes, sizeof *made);
+        if (!made) return 0;
+        *made = (node){b->last[c->row], (int32_t)c->token, c->log_prob};
+        b->new_scores[*rows] = c->score;
+        b->new_last[*rows] = b->nodes.used - 1;
+        b->tokens[*rows] = c->token;
+        b->origins[(*rows)++] = c->row;
+        num_active++;
+    }
+    of->rows = num_active;
+    return 1;
+}
+
+/* Search until no row is active. */
+static int search(beam *b, const int32_t *stop) {
+    const freerun_model *m = b->steps->r.m;
+    for (int64_t n = 0; n < b->num_sources; n++) {
+        b->sources[n].rows = 1;
+        b->tokens[n] = BOS;
+        b->origins[n] = n;
+        b->scores[n] = 0;
+        b->last[n] = -1;
+    }
+    b->rows = b->num_sources;
+    b->steps->r.stop = stop;
+    for (int64_t step = 0; b->rows && !stopped(&b->steps->r); step++) {
+        if (!made_step(b->steps, b->rows, b->tokens, b->origins)) return 0;
+        const writing *w = &b->steps->rows[b->steps->now].w;
+        for (int64_t row = 0; row < b->rows; row++) {
+            b->steps->r.step->log_probs(m->target_vocabulary, w->logits + row * b->steps->r.vocabulary, b->log_probs);
+            best_of_row(m->target_vocabulary, b->log_probs, b->width, b->ids + row * b->width, b->best + row * b->width);
+        }
+        int64_t rows = 0, first = 0;
+        for (int64_t n = 0, size; n < b->num_sources; n++, first += size) {
+            size = b->sources[n].rows;
+            if (size && !choose(b, &b->sources[n], first, step, &rows)) return 0;
+        }
+        double *scores = b->scores;
+        int64_t *last = b->last;
+        b->scores = b->new_scores;
+        b->new_scores = scores;
+        b->last = b->new_last;
+        b->new_last = last;
+        b->rows = rows;
+    }
+    return 1;
+}
+
+/* Append a hypothesis to the outputs, EOS included; 0 without memory. */
+static int put(const beam *b, const hypothesis *h, list *tokens, list *scores) {
+    int64_t place = tokens->used;
+    for (int64_t n = 0; n < h->length; n++)
+        if (!added(tokens, sizeof(int32_t)) || !added(scores, sizeof(float))) return 0;
+    int32_t *to = (int32_t *)tokens->items + place;
+    float *log_probs = (float *)scores->items + place;
+    int64_t length = h->length, last = h->last;
+    if (!h->truncated) {
+        to[--length] = EOS;
+        log_probs[length] = h->eos;
+    }
+    for (const node *nodes = (const node *)b->nodes.items; length--; last = nodes[last].parent) {
+        to[length] = nodes[last].token;
+        log_probs[length] = nodes[last].log_prob;
+    }
+    return 1;
+}
+
+/* Append the best hypotheses of each source; `starts` and `written` are for the whole call. */
+static int put_all(beam *b, list *tokens, list *scores, int64_t *starts, int64_t *written) {
+    int64_t most = b->how->num_hypotheses;
+    for (int64_t n = 0; n < b->num_sources; n++) {
+        list *finished = &b->sources[n].finished;
+        hypothesis *each = (hypothesis *)finished->items;
+        int64_t place = b->steps->sources[n].number * most;
+        if (finished->used) qsort(each, (size_t)finished->used, sizeof *each, higher_rank_first);
+        for (int64_t k = 0; k < most && k < finished->used; k++) {
+            starts[place + k] = tokens->used;
+            written[place + k] = each[k].length;
+            if (!put(b, &each[k], tokens, scores)) return 0;
+        }
+    }
+    return 1;
+}
+
+/* Set the pointers into the room, see lay_out_reading. */
+static void lay_out_beam(room *space, beam *b, int64_t vocabulary) {
+    int64_t rows = freerun_times(BEAM_SOURCES, b->how->beam_size), each = freerun_times(b->how->beam_size, b->width);
+    b->scores = taken(space, rows, 1, sizeof *b->scores);
+    b->new_scores = taken(space, rows, 1, sizeof *b->new_scores);
+    b->last = taken(space, rows, 1, sizeof *b->last);
+    b->new_last = taken(space, rows, 1, sizeof *b->new_last);
+    b->tokens = taken(space, rows, 1, sizeof *b->tokens);
+    b->origins = taken(space, rows, 1, sizeof *b->origins);
+    b->ids = taken(space, rows, b->width, sizeof *b->ids);
+    b->best = taken(space, rows, b->width, sizeof *b->best);
+    b->candidates = taken(space, each, 1, sizeof *b->candidates);
+    b->log_probs = taken(space, vocabulary, 1, sizeof *b->log_probs);
+    b->costs = taken(space, BEAM_SOURCES, b->max_costs, sizeof *b->costs);
+    for (int64_t n = 0; b->costs && n < BEAM_SOURCES; n++) b->sources[n].costs = b->costs + n * b->max_costs;
+}
+
+/* Search a few sources, and append their outputs. */
+static int search_part(const freerun_model *m, int64_t count, source *sources, const freerun_beam *how, list *tokens,
+                       list *scores, int64_t *starts, int64_t *written, const int32_t *stop) {
+    freerun_steps steps = {.sources = sources, .r = reading_of(m, count, sources)};
+    int64_t width = how->beam_size < m->target_vocabulary - UNK ? how->beam_size + 1 : m->target_vocabulary - UNK;
+    int64_t max_costs = how->early_stop ? how->beam_size : how->num_hypotheses;
+    beam b = {.how = how, .steps = &steps, .width = width, .num_sources = count, .max_costs = max_costs};
+    for (int64_t n = 0; n < count; n++) b.sources[n].bound = sources[n].bound;
+    room space = {0};
+    do lay_out_beam(&space, &b, m->target_vocabulary);
+    while (is_found(&space));
+    steps.r.stop = stop;
+    int result = space.start ? read_sources(&steps, 1) : FREERUN_NO_MEMORY;
+    if (result == FREERUN_OK && (!search(&b, stop) || !put_all(&b, tokens, scores, starts, written)))
+        result = FREERUN_NO_MEMORY;
+    if (result == FREERUN_OK && stopped(&steps.r)) result = FREERUN_STOPPED;
+    for (int64_t n = 0; n < count; n++) free(b.sources[n].finished.items);
+    free(b.nodes.items);
+    free(space.start);
+    for (int n = 0; n < 2; n++) free(steps.rows[n].memory);
+    free(steps.memory);
+    return result;
+}
+
+static int is_beam(const freerun_beam *how) {
+    return freerun_placed(how, _Alignof(freerun_beam)) && how->beam_size >= 1 && how->beam_size <= FREERUN_MAX_BEAM &&
+           how->num_hypotheses >= 1 && how->num_hypotheses <= how->beam_size && how->length_penalty == how->length_penalty;
+}
+
+int freerun_beam_search(const freerun_model *model, int64_t count, const int64_t *ids, const int64_t *lengths,
+                        const int64_t *feature_ids, const int64_t *feature_counts, const int64_t *bounds,
+                        const freerun_beam *how, int64_t *starts, int64_t *written, freerun_outputs *outputs,
+                        const int32_t *stop) {
+    const request q = {count, ids, lengths, feature_ids, feature_counts, bounds};
+    if (!freerun_valid(model)) return FREERUN_BAD_MODEL;
+    if (!freerun_placed(outputs, _Alignof(freerun_outputs)) || !is_beam(how)) return FREERUN_BAD_SOURCE;
+    *outputs = (freerun_outputs){0};
+    if (!count) return FREERUN_OK;
+    if (count < 0 || !has_arrays(model, &q) || !is_placed(bounds) || !is_placed(starts) || !is_placed(written) ||
+        (stop && !freerun_placed(stop, sizeof *stop)))
+        return FREERUN_BAD_SOURCE;
+    if (count > PTRDIFF_MAX / (int64_t)sizeof(source)) return FREERUN_NO_MEMORY;
+    source *sources = malloc((size_t)count * sizeof *sources);
+    if (!sources) return FREERUN_NO_MEMORY;
+    int result = listed(model, &q, sources) ? FREERUN_OK : FREERUN_BAD_SOURCE;
+    for (int64_t n = 0; result == FREERUN_OK && n < count * how->num_hypotheses; n++) written[n] = -1;
+    list tokens = {0}, scores = {0};
+    for (int64_t n = 0, part; n < count && result == FREERUN_OK; n += part) {
+        part = count - n < BEAM_SOURCES ? count - n : BEAM_SOURCES;
+        result = search_part(model, part, sources + n, how, &tokens, &scores, starts, written, stop);
+    }
+    free(sources);
+    *outputs = (freerun_outputs){(int32_t *)tokens.items, (float *)scores.items};
+    if (result != FREERUN_OK) freerun_release(outputs);
+    return result;
+}
+
+void freerun_release(freerun_outputs *outputs) {
+    if (!outputs) return;
+    free(outputs->tokens);
+    free(outputs->scores);
+    *outputs = (freerun_outputs){0};
 }

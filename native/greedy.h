@@ -124,6 +124,30 @@ int freerun_greedy(const freerun_model *model, int64_t count, const int64_t *ids
                    const int64_t *feature_ids, const int64_t *feature_counts, const int64_t *bounds, int32_t *tokens,
                    float *scores, int64_t *written, const int32_t *stop);
 
+/* The beam search of freerun/search/beam.py. `beam_size` (at most FREERUN_MAX_BEAM) hypotheses are active at a time;
+ * `num_hypotheses` of them, or fewer, are the result. They are ranked by score / ((5 + length) / 6)^length_penalty. */
+#define FREERUN_MAX_BEAM (1 << 16)
+typedef struct {
+    int64_t beam_size, num_hypotheses, early_stop;
+    double length_penalty;
+} freerun_beam;
+
+/* What a beam search has written; freed by freerun_release. */
+typedef struct {
+    int32_t *tokens;
+    float *scores;
+} freerun_outputs;
+
+/* Sources, their bounds and errors as in freerun_greedy. Hypothesis k of source n, best first, has written[n][k] tokens, -1 if
+ * there is none, EOS included unless its bound came first; tokens and log-probabilities begin at starts[n][k] of `outputs`,
+ * which is empty after an error. `starts` and `written` are [count][num_hypotheses]. BAD_SOURCE also stands for settings that
+ * are out of range. The result for a source is bit-identical whatever other sources are in the call. */
+int freerun_beam_search(const freerun_model *model, int64_t count, const int64_t *ids, const int64_t *lengths,
+                        const int64_t *feature_ids, const int64_t *feature_counts, const int64_t *bounds,
+                        const freerun_beam *how, int64_t *starts, int64_t *written, freerun_outputs *outputs,
+                        const int32_t *stop);
+void freerun_release(freerun_outputs *outputs);
+
 /* A search of the caller's own: sources are read once, then each step continues rows of the step before. An object belongs to
  * one thread at a time; the model must outlive it. */
 typedef struct freerun_steps freerun_steps;

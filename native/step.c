@@ -28,7 +28,7 @@
 #define COLUMNS 4 /* neighbouring vectors in a product */
 #define PANEL FREERUN_PANEL
 
-_Static_assert(ROWS <= FREERUN_ROWS, "the caller's room for bytes has FREERUN_ROWS rows");
+_Static_assert(FREERUN_BYTE_ROWS % ROWS == 0, "many rows are a whole number of products");
 _Static_assert(PANEL % (COLUMNS * LANES) == 0, "a panel is a whole number of products");
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -145,26 +145,34 @@ INLINE void rows_of_panel(int rows, const freerun_linear *l, int64_t column, con
     }
 }
 
+/* Rows that are multiplied with a panel of the weight while it is in the cache. */
+#define MANY FREERUN_BYTE_ROWS
+
 static void product(const freerun_linear *l, int64_t rows, const float *x, int64_t x_stride, float *y, int64_t y_stride,
                     uint8_t *bytes) {
-    for (; rows > 0; rows -= ROWS, x += ROWS * x_stride, y += ROWS * y_stride) {
-        int now = rows < ROWS ? (int)rows : ROWS;
-        if (l->scale)
-            for (int r = 0; r < now; r++)
-                to_bytes(l->inputs, l->step, x + r * x_stride, bytes + r * ((l->inputs + 3) / 4 * 4));
-        for (int64_t column = 0; column < l->outputs; column += COLUMNS * LANES) switch (now) {
+    int64_t padded = (l->inputs + 3) / 4 * 4;
+    for (; rows > 0; rows -= MANY, x += MANY * x_stride, y += MANY * y_stride) {
+        int64_t many = rows < MANY ? rows : MANY;
+        for (int64_t r = 0; l->scale && r < many; r++) to_bytes(l->inputs, l->step, x + r * x_stride, bytes + r * padded);
+        for (int64_t column = 0; column < l->outputs; column += COLUMNS * LANES)
+            for (int64_t r = 0; r < many; r += ROWS) {
+                const float *x_r = x + r * x_stride;
+                const uint8_t *bytes_r = bytes + r * padded;
+                float *y_r = y + r * y_stride;
+                switch (many - r < ROWS ? many - r : ROWS) {
 #define CASE(rows) \
     case rows: \
-        rows_of_panel(rows, l, column, x, x_stride, bytes, y, y_stride); \
+        rows_of_panel(rows, l, column, x_r, x_stride, bytes_r, y_r, y_stride); \
         break;
-                CASE(1)
-                CASE(2)
-                CASE(3)
+                    CASE(1)
+                    CASE(2)
+                    CASE(3)
 #if ROWS > 3
-                CASE(4)
-                CASE(5)
-                CASE(6)
+                    CASE(4)
+                    CASE(5)
+                    CASE(6)
 #endif
+                }
             }
     }
 }

@@ -7,7 +7,7 @@
 typedef struct {
     const char *name;
     /* Compute y [rows][y_stride] from x [rows][x_stride]; a row's result is bit-identical whatever `rows` is. `bytes` has
-     * room for FREERUN_ROWS rows of 8 bit inputs. */
+     * room for FREERUN_BYTE_ROWS rows of 8 bit inputs. */
     void (*product)(const freerun_linear *linear, int64_t rows, const float *x, int64_t x_stride, float *y,
                     int64_t y_stride, uint8_t *bytes);
     /* Do one step of one row: update h and c [H, rounded up] from the input and recurrent projections of the gates. */
@@ -30,8 +30,9 @@ typedef struct {
     void (*log_probs)(int64_t vocabulary, const float *logits, float *log_probs);
 } freerun_functions;
 
-/* Rows per product. */
+/* Rows per product, and rows for which a part of a weight is read once. */
 #define FREERUN_ROWS 6
+#define FREERUN_BYTE_ROWS 48
 
 extern const freerun_functions freerun_step_base;
 #ifdef FREERUN_X86

@@ -11,13 +11,14 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from freerun.arguments import as_path, as_paths, check_int, check_text
 from freerun.bounds import MAX_LENGTH
 from freerun.data.codec import Codec
 from freerun.errors import BundleError, ConfigError, MissingExtraError
 from freerun.runtime.bundle import PRECISIONS, Bundle, graph_file, read_bundle
+from freerun.runtime.compiled_beam import CompiledBeam
 from freerun.runtime.compiled_greedy import CompiledGreedy, can_run
 from freerun.runtime.compiled_model import CompiledModel
 from freerun.runtime.compiled_stepper import CompiledStepper
@@ -26,7 +27,7 @@ from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper
 from freerun.runtime.predictor import Predictor
 from freerun.search.ensemble import EnsembleStepper
-from freerun.search.searcher import GreedyDecoder, GreedySearcher, Searcher, StepperSearcher
+from freerun.search.searcher import DirectSearcher, Searcher, StepperSearcher
 from freerun.search.stepper import Stepper
 from freerun.text import shown
 from freerun.threads import check_threads, resolve_threads
@@ -153,19 +154,23 @@ def _searcher(
 ) -> Searcher:
     """Return the searcher of one model, or of an ensemble."""
     members = [_member(bundle, runtime, precision, threads) for bundle in bundles]
-    new_stepper, greedy = members[0]
     if len(members) > 1:
-        return StepperSearcher(lambda: EnsembleStepper([new() for new, _ in members], mean))
-    steppers = StepperSearcher(new_stepper)
-    return steppers if greedy is None else GreedySearcher(greedy, steppers)
+        return StepperSearcher(lambda: EnsembleStepper([member.new_stepper() for member in members], mean))
+    return members[0].searcher
 
 
-def _member(
-    bundle: Bundle, runtime: Runtime | None, precision: Precision, threads: int
-) -> tuple[Callable[[], Stepper], GreedyDecoder | None]:
-    """Choose how to run a bundle: return a function that creates its steppers, and its own greedy search if any."""
+class _Member(NamedTuple):
+    """How to run a bundle: steppers for an ensemble, and the searcher of the model alone."""
+
+    new_stepper: Callable[[], Stepper]
+    searcher: Searcher
+
+
+def _member(bundle: Bundle, runtime: Runtime | None, precision: Precision, threads: int) -> _Member:
+    """Choose how to run a bundle."""
     if runtime == "torch" or (runtime is None and precision == "fp32" and not bundle.has_graphs()):
-        return _torch_steppers(bundle, threads), None
+        new_stepper = _torch_steppers(bundle, threads)
+        return _Member(new_stepper, StepperSearcher(new_stepper))
     if not bundle.has_graphs(precision):
         quantize = "" if precision == "fp32" else f" --quantize {precision}"
         raise BundleError(
@@ -174,11 +179,15 @@ def _member(
             f"Expected a bundle with {precision} graphs",
             f"Write them with: freerun export {bundle.directory}{quantize}",
         )
-    graphs = Graphs(bundle, precision, threads or _ONNX_THREADS)
+    threads = threads or _ONNX_THREADS
     if runtime is None and can_run(bundle, precision):
         model = CompiledModel(bundle, precision)
-        return lambda: CompiledStepper(model), CompiledGreedy(model, threads or _ONNX_THREADS)
-    return lambda: OnnxStepper(graphs), OnnxGreedy(graphs)
+        steppers = StepperSearcher(lambda: CompiledStepper(model))
+        searcher = DirectSearcher(CompiledGreedy(model, threads), steppers, CompiledBeam(model, threads))
+        return _Member(lambda: CompiledStepper(model), searcher)
+    graphs = Graphs(bundle, precision, threads)
+    steppers = StepperSearcher(lambda: OnnxStepper(graphs))
+    return _Member(lambda: OnnxStepper(graphs), DirectSearcher(OnnxGreedy(graphs), steppers))
 
 
 def _torch_steppers(bundle: Bundle, threads: int) -> Callable[[], Stepper]:

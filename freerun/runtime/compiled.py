@@ -6,7 +6,7 @@ Installing freerun builds it, into this directory, if there is a C compiler. Wit
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, c_double, c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -18,9 +18,11 @@ __all__ = [
     "LIBRARY",
     "PRODUCT_LEVELS",
     "Attention",
+    "BeamSettings",
     "Layer",
     "Linear",
     "Model",
+    "Outputs",
     "library",
     "linear",
     "opened",
@@ -99,6 +101,23 @@ class Model(ctypes.Structure):
     ]
 
 
+class BeamSettings(ctypes.Structure):
+    """``freerun_beam``."""
+
+    _fields_ = [
+        ("beam_size", c_int64),
+        ("num_hypotheses", c_int64),
+        ("early_stop", c_int64),
+        ("length_penalty", c_double),
+    ]
+
+
+class Outputs(ctypes.Structure):
+    """``freerun_outputs``."""
+
+    _fields_ = [("tokens", POINTER(c_int32)), ("scores", POINTER(c_float))]
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """Return the library, or None if it was not built, was built from other sources, or cannot be loaded here."""
@@ -119,6 +138,14 @@ def opened(path: Path) -> ctypes.CDLL:
     compiled = ctypes.CDLL(str(path))
     compiled.freerun_greedy.argtypes = [POINTER(Model), c_int64, *[c_void_p] * 8, POINTER(c_int32)]
     compiled.freerun_greedy.restype = c_int32
+    arrays: list[Any] = [c_void_p] * 5
+    compiled.freerun_beam_search.argtypes = [
+        *(POINTER(Model), c_int64, *arrays, POINTER(BeamSettings), c_void_p, c_void_p, POINTER(Outputs)),
+        POINTER(c_int32),
+    ]
+    compiled.freerun_beam_search.restype = c_int32
+    compiled.freerun_release.argtypes = [POINTER(Outputs)]
+    compiled.freerun_release.restype = None
     compiled.freerun_start.argtypes = [POINTER(Model), c_int64, *[c_void_p] * 4, POINTER(c_void_p), POINTER(c_int32)]
     compiled.freerun_start.restype = c_int32
     compiled.freerun_step.argtypes = [c_void_p, c_int64, *[c_void_p] * 3]

@@ -15,7 +15,7 @@ from freerun.runtime.compiled import library
 from freerun.runtime.compiled_model import CompiledModel
 from freerun.runtime.interruptible import interruptible
 from freerun.search.hypothesis import Hypothesis
-from freerun.symbols import EOS, PAD, source_length
+from freerun.symbols import EOS
 
 __all__ = ["CompiledGreedy", "can_run", "supports"]
 
@@ -103,7 +103,7 @@ class CompiledGreedy:
         """Call the library once; if the call may be long, signals can interrupt it."""
         room = sum(bounds) + len(bounds)
         arrays = (  # not NumPy's: creating these and reading their addresses takes a third of the time
-            *_inputs(sources, self._model.sizes.has_features),
+            *self._model.inputs(sources),
             array("q", bounds),
             tokens := array("i", bytes(4 * room)),
             scores := array("f", bytes(4 * room)),
@@ -133,22 +133,6 @@ def _parts(bounds: Sequence[int], threads: int) -> list[slice]:
             start, room = row, 0
         room += min(bound, _FIRST_ROOM) + 1
     return [*parts, slice(start, len(bounds))]
-
-
-def _inputs(sources: Sequence[Sequence[int]], has_features: bool) -> list[array[int] | None]:
-    """Return source ids, source lengths, feature ids and feature counts; None for the latter without features."""
-    if not has_features:
-        return [*_joined(sources), None, None]
-    ends = [source_length(source) if source else 0 for source in sources]
-    ids = [source[:end] for source, end in zip(sources, ends, strict=True)]
-    features = [source[end:] for source, end in zip(sources, ends, strict=True)]
-    return [*_joined(ids), *_joined(features)]
-
-
-def _joined(rows: Sequence[Sequence[int]]) -> tuple[array[int], array[int]]:
-    """Return the ids of all rows one after the other, and the length of each."""
-    ids = array("q", rows[0] if len(rows) == 1 else chain.from_iterable(rows))
-    return ids or array("q", [PAD]), array("q", map(len, rows))  # an empty array has no address
 
 
 def _hypothesis(tokens: list[int], scores: list[float]) -> Hypothesis:

@@ -7,7 +7,9 @@ import io
 import json
 import threading
 import zipfile
+from array import array
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from freerun.runtime.bundle import Bundle, arrays_file, graph_file
 from freerun.runtime.compiled import PRODUCT_LEVELS, Array, Attention, Layer, Linear, Model, library, linear, table
 from freerun.runtime.forked import renew_when_forked
 from freerun.runtime.graphs import check_metadata, metadata_of
+from freerun.symbols import PAD, source_length
 
 __all__ = ["BAD_SOURCE", "CompiledModel", "arrays_version", "damaged_arrays", "read_model"]
 
@@ -75,6 +78,15 @@ class CompiledModel:
         """
         return self._model or self._read()
 
+    def inputs(self, sources: Sequence[Sequence[int]]) -> list[array[int] | None]:
+        """Return source ids, source lengths, feature ids and feature counts; None for the latter without features."""
+        if not self.sizes.has_features:
+            return [*_joined(sources), None, None]
+        ends = [source_length(source) if source else 0 for source in sources]
+        ids = [source[:end] for source, end in zip(sources, ends, strict=True)]
+        features = [source[end:] for source, end in zip(sources, ends, strict=True)]
+        return [*_joined(ids), *_joined(features)]
+
     def check(self, result: int) -> None:
         """Raise the exception for an error code of the library."""
         if result == STOPPED:
@@ -98,6 +110,12 @@ class CompiledModel:
                 self.memory = [model, *memory]
                 self._model = ctypes.byref(model)
             return self._model
+
+
+def _joined(rows: Sequence[Sequence[int]]) -> tuple[array[int], array[int]]:
+    """Return the ids of all rows one after the other, and the length of each."""
+    ids = array("q", rows[0] if len(rows) == 1 else chain.from_iterable(rows))
+    return ids or array("q", [PAD]), array("q", map(len, rows))  # an empty array has no address
 
 
 def damaged_arrays(path: Path, what: str) -> BundleError:

@@ -1,4 +1,4 @@
-"""One way to search any model: through a stepper, or through faster code that can only do greedy search."""
+"""One way to search any model: through a stepper, or through faster code that takes whole searches of some kinds."""
 
 from __future__ import annotations
 
@@ -18,12 +18,22 @@ from freerun.search.sampling import sample
 from freerun.search.stepper import Ids, Stepper
 from freerun.symbols import source_length
 
-__all__ = ["GreedyDecoder", "GreedySearcher", "Searcher", "StepperSearcher", "score_in_batches", "search_in_batches"]
+__all__ = [
+    "BeamDecoder",
+    "DirectSearcher",
+    "GreedyDecoder",
+    "Searcher",
+    "StepperSearcher",
+    "score_in_batches",
+    "search_in_batches",
+]
 
 Sequences: TypeAlias = Sequence[Sequence[int]]
 """Ids of several sources or targets, EOS last in each."""
 GreedyDecoder: TypeAlias = Callable[[Sequences, Sequence[int]], list[Hypothesis]]
 """Greedy search without a stepper: (sources, bounds in tokens without EOS) -> the output of each source."""
+BeamDecoder: TypeAlias = Callable[[Sequences, Sequence[int], Beam], list[list[Hypothesis]]]
+"""The same for beam search, with its settings -> the hypotheses of each source."""
 
 
 class Searcher(Protocol):
@@ -92,11 +102,12 @@ class StepperSearcher:
         return score_targets(self.stepper, *pad_sources(sources), targets)
 
 
-class GreedySearcher:
-    """Greedy search by ``decoder``; ``fallback`` does everything else."""
+class DirectSearcher:
+    """Greedy search by ``decoder``, beam search by ``beam_decoder`` if there is one; ``fallback`` does the rest."""
 
-    def __init__(self, decoder: GreedyDecoder, fallback: Searcher) -> None:
+    def __init__(self, decoder: GreedyDecoder, fallback: Searcher, beam_decoder: BeamDecoder | None = None) -> None:
         self.decoder = decoder
+        self.beam_decoder = beam_decoder
         self._fallback = fallback
 
     def search(
@@ -108,11 +119,15 @@ class GreedySearcher:
         rows: Sequence[int] | None = None,
     ) -> list[list[Hypothesis]]:
         """See ``Searcher``."""
-        if prefix or not settings.is_greedy:
+        # a beam of one with a length penalty ranks a single output
+        is_beam = isinstance(settings, Beam) and settings.width > 1 and self.beam_decoder is not None
+        if prefix or not (settings.is_greedy or is_beam):
             return self._fallback.search(sources, bounds, settings, prefix, rows)
         if not sources:
             return []
         check_shortest(min(bounds))
+        if isinstance(settings, Beam) and self.beam_decoder is not None and not settings.is_greedy:
+            return self.beam_decoder(sources, bounds, settings)
         return [[hypothesis] for hypothesis in self.decoder(sources, bounds)]
 
     def score(self, sources: Sequences, targets: Sequences) -> Forced:

@@ -422,6 +422,87 @@ static void check_all(const freerun_model *m, const texts *t, outputs o) {
     }
 }
 
+/* -- other searches --------------------------------------------------------------------------------------------------- */
+
+/* Steps of random rows, each again alone: the same numbers to the last bit. */
+static void check_steps(const freerun_model *m, const texts *t) {
+    freerun_steps *one = NULL, *other = NULL;
+    int64_t rows = t->count, vocabulary = m->target_vocabulary, chosen = 0, most = 1 + below(60);
+    if (!rows) return;
+    for (int n = 0; n < 2; n++)
+        if (freerun_start(m, rows, t->ids, t->lengths, t->feature_ids, t->feature_counts, n ? &other : &one, NULL))
+            fail("sources that are not read");
+    float *log_probs = structures(most * vocabulary, sizeof *log_probs), *alone = structures(vocabulary, sizeof *alone);
+    int64_t *tokens = structures(most, 8), *origins = structures(most, 8);
+    for (int64_t step = 0; step < 4; step++) {
+        int64_t now = 1 + below(most), followed = below(now), zero = 0;
+        for (int64_t row = 0; row < now; row++) {
+            tokens[row] = below(vocabulary);
+            origins[row] = below(rows);
+        }
+        if (step) origins[followed] = chosen; /* the row that is stepped alone, too */
+        int64_t origin = step ? zero : origins[followed];
+        if (freerun_step(one, now, tokens, origins, log_probs)) fail("a step that is not made");
+        if (freerun_step(other, 1, tokens + followed, &origin, alone)) fail("a step that is not made alone");
+        for (int64_t id = 0; id < vocabulary; id++)
+            if (!same(log_probs[followed * vocabulary + id], alone[id])) fail("a step that depends on other rows");
+        chosen = followed;
+        rows = now;
+        tokens[0] = chance(50) ? vocabulary : -1;
+        if (freerun_step(one, 1, tokens, &zero, log_probs) != FREERUN_BAD_SOURCE) fail("a token that does not exist");
+        tokens[0] = 0;
+        if (freerun_step(one, 1, tokens, &rows, log_probs) != FREERUN_BAD_SOURCE) fail("a row that does not exist");
+    }
+    freerun_end(one);
+    freerun_end(other);
+    freerun_end(NULL);
+    if (live) fail("memory is left of steps");
+}
+
+static void check_beam(const freerun_model *m, const texts *t) {
+    static const double penalties[] = {0, 0, 0.6, 1, -1, 5};
+    freerun_beam how = {1 + below(7), 1, chance(30), PICK(penalties)};
+    how.num_hypotheses = 1 + below(how.beam_size);
+    int64_t size = t->count * how.num_hypotheses, *found[2][2], alone = t->count ? below(t->count) : -1;
+    freerun_outputs o[2];
+    for (int n = 0; n < 2; n++) {
+        found[n][0] = structures(size + !size, 8);
+        found[n][1] = structures(size + !size, 8);
+    }
+    if (freerun_beam_search(m, t->count, t->ids, t->lengths, t->feature_ids, t->feature_counts, t->bounds, &how,
+                            found[0][0], found[0][1], &o[0], NULL))
+        fail("a beam search that fails");
+    texts one = *t;
+    for (int64_t n = 0; n < t->count; n++) {
+        for (int64_t k = 0; k < how.num_hypotheses; k++) {
+            int64_t place = n * how.num_hypotheses + k, written = found[0][1][place];
+            if (!k && written < 0) fail("a source without a hypothesis");
+            if (written >= 0) check(m, t->bounds[n], o[0].tokens + found[0][0][place], written);
+        }
+        if (n < alone) one.ids += t->lengths[n];
+        if (n < alone && m->feature_vocabulary) one.feature_ids += t->feature_counts[n];
+    }
+    if (alone >= 0) {
+        if (freerun_beam_search(m, 1, one.ids, t->lengths + alone, one.feature_ids,
+                                t->feature_counts ? t->feature_counts + alone : NULL, t->bounds + alone, &how, found[1][0],
+                                found[1][1], &o[1], NULL))
+            fail("a beam search that fails alone");
+        outputs all = {o[0].tokens, o[0].scores, found[0][1]}, single = {o[1].tokens, o[1].scores, found[1][1]};
+        for (int64_t k = 0; k < how.num_hypotheses; k++) {
+            int64_t place = alone * how.num_hypotheses + k;
+            if (found[0][1][place] < 0 && found[1][1][k] < 0) continue;
+            compare(all, place, found[0][0][place], single, k, found[1][0][k]);
+        }
+        freerun_release(&o[1]);
+    }
+    freerun_release(&o[0]);
+    how.beam_size = chance(50) ? 0 : FREERUN_MAX_BEAM + 1;
+    if (freerun_beam_search(m, t->count, t->ids, t->lengths, t->feature_ids, t->feature_counts, t->bounds, &how,
+                            found[0][0], found[0][1], &o[0], NULL) != FREERUN_BAD_SOURCE)
+        fail("a beam that is out of range");
+    if (live) fail("memory is left of a beam search");
+}
+
 static int run_case(void) {
     texts t = {0};
     freerun_model *m = structures(1, sizeof *m);
@@ -437,7 +518,11 @@ static int run_case(void) {
     int result = decoded(m, &t, o, 0);
     failing = 0;
     if (harm == 1 ? result != FREERUN_OK && result != FREERUN_BAD_MODEL : result != expected) fail("an unexpected result");
-    if (result == FREERUN_OK) check_all(m, &t, o);
+    if (result == FREERUN_OK) {
+        check_all(m, &t, o);
+        check_steps(m, &t);
+        check_beam(m, &t);
+    }
     release();
     return result;
 }

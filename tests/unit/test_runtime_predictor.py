@@ -12,7 +12,7 @@ from freerun.runtime.predictor import Predictor
 from freerun.search.bound import LengthBound
 from freerun.search.hypothesis import Hypothesis
 from freerun.search.methods import Beam, Greedy, Sampling
-from freerun.search.searcher import GreedySearcher, StepperSearcher
+from freerun.search.searcher import DirectSearcher, StepperSearcher
 from freerun.symbols import UNK
 from tests.steppers import TableStepper
 
@@ -77,7 +77,7 @@ def test_only_plain_greedy_search_takes_the_short_way(search, is_greedy):
         assert bounds == [3] * len(sources)
         return [Hypothesis((4, 4, 4, 4), -1.0, (), -1.0, False)] * len(sources)
 
-    searcher = GreedySearcher(decoder, StepperSearcher(lambda: TableStepper(8)))
+    searcher = DirectSearcher(decoder, StepperSearcher(lambda: TableStepper(8)))
     predictor = Predictor(searcher=searcher, source=CODEC, target=CODEC, bound=LengthBound(0, 0.0, fixed=3))
     assert (predictor.predict("ab", search).text == "aaaa") is is_greedy
     assert predictor.predict("ab", search, prefix="b").text.startswith("b")

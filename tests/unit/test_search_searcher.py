@@ -14,7 +14,7 @@ from freerun.search.forced_scoring import score_targets
 from freerun.search.hypothesis import Hypothesis
 from freerun.search.methods import Beam, Greedy, Sampling
 from freerun.search.sampling import sample
-from freerun.search.searcher import GreedySearcher, StepperSearcher, score_in_batches, search_in_batches
+from freerun.search.searcher import DirectSearcher, StepperSearcher, score_in_batches, search_in_batches
 from freerun.symbols import EOS
 from tests.steppers import TableStepper
 
@@ -64,7 +64,7 @@ def test_scores_are_those_of_the_stepper():
     targets = [[4, EOS], [5, 6, EOS], [EOS], [4, 4, EOS]]
     ids, lengths, _ = padded()
     expected = score_targets(TableStepper(8), ids, lengths, targets)
-    for each in (searcher(), GreedySearcher(Decoder(), searcher())):
+    for each in (searcher(), DirectSearcher(Decoder(), searcher())):
         assert [x.tolist() for x in each.score(SOURCES, targets).log_probs] == [x.tolist() for x in expected.log_probs]
 
 
@@ -86,7 +86,7 @@ def test_scores_are_those_of_the_stepper():
 def test_only_greedy_search_is_left_to_the_decoder(settings, prefix, is_decoded):
     decoder = Decoder()
     sources, bounds = SOURCES[:2], [6, 3]
-    outputs = GreedySearcher(decoder, searcher()).search(sources, bounds, settings, prefix, [3, 8])
+    outputs = DirectSearcher(decoder, searcher()).search(sources, bounds, settings, prefix, [3, 8])
     assert decoder.calls == ([(sources, bounds)] if is_decoded else [])
     if is_decoded:
         assert [[each.ids for each in hypotheses] for hypotheses in outputs] == [[(4,)], [(4,)]]
@@ -97,7 +97,7 @@ def test_only_greedy_search_is_left_to_the_decoder(settings, prefix, is_decoded)
 @pytest.mark.parametrize("settings", [Greedy(), Beam(2), Sampling()])
 def test_a_negative_bound_is_rejected_by_every_searcher(settings):
     decoder = Decoder()
-    for each in (searcher(), GreedySearcher(decoder, searcher())):
+    for each in (searcher(), DirectSearcher(decoder, searcher())):
         with pytest.raises(ConfigError, match=r"^max_length: the value is -2\. Expected 0 or more tokens\."):
             each.search(SOURCES, [3, -2, 1, -1], settings)
     assert decoder.calls == []
@@ -106,7 +106,7 @@ def test_a_negative_bound_is_rejected_by_every_searcher(settings):
 @pytest.mark.parametrize("settings", [Greedy(), Beam(2), Sampling()])
 def test_no_sources_give_no_hypotheses(settings):
     decoder = Decoder()
-    for each in (searcher(), GreedySearcher(decoder, searcher())):
+    for each in (searcher(), DirectSearcher(decoder, searcher())):
         assert each.search([], [], settings) == []
         assert list(search_in_batches(each, [], [], settings)) == list(score_in_batches(each, [], [])) == []
     assert decoder.calls == []

@@ -1,0 +1,101 @@
+"""Beam search in the compiled library: a call decodes a batch, as ``freerun.search.beam`` does step by step."""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+from collections.abc import Sequence
+from functools import partial
+from itertools import chain
+from typing import Final
+
+from freerun.runtime.compiled import BeamSettings, Outputs
+from freerun.runtime.compiled_model import CompiledModel
+from freerun.runtime.interruptible import interruptible
+from freerun.search.hypothesis import Hypothesis, penalised
+from freerun.search.methods import Beam
+from freerun.symbols import EOS
+
+__all__ = ["CompiledBeam"]
+
+_SHORT: Final = 4_000_000_000
+"""Tokens * weights of a call that takes about 0.2 s at most."""
+
+_MIN_ROWS: Final = 8
+"""Minimum number of sources per thread."""
+
+
+class CompiledBeam:
+    """A ``BeamDecoder`` in the C library. Any number of threads may call it at once.
+
+    The hypotheses of a source do not depend, to the last bit, on the other sources in a call.
+    """
+
+    def __init__(self, model: CompiledModel, threads: int = 1) -> None:
+        self._model = model
+        self._threads = threads
+
+    def __call__(
+        self, sources: Sequence[Sequence[int]], bounds: Sequence[int], settings: Beam
+    ) -> list[list[Hypothesis]]:
+        """Return the hypotheses of each source, best first; ``settings`` with a width of at least 2.
+
+        Raises:
+            BundleError: the arrays, which the first call reads, are damaged or not of this bundle's sizes.
+        """
+        self._model()
+        stop = ctypes.c_int32()
+        size = max(_MIN_ROWS, -(-len(sources) // (4 * self._threads)))
+        if self._threads == 1 or len(sources) <= size:
+            return self._called(sources, bounds, settings, stop)
+        from concurrent.futures import ThreadPoolExecutor  # slow to import, and not needed for single texts
+
+        parts = [slice(first, first + size) for first in range(0, len(sources), size)]
+        with ThreadPoolExecutor(self._threads) as pool:
+            try:
+                calls = [pool.submit(self._called, sources[part], bounds[part], settings, stop) for part in parts]
+                return list(chain.from_iterable(call.result() for call in calls))
+            except BaseException:  # Ctrl-C: stop the other parts
+                stop.value = 1
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _called(
+        self, sources: Sequence[Sequence[int]], bounds: Sequence[int], settings: Beam, stop: ctypes.c_int32
+    ) -> list[list[Hypothesis]]:
+        """Call the library once; if the call may be long, signals can interrupt it."""
+        outputs, number = Outputs(), settings.num_hypotheses
+        how = BeamSettings(settings.width, number, settings.early_stop, settings.length_penalty)
+        room = 8 * number * len(sources)
+        starts, written = array("q", bytes(room)), array("q", bytes(room))
+        arrays = [*self._model.inputs(sources), array("q", bounds)]
+        addresses = [None if each is None else each.buffer_info()[0] for each in arrays]
+        results = starts.buffer_info()[0], written.buffer_info()[0]
+        library = self._model.library
+        call = partial(
+            library.freerun_beam_search, self._model(), len(sources), *addresses, how, *results, outputs, stop
+        )
+        try:
+            if (sum(bounds) + len(bounds)) * settings.width * self._model.numbers <= _SHORT:
+                self._model.check(call())
+            else:
+                self._model.check(interruptible(call, lambda: setattr(stop, "value", 1)))
+            return [
+                [
+                    _hypothesis(outputs, starts[n], written[n], settings.length_penalty)
+                    for n in range(first, first + number)
+                    if written[n] >= 0
+                ]
+                for first in range(0, len(written), number)
+            ]
+        finally:
+            library.freerun_release(outputs)
+
+
+def _hypothesis(outputs: Outputs, start: int, count: int, length_penalty: float) -> Hypothesis:
+    """Return the hypothesis of ``count`` tokens, which end with EOS unless the bound came first."""
+    tokens, scores = outputs.tokens[start : start + count], outputs.scores[start : start + count]
+    truncated = not tokens or tokens[-1] != EOS
+    score = sum(scores, 0.0)
+    rank = penalised(score, float(count), length_penalty)
+    return Hypothesis(tuple(tokens if truncated else tokens[:-1]), score, tuple(scores), rank, truncated)
