@@ -12,6 +12,7 @@ from numba import njit
 
 from freerun.architecture import CELLS
 from freerun.models import compiled_cells as cells
+from freerun.models import compiled_numbers as numbers
 from tests.networks import COMPILED_CELLS
 
 each_cell = pytest.mark.parametrize("cell", COMPILED_CELLS)
@@ -21,31 +22,31 @@ WIDE = np.concatenate([np.linspace(-100, 100, 100_001), np.linspace(-1e-3, 1e-3,
 @njit
 def logistics(values, out):
     for j in range(len(values)):
-        out[j] = cells._logistic(values[j])
+        out[j] = numbers.logistic(values[j])
 
 
 @njit
 def tanhs(values, out):
     for j in range(len(values)):
-        out[j] = cells._tanh(values[j])
+        out[j] = numbers.tanh(values[j])
 
 
 @njit
 def exponentials(values, out):
     for j in range(len(values)):
-        out[j] = cells._exp32(values[j])
+        out[j] = numbers.exp32(values[j])
 
 
 @njit
 def roundings(values, out):
     for j in range(len(values)):
-        out[j] = cells._downcast(values[j], out[j])
+        out[j] = numbers.downcast(values[j], out[j])
 
 
 @njit
 def widenings(values, out):
     for j in range(len(values)):
-        out[j] = cells._upcast(values[j])
+        out[j] = numbers.upcast(values[j])
 
 
 def applied(function, values, dtype=None):
@@ -84,8 +85,8 @@ def test_rounding_to_bf16_is_that_of_torch():
     expected = torch.tensor(values).bfloat16()
     found = torch.tensor(applied(roundings, values, np.uint16)).view(torch.bfloat16)
     assert found.isnan().equal(expected.isnan())
-    numbers = ~expected.isnan()
-    assert found[numbers].view(torch.int16).equal(expected[numbers].view(torch.int16))
+    real = ~expected.isnan()
+    assert found[real].view(torch.int16).equal(expected[real].view(torch.int16))
 
 
 def test_every_kind_of_nan_stays_one():
@@ -96,8 +97,8 @@ def test_every_kind_of_nan_stays_one():
 def test_bf16_is_widened_exactly():
     bits = np.arange(2**16, dtype=np.uint16)
     expected = torch.tensor(bits).view(torch.bfloat16).float()
-    numbers = ~expected.isnan()
-    assert torch.tensor(applied(widenings, bits, np.float32))[numbers].equal(expected[numbers])
+    real = ~expected.isnan()
+    assert torch.tensor(applied(widenings, bits, np.float32))[real].equal(expected[real])
 
 
 @each_cell
@@ -127,8 +128,8 @@ def test_without_a_folder_for_code_it_is_compiled_all_the_same(monkeypatch):
             raise RuntimeError("cannot cache function: no locator available")
         return njit(**options)
 
-    monkeypatch.setattr(cells, "njit", njit_without_folder)
-    assert cells._compiled(lambda x: x + 1)(2) == 3
+    monkeypatch.setattr(numbers, "njit", njit_without_folder)
+    assert numbers._compiled(lambda x: x + 1)(2) == 3
 
 
 def test_without_numba_it_says_how_to_install_it():
