@@ -105,6 +105,27 @@ def test_rows_of_a_source_share_its_memory(attention, input_feeding):
     close(*found)
 
 
+@each_attention
+def test_a_pass_goes_on_from_a_step(attention, input_feeding):
+    """With input feeding its first step reads what the step before left, and passes a gradient back to it."""
+    found = []
+    for model in both(attention, input_feeding):
+        encoded, _ = encode(model, BATCH, UPDATE)
+        _, after = model.decoder.step(BATCH.target_in_BT[:, 0], encoded, model.decoder.tables())
+        decoded = model.decoder.sequence(BATCH.target_in_BT[:, 1:], after)
+        found.append((decoded.features_TBF, gradients_of(some_of(decoded.features_TBF), model)))
+    close(*found)
+
+
+@each_attention
+def test_sources_may_have_no_padding(attention, input_feeding):
+    found = []
+    for model in both(attention, input_feeding):
+        features = model.decoder.sequence(BATCH.target_in_BT, model.encode(BATCH.source_BS, None)).features_TBF
+        found.append((features, gradients_of(some_of(features), model)))
+    close(*found)
+
+
 @each_cell
 @each_attention
 def test_gradients_are_those_of_finite_differences(cell, attention, input_feeding):
@@ -138,6 +159,17 @@ def test_each_result_has_its_gradient_alone(attention, input_feeding):
             result = results_of(model)[part]
             found.append(gradients_of(some_of(result), model))
         close(*found)
+
+
+@each_attention
+def test_a_graph_can_be_gone_back_through_twice(attention, input_feeding):
+    (model, _) = both(attention, input_feeding, dropout=0.3, embedding_dropout=0.3)
+    results = results_of(model)
+    d_results = [torch.ones_like(each) for each in results]
+    wanted = [each for name, each in model.named_parameters() if name.startswith("decoder.layers.")]
+    first, second = (torch.autograd.grad(results, wanted, d_results, retain_graph=True) for _ in range(2))
+    assert all(map(torch.equal, first, second))
+    assert all((each == 1).all() for each in d_results)
 
 
 @each_attention
@@ -195,9 +227,13 @@ def test_an_aligned_rollout_and_its_pass_are_one(attention, input_feeding, draw,
 def test_a_free_rollout_and_its_pass_are_one(attention, input_feeding, backend):
     sizes = {"attention": attention, "input_feeding": input_feeding, "dropout": 0.3, "embedding_dropout": 0.3}
     model = network(scale=1.5, backend=backend, **sizes)
-    bounds = torch.tensor([12, 3, 7, 12])
+    bounds, ends = torch.tensor([12, 3, 7, 12]), torch.tensor([8, 2, 6, 5])
     encoded, masks = encode(model, BATCH, UPDATE, 12)
-    given = (bounds, uniforms(UPDATE, "free", 4, 12), Draw("sample", banned=NEVER_WRITTEN), masks)
+
+    def choose(t, drawn):
+        return torch.where(ends == t, EOS, drawn)  # all rows end before the largest bound
+
+    given = (bounds, uniforms(UPDATE, "free", 4, 12), Draw("sample", banned=NEVER_WRITTEN), masks, choose)
     run, decoded = free_pass(model.decoder, encoded, *given)
     again = free_rollout(model.decoder, encoded, *given)
     assert torch.equal(run.fed_BT, again.fed_BT) and torch.equal(run.written_BT, again.written_BT)
@@ -210,6 +246,42 @@ def test_a_free_rollout_and_its_pass_are_one(attention, input_feeding, backend):
         (each.features_TBF[real], gradients_of(some_of(each.features_TBF[real]), model)) for each in (decoded, twice)
     ]
     close(*found, 1e-13)
+    longest = run.lengths_B == steps  # the others were fed something else at the end
+    assert steps < 12
+    close(*([each.state.h_LBH[:, longest], each.state.c_LBH[:, longest]] for each in (decoded, twice)), 1e-13)
+
+
+@each_attention
+def test_every_token_can_be_chosen_in_a_rollout_of_few_steps(attention, input_feeding):
+    """It has fewer positions than the vocabulary has tokens, but which of them will be fed is not known beforehand."""
+    batch, tokens, found = training_batch(random_rows([4]), random_rows([3], size=9, seed=1)), [8, 7, 5], []
+    for model in both(attention, input_feeding, embedding_dropout=0.3):
+        encoded, masks = encode(model, batch, UPDATE)
+
+        def choose(t, features):
+            return torch.tensor([tokens[t]])
+
+        decoded, fed = model.decoder.roll_out(batch.target_in_BT[:, 0], 3, encoded, choose, masks)
+        assert fed[0, 1:].tolist() == tokens[:2]
+        found.append((decoded.features_TBF, gradients_of(some_of(decoded.features_TBF), model)))
+    close(*found)
+
+
+@pytest.mark.skipif(not bf16_is_fast(), reason="autocast needs a processor with bf16")
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@each_attention
+def test_choices_in_bf16_leave_the_gradients_alone(attention, input_feeding, backend):
+    """Autocast remembers a weight's bf16 copy; one that was made without gradients must not be used with them."""
+    sizes = {"attention": attention, "input_feeding": input_feeding, "dtype": torch.float32, "backend": backend}
+    model = network(**sizes)
+    draws, numbers = BATCH.replaceable_BT, uniforms(UPDATE, "draws", *BATCH.target_in_BT.shape)
+    with autocast("bf16", "cpu"):
+        encoded, _ = encode(model, BATCH, UPDATE)
+        given = (BATCH.target_in_BT, draws, numbers, Draw("argmax", banned=(*NEVER_WRITTEN, EOS)))
+        _, decoded = aligned_pass(model.decoder, encoded, *given)
+        loss = some_of(model.decoder.logits(decoded.features_TBF).float())
+    missing = [name for name, each in gradients_of(loss, model).items() if not each.any()]
+    assert not missing
 
 
 def test_a_rollout_without_gradients_makes_the_same_steps():

@@ -33,7 +33,7 @@ class Step:
 
     def run(self):
         """Return the weights and what is read."""
-        self.weights = np.full((ROWS, POSITIONS), 9.0, self.dtype)
+        self.weights = np.full((ROWS, POSITIONS), np.inf, self.dtype)  # memory that was never written
         self.inputs = numbers(ROWS, HIDDEN + SIZE, seed=6, dtype=self.dtype)
         before = self.inputs[:, :HIDDEN].copy()
         if self.score == BY_VECTOR:
@@ -99,6 +99,29 @@ def test_queries_and_keys_beyond_every_factor_are_exact(dtype):
     expected, _ = step.by_the_book(*step.operands())
     assert np.abs(step.run()[0] - expected.detach().numpy()).max() < 1e-6
     assert step.small.all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "far"),
+    [*((np.float64, far) for far in (169.0, 175.0, 360.0)), *((np.float32, far) for far in (20.0, 25.0, 45.0, 90.0))],
+)
+def test_factors_are_used_only_while_they_are_exact(dtype, far):
+    """Up to a limit they and their product are finite; beyond it, where they no longer say anything, tanh is used."""
+    step = Step(BY_VECTOR, dtype, is_tanh=False)
+    step.products[:, :HIDDEN] += dtype(far)
+    step.keys -= dtype(far)
+    expected, _ = step.by_the_book(*step.operands())
+    assert np.abs(step.run()[0] - expected.detach().numpy()).max() < (1e-10 if dtype == np.float64 else 5e-5)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_softmax_of_large_scores_is_finite(sign):
+    """Scores of dot products grow with the hidden size; e^1000 is infinite, and e^-1000 is 0 for every position."""
+    step = Step(BY_PRODUCT)
+    step.h[:] = sign * 400.0
+    step.keys = np.abs(step.keys)
+    expected, _ = step.by_the_book(*step.operands())
+    assert np.abs(step.run()[0] - expected.detach().numpy()).max() < 1e-10
 
 
 @pytest.mark.parametrize(("score", "is_tanh"), KINDS)

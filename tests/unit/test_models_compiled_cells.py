@@ -129,7 +129,7 @@ def test_without_a_folder_for_code_it_is_compiled_all_the_same(monkeypatch):
         return njit(**options)
 
     monkeypatch.setattr(numbers, "njit", njit_without_folder)
-    assert numbers._compiled(lambda x: x + 1)(2) == 3
+    assert numbers.compiled(lambda x: x + 1)(2) == 3
 
 
 def test_without_numba_it_says_how_to_install_it():
