@@ -72,9 +72,10 @@ def test_values_and_gradients_are_those_of_the_loop(cell, attention, input_feedi
 
 
 @each_attention
+@pytest.mark.parametrize("dropout", [0.3, 0.0])
 @pytest.mark.parametrize("options", [{"context": "every_step"}, {"tied_output": True}, {"bidirectional": False}])
-def test_it_goes_with_everything_else_that_a_step_reads(attention, input_feeding, options):
-    same(both(attention, input_feeding, dropout=0.3, embedding_dropout=0.3, **options))
+def test_it_goes_with_everything_else_that_a_step_reads(attention, input_feeding, options, dropout):
+    same(both(attention, input_feeding, dropout=dropout, embedding_dropout=dropout, **options))
 
 
 @pytest.mark.parametrize("kind", ["summary", "sequence", "both"])

@@ -151,7 +151,7 @@ def test_gradients_are_those_of_the_formulas(score, is_tanh, far):
         if is_tanh:
             assert np.array_equal(d_products[:, HIDDEN:], d_sums)
     else:
-        found_queries, d_scores = np.ones((ROWS, HIDDEN)), np.empty((ROWS, POSITIONS))
+        found_queries, d_scores = np.ones((ROWS, HIDDEN)), np.full((ROWS, POSITIONS), np.nan)
         attention.attend_by_products_backward(
             *(d_inputs, d_given, step.inputs, step.keys, step.values, step.real, step.weights),
             *(d_sums, d_scores, found_queries),
