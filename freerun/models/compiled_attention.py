@@ -11,9 +11,10 @@ weights, r what the next layer reads; dx the gradient of x.
     dq = sum_j de_j k_j   or   dq = sum_j de_j v * (1 - tanh^2(q + k_j)) = sum_j dk_j,   dv = sum_j de_j tanh(q + k_j)
 
 tanh(q + k) = 1 - 2 s with s = 1 / (1 + e^(2 q) e^(2 k)): the factors e^(2 k) are computed once per source and e^(2 q)
-once per step, so a pair of query and key costs a division and no exponential, and 1 - tanh^2 = 4 s (1 - s). A row with
-a factor that might overflow computes tanh itself. tanh is computed again in the backward pass: keeping it would take H
-numbers for each pair of target and source position.
+once per step, so a pair of query and key costs a division and no exponential, and 1 - tanh^2 = 4 s (1 - s). A source
+with a key whose factor might overflow, or be 0, computes tanh itself; an infinite factor of a query gives the right
+limit. tanh is computed again in the backward pass: keeping it would take H numbers for each pair of target and source
+position.
 
 The features of Bahdanau's attention, and ties go to the first of a pair:
 
@@ -183,7 +184,7 @@ def attend_by_sums(
         product, scores, real = products_BP[row], weights_BS[row], real_NS[n]
         for j in range(hidden):
             queries[j] = upcast(product[j])
-        small = small_N[n] and _are_small(queries)
+        small = small_N[n]
         for j in range(hidden):
             query_factors[j] = exponential(TWO * queries[j])
         for s in range(len(scores)):
@@ -289,7 +290,7 @@ def attend_by_sums_backward(
         _softmax_backward(dz, values_NSI[n], weights, real, d_scores)
         for j in range(hidden):
             queries[j] = upcast(product[j])
-        small = small_N[n] and _are_small(queries)
+        small = small_N[n]
         for j in range(hidden):
             query_factors[j] = exponential(TWO * queries[j])
         d_query[:] = 0

@@ -149,7 +149,9 @@ def exp32(x: Any) -> Any:
     n = shifted - _SHIFT
     r = x - n * _LN2_HIGH - n * _LN2_LOW
     series = ((((_C7 * r + _C6) * r + _C5) * r + _C4) * r + _C3) * r + _C2
-    return _times_two_to(series * (r * r) + r + ONE, shifted)  # type: ignore[call-arg]
+    value = _times_two_to(series * (r * r) + r + ONE, shifted)  # type: ignore[call-arg]
+    # with bits added to its own, a NaN may become a number
+    return x if x != x else value
 
 
 def exponential(x: Any) -> Any:

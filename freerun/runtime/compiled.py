@@ -17,7 +17,7 @@ import numpy.typing as npt
 __all__ = [
     "LIBRARY",
     "PRODUCT_LEVELS",
-    "Attention",
+    "AttentionWeights",
     "BeamSettings",
     "Layer",
     "Linear",
@@ -60,7 +60,7 @@ class Layer(ctypes.Structure):
     _fields_ = [("input", Linear), ("recurrent", Linear), ("table", c_void_p)]
 
 
-class Attention(ctypes.Structure):
+class AttentionWeights(ctypes.Structure):
     """``freerun_attention``."""
 
     _fields_ = [
@@ -97,7 +97,7 @@ class Model(ctypes.Structure):
         ("feature_bias", c_void_p),
         ("feature_encoder", POINTER(Linear)),
         ("feature_decoder", POINTER(Linear)),
-        ("attention", POINTER(Attention)),
+        ("attention", POINTER(AttentionWeights)),
     ]
 
 

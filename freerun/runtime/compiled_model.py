@@ -18,7 +18,17 @@ import numpy as np
 from freerun.architecture import Architecture
 from freerun.errors import BundleError
 from freerun.runtime.bundle import Bundle, arrays_file, graph_file
-from freerun.runtime.compiled import PRODUCT_LEVELS, Array, Attention, Layer, Linear, Model, library, linear, table
+from freerun.runtime.compiled import (
+    PRODUCT_LEVELS,
+    Array,
+    AttentionWeights,
+    Layer,
+    Linear,
+    Model,
+    library,
+    linear,
+    table,
+)
 from freerun.runtime.forked import renew_when_forked
 from freerun.runtime.graphs import check_metadata, metadata_of
 from freerun.symbols import PAD, source_length
@@ -265,7 +275,7 @@ class _ModelReader:
         hidden, memory, vocabulary = sizes.hidden_size, sizes.memory_size, sizes.target_vocabulary
         within = spec.within_recurrence
         pairs = 2 * hidden
-        attention = Attention(
+        attention = AttentionWeights(
             is_within=within,
             keys=self._optional("attention.keys", memory, None if spec.needs_equal_sizes else hidden),
             query=self._optional("attention.query", hidden, hidden if spec.sums else None),
@@ -276,7 +286,7 @@ class _ModelReader:
             fed=self._optional("attention.fed", hidden, sizes.gates if sizes.input_feeding else None),
             entries=self._entries(),
         )
-        return self._several(Attention, [attention])
+        return self._several(AttentionWeights, [attention])
 
     def _entries(self) -> int | None:
         """Return the table of the features' entries of the memory."""

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from freerun.runtime.compiled import Layer, Linear, Model
-from freerun.runtime.compiled_greedy import CompiledGreedy
 from freerun.runtime.compiled_model import CompiledModel
 from freerun.symbols import EOS
 from tests.compiled import KINDS, build, needs_compiler
@@ -52,11 +51,9 @@ class Call:
 
     def __init__(self, decode, name, precision="fp32"):
         self._decode = decode
-        self._greedy = CompiledGreedy(
-            CompiledModel(ArraysOf(network(1, torch.float32, **MODELS[name]), precision), precision)
-        )
-        self._greedy._read()
-        self.model = self._greedy._memory[0]
+        self._read = CompiledModel(ArraysOf(network(1, torch.float32, **MODELS[name]), precision), precision)
+        self._read()
+        self.model = self._read.memory[0]
         values = {"ids": [4, EOS, 5, 6, EOS], "lengths": [2, 3], "bounds": [3, 4]}
         if name == "features":
             values |= {"feature_ids": [4, 3, 6], "feature_counts": [1, 2]}

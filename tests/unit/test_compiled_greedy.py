@@ -73,12 +73,6 @@ def test_without_the_library_or_arrays_onnxruntime_does_it(untouched, tmp_path, 
         assert [each.tokens for each in predictor.predict_batch(TEXTS)] == expected
     finally:
         library.cache_clear()
-    other = exported(tmp_path / "other")
-    edit(other, lambda config: config["model"].update(attention="dot"))
-    assert isinstance(freerun.load(other).searcher.decoder, OnnxGreedy)
-    attending = exported(tmp_path / "attending", model=network(1, torch.float32, attention="dot"))
-    assert not (attending / "greedy.npz").exists()
-    assert isinstance(freerun.load(attending).searcher.decoder, OnnxGreedy)
 
 
 def test_what_is_no_library_or_another_one_is_passed_over(tmp_path, monkeypatch):
