@@ -14,6 +14,8 @@ the cells' states and gates, what each layer reads, the products of h and a weig
 
 bf16, if requested, is for matmuls and their operands only, as in ``cpu_kernels``.
 
+Over 350 lines, because layers and attention each have a forward and a backward half that share their arrays.
+
 Shape suffixes: L layers, B rows, T target, N sources, S source, V vocabulary, H hidden, G gates x hidden, I what a step
 reads of the source, P products of h, X inputs of a layer's matmul: its h, then r (above the first layer, the h below).
 """
@@ -124,7 +126,15 @@ def run_attended_sequence(
     ``cell`` has compiled steps. If ``choose`` ends it early, outputs have as many steps as were made.
     """
     requested = requested_dtype()
-    given = _Given(cell, tokens.ids_TB, tokens.scale_TB, attention.real_NS, attention.feeds_input, requested, choose)
+    given = _Given(
+        cell=cell,
+        ids_TB=tokens.ids_TB,
+        scale_TB=tokens.scale_TB,
+        real_NS=attention.real_NS,
+        feeds_input=attention.feeds_input,
+        compute_dtype=requested,
+        choose=choose,
+    )
     flat: list[Tensor | None] = [tokens.table_VG, tokens.constant_BG, attention.keys_NSH, attention.values_NSI]
     flat += [attention.product_PH, attention.vector_H, attention.first_BI]
     masks = []
@@ -138,7 +148,7 @@ def run_attended_sequence(
     return AttendedOutput([outputs for outputs, _, _ in by_layer], reads, last, given.ids_TB[: len(reads)])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Given:
     """Arguments without a gradient."""
 

@@ -10,6 +10,8 @@ The last two make each step depend on the one before (``RecurrentCondition``), s
 ``attended_sequence`` has their loop. ``freerun.architecture`` has the registry of attentions; ``build_attention`` has
 the module of each.
 
+Over 350 lines, because each attention is one class with everything that a step, a pass and a kernel need of it.
+
 Shape suffixes: B batch, T target, S source, V vocabulary, E embedding, H decoder, M memory, O twice H, I input.
 """
 

@@ -22,6 +22,8 @@ The features of Bahdanau's attention, and ties go to the first of a pair:
 
 A source may have several decoder rows, one after the other, which share its keys and values.
 
+Over 350 lines, because each step is a loop over rows in two kinds of score, forward and backward, one line per array.
+
 Shape suffixes: N sources, B decoder rows, S source positions, H hidden, I what the next step reads, P the product of h
 with the weights that attention multiplies it with (the query, then W_o h), X the first layer's h and what it reads; of
 a maxout layer R rows (steps of decoder rows), V tokens, O = 2 H.

@@ -93,12 +93,15 @@ def _to_bf16(context: Any, value: Any) -> Any:
 
 @intrinsic
 def _times_two_to(context: Any, value: Any, shifted: Any) -> Any:
-    """Return ``value * 2^n`` in float32; ``shifted`` is n + 1.5 * 2^23, whose last bits are those of n."""
+    """Return ``value * 2^n`` in float32; ``shifted`` is n + 1.5 * 2^23, whose last bits are those of n; NaN stays NaN."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         word = ir.IntType(32)
         value, shifted = (builder.bitcast(each, word) for each in arguments)
-        return builder.bitcast(builder.add(value, builder.shl(shifted, word(23))), ir.FloatType())
+        product = builder.bitcast(builder.add(value, builder.shl(shifted, word(23))), ir.FloatType())
+        # with bits added to its own, a NaN may become a number
+        is_nan = builder.fcmp_unordered("uno", arguments[0], arguments[0])
+        return builder.select(is_nan, arguments[0], product)
 
     return types.float32(types.float32, types.float32), code
 
@@ -149,9 +152,7 @@ def exp32(x: Any) -> Any:
     n = shifted - _SHIFT
     r = x - n * _LN2_HIGH - n * _LN2_LOW
     series = ((((_C7 * r + _C6) * r + _C5) * r + _C4) * r + _C3) * r + _C2
-    value = _times_two_to(series * (r * r) + r + ONE, shifted)  # type: ignore[call-arg]
-    # with bits added to its own, a NaN may become a number
-    return x if x != x else value
+    return _times_two_to(series * (r * r) + r + ONE, shifted)  # type: ignore[call-arg]
 
 
 def exponential(x: Any) -> Any:

@@ -4,6 +4,8 @@ One network, three ways through it, tested for equality: ``sequence`` over token
 tokens that are chosen on the way, ``step`` over one token with tables prepared once. The output layer is separate
 (``logits``), so that it is computed only where needed.
 
+Over 350 lines, because the three ways share their weights, tables and conditions.
+
 Shape suffixes: B batch, T target, S source, V vocabulary, E embedding, H hidden, M memory, F features before the output
 layer, G gates, O what an attention reads of a token.
 """

@@ -1,4 +1,7 @@
-"""Reads greedy.npz: a bundle's arrays as a model of the C library."""
+"""Reads greedy.npz: a bundle's arrays as a model of the C library.
+
+Over 350 lines, because the reader has one method for each part of the model, and they share the arrays that are left.
+"""
 
 from __future__ import annotations
 

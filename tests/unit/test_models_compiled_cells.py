@@ -94,6 +94,12 @@ def test_every_kind_of_nan_stays_one():
     assert torch.tensor(applied(roundings, values, np.uint16)).view(torch.bfloat16).isnan().all()
 
 
+@pytest.mark.parametrize("function", [exponentials, logistics, tanhs])
+def test_functions_of_every_kind_of_nan_are_none(function):
+    values = np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7FC000FF, 0xFFC00000], np.uint32).view(np.float32)
+    assert np.isnan(applied(function, values)).all()
+
+
 def test_bf16_is_widened_exactly():
     bits = np.arange(2**16, dtype=np.uint16)
     expected = torch.tensor(bits).view(torch.bfloat16).float()
