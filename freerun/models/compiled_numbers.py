@@ -93,7 +93,7 @@ def _to_bf16(context: Any, value: Any) -> Any:
 
 @intrinsic
 def _times_two_to(context: Any, value: Any, shifted: Any) -> Any:
-    """Return ``value * 2^n`` in float32; ``shifted`` is n + 1.5 * 2^23, whose last bits are those of n; NaN stays NaN."""
+    """Return ``value * 2^n`` in float32, NaN for NaN; ``shifted`` is n + 1.5 * 2^23, whose last bits are those of n."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         word = ir.IntType(32)

@@ -133,7 +133,7 @@ def reusable_int8(target: Path, bundle: Bundle) -> dict[str, bytes]:
         existing = read_bundle(target)
         if existing.config["graphs"]["weights"] != bundle.weights_hash:
             raise BundleError(_INT8[0], "this graph belongs to other weights")
-        # a model with attention has no arrays for the compiled search
+        # a cell that the C library does not have has no arrays
         names = [name for name in _INT8 if name != arrays_file("int8") or name in existing.config["files"]]
         files = {name: existing.checked_bytes(name) for name in names}
         snapshot = Snapshot(target)

@@ -8,7 +8,7 @@
 | feature_vocabulary.json | of a model with features |
 | model.safetensors | weights; a bundle exported to another directory has none |
 | encoder.onnx, step.onnx, greedy.onnx | after an export: graphs that run without torch, see ``graphs`` |
-| greedy.npz | after an export of a model without attention: the arrays of the compiled greedy search |
+| greedy.npz | after an export of a model that the C library can run: its arrays |
 | encoder.int8.onnx, ... | after an export with --quantize int8 |
 | export.json | written with those: metrics in both precisions |
 | metrics.json | metrics on the development pairs |
@@ -211,7 +211,7 @@ def graph_file(name: str, precision: str = "fp32") -> str:
 
 
 def arrays_file(precision: str) -> str:
-    """Return the file name of the compiled greedy search's arrays: ``greedy.npz``, ``greedy.int8.npz``."""
+    """Return the file name of the C library's arrays: ``greedy.npz``, ``greedy.int8.npz``."""
     return "greedy.npz" if precision == "fp32" else f"greedy.{precision}.npz"
 
 

@@ -6,6 +6,7 @@ import ctypes
 import io
 import json
 import subprocess
+import sys
 import threading
 import zipfile
 from pathlib import Path
@@ -73,6 +74,30 @@ def test_without_the_library_or_arrays_onnxruntime_does_it(untouched, tmp_path, 
         assert [each.tokens for each in predictor.predict_batch(TEXTS)] == expected
     finally:
         library.cache_clear()
+
+
+WITHOUT_ONNXRUNTIME = """
+import sys
+sys.modules["onnxruntime"] = sys.modules["torch"] = sys.modules["numba"] = None
+import freerun
+from types import SimpleNamespace
+model = freerun.load(sys.argv[1], precision=sys.argv[2])
+for search, number in ((freerun.Greedy(), 1), (freerun.Beam(3, 2, 0.6), 2), (freerun.Sampling(2, seed=1), 2)):
+    for prefix in ("", "v"):
+        assert len(model.predict("a b", search, prefix).hypotheses) == number
+(scored,) = model.score_stream([SimpleNamespace(source="a b", target="v w")])
+assert scored.score < 0
+"""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("attention", ["none", "general", "bahdanau"])
+def test_an_exported_model_needs_no_onnxruntime(tmp_path, attention, precision):
+    bundle = exported(tmp_path / "bundle", model=network(1, torch.float32, attention=attention))
+    if precision == "int8":
+        for name, content in graph_files(read_bundle(bundle), "int8").items():
+            put(bundle, name, content)
+    subprocess.run([sys.executable, "-c", WITHOUT_ONNXRUNTIME, bundle, precision], check=True)
 
 
 def test_what_is_no_library_or_another_one_is_passed_over(tmp_path, monkeypatch):
