@@ -26,6 +26,8 @@ MODELS = {
     "gru_every_step": {"cell": "gru", "context": "every_step"},
     "rnn_attention": {"cell": "rnn", "bidirectional": True, "attention": "general"},
     "gru_scaled_attention": {"cell": "gru", "bidirectional": True, "attention": "scaled_general"},
+    "lstm_bahdanau": {"bidirectional": True, "attention": "bahdanau"},
+    "gru_input_feeding": {"cell": "gru", "bidirectional": True, "attention": "concat", "input_feeding": True},
     "mingru_bahdanau": {"cell": "mingru", "bidirectional": True, "attention": "bahdanau"},
 }
 
@@ -71,6 +73,8 @@ def share_right(model, rows, solve, features=None):
         ("gru_every_step", "reverse"),
         ("rnn_attention", "copy"),
         ("gru_scaled_attention", "reverse"),
+        ("lstm_bahdanau", "reverse"),
+        ("gru_input_feeding", "reverse"),
         ("mingru_bahdanau", "reverse"),
     ],
 )
