@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from freerun.runtime.compiled import Layer, Linear, Model
+from freerun.runtime.compiled import BeamSettings, Layer, Linear, Model, Outputs
 from freerun.runtime.compiled_model import CompiledModel
 from freerun.symbols import EOS
 from tests.compiled import KINDS, build, needs_compiler
@@ -21,6 +21,7 @@ pytestmark = needs_compiler
 OK, NO_MEMORY, BAD_SOURCE, BAD_MODEL, STOPPED = range(5)
 LEAST, MOST = -(2**63), 2**63 - 1
 SIZES = (0, -1, LEAST, 2**31, 2**62, MOST)  # of no model
+NAN, INF = np.nan, np.inf
 TYPES = {
     "ids": ctypes.c_int64,
     "lengths": ctypes.c_int64,
@@ -42,7 +43,11 @@ MODELS = {
         "feature_vocabulary": 7,
         "feature_encoder": "summary",
     },
+    "within": {"cell": "lstm", "bidirectional": True, "attention": "bahdanau"},
+    "fed": {"cell": "gru", "bidirectional": True, "attention": "general", "input_feeding": True},
+    "entries": {"cell": "rnn", "attention": "dot", "feature_vocabulary": 7, "feature_encoder": "sequence"},
 }
+ATTENTION = ("within", "fed", "entries")
 FEATURES = ("feature_ids", "feature_counts")
 
 
@@ -55,7 +60,7 @@ class Call:
         self._read()
         self.model = self._read.memory[0]
         values = {"ids": [4, EOS, 5, 6, EOS], "lengths": [2, 3], "bounds": [3, 4]}
-        if name == "features":
+        if "feature_vocabulary" in MODELS[name]:
             values |= {"feature_ids": [4, 3, 6], "feature_counts": [1, 2]}
         sizes = {"tokens": 9, "scores": 9, "written": 2}
         arrays = {name: (TYPES[name] * len(of))(*of) for name, of in values.items()}
@@ -85,12 +90,10 @@ class Call:
         features = [model.feature_encoder[n] for n in range(model.directions)] if model.feature_encoder else []
         found = [layer.recurrent for layer in layers] + [layer.input for layer in layers if not layer.table]
         found += [bridge[n] for bridge in bridges for n in range(model.layers)]
-        single = (
-            model.context_gates,
-            model.context_output,
-            model.tied,
-            model.feature_decoder,
-        )
+        single = [model.context_gates, model.context_output, model.tied, model.feature_decoder]
+        for each in [model.attention[0]] if model.attention else []:
+            found += [each.values, each.state]
+            single += [each.keys, each.query, each.fed]
         return [*found, *features, model.output, *(each[0] for each in single if each)]
 
 
@@ -100,8 +103,13 @@ def moved(pointer, by=4):
 
 
 @pytest.fixture(params=KINDS)
-def decode(request, build):
-    return build(request.param).freerun_greedy
+def library(request, build):
+    return build(request.param)
+
+
+@pytest.fixture
+def decode(library):
+    return library.freerun_greedy
 
 
 @pytest.fixture(params=MODELS)
@@ -257,6 +265,48 @@ def test_a_model_has_all_that_features_need_or_nothing(decode):
         assert other.is_rejected(other.model, **{name: part}), name
 
 
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_has_all_that_its_kind_needs_and_nothing_else(decode, name):
+    call = Call(decode, name)
+    model, attention = call.model, call.model.attention[0]
+    within = bool(attention.is_within)
+    assert call.is_rejected(model, attention=moved(model.attention))
+    wrong = [value for value in (-1, 2, 1 - within, LEAST, MOST) if not call.is_rejected(attention, is_within=value)]
+    assert wrong == []
+    for part in ("keys", "query", "fed"):
+        if getattr(attention, part):
+            assert call.is_rejected(attention, **{part: moved(getattr(attention, part))}), part
+    for part in ("vector", "tokens", "entries"):
+        assert call.is_rejected(attention, **{part: (getattr(attention, part) or 0) + 4}), part
+    assert call.is_rejected(attention, tokens=None if within else model.decoder[0].table)
+    # whole products of the right sizes, where this kind must have none
+    gates = ctypes.pointer(model.decoder[0].recurrent)
+    assert call.is_rejected(attention, fed=gates) == within
+    # the memory is twice as wide as a query, so it cannot be the keys
+    assert call.is_rejected(attention, keys=None) == (model.directions == 2)
+    assert [part for part in ("query", "vector") if call.is_rejected(attention, **{part: None})] == []
+
+
+def test_features_are_entries_of_the_memory_or_read_by_the_encoder_or_both(decode):
+    call = Call(decode, "entries")
+    model, attention, other = call.model, call.model.attention[0], Call(decode, "features").model
+    assert call.is_rejected(attention, entries=None)  # nothing reads them
+    assert call.is_rejected(model, feature_vocabulary=0)  # a table of nothing
+    assert call.is_rejected(model, attention=None)
+    names = ("feature_table", "feature_bias", "feature_encoder", "feature_decoder")
+    for name in names:
+        assert call.is_rejected(model, **{name: getattr(other, name)}), name
+    gates = ctypes.pointer(Linear.from_buffer_copy(model.decoder[0].recurrent))
+    gates[0].inputs, model.embedding = model.embedding, model.embedding
+    both = {"feature_table": other.feature_table, "feature_bias": other.feature_bias}
+    both |= {"feature_encoder": gates, "feature_decoder": gates}
+    assert not call.is_rejected(model, **both)
+    for name in names:
+        assert call.is_rejected(model, **{**both, name: None}), name
+    without = Call(decode, "fed")
+    assert without.is_rejected(without.model.attention[0], entries=attention.entries)
+
+
 def test_states_of_one_direction_may_be_copied_or_projected(decode):
     call = Call(decode, "gru")
     bridge = (Linear * 2)(*(call.model.output for _ in range(2)))
@@ -331,6 +381,194 @@ def test_sources_may_have_no_features(decode):
     assert call(feature_counts=(ctypes.c_int64 * 2)(0, 0)) == OK
 
 
+# --------------------------------------------------------------------------------------------------------------- steps
+
+
+class Steps:
+    """A model, and its sources, steps and beam searches, whose arguments can be exchanged."""
+
+    def __init__(self, library, name="within"):
+        self.library, self.call = library, Call(library.freerun_greedy, name)
+        self.steps = ctypes.c_void_p()
+        self.vocabulary = self.call.model.target_vocabulary
+
+    def start(self, count=2, model=None, steps=True, stop=None, **changes):
+        """The code of starting; ``steps`` is True for an address of its own."""
+        model = ctypes.pointer(self.call.model) if model is None else model
+        arrays = {**self.call.arrays, **changes}
+        address = ctypes.pointer(self.steps) if steps is True else steps
+        names = ("ids", "lengths", *FEATURES)
+        return self.library.freerun_start(model, count, *(arrays.get(name) for name in names), address, stop)
+
+    def step(self, tokens=(1, 1), origins=(0, 1), rows=None, steps=True, addresses=()):
+        """The code of a step, and its log-probabilities; ``addresses`` replace those of the arrays."""
+        log_probs = np.full((len(tokens), self.vocabulary), np.nan, np.float32)
+        given = {"tokens": np.array(tokens, np.int64), "origins": np.array(origins, np.int64), "log_probs": log_probs}
+        arrays = ({name: each.ctypes.data for name, each in given.items()} | dict(addresses)).values()
+        rows = len(tokens) if rows is None else rows
+        return self.library.freerun_step(self.steps if steps is True else steps, rows, *arrays), log_probs
+
+    def beam(self, count=2, how=(3, 2, 0, 0.0), model=None, stop=None, **changes):
+        """The code of a beam search."""
+        self.outputs = Outputs(ctypes.pointer(ctypes.c_int32(7)), ctypes.pointer(ctypes.c_float(7)))
+        results = {"starts": (ctypes.c_int64 * 6)(), "written": (ctypes.c_int64 * 6)()}
+        arrays = {**self.call.arrays, **results, "settings": ctypes.pointer(BeamSettings(*how))}
+        arrays |= {"outputs": ctypes.pointer(self.outputs), **changes}
+        self.starts, self.written = results["starts"], results["written"]
+        names = ("ids", "lengths", *FEATURES, "bounds", "settings", "starts", "written", "outputs")
+        model = ctypes.pointer(self.call.model) if model is None else model
+        return self.library.freerun_beam_search(model, count, *(arrays.get(name) for name in names), stop)
+
+
+def misaligned(array):
+    """None, and addresses that the numbers of an array cannot have."""
+    address = ctypes.addressof(array)
+    return [None, address + 1, address + 2]
+
+
+@pytest.fixture
+def steps(library):
+    made = Steps(library, "within")
+    yield made
+    library.freerun_end(made.steps)
+
+
+@pytest.mark.parametrize("name", ["within", "entries"])
+def test_sources_that_cannot_be_are_not_started(library, name):
+    steps = Steps(library, name)
+    arrays = steps.call.arrays
+    counts = [(0, BAD_SOURCE), (-1, BAD_SOURCE), (LEAST, BAD_SOURCE), (2**62, NO_MEMORY), (MOST, NO_MEMORY)]
+    assert [steps.start(count) for count, _ in counts] == [code for _, code in counts]
+    for part in ("ids", "lengths", *FEATURES):
+        wrong = misaligned(arrays[part]) if part in arrays else [arrays["ids"]]
+        assert [steps.start(**{part: each}) for each in wrong] == [BAD_SOURCE] * len(wrong), part
+    for part, values in (("ids", [4, EOS, 11, 6, EOS]), ("ids", [4, EOS, 5, 6, -1]), ("lengths", [0, 3])):
+        assert steps.start(**{part: (ctypes.c_int64 * len(values))(*values)}) == BAD_SOURCE
+    if "feature_ids" in arrays:
+        assert steps.start(feature_ids=(ctypes.c_int64 * 3)(4, 3, 7)) == BAD_SOURCE
+    for wrong in (None, moved(ctypes.pointer(steps.steps))):
+        assert steps.start(steps=wrong) == BAD_SOURCE
+    assert steps.start(stop=moved(ctypes.pointer(ctypes.c_int32(1)), 1)) == BAD_SOURCE
+    assert steps.start(stop=ctypes.c_int32(1)) == STOPPED
+    assert steps.start(model=ctypes.POINTER(Model)()) == BAD_MODEL
+    assert steps.steps.value is None  # left alone
+    assert steps.start(stop=ctypes.c_int32(0)) == OK
+    assert steps.steps.value is not None
+    library.freerun_end(steps.steps)
+
+
+def test_a_stop_is_of_the_sources_alone(steps):
+    stop = ctypes.c_int32(0)
+    assert steps.start(stop=stop) == OK
+    stop.value = 1
+    assert steps.step()[0] == OK
+
+
+def test_steps_that_cannot_be_made_are_rejected_and_change_nothing(steps, library):
+    assert steps.start() == OK
+    assert steps.step((1, 1, 1), (1, 0, 1))[0] == OK
+    for rows in (0, -1, LEAST):
+        assert steps.step(rows=rows)[0] == BAD_SOURCE
+    for wrong in (-1, steps.vocabulary, LEAST, MOST):
+        assert steps.step(tokens=(4, wrong))[0] == BAD_SOURCE
+    for wrong in (-1, 3, LEAST, MOST):
+        assert steps.step(origins=(0, wrong))[0] == BAD_SOURCE
+    space = (ctypes.c_int64 * 40)()
+    for part in ("tokens", "origins", "log_probs"):
+        assert [steps.step(addresses={part: each})[0] for each in misaligned(space)] == [BAD_SOURCE] * 3, part
+    assert steps.step(steps=None)[0] == BAD_SOURCE
+    code, found = steps.step((4, 5, 6), (2, 1, 0))
+    other = Steps(library, "within")
+    assert (other.start(), other.step((1, 1, 1), (1, 0, 1))[0]) == (OK, OK)
+    expected = other.step((4, 5, 6), (2, 1, 0))
+    library.freerun_end(other.steps)
+    assert (code, found.tolist()) == (OK, expected[1].tolist())
+
+
+def best_of(library, log_probs, k, rows=None, vocabulary=None, addresses=()):
+    """The code, ids and values of ``freerun_best``; ``addresses`` replace those of the arrays."""
+    log_probs = np.array(log_probs, np.float32)
+    number = max(k, 1)
+    given = {"log_probs": log_probs, "ids": np.full((len(log_probs), number), -1), "best": np.zeros((9, number), "f4")}
+    arrays = {name: each.ctypes.data for name, each in given.items()} | dict(addresses)
+    rows = len(log_probs) if rows is None else rows
+    size = log_probs.shape[1] if vocabulary is None else vocabulary
+    code = library.freerun_best(rows, size, arrays["log_probs"], k, arrays["ids"], arrays["best"])
+    return code, given["ids"].tolist(), given["best"][: len(log_probs)].tolist()
+
+
+def test_the_best_tokens_of_sizes_that_cannot_be_are_rejected(library):
+    row = [[-1.0, -2, -3, -4, -5, -6]]
+    assert [best_of(library, row, k)[0] for k in (-1, 0, 1, 3, 4)] == [BAD_SOURCE, BAD_SOURCE, OK, OK, BAD_SOURCE]
+    assert [best_of(library, row, 1, vocabulary=size)[0] for size in (LEAST, 0, 3, 4)] == [BAD_SOURCE] * 3 + [OK]
+    assert [best_of(library, row, 1, rows=rows)[0] for rows in (LEAST, -1, 0)] == [BAD_SOURCE] * 2 + [OK]
+    space = (ctypes.c_int64 * 40)()
+    for part in ("log_probs", "ids", "best"):
+        assert [best_of(library, row, 1, addresses={part: each})[0] for each in misaligned(space)] == [
+            BAD_SOURCE
+        ] * 3, part
+
+
+def test_the_best_of_equal_tokens_is_the_lowest_and_some_are_never_written(library):
+    rows = [[0, 0, -1, 0, -1, -2, -1], [0, 0, -9, 0, -INF, -8, -INF]]
+    assert best_of(library, rows, 4) == (OK, [[2, 4, 6, 5], [5, 2, 4, 6]], [[-1, -1, -1, -2], [-8, -9, -INF, -INF]])
+    assert best_of(library, rows, 2)[1] == [[2, 4], [5, 2]]
+    code, ids, values = best_of(library, [[0, 0, NAN, 0, NAN, NAN, NAN]], 4)
+    assert (code, ids, np.isnan(values).all()) == (OK, [[2, 4, 5, 6]], True)
+
+
+# ---------------------------------------------------------------------------------------------------------------- beams
+
+
+@pytest.mark.parametrize("name", ["gru", "within", "entries"])
+def test_beams_that_cannot_be_are_rejected_and_leave_no_outputs(library, name):
+    steps = Steps(library, name)
+    arrays = steps.call.arrays
+
+    def rejected(code=BAD_SOURCE, **changes):
+        found = steps.beam(**changes)
+        return found == code and not (steps.outputs.tokens or steps.outputs.scores)
+
+    for count, code in ((-1, BAD_SOURCE), (LEAST, BAD_SOURCE), (2**62, NO_MEMORY), (MOST, NO_MEMORY)):
+        assert rejected(code, count=count)
+    for part in ("ids", "lengths", "bounds", *FEATURES):
+        for each in misaligned(arrays[part]) if part in arrays else [arrays["ids"]]:
+            assert rejected(**{part: each}), part
+    for part in ("starts", "written"):
+        for each in misaligned((ctypes.c_int64 * 7)()):
+            assert rejected(**{part: each}), part
+    for part, values in (("ids", [4, EOS, 11, 6, EOS]), ("lengths", [0, 3]), ("bounds", [3, -1])):
+        assert rejected(**{part: (ctypes.c_int64 * len(values))(*values)})
+    assert rejected(stop=moved(ctypes.pointer(ctypes.c_int32(1)), 1))
+    assert rejected(STOPPED, stop=ctypes.c_int32(1))
+    # here the outputs are not touched
+    for how in ((0, 1), (-1, 1), (2**16 + 1, 1), (3, 0), (3, -1), (3, 4), (MOST, MOST), (3, 2, 0, NAN)):
+        assert steps.beam(how=how) == BAD_SOURCE, how
+    for wrong in (None, moved(ctypes.pointer(BeamSettings(3, 2)))):
+        assert steps.beam(settings=wrong) == BAD_SOURCE
+    for wrong in (None, moved(ctypes.pointer(Outputs()))):
+        assert steps.beam(outputs=wrong) == BAD_SOURCE
+    assert steps.beam(model=ctypes.POINTER(Model)()) == BAD_MODEL
+    assert steps.beam() == OK
+    library.freerun_release(steps.outputs)
+    assert not (steps.outputs.tokens or steps.outputs.scores)
+
+
+def test_a_beam_search_without_sources_writes_nothing(steps):
+    assert steps.beam(0, ids=None, lengths=None, bounds=None, starts=None, written=None) == OK
+    assert not (steps.outputs.tokens or steps.outputs.scores)
+
+
+def test_a_source_with_fewer_hypotheses_than_wanted_says_so(library):
+    steps = Steps(library, "gru")
+    assert steps.beam(how=(3, 3), bounds=(ctypes.c_int64 * 2)(0, 0)) == OK
+    found = list(steps.written)
+    library.freerun_release(steps.outputs)
+    # a bound of 0: EOS, or nothing at all
+    assert found == [found[0], -1, -1, found[3], -1, -1]
+    assert {found[0], found[3]} <= {0, 1}
+
+
 # ------------------------------------------------------------------------------------------------------------- numbers
 
 
@@ -343,9 +581,6 @@ def biased(call, values):
     for column, value in values.items():
         bias[column] = value
     yield [call(1), *call.arrays["tokens"][: call.arrays["written"][0]]]
-
-
-NAN, INF = np.nan, np.inf
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,57 @@ def test_only_greedy_search_is_left_to_the_decoder(settings, prefix, is_decoded)
         assert outputs == searcher().search(sources, bounds, settings, prefix, [3, 8])
 
 
+class BeamDecoder:
+    """A beam decoder that counts what it is given."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, sources, bounds, settings):
+        self.calls.append((sources, bounds, settings))
+        return [[Hypothesis((5,), -2.0, (-2.0,), -2.0, True)] for _ in sources]
+
+
+@pytest.mark.parametrize(
+    ("settings", "prefix", "by"),
+    [
+        (Greedy(), [], "decoder"),
+        (Beam(), [], "decoder"),
+        (Beam(early_stop=True), [], "decoder"),
+        (Beam(2), [], "beam decoder"),
+        (Beam(num_hypotheses=2), [], "beam decoder"),
+        (Beam(3, 2, -0.6, early_stop=True), [], "beam decoder"),
+        (Beam(length_penalty=0.5), [], "fallback"),  # one output, ranked
+        (Beam(length_penalty=-0.5), [], "fallback"),
+        (Greedy(), [4], "fallback"),
+        (Beam(2), [4], "fallback"),
+        (Sampling(), [], "fallback"),
+        (Sampling(3), [], "fallback"),
+        (Sampling(temperature=0.0), [], "fallback"),
+    ],
+)
+def test_a_beam_decoder_has_the_beams_of_several_without_a_prefix(settings, prefix, by):
+    decoder, beam_decoder = Decoder(), BeamDecoder()
+    sources, bounds = SOURCES[:2], [6, 3]
+    direct = DirectSearcher(decoder, searcher(), beam_decoder)
+    outputs = direct.search(sources, bounds, settings, prefix, [3, 8])
+    assert decoder.calls == ([(sources, bounds)] if by == "decoder" else [])
+    assert beam_decoder.calls == ([(sources, bounds, settings)] if by == "beam decoder" else [])
+    if by == "fallback":
+        assert outputs == searcher().search(sources, bounds, settings, prefix, [3, 8])
+    else:
+        assert [[each.ids for each in hypotheses] for hypotheses in outputs] == [[(4 + (by != "decoder"),)]] * 2
+
+
+def test_a_beam_decoder_has_no_negative_bounds_and_no_empty_calls():
+    beam_decoder = BeamDecoder()
+    direct = DirectSearcher(Decoder(), searcher(), beam_decoder)
+    with pytest.raises(ConfigError, match=r"^max_length: the value is -2\. Expected 0 or more tokens\."):
+        direct.search(SOURCES, [3, -2, 1, -1], Beam(2))
+    assert direct.search([], [], Beam(2)) == []
+    assert beam_decoder.calls == []
+
+
 @pytest.mark.parametrize("settings", [Greedy(), Beam(2), Sampling()])
 def test_a_negative_bound_is_rejected_by_every_searcher(settings):
     decoder = Decoder()
