@@ -459,6 +459,54 @@ static void check_steps(const freerun_model *m, const texts *t) {
     if (live) fail("memory is left of steps");
 }
 
+/* Each piece of memory that starting, a step and a beam search ask for, missing: they say so, and leave nothing behind. */
+static void check_without_memory(const freerun_model *m, const texts *t) {
+    static const int32_t stop = 1;
+    freerun_steps *steps = NULL;
+    freerun_beam how = {2, 1, 0, 0};
+    freerun_outputs o;
+    int64_t starts[2], written[2], zero = 0, token = 0;
+    float *log_probs = structures(2 * m->target_vocabulary, sizeof *log_probs), *again = log_probs + m->target_vocabulary;
+    texts one = *t;
+    if (!t->count) return;
+    one.count = 1;
+    int result = FREERUN_NO_MEMORY;
+    for (int64_t piece = 1; result == FREERUN_NO_MEMORY; piece++) {
+        allocated = 0;
+        failing = piece;
+        result = freerun_start(m, 1, one.ids, one.lengths, one.feature_ids, one.feature_counts, &steps, NULL);
+        if (result && (live || steps)) fail("memory is left of sources that were not read");
+    }
+    if (result) fail("another result than no memory");
+    allocated = 0;
+    failing = 1;
+    if (freerun_step(steps, 1, &token, &zero, log_probs) != FREERUN_NO_MEMORY) fail("a step without memory");
+    failing = 0;
+    if (freerun_step(steps, 1, &token, &zero, log_probs)) fail("a step after one that was not made");
+    freerun_end(steps);
+    steps = NULL;
+    if (freerun_start(m, 1, one.ids, one.lengths, one.feature_ids, one.feature_counts, &steps, NULL)) fail("sources");
+    if (freerun_step(steps, 1, &token, &zero, again)) fail("a step");
+    for (int64_t id = 0; id < m->target_vocabulary; id++)
+        if (!same(log_probs[id], again[id])) fail("a step that was not made has changed something");
+    freerun_end(steps);
+    steps = NULL;
+    if (freerun_start(m, 1, one.ids, one.lengths, one.feature_ids, one.feature_counts, &steps, &stop) != FREERUN_STOPPED)
+        fail("sources that are read in spite of a stop");
+    if (live || steps) fail("memory is left of sources that were stopped");
+    result = FREERUN_NO_MEMORY;
+    for (int64_t piece = 1; result == FREERUN_NO_MEMORY; piece++) {
+        allocated = 0;
+        failing = piece;
+        result = freerun_beam_search(m, 1, one.ids, one.lengths, one.feature_ids, one.feature_counts, one.bounds, &how,
+                                     starts, written, &o, NULL);
+        if (result && (live || o.tokens || o.scores)) fail("memory is left of a beam search without any");
+    }
+    failing = 0;
+    if (result) fail("another result of a beam search than no memory");
+    freerun_release(&o);
+}
+
 static void check_beam(const freerun_model *m, const texts *t) {
     static const double penalties[] = {0, 0, 0.6, 1, -1, 5};
     freerun_beam how = {1 + below(7), 1, chance(30), PICK(penalties)};
@@ -522,6 +570,7 @@ static int run_case(void) {
         check_all(m, &t, o);
         check_steps(m, &t);
         check_beam(m, &t);
+        check_without_memory(m, &t);
     }
     release();
     return result;

@@ -43,7 +43,7 @@ few = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scop
 def beams(draw):
     beam_size = draw(st.integers(2, 8))
     penalty = draw(st.sampled_from([0.0, 0.6, 1.0, -1.0, 4.0]))
-    return Beam(beam_size, draw(st.integers(1, beam_size)), penalty, draw(st.booleans()))
+    return Beam(beam_size, draw(st.integers(1, beam_size + 2)), penalty, draw(st.booleans()))
 
 
 @pytest.fixture(params=KINDS)
@@ -142,6 +142,81 @@ def test_samples_and_scores_are_those_of_torch(compiled):
     one, other = (score_targets(each, ids, lengths, targets).log_probs for each in steppers)
     for a, b in zip(one, other, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["dot", "general", "concat"])
+def test_scores_of_any_size_are_compared(compiled, attention):
+    """Far beyond what an exponential can hold; the highest one still has all the weight."""
+    model = network(2, torch.float32, scale=6.0, attention=attention, hidden_size=130)
+    source = [[4, 5, 6, 2], [7, 2], [8, 9, 4, 4, 2]]
+    steppers = CompiledStepper(compiled(model)), TorchStepper(model)
+    for each in steppers:
+        each.start(*pad_sources(source))
+    found, expected = (each.step(np.array([1, 1, 1]), np.arange(3))[1] for each in steppers)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=0.05)
+
+
+@pytest.mark.parametrize("banned", [[], [5], [0, 1], [0, 1, 2, 3], [0, 1, 3, 4, 5, 6, 7, 8]])
+@pytest.mark.parametrize("k", [1, 3, 20])
+def test_other_tokens_may_be_banned(compiled, banned, k):
+    model = network(4, torch.float32, attention="general")
+    steppers = CompiledStepper(compiled(model)), TorchStepper(model)
+    for each in steppers:
+        each.start(*pad_sources([[4, 5, 2], [6, 2]]))
+    found, expected = (each.step(np.array([1, 1]), np.arange(2), k, banned) for each in steppers)
+    assert np.array_equal(found[0], expected[0])
+    np.testing.assert_allclose(found[1], expected[1], rtol=0, atol=1e-5)
+
+
+def test_probabilities_are_of_the_search_at_hand(compiled):
+    stepper = CompiledStepper(compiled(network(1, torch.float32)))
+    stepper.start(np.array([[4, 2]]), np.array([2]))
+    stepper.step(np.array([1]), np.array([0]))
+    stepper.start(np.array([[5, 2]]), np.array([2]))
+    with pytest.raises(AssertionError, match="step"):
+        stepper.log_prob_of(np.array([4]))
+
+
+class Counting:
+    """A library that counts what it has made and what was freed."""
+
+    def __init__(self, library):
+        self._library, self.live = library, 0
+
+    def __getattr__(self, name):
+        return getattr(self._library, name)
+
+    def freerun_start(self, *arguments):
+        self.live += 1
+        return self._library.freerun_start(*arguments)
+
+    def freerun_end(self, steps):
+        self.live -= steps.value is not None
+        self._library.freerun_end(steps)
+
+    def freerun_beam_search(self, *arguments):
+        self.live += 1
+        return self._library.freerun_beam_search(*arguments)
+
+    def freerun_release(self, outputs):
+        self.live -= 1
+        self._library.freerun_release(outputs)
+
+
+def test_what_the_library_has_made_is_freed(compiled):
+    model = compiled(network(1, torch.float32))
+    model.library = Counting(model.library)
+    stepper = CompiledStepper(model)
+    for _ in range(3):
+        stepper.start(np.array([[4, 2]]), np.array([2]))
+        assert model.library.live == 1
+    del stepper
+    gc.collect()
+    assert model.library.live == 0
+    CompiledBeam(model)([[4, 2]], [3], Beam(2))
+    with pytest.raises(ValueError, match="a source is empty"):
+        CompiledBeam(model)([[4, 2], []], [3, 3], Beam(2))
+    assert model.library.live == 0
 
 
 def test_what_does_not_exist_is_an_error(compiled):

@@ -64,6 +64,27 @@ def test_plain_greedy_search_is_compiled_unless_another_runtime_is_asked_for(unt
     assert isinstance(freerun.load(untouched, runtime="torch").searcher, StepperSearcher)
 
 
+def test_beam_search_is_compiled_too(untouched):
+    assert isinstance(freerun.load(untouched).searcher.beam_decoder, CompiledBeam)
+    assert freerun.load(untouched, runtime="onnx").searcher.beam_decoder is None
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"attention": "bahdanau"}, {"values": 1.0, "query": 0.5, "state": 0.5}),
+        ({"attention": "concat", "input_feeding": True}, {"values": 1.0, "query": 0.5, "state": 0.5, "fed": 1.0}),
+        ({"attention": "general"}, {"values": 1.0, "state": 0.5}),
+    ],
+)
+def test_in_int8_only_what_reads_a_state_of_the_decoder_has_its_limit(options, steps):
+    content = ArraysOf(network(1, torch.float32, **options), "int8", 0.5).checked_bytes("greedy.npz")
+    with np.load(io.BytesIO(content)) as file:
+        found = {name.split(".")[1]: float(file[name]) * 127 for name in file if name.endswith(".step")}
+        found = {name: found[name] for name in ("values", "query", "state", "fed") if f"attention.{name}.step" in file}
+    assert found == pytest.approx(steps)
+
+
 def test_without_the_library_or_arrays_onnxruntime_does_it(untouched, tmp_path, monkeypatch):
     expected = [each.tokens for each in freerun.load(untouched).predict_batch(TEXTS)]
     monkeypatch.setattr(compiled, "LIBRARY", tmp_path / "nothing.so")
