@@ -22,6 +22,7 @@ from freerun.onnx_export.graph_files import graph_files
 from freerun.runtime import compiled, compiled_greedy
 from freerun.runtime.bundle import read_bundle
 from freerun.runtime.compiled import LIBRARY, library
+from freerun.runtime.compiled_beam import CompiledBeam
 from freerun.runtime.compiled_greedy import CompiledGreedy
 from freerun.runtime.compiled_model import CompiledModel
 from freerun.runtime.onnx_greedy import OnnxGreedy
