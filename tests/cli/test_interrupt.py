@@ -25,7 +25,8 @@ COMMAND = """
 import os
 import sys
 from freerun.cli import main
-from freerun.runtime import compiled_greedy
+from freerun.runtime import compiled_beam, compiled_greedy
+from freerun.runtime.compiled_stepper import CompiledStepper
 from freerun.runtime.session import Session
 
 def telling(run):
@@ -42,7 +43,12 @@ def compiled(call, stop, interruptible=compiled_greedy.interruptible):
     os.write(2, b"running\\n")  # whole, though several threads say it
     return interruptible(call, stop)
 
-compiled_greedy.interruptible = compiled
+def started(self, *arguments, start=CompiledStepper.start):
+    start(self, *arguments)
+    os.write(2, b"running\\n")
+
+compiled_greedy.interruptible = compiled_beam.interruptible = compiled
+CompiledStepper.start = started
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -64,8 +70,11 @@ def endless(tmp_path_factory):
     ("graph", "options"),
     [
         ("greedy.onnx", ["--runtime", "onnx"]),
-        ("step.onnx", ["--beam-size", "4"]),
-        ("step.onnx", ["--sample"]),
+        ("step.onnx", ["--runtime", "onnx", "--beam-size", "4"]),
+        ("step.onnx", ["--runtime", "onnx", "--sample"]),
+        ("greedy.npz", ["--beam-size", "4"]),
+        ("greedy.npz", [*["c"] * 60, "--beam-size", "4", "--threads", "2"]),
+        ("greedy.npz", ["--sample"]),
         ("greedy.npz", []),
         ("greedy.npz", ["c"] * 60),
         ("greedy.npz", [*["c"] * 60, "--threads", "2"]),
