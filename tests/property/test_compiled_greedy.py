@@ -62,6 +62,11 @@ def greedy(request, build, monkeypatch):
 @given(model=models, source=rows, bounds=bounds)
 @example(({"cell": "lstm", "hidden_size": 70, "num_layers": 2, "bidirectional": True}, 1), [[4, 5, 2]] * 8, [9] * 15)
 @example(
+    ({"cell": "gru", "hidden_size": 70, "bidirectional": True, "attention": "bahdanau"}, 4),
+    [[4, 5, 2], [6, 7, 8, 9, 2], [2]] * 3,
+    [9] * 15,
+)
+@example(
     ({"cell": "gru", "hidden_size": 64, "embedding_size": 13, "context": "every_step"}, 2), [[2], [3, 2]], [9] * 15
 )
 @example(

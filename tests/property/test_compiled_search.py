@@ -128,6 +128,35 @@ def test_greedy_search_is_that_of_its_steps(compiled, model, source, bounds):
         assert one.token_scores == other.token_scores
 
 
+@pytest.mark.parametrize("beam", [Beam(2, 2), Beam(5, 3, 0.6), Beam(7, 7, -1.0, early_stop=True)])
+def test_equal_scores_go_to_the_lowest_token_and_then_to_the_better_parent(compiled, beam):
+    model = network(1, torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    found, source = compiled(model), [[4, 5, 2], [6, 2]]
+    expected = beam_search(CompiledStepper(found), *pad_sources(source), beam, max_lengths=np.array([4, 3]))
+    equal(CompiledBeam(found)(source, [4, 3], beam), expected)
+
+
+@pytest.mark.parametrize("early_stop", [False, True])
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("penalty", [4.0, 2.0, 0.6, -1.0])
+def test_a_beam_search_ends_when_its_steps_do_where_long_outputs_are_better(compiled, penalty, number, early_stop):
+    """Every step has the same probabilities, so under a large penalty the longest output is the best one, unless EOS stops it early."""
+    model, source = network(1, torch.float32), [[4, 5, 2], [6, 2]]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.zero_()
+            if name == "decoder.output_bias":
+                parameter[2:] = torch.tensor([1.0, 0, 0.6, 0.59, 0.1, 0, -0.1])
+    found, beam = compiled(model), Beam(3, number, penalty, early_stop)
+    expected = beam_search(CompiledStepper(found), *pad_sources(source), beam, max_lengths=np.array([80, 60]))
+    lengths = [len(each[0].ids) for each in expected]
+    assert lengths == [80, 60] if penalty >= 2 and not early_stop else max(lengths) < 20
+    equal(CompiledBeam(found)(source, [80, 60], beam), expected)
+
+
 def test_samples_and_scores_are_those_of_torch(compiled):
     model = network(3, torch.float32, attention="bahdanau", bidirectional=True)
     source = [[4, 5, 2], [6, 2], [7, 8, 9, 2]]

@@ -610,4 +610,13 @@ def test_the_columns_behind_the_vocabulary_are_never_written(decode):
         assert call.arrays["scores"][0] == pytest.approx(1 - np.log(8 + np.e))
 
 
+@pytest.mark.parametrize("half", [0, 1])
+def test_the_larger_of_a_number_and_nan_is_nan(decode, half):
+    call = Call(decode, "within")
+    hidden, state = call.model.hidden, call.model.attention[0].state
+    (ctypes.c_float * (2 * hidden)).from_address(state.bias)[half * hidden] = NAN
+    assert call(1) == OK
+    assert (call.arrays["tokens"][0], np.isnan(call.arrays["scores"][0])) == (EOS, True)
+
+
 __all__ = ["build"]
