@@ -11,7 +11,7 @@ from freerun.runtime.compiled import LIBRARY, opened
 from tests.compiled import COMPILER
 from tests.fuzz.native import Native, sanitizers
 
-FEW = 70
+FEW = 110  # the first that asks for memory that is not there is 103
 MANY = range(1, 101)  # hundreds of models
 SETS = ["base", "avx2", "avx512"]
 
