@@ -143,7 +143,7 @@ def test_equal_scores_go_to_the_lowest_token_and_then_to_the_better_parent(compi
 @pytest.mark.parametrize("number", [1, 3])
 @pytest.mark.parametrize("penalty", [4.0, 2.0, 0.6, -1.0])
 def test_a_beam_search_ends_when_its_steps_do_where_long_outputs_are_better(compiled, penalty, number, early_stop):
-    """Every step has the same probabilities, so under a large penalty the longest output is the best one, unless EOS stops it early."""
+    """Every step has the same probabilities, so a large penalty favours the longest output, unless it stops early."""
     model, source = network(1, torch.float32), [[4, 5, 2], [6, 2]]
     with torch.no_grad():
         for name, parameter in model.named_parameters():
