@@ -96,6 +96,8 @@ def _hypothesis(outputs: Outputs, start: int, count: int, length_penalty: float)
     """Return the hypothesis of ``count`` tokens, which end with EOS unless the bound came first."""
     tokens, scores = outputs.tokens[start : start + count], outputs.scores[start : start + count]
     truncated = not tokens or tokens[-1] != EOS
-    score = sum(scores, 0.0)
+    score = 0.0
+    for each in scores:  # sum() adds more exactly than a search does, from Python 3.12 on
+        score += each
     rank = penalised(score, float(count), length_penalty)
     return Hypothesis(tuple(tokens if truncated else tokens[:-1]), score, tuple(scores), rank, truncated)
