@@ -270,7 +270,7 @@ def test_what_is_no_graph_is_told_even_with_the_right_hash(bundle, content):
 def test_search_checks_the_graphs_it_uses(bundle):
     put(bundle, "step.onnx", b"garbage")
     with pytest.raises(BundleError, match=r"step\.onnx: damaged: "):
-        freerun.load(bundle).predict("a", freerun.Beam(2))
+        freerun.load(bundle, runtime="onnx").predict("a", freerun.Beam(2))
 
 
 # ----------------------------------------------------------------------------------------------------- what is exported
