@@ -733,10 +733,15 @@ int freerun_best(int64_t rows, int64_t vocabulary, const float *log_probs, int64
     return FREERUN_OK;
 }
 
-void freerun_end(freerun_steps *s) {
-    if (!s) return;
+/* Free what an object has but its sources. */
+static void give_back(freerun_steps *s) {
     for (int n = 0; n < 2; n++) free(s->rows[n].memory);
     free(s->memory);
+}
+
+void freerun_end(freerun_steps *s) {
+    if (!s) return;
+    give_back(s);
     free(s->sources);
     free(s);
 }
@@ -905,7 +910,7 @@ static int choose(beam *b, beam_source *of, int64_t first, int64_t step, int64_t
 }
 
 /* Search until no row is active. */
-static int search(beam *b, const int32_t *stop) {
+static int search(beam *b) {
     const freerun_model *m = b->steps->r.m;
     for (int64_t n = 0; n < b->num_sources; n++) {
         b->sources[n].rows = 1;
@@ -915,7 +920,6 @@ static int search(beam *b, const int32_t *stop) {
         b->last[n] = -1;
     }
     b->rows = b->num_sources;
-    b->steps->r.stop = stop;
     for (int64_t step = 0; b->rows && !stopped(&b->steps->r); step++) {
         if (!made_step(b->steps, b->rows, b->tokens, b->origins)) return 0;
         const writing *w = &b->steps->rows[b->steps->now].w;
@@ -1005,14 +1009,13 @@ static int search_part(const freerun_model *m, int64_t count, source *sources, c
     while (is_found(&space));
     steps.r.stop = stop;
     int result = space.start ? read_sources(&steps, 1) : FREERUN_NO_MEMORY;
-    if (result == FREERUN_OK && (!search(&b, stop) || !put_all(&b, tokens, scores, starts, written)))
+    if (result == FREERUN_OK && (!search(&b) || !put_all(&b, tokens, scores, starts, written)))
         result = FREERUN_NO_MEMORY;
     if (result == FREERUN_OK && stopped(&steps.r)) result = FREERUN_STOPPED;
     for (int64_t n = 0; n < count; n++) free(b.sources[n].finished.items);
     free(b.nodes.items);
     free(space.start);
-    for (int n = 0; n < 2; n++) free(steps.rows[n].memory);
-    free(steps.memory);
+    give_back(&steps);
     return result;
 }
 

@@ -211,11 +211,9 @@ def _verify(new: Path, bundle: Bundle, precision: str) -> None:
     if can_run(exported, precision):
         both = f"{arrays_file(precision)} and {graph_file('step', precision)}"
         model = CompiledModel(exported, precision)
-        check_agreement(bundle, both, CompiledGreedy(model)(sources, bounds), OnnxStepper(graphs), sources, precision)
-        name = arrays_file(precision)
-        check_agreement(
-            bundle, name, CompiledGreedy(model)(sources, bounds), CompiledStepper(model), sources, precision
-        )
+        compiled = CompiledGreedy(model)(sources, bounds)
+        check_agreement(bundle, both, compiled, OnnxStepper(graphs), sources, precision)
+        check_agreement(bundle, arrays_file(precision), compiled, CompiledStepper(model), sources, precision)
 
 
 def _quantize(new: Path, bundle: Bundle, items: EvaluationSet, request: _Request) -> dict[str, Any]:

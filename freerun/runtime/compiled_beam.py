@@ -6,20 +6,15 @@ import ctypes
 from array import array
 from collections.abc import Sequence
 from functools import partial
-from itertools import chain
 from typing import Final
 
 from freerun.runtime.compiled import BeamSettings, Outputs
-from freerun.runtime.compiled_model import CompiledModel
-from freerun.runtime.interruptible import interruptible
+from freerun.runtime.compiled_model import CompiledModel, in_threads
 from freerun.search.hypothesis import Hypothesis, penalised
 from freerun.search.methods import Beam
 from freerun.symbols import EOS
 
 __all__ = ["CompiledBeam"]
-
-_SHORT: Final = 4_000_000_000
-"""Tokens * weights of a call that takes about 0.2 s at most."""
 
 _MIN_ROWS: Final = 8
 """Minimum number of sources per thread."""
@@ -45,20 +40,14 @@ class CompiledBeam:
         """
         self._model()
         stop = ctypes.c_int32()
-        size = max(_MIN_ROWS, -(-len(sources) // (4 * self._threads)))
-        if self._threads == 1 or len(sources) <= size:
-            return self._called(sources, bounds, settings, stop)
-        from concurrent.futures import ThreadPoolExecutor  # slow to import, and not needed for single texts
-
+        shared = len(sources) if self._threads == 1 else -(-len(sources) // (4 * self._threads))
+        size = max(_MIN_ROWS, shared)
         parts = [slice(first, first + size) for first in range(0, len(sources), size)]
-        with ThreadPoolExecutor(self._threads) as pool:
-            try:
-                calls = [pool.submit(self._called, sources[part], bounds[part], settings, stop) for part in parts]
-                return list(chain.from_iterable(call.result() for call in calls))
-            except BaseException:  # Ctrl-C: stop the other parts
-                stop.value = 1
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+
+        def work(part: slice) -> list[list[Hypothesis]]:
+            return self._called(sources[part], bounds[part], settings, stop)
+
+        return in_threads(work, parts, self._threads, stop)
 
     def _called(
         self, sources: Sequence[Sequence[int]], bounds: Sequence[int], settings: Beam, stop: ctypes.c_int32
@@ -76,10 +65,7 @@ class CompiledBeam:
             library.freerun_beam_search, self._model(), len(sources), *addresses, how, *results, outputs, stop
         )
         try:
-            if (sum(bounds) + len(bounds)) * settings.width * self._model.numbers <= _SHORT:
-                self._model.check(call())
-            else:
-                self._model.check(interruptible(call, lambda: setattr(stop, "value", 1)))
+            self._model.run(call, stop, (sum(bounds) + len(bounds)) * settings.width)
             return [
                 [
                     _hypothesis(outputs, starts[n], written[n], settings.length_penalty)

@@ -6,14 +6,12 @@ import ctypes
 from array import array
 from collections.abc import Sequence
 from functools import partial
-from itertools import chain
 from typing import Any, Final
 
 from freerun.architecture import Architecture
 from freerun.runtime.bundle import Bundle, arrays_file
 from freerun.runtime.compiled import library
-from freerun.runtime.compiled_model import CompiledModel
-from freerun.runtime.interruptible import interruptible
+from freerun.runtime.compiled_model import CompiledModel, in_threads
 from freerun.search.hypothesis import Hypothesis
 from freerun.symbols import EOS
 
@@ -23,8 +21,6 @@ _FIRST_ROOM: Final = 2**12
 """Tokens per output for which the first attempt reserves memory."""
 _MAX_ROOM: Final = 2**20
 """Total tokens for which the first attempt of a call reserves memory."""
-_SHORT: Final = 4_000_000_000
-"""Tokens * weights of a call that takes about 0.2 s at most."""
 _MIN_ROWS: Final = 24
 """Minimum number of sources per thread."""
 
@@ -59,23 +55,11 @@ class CompiledGreedy:
         model, stop = self._model(), ctypes.c_int32()
         if len(sources) == 1:
             return self._decoded(model, stop, sources, bounds)
-        parts = [(model, stop, sources[part], bounds[part]) for part in _parts(bounds, self._threads)]
-        if self._threads == 1:
-            outputs = [self._decoded(*part) for part in parts]
-        else:
-            outputs = self._in_threads(parts, stop)
-        return list(chain.from_iterable(outputs))
 
-    def _in_threads(self, parts: Sequence[Any], stop: ctypes.c_int32) -> list[list[Hypothesis]]:
-        from concurrent.futures import ThreadPoolExecutor  # slow to import, and not needed for single texts
+        def work(part: slice) -> list[Hypothesis]:
+            return self._decoded(model, stop, sources[part], bounds[part])
 
-        with ThreadPoolExecutor(self._threads) as pool:
-            try:
-                return list(pool.map(lambda part: self._decoded(*part), parts))
-            except BaseException:  # Ctrl-C: stop the other parts
-                stop.value = 1
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        return in_threads(work, _parts(bounds, self._threads), self._threads, stop)
 
     def _decoded(
         self,
@@ -110,12 +94,7 @@ class CompiledGreedy:
             written := array("q", bytes(8 * len(sources))),
         )
         addresses = [None if each is None else each.buffer_info()[0] for each in arrays]
-        if room * self._model.numbers <= _SHORT:
-            result = self._decode(model, len(sources), *addresses, stop)
-        else:
-            call = partial(self._decode, model, len(sources), *addresses, stop)
-            result = interruptible(call, lambda: setattr(stop, "value", 1))
-        self._model.check(result)
+        self._model.run(partial(self._decode, model, len(sources), *addresses, stop), stop, room)
         outputs, start = [], 0
         for count, bound in zip(written, bounds, strict=True):
             outputs.append(_hypothesis(tokens[start : start + count].tolist(), scores[start : start + count].tolist()))

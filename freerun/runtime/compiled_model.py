@@ -11,10 +11,10 @@ import json
 import threading
 import zipfile
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -34,12 +34,17 @@ from freerun.runtime.compiled import (
 )
 from freerun.runtime.forked import renew_when_forked
 from freerun.runtime.graphs import check_metadata, metadata_of
+from freerun.runtime.interruptible import interruptible
 from freerun.symbols import PAD, source_length
 
-__all__ = ["BAD_SOURCE", "CompiledModel", "arrays_version", "damaged_arrays", "read_model"]
+__all__ = ["BAD_SOURCE", "CompiledModel", "arrays_version", "damaged_arrays", "in_threads", "read_model"]
+
+T = TypeVar("T")
 
 NO_MEMORY, BAD_SOURCE, BAD_MODEL, STOPPED = 1, 2, 3, 4
 """Errors of native/greedy.h."""
+_SHORT: Final = 4_000_000_000
+"""Tokens * weights of a call that takes about 0.2 s at most."""
 
 
 def arrays_version(sizes: Architecture) -> int:
@@ -100,6 +105,16 @@ class CompiledModel:
         features = [source[end:] for source, end in zip(sources, ends, strict=True)]
         return [*_joined(ids), *_joined(features)]
 
+    def run(self, call: Callable[[], int], stop: ctypes.c_int32, tokens: int) -> None:
+        """Make a call of the library over so many tokens, which heeds ``stop``; signals can interrupt it if it is long.
+
+        Raises as ``check`` does.
+        """
+        if tokens * self.numbers <= _SHORT:
+            self.check(call())
+        else:
+            self.check(interruptible(call, lambda: setattr(stop, "value", 1)))
+
     def check(self, result: int) -> None:
         """Raise the exception for an error code of the library."""
         if result == STOPPED:
@@ -123,6 +138,21 @@ class CompiledModel:
                 self.memory = [model, *memory]
                 self._model = ctypes.byref(model)
             return self._model
+
+
+def in_threads(work: Callable[[slice], list[T]], parts: Sequence[slice], threads: int, stop: ctypes.c_int32) -> list[T]:
+    """Return the results of all parts, in their order; if one fails (Ctrl-C), ``stop`` ends the others."""
+    if threads == 1 or len(parts) == 1:
+        return list(chain.from_iterable(map(work, parts)))
+    from concurrent.futures import ThreadPoolExecutor  # slow to import, and not needed for single texts
+
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            return list(chain.from_iterable(pool.map(work, parts)))
+        except BaseException:
+            stop.value = 1
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _joined(rows: Sequence[Sequence[int]]) -> tuple[array[int], array[int]]:

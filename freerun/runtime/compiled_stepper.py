@@ -8,21 +8,17 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from freerun.runtime.compiled_model import BAD_SOURCE, CompiledModel
-from freerun.runtime.interruptible import interruptible
 from freerun.search.loop import writable
 from freerun.search.stepper import Ids, LogProbs
 from freerun.search.top import best_allowed
 from freerun.symbols import NEVER_WRITTEN, PAD
 
 __all__ = ["CompiledStepper"]
-
-_SHORT: Final = 4_000_000_000
-"""Source tokens * weights of a call that takes about 0.2 s at most."""
 
 
 class CompiledStepper:
@@ -62,11 +58,7 @@ class CompiledStepper:
             arrays += [_filled(source_ids[features]), features.sum(axis=1, dtype=np.int64)]
         addresses = [each.ctypes.data for each in arrays] + [None] * (4 - len(arrays))
         stop = ctypes.c_int32()
-        call = partial(self._start, len(lengths), addresses, stop)
-        if int(lengths.sum()) * self._model.numbers <= _SHORT:
-            self._model.check(call())
-        else:
-            self._model.check(interruptible(call, lambda: setattr(stop, "value", 1)))
+        self._model.run(partial(self._start, len(lengths), addresses, stop), stop, int(lengths.sum()))
 
     def _start(self, count: int, addresses: Sequence[int | None], stop: ctypes.c_int32) -> int:
         result: int = self._model.library.freerun_start(

@@ -25,7 +25,7 @@ COMMAND = """
 import os
 import sys
 from freerun.cli import main
-from freerun.runtime import compiled_beam, compiled_greedy
+from freerun.runtime import compiled_model
 from freerun.runtime.compiled_stepper import CompiledStepper
 from freerun.runtime.session import Session
 
@@ -39,7 +39,7 @@ def telling(run):
 
 Session.run, Session.run_with_ort_values = telling(Session.run), telling(Session.run_with_ort_values)
 
-def compiled(call, stop, interruptible=compiled_greedy.interruptible):
+def compiled(call, stop, interruptible=compiled_model.interruptible):
     os.write(2, b"running\\n")  # whole, though several threads say it
     return interruptible(call, stop)
 
@@ -47,7 +47,7 @@ def started(self, *arguments, start=CompiledStepper.start):
     start(self, *arguments)
     os.write(2, b"running\\n")
 
-compiled_greedy.interruptible = compiled_beam.interruptible = compiled
+compiled_model.interruptible = compiled
 CompiledStepper.start = started
 sys.exit(main(sys.argv[2:]))
 """
