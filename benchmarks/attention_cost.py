@@ -16,11 +16,10 @@ import statistics
 from pathlib import Path
 
 import torch
-from updates import arguments, first_batches, milliseconds_per_update, new_learner, prepared
+from updates import arguments, config_of, first_batches, milliseconds_per_update, new_learner, prepared
 
 from freerun.build import order_of
-from freerun.config import Config, parse_config
-from freerun.forcing.registry import settings_of
+from freerun.config import Config
 from freerun.training.precision import bf16_is_fast
 
 ATTENTIONS = {
@@ -32,22 +31,16 @@ ATTENTIONS = {
 }
 
 
-def config_of(pairs: Path, args: argparse.Namespace, attention: str, precision: str) -> Config:
+def config(pairs: Path, args: argparse.Namespace, attention: str, precision: str) -> Config:
     """Return the configuration of one kind of update."""
-    raw = {
-        "data": {"train": str(pairs), "source_tokens": "char", "target_tokens": "whitespace"},
-        "model": {
-            "embedding_size": args.hidden,
-            "hidden_size": args.hidden,
-            "num_layers": args.layers,
-            "bidirectional": args.bidirectional,
-            "dropout": args.dropout,
-            "reverse_source": False,
-            **ATTENTIONS[attention],
-        },
-        "training": {"batch_size": args.batch, "threads": 1, "precision": precision},
+    model = {
+        "num_layers": args.layers,
+        "bidirectional": args.bidirectional,
+        "dropout": args.dropout,
+        "reverse_source": False,
+        **ATTENTIONS[attention],
     }
-    return parse_config(raw, "attention_cost", settings_of)
+    return config_of(pairs, args.hidden, model, {"batch_size": args.batch, "precision": precision})
 
 
 def main() -> None:
@@ -61,7 +54,7 @@ def main() -> None:
     torch.set_num_threads(1)
     precisions = ["fp32", "bf16"] if bf16_is_fast() else ["fp32"]
     kinds = [(attention, precision) for precision in precisions for attention in ATTENTIONS]
-    configs, data = prepared(args.pairs, lambda pairs: {kind: config_of(pairs, args, *kind) for kind in kinds})
+    configs, data = prepared(args.pairs, lambda pairs: {kind: config(pairs, args, *kind) for kind in kinds})
     order = order_of(configs[kinds[0]].training, data.corpus)
     learners = {kind: new_learner(config, data, order) for kind, config in configs.items()}
     rounds = milliseconds_per_update(learners, lambda: first_batches(order, args.updates), args.rounds)

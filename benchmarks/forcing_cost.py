@@ -18,13 +18,12 @@ import statistics
 from pathlib import Path
 
 import torch
-from updates import arguments, first_batches, milliseconds_per_update, new_learner, prepared
+from updates import arguments, config_of, first_batches, milliseconds_per_update, new_learner, prepared
 
 from freerun.build import order_of
-from freerun.config import Config, parse_config
+from freerun.config import Config
 from freerun.experiment.dataset import TrainingData
 from freerun.forcing.loss import Losses, Term, smoothed_nll
-from freerun.forcing.registry import settings_of
 from freerun.forcing.replay import encode
 from freerun.forcing.rollout import uniforms
 from freerun.forcing.scheduled_sampling import ScheduledSampling, aligned_draw
@@ -71,22 +70,16 @@ class Loop(ScheduledSampling):
         return Losses({"nll": Term(loss, batch.num_tokens)}, {"nll": (nll.item(), batch.num_tokens)})
 
 
-def config_of(pairs: Path, name: str, args: argparse.Namespace) -> Config:
+def config(pairs: Path, name: str, args: argparse.Namespace) -> Config:
     """Return the configuration of one strategy."""
-    raw = {
-        "data": {"train": str(pairs), "source_tokens": "char", "target_tokens": "whitespace"},
-        "model": {
-            "embedding_size": args.hidden,
-            "hidden_size": args.hidden,
-            "num_layers": args.layers,
-            "attention": args.attention,
-            "input_feeding": args.input_feeding,
-            "dropout": args.dropout,
-        },
-        "training": {"batch_size": 64, "threads": 1, "precision": args.precision},
-        "forcing": {"strategy": name, **FORCING[name]},
+    model = {
+        "num_layers": args.layers,
+        "attention": args.attention,
+        "input_feeding": args.input_feeding,
+        "dropout": args.dropout,
     }
-    return parse_config(raw, "forcing_cost", settings_of)
+    training = {"batch_size": 64, "precision": args.precision}
+    return config_of(pairs, args.hidden, model, training, forcing={"strategy": name, **FORCING[name]})
 
 
 def learner(config: Config, data: TrainingData, order: BatchOrder, loop: bool) -> Learner:
@@ -109,7 +102,7 @@ def main() -> None:
     torch.set_num_threads(1)
     configs, data = prepared(
         args.pairs,
-        lambda pairs: {name: config_of(pairs, name, args) for name in FORCING},
+        lambda pairs: {name: config(pairs, name, args) for name in FORCING},
     )
     order = order_of(configs["teacher"].training, data.corpus)
     learners = {name: learner(config, data, order, name.endswith("_loop")) for name, config in configs.items()}

@@ -18,13 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from updates import arguments, first_batches, milliseconds_per_update, new_learner, prepared
+from updates import arguments, config_of, first_batches, milliseconds_per_update, new_learner, prepared
 
 from freerun.architecture import Architecture
 from freerun.build import order_of
-from freerun.config import Config, parse_config
+from freerun.config import Config
 from freerun.data.batching import Batch
-from freerun.forcing.registry import settings_of
 from freerun.training.learner import Learner
 from freerun.training.precision import bf16_is_fast
 
@@ -85,21 +84,15 @@ def _fastest(call: object, times: int = 5) -> float:
     return min(taken)
 
 
-def config_of(pairs: Path, args: argparse.Namespace, backend: str, precision: str) -> Config:
+def config(pairs: Path, args: argparse.Namespace, backend: str, precision: str) -> Config:
     """Return the configuration of one kind of update."""
-    raw = {
-        "data": {"train": str(pairs), "source_tokens": "char", "target_tokens": "whitespace"},
-        "model": {
-            "embedding_size": args.hidden,
-            "hidden_size": args.hidden,
-            "num_layers": args.layers,
-            "dropout": 0.0,
-            "attention": "luong" if args.attention else "none",
-            "reverse_source": False,
-        },
-        "training": {"batch_size": args.batch, "threads": 1, "precision": precision, "backend": backend},
+    model = {
+        "num_layers": args.layers,
+        "dropout": 0.0,
+        "attention": "luong" if args.attention else "none",
+        "reverse_source": False,
     }
-    return parse_config(raw, "update_cost", settings_of)
+    return config_of(pairs, args.hidden, model, {"batch_size": args.batch, "precision": precision, "backend": backend})
 
 
 def parts_of(learner: Learner, batches: Sequence[Batch]) -> dict[str, float]:
@@ -125,7 +118,7 @@ def main() -> None:
     torch.set_num_threads(1)
     precisions = ["fp32", "bf16"] if bf16_is_fast() else ["fp32"]
     kinds = [(backend, precision) for precision in precisions for backend in ("fused", "auto")]
-    configs, data = prepared(args.pairs, lambda pairs: {kind: config_of(pairs, args, *kind) for kind in kinds})
+    configs, data = prepared(args.pairs, lambda pairs: {kind: config(pairs, args, *kind) for kind in kinds})
     order = order_of(configs[kinds[0]].training, data.corpus)
     batches = list(first_batches(order, args.updates))
     learners = {kind: new_learner(config, data, order) for kind, config in configs.items()}

@@ -7,13 +7,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from freerun.build import build_learner, model_sizes, new_model
-from freerun.config import Config
+from freerun.config import Config, parse_config
 from freerun.data.batching import Batch
 from freerun.data.builtin import make_dataset
 from freerun.experiment.dataset import DataSource, TrainingData, load_data
+from freerun.forcing.registry import settings_of
 from freerun.training.learner import Learner
 from freerun.training.order import BatchOrder
 from freerun.training.progress import Progress
@@ -30,6 +31,19 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--json", action="store_true")
     return parser
+
+
+def config_of(
+    pairs: Path, hidden: int, model: Mapping[str, Any], training: Mapping[str, Any], **sections: Mapping[str, Any]
+) -> Config:
+    """Return the configuration of one kind of update: ``hidden`` units on one thread, spelling to phonemes."""
+    raw = {
+        "data": {"train": str(pairs), "source_tokens": "char", "target_tokens": "whitespace"},
+        "model": {"embedding_size": hidden, "hidden_size": hidden, **model},
+        "training": {"threads": 1, **training},
+        **sections,
+    }
+    return parse_config(raw, "benchmark", settings_of)
 
 
 def prepared(
