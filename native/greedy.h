@@ -164,8 +164,8 @@ int freerun_start(const freerun_model *model, int64_t count, const int64_t *ids,
 int freerun_step(freerun_steps *steps, int64_t rows, const int64_t *tokens, const int64_t *origins, float *log_probs);
 
 /* Write the k best tokens of each row of log-probabilities [rows][vocabulary], best first, ties to the lowest id: ids [rows][k]
- * and their log-probabilities. PAD, BOS and UNK are left out, so k is at most vocabulary - 3. A NaN is better than nothing and
- * no better than anything else. Returns FREERUN_OK, or BAD_SOURCE for sizes out of range and arrays as above. */
+ * and their log-probabilities. PAD, BOS and UNK are left out, so k is at most vocabulary - 3. A NaN takes the
+ * place of no number, and keeps its own. Returns FREERUN_OK, or BAD_SOURCE for sizes out of range and arrays as above. */
 int freerun_best(int64_t rows, int64_t vocabulary, const float *log_probs, int64_t k, int64_t *ids, float *best);
 
 /* Free what freerun_start has made; NULL is ignored. */

@@ -100,6 +100,15 @@ def factors(keys_NSH: Numbers, real_NS: Numbers, factors_NSH: Numbers, small_N: 
                 out[j] = exponential(TWO * upcast(keys[j]))
 
 
+@compiled
+def _query(product_P: Numbers, queries_H: Numbers, factors_H: Numbers) -> None:
+    """Write a row's query, with which its products begin, and its factors ``e^(2 q)``."""
+    for j in range(len(queries_H)):
+        queries_H[j] = upcast(product_P[j])
+    for j in range(len(queries_H)):
+        factors_H[j] = exponential(TWO * queries_H[j])
+
+
 # -- parts of a row, forward -------------------------------------------------------------------------------------------
 
 
@@ -184,11 +193,8 @@ def attend_by_sums(
     for row in range(len(products_BP)):
         n = row // rows_per_source
         product, scores, real = products_BP[row], weights_BS[row], real_NS[n]
-        for j in range(hidden):
-            queries[j] = upcast(product[j])
+        _query(product, queries, query_factors)
         small = small_N[n]
-        for j in range(hidden):
-            query_factors[j] = exponential(TWO * queries[j])
         for s in range(len(scores)):
             if not real[s]:
                 continue
@@ -290,11 +296,8 @@ def attend_by_sums_backward(
         product, weights, real, d_product = products_BP[row], weights_BS[row], real_NS[n], d_products_BP[row]
         _read_backward(d_inputs_BX[row][first:], d_given_BI[row], inputs_BX[row][first:], is_tanh, dz, d_sums_BI[row])
         _softmax_backward(dz, values_NSI[n], weights, real, d_scores)
-        for j in range(hidden):
-            queries[j] = upcast(product[j])
+        _query(product, queries, query_factors)
         small = small_N[n]
-        for j in range(hidden):
-            query_factors[j] = exponential(TWO * queries[j])
         d_query[:] = 0
         for s in range(len(weights)):
             if not real[s]:
