@@ -57,12 +57,12 @@ Threads = Annotated[
     typer.Option(
         min=0,
         max=THREADS.high,
-        help="Number of threads. 0: for torch OMP_NUM_THREADS or all cores; for an exported model 1.",
+        help="Number of threads. 0: OMP_NUM_THREADS or all cores; in onnxruntime 1.",
     ),
 ]
 Runtime = Annotated[
     Literal["torch", "onnx"] | None,
-    typer.Option(help="Backend. Default: torch, or the fastest one if exported."),
+    typer.Option(help="Backend. Default: the fastest that can run the model."),
 ]
 Precision = Annotated[
     Literal["fp32", "int8"], typer.Option(help="int8 uses the graphs that freerun export --quantize int8 wrote.")

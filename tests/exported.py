@@ -14,20 +14,20 @@ from freerun.data.features import FeatureCodec
 from freerun.data.readers import Pair
 from freerun.data.tokenizers import WhitespaceTokenizer
 from freerun.data.vocabulary import Vocabulary
-from freerun.onnx_export.arrays import greedy_arrays
 from freerun.onnx_export.encoder_graph import encoder_graph
 from freerun.onnx_export.graph import model_of
 from freerun.onnx_export.graph_files import graph_files
 from freerun.onnx_export.greedy_graph import greedy_graph
 from freerun.onnx_export.products import Fp32
 from freerun.onnx_export.step_graph import step_graph
-from freerun.onnx_export.weights import ModelWeights
 from freerun.runtime.bundle import read_bundle
+from freerun.runtime.compiled_arrays import greedy_arrays
 from freerun.runtime.graph_rules import check_graph
 from freerun.runtime.graphs import metadata_of
 from freerun.runtime.limits import Limits
 from freerun.runtime.onnx_file import read_onnx
 from freerun.runtime.session import open_session
+from freerun.runtime.weights import ModelWeights
 from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
 from freerun.symbols import EOS
@@ -102,6 +102,9 @@ class ArraysOf:
         self.limits = Limits(Architecture(**self.model))
         metadata = metadata_of(self, "greedy", precision)
         self._content = greedy_arrays(GraphsOf(model).weights, precision == "int8", limit, metadata)
+
+    def has_graphs(self, precision):
+        return True
 
     def checked_bytes(self, name):
         return self._content if name.endswith("npz") else b""

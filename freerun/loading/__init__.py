@@ -1,4 +1,6 @@
-"""Loading of models: ``load`` returns a ``Predictor``, which runs an exported model in onnxruntime, any other in torch.
+"""Loading of models: ``load`` returns a ``Predictor``, which runs a model in the compiled library if it can.
+
+Otherwise an exported model runs in onnxruntime, any other in torch.
 
 A runtime is imported only if it is used: what needs torch is in ``torch_model``.
 """
@@ -59,13 +61,14 @@ def load(
         model: a bundle directory, or a run directory (then its best bundle).
         ensemble: further models whose distributions are averaged with those of ``model``.
         mean: of probabilities ("arithmetic") or of log-probabilities ("geometric").
-        threads: per call; 0 means the threads that torch has in this program, and one for onnxruntime. Any other number
-            is set in torch during each prediction only, so that the program keeps its own. A forked child always has
-            one thread for torch (docs/python.md).
+        threads: per call; 0 means one for the compiled library, which divides texts among them, and for onnxruntime,
+            and for torch the threads that it has in this program. Any other number is set in torch during each
+            prediction only, so that the program keeps its own. A forked child always has one thread for torch
+            (docs/python.md).
         max_length: the maximum number of tokens per output, instead of the bundle's bound.
-        runtime: "onnx" or "torch". Default: torch for a model that was not exported; onnxruntime for one that was, or
-            for greedy search freerun's compiled library if it is installed.
-        precision: "int8" runs the quantized graphs.
+        runtime: "onnx" or "torch". Default: freerun's compiled library if it is installed and has the model's cell;
+            else onnxruntime for a model that was exported, torch for any other.
+        precision: "int8" runs the quantized weights of an export.
         digest: the digest that ``freerun inspect`` prints for the expected bundle. It covers every file that a
             prediction depends on, so a model that was replaced by another one is not loaded.
 
@@ -167,7 +170,9 @@ class _Member(NamedTuple):
 
 
 def _member(bundle: Bundle, runtime: Runtime | None, precision: Precision, threads: int) -> _Member:
-    """Choose how to run a bundle."""
+    """Choose how to run a bundle: by the compiled library if it can, else as it was exported, else in torch."""
+    if runtime is None and can_run(bundle, precision):
+        return _compiled(bundle, precision, threads)
     if runtime == "torch" or (runtime is None and precision == "fp32" and not bundle.has_graphs()):
         new_stepper = _torch_steppers(bundle, threads)
         return _Member(new_stepper, StepperSearcher(new_stepper))
@@ -179,15 +184,20 @@ def _member(bundle: Bundle, runtime: Runtime | None, precision: Precision, threa
             f"Expected a bundle with {precision} graphs",
             f"Write them with: freerun export {bundle.directory}{quantize}",
         )
-    threads = threads or _ONNX_THREADS
-    if runtime is None and can_run(bundle, precision):
-        model = CompiledModel(bundle, precision)
-        steppers = StepperSearcher(lambda: CompiledStepper(model))
-        searcher = DirectSearcher(CompiledGreedy(model, threads), steppers, CompiledBeam(model, threads))
-        return _Member(lambda: CompiledStepper(model), searcher)
-    graphs = Graphs(bundle, precision, threads)
+    graphs = Graphs(bundle, precision, threads or _ONNX_THREADS)
     steppers = StepperSearcher(lambda: OnnxStepper(graphs))
     return _Member(lambda: OnnxStepper(graphs), DirectSearcher(OnnxGreedy(graphs), steppers))
+
+
+def _compiled(bundle: Bundle, precision: Precision, threads: int) -> _Member:
+    """Run a bundle in the compiled library; ``threads`` divide the sources of a call among them."""
+    model = CompiledModel(bundle, precision)
+    if not model.is_exported:
+        model()  # its weights are read now, as torch would read them, so that a damaged file is reported here
+    threads = resolve_threads(threads) or 1
+    steppers = StepperSearcher(lambda: CompiledStepper(model))
+    searcher = DirectSearcher(CompiledGreedy(model, threads), steppers, CompiledBeam(model, threads))
+    return _Member(lambda: CompiledStepper(model), searcher)
 
 
 def _torch_steppers(bundle: Bundle, threads: int) -> Callable[[], Stepper]:

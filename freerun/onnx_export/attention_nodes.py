@@ -10,14 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from freerun.onnx_export.entry_nodes import Entries
 from freerun.onnx_export.graph import Graph, Value
 from freerun.onnx_export.products import Arithmetic, several
-from freerun.onnx_export.weights import LinearWeights, ModelWeights
+from freerun.runtime.weights import LinearWeights, ModelWeights, pairs_apart
 
-__all__ = ["MASKED", "AttentionNodes", "StepContext", "attention_nodes", "pairs_apart"]
+__all__ = ["MASKED", "AttentionNodes", "StepContext", "attention_nodes"]
 
 _PREFIX: Final = "decoder.attention"
 MASKED: Final = -1e30
@@ -50,15 +48,12 @@ class AttentionNodes:
         """Return what queries are compared with, from ``memory`` [B, S, M]: [B, H, S], or [B, 1, S, H] for sums."""
         keys = memory
         if self.weights.has(f"{_PREFIX}.keys.weight"):
-            keys = graph.op("MatMul", memory, self.arithmetic.weight(graph, "attention.keys", self.keys_weight(), 0))
+            keys = graph.op(
+                "MatMul", memory, self.arithmetic.weight(graph, "attention.keys", self.weights.attention_keys(), 0)
+            )
         if self.sizes.attention_spec.sums:
             return graph.op("Unsqueeze", keys, graph.ints(1))
         return graph.op("Transpose", keys, attributes={"perm": [0, 2, 1]})
-
-    def keys_weight(self) -> np.ndarray:
-        """Return the weight [M, H] that turns the memory into keys, scaled like the scores."""
-        weight = self.weights.linear(f"{_PREFIX}.keys").weight
-        return weight * np.float32(self.sizes.hidden_size**-0.5) if self.sizes.attention_spec.is_scaled else weight
 
     def of_next_step(self) -> list[LinearWeights]:
         """Return what the next step multiplies the top layer's output by, in addition to the recurrent weights."""
@@ -154,12 +149,6 @@ class BahdanauNodes(AttentionNodes):
         token = graph.op("Gather", graph.constant("token_outputs", table), tokens)
         pairs = graph.op("Add", graph.op("Add", products[0], token), read)
         return graph.op("Max", *graph.split(pairs, [self.sizes.hidden_size] * 2))
-
-
-def pairs_apart(linear: LinearWeights) -> LinearWeights:
-    """Put columns 0, 2, 4, ... before 1, 3, 5, ...: a maxout of neighbors becomes one of two halves."""
-    order = np.concatenate([np.arange(0, linear.weight.shape[1], 2), np.arange(1, linear.weight.shape[1], 2)])
-    return LinearWeights(linear.weight[:, order], None if linear.bias is None else linear.bias[order])
 
 
 _NODES: Final[Mapping[str, type[AttentionNodes]]] = {

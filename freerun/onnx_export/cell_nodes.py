@@ -1,9 +1,8 @@
 """The cells of ``freerun.models.cells`` as ONNX nodes: one step from the input and recurrent projections of the gates.
 
-Gates come in *parts*, groups that a cell treats as one: an LSTM's i f o and g, a GRU's r z and n, an RNN's only one.
-Shape suffixes: B rows, H hidden, G gates x hidden. Each of ``inputs`` is the input projection of a part with all biases
-except a gated one; each of ``recurrent`` is the recurrent projection with that one, and there are none if the cell is
-not recurrent.
+Gates come in parts (``freerun.runtime.weights``). Shape suffixes: B rows, H hidden, G gates x hidden. Each of
+``inputs`` is the input projection of a part with all biases except a gated one; each of ``recurrent`` is the recurrent
+projection with that one, and there are none if the cell is not recurrent.
 """
 
 from __future__ import annotations
@@ -14,10 +13,9 @@ from typing import Final
 
 import numpy as np
 
-from freerun.architecture import CELLS
-from freerun.onnx_export.graph import Array, Graph, Value
+from freerun.onnx_export.graph import Graph, Value
 
-__all__ = ["CELL_NODES", "CellNodes", "LayerState", "in_parts", "part_widths"]
+__all__ = ["CELL_NODES", "CellNodes", "LayerState"]
 
 LayerState = tuple[Value, Value | None]
 """(h, c) of a layer, each [B, H]; c is None unless the cell has one."""
@@ -28,28 +26,15 @@ class CellNodes:
     """One cell in ONNX.
 
     Attributes:
-        parts: the gates of each part, numbered as torch orders them: i f g o, r z n.
         step: ``(graph, inputs, recurrent, state before, H) -> state after``.
         operator: torch's number of each gate in the order of ONNX's own recurrent operator, which is named like the
             cell in capitals; None if there is no such operator, so the encoder is a ``Scan`` over the step.
         attributes: further attributes of that operator.
     """
 
-    parts: tuple[tuple[int, ...], ...]
     step: Callable[[Graph, Sequence[Value], Sequence[Value], LayerState, int], LayerState]
     operator: tuple[int, ...] | None = None
     attributes: Mapping[str, int] | None = None
-
-
-def in_parts(cell: str, array: Array) -> list[Array]:
-    """Split an array whose first axis is gates in torch's order, [G, ...], into parts."""
-    gates = np.split(array, CELLS[cell].gates)
-    return [np.concatenate([gates[number] for number in part]) for part in CELL_NODES[cell].parts]
-
-
-def part_widths(cell: str, size: int) -> list[int]:
-    """Return the width of each part for H = ``size``."""
-    return [len(part) * size for part in CELL_NODES[cell].parts]
 
 
 def lstm_step(
@@ -103,9 +88,9 @@ def mingru_step(
 
 
 CELL_NODES: Final[Mapping[str, CellNodes]] = {
-    "lstm": CellNodes(((0, 1, 3), (2,)), lstm_step, operator=(0, 3, 1, 2)),
-    "gru": CellNodes(((0, 1), (2,)), gru_step, operator=(1, 0, 2), attributes={"linear_before_reset": 1}),
-    "rnn": CellNodes(((0,),), rnn_step, operator=(0,)),
-    "mingru": CellNodes(((0,), (1,)), mingru_step),
+    "lstm": CellNodes(lstm_step, operator=(0, 3, 1, 2)),
+    "gru": CellNodes(gru_step, operator=(1, 0, 2), attributes={"linear_before_reset": 1}),
+    "rnn": CellNodes(rnn_step, operator=(0,)),
+    "mingru": CellNodes(mingru_step),
 }
 """ONNX's operators order their gates i o f c and z r h."""

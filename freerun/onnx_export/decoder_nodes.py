@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from freerun.onnx_export.attention_nodes import StepContext, attention_nodes
-from freerun.onnx_export.cell_nodes import CELL_NODES, LayerState, part_widths
+from freerun.onnx_export.cell_nodes import CELL_NODES, LayerState
 from freerun.onnx_export.entry_nodes import Entries
 from freerun.onnx_export.graph import Graph, Value
 from freerun.onnx_export.products import Arithmetic, Fp32, several
-from freerun.onnx_export.weights import LinearWeights, ModelWeights
+from freerun.runtime.weights import LinearWeights, ModelWeights, part_widths
 
 __all__ = ["DecoderStep", "StepValues"]
 

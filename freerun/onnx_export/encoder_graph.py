@@ -5,8 +5,8 @@ from __future__ import annotations
 from freerun.onnx_export.encoder_nodes import SourceValues, encode
 from freerun.onnx_export.graph import FLOAT, Graph
 from freerun.onnx_export.products import Arithmetic
-from freerun.onnx_export.weights import ModelWeights
 from freerun.runtime.interface import state_size, statics_of
+from freerun.runtime.weights import ModelWeights
 
 __all__ = ["encoder_graph"]
 

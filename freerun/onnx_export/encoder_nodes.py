@@ -18,7 +18,7 @@ from freerun.onnx_export.feature_nodes import feature_entries, feature_mask, fea
 from freerun.onnx_export.graph import FLOAT, INT32, INT64, Array, Graph, Value
 from freerun.onnx_export.layer_nodes import by_operator, by_scan, input_gates, token_gates
 from freerun.onnx_export.products import Arithmetic
-from freerun.onnx_export.weights import LayerWeights, LinearWeights, ModelWeights
+from freerun.runtime.weights import LayerWeights, LinearWeights, ModelWeights
 
 __all__ = ["EncoderValues", "SourceValues", "encode"]
 

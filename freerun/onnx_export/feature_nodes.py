@@ -10,7 +10,7 @@ import numpy as np
 from freerun.onnx_export.attention_nodes import MASKED
 from freerun.onnx_export.graph import BOOL, FLOAT, Graph, Value
 from freerun.onnx_export.products import Arithmetic
-from freerun.onnx_export.weights import ModelWeights
+from freerun.runtime.weights import ModelWeights
 from freerun.symbols import PAD
 
 __all__ = ["feature_entries", "feature_mask", "feature_summary"]

@@ -8,17 +8,17 @@ import numpy as np
 
 from freerun.architecture import ATTENTIONS, CELLS, Architecture
 from freerun.errors import BundleError
-from freerun.onnx_export.arrays import greedy_arrays
 from freerun.onnx_export.encoder_graph import encoder_graph
 from freerun.onnx_export.graph import model_of
 from freerun.onnx_export.greedy_graph import greedy_graph
 from freerun.onnx_export.products import Arithmetic, Fp32
 from freerun.onnx_export.quantise import Int8
 from freerun.onnx_export.step_graph import step_graph
-from freerun.onnx_export.weights import ModelWeights
 from freerun.runtime.bundle import Bundle, arrays_file, graph_file
+from freerun.runtime.compiled_arrays import greedy_arrays
 from freerun.runtime.compiled_greedy import supports
 from freerun.runtime.graphs import metadata_of
+from freerun.runtime.weights import ModelWeights
 from freerun.text import shown
 
 __all__ = ["graph_files"]

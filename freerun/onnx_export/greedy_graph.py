@@ -14,7 +14,7 @@ from freerun.onnx_export.entry_nodes import OneRowEach
 from freerun.onnx_export.graph import BOOL, FLOAT, INT64, Graph, Value
 from freerun.onnx_export.products import Arithmetic
 from freerun.onnx_export.step_graph import never_written
-from freerun.onnx_export.weights import ModelWeights
+from freerun.runtime.weights import ModelWeights
 from freerun.symbols import BOS, EOS, PAD
 
 __all__ = ["greedy_graph"]

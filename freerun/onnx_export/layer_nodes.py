@@ -14,10 +14,10 @@ from typing import Final
 
 import numpy as np
 
-from freerun.onnx_export.cell_nodes import CELL_NODES, LayerState, part_widths
+from freerun.onnx_export.cell_nodes import CELL_NODES, LayerState
 from freerun.onnx_export.graph import BOOL, FLOAT, Array, Graph, Value
 from freerun.onnx_export.products import Arithmetic, several
-from freerun.onnx_export.weights import LayerWeights
+from freerun.runtime.weights import LayerWeights, part_widths
 
 __all__ = ["by_operator", "by_scan", "input_gates", "token_gates"]
 

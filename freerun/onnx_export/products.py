@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from freerun.onnx_export.graph import Array, Graph, Value
-from freerun.onnx_export.weights import LinearWeights
+from freerun.runtime.weights import LinearWeights
 
 __all__ = ["Arithmetic", "Fp32", "several"]
 

@@ -18,12 +18,12 @@ import numpy as np
 
 from freerun.onnx_export.graph import FLOAT, Array, Graph, Value
 from freerun.onnx_export.products import Arithmetic
-from freerun.onnx_export.weights import LinearWeights
 from freerun.runtime.compiled import PRODUCT_LEVELS
+from freerun.runtime.rounding import STORED_LEVELS, rounded
+from freerun.runtime.weights import LinearWeights
 
-__all__ = ["Int8", "rounded"]
+__all__ = ["Int8"]
 
-STORED_LEVELS: Final = 127
 _ZERO: Final = 128
 
 
@@ -54,10 +54,3 @@ class Int8:
         weight, scale = rounded(array, summed, STORED_LEVELS)
         whole = graph.op("Cast", graph.constant(name, weight), attributes={"to": FLOAT})
         return graph.op("Mul", whole, graph.constant(f"{name}.scale", scale))
-
-
-def rounded(array: Array, summed: int, levels: int) -> tuple[Array, Array]:
-    """Round ``array`` to int8 in -levels..levels; return it and float32 scales, of size 1 along the axis ``summed``."""
-    scale = np.abs(array).max(axis=summed, keepdims=True) / np.float32(levels)
-    scale = np.where(scale > 0, scale, 1).astype(np.float32)  # for a column of zeros
-    return np.rint(array / scale).astype(np.int8), scale

@@ -11,8 +11,8 @@ from freerun.onnx_export.decoder_nodes import DecoderStep, StepValues
 from freerun.onnx_export.entry_nodes import Entries, OneRowEach, SeveralRowsEach
 from freerun.onnx_export.graph import FLOAT, INT64, Graph, Value
 from freerun.onnx_export.products import Arithmetic
-from freerun.onnx_export.weights import ModelWeights
 from freerun.runtime.interface import state_size, statics_of
+from freerun.runtime.weights import ModelWeights
 from freerun.symbols import NEVER_WRITTEN
 
 __all__ = ["never_written", "step_graph"]

@@ -31,8 +31,12 @@ def supports(bundle: Bundle) -> bool:
 
 
 def can_run(bundle: Bundle, precision: str) -> bool:
-    """Return True if the library is installed and the bundle has arrays for it."""
-    return supports(bundle) and arrays_file(precision) in bundle.config["files"] and library() is not None
+    """Return True if the library is installed, and the bundle has arrays for it or weights to compute them from."""
+    if not supports(bundle) or library() is None:
+        return False
+    if bundle.has_graphs(precision):
+        return arrays_file(precision) in bundle.config["files"]
+    return precision == "fp32" and bundle.has_weights
 
 
 class CompiledGreedy:

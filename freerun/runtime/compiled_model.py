@@ -1,4 +1,4 @@
-"""Reads greedy.npz: a bundle's arrays as a model of the C library.
+"""A bundle's model in the C library.
 
 Over 350 lines, because the reader has one method for each part of the model, and they share the arrays that are left.
 """
@@ -6,12 +6,9 @@ Over 350 lines, because the reader has one method for each part of the model, an
 from __future__ import annotations
 
 import ctypes
-import io
-import json
 import threading
-import zipfile
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -20,7 +17,7 @@ import numpy as np
 
 from freerun.architecture import Architecture
 from freerun.errors import BundleError
-from freerun.runtime.bundle import Bundle, arrays_file, graph_file
+from freerun.runtime.bundle import WEIGHTS, Bundle, arrays_file, graph_file
 from freerun.runtime.compiled import (
     PRODUCT_LEVELS,
     Array,
@@ -32,12 +29,13 @@ from freerun.runtime.compiled import (
     linear,
     table,
 )
+from freerun.runtime.compiled_arrays import arrays_in_memory
+from freerun.runtime.compiled_file import damaged_arrays, read_arrays
 from freerun.runtime.forked import renew_when_forked
-from freerun.runtime.graphs import check_metadata, metadata_of
 from freerun.runtime.interruptible import interruptible
 from freerun.symbols import PAD, source_length
 
-__all__ = ["BAD_SOURCE", "CompiledModel", "arrays_version", "damaged_arrays", "in_threads", "read_model"]
+__all__ = ["BAD_SOURCE", "CompiledModel", "in_threads"]
 
 T = TypeVar("T")
 
@@ -47,29 +45,16 @@ _SHORT: Final = 4_000_000_000
 """Tokens * weights of a call that takes about 0.2 s at most."""
 
 
-def arrays_version(sizes: Architecture) -> int:
-    """Return the format version of greedy.npz: 3 with attention, else 2 with features, 1 without either."""
-    if sizes.attention_spec.reads_memory:
-        return 3
-    return 2 if sizes.has_features else 1
-
-
-def read_model(bundle: Bundle, precision: str, memory: list[Any]) -> Model:
-    """Return the model in the arrays of a bundle; the memory that it points to is added to ``memory``.
-
-    Raises:
-        BundleError: an array is missing, superfluous, or does not have the shape that the bundle's sizes imply.
-    """
-    return _ModelReader(bundle, precision, memory).model()
-
-
 class CompiledModel:
     """A bundle's model in the C library, read when it is first used. Any number of threads may share it.
+
+    Its arrays are those of greedy.npz, or are computed from the weights of a bundle that was not exported.
 
     Attributes:
         library: the functions of the library.
         sizes: the architecture.
         numbers: the number of weights.
+        is_exported: True if its arrays are read from greedy.npz.
     """
 
     def __init__(self, bundle: Bundle, precision: str = "fp32") -> None:
@@ -78,7 +63,9 @@ class CompiledModel:
         self.library = compiled
         self.sizes = Architecture.of(bundle.model)
         self.numbers = bundle.limits.numbers
+        self.is_exported = bundle.has_graphs(precision)
         self._bundle, self._precision = bundle, precision
+        self._path = bundle.directory / (arrays_file(precision) if self.is_exported else WEIGHTS)
         self.memory: list[Any] = []
         self._model: Any = None
         self._lock = threading.Lock()
@@ -125,19 +112,23 @@ class CompiledModel:
             sides = "source or feature" if self.sizes.has_features else "source"
             raise ValueError(f"a source is empty, or has an id outside the {sides} vocabulary")
         if result == BAD_MODEL:
-            path = self._bundle.directory / arrays_file(self._precision)
-            raise damaged_arrays(path, "the compiled library rejects its sizes")
+            raise damaged_arrays(self._path, "the compiled library rejects its sizes")
 
     def _read(self) -> Any:
         with self._lock:
             if self._model is None:
                 memory: list[Any] = []
-                # a damaged bundle is rejected by every runtime alike
-                self._bundle.checked_bytes(graph_file("greedy", self._precision))
-                model = read_model(self._bundle, self._precision, memory)
+                model = _ModelReader(self.sizes, self._arrays(), self._path, memory).model()
                 self.memory = [model, *memory]
                 self._model = ctypes.byref(model)
             return self._model
+
+    def _arrays(self) -> Mapping[str, Array]:
+        if not self.is_exported:
+            return arrays_in_memory(self._bundle)
+        # a damaged bundle is rejected by every runtime alike
+        self._bundle.checked_bytes(graph_file("greedy", self._precision))
+        return read_arrays(self._bundle, self._precision)
 
 
 def in_threads(work: Callable[[slice], list[T]], parts: Sequence[slice], threads: int, stop: ctypes.c_int32) -> list[T]:
@@ -161,74 +152,12 @@ def _joined(rows: Sequence[Sequence[int]]) -> tuple[array[int], array[int]]:
     return ids or array("q", [PAD]), array("q", map(len, rows))  # an empty array has no address
 
 
-def damaged_arrays(path: Path, what: str) -> BundleError:
-    """Return the error for a greedy.npz that freerun cannot have written in this form."""
-    return BundleError(
-        path,
-        f"damaged: {what}",
-        "Expected a file as freerun export wrote it",
-        "Export again: freerun export MODEL",
-    )
-
-
-def _arrays_in(content: bytes) -> dict[str, Array]:
-    """Return the arrays of an uncompressed .npz file: they take no more memory than the file has bytes.
-
-    Raises:
-        Exception: of many kinds, if it is damaged.
-    """
-    with zipfile.ZipFile(io.BytesIO(content)) as file:
-        entries = file.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ValueError("compressed")
-        if sum(entry.file_size for entry in entries) > len(content):
-            raise ValueError("overlapping arrays")
-        return {entry.filename.removesuffix(".npy"): _array_in(file.read(entry)) for entry in entries}
-
-
-def _array_in(content: bytes) -> Array:
-    """Return the array of an .npy file, whose header may name any shape."""
-    file = io.BytesIO(content)
-    read_header = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }[np.lib.format.read_magic(file)]
-    shape, by_columns, kind = read_header(file)
-    numbers = np.frombuffer(content, kind, offset=file.tell())
-    return numbers.reshape(shape, order="F" if by_columns else "C")
-
-
 class _ModelReader:
-    """Builds a model from the arrays of a bundle; the memory that it points to is added to ``memory``."""
+    """Builds a model from its arrays; the memory that it points to is added to ``memory``. ``path`` is for errors."""
 
-    def __init__(self, bundle: Bundle, precision: str, memory: list[Any]) -> None:
-        self._path = bundle.directory / arrays_file(precision)
-        self._memory = memory
-        self._arrays = self._read(bundle.checked_bytes(arrays_file(precision)))
-        self._sizes = sizes = Architecture.of(bundle.model)
-        expected = {**metadata_of(bundle, "greedy", precision), "freerun.arrays": str(arrays_version(sizes))}
-        check_metadata(self._path, self._metadata(), expected)
+    def __init__(self, sizes: Architecture, arrays: Mapping[str, Array], path: Path, memory: list[Any]) -> None:
+        self._sizes, self._arrays, self._path, self._memory = sizes, dict(arrays), path, memory
         self._directions = ("forward", "backward") if sizes.bidirectional else ("forward",)
-
-    def _read(self, content: bytes) -> dict[str, Array]:
-        try:
-            arrays = _arrays_in(content)
-        except Exception as error:  # noqa: BLE001 (a damaged file can fail in a dozen ways)
-            raise self._damaged(f"not an .npz file of numbers ({' '.join(str(error).split())[:200]})") from None
-        for name, values in arrays.items():
-            if values.dtype.kind not in "fiu":
-                raise self._damaged(f"{name} is not an array of numbers")
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                raise self._damaged(f"{name} has values that are not finite")
-        return arrays
-
-    def _metadata(self) -> dict[str, str]:
-        try:
-            metadata = json.loads(self._arrays.pop("metadata", np.empty(0, np.uint8)).tobytes())
-        except (ValueError, RecursionError):
-            metadata = {}
-        metadata = metadata if isinstance(metadata, dict) else {}
-        return {name: value for name, value in metadata.items() if isinstance(value, str)}
 
     def model(self) -> Model:
         """Build the whole model."""

@@ -12,10 +12,10 @@ from freerun.architecture import CELLS
 from freerun.models.torch_stepper import TorchStepper
 from freerun.onnx_export.products import Fp32
 from freerun.onnx_export.quantise import Int8
-from freerun.onnx_export.weights import LinearWeights
 from freerun.runtime.onnx_greedy import OnnxGreedy
 from freerun.runtime.onnx_stepper import OnnxStepper
 from freerun.runtime.shapes import expected_shapes
+from freerun.runtime.weights import LinearWeights
 from freerun.search.ensemble import EnsembleStepper
 from freerun.search.forced_scoring import score_targets
 from freerun.symbols import EOS

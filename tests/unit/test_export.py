@@ -17,11 +17,12 @@ from freerun.files import bytes_hash
 from freerun.onnx_export.bundle_files import first_state_limit
 from freerun.onnx_export.graph import FLOAT, Graph, model_of
 from freerun.onnx_export.graph_files import graph_files
-from freerun.onnx_export.quantise import Int8, rounded
+from freerun.onnx_export.quantise import Int8
 from freerun.onnx_export.verify import check_agreement, random_sources
-from freerun.onnx_export.weights import LinearWeights
 from freerun.runtime.bundle import GRAPHS, Bundle, graph_file, read_bundle
+from freerun.runtime.rounding import rounded
 from freerun.runtime.session import open_session
+from freerun.runtime.weights import LinearWeights
 from freerun.search.hypothesis import Hypothesis
 from tests.exported import write_model
 from tests.networks import network

@@ -1,5 +1,6 @@
-"""A model's weights by their parts, as the graphs need them: float32, and transposed for ``x @ weight``.
+"""A model's weights by their parts, as exported models need them: float32, and transposed for ``x @ weight``.
 
+Gates come in *parts*, groups that a cell treats as one: an LSTM's i f o and g, a GRU's r z and n, an RNN's only one.
 Shape suffixes: I input, H hidden, G gates x hidden, V vocabulary, E embedding.
 """
 
@@ -7,14 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
-from freerun.architecture import Architecture, CellSpec
-from freerun.onnx_export.cell_nodes import in_parts
-from freerun.onnx_export.graph import Array
+from freerun.architecture import CELLS, Architecture, CellSpec
+from freerun.runtime.compiled import Array
 
-__all__ = ["LayerWeights", "LinearWeights", "ModelWeights"]
+__all__ = ["LayerWeights", "LinearWeights", "ModelWeights", "in_parts", "pairs_apart", "part_widths"]
+
+_PARTS: Final[Mapping[str, tuple[tuple[int, ...], ...]]] = {
+    "lstm": ((0, 1, 3), (2,)),
+    "gru": ((0, 1), (2,)),
+    "rnn": ((0,),),
+    "mingru": ((0,), (1,)),
+}
+"""The gates of each part of a cell, numbered as torch orders them: i f g o, r z n."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,11 @@ class ModelWeights:
         bias = self[f"{name}.bias"] if self.has(f"{name}.bias") else None
         return LinearWeights(self[f"{name}.weight"].T, bias)
 
+    def attention_keys(self) -> Array:
+        """Return the weight [M, H] that turns the memory into attention's keys, scaled like the scores."""
+        weight = self.linear("decoder.attention.keys").weight
+        return weight * np.float32(self.sizes.hidden_size**-0.5) if self.sizes.attention_spec.is_scaled else weight
+
     def feature_table(self) -> LinearWeights:
         """Return the table [V, E] and the bias of summaries: the tanh of the sum of a source's rows and the bias.
 
@@ -112,3 +126,20 @@ class ModelWeights:
     def has(self, name: str) -> bool:
         """Return True if the model has a weight of this name."""
         return name in self._arrays
+
+
+def in_parts(cell: str, array: Array) -> list[Array]:
+    """Split an array whose first axis is gates in torch's order, [G, ...], into parts."""
+    gates = np.split(array, CELLS[cell].gates)
+    return [np.concatenate([gates[number] for number in part]) for part in _PARTS[cell]]
+
+
+def part_widths(cell: str, size: int) -> list[int]:
+    """Return the width of each part for H = ``size``."""
+    return [len(part) * size for part in _PARTS[cell]]
+
+
+def pairs_apart(linear: LinearWeights) -> LinearWeights:
+    """Put columns 0, 2, 4, ... before 1, 3, 5, ...: a maxout of neighbors becomes one of two halves."""
+    order = np.concatenate([np.arange(0, linear.weight.shape[1], 2), np.arange(1, linear.weight.shape[1], 2)])
+    return LinearWeights(linear.weight[:, order], None if linear.bias is None else linear.bias[order])

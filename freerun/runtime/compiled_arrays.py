@@ -1,4 +1,4 @@
-"""``greedy.npz``: a model as the C library reads it, see ``freerun.runtime.compiled_model``.
+"""A model's arrays as the C library reads them, see ``freerun.runtime.compiled_model``: in memory or as greedy.npz.
 
 Weights are for ``x @ weight``, gates in torch's order. A token's projection to the first layer's gates is a row of a
 table, as in the graphs.
@@ -12,15 +12,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from freerun.onnx_export.attention_nodes import attention_nodes, pairs_apart
-from freerun.onnx_export.graph import Array
-from freerun.onnx_export.products import Fp32
-from freerun.onnx_export.quantise import STORED_LEVELS, rounded
-from freerun.onnx_export.weights import LayerWeights, ModelWeights
-from freerun.runtime.compiled import PRODUCT_LEVELS
-from freerun.runtime.compiled_model import arrays_version
+from freerun.architecture import Architecture
+from freerun.errors import BundleError
+from freerun.runtime.bundle import WEIGHTS, Bundle
+from freerun.runtime.compiled import PRODUCT_LEVELS, Array
+from freerun.runtime.compiled_file import arrays_version
+from freerun.runtime.rounding import STORED_LEVELS, rounded
+from freerun.runtime.weights import LayerWeights, ModelWeights, pairs_apart
 
-__all__ = ["greedy_arrays"]
+__all__ = ["arrays_in_memory", "greedy_arrays"]
 
 Arrays = dict[str, Array]
 
@@ -28,18 +28,41 @@ Arrays = dict[str, Array]
 def greedy_arrays(weights: ModelWeights, quantise: bool, limit: float, metadata: Mapping[str, str]) -> bytes:
     """Return the file; ``limit`` bounds the outputs of the decoder's layers (int8 only)."""
     version = str(arrays_version(weights.sizes))
-    arrays = {
+    described = np.frombuffer(json.dumps({**metadata, "freerun.arrays": version}).encode(), np.uint8)
+    file = io.BytesIO()
+    np.savez(file, **_arrays(weights, quantise, limit), metadata=described)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def arrays_in_memory(bundle: Bundle) -> Arrays:
+    """Return the arrays of a bundle that was not exported, in float32, from its weights.
+
+    Raises:
+        BundleError: the weights are missing or damaged, or so large that a product of two of them is not finite.
+    """
+    weights = ModelWeights(Architecture.of(bundle.model), bundle.weights())
+    with np.errstate(over="ignore", invalid="ignore"):
+        arrays = _arrays(weights, quantise=False, limit=1.0)
+    for name, values in arrays.items():
+        if not np.isfinite(values).all():
+            raise BundleError(
+                bundle.directory / WEIGHTS,
+                f"its products are too large for float32 ({name})",
+                "Expected weights of a training that did not diverge",
+                "Train the model again, with a lower learning rate",
+            )
+    return arrays
+
+
+def _arrays(weights: ModelWeights, quantise: bool, limit: float) -> Arrays:
+    return {
         **_encoder(weights, quantise),
         **_bridge(weights, quantise),
         **_decoder(weights, quantise, limit),
         **_output(weights, quantise, limit),
         **_features(weights, quantise),
         **_attention(weights, quantise, limit),
-        "metadata": np.frombuffer(json.dumps({**metadata, "freerun.arrays": version}).encode(), np.uint8),
     }
-    file = io.BytesIO()
-    np.savez(file, **arrays)  # type: ignore[arg-type]
-    return file.getvalue()
 
 
 def _encoder(weights: ModelWeights, quantise: bool) -> Arrays:
@@ -137,10 +160,9 @@ def _attention(weights: ModelWeights, quantise: bool, limit: float) -> Arrays:
     sizes, spec = weights.sizes, weights.sizes.attention_spec
     if not spec.reads_memory:
         return {}
-    nodes = attention_nodes(weights, Fp32())
     arrays: Arrays = {}
     if not spec.needs_equal_sizes:
-        arrays |= _stored("attention.keys.weight", nodes.keys_weight(), 0, quantise)
+        arrays |= _stored("attention.keys.weight", weights.attention_keys(), 0, quantise)
     if spec.sums:
         query = weights.linear("decoder.attention.query")
         arrays |= _product("attention.query", query.weight, None, quantise, limit)
