@@ -106,16 +106,22 @@ def _of_bundle(path: Path) -> _Subject:
 
 def _of_predictor(predictor: Predictor) -> _Subject:
     searcher = predictor.searcher
-    stepper = searcher.stepper if isinstance(searcher, StepperSearcher) else None
-    if not isinstance(stepper, TorchStepper):
+    stepper, bundle = searcher.stepper if isinstance(searcher, StepperSearcher) else None, predictor.bundle
+    if not isinstance(stepper, TorchStepper) and (bundle is None or not bundle.has_weights):
         raise UserError(
             "model",
-            "this Predictor does not run one model with torch, so its decoder states cannot be read",
-            'Expected a Predictor of one model with runtime "torch", or the path of a model',
-            'Load it with freerun.load(path, runtime="torch")',
+            "this Predictor has several models, or one without weights for torch, so no decoder states can be read",
+            "Expected a Predictor of one model with weights, or the path of such a model",
+            "Use the run or bundle that it was exported from",
         )
-    network = stepper.model
-    return _Subject("model", predictor.source, predictor.target, predictor.bound, lambda: network)
+
+    def network() -> Seq2Seq:
+        if isinstance(stepper, TorchStepper):
+            return stepper.model
+        assert bundle is not None
+        return load_model(bundle)
+
+    return _Subject("model", predictor.source, predictor.target, predictor.bound, network)
 
 
 def _diagnosis(subject: _Subject, network: Seq2Seq, items: EvaluationSet, progress: Progress | None) -> Diagnosis:

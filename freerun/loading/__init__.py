@@ -117,6 +117,7 @@ def load_bundles(
         target=first.target,
         bound=first.bound if max_length is None else replace(first.bound, fixed=max_length),
         load_again=(_load_again, (loaded,)),
+        bundle=first if len(bundles) == 1 else None,
     )
     return predictor, first
 

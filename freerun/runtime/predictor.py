@@ -12,6 +12,7 @@ from freerun.arguments import as_list, check_items, check_text, wrong_type
 from freerun.data.codec import Codec
 from freerun.data.features import Features
 from freerun.errors import BundleError, DataError
+from freerun.runtime.bundle import Bundle
 from freerun.runtime.prediction import PredictedHypothesis, Prediction, Scored
 from freerun.runtime.sources import (
     Source,
@@ -63,9 +64,11 @@ class Predictor:
         batch_size: int = ROWS,
         longest_source: int = MAX_POSITIONS,
         load_again: Reload | None = None,
+        bundle: Bundle | None = None,
     ) -> None:
         """``longest_source`` is in tokens, with the end token and without features (each of which counts once, so
-        their number is limited by the vocabulary); without ``load_again`` it cannot be pickled.
+        their number is limited by the vocabulary); without ``load_again`` it cannot be pickled. ``bundle`` is the only
+        one that it was loaded from.
         """
         self.searcher = searcher
         self.source = source
@@ -73,6 +76,7 @@ class Predictor:
         self.bound = bound
         self.batch_size = batch_size
         self.longest_source = longest_source
+        self.bundle = bundle
         self._load_again = load_again
 
     def __reduce__(self) -> tuple[Any, ...]:

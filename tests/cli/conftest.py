@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from freerun.cli import main
+from freerun.runtime.compiled_beam import CompiledBeam
 from freerun.search.beam import beam_search
 from freerun.search.methods import Beam
 
@@ -97,7 +99,13 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> Searches:
         seen.append({**asdict(settings), "max_lengths": options["max_lengths"]})
         return beam_search(stepper, ids, lengths, settings, **options)
 
+    class Spy(CompiledBeam):
+        def __call__(self, sources: Any, bounds: Any, settings: Beam) -> Any:
+            seen.append({**asdict(settings), "max_lengths": np.array(bounds)})
+            return super().__call__(sources, bounds, settings)
+
     monkeypatch.setattr("freerun.search.searcher.beam_search", spy)
+    monkeypatch.setattr("freerun.loading.CompiledBeam", Spy)
     return seen
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from freerun.api import model_export
 from freerun.files import bytes_hash
-from freerun.onnx_export import arrays
 from freerun.onnx_export.greedy_graph import greedy_graph
+from freerun.runtime import compiled_arrays
 from freerun.runtime.bundle import GRAPHS, read_bundle
 from tests.cli.conftest import Freerun
 from tests.compiled import needs_compiler
@@ -281,8 +281,8 @@ def test_graphs_that_disagree_with_torch_are_not_written(
 def test_arrays_that_disagree_with_the_graphs_are_not_written(
     freerun: Freerun, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, output = content(run / "best"), arrays._output
-    monkeypatch.setattr(arrays, "_output", lambda *how: {name: -array for name, array in output(*how).items()})
+    before, output = content(run / "best"), compiled_arrays._output
+    monkeypatch.setattr(compiled_arrays, "_output", lambda *how: {name: -array for name, array in output(*how).items()})
     result = freerun("export", run)
     assert result.code == 2
     assert "greedy.npz and step.onnx differ by " in result.err

@@ -83,15 +83,26 @@ def test_a_page_is_written_with_the_diagnosis(model, tmp_path):
     assert diagnosis.summary[-1].split(".")[0] in page and "<b>" not in page and "pairs in memory" in page
 
 
-def test_a_predictor_that_torch_does_not_run_cannot_be_diagnosed(model, tmp_path):
-    exported = freerun.export(model, tmp_path / "exported").directory
+@pytest.mark.parametrize("kind", ["without weights", "several"])
+def test_a_predictor_whose_states_cannot_be_read_is_not_diagnosed(model, tmp_path, kind):
+    if kind == "several":
+        predictor = freerun.load(model, ensemble=[model])
+    else:
+        predictor = freerun.load(freerun.export(model, tmp_path / "exported").directory)
     with pytest.raises(UserError) as error:
-        freerun.diagnose(freerun.load(exported), PAIRS)
+        freerun.diagnose(predictor, PAIRS)
     assert str(error.value) == (
-        "model: this Predictor does not run one model with torch, so its decoder states cannot be read. Expected a "
-        'Predictor of one model with runtime "torch", or the path of a model. Load it with '
-        'freerun.load(path, runtime="torch").'
+        "model: this Predictor has several models, or one without weights for torch, so no decoder states can be read. "
+        "Expected a Predictor of one model with weights, or the path of such a model. Use the run or bundle that it "
+        "was exported from."
     )
+
+
+@pytest.mark.parametrize("runtime", [None, "torch", "onnx"])
+def test_a_predictor_is_diagnosed_whatever_runs_it(model, runtime):
+    expected = freerun.diagnose(model, PAIRS).as_json()
+    freerun.export(model)
+    assert freerun.diagnose(freerun.load(model, runtime=runtime), PAIRS).as_json() == expected
 
 
 @pytest.fixture

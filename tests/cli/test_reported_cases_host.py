@@ -63,7 +63,7 @@ def seen_by_searches(monkeypatch):
 @pytest.mark.parametrize(("threads", "used"), [(0, 4), (1, 1), (3, 3)])
 def test_a_library_leaves_the_threads_of_its_program_alone(models, monkeypatch, four_threads, threads, used):
     seen = seen_by_searches(monkeypatch)
-    model = freerun.load(models["words"], threads=threads)
+    model = freerun.load(models["words"], threads=threads, runtime="torch")
     assert torch.get_num_threads() == 4
     model.predict_batch(["A B", "C"])
     assert (torch.get_num_threads(), seen) == (4, {used})
@@ -78,13 +78,13 @@ def test_the_threads_come_back_after_an_error(models, monkeypatch, four_threads)
 
     monkeypatch.setattr(TorchStepper, "_step", fail)
     with pytest.raises(ZeroDivisionError):
-        freerun.load(models["words"], threads=2).predict("A")
+        freerun.load(models["words"], threads=2, runtime="torch").predict("A")
     assert torch.get_num_threads() == 4
 
 
 def test_a_thread_of_the_program_uses_the_requested_number_too(models, monkeypatch, four_threads):
     seen = seen_by_searches(monkeypatch)
-    model = freerun.load(models["words"], threads=2)
+    model = freerun.load(models["words"], threads=2, runtime="torch")
     thread = threading.Thread(target=model.predict, args=("A B",))
     thread.start()
     thread.join()
@@ -125,14 +125,38 @@ def test_a_command_takes_omp_num_threads_or_every_core(
     if variable is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
     seen = seen_by_searches(monkeypatch)
-    text = "A B" if command == "predict" else models["words"].parent / "pairs.tsv"
-    assert freerun_command(command, models["words"], text) == (0, "")
+    more = ["A B", "--runtime", "torch"] if command == "predict" else [models["words"].parent / "pairs.tsv"]
+    assert freerun_command(command, models["words"], *more) == (0, "")
     assert seen == {used or len(os.sched_getaffinity(0))}
-    assert freerun_command(command, models["words"], text, "--threads", 5) == (0, "")
+    assert freerun_command(command, models["words"], *more, "--threads", 5) == (0, "")
     assert seen == {used or len(os.sched_getaffinity(0)), 5}
     assert torch.get_num_threads() == 4
-    freerun.load(models["words"]).predict("A")
+    freerun.load(models["words"], runtime="torch").predict("A")
     assert 4 in seen, "a command's meaning of 0 ends with the command"
+
+
+def threads_of_the_library(monkeypatch):
+    """The threads of every search of the compiled library from now on."""
+    from freerun import loading
+
+    seen, greedy = [], loading.CompiledGreedy
+    monkeypatch.setattr(
+        loading, "CompiledGreedy", lambda model, threads: seen.append(threads) or greedy(model, threads)
+    )
+    return seen
+
+
+@pytest.mark.parametrize(("variable", "used"), [("3", 3), (" 2,1", 2), ("none", None), (None, None)])
+def test_the_library_has_the_threads_of_a_command_or_one(models, freerun_command, monkeypatch, variable, used):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    seen = threads_of_the_library(monkeypatch)
+    assert freerun_command("predict", models["words"], "A B") == (0, "")
+    assert freerun_command("predict", models["words"], "A B", "--threads", 5) == (0, "")
+    freerun.load(models["words"])
+    freerun.load(models["words"], threads=4)
+    assert seen == [used or len(os.sched_getaffinity(0)), 5, 1, 4]
 
 
 @pytest.fixture
@@ -286,8 +310,13 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), torch.get_num_threads(
 @pytest.mark.parametrize(
     ("use", "inside", "printed"),
     [
-        ("m = freerun.load(MODEL, threads=3)", "m.predict('A')", "1 4"),
-        ("m = freerun.load(MODEL)", "freerun.load(MODEL, threads=3).predict('A')", "1 4"),
+        ("m = freerun.load(MODEL, threads=3, runtime='torch')", "m.predict('A')", "1 4"),
+        (
+            "m = freerun.load(MODEL, runtime='torch')",
+            "freerun.load(MODEL, threads=3, runtime='torch').predict('A')",
+            "1 4",
+        ),
+        ("m = freerun.load(MODEL, threads=3)", "m.predict('A')", "4 4"),  # the library has no threads between calls
         ("", "pass", "4 4"),  # a program that predicts nothing keeps its threads
     ],
 )

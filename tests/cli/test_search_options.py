@@ -15,7 +15,7 @@ SECTION = "beam_size = 3\nlength_penalty = 1.5\nearly_stop = true\n"
 
 
 def test_those_of_predict(freerun: Freerun, trained: Path, searches: Searches) -> None:
-    assert freerun("predict", trained / "run", "abc", *OPTIONS, "--num-hypotheses", 2, "--max-length", 7).code == 0
+    assert freerun("predict", trained / "run", "abc", *OPTIONS, "--max-length", 7, "--num-hypotheses", 2).code == 0
     (only,) = searches
     assert only.pop("max_lengths").tolist() == [7]
     assert only == SET | {"num_hypotheses": 2}
