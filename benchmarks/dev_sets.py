@@ -35,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", nargs="+", action="append", default=[], metavar=("NAME", "KEY=VALUE"))
     parser.add_argument("--minutes", type=float, default=3.0, help="processor minutes a run")
+    parser.add_argument("--updates", type=int, help="updates a run, instead of minutes")
     args = parsed(parser, sets=[])
     if args.table:
         print(table(results_in(args.out)))
@@ -42,7 +43,7 @@ def main() -> None:
     for name in args.sets:
         for seed in args.seeds:
             for variant, *settings in args.variant:
-                train(args.data / name, name, variant, settings, seed, args.minutes, args.out)
+                train(args.data / name, name, variant, settings, seed, args.minutes, args.updates, args.out)
 
 
 def parsed(parser: argparse.ArgumentParser, sets: list[str]) -> argparse.Namespace:
@@ -67,14 +68,27 @@ def results_in(out: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text("utf-8")) for path in sorted(out.glob("*.json"))]
 
 
-def train(data: Path, name: str, variant: str, settings: Sequence[str], seed: int, minutes: float, out: Path) -> None:
+def train(
+    data: Path,
+    name: str,
+    variant: str,
+    settings: Sequence[str],
+    seed: int,
+    minutes: float,
+    updates: int | None,
+    out: Path,
+) -> None:
     """Train one run and record its metrics, unless they exist."""
     path = out / f"{name.replace('/', '-')}.{variant}.{seed}.json"
     if path.exists():
         return
     with tempfile.TemporaryDirectory() as folder:
-        seconds, most = cost_of_an_update(data, settings, Path(folder), out, f"{name.replace('/', '-')}.{variant}")
-        updates = min(most, max(100, round(60 * minutes * SHARE_OF_UPDATES / seconds)))
+        if updates is None:
+            seconds, most = cost_of_an_update(data, settings, Path(folder), out, f"{name.replace('/', '-')}.{variant}")
+            updates = min(most, max(100, round(60 * minutes * SHARE_OF_UPDATES / seconds)))
+            timed = {"minutes": minutes, "seconds_an_update": round(seconds, 5)}
+        else:
+            timed = {}
         run = Path(folder, "run")
         command = command_of(data, run, [*settings, f"training.updates={updates}"], seed)
         before = processor_seconds()
@@ -86,10 +100,9 @@ def train(data: Path, name: str, variant: str, settings: Sequence[str], seed: in
         "set": name,
         "variant": variant,
         "seed": seed,
-        "minutes": minutes,
+        **timed,
         "command": " ".join(["freerun", *shown]),
         "updates": updates,
-        "seconds_an_update": round(seconds, 5),
         "core_minutes": round(used / 60, 2),
         "figures": figures,
     }

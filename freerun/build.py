@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from freerun.architecture import Architecture, attention_name, feature_encoder_for
@@ -22,6 +23,7 @@ from freerun.forcing.phases import Phases
 from freerun.forcing.registry import strategy_named
 from freerun.forcing.strategy import Objective, Strategy
 from freerun.memory import check_fits
+from freerun.models.dropout import DropoutRates
 from freerun.models.initialise import initialise
 from freerun.models.seq2seq import Seq2Seq
 from freerun.runtime.limits import Limits
@@ -71,6 +73,11 @@ def model_sizes(config: ModelConfig, source: Codec, target: Codec) -> Architectu
     )
 
 
+def dropout_rates(config: ModelConfig) -> DropoutRates:
+    """Return the dropout rates of a configuration, whose keys have the same names."""
+    return DropoutRates(**{each.name: getattr(config, each.name) for each in fields(DropoutRates)})
+
+
 def new_model(config: Config, sizes: Architecture) -> Seq2Seq:
     """Build a model with its initial weights.
 
@@ -85,7 +92,7 @@ def new_model(config: Config, sizes: Architecture) -> Seq2Seq:
     parameters = Limits(sizes).numbers
     check_fits("model", network, parameters, _COPIES[config.training.optimizer], "Choose smaller dimensions")
     try:
-        model = Seq2Seq(sizes, options.dropout, options.embedding_dropout, config.training.backend)
+        model = Seq2Seq(sizes, dropout_rates(options), config.training.backend)
     except (RuntimeError, MemoryError) as error:
         raise ConfigError.single(
             "model",

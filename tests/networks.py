@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ from freerun.data.corpus import Corpus, Ragged
 from freerun.forcing.loss import Losses
 from freerun.forcing.rollout import uniforms
 from freerun.forcing.training_batch import TrainingBatch
+from freerun.models.dropout import DropoutRates
 from freerun.models.recurrence import RecurrentLayer
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import EOS
@@ -64,11 +66,22 @@ def architecture(source_vocabulary, target_vocabulary=None, **options):
     )
 
 
-def network(seed=0, dtype=torch.float64, dropout=0.0, embedding_dropout=0.0, backend="auto", scale=0.6, **sizes):
-    """A model of 11 source and 9 target ids, two layers of 4 units by default."""
-    options = {"embedding_size": 3, "hidden_size": 4, "num_layers": 2, **sizes}
-    model = Seq2Seq(architecture(11, 9, **options), dropout, embedding_dropout, backend)
+RATES = tuple(each.name for each in dataclasses.fields(DropoutRates))
+SOME_OF_ALL = dict.fromkeys(RATES, 0.3)
+"""Every kind of dropout."""
+
+
+def network(seed=0, dtype=torch.float64, backend="auto", scale=0.6, **options):
+    """A model of 11 source and 9 target ids, two layers of 4 units by default; options are sizes and dropout rates."""
+    rates = DropoutRates(**{name: options.pop(name) for name in RATES if name in options})
+    options = {"embedding_size": 3, "hidden_size": 4, "num_layers": 2, **options}
+    model = Seq2Seq(architecture(11, 9, **options), rates, backend)
     return randomise(model, seed, scale, dtype)
+
+
+def dropout_generators(update):
+    """The generators of an update's dropout masks: of the batch, and of the update."""
+    return update.generator("dropout"), update.shared_generator("dropout")
 
 
 def gradients(loss, *tensors):
@@ -168,6 +181,11 @@ def masks_of_row(masks, row):
         output=of_row(masks.output_TBF),
         features=None if masks.features_BQ1 is None else masks.features_BQ1[row],
         feature_summary=None if masks.feature_summary_BE is None else masks.feature_summary_BE[row],
+        source_embedding=masks.source_embedding_VE,
+        target_embedding=masks.target_embedding_VE,
+        memory=of_row(masks.memory_SBM),
+        bridge_h=of_row(masks.bridge_h_LBH),
+        bridge_c=of_row(masks.bridge_c_LBH),
     )
 
 

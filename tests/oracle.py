@@ -56,7 +56,7 @@ class Masks:
     Each is indexed by time. A token is dropped as a whole, so its mask is a number; the others are vectors. Masks of
     ``encoder_layers[n]`` and ``decoder_layers[n]`` are those of the input of layer n = 1, 2, ... A feature is dropped
     as a whole, too; its index is its place among the features of the source. The mask of their summary is the same at
-    every step.
+    every step. Those of the embeddings are indexed by token, those of the bridge by layer.
     """
 
     source_tokens: Sequence[Tensor] | None = None
@@ -66,6 +66,11 @@ class Masks:
     output: Sequence[Tensor] | None = None
     features: Sequence[Tensor] | None = None
     feature_summary: Tensor | None = None
+    source_embedding: Sequence[Tensor] | None = None
+    target_embedding: Sequence[Tensor] | None = None
+    memory: Sequence[Tensor] | None = None
+    bridge_h: Sequence[Tensor] | None = None
+    bridge_c: Sequence[Tensor] | None = None
 
 
 NO_DROPOUT = Masks()
@@ -185,7 +190,8 @@ def encode(model: Model, source: Sequence[int], masks: Masks = NO_DROPOUT) -> En
     cell, size, weights = model.sizes.cell, model.sizes.hidden_size, model.weights
     end = source.index(EOS) + 1
     summary, entries = encode_features(model, source[end:], masks)
-    values = [weights["encoder.embedding.weight"][token] for token in source[:end]]
+    embedding = weights["encoder.embedding.weight"]
+    values = [dropped(embedding[token], masks.source_embedding, token) for token in source[:end]]
     values = [torch.cat([dropped(value, masks.source_tokens, t), *summary]) for t, value in enumerate(values)]
     final = []
     for n in range(model.sizes.num_layers):
@@ -198,7 +204,12 @@ def encode(model: Model, source: Sequence[int], masks: Masks = NO_DROPOUT) -> En
             state = _joined(state, other)
         values = outputs
         final.append(state)
-    return Encoded([*values, *entries], final, bridge(weights, final), summary)
+    memory = [dropped(value, masks.memory, t) for t, value in enumerate(values)]
+    start = [
+        (dropped(h, masks.bridge_h, n), None if c is None else dropped(c, masks.bridge_c, n))
+        for n, (h, c) in enumerate(bridge(weights, final))
+    ]
+    return Encoded([*memory, *entries], final, start, summary)
 
 
 SUMMARY_WEIGHTS = ("embedding.weight", "projection.weight", "projection.bias")
@@ -345,7 +356,8 @@ def decoder_step(
     weights, sizes, name = model.weights, model.sizes, "decoder.attention"
     states = encoded.start if before is None else before.states
     context = [encoded.context_H] if sizes.context == "every_step" else []
-    embedded_E = dropped(weights["decoder.embedding.weight"][token], masks.target_tokens, t)
+    embedded_E = dropped(weights["decoder.embedding.weight"][token], masks.target_embedding, token)
+    embedded_E = dropped(embedded_E, masks.target_tokens, t)
 
     read: list[Tensor] = []
     shares: list[Tensor] = []

@@ -153,6 +153,9 @@ class ModelConfig(Section):
     feature_encoder: FeatureEncoderName | None = None
     dropout: Fraction = 0.2
     embedding_dropout: Fraction = 0.0
+    embedding_feature_dropout: Fraction = 0.0
+    memory_dropout: Fraction = 0.0
+    bridge_dropout: Fraction = 0.0
     tied_output: bool = False
     initialisation: Literal["default", "uniform"] = "default"
     initial_range: PositiveNumber = 0.08

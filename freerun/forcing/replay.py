@@ -26,8 +26,8 @@ def encode(
     """
     steps = batch.target_in_BT.shape[1] if steps is None else steps
     num_features = 0 if batch.feature_ids_BQ is None else batch.feature_ids_BQ.shape[1]
-    generator = update.generator("dropout")
-    masks = model.draw_masks(batch.source_BS.shape[1], steps, batch.num_pairs, generator, num_features)
+    generators = update.generator("dropout"), update.shared_generator("dropout")
+    masks = model.draw_masks(batch.source_BS.shape[1], steps, batch.num_pairs, *generators, num_features)
     return model.encode(batch.source_BS, batch.source_lengths_B, masks, batch.feature_ids_BQ), masks
 
 

@@ -36,6 +36,10 @@ class Update:
         """Return a generator whose numbers are a pure function of (seed, purpose, update, part, rank)."""
         return CounterGenerator(self.seed, purpose, self.number, self.part, self.rank)
 
+    def shared_generator(self, purpose: str) -> CounterGenerator:
+        """Return a generator whose numbers all parts of the update share: a function of (seed, purpose, update)."""
+        return CounterGenerator(self.seed, purpose, "shared", self.number)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBatch:

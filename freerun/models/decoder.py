@@ -137,7 +137,7 @@ class Decoder(nn.Module):
         given = [read_BI for read_BI in reads if read_BI is not None]
         context_BC = given[0] if len(given) == 1 else torch.cat(given, 1) if given else None
         summary_BE = encoded.feature_summary_BE
-        inputs: Inputs = Tokens(target_in_BT.t(), self.embedding.weight, token_mask_TB1, summary_BE, context_BC)
+        inputs: Inputs = Tokens(target_in_BT.t(), self._embedding(masks), token_mask_TB1, summary_BE, context_BC)
         final: list[tuple[Tensor, Tensor | None]] = []
         outputs: list[Tensor] = []
         for index, layer in enumerate(self.layers):
@@ -186,7 +186,7 @@ class Decoder(nn.Module):
         self, ids_TB: Tensor, encoded: Encoded, masks: DropoutMasks | None, choose: NextTokens | None
     ) -> tuple[Decoded, Tensor]:
         """Run the reference loop over ``step``."""
-        tables, features, outputs, fed = self.tables(), [], [], []
+        tables, features, outputs, fed = self.tables(masks), [], [], []
         tokens_B: Tensor | None = ids_TB[0]
         for t in range(len(ids_TB)):
             assert tokens_B is not None
@@ -211,7 +211,7 @@ class Decoder(nn.Module):
         """Run attention that the recurrence reads by ``run_attended_sequence``."""
         *constant, attention = self.conditions
         assert isinstance(attention, RecurrentCondition)
-        embedding_VE, rows_TB = self.embedding.weight, ids_TB
+        embedding_VE, rows_TB = self._embedding(masks), ids_TB
         if choose is None and len(embedding_VE) > ids_TB.numel():
             # a table of all tokens would be more work than the tokens themselves
             used, rows_TB = torch.unique(ids_TB, return_inverse=True)
@@ -293,11 +293,16 @@ class Decoder(nn.Module):
         weights: tuple[Tensor, ...] = self.layers[0].weight_ih.split_with_sizes(sizes, 1)
         return weights
 
-    def tables(self) -> Tables:
+    def _embedding(self, masks: DropoutMasks | None) -> Tensor:
+        """Return the embedding of the tokens fed; a tied output layer has the whole weight."""
+        return apply_mask(self.embedding.weight, masks.target_embedding_VE if masks else None)
+
+    def tables(self, masks: DropoutMasks | None = None) -> Tables:
         """Prepare what ``step`` looks up; once per update, or once for a model that no longer changes."""
+        embedding_VE = self._embedding(masks)
         weight_GE, _, *read_weights = self._first_weights()
-        token_outputs_VO = tuple(condition.token_table(self.embedding.weight) for condition in self.conditions)
-        token_gates_VG = functional.linear(self.embedding.weight, weight_GE, self.layers[0].bias())
+        token_outputs_VO = tuple(condition.token_table(embedding_VE) for condition in self.conditions)
+        token_gates_VG = functional.linear(embedding_VE, weight_GE, self.layers[0].bias())
         step_weights = tuple(layer.step_weights() for layer in self.layers)
         return Tables(token_gates_VG, tuple(read_weights), token_outputs_VO, step_weights)
 

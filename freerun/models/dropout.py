@@ -1,16 +1,17 @@
 """Dropout whose masks are drawn once, before the pass, so that several passes can share them.
 
-Dropout acts between recurrent layers, on the summary of features, and before the output layer; embedding dropout drops
-whole tokens, so that a token's input gates stay a row of a table. Masks hold 0 or 1 / (1 - rate) ("inverted dropout").
-They are filled step by step, so the mask of step t does not depend on how many steps follow.
+``DropoutRates`` says what is dropped. Masks hold 0 or 1 / (1 - rate) ("inverted dropout"). They are filled step by
+step, so the mask of step t does not depend on how many steps follow. An embedding's features are dropped by token type,
+the same wherever the token stands, so that a token's input gates stay a row of a table.
 
-Shape suffixes: S source time, T target time, B batch, H layer output, F features before the output layer.
+Shape suffixes: S source time, T target time, B batch, H layer output, F features before the output layer, V vocabulary,
+E embedding, M memory, L layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +19,34 @@ from torch import Tensor
 
 from freerun.randomness import CounterGenerator
 
-__all__ = ["DropoutMasks", "StepMasks", "apply_mask", "draw_mask"]
+__all__ = ["NO_RATES", "DropoutMasks", "DropoutRates", "StepMasks", "apply_mask", "draw_mask"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropoutRates:
+    """The probability, in [0, 1), with which each is dropped; the names are the keys of a configuration.
+
+    Attributes:
+        dropout: features between recurrent layers, before the output layer, and of the summary of a source's features.
+        embedding_dropout: whole tokens, and whole features of a source.
+        embedding_feature_dropout: features of embeddings, by token type: one mask for all positions of an update.
+        memory_dropout: features of what attention reads of each source position.
+        bridge_dropout: features of the state that the decoder starts from.
+    """
+
+    dropout: float = 0.0
+    embedding_dropout: float = 0.0
+    embedding_feature_dropout: float = 0.0
+    memory_dropout: float = 0.0
+    bridge_dropout: float = 0.0
+
+    @property
+    def drop_nothing(self) -> bool:
+        """Return True if every rate is 0."""
+        return not any(astuple(self))
+
+
+NO_RATES = DropoutRates()
 
 
 @dataclass(frozen=True)
@@ -46,6 +74,11 @@ class DropoutMasks:
     """Of whole features; read by the encoder only, so every decoder row of a source shares it."""
     feature_summary_BE: Tensor | None = None
     """Of the summary of the features, the same at every step of encoder and decoder."""
+    source_embedding_VE: Tensor | None = None
+    target_embedding_VE: Tensor | None = None
+    memory_SBM: Tensor | None = None
+    bridge_h_LBH: Tensor | None = None
+    bridge_c_LBH: Tensor | None = None
 
     def first_steps(self, steps: int) -> DropoutMasks:
         """Return the same masks for a pass that ends after ``steps`` target positions."""
@@ -62,6 +95,7 @@ class DropoutMasks:
             target_tokens_TB1=_of_rows(self.target_tokens_TB1, rows_N),
             decoder_layers=tuple(_of_rows(mask, rows_N) for mask in self.decoder_layers),
             output_TBF=_of_rows(self.output_TBF, rows_N),
+            target_embedding_VE=self.target_embedding_VE,
         )
 
     def target_step(self, t: int) -> StepMasks:

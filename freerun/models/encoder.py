@@ -55,7 +55,8 @@ class Encoder(nn.Module):
             backward direction: after its first).
         """
         reversal_SB = None if lengths_B is None else reversal_within(lengths_B, source_BS.shape[1])
-        tokens = Tokens(source_BS.t(), self.embedding.weight, masks.source_tokens_SB1 if masks else None, summary_BE)
+        embedding_VE = apply_mask(self.embedding.weight, masks.source_embedding_VE if masks else None)
+        tokens = Tokens(source_BS.t(), embedding_VE, masks.source_tokens_SB1 if masks else None, summary_BE)
         values, state = self._layer(0, tokens, lengths_B, reversal_SB)
         final = [state]
         for index in range(1, len(self.forward_layers)):

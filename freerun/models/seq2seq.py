@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from freerun.architecture import Architecture
 from freerun.models.bridge import Bridge
 from freerun.models.decoder import Decoder
-from freerun.models.dropout import DropoutMasks, draw_mask
+from freerun.models.dropout import NO_RATES, DropoutMasks, DropoutRates, apply_mask, draw_mask
 from freerun.models.encoded import Encoded
 from freerun.models.encoder import Encoder
 from freerun.models.feature_encoder import NO_FEATURES, EncodedFeatures, FeatureEncoder
@@ -22,16 +22,13 @@ __all__ = ["Seq2Seq"]
 class Seq2Seq(nn.Module):
     """A recurrent encoder-decoder (Sutskever et al. 2014; Cho et al. 2014), with or without attention.
 
-    Dropout rates are in [0, 1) and affect ``draw_masks`` only: a pass without masks drops nothing.
+    Rates affect ``draw_masks`` only: a pass without masks drops nothing.
     """
 
-    def __init__(
-        self, sizes: Architecture, dropout: float = 0.0, embedding_dropout: float = 0.0, backend: str = "auto"
-    ) -> None:
+    def __init__(self, sizes: Architecture, rates: DropoutRates = NO_RATES, backend: str = "auto") -> None:
         super().__init__()
         self.sizes = sizes
-        self.dropout = dropout
-        self.embedding_dropout = embedding_dropout
+        self.rates = rates
         self.encoder = Encoder(sizes, backend)
         self.bridge = Bridge(sizes)
         self.decoder = Decoder(sizes, backend)
@@ -57,7 +54,8 @@ class Seq2Seq(nn.Module):
         """
         features = self._encode_features(feature_ids_BQ, masks)
         memory_SBM, state = self.encoder(source_BS, lengths_B, masks, features.summary_BE)
-        return self.decoder.start(self.bridge(state), memory_SBM, lengths_B, features)
+        memory_SBM = apply_mask(memory_SBM, masks.memory_SBM if masks else None)
+        return self.decoder.start(self.bridge(state, masks), memory_SBM, lengths_B, features)
 
     def _encode_features(self, feature_ids_BQ: Tensor | None, masks: DropoutMasks | None) -> EncodedFeatures:
         if self.feature_encoder is None:
@@ -89,36 +87,59 @@ class Seq2Seq(nn.Module):
         return self.decoder.sequence(fed_BT, encoded, masks).features_TBF
 
     def draw_masks(
-        self, source_length: int, target_length: int, rows: int, generator: CounterGenerator, num_features: int = 0
+        self,
+        source_length: int,
+        target_length: int,
+        rows: int,
+        generator: CounterGenerator,
+        shared: CounterGenerator,
+        num_features: int = 0,
     ) -> DropoutMasks | None:
         """Draw the dropout masks of one pass over ``rows`` pairs; None when nothing is dropped.
 
-        ``num_features`` is Q, the largest number of features of a source.
-
         Each mask has a stream of its own, by its name: neither the other masks nor the number of steps change it.
+
+        Args:
+            source_length: S.
+            target_length: T.
+            rows: B.
+            generator: of the batch.
+            shared: of the update, for masks that all of its batches share.
+            num_features: Q, the largest number of features of a source.
         """
-        if self.dropout == 0.0 and self.embedding_dropout == 0.0:
+        rates, sizes = self.rates, self.sizes
+        if rates.drop_nothing:
             return None
         like = self.decoder.output_bias
-        gaps = range(self.sizes.num_layers - 1)
+        gaps = range(sizes.num_layers - 1)
 
         def draw(length: int, size: int, rate: float, *name: int | str) -> Tensor | None:
             return draw_mask((length, rows, size), rate, generator.child(*name), like)
 
-        summary_size = self.sizes.feature_summary_size
-        summary_1BE = draw(1, summary_size, self.dropout, "feature summary") if summary_size else None
+        def draw_types(vocabulary: int, side: str) -> Tensor | None:
+            shape = vocabulary, sizes.embedding_size
+            return draw_mask(shape, rates.embedding_feature_dropout, shared.child(side, "types"), like)
+
+        summary_size = sizes.feature_summary_size
+        summary_1BE = draw(1, summary_size, rates.dropout, "feature summary") if summary_size else None
+        reads_memory, has_cell_state = sizes.attention_spec.reads_memory, sizes.cell_spec.has_cell_state
         return DropoutMasks(
-            source_tokens_SB1=draw(source_length, 1, self.embedding_dropout, "source tokens"),
+            source_tokens_SB1=draw(source_length, 1, rates.embedding_dropout, "source tokens"),
             encoder_layers=tuple(
-                draw(source_length, self.encoder.memory_size, self.dropout, "encoder", gap) for gap in gaps
+                draw(source_length, self.encoder.memory_size, rates.dropout, "encoder", gap) for gap in gaps
             ),
-            target_tokens_TB1=draw(target_length, 1, self.embedding_dropout, "target tokens"),
-            decoder_layers=tuple(
-                draw(target_length, self.sizes.hidden_size, self.dropout, "decoder", gap) for gap in gaps
-            ),
-            output_TBF=draw(target_length, self.decoder.feature_size, self.dropout, "output"),
-            features_BQ1=_by_row(draw(num_features, 1, self.embedding_dropout, "features")) if num_features else None,
+            target_tokens_TB1=draw(target_length, 1, rates.embedding_dropout, "target tokens"),
+            decoder_layers=tuple(draw(target_length, sizes.hidden_size, rates.dropout, "decoder", gap) for gap in gaps),
+            output_TBF=draw(target_length, self.decoder.feature_size, rates.dropout, "output"),
+            features_BQ1=_by_row(draw(num_features, 1, rates.embedding_dropout, "features")) if num_features else None,
             feature_summary_BE=None if summary_1BE is None else summary_1BE[0],
+            source_embedding_VE=draw_types(sizes.source_vocabulary, "source"),
+            target_embedding_VE=draw_types(sizes.target_vocabulary, "target"),
+            memory_SBM=draw(source_length, sizes.memory_size, rates.memory_dropout, "memory") if reads_memory else None,
+            bridge_h_LBH=draw(sizes.num_layers, sizes.hidden_size, rates.bridge_dropout, "bridge", "h"),
+            bridge_c_LBH=draw(sizes.num_layers, sizes.hidden_size, rates.bridge_dropout, "bridge", "c")
+            if has_cell_state
+            else None,
         )
 
     def num_parameters(self) -> int:

@@ -13,6 +13,7 @@ from tests import oracle_losses as by_the_book
 from tests import oracle_outputs, oracle_professor
 from tests.networks import (
     CELLS,
+    SOME_OF_ALL,
     book,
     close,
     gradients_of,
@@ -68,9 +69,7 @@ def by_the_oracle(name, model, numbers, rows):
 
 
 def a_model(kind, seed=0, **sizes):
-    model = network(
-        seed, scale=1.2, dropout=0.3, embedding_dropout=0.3, bidirectional=True, **sizes, **with_features(kind)
-    )
+    model = network(seed, scale=1.2, **SOME_OF_ALL, bidirectional=True, **sizes, **with_features(kind))
     with torch.no_grad():
         model.decoder.output_bias[EOS] += 0.3
     return model

@@ -9,7 +9,17 @@ from freerun.forcing.strategy import Objective
 from freerun.forcing.training_batch import Update
 from freerun.symbols import EOS, UNK
 from tests import oracle_losses as by_the_book
-from tests.networks import CELLS, book, network, random_rows, recorded, same_fed, same_losses, training_batch
+from tests.networks import (
+    CELLS,
+    SOME_OF_ALL,
+    book,
+    network,
+    random_rows,
+    recorded,
+    same_fed,
+    same_losses,
+    training_batch,
+)
 
 TARGETS = random_rows([4, 6, 1, 2], size=9, seed=1)
 BATCH = training_batch(random_rows([4, 1, 6, 4]), TARGETS)
@@ -53,7 +63,7 @@ each_kind = pytest.mark.parametrize(
 @pytest.mark.parametrize("attention", ["none", "general", "bahdanau"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_losses_and_gradients_are_those_of_a_loop(cell, attention, kind, amount):
-    model = network(cell=cell, attention=attention, dropout=0.3, embedding_dropout=0.2)
+    model = network(cell=cell, attention=attention, **SOME_OF_ALL)
     assert check(model, BATCH, UPDATE, kind, amount) > 0
 
 

@@ -16,6 +16,7 @@ from tests import oracle_losses as by_the_book
 from tests import oracle_outputs
 from tests.networks import (
     CELLS,
+    SOME_OF_ALL,
     book,
     gradients_of,
     network,
@@ -51,7 +52,7 @@ def completed(model, record, teacher_prob, draw, objective, longest_ratio=1.5, b
     ("cell", "attention"), [*((cell, "none") for cell in CELLS), ("lstm", "general"), ("gru", "bahdanau")]
 )
 def test_losses_and_gradients_are_those_of_a_loop(cell, attention, draw, teacher_prob):
-    model = network(cell=cell, attention=attention, scale=1.2, dropout=0.3, embedding_dropout=0.2)
+    model = network(cell=cell, attention=attention, scale=1.2, **SOME_OF_ALL)
     settings = OptimalCompletion.Settings(draw=draw, teacher_prob=teacher_prob, temperature=0.6, longest_ratio=1.2)
     strategy = OptimalCompletion(settings, Objective(label_smoothing=0.1))
     losses, record = recorded(strategy, model, BATCH, UPDATE)

@@ -16,6 +16,7 @@ from tests import oracle_losses as by_the_book
 from tests import oracle_professor
 from tests.networks import (
     CELLS,
+    SOME_OF_ALL,
     book,
     close,
     draw,
@@ -46,7 +47,7 @@ def professor(model, accuracy=0.8, seed=5, **settings):
 def a_model(**sizes):
     # at 0 all runs but one of these end at once
     seed = 4 if sizes.get("cell") == "mingru" or sizes.get("attention") == "concat" else 0
-    model = network(seed, scale=1.2, dropout=0.3, embedding_dropout=0.2, **sizes)
+    model = network(seed, scale=1.2, **SOME_OF_ALL, **sizes)
     with torch.no_grad():
         model.decoder.output_bias[EOS] += 0.3  # some runs end before their target does
     return model

@@ -23,7 +23,9 @@ from tests import oracle_losses as by_the_book
 from tests.networks import (
     BACKENDS,
     CELLS,
+    SOME_OF_ALL,
     book,
+    dropout_generators,
     network,
     random_rows,
     recorded,
@@ -51,7 +53,7 @@ def a_network(backend="auto", scale=1.5, attention="none", **sizes):
     if attention == "input feeding":
         attention, sizes["input_feeding"] = "general", True
     sizes["attention"] = attention
-    return network(dropout=0.4, embedding_dropout=0.3, scale=scale, backend=backend, bidirectional=True, **sizes)
+    return network(**SOME_OF_ALL, scale=scale, backend=backend, bidirectional=True, **sizes)
 
 
 def strategies(draw):
@@ -187,7 +189,7 @@ def test_only_what_a_pass_reproduced_is_certified():
 def test_a_free_rollout_is_a_loop_until_eos_or_the_bound(cell, context, attention, draw):
     model = a_network(cell=cell, context=context, attention=attention)
     bounds, numbers = torch.tensor([12, 3, 7, 12]), uniforms(UPDATE, "free", 4, 12)
-    masks = model.draw_masks(BATCH.source_BS.shape[1], 12, 4, UPDATE.generator("dropout"))
+    masks = model.draw_masks(BATCH.source_BS.shape[1], 12, 4, *dropout_generators(UPDATE))
     encoded = model.encode(BATCH.source_BS, BATCH.source_lengths_B, masks)
     run = free_rollout(model.decoder, encoded, bounds, numbers, Draw(draw, banned=NEVER_WRITTEN), masks)
     drawn = by_the_book.Draw(draw)

@@ -23,6 +23,8 @@ from tests import oracle_losses as by_the_book
 from tests import oracle_outputs
 from tests.networks import (
     CELLS,
+    RATES,
+    SOME_OF_ALL,
     book,
     close,
     gradients_of,
@@ -50,7 +52,7 @@ each_model = pytest.mark.parametrize(
 
 
 def a_model(**options):
-    model = network(**{"scale": 1.2, "dropout": 0.3, "embedding_dropout": 0.2, **options})
+    model = network(**{"scale": 1.2, **SOME_OF_ALL, **options})
     with torch.no_grad():
         model.decoder.output_bias[EOS] += 1.0  # short outputs, some of them equal
     return model
@@ -80,7 +82,7 @@ def test_minimum_risk_is_the_sum_over_candidates(cell, attention, cost, batch):
 @each_model
 def test_self_critical_is_the_excess_over_greedy(cell, attention, cost, batch):
     # so much dropout that under it the baseline would be another
-    model = a_model(cell=cell, attention=attention, dropout=0.6, embedding_dropout=0.6)
+    model = a_model(cell=cell, attention=attention, **dict.fromkeys(RATES, 0.6))
     settings = {"cost": cost, "weight": 0.3, "nll_weight": 0.4}
     strategy = SelfCritical(SelfCritical.Settings(**settings, temperature=1.5), Objective(label_smoothing=0.1))
     losses, record = recorded(strategy, model, batch, UPDATE)
@@ -127,7 +129,7 @@ def test_sources_without_candidates_have_no_risk():
 
 def test_the_baseline_of_self_critical_training_is_the_output_in_use():
     """Without dropout in any part of it, it is the same at every update."""
-    model = network(scale=2.0, attention="general", dropout=0.6, embedding_dropout=0.6)
+    model = network(scale=2.0, attention="general", **dict.fromkeys(RATES, 0.6))
     strategy = SelfCritical(SelfCritical.Settings(), Objective())
     found = [strategy.losses(model, BATCH, Update(number, 3)).metrics for number in range(1, 11)]
     assert len({figures["cost.greedy"] for figures in found}) == 1

@@ -16,6 +16,7 @@ from tests import oracle_losses as by_the_book
 from tests.networks import (
     BACKENDS,
     CELLS,
+    SOME_OF_ALL,
     book,
     close,
     network,
@@ -42,7 +43,7 @@ each_architecture = pytest.mark.parametrize(
 @each_architecture
 def test_losses_and_gradients_are_those_of_a_loop(cell, bidirectional, context, attention, tied_output, backend):
     sizes = {"cell": cell, "bidirectional": bidirectional, "context": context, "attention": attention}
-    model = network(**sizes, tied_output=tied_output, dropout=0.4, embedding_dropout=0.3, backend=backend)
+    model = network(**sizes, tied_output=tied_output, **SOME_OF_ALL, backend=backend)
     for normalise in ("tokens", "sequences"):
         teacher = Teacher(StrategySettings(), Objective(0.1, normalise))
         losses, record = recorded(teacher, model, BATCH, UPDATE)

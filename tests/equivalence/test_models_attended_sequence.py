@@ -17,6 +17,8 @@ from freerun.symbols import EOS, NEVER_WRITTEN
 from freerun.training.precision import autocast, bf16_is_fast
 from tests.networks import (
     COMPILED_CELLS,
+    RATES,
+    SOME_OF_ALL,
     close,
     gradients_of,
     network,
@@ -67,7 +69,7 @@ def same(models, tolerance=1e-10, **how):
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_values_and_gradients_are_those_of_the_loop(cell, attention, input_feeding, num_layers, dropout):
-    options = {"cell": cell, "num_layers": num_layers, "dropout": dropout, "embedding_dropout": dropout / 2}
+    options = {"cell": cell, "num_layers": num_layers, **dict.fromkeys(RATES, dropout)}
     same(both(attention, input_feeding, **options))
 
 
@@ -75,14 +77,14 @@ def test_values_and_gradients_are_those_of_the_loop(cell, attention, input_feedi
 @pytest.mark.parametrize("dropout", [0.3, 0.0])
 @pytest.mark.parametrize("options", [{"context": "every_step"}, {"tied_output": True}, {"bidirectional": False}])
 def test_it_goes_with_everything_else_that_a_step_reads(attention, input_feeding, options, dropout):
-    same(both(attention, input_feeding, dropout=dropout, embedding_dropout=dropout, **options))
+    same(both(attention, input_feeding, **dict.fromkeys(RATES, dropout), **options))
 
 
 @pytest.mark.parametrize("kind", ["summary", "sequence", "both"])
 def test_features_are_read_at_every_step(kind):
     features = random_features([2, 0, 3, 1])
     batch = training_batch(random_rows([4, 1, 6, 4]), random_rows([4, 6, 1, 2], size=9, seed=1), features)
-    same(both(dropout=0.3, embedding_dropout=0.3, **with_features(kind)), batch=batch)
+    same(both(**SOME_OF_ALL, **with_features(kind)), batch=batch)
 
 
 @each_attention
@@ -164,7 +166,7 @@ def test_each_result_has_its_gradient_alone(attention, input_feeding):
 
 @each_attention
 def test_a_graph_can_be_gone_back_through_twice(attention, input_feeding):
-    (model, _) = both(attention, input_feeding, dropout=0.3, embedding_dropout=0.3)
+    (model, _) = both(attention, input_feeding, **SOME_OF_ALL)
     results = results_of(model)
     d_results = [torch.ones_like(each) for each in results]
     wanted = [each for name, each in model.named_parameters() if name.startswith("decoder.layers.")]
@@ -210,7 +212,7 @@ def test_bf16_rounds_operands_of_matmuls_only(cell, attention, input_feeding):
 @each_attention
 def test_an_aligned_rollout_and_its_pass_are_one(attention, input_feeding, draw, backend):
     """The tokens are those of a rollout; losses and gradients those of a second pass over them, to the last bits."""
-    sizes = {"attention": attention, "input_feeding": input_feeding, "dropout": 0.3, "embedding_dropout": 0.3}
+    sizes = {"attention": attention, "input_feeding": input_feeding, **SOME_OF_ALL}
     model = network(scale=1.5, backend=backend, **sizes)
     draws, numbers = BATCH.replaceable_BT, uniforms(UPDATE, "draws", *BATCH.target_in_BT.shape)
     given = (BATCH.target_in_BT, draws, numbers, Draw(draw, banned=(*NEVER_WRITTEN, EOS)))
@@ -226,7 +228,7 @@ def test_an_aligned_rollout_and_its_pass_are_one(attention, input_feeding, draw,
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @each_attention
 def test_a_free_rollout_and_its_pass_are_one(attention, input_feeding, backend):
-    sizes = {"attention": attention, "input_feeding": input_feeding, "dropout": 0.3, "embedding_dropout": 0.3}
+    sizes = {"attention": attention, "input_feeding": input_feeding, **SOME_OF_ALL}
     model = network(scale=1.5, backend=backend, **sizes)
     bounds, ends = torch.tensor([12, 3, 7, 12]), torch.tensor([8, 2, 6, 5])
     encoded, masks = encode(model, BATCH, UPDATE, 12)

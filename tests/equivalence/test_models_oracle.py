@@ -19,8 +19,10 @@ from freerun.symbols import EOS
 from tests import oracle
 from tests.networks import (
     CELLS,
+    RATES,
     book,
     close,
+    dropout_generators,
     feature_encoders,
     gradients_of,
     masks_of_row,
@@ -60,8 +62,7 @@ def check(model, sources, targets, features=None):
     (source_ids, source_lengths), (fed, fed_lengths) = padded(sources), padded([[1, *target] for target in targets])
     feature_ids = None if features is None else padded(features)[0].long()
     size = 0 if features is None else feature_ids.shape[1]
-    generator = Update(7, 3).generator("dropout")
-    masks = model.draw_masks(source_ids.shape[1], fed.shape[1], len(sources), generator, size)
+    masks = model.draw_masks(source_ids.shape[1], fed.shape[1], len(sources), *dropout_generators(Update(7, 3)), size)
     encoded = model.encode(source_ids, source_lengths, masks, feature_ids)
     decoded = model.decoder.sequence(fed, encoded, masks)
     logits = model.decoder.logits(decoded.features_TBF)
@@ -80,7 +81,7 @@ def check(model, sources, targets, features=None):
     close(gradients_of(some_of(*found), model), gradients_of(some_of(*expected), model))
 
 
-DROPOUT = {"dropout": 0.5, "embedding_dropout": 0.5}
+DROPOUT = dict.fromkeys(RATES, 0.5)
 
 
 @each_architecture
@@ -115,8 +116,7 @@ def test_a_model_of_any_size_is_the_equations(data):
         num_layers=data.draw(st.integers(1, 3)),
         embedding_size=data.draw(st.integers(1, 4)),
         hidden_size=data.draw(st.integers(1, 4)),
-        dropout=data.draw(rates),
-        embedding_dropout=data.draw(rates),
+        **{name: data.draw(rates) for name in RATES},
         backend=data.draw(st.sampled_from(["auto", "reference", "fused"])),
         scale=data.draw(st.sampled_from([0.6, 1.5])),
     )

@@ -10,7 +10,15 @@ from freerun.forcing.registry import STRATEGIES
 from freerun.forcing.rollout import uniforms
 from freerun.forcing.strategy import Objective
 from freerun.forcing.training_batch import Update
-from tests.networks import network, random_features, random_rows, training_batch, with_features
+from tests.networks import (
+    RATES,
+    dropout_generators,
+    network,
+    random_features,
+    random_rows,
+    training_batch,
+    with_features,
+)
 
 ROWS = random_rows([4, 2, 6, 3]), random_rows([3, 5, 2, 5], size=9, seed=1)
 BATCHES = {
@@ -18,7 +26,7 @@ BATCHES = {
     **dict.fromkeys(FEATURE_ENCODERS, training_batch(*ROWS, random_features([2, 0, 4, 3]))),
 }
 UPDATE = Update(number=7, seed=3, part=1)
-SIZES = {"dropout": 0.5, "embedding_dropout": 0.5, "num_layers": 3, "attention": "dot", "scale": 1.2}
+SIZES = {**dict.fromkeys(RATES, 0.5), "num_layers": 3, "attention": "dot", "scale": 1.2}
 ARMS = {name: {} for name in STRATEGIES} | {"professor": {"warmup": 0, "model_gate": 0.0}}
 VARIANTS = [*ARMS.items(), ("scheduled_sampling", {"passes": 2}), ("optimal_completion", {"teacher_prob": 0.5})]
 
@@ -50,7 +58,9 @@ class Watched:
         return call
 
     def _encoder(self, masks):
-        self.masks.append(("source", masks.source_tokens_SB1))
+        self.masks += [("source", masks.source_tokens_SB1), ("memory", masks.memory_SBM)]
+        self.masks += [("bridge h", masks.bridge_h_LBH), ("bridge c", masks.bridge_c_LBH)]
+        self.masks.append(("source embedding", masks.source_embedding_VE))
         if masks.features_BQ1 is not None:
             self.masks.append(("features", masks.features_BQ1))
         if masks.feature_summary_BE is not None:
@@ -59,6 +69,7 @@ class Watched:
 
     def _sequence(self, masks):
         self.masks += [("target", masks.target_tokens_TB1), ("output", masks.output_TBF)]
+        self.masks.append(("target embedding", masks.target_embedding_VE))
         self.masks += [(f"decoder {gap}", mask) for gap, mask in enumerate(masks.decoder_layers)]
 
     def _step(self, masks):
@@ -69,11 +80,13 @@ class Watched:
 def whole_masks(kind, steps=60):
     """The masks of the update for more steps than any pass has, by name."""
     masks = network(**SIZES, **with_features(kind)).draw_masks(
-        6, steps, 4, UPDATE.generator("dropout"), 4 if kind else 0
+        6, steps, 4, *dropout_generators(UPDATE), 4 if kind else 0
     )
     layers = [("encoder", masks.encoder_layers), ("decoder", masks.decoder_layers)]
     found = {f"{side} {gap}": mask for side, each in layers for gap, mask in enumerate(each)}
     found |= {"source": masks.source_tokens_SB1, "target": masks.target_tokens_TB1, "output": masks.output_TBF}
+    found |= {"memory": masks.memory_SBM, "bridge h": masks.bridge_h_LBH, "bridge c": masks.bridge_c_LBH}
+    found |= {"source embedding": masks.source_embedding_VE, "target embedding": masks.target_embedding_VE}
     own = {"features": masks.features_BQ1, "feature summary": masks.feature_summary_BE}
     return found | {name: mask for name, mask in own.items() if mask is not None}
 
@@ -105,9 +118,20 @@ def test_every_strategy_trains_under_the_masks_of_the_update(name, settings, kin
 @pytest.mark.parametrize("other", [Update(8, 3, 1), Update(7, 4, 1), Update(7, 3, 0), Update(7, 3, 1, rank=1)])
 def test_another_update_part_seed_or_process_has_other_masks(other):
     sizes = (6, 5, 4)
-    one, two = (network(**SIZES).draw_masks(*sizes, update.generator("dropout")) for update in (UPDATE, other))
+    one, two = (network(**SIZES).draw_masks(*sizes, *dropout_generators(update)) for update in (UPDATE, other))
     assert not one.output_TBF.equal(two.output_TBF)
     assert not one.encoder_layers[0].equal(two.encoder_layers[0])
+
+
+@pytest.mark.parametrize("other", [Update(7, 3, 0), Update(7, 3, 1, rank=1), Update(8, 3, 1), Update(7, 4, 1)])
+def test_all_parts_of_an_update_share_the_masks_of_token_types(other):
+    """A batch that is accumulated, or shared among processes, drops the same features of the same types."""
+    one, two = (network(**SIZES).draw_masks(6, 5, 4, *dropout_generators(update)) for update in (UPDATE, other))
+    is_same = (other.number, other.seed) == (UPDATE.number, UPDATE.seed)
+    assert one.source_embedding_VE.equal(two.source_embedding_VE) == is_same
+    assert one.target_embedding_VE.equal(two.target_embedding_VE) == is_same
+    assert not one.memory_SBM.equal(two.memory_SBM)
+    assert not one.bridge_h_LBH.equal(two.bridge_h_LBH)
 
 
 def test_numbers_for_draws_do_not_depend_on_how_many_steps_follow():

@@ -9,6 +9,7 @@ import torch
 from freerun.data.batching import make_batch, plan_epoch
 from freerun.forcing.registry import STRATEGIES
 from freerun.forcing.strategy import Objective
+from freerun.models.dropout import DropoutRates
 from freerun.models.initialise import initialise
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import EOS
@@ -37,7 +38,7 @@ def train(strategy, **sizes):
     rows = sources()
     pairs = corpus([[*row, EOS] for row in rows[150:]], [[*row[::-1], EOS] for row in rows[150:]])
     size = 4 + SYMBOLS
-    model = Seq2Seq(architecture(size, **sizes), dropout=0.1)
+    model = Seq2Seq(architecture(size, **sizes), DropoutRates(dropout=0.1))
     initialise(model, 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     learner = Learner(model=model, strategy=strategy, optimizer=optimizer, schedule=cosine(UPDATES), seed=1)

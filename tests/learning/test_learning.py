@@ -10,6 +10,7 @@ from freerun.data.batching import make_batch, plan_epoch
 from freerun.forcing.strategy import Objective, StrategySettings
 from freerun.forcing.teacher import Teacher
 from freerun.forcing.training_batch import TrainingBatch, Update
+from freerun.models.dropout import DropoutRates
 from freerun.models.initialise import initialise
 from freerun.models.seq2seq import Seq2Seq
 from freerun.models.torch_stepper import TorchStepper
@@ -83,7 +84,7 @@ def test_a_small_model_learns(name, task):
     train_rows, held_out = rows[150:], rows[:150]
     pairs = corpus([[*row, EOS] for row in train_rows], [[*solve(row), EOS] for row in train_rows])
     size = 4 + SYMBOLS
-    model = Seq2Seq(architecture(size, **MODELS[name]), dropout=0.1)
+    model = Seq2Seq(architecture(size, **MODELS[name]), DropoutRates(dropout=0.1))
     initialise(model, 1)
     assert share_right(model, held_out, solve) < 0.05
     losses = train(model, pairs, 250)
@@ -115,7 +116,8 @@ def inflected(row, features):
 def test_a_small_model_learns_what_features_mean(name):
     train_rows, held_out = featured(sources()[150:800]), featured(sources()[:150])
     pairs = corpus(*zip(*(([*row, EOS], [*target, EOS], own) for row, own, target in train_rows), strict=True))
-    model = Seq2Seq(architecture(4 + SYMBOLS, 4 + 2 * SYMBOLS, **WITH_FEATURES[name]), embedding_dropout=0.02)
+    sizes = architecture(4 + SYMBOLS, 4 + 2 * SYMBOLS, **WITH_FEATURES[name])
+    model = Seq2Seq(sizes, DropoutRates(embedding_dropout=0.02))
     initialise(model, 1)
     train(model, pairs, 500)
     for n, own in enumerate([[], [REVERSED], [UPPER], [REVERSED, UPPER]]):

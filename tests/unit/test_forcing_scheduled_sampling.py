@@ -13,7 +13,7 @@ from freerun.forcing.scheduled_sampling import ScheduledSampling
 from freerun.forcing.strategy import Objective, StrategySettings
 from freerun.forcing.teacher import Teacher
 from freerun.forcing.training_batch import Update
-from tests.networks import network, random_rows, training_batch
+from tests.networks import dropout_generators, network, random_rows, training_batch
 
 LENGTHS = [3, 9, 1, 7, 8, 6] * 10
 BATCH = training_batch(random_rows([4] * 60), random_rows(LENGTHS, size=9, seed=1))
@@ -106,7 +106,7 @@ def test_enough_passes_certify_every_sequence():
 
 def test_strategies_under_one_seed_share_their_dropout():
     model = network(dropout=0.5)
-    alone = [model.draw_masks(4, 9, 60, Update(1, 1).generator("dropout")) for _ in range(2)]
+    alone = [model.draw_masks(4, 9, 60, *dropout_generators(Update(1, 1))) for _ in range(2)]
     assert torch.equal(alone[0].output_TBF, alone[1].output_TBF)
 
 

@@ -7,15 +7,25 @@ import torch
 
 from freerun.models.dropout import DropoutMasks, apply_mask, draw_mask
 from freerun.randomness import CounterGenerator
-from tests.networks import close, network, padded, random_rows
+from tests.networks import RATES, close, network, padded, random_rows
 
 SOURCES, LENGTHS = padded(random_rows([3, 5]))
 FED = torch.tensor([[1, 4, 5, 6], [1, 7, 8, 0]])
 GENERATOR = CounterGenerator(0, "mask")
 
+FEATURES = {"feature_vocabulary": 7, "feature_encoder": "both"}
+MASKS = {
+    "dropout": ["encoder_layers", "decoder_layers", "output_TBF", "feature_summary_BE"],
+    "embedding_dropout": ["source_tokens_SB1", "target_tokens_TB1", "features_BQ1"],
+    "embedding_feature_dropout": ["source_embedding_VE", "target_embedding_VE"],
+    "memory_dropout": ["memory_SBM"],
+    "bridge_dropout": ["bridge_h_LBH", "bridge_c_LBH"],
+}
+"""What each rate drops."""
+
 
 def masks_of(model, seed=1, rows=2):
-    return model.draw_masks(5, 4, rows, CounterGenerator(seed, "masks"))
+    return model.draw_masks(5, 4, rows, CounterGenerator(seed, "masks"), CounterGenerator(seed, "shared"))
 
 
 def logits(model, masks):
@@ -51,7 +61,7 @@ def test_extreme_rates_keep_all_or_nothing(rate):
 
 def test_a_mask_does_not_depend_on_how_many_steps_follow():
     model = network(dropout=0.5, embedding_dropout=0.5, num_layers=3)
-    long, short = (model.draw_masks(5, steps, 3, GENERATOR) for steps in (9, 4))
+    long, short = (model.draw_masks(5, steps, 3, GENERATOR, GENERATOR) for steps in (9, 4))
     for name, mask in dataclasses.asdict(long.first_steps(4)).items():
         close(mask, dataclasses.asdict(short)[name], 0)
     assert not long.output_TBF[:4].equal(long.output_TBF[4:8])
@@ -71,7 +81,7 @@ def test_other_options_leave_a_mask_as_it_is():
 
 
 def test_no_two_masks_of_a_pass_are_alike():
-    masks = network(dropout=0.5, embedding_dropout=0.5, num_layers=3).draw_masks(40, 40, 40, GENERATOR)
+    masks = network(dropout=0.5, embedding_dropout=0.5, num_layers=3).draw_masks(40, 40, 40, GENERATOR, GENERATOR)
     layers = [*masks.encoder_layers, *masks.decoder_layers, masks.output_TBF]
     assert len({tuple(mask.flatten().tolist()) for mask in layers}) == 5
     assert not masks.source_tokens_SB1.equal(masks.target_tokens_TB1)
@@ -120,6 +130,38 @@ def test_masks_stand_between_layers_and_before_the_output_layer(bidirectional):
     assert masks.source_tokens_SB1.shape == (5, 7, 1)
     assert masks.target_tokens_TB1.shape == (4, 7, 1)
     assert masks.output_TBF.shape == (4, 7, 8)  # the context beside the state
+
+
+@pytest.mark.parametrize("attention", ["none", "bahdanau"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_masks_of_embeddings_memory_and_bridge_have_their_shapes(cell, attention):
+    options = {"cell": cell, "attention": attention, "bidirectional": True, "num_layers": 3}
+    masks = masks_of(network(**dict.fromkeys(RATES, 0.5), **options), rows=7)
+    assert masks.source_embedding_VE.shape == (11, 3)
+    assert masks.target_embedding_VE.shape == (9, 3)
+    assert attention == "none" or masks.memory_SBM.shape == (5, 7, 8)
+    assert attention == "bahdanau" or masks.memory_SBM is None
+    assert masks.bridge_h_LBH.shape == (3, 7, 4)
+    assert (masks.bridge_c_LBH is None) == (cell == "gru")
+    assert cell == "gru" or not masks.bridge_c_LBH.equal(masks.bridge_h_LBH)
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_each_rate_has_masks_of_its_own(name):
+    """A rate draws the same masks whatever the others are, and none of theirs."""
+    options = {"num_layers": 3, "attention": "bahdanau", **FEATURES}
+    alone, together = (
+        dataclasses.asdict(network(**rates, **options).draw_masks(5, 4, 2, GENERATOR, GENERATOR, 3))
+        for rates in ({name: 0.5}, dict.fromkeys(RATES, 0.5))
+    )
+    drawn = [
+        key
+        for key, mask in alone.items()
+        if (any(each is not None for each in mask) if isinstance(mask, tuple) else mask is not None)
+    ]
+    assert drawn == MASKS[name]
+    for key in drawn:
+        close(alone[key], together[key], 0)
 
 
 def test_only_what_has_a_rate_is_drawn():

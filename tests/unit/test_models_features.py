@@ -147,7 +147,7 @@ def test_a_model_without_features_has_the_parameters_that_it_had():
 
 
 def masks_of(model, num_features, rows=4, steps=3, purpose="masks"):
-    return model.draw_masks(5, steps, rows, CounterGenerator(1, purpose), num_features)
+    return model.draw_masks(5, steps, rows, CounterGenerator(1, purpose), CounterGenerator(1, "shared"), num_features)
 
 
 @each_kind
