@@ -103,7 +103,7 @@ def test_a_model_with_features_is_the_equations(cell, bidirectional, context, at
 def test_a_model_of_any_size_is_the_equations(data):
     attention, input_feeding = data.draw(st.sampled_from(FEEDING))
     bidirectional = data.draw(st.booleans()) and attention != "dot"
-    rates = st.sampled_from([0.0, 0.5])
+    rates = st.sampled_from([0.0, 0.2])  # more would scale values up to sizes that round at 1e-10
     kind = data.draw(st.sampled_from(["", *feature_encoders(attention)]))
     model = network(
         **with_features(kind),
