@@ -35,13 +35,9 @@ class Model:
     def tokens(self, text: str) -> list[str]:
         """Return the tokens of a source text, in the order in which the model reads them."""
         side = self.config["source"]
-        text = self._in_form(text)
-        text = self._in_form(text.lower()) if side["case"] == "lower" else text
+        text = in_form(text, side["normalisation"])
+        text = in_form(text.lower(), side["normalisation"]) if side["case"] == "lower" else text
         return list(text) if side["tokens"] == "char" else text.split()
-
-    def _in_form(self, text: str) -> str:
-        form = self.config["source"]["normalisation"]
-        return text if form == "none" else unicodedata.normalize(form, text)
 
     def predict(self, text: str, features: str | None = None) -> str:
         """Return the greedy output; ``features`` are required exactly if the model reads them."""
@@ -56,7 +52,9 @@ class Model:
             inputs["features"] = [self.encode_features(features) or [PAD]]
         written, _ = self.session.run(None, {name: np.array(value, np.int64) for name, value in inputs.items()})
         kept = [number for number in written[0].tolist() if number >= FIRST]
-        return ("" if self.config["target"]["tokens"] == "char" else " ").join(self.target[n - FIRST] for n in kept)
+        side = self.config["target"]
+        text = ("" if side["tokens"] == "char" else " ").join(self.target[n - FIRST] for n in kept)
+        return in_form(text, side.get("written", "none"))
 
     def encode_features(self, features: str) -> list[int]:
         """Return the distinct ids of a source's features in ascending order."""
@@ -70,6 +68,11 @@ class Model:
         if bound.get("fixed") is not None:
             return int(bound["fixed"])
         return max(3 * bound["longest_target"], math.ceil(2 * bound["largest_ratio"] * length)) + 10
+
+
+def in_form(text: str, form: str) -> str:
+    """Return the text in a Unicode form, or as it is ("none")."""
+    return text if form == "none" else unicodedata.normalize(form, text)
 
 
 def ids_by_token(vocabulary: dict[str, list[str]]) -> dict[str, int]:

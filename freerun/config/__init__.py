@@ -33,6 +33,7 @@ from freerun.config.sections import (
     HalvingSchedule,
     InverseSqrtSchedule,
     ModelConfig,
+    SideForms,
     TrainingConfig,
 )
 from freerun.config.study_config import StudyConfig
@@ -52,6 +53,7 @@ __all__ = [
     "HalvingSchedule",
     "InverseSqrtSchedule",
     "ModelConfig",
+    "SideForms",
     "StudyConfig",
     "TrainingConfig",
     "absolute_paths",

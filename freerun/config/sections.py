@@ -36,6 +36,7 @@ __all__ = [
     "PathText",
     "PhaseConfig",
     "Section",
+    "SideForms",
     "TrainingConfig",
 ]
 
@@ -69,6 +70,7 @@ Separator = Annotated[
 ]
 # MAX_PIECES, a power of ten, or a number with fewer digits
 _UP_TO_MAX_PIECES = rf"{MAX_PIECES}|[1-9][0-9]{{0,{len(str(MAX_PIECES)) - 2}}}"
+Form = Literal["NFC", "NFD", "NFKC", "NFKD", "none"]
 TokensSpec = Annotated[
     str,
     Field(
@@ -118,6 +120,26 @@ Files = Annotated[
 ]
 
 
+class SideForms(Section):
+    """The Unicode normalization of each side."""
+
+    source: Form
+    target: Form
+
+
+def _kind_of_forms(value: object) -> str:
+    return "sides" if isinstance(value, dict | SideForms) else "both"
+
+
+Forms = Annotated[
+    Annotated[Form | Literal["auto"], Tag("both")] | Annotated[SideForms, Tag("sides")],
+    Field(
+        discriminator=Discriminator(_kind_of_forms),
+        description='"NFC", "NFD", "NFKC", "NFKD", "none", "auto", or { source = FORM, target = FORM }',
+    ),
+]
+
+
 class DataConfig(Section):
     """The pairs, and how their text is tokenized."""
 
@@ -129,12 +151,20 @@ class DataConfig(Section):
     feature_separator: Separator | None = None
     source_tokens: TokensSpec = "auto"
     target_tokens: TokensSpec = "auto"
-    normalisation: Literal["NFC", "NFD", "NFKC", "NFKD", "none"] = "NFC"
+    normalisation: Forms = "NFC"
     source_case: Literal["keep", "lower"] = "keep"
     minimum_count: PositiveCount = 1
     shared_vocabulary: bool = False
     max_source_length: Length = 1000
     max_target_length: Length = 1000
+
+    @property
+    def forms(self) -> SideForms:
+        """The normalization of each side; NFC while it is "auto"."""
+        if isinstance(self.normalisation, SideForms):
+            return self.normalisation
+        form = "NFC" if self.normalisation == "auto" else self.normalisation
+        return SideForms(source=form, target=form)
 
 
 class ModelConfig(Section):

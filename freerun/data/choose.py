@@ -1,7 +1,7 @@
-"""The choice of a tokenization for each side, by the rate of unknown tokens in unseen text.
+"""The choice of a tokenization and of a Unicode form for each side, by the rate of unknown tokens in unseen text.
 
 Spaces in a text say little: names are words that hardly ever recur, while lines of phonemes and tokenized sentences
-consist of recurring words. So the rate of unknown tokens on held-out sources decides. Cross-validation uses every pair
+consist of recurring words. A Korean syllable is one character of eleven thousand, and several letters of 67. So the rate of unknown tokens on held-out sources decides. Cross-validation uses every pair
 once as unseen text, so that the rate is stable even on small data. Repeated pairs count once: a command on a thousand
 lines is one command.
 """
@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from freerun.data.hash_sampling import hash_of, hash_sample
-from freerun.data.normalisation import collapse_whitespace, normalise
+from freerun.data.normalisation import Form, collapse_whitespace, normalise
 from freerun.data.readers import Pair
 from freerun.errors import DataError
 
-__all__ = ["SideRates", "TokenisationChoice", "choose_tokenisation", "measure"]
+__all__ = ["FormChoice", "SideRates", "TokenisationChoice", "choose_forms", "choose_tokenisation", "measure"]
 
 SAMPLE_PAIRS = 50_000
 """Maximum number of pairs that rates are measured on: bounds memory, and makes rates of large data comparable."""
@@ -25,6 +25,9 @@ SAMPLE_PAIRS = 50_000
 # unknown; if they do not (names, raw sentences), 3.2 % and more. The limit is a factor of 2 from both.
 MAX_UNKNOWN_WORDS = 0.015
 """Maximum fraction of unknown whitespace tokens for which whitespace tokenization is chosen."""
+
+MAX_UNKNOWN_CHARACTERS = 0.005
+"""Maximum fraction of unknown characters for which characters are not taken apart into letters and accents."""
 
 # Words and short phrases are well below these (at most 1.8 words and 7.5 characters per text), sentences well above (at
 # least 6.2 words and 30 characters). Longer sequences of characters slow a model down.
@@ -46,7 +49,9 @@ class SideRates:
         words: whitespace tokens per text; characters: characters per text.
         unknown_words: fraction (0 to 1) of held-out texts' whitespace tokens that do not occur in the other texts.
         unknown_characters: the same for characters.
-        distinct_words: number of distinct whitespace tokens; alphabet: number of distinct characters.
+        unknown_letters: the same for what characters consist of (NFD): base letters, accents, letters of Hangul.
+        distinct_words: number of distinct whitespace tokens; alphabet: number of distinct characters; letters: of what
+            they consist of.
     """
 
     texts: int
@@ -54,8 +59,10 @@ class SideRates:
     characters: float
     unknown_words: float
     unknown_characters: float
+    unknown_letters: float
     distinct_words: int
     alphabet: int
+    letters: int
 
     @property
     def running_text(self) -> bool:
@@ -74,6 +81,55 @@ class TokenisationChoice:
     target_rates: SideRates
 
 
+@dataclass(frozen=True)
+class FormChoice:
+    """The Unicode form of both sides, and the reasons: a sentence for each side that could have had another."""
+
+    source: Form
+    target: Form
+    reasons: list[str]
+
+
+def choose_forms(
+    pairs: Callable[[], Iterator[Pair]],
+    source_tokens: str = "auto",
+    target_tokens: str = "auto",
+    shared: bool = False,
+    location: object = "pairs",
+) -> FormChoice:
+    """Choose NFC or NFD for each side, given what is known of its tokens ("auto": chosen by ``choose_tokenisation``).
+
+    NFD where tokens are characters, too many of them are unknown on held-out sources, and at most half as many of the
+    letters that they consist of. ``shared``: both sides have one vocabulary, so either both are NFD or none is.
+    """
+    source, target, total = _measured(pairs, location)
+    sides = [("source", source_tokens, source), ("target", target_tokens, target)]
+    measured = [(side, rates, _tokens(rates, total) if tokens == "auto" else tokens) for side, tokens, rates in sides]
+    forms = [_form(rates) if tokens == "char" else "NFC" for _, rates, tokens in measured]
+    if shared and "NFD" in forms:
+        forms = ["NFD", "NFD"]
+    reasons = [
+        _form_reason(side, form, rates)
+        for (side, rates, tokens), form in zip(measured, forms, strict=True)
+        if tokens == "char" and rates.letters != rates.alphabet
+    ]
+    return FormChoice(forms[0], forms[1], reasons)
+
+
+def _form(rates: SideRates) -> Form:
+    is_rich = rates.unknown_characters > MAX_UNKNOWN_CHARACTERS
+    return "NFD" if is_rich and rates.unknown_letters <= rates.unknown_characters / 2 else "NFC"
+
+
+def _form_reason(side: str, form: Form, rates: SideRates) -> str:
+    unknown = f"{_percent(rates.unknown_characters)} of its characters are unknown on held-out sources"
+    apart = f"{_percent(rates.unknown_letters)} of the letters and accents that they consist of"
+    sizes = f"{rates.alphabet:,} characters, {rates.letters:,} letters and accents"
+    limit = f"limit {_percent(MAX_UNKNOWN_CHARACTERS)}"
+    what = "characters are taken apart (NFD)" if form == "NFD" else "characters stay whole (NFC)"
+    return f"{side}: {what}, because {unknown} ({limit}), and {apart} ({sizes})."
+
+
 def choose_tokenisation(
     pairs: Callable[[], Iterator[Pair]], held_out: float = 0.1, location: object = "pairs"
 ) -> TokenisationChoice:
@@ -83,6 +139,16 @@ def choose_tokenisation(
     running text, with one subword per 150 words, if that is enough; else characters. ``held_out`` is the fraction of
     the sources that is held out at a time. Raises ``DataError`` at ``location`` if there are no pairs.
     """
+    source, target, total = _measured(pairs, location, held_out)
+    tokens = [_tokens(rates, total) for rates in (source, target)]
+    reasons = [_reason("source", tokens[0], source), _reason("target", tokens[1], target)]
+    return TokenisationChoice(tokens[0], tokens[1], reasons, source, target)
+
+
+def _measured(
+    pairs: Callable[[], Iterator[Pair]], location: object, held_out: float = 0.1
+) -> tuple[SideRates, SideRates, int]:
+    """Return the statistics of both sides, from a sample, and the number of pairs."""
     # The hash is of the whole pair, so that a source with very many targets does not fill the sample.
     sample, total = hash_sample(pairs(), lambda pair: f"{pair.source}\t{pair.target}", SAMPLE_PAIRS, "choose")
     if not sample:
@@ -92,26 +158,27 @@ def choose_tokenisation(
     fold = _folds(set(sources.values()), max(2, round(1 / held_out)))
     source = measure(list(sources), [fold[key] for key in sources.values()])
     target = measure([pair.target for pair in sample], [fold[sources[pair.source]] for pair in sample])
-    tokens = [_tokens(rates, total) for rates in (source, target)]
-    reasons = [_reason("source", tokens[0], source), _reason("target", tokens[1], target)]
-    return TokenisationChoice(tokens[0], tokens[1], reasons, source, target)
+    return source, target, total
 
 
 def measure(texts: Sequence[str], folds: Sequence[int]) -> SideRates:
     """Compute the statistics of texts by cross-validation: text i is held out with all others of fold ``folds[i]``."""
-    words, characters = _Tally(), _Tally()
+    words, characters, letters = _Tally(), _Tally(), _Tally()
     for text, fold in zip(texts, folds, strict=True):
         normalised = normalise(text)  # like the default configuration
         words.add(normalised.split(), fold)
         characters.add(list(normalised), fold)
+        letters.add(list(normalise(text, "NFD")), fold)
     return SideRates(
         texts=len(texts),
         words=words.total / len(texts),
         characters=characters.total / len(texts),
         unknown_words=words.unknown_rate,
         unknown_characters=characters.unknown_rate,
+        unknown_letters=letters.unknown_rate,
         distinct_words=len(words.counts),
         alphabet=len(characters.counts),
+        letters=len(letters.counts),
     )
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from unicodedata import is_normalized
 
 from freerun.data.features import FeatureCodec, Features
 from freerun.data.normalisation import Case, Form, normalise
@@ -40,6 +41,8 @@ class Codec:
     case: Case = "keep"
     reverse: bool = False
     features: FeatureCodec | None = None
+    written: Form = "none"
+    """The form of texts that are written: that of the training texts, if their letters were taken apart."""
 
     def tokens(self, text: str) -> list[str]:
         """Return the tokens of the normalized and case-folded text, in reading order."""
@@ -75,7 +78,7 @@ class Codec:
 
     def text(self, tokens: Sequence[str]) -> str:
         """Return the text of tokens in reading order."""
-        return self.tokenizer.text(tokens)
+        return normalise(self.tokenizer.text(tokens), self.written)
 
     def unknown(self, text: str) -> list[str]:
         """Return the tokens of a text that are not in the vocabulary, in order, as often as they occur."""
@@ -92,7 +95,8 @@ def build_codecs(
     source_tokens: str,
     target_tokens: str,
     minimum_count: int,
-    normalisation: Form,
+    source_form: Form,
+    target_form: Form,
     source_case: Case,
     reverse_source: bool,
     shared_vocabulary: bool,
@@ -112,9 +116,9 @@ def build_codecs(
     _check_specs(source_tokens, target_tokens, shared_vocabulary)
     sides = (
         _Side(
-            lambda: (normalise(pair.source, normalisation, source_case) for pair in pairs()), source_tokens, "source"
+            lambda: (normalise(pair.source, source_form, source_case) for pair in pairs()), source_tokens, "source"
         ),
-        _Side(lambda: (normalise(pair.target, normalisation, "keep") for pair in pairs()), target_tokens, "target"),
+        _Side(lambda: (normalise(pair.target, target_form, "keep") for pair in pairs()), target_tokens, "target"),
     )
     # Each side makes a separate pass, so that only one side's counts are in memory at a time.
     if shared_vocabulary:
@@ -128,9 +132,15 @@ def build_codecs(
     if feature_separator is not None:
         features = FeatureCodec.build((pair.features or "" for pair in pairs()), feature_separator, minimum_count)
     return (
-        Codec(*source, normalisation=normalisation, case=source_case, reverse=reverse_source, features=features),
-        Codec(*target, normalisation=normalisation),
+        Codec(*source, normalisation=source_form, case=source_case, reverse=reverse_source, features=features),
+        Codec(*target, normalisation=target_form, written=_form_to_write(pairs, target_form)),
     )
+
+
+def _form_to_write(pairs: Callable[[], Iterator[Pair]], form: Form) -> Form:
+    """Return NFC if targets are read with their letters taken apart, though none of them is stored like that."""
+    is_apart = form in ("NFD", "NFKD")
+    return "NFC" if is_apart and all(is_normalized("NFC", pair.target) for pair in pairs()) else "none"
 
 
 @dataclass(frozen=True)

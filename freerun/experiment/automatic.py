@@ -71,7 +71,8 @@ def choose_before_data(chosen: Mapping[str, Any]) -> dict[str, Any]:
     ``chosen`` is validated together with it, so keys that need an attention get one that allows them.
     """
     attention = "luong" if _only_with_luong(chosen) else _RECIPES[0].attention
-    return {"model": {"bidirectional": not _scores_by_dot(chosen), "reverse_source": False, "attention": attention}}
+    model = {"bidirectional": not _scores_by_dot(chosen), "reverse_source": False, "attention": attention}
+    return {"data": {"normalisation": "auto"}, "model": model}
 
 
 def choose_sizes(data: TrainingData, chosen: Mapping[str, Any]) -> AutomaticChoice:

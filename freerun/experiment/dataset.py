@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from freerun.config import Config, DataConfig
-from freerun.data.choose import choose_tokenisation
+from freerun.config import Config, DataConfig, SideForms
+from freerun.data.choose import choose_forms, choose_tokenisation
 from freerun.data.codec import Codec, build_codecs
 from freerun.data.corpus import Corpus, FilterReport, IntArray, encode_corpus
 from freerun.data.features import SourceText, feature_tokens, source_key
@@ -39,7 +40,7 @@ from freerun.experiment.run_columns import columns_for
 from freerun.log import log
 from freerun.symbols import UNK
 
-__all__ = ["DataSource", "TrainingData", "choose_tokens", "load_data", "source_reader", "write_held_out"]
+__all__ = ["DataSource", "TrainingData", "choose_text", "load_data", "source_reader", "write_held_out"]
 
 MAX_HELD_OUT = 2000
 
@@ -56,6 +57,8 @@ class DataSource:
     """True if the development pairs were held out of the training pairs, not given."""
     fields: InputFields = field(default_factory=InputFields)
     """The columns, and the separator of features."""
+    forms: SideForms = field(default_factory=lambda: SideForms(source="NFC", target="NFC"))
+    """The Unicode form of each side."""
 
     @property
     def feature_separator(self) -> str | None:
@@ -78,6 +81,8 @@ class DataSource:
             return fields.read_training(location, label)
 
         warn(location, fields.columns, label)
+        forms = _forms(config, everything, label, quiet)
+        config = config.model_copy(update={"normalisation": forms})
         if config.dev is not None:
             dev = location_of(config.dev)
             columns = columns_for(dev, fields.columns, fields.separator)
@@ -90,6 +95,7 @@ class DataSource:
                 hashes,
                 label,
                 fields=fields,
+                forms=forms,
             )
 
         read_as = source_reader(config, fields.separator)
@@ -108,7 +114,20 @@ class DataSource:
             label,
             holds_out=True,
             fields=fields,
+            forms=forms,
         )
+
+
+def _forms(config: DataConfig, pairs: Callable[[], Iterator[Pair]], label: str, quiet: bool) -> SideForms:
+    """Return the Unicode form of each side, with "auto" replaced; the reasons are logged."""
+    if config.normalisation != "auto":
+        return config.forms
+    tokens = config.source_tokens, config.target_tokens
+    choice = choose_forms(pairs, *tokens, shared=config.shared_vocabulary, location=label)
+    if not quiet:
+        for reason in choice.reasons:
+            log.info(reason)
+    return SideForms(source=choice.source, target=choice.target)
 
 
 def source_reader(config: DataConfig, separator: str | None) -> Callable[[Pair], str]:
@@ -117,8 +136,10 @@ def source_reader(config: DataConfig, separator: str | None) -> Callable[[Pair],
     It is the source as the tokenizer will read it: if case is folded, "Foo" and "foo" are one source.
     """
 
+    form = config.forms.source
+
     def read_as(pair: Pair) -> str:
-        source = normalise(pair.source, config.normalisation, config.source_case)
+        source = normalise(pair.source, form, config.source_case)
         return source if separator is None else source_key(source, feature_tokens(pair.features or "", separator))
 
     return read_as
@@ -151,8 +172,16 @@ class TrainingData:
     """A fixed part of ``dev``, for the evaluations during training."""
 
 
-def choose_tokens(config: DataConfig, pairs: DataSource) -> dict[str, str]:
-    """Return the tokenisations of both sides, with "auto" replaced; the reasons are logged."""
+def choose_text(config: DataConfig, pairs: DataSource) -> dict[str, Any]:
+    """Return the tokenisations of both sides, with "auto" replaced and the reasons logged, and their Unicode forms."""
+    if config.normalisation != "auto":
+        return _choose_tokens(config, pairs)
+    forms = pairs.forms
+    form = forms.source if forms.source == forms.target else forms.model_dump()
+    return {**_choose_tokens(config, pairs), "normalisation": form}
+
+
+def _choose_tokens(config: DataConfig, pairs: DataSource) -> dict[str, str]:
     requested = {"source_tokens": config.source_tokens, "target_tokens": config.target_tokens}
     if "auto" not in requested.values():
         return requested
@@ -188,7 +217,8 @@ def load_data(config: Config, pairs: DataSource, codecs: tuple[Codec, Codec] | N
         source_tokens=options.source_tokens,
         target_tokens=options.target_tokens,
         minimum_count=options.minimum_count,
-        normalisation=options.normalisation,
+        source_form=options.forms.source,
+        target_form=options.forms.target,
         source_case=options.source_case,
         reverse_source=config.model.reverse_source,
         shared_vocabulary=options.shared_vocabulary,

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from freerun.architecture import ATTENTIONS
-from freerun.config import DataConfig, ModelConfig, shown
+from freerun.config import DataConfig, ModelConfig, SideForms, shown
 from freerun.errors import ConfigError
 from freerun.runtime.bundle import Bundle, read_bundle
 
-__all__ = ["bundle_settings", "check_initial_features", "read_initial_bundle", "with_initial_separator"]
+__all__ = ["bundle_settings", "check_initial_features", "read_initial_bundle", "as_initial_model_reads"]
 
 
 def read_initial_bundle(init: str | None, raw: Mapping[str, Any], location: object) -> Bundle | None:
@@ -52,10 +52,12 @@ def _check_settings(raw: Mapping[str, Any], location: object, bundle: Bundle) ->
         )
 
 
-def with_initial_separator(data: DataConfig, bundle: Bundle) -> DataConfig:
-    """Return ``data`` with the feature separator of the bundle, if its model has features."""
+def as_initial_model_reads(data: DataConfig, bundle: Bundle) -> DataConfig:
+    """Return ``data`` with the Unicode forms of the bundle, and its feature separator if its model has features."""
+    forms = SideForms(source=bundle.source.normalisation, target=bundle.target.normalisation)
     features = bundle.source.features
-    return data if features is None else data.model_copy(update={"feature_separator": features.separator})
+    separator = {} if features is None else {"feature_separator": features.separator}
+    return data.model_copy(update={"normalisation": forms, **separator})
 
 
 def check_initial_features(bundle: Bundle, name: str, separator: str | None) -> None:
@@ -97,7 +99,12 @@ def bundle_settings(bundle: Bundle) -> dict[str, Any]:
         "model.reverse_source": source["reverse"],
         "data.source_tokens": source["tokens"],
         "data.target_tokens": target["tokens"],
-        "data.normalisation": source["normalisation"],
+        "data.normalisation": _forms(source["normalisation"], target["normalisation"]),
         "data.source_case": source["case"],
         **({} if bundle.source.features is None else {"data.feature_separator": bundle.source.features.separator}),
     }
+
+
+def _forms(source: str, target: str) -> str | dict[str, str]:
+    """Return the value of ``data.normalisation`` for these Unicode forms."""
+    return source if source == target else {"source": source, "target": target}

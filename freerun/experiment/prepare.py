@@ -13,12 +13,12 @@ from freerun.config import Config, DataConfig, merge, parse_config, shown, to_to
 from freerun.errors import ConfigError, RunError
 from freerun.evaluation.baseline import most_frequent_target
 from freerun.experiment.automatic import AutomaticChoice, choose_before_data, choose_length, choose_sizes
-from freerun.experiment.dataset import DataSource, TrainingData, choose_tokens, load_data, write_held_out
+from freerun.experiment.dataset import DataSource, TrainingData, choose_text, load_data, write_held_out
 from freerun.experiment.initial_model import (
     bundle_settings,
     check_initial_features,
     read_initial_bundle,
-    with_initial_separator,
+    as_initial_model_reads,
 )
 from freerun.experiment.memory_files import MemoryFiles, digest_of, restore_memory_files, write_memory_files
 from freerun.experiment.plan import RunPlan, clean_up_run
@@ -95,7 +95,7 @@ def prepared_run(plan: RunPlan) -> Iterator[PreparedRun]:
         spool = existing_spool(plan.directory, data) if plan.resumes else spool_pairs(plan.directory, data)
         stack.callback(spool.discard)
         plan = _naming_copies(plan, spool)
-        reading = spool.reading if init is None else with_initial_separator(spool.reading, init)
+        reading = spool.reading if init is None else as_initial_model_reads(spool.reading, init)
         pairs = DataSource.open(reading, "pairs" if "train" in plan.in_memory else spool.name)
         if init is not None:
             check_initial_features(init, pairs.name, pairs.feature_separator)
@@ -176,7 +176,7 @@ def _check_data(directory: Path, hashes: Mapping[str, str]) -> None:
 
 def resolve_config(plan: RunPlan, pairs: DataSource, init: Bundle | None) -> tuple[Config, TrainingData]:
     """Choose what was left open: the tokens, and without a configuration the model's dimensions and the length."""
-    chosen = _nested(bundle_settings(init)) if init else {"data": choose_tokens(plan.config.data, pairs)}
+    chosen = _nested(bundle_settings(init)) if init else {"data": choose_text(plan.config.data, pairs)}
     raw = merge(merge(plan.raw, _feature_settings(plan.config, pairs)), chosen)
     automatic = choose_before_data(raw) if plan.automatic else {}
     config = _parsed(plan, merge(automatic, raw))

@@ -104,7 +104,7 @@ def _agreed_length(request: TrainRequest, directory: Path, saved: Mapping[str, A
     requested, open_keys = _requested_config(request, saved, trust)
     requested = with_copies(_with_memory_files(requested, before, request, directory), before, directory)
     edited = changed_keys(before, saved)  # config.toml itself was changed by hand
-    changed = [change for change in changed_keys(before, requested) if change[0] not in open_keys]
+    changed = [change for change in changed_keys(before, requested) if not _is_open(change[0], open_keys)]
     if changed == edited and _names_length(request):
         edited = []  # both ask for the same length
     changes = edited + [change for change in changed if change not in edited]
@@ -112,6 +112,11 @@ def _agreed_length(request: TrainRequest, directory: Path, saved: Mapping[str, A
     if changes and longer is None:
         raise _other_config(directory, changes)
     return longer or Lengthening(key, length, length)
+
+
+def _is_open(path: str, open_keys: set[str]) -> bool:
+    """Return True if this key, or the table that it is in, is open."""
+    return path in open_keys or path.rpartition(".")[0] in open_keys
 
 
 def _names_length(request: TrainRequest) -> bool:
@@ -173,7 +178,8 @@ def _chosen_for_features(saved: Mapping[str, Any], requested: Mapping[str, Any])
 
 
 def _automatic_keys(requested: Mapping[str, Any]) -> set[str]:
-    return {f"data.{key}" for key in ("source_tokens", "target_tokens") if requested["data"][key] == "auto"}
+    keys = ("source_tokens", "target_tokens", "normalisation")
+    return {f"data.{key}" for key in keys if requested["data"][key] == "auto"}
 
 
 def _with_memory_files(

@@ -41,7 +41,15 @@ def _read_codec(
     else:
         tokenizer, vocabulary = make_tokenizer(spec), Vocabulary.from_json(content, path)
     _check_size(files, side, vocabulary, config)
-    return Codec(tokenizer, vocabulary, settings["normalisation"], settings["case"], settings["reverse"], features)
+    return Codec(
+        tokenizer,
+        vocabulary,
+        settings["normalisation"],
+        settings["case"],
+        settings["reverse"],
+        features,
+        settings.get("written") or "none",
+    )
 
 
 def _read_features(files: Snapshot, config: Mapping[str, Any], limits: Limits) -> FeatureCodec | None:

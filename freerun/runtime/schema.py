@@ -48,9 +48,9 @@ def _whole(low: int, high: int | None = None, optional: bool = False) -> _Value:
     return _Value(fits, expected, optional)
 
 
-def _word(*words: str) -> _Value:
+def _word(*words: str, optional: bool = False) -> _Value:
     listed = ", ".join(f'"{word}"' for word in words)
-    return _Value(lambda value: isinstance(value, str) and value in words, f"one of {listed}")
+    return _Value(lambda value: isinstance(value, str) and value in words, f"one of {listed}", optional)
 
 
 def _is_number(value: object) -> bool:
@@ -73,15 +73,16 @@ _MAX_SEPARATOR: Final = 8
 _BOOLEAN: Final = _Value(lambda value: isinstance(value, bool), "true or false")
 _STRING: Final = _Value(lambda value: isinstance(value, str), "a string")
 
+_FORMS: Final = "NFC", "NFD", "NFKC", "NFKD", "none"
 _SIDE: Final[_Section] = {
     "tokens": _Value(_is_tokens, '"char", "whitespace" or "sentencepiece:N"'),
-    "normalisation": _word("NFC", "NFD", "NFKC", "NFKD", "none"),
+    "normalisation": _word(*_FORMS),
     "case": _word("keep", "lower"),
     "reverse": _BOOLEAN,
 }
 CONFIG: Final[_Section] = {
     "source": _SIDE,
-    "target": _SIDE,
+    "target": {**_SIDE, "written": _word(*_FORMS, optional=True)},
     "model": {
         **{name: _whole(1) for name in ("source_vocabulary", "target_vocabulary", "embedding_size", "hidden_size")},
         "num_layers": _whole(1, MAX_LAYERS),

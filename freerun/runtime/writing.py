@@ -82,6 +82,7 @@ def _codec_settings(codec: Codec) -> dict[str, Any]:
         "normalisation": codec.normalisation,
         "case": codec.case,
         "reverse": codec.reverse,
+        **({} if codec.written == "none" else {"written": codec.written}),
     }
 
 

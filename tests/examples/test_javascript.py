@@ -106,6 +106,14 @@ def test_ids_become_text(kind, text):
     assert answers(ANSWER, [question]) == [text]
 
 
+@pytest.mark.parametrize(("written", "text"), [({}, "\u1112\u1161\u11ab"), ({"written": "NFC"}, "\ud55c")])
+def test_letters_are_put_together_in_text(written, text):
+    settings = {"tokens": "char", "normalisation": "NFD", "case": "keep", "reverse": False, **written}
+    vocabulary = ["\u1112", "\u1161", "\u11ab"]
+    question = {"kind": "decode", "settings": settings, "vocabulary": vocabulary, "ids": [4, 5, 6]}
+    assert answers(ANSWER, [question]) == [text]
+
+
 def test_the_length_bound_is_the_same():
     cases = itertools.product((0, 5, 20, 10**5), (0.0, 0.7, 7.0, 1.1, 1e300), (None, 0, 9, 10**9), (0, 1, 7, 30))
     questions = [

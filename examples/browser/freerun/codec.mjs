@@ -6,7 +6,8 @@ import { EOS, FIRST_ID, Vocabulary } from "./vocabulary.mjs";
 
 export class Codec {
   /**
-   * @param {{tokens: string, normalisation: string, case: string, reverse: boolean}} settings a side of config.json
+   * @param {{tokens: string, normalisation: string, case: string, reverse: boolean, written?: string}} settings a side
+   *   of config.json
    * @param {string[]} tokens all known tokens in the order of their ids
    */
   constructor(settings, tokens) {
@@ -44,6 +45,6 @@ export class Codec {
 
   /** Return the text of tokens. */
   text(tokens) {
-    return tokens.join(this.separator);
+    return normalise(tokens.join(this.separator), this.settings.written ?? "none", "keep");
   }
 }

@@ -29,7 +29,7 @@ const SIDE = {
 };
 const CONFIG = {
   source: SIDE,
-  target: SIDE,
+  target: { ...SIDE, written: optional(word("NFC", "NFD", "NFKC", "NFKD", "none")) },
   model: {
     source_vocabulary: whole(1),
     target_vocabulary: whole(1),
