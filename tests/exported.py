@@ -118,7 +118,8 @@ def codecs_of_pieces(size, texts=300):
         source_tokens="char",
         target_tokens=f"sentencepiece:{size}",
         minimum_count=1,
-        normalisation="NFC",
+        source_form="NFC",
+        target_form="NFC",
         source_case="keep",
         reverse_source=False,
         shared_vocabulary=False,
@@ -133,7 +134,7 @@ def write_model(directory, model=None, **changes):
     model = network(1, torch.float32, scale=1.5) if model is None else model
     features = FeatureCodec(";", Vocabulary("ABC")) if model.sizes.has_features else None
     parts = {
-        "source": Codec(WhitespaceTokenizer(), Vocabulary("abcdefg"), "NFC", "lower", True, features),
+        "source": Codec(WhitespaceTokenizer(), Vocabulary("abcdefg"), case="lower", reverse=True, features=features),
         "target": Codec(WhitespaceTokenizer(), Vocabulary("vwxyz")),
         "bound": LengthBound(5, 1.0),
         "model": model.sizes.as_json(),

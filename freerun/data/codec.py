@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 from unicodedata import is_normalized
 
@@ -37,6 +37,7 @@ class Codec:
 
     tokenizer: Tokenizer
     vocabulary: Vocabulary
+    _: KW_ONLY
     normalisation: Form = "NFC"
     case: Case = "keep"
     reverse: bool = False
@@ -115,9 +116,7 @@ def build_codecs(
     # Before the first pass: reading large data takes a while.
     _check_specs(source_tokens, target_tokens, shared_vocabulary)
     sides = (
-        _Side(
-            lambda: (normalise(pair.source, source_form, source_case) for pair in pairs()), source_tokens, "source"
-        ),
+        _Side(lambda: (normalise(pair.source, source_form, source_case) for pair in pairs()), source_tokens, "source"),
         _Side(lambda: (normalise(pair.target, target_form, "keep") for pair in pairs()), target_tokens, "target"),
     )
     # Each side makes a separate pass, so that only one side's counts are in memory at a time.

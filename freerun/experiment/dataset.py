@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class DataSource:
     dev: Callable[[], Iterator[Pair]]
     hashes: dict[str, str]
     name: str
+    _: KW_ONLY
     holds_out: bool = False
     """True if the development pairs were held out of the training pairs, not given."""
     fields: InputFields = field(default_factory=InputFields)
@@ -135,7 +136,6 @@ def source_reader(config: DataConfig, separator: str | None) -> Callable[[Pair],
 
     It is the source as the tokenizer will read it: if case is folded, "Foo" and "foo" are one source.
     """
-
     form = config.forms.source
 
     def read_as(pair: Pair) -> str:

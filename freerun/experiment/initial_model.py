@@ -11,7 +11,7 @@ from freerun.config import DataConfig, ModelConfig, SideForms, shown
 from freerun.errors import ConfigError
 from freerun.runtime.bundle import Bundle, read_bundle
 
-__all__ = ["bundle_settings", "check_initial_features", "read_initial_bundle", "as_initial_model_reads"]
+__all__ = ["as_initial_model_reads", "bundle_settings", "check_initial_features", "read_initial_bundle"]
 
 
 def read_initial_bundle(init: str | None, raw: Mapping[str, Any], location: object) -> Bundle | None:

@@ -15,10 +15,10 @@ from freerun.evaluation.baseline import most_frequent_target
 from freerun.experiment.automatic import AutomaticChoice, choose_before_data, choose_length, choose_sizes
 from freerun.experiment.dataset import DataSource, TrainingData, choose_text, load_data, write_held_out
 from freerun.experiment.initial_model import (
+    as_initial_model_reads,
     bundle_settings,
     check_initial_features,
     read_initial_bundle,
-    as_initial_model_reads,
 )
 from freerun.experiment.memory_files import MemoryFiles, digest_of, restore_memory_files, write_memory_files
 from freerun.experiment.plan import RunPlan, clean_up_run

@@ -1,7 +1,7 @@
 """Dropout whose masks are drawn once, before the pass, so that several passes can share them.
 
 ``DropoutRates`` says what is dropped. Masks hold 0 or 1 / (1 - rate) ("inverted dropout"). They are filled step by
-step, so the mask of step t does not depend on how many steps follow. An embedding's features are dropped by token type,
+step, so the mask of step t does not depend on how many steps follow. An embedding's units are dropped by token type,
 the same wherever the token stands, so that a token's input gates stay a row of a table.
 
 Shape suffixes: S source time, T target time, B batch, H layer output, F features before the output layer, V vocabulary,
@@ -29,7 +29,7 @@ class DropoutRates:
     Attributes:
         dropout: features between recurrent layers, before the output layer, and of the summary of a source's features.
         embedding_dropout: whole tokens, and whole features of a source.
-        embedding_feature_dropout: features of embeddings, by token type: one mask for all positions of an update.
+        embedding_unit_dropout: units of embeddings, by token type: one mask for all positions of an update.
         memory_dropout: features of what attention reads of each source position.
         bridge_dropout: features of the state that the decoder starts from.
         weight_dropout: recurrent weights (DropConnect, Merity et al. 2018, section 2): one mask for all steps of an
@@ -38,7 +38,7 @@ class DropoutRates:
 
     dropout: float = 0.0
     embedding_dropout: float = 0.0
-    embedding_feature_dropout: float = 0.0
+    embedding_unit_dropout: float = 0.0
     memory_dropout: float = 0.0
     bridge_dropout: float = 0.0
     weight_dropout: float = 0.0

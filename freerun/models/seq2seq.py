@@ -121,7 +121,7 @@ class Seq2Seq(nn.Module):
 
         def draw_types(vocabulary: int, side: str) -> Tensor | None:
             shape = vocabulary, sizes.embedding_size
-            return draw_mask(shape, rates.embedding_feature_dropout, shared.child(side, "types"), like)
+            return draw_mask(shape, rates.embedding_unit_dropout, shared.child(side, "types"), like)
 
         def draw_weights(layers: LayerStack, stack: str) -> tuple[Tensor | None, ...]:
             if not (rates.weight_dropout and sizes.cell_spec.is_recurrent):

@@ -44,11 +44,11 @@ def _read_codec(
     return Codec(
         tokenizer,
         vocabulary,
-        settings["normalisation"],
-        settings["case"],
-        settings["reverse"],
-        features,
-        settings.get("written") or "none",
+        normalisation=settings["normalisation"],
+        case=settings["case"],
+        reverse=settings["reverse"],
+        features=features,
+        written=settings.get("written") or "none",
     )
 
 

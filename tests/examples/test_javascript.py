@@ -56,7 +56,7 @@ def test_texts_become_the_same_ids(kind):
     questions, expected = [], []
     for form, case, text in itertools.product(FORMS, CASES, texts):
         reverse = len(text) % 2 == 0
-        codec = Codec(make_tokenizer(kind), Vocabulary(vocabulary), form, case, reverse)
+        codec = Codec(make_tokenizer(kind), Vocabulary(vocabulary), normalisation=form, case=case, reverse=reverse)
         settings = {"tokens": kind, "normalisation": form, "case": case, "reverse": reverse}
         questions.append({"kind": "encode", "settings": settings, "vocabulary": vocabulary, "text": text})
         unknown = list(dict.fromkeys(codec.unknown(text)))
@@ -200,7 +200,7 @@ def featured(tmp_path_factory):
     """The files of a bundle with features."""
     model = network(1, torch.float32, scale=1.5, feature_vocabulary=7, feature_encoder="summary")
     features = FeatureCodec("+", Vocabulary("ABC"))
-    source = Codec(make_tokenizer("whitespace"), Vocabulary("abcdefg"), "NFC", "lower", True, features)
+    source = Codec(make_tokenizer("whitespace"), Vocabulary("abcdefg"), case="lower", reverse=True, features=features)
     return files_of(write_model(tmp_path_factory.mktemp("featured") / "bundle", model, source=source))
 
 

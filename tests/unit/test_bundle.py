@@ -53,8 +53,10 @@ def model(target_vocabulary=7, seed=1):
 
 
 def parts(source=None, target=None, seed=1, **changes):
-    source = source or Codec(WhitespaceTokenizer(), Vocabulary(["b", "a"]), "NFKC", "lower", reverse=True)
-    target = target or Codec(WhitespaceTokenizer(), Vocabulary(["x", "y", "é"]), "none")
+    source = source or Codec(
+        WhitespaceTokenizer(), Vocabulary(["b", "a"]), normalisation="NFKC", case="lower", reverse=True
+    )
+    target = target or Codec(WhitespaceTokenizer(), Vocabulary(["x", "y", "é"]), normalisation="none")
     made = model(len(target.vocabulary), seed)
     given = {
         "source": source,

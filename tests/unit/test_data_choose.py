@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -36,8 +37,10 @@ def side_rates(words: float, characters: float, distinct_words: int, alphabet: i
         characters=characters,
         unknown_words=0.03,
         unknown_characters=0.0,
+        unknown_letters=0.0,
         distinct_words=distinct_words,
         alphabet=alphabet,
+        letters=alphabet,
     )
 
 
@@ -146,10 +149,70 @@ def test_the_choice_does_not_depend_on_order(monkeypatch):
     assert choice(pairs).target_rates.texts == 100
 
 
+KOREAN = [
+    ("".join(random.Random(n).choices([chr(0xAC00 + k) for k in range(0, 11172, 5)], k=3)), "a b") for n in range(200)
+]
+ACCENTS = [("".join(random.Random(n).choices("aeiouáéíóú", k=6)), "a b") for n in range(200)]
+
+
+def forms(pairs, *tokens, shared=False):
+    return choose.choose_forms(
+        lambda: (Pair(*pair, line) for line, pair in enumerate(pairs, 1)), *tokens, shared=shared
+    )
+
+
+def test_syllables_are_taken_apart_and_other_characters_are_not():
+    chosen = forms(KOREAN)
+    assert (chosen.source, chosen.target) == ("NFD", "NFC")
+    (reason,) = chosen.reasons
+    assert reason.startswith("source: characters are taken apart (NFD), because ")
+    assert reason.endswith(f"({len({c for s, _ in KOREAN for c in s})} characters, 67 letters and accents).")
+    chosen = forms(ACCENTS)
+    assert (chosen.source, chosen.target) == ("NFC", "NFC")
+    (reason,) = chosen.reasons
+    assert reason == (
+        "source: characters stay whole (NFC), because 0.00 % of its characters are unknown on held-out sources (limit "
+        "0.50 %), and 0.00 % of the letters and accents that they consist of (10 characters, 6 letters and accents)."
+    )
+    assert forms([("abc", "d")]).reasons == []
+
+
+def test_forms_are_of_characters_only():
+    """Words are the same in every form, and pieces are found in whole characters."""
+    assert forms(KOREAN, "whitespace").source == forms(KOREAN, "sentencepiece:100").source == "NFC"
+    assert forms(KOREAN, "char").source == "NFD"
+
+
+def test_sides_that_share_a_vocabulary_share_a_form():
+    pairs = [(f"{'ab' * (n % 7)}{n % 5}", source) for n, (source, _) in enumerate(KOREAN)]
+    assert (forms(pairs, "char", "char").source, forms(pairs, "char", "char").target) == ("NFC", "NFD")
+    chosen = forms(pairs, "char", "char", shared=True)
+    assert (chosen.source, chosen.target) == ("NFD", "NFD")
+
+
+@pytest.mark.parametrize(
+    ("characters", "letters", "form"),
+    [(0.005, 0.0, "NFC"), (0.0051, 0.0, "NFD"), (0.01, 0.005, "NFD"), (0.01, 0.0051, "NFC")],
+)
+def test_when_characters_are_taken_apart(characters, letters, form):
+    rates = replace(side_rates(1, 3, 10, 10), unknown_characters=characters, unknown_letters=letters)
+    assert choose._form(rates) == form
+
+
 def test_no_pairs():
     with pytest.raises(DataError, match="pairs: there are no pairs"):
         choice([])
     assert choice([("a", "b")]).source_tokens == "char"
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", TABLE)
+def test_forms_on_real_data(name):
+    path = SHARED / "data" / name / "train.tsv"
+    if not path.exists():
+        pytest.skip(f"{path} is missing: set FREERUN_SHARED")
+    chosen = choose.choose_forms(lambda: read_pairs(path))
+    assert (chosen.source, chosen.target) == ("NFD" if name == "g2p-2020/kor" else "NFC", "NFC")
 
 
 @pytest.mark.shared_data

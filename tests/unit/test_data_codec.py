@@ -14,7 +14,8 @@ SETTINGS = {
     "source_tokens": "char",
     "target_tokens": "whitespace",
     "minimum_count": 1,
-    "normalisation": "NFC",
+    "source_form": "NFC",
+    "target_form": "NFC",
     "source_case": "keep",
     "reverse_source": False,
     "shared_vocabulary": False,
@@ -69,12 +70,27 @@ def test_built_codecs():
 
 
 def test_built_codecs_take_over_the_settings():
-    source, target = build(source_case="lower", reverse_source=True, normalisation="NFD", minimum_count=2)
+    source, target = build(
+        source_case="lower", reverse_source=True, source_form="NFD", target_form="NFD", minimum_count=2
+    )
     assert (source.case, source.reverse, source.normalisation) == ("lower", True, "NFD")
     assert (target.case, target.reverse, target.normalisation) == ("keep", False, "NFD")
     assert source.vocabulary.tokens(range(4, 6)) == ["b", "a"]  # b thrice; the diaeresis stands apart, once
     assert target.vocabulary.tokens(range(4, 5)) == ["X"]
     assert (len(source.vocabulary), len(target.vocabulary)) == (6, 5)
+
+
+@pytest.mark.parametrize(
+    ("target", "form", "written"),
+    [("\ud55c", "NFD", "\ud55c"), ("\u1112\u1161\u11ab", "NFD", "\u1112\u1161\u11ab"), ("\ud55c", "none", "\ud55c")],
+)
+def test_outputs_have_the_form_of_the_training_texts(target, form, written):
+    """The model writes letters; the text has the syllables of the targets, if these have any."""
+    _, codec = build([Pair("a", target, 1), Pair("b", "c", 2)], target_form=form, target_tokens="char")
+    ids = codec.encode(target)
+    assert len(ids) == (2 if form == "none" else 4)
+    assert codec.text(codec.decode(ids)) == written
+    assert codec.written == ("NFC" if (form, target) == ("NFD", "\ud55c") else "none")
 
 
 def test_shared_vocabulary_has_both_sides():

@@ -81,7 +81,7 @@ def test_characters_are_compared_with_spaces_between():
 
 
 def test_pieces_are_compared_as_texts_with_the_references_as_they_stand():
-    codec = Codec(Pieces(), Vocabulary(["ab"]), "NFKC")
+    codec = Codec(Pieces(), Vocabulary(["ab"]), normalisation="NFKC")
     pairs = [Pair("a", "the cat, ﬁne.", 1)]  # NFKC would write the ligature as two letters
     outputs = FreeRunningMetrics(group_pairs(pairs, CHARS, codec), codec, [["th", "e ", "ca", "t"]], np.zeros(1, bool))
     assert outputs.texts == ["the cat"]

@@ -11,7 +11,7 @@ from freerun.data.readers import read_pairs
 from freerun.data.split import held_out_sources
 from freerun.errors import DataError
 from freerun.experiment import dataset
-from freerun.experiment.dataset import DataSource, choose_tokens, load_data, write_held_out
+from freerun.experiment.dataset import DataSource, choose_text, load_data, write_held_out
 from freerun.forcing.registry import settings_of
 from tests.notices import logged_notices
 
@@ -237,7 +237,7 @@ def test_a_shared_vocabulary_gets_the_same_tokens_on_both_sides(set_keys, expect
     Path("pairs.tsv").write_text("\n".join(ROWS) + "\n")
     config = parse_config({"data": {"train": "pairs.tsv", **set_keys}}, "test", settings_of)
     with logged_notices() as said:
-        assert choose_tokens(config.data, DataSource.open(config.data)) == expected
+        assert choose_text(config.data, DataSource.open(config.data)) == expected
     assert any(line.startswith(reason) for line in said)
     assert any(line.startswith("Both sides") for line in said) == bool(reason)
 

@@ -17,7 +17,7 @@ FEATURES = {"feature_vocabulary": 7, "feature_encoder": "both"}
 MASKS = {
     "dropout": ["encoder_layers", "decoder_layers", "output_TBF", "feature_summary_BE"],
     "embedding_dropout": ["source_tokens_SB1", "target_tokens_TB1", "features_BQ1"],
-    "embedding_feature_dropout": ["source_embedding_VE", "target_embedding_VE"],
+    "embedding_unit_dropout": ["source_embedding_VE", "target_embedding_VE"],
     "memory_dropout": ["memory_SBM"],
     "bridge_dropout": ["bridge_h_LBH", "bridge_c_LBH"],
     "weight_dropout": ["forward_weights", "decoder_weights"],

@@ -283,7 +283,8 @@ def wide_classes(tree):
             count = len(node.args.posonlyargs + node.args.args) - 1
         elif isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(each) for each in node.decorator_list):
             is_open = not any("kw_only=True" in ast.unparse(each) for each in node.decorator_list)
-            fields = [each for each in node.body if isinstance(each, ast.AnnAssign)]
+            annotated = [each for each in node.body if isinstance(each, ast.AnnAssign)]
+            fields = list(itertools.takewhile(lambda each: ast.unparse(each.annotation) != "KW_ONLY", annotated))
             count = is_open * sum("ClassVar" not in ast.unparse(each.annotation) for each in fields)
         else:
             continue
@@ -309,6 +310,12 @@ def test_constructors_of_many_values_take_them_by_name():
         ("class A:\n    def __init__(self, a, b, c, d, e, f, g): ...", 0, 1),
         ("class A:\n    def __init__(self, a, b, c, d, e, f, *, g): ...", 0, 0),
         ("@dataclass(frozen=True)\nclass A:\n    " + "\n    ".join(f"{name}: int" for name in "abcdefg"), 0, 1),
+        (
+            "@dataclass\nclass A:\n    a: int\n    _: KW_ONLY\n    "
+            + "\n    ".join(f"{name}: int" for name in "bcdefg"),
+            0,
+            0,
+        ),
         ("@dataclass(kw_only=True)\nclass A:\n    " + "\n    ".join(f"{name}: int" for name in "abcdefg"), 0, 0),
     ],
 )
