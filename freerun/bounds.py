@@ -24,6 +24,7 @@ __all__ = [
     "MAX_LOSS",
     "MAX_NUMBER",
     "MAX_PIECES",
+    "MINUTES",
     "NUM_HYPOTHESES",
     "POSITIVE_TEMPERATURE",
     "PROCESSES",
@@ -102,6 +103,8 @@ SEED: Final = Range(-(2**63), 2**63 - 1)
 THREADS: Final = Range(0, 1024)
 """With tens of thousands of threads, libraries abort the process."""
 PROCESSES: Final = Range(1, 256)
+MINUTES: Final = Range(0.1, 10.0**5, is_whole=False)
+"""A time limit: up to ten weeks."""
 
 # -- other numbers ----------------------------------------------------------------------------------------------------
 

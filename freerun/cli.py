@@ -21,6 +21,7 @@ from freerun.bounds import (
     LENGTH_PENALTY,
     MAX_LENGTH,
     MAX_LOSS,
+    MINUTES,
     SAMPLES,
     SEED,
     TEMPERATURE,
@@ -145,6 +146,16 @@ def train(
         str | None,
         typer.Option(metavar="A,B[,C]", help="Source, target and feature columns of a TSV file, counted from 1."),
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=MINUTES.low,
+            max=MINUTES.high,
+            metavar="M",
+            help="Without a configuration: use up to M minutes on this machine. Default: what suits the data, at most "
+            "30 minutes.",
+        ),
+    ] = None,
     trust_code: Annotated[
         bool, typer.Option("--trust-code", help="With --resume: import the Python code that the run directory names.")
     ] = False,
@@ -165,6 +176,7 @@ def train(
         init=init,
         resume=resume,
         columns=columns,
+        minutes=minutes,
         trust_code=trust_code,
     )
     run(request)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from freerun.api.checks import AnyPath, Pairs, as_location, as_sections, optional_path
-from freerun.arguments import as_list, as_path, check_flag, check_int, check_text, wrong_type
+from freerun.arguments import as_list, as_path, check_flag, check_int, check_number, check_text, wrong_type
 from freerun.config import Config
 from freerun.data.memory_pairs import PairsInMemory
 from freerun.data.readers import PairsLocation
@@ -33,6 +33,7 @@ def train(
     settings: Sequence[str] = (),
     seed: int | None = None,
     init: AnyPath | None = None,
+    minutes: float | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     trust_code: bool = False,
@@ -53,6 +54,8 @@ def train(
         settings: "key.path=value" items, as with ``--set``; they win over everything else.
         seed: the seed of all random numbers.
         init: start from the weights of this run or bundle.
+        minutes: without a configuration, use up to so many minutes on this machine. Default: what suits the data, at
+            most 30.
         resume: resume the run in the run directory, if there is one. Everything else must be as it was, except that
             ``training.updates`` or ``training.epochs`` may be larger.
         callbacks: objects that learn of the progress, see ``freerun.Callback``. Default: in a notebook, one line that
@@ -84,11 +87,14 @@ def train(
         settings=_settings(settings),
         seed=seed,
         init=optional_path("init", init),
+        minutes=minutes,
         resume=resume,
         trust_code=trust_code,
     )
     if seed is not None:
         check_int("seed", seed)
+    if minutes is not None:
+        check_number("minutes", minutes)
     for name, value in (("resume", resume), ("trust_code", trust_code)):
         check_flag(name, value)
     if config is not None and request.pairs is None:

@@ -1,34 +1,30 @@
 """Model dimensions and training length, chosen from the data if they were not set.
 
-The choices did well on development sets of this kind (letters to sounds, inflection, transliteration, commands, short
-sentences). The time is measured: a few updates are timed on this machine before the number of updates is chosen.
+The dimensions are those of a recipe (``recipes``). The length is the recipe's, or what fits into a time limit on this
+machine (``time_limit``).
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from freerun.architecture import attention_kinds, attention_scores
-from freerun.build import build_learner, model_sizes, new_model, order_of, updates_of, updates_per_epoch
+from freerun.build import order_of, updates_of, updates_per_epoch
 from freerun.config import Config, flatten, shown
+from freerun.errors import ConfigError
 from freerun.experiment.dataset import TrainingData
+from freerun.experiment.recipes import RECIPES, recipe_for
+from freerun.experiment.time_limit import EVALUATIONS, Cost, TimeLimit, measure_cost
 from freerun.text import duration
-from freerun.training.learner import NotFinite
-from freerun.training.order import BatchOrder
-from freerun.training.progress import Progress
 
 __all__ = ["AutomaticChoice", "choose_before_data", "choose_length", "choose_sizes"]
 
-LIMIT_MINUTES = 30
-"""The longest time that a training without a configuration may announce."""
-MARGIN = 1.5
-"""Announced time / expected time: evaluations vary, and machines are shared."""
-EVALUATIONS = 8
+LENGTHS = {"training.updates", "training.epochs"}
+FEWEST_UPDATES = 200
+"""Very small data gets more epochs than its recipe has."""
 
 
 @dataclass(frozen=True)
@@ -39,53 +35,24 @@ class AutomaticChoice:
     reasons: list[str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Recipe:
-    """Settings that suit data of up to ``pairs`` pairs."""
-
-    pairs: float
-    hidden_size: int
-    num_layers: int
-    batch_size: int
-    dropout: float
-    epochs: int
-    attention: str
-
-
-_RECIPES = (
-    _Recipe(pairs=8_000, hidden_size=256, num_layers=1, batch_size=32, dropout=0.4, epochs=40, attention="bahdanau"),
-    _Recipe(pairs=40_000, hidden_size=256, num_layers=1, batch_size=64, dropout=0.3, epochs=20, attention="bahdanau"),
-    _Recipe(
-        pairs=math.inf, hidden_size=256, num_layers=2, batch_size=128, dropout=0.2, epochs=12, attention="bahdanau"
-    ),
-)
-_SENTENCES = _Recipe(
-    pairs=math.inf, hidden_size=512, num_layers=1, batch_size=128, dropout=0.3, epochs=8, attention="luong"
-)
-"""For running text: long targets of thousands of different words or subwords."""
-
-
 def choose_before_data(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of the network that is chosen for all data, as sections to be put under ``chosen``.
 
     ``chosen`` is validated together with it, so keys that need an attention get one that allows them.
     """
-    attention = "luong" if _only_with_luong(chosen) else _RECIPES[0].attention
+    attention = "luong" if _only_with_luong(chosen) else RECIPES[0].attention
     model = {"bidirectional": not _scores_by_dot(chosen), "reverse_source": False, "attention": attention}
     return {"data": {"normalisation": "auto"}, "model": model}
 
 
 def choose_sizes(data: TrainingData, chosen: Mapping[str, Any]) -> AutomaticChoice:
     """Choose model and batch for this data; keys that ``chosen`` (a raw configuration) sets are left out."""
-    recipe = _recipe(data)
+    recipe = recipe_for(data)
     only_with_luong = _only_with_luong(chosen)
     values = {
-        "model.hidden_size": recipe.hidden_size,
-        "model.embedding_size": min(recipe.hidden_size, 256),
-        "model.num_layers": recipe.num_layers,
         **flatten(choose_before_data(chosen)),
-        "model.attention": "luong" if only_with_luong else recipe.attention,
-        "model.dropout": recipe.dropout,
+        **flatten({"model": recipe.model()}),
+        **({"model.attention": "luong"} if only_with_luong else {}),
         "training.batch_size": recipe.batch_size,
         "training.learning_rate": 2e-3,
         "training.schedule": {"kind": "cosine", "warmup": 200},
@@ -141,32 +108,50 @@ def _description(data: TrainingData, values: Mapping[str, Any]) -> str:
     )
 
 
-def choose_length(config: Config, data: TrainingData, chosen: Mapping[str, Any]) -> AutomaticChoice:
-    """Choose the number of updates: as many epochs as suit the data, or as fit in the time limit on this machine."""
+def choose_length(config: Config, data: TrainingData, chosen: Mapping[str, Any], limit: TimeLimit) -> AutomaticChoice:
+    """Choose the number of updates: what suits the data or, if minutes were set, as many as fit into them."""
     order = order_of(config.training, data.corpus)
-    if {"training.updates", "training.epochs"} & flatten(chosen).keys():
+    if LENGTHS & flatten(chosen).keys():
         return AutomaticChoice(_intervals(updates_of(config.training, order), chosen), [])
-    epoch = updates_per_epoch(config.training, order)
-    suitable = max(200, round(_recipe(data).epochs * epoch))
-    seconds = _seconds_per_update(_long_enough(config), data, order)
-    # evaluations decode up to 1,000 sources each; measured, they add up to a quarter of the training time
-    affordable = max(1, int(LIMIT_MINUTES * 60 / MARGIN / (1.25 * seconds)))
+    epoch, recipe = updates_per_epoch(config.training, order), recipe_for(data)
+    cost = measure_cost(_long_enough(config), data, order)
+    _check_enough(cost, limit)
+    epochs = recipe.epochs if limit.minutes is None else recipe.most_epochs
+    suitable, affordable = max(FEWEST_UPDATES, round(epochs * epoch)), cost.affordable(limit.left())
     updates, last_phase = min(suitable, affordable), _last_phase(config)
     why = ""
-    if updates < suitable:
-        why = f" ({suitable:,} would suit the data, but not the limit of {LIMIT_MINUTES} minutes)"
+    if updates < suitable and limit.minutes is None:
+        why = f" ({suitable:,} would suit the data, but not the limit of {limit.most:g} minutes)"
+    if updates == suitable and limit.minutes is not None:
+        why = f" ({epochs} epochs: more gained nothing on such data)"
     if updates <= last_phase:
         updates = 2 * last_phase
         why = f" (twice the {last_phase:,} before the last phase of forcing)"
-    expected = updates * seconds * 1.25
-    minutes = max(2, math.ceil(expected * MARGIN / 60))
+    minutes: float = max(2, math.ceil(cost.announced(updates) / 60))
     if updates <= affordable:
-        minutes = min(LIMIT_MINUTES, minutes)
+        minutes = min(limit.most, minutes)
     reason = (
-        f"{updates:,} updates{why}, {updates / epoch:.1f} epochs: about {duration(expected)} at "
-        f"{seconds * 1000:.0f} ms per update on this machine, at most {minutes} minutes."
+        f"{updates:,} updates{why}, {updates / epoch:.1f} epochs: about {duration(cost.expected(updates))} at "
+        f"{cost.update * 1000:.0f} ms per update on this machine, at most {minutes:g} minutes."
     )
     return AutomaticChoice({"training.updates": updates, **_intervals(updates, chosen)}, [reason])
+
+
+def _check_enough(cost: Cost, limit: TimeLimit) -> None:
+    """Check that at least one update fits into the minutes that were set.
+
+    Raises:
+        ConfigError: not even one does.
+    """
+    needed = cost.announced(FEWEST_UPDATES)
+    if limit.minutes is not None and cost.announced(1) > limit.left():
+        enough = math.ceil(limit.most + (needed - limit.left()) / 60)
+        raise ConfigError.single(
+            "minutes",
+            f"{limit.minutes:g} minutes are not enough for a single update and its evaluation",
+            f"Expected {enough:,} or more for this data on this machine",
+            "Raise the time limit",
+        )
 
 
 def _last_phase(config: Config) -> int:
@@ -189,23 +174,3 @@ def _intervals(updates: int, chosen: Mapping[str, Any]) -> dict[str, int]:
 
 def _is_set(key: str, chosen: Mapping[str, Any]) -> bool:
     return any(path == key or path.startswith(f"{key}.") for path in flatten(chosen))
-
-
-def _recipe(data: TrainingData) -> _Recipe:
-    if data.corpus.targets.lengths.mean() > 7 and len(data.target.vocabulary) > 2000:
-        return _SENTENCES
-    return next(recipe for recipe in _RECIPES if len(data.corpus) <= recipe.pairs)
-
-
-def _seconds_per_update(config: Config, data: TrainingData, order: BatchOrder, warm: int = 3, timed: int = 10) -> float:
-    """Train a temporary model for a few updates, and return the time per update."""
-    model = new_model(config, model_sizes(config.model, data.source, data.target))
-    learner, progress = build_learner(config, model, order), Progress()
-    start = 0.0
-    for number in range(warm + timed):
-        if number == warm:
-            start = time.perf_counter()
-        batches = [order.take(progress) for _ in range(config.training.accumulate)]
-        with contextlib.suppress(NotFinite):  # the training itself will report it, and save the batch
-            learner.update(number + 1, batches)
-    return (time.perf_counter() - start) / timed

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from freerun.config import Config, merge, parse_config
+from freerun.bounds import MINUTES
+from freerun.config import Config, flatten, merge, parse_config
 from freerun.data.memory_pairs import PairsInMemory
 from freerun.errors import ConfigError, RunError
-from freerun.experiment.automatic import choose_before_data
+from freerun.experiment.automatic import LENGTHS, choose_before_data
 from freerun.experiment.lengthening import Lengthening
 from freerun.experiment.pairs_spec import COPIES
 from freerun.experiment.request import (
@@ -22,9 +24,11 @@ from freerun.experiment.request import (
     with_options,
 )
 from freerun.experiment.resume_plan import resume_config
+from freerun.experiment.time_limit import TimeLimit
 from freerun.files import remove_leftovers
 from freerun.forcing.registry import EVERYTHING, NO_CUSTOM_CODE, Trust
 from freerun.lock import LOCK
+from freerun.log import log
 
 __all__ = ["RunPlan", "clean_up_run", "plan_run"]
 
@@ -45,6 +49,7 @@ class RunPlan:
         longer: how the length of a resumed run was raised.
         is_outdated: ``config.toml`` of a resumed run has another length.
         in_memory: pairs that no file holds yet, by their key in [data].
+        limit: the time that an automatic choice may plan with.
     """
 
     directory: Path
@@ -59,6 +64,7 @@ class RunPlan:
     longer: Lengthening | None = None
     is_outdated: bool = False
     in_memory: Mapping[str, PairsInMemory] = field(default_factory=dict)
+    limit: TimeLimit = field(default_factory=lambda: TimeLimit(None, time.monotonic()))
 
 
 def plan_run(request: TrainRequest) -> RunPlan:
@@ -71,6 +77,8 @@ def plan_run(request: TrainRequest) -> RunPlan:
     directory = run_directory(request)
     is_run = (directory / "config.toml").exists()
     if request.resume and is_run:
+        if request.minutes is not None:
+            log.info("--minutes has no effect: the length of this run was fixed when it was started.")
         return _resumed_plan(request, directory)
     if request.source is None and request.config is None:
         raise ConfigError.single(
@@ -96,7 +104,28 @@ def plan_run(request: TrainRequest) -> RunPlan:
         origins=origins,
         trust=trust,
         in_memory=request.in_memory,
+        limit=_time_limit(request, raw, automatic),
     )
+
+
+def _time_limit(request: TrainRequest, raw: Mapping[str, Any], automatic: bool) -> TimeLimit:
+    """Return the time limit of a request.
+
+    Raises:
+        ConfigError: it is out of range, or the length does not depend on it.
+    """
+    minutes = request.minutes
+    if minutes is not None:
+        MINUTES.check("minutes", minutes, "Choose another time limit")
+        lengths = sorted(LENGTHS & flatten(raw).keys())
+        if lengths or not automatic:
+            raise ConfigError.single(
+                "minutes",
+                f"a time limit is set, and {lengths[0] if lengths else 'a configuration'} sets the length, too",
+                "Expected one of the two",
+                "Leave one of them out",
+            )
+    return TimeLimit(minutes, request.started)
 
 
 def _resumed_plan(request: TrainRequest, directory: Path) -> RunPlan:

@@ -183,7 +183,7 @@ def resolve_config(plan: RunPlan, pairs: DataSource, init: Bundle | None) -> tup
     data = load_data(config, pairs, (init.source, init.target) if init else None)
     if plan.automatic:
         raw, config = _with_choice(plan, raw, choose_sizes(data, raw))
-        raw, config = _with_choice(plan, raw, choose_length(config, data, plan.raw))
+        raw, config = _with_choice(plan, raw, choose_length(config, data, plan.raw, plan.limit))
     if data.source.features is not None and config.model.feature_encoder is None:
         encoder = {"model": {"feature_encoder": feature_encoder_for(config.model.attention)}}
         config = _parsed(plan, merge(raw, encoder))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ class TrainRequest:
         resume: resume the run in the run directory, if there is one.
         columns: of the source and the target in a TSV file, as "A,B".
         trust_code: import the custom strategies that a run directory names.
+        minutes: the longest time that the training may plan with, if its length is chosen automatically.
+        started: when the request was made (``time.monotonic``), from which ``minutes`` count.
     """
 
     source: PairsLocation | PairsInMemory | Mapping[str, Any] | None = None
@@ -63,6 +66,8 @@ class TrainRequest:
     resume: bool = False
     columns: str | None = None
     trust_code: bool = False
+    minutes: float | None = None
+    started: float = field(default_factory=time.monotonic)
 
     @property
     def configuration(self) -> Configuration | None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import time
 
 import numpy as np
 import pytest
 
-from freerun.config import parse_config
+from freerun.config import ModelConfig, parse_config
 from freerun.data.codec import Codec
 from freerun.data.corpus import FilterReport
 from freerun.data.tokenizers import WhitespaceTokenizer
 from freerun.data.vocabulary import Vocabulary
+from freerun.errors import ConfigError
 from freerun.evaluation.items import EvaluationSet
-from freerun.experiment import automatic
+from freerun.experiment import automatic, recipes
 from freerun.experiment.automatic import choose_before_data, choose_length, choose_sizes
 from freerun.experiment.dataset import TrainingData
+from freerun.experiment.recipes import Recipe
+from freerun.experiment.time_limit import Cost, TimeLimit
 from freerun.forcing.registry import settings_of
+from freerun.models.dropout import DropoutRates
 from tests.networks import corpus, random_rows
 
 
@@ -46,34 +52,42 @@ def config(**training):
 
 
 @pytest.fixture(autouse=True)
-def recipes(monkeypatch):
+def fixed_recipes(monkeypatch):
     """Fixed ones, for those of the program follow what was measured on real data."""
-    small = automatic._Recipe(
-        pairs=1000, hidden_size=256, num_layers=1, batch_size=32, dropout=0.4, epochs=60, attention="bahdanau"
+    small = Recipe(
+        pairs=1000,
+        hidden_size=256,
+        num_layers=1,
+        batch_size=32,
+        dropout=0.4,
+        embedding_unit_dropout=0.25,
+        memory_dropout=0.1,
+        epochs=60,
+        most_epochs=150,
     )
-    monkeypatch.setattr(
-        automatic,
-        "_RECIPES",
-        (
-            small,
-            automatic._Recipe(
-                pairs=math.inf,
-                hidden_size=300,
-                num_layers=2,
-                batch_size=128,
-                dropout=0.2,
-                epochs=20,
-                attention="bahdanau",
-            ),
-        ),
+    large = Recipe(
+        pairs=math.inf, hidden_size=300, num_layers=2, batch_size=128, dropout=0.2, epochs=20, most_epochs=50
     )
-    monkeypatch.setattr(
-        automatic,
-        "_SENTENCES",
-        automatic._Recipe(
-            pairs=math.inf, hidden_size=512, num_layers=1, batch_size=128, dropout=0.3, epochs=15, attention="bahdanau"
-        ),
+    monkeypatch.setattr("freerun.experiment.recipes.RECIPES", (small, large))
+    monkeypatch.setattr("freerun.experiment.recipes.SENTENCES", sentences("bahdanau"))
+
+
+def sentences(attention):
+    return Recipe(
+        pairs=math.inf,
+        hidden_size=512,
+        num_layers=1,
+        batch_size=128,
+        dropout=0.3,
+        epochs=15,
+        most_epochs=40,
+        attention=attention,
     )
+
+
+def limit(minutes=None, gone=0.0):
+    """A limit of a command that began ``gone`` seconds ago."""
+    return TimeLimit(minutes, time.monotonic() - gone)
 
 
 @pytest.mark.parametrize(
@@ -101,10 +115,13 @@ def test_sizes_suit_the_data(pairs, length, vocabulary, expected):
 
 def test_recipes_of_the_program_cover_all_sizes(monkeypatch):
     monkeypatch.undo()
-    assert automatic._RECIPES[-1].pairs == math.inf
-    assert [recipe.attention for recipe in automatic._RECIPES] == ["bahdanau"] * 3
-    assert automatic._SENTENCES.attention == "luong"
-    assert sorted(automatic._RECIPES, key=lambda recipe: recipe.pairs) == list(automatic._RECIPES)
+    assert recipes.RECIPES[-1].pairs == math.inf
+    assert [recipe.attention for recipe in recipes.RECIPES] == ["bahdanau"] * 3
+    assert recipes.SENTENCES.attention == "luong"
+    assert sorted(recipes.RECIPES, key=lambda recipe: recipe.pairs) == list(recipes.RECIPES)
+    assert all(each.epochs <= each.most_epochs for each in (*recipes.RECIPES, recipes.SENTENCES))
+    rates = {each.name for each in dataclasses.fields(DropoutRates)} & {"dropout", *recipes.RECIPES[0].model()}
+    assert rates <= set(ModelConfig.model_fields)
 
 
 def test_what_was_set_is_left_out_and_told_as_it_is():
@@ -167,37 +184,32 @@ def test_an_attention_that_was_set_stays_silently():
 
 
 def test_a_recipe_decides_for_its_kind_of_data(monkeypatch):
-    monkeypatch.setattr(
-        automatic,
-        "_SENTENCES",
-        automatic._Recipe(
-            pairs=math.inf, hidden_size=512, num_layers=1, batch_size=128, dropout=0.3, epochs=15, attention="luong"
-        ),
-    )
+    monkeypatch.setattr("freerun.experiment.recipes.SENTENCES", sentences("luong"))
     choice = choose_sizes(data(10, 8, 2001), {"forcing": {"strategy": "professor"}})
     assert (choice.values["model.attention"], len(choice.reasons)) == ("luong", 1)
     assert choose_sizes(data(10, 6, 2001), {}).values["model.attention"] == "bahdanau"
 
 
-def timed(monkeypatch, seconds):
-    monkeypatch.setattr(automatic, "_seconds_per_update", lambda *_: seconds)
+def timed(monkeypatch, seconds, evaluations=2.0):
+    monkeypatch.setattr(automatic, "measure_cost", lambda *_: Cost(seconds, evaluations))
 
 
 def test_small_data_gets_the_passes_that_suit_it(monkeypatch):
     timed(monkeypatch, 0.01)
     settings, chosen = config(batch_size=10)
-    choice = choose_length(settings, data(100), {"data": chosen["data"]})
+    choice = choose_length(settings, data(100), {"data": chosen["data"]}, limit())
     assert choice.values == {"training.updates": 600, "evaluation.every": 75}
     assert choice.reasons == [
-        "600 updates, 60.0 epochs: about 8 s at 10 ms per update on this machine, at most 2 minutes."
+        "600 updates, 60.0 epochs: about 11 s at 10 ms per update on this machine, at most 2 minutes."
     ]
 
 
 def test_slow_training_gets_what_fits_in_the_limit(monkeypatch):
     timed(monkeypatch, 10.0)
     settings, chosen = config(batch_size=10)
-    choice = choose_length(settings, data(100), {"data": chosen["data"]})
-    assert choice.values["training.updates"] == 96  # 96 x 10 s x 1.25 for evaluations x 1.5 to be safe = 30 minutes
+    choice = choose_length(settings, data(100), {"data": chosen["data"]}, limit())
+    # (143 x 10 s + 2 s for evaluations + 3 s at the end) x 1.25 to be safe = 29.9 minutes
+    assert choice.values["training.updates"] == 143
     assert "(600 would suit the data, but not the limit of 30 minutes)" in choice.reasons[0]
     assert choice.reasons[0].endswith("at most 30 minutes.")
 
@@ -213,7 +225,7 @@ def test_slow_training_gets_what_fits_in_the_limit(monkeypatch):
 )
 def test_a_length_that_was_set_stays_and_is_evaluated_eight_times(training, updates):
     settings, chosen = config(**{"batch_size": 10, **training} if "batch_tokens" not in training else training)
-    choice = choose_length(settings, data(100), chosen)
+    choice = choose_length(settings, data(100), chosen, limit())
     assert (choice.values, choice.reasons) == ({"evaluation.every": updates // 8}, [])
 
 
@@ -226,11 +238,11 @@ def test_the_length_lets_every_phase_begin(monkeypatch, until, updates):
     phases = [{**PHASES[0], "until": until}, PHASES[1]]
     raw = {"data": {"train": "t"}, "model": {"hidden_size": 4, "embedding_size": 4}, "training": {"batch_size": 10}}
     settings = parse_config({**raw, "forcing": {"phases": phases}}, "here", settings_of)
-    choice = choose_length(settings, data(100), {"data": raw["data"]})
+    choice = choose_length(settings, data(100), {"data": raw["data"]}, limit())
     assert choice.values["training.updates"] == updates
     assert (f" (twice the {until:,} before the last phase of forcing), " in choice.reasons[0]) == (updates > 600)
     if until == 30_000:
-        assert choice.reasons[0].endswith("about 12 min 30 s at 10 ms per update on this machine, at most 19 minutes.")
+        assert choice.reasons[0].endswith("about 10 min 05 s at 10 ms per update on this machine, at most 13 minutes.")
 
 
 def test_updates_are_timed_however_late_the_last_phase_begins():
@@ -238,7 +250,7 @@ def test_updates_are_timed_however_late_the_last_phase_begins():
     settings = parse_config(
         {**raw, "forcing": {"phases": [{**PHASES[0], "until": 25_000}, PHASES[1]]}}, "x", settings_of
     )
-    assert choose_length(settings, data(), raw).values["training.updates"] == 50_000
+    assert choose_length(settings, data(), raw, limit()).values["training.updates"] == 50_000
 
 
 def test_a_dot_product_gets_an_encoder_of_one_direction():
@@ -255,17 +267,40 @@ def test_a_dot_product_gets_an_encoder_of_one_direction():
 
 def test_an_interval_that_was_set_stays():
     settings, chosen = config(updates=80)
-    assert choose_length(settings, data(), {**chosen, "evaluation": {"every": 3}}).values == {}
+    assert choose_length(settings, data(), {**chosen, "evaluation": {"every": 3}}, limit()).values == {}
 
 
-def test_updates_are_timed_on_a_model_that_is_thrown_away():
-    settings, _ = config(batch_size=10, accumulate=2)
-    seconds = automatic._seconds_per_update(
-        settings, data(), automatic.order_of(settings.training, data().corpus), 1, 2
+@pytest.mark.parametrize(
+    ("minutes", "gone", "updates"),
+    [
+        (10, 0, 475),  # (475 s + 5 s) x 1.25 = 10 minutes
+        (10, 120, 379),  # two of them are over
+        (20, 0, 955),
+        (60, 0, 1500),  # 150 epochs: more gains nothing
+    ],
+)
+def test_a_time_limit_is_used_up(monkeypatch, minutes, gone, updates):
+    """Also beyond what suits the data (600 updates), since somebody is ready to wait."""
+    timed(monkeypatch, 1.0)
+    settings, chosen = config(batch_size=10)
+    choice = choose_length(settings, data(100), {"data": chosen["data"]}, limit(minutes, gone))
+    assert choice.values["training.updates"] == pytest.approx(updates, abs=1)
+    (reason,) = choice.reasons
+    if updates == 1500:
+        assert "1,500 updates (150 epochs: more gained nothing on such data), 150.0 epochs: about 25 min" in reason
+    else:
+        assert reason.endswith(f"at most {minutes - gone // 60} minutes.")
+
+
+def test_a_time_limit_that_is_over_before_the_first_update_is_an_error(monkeypatch):
+    timed(monkeypatch, 1.0, 60.0)
+    settings, chosen = config(batch_size=10)
+    with pytest.raises(ConfigError) as caught:
+        choose_length(settings, data(100), {"data": chosen["data"]}, limit(1, 30))
+    assert str(caught.value) == (
+        "minutes: 1 minutes are not enough for a single update and its evaluation. Expected 6 or more for this data on "
+        "this machine. Raise the time limit."
     )
-    assert 0 < seconds < 10
-    settings, _ = config(batch_size=10, learning_rate=1e38, optimizer="sgd", clip_norm=0)
-    assert automatic._seconds_per_update(settings, data(), automatic.order_of(settings.training, data().corpus)) > 0
 
 
 def test_lengths_are_told_without_the_end_token():

@@ -1,0 +1,94 @@
+"""Recipes: what did well on development sets of one size and kind, letters to sounds, inflection, names, sentences.
+
+The runs behind a row are in ``benchmarks/runs``, and docs/recipes.md has the evidence.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from freerun.experiment.dataset import TrainingData
+
+__all__ = ["RECIPES", "SENTENCES", "Recipe", "recipe_for"]
+
+SENTENCE_TOKENS, SENTENCE_VOCABULARY = 7, 2000
+"""Running text: targets are longer, and there are more different words or subwords."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Settings that suit data of up to ``pairs`` pairs.
+
+    Attributes:
+        epochs: after which more training gained little.
+        most_epochs: after which it gained nothing, so that no time limit makes a training longer.
+        dropout and the other rates: see ``freerun.models.dropout.DropoutRates``.
+    """
+
+    pairs: float
+    hidden_size: int
+    num_layers: int
+    batch_size: int
+    epochs: int
+    most_epochs: int
+    dropout: float
+    embedding_unit_dropout: float = 0.0
+    memory_dropout: float = 0.0
+    attention: str = "bahdanau"
+
+    def model(self) -> dict[str, float | int | str]:
+        """Return the keys of [model]."""
+        return {
+            "hidden_size": self.hidden_size,
+            "embedding_size": min(self.hidden_size, 256),
+            "num_layers": self.num_layers,
+            "attention": self.attention,
+            "dropout": self.dropout,
+            "embedding_unit_dropout": self.embedding_unit_dropout,
+            "memory_dropout": self.memory_dropout,
+        }
+
+
+RECIPES = (
+    Recipe(
+        pairs=8_000,
+        hidden_size=256,
+        num_layers=1,
+        batch_size=32,
+        epochs=100,
+        most_epochs=300,
+        dropout=0.4,
+        embedding_unit_dropout=0.3,
+        memory_dropout=0.3,
+    ),
+    Recipe(
+        pairs=40_000,
+        hidden_size=256,
+        num_layers=1,
+        batch_size=64,
+        epochs=20,
+        most_epochs=100,
+        dropout=0.3,
+    ),
+    Recipe(pairs=math.inf, hidden_size=256, num_layers=2, batch_size=128, epochs=12, most_epochs=60, dropout=0.2),
+)
+SENTENCES = Recipe(
+    pairs=math.inf,
+    hidden_size=512,
+    num_layers=1,
+    batch_size=128,
+    epochs=8,
+    most_epochs=40,
+    dropout=0.3,
+    attention="luong",
+)
+"""For running text: long targets of thousands of different words or subwords."""
+
+
+def recipe_for(data: TrainingData) -> Recipe:
+    """Return the recipe for the size and kind of these data."""
+    is_long = data.corpus.targets.lengths.mean() > SENTENCE_TOKENS
+    if is_long and len(data.target.vocabulary) > SENTENCE_VOCABULARY:
+        return SENTENCES
+    return next(recipe for recipe in RECIPES if len(data.corpus) <= recipe.pairs)

@@ -1,0 +1,131 @@
+"""How long a training takes on this machine, and how many updates fit into a time limit.
+
+Updates and the evaluation of a few sources are timed with a model that is thrown away. The plan that follows is fixed
+before the first update: a training never looks at the clock again, so it can be repeated and resumed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from freerun.build import build_learner, model_sizes, new_model
+from freerun.config import Config
+from freerun.data.batching import Batch
+from freerun.evaluation.searcher_evaluation import evaluate
+from freerun.experiment.dataset import TrainingData
+from freerun.models.seq2seq import Seq2Seq
+from freerun.models.torch_stepper import TorchStepper
+from freerun.search.bound import LengthBound
+from freerun.search.searcher import StepperSearcher
+from freerun.training.learner import NotFinite
+from freerun.training.order import BatchOrder
+from freerun.training.progress import Progress
+
+__all__ = ["DEFAULT_MINUTES", "EVALUATIONS", "Cost", "TimeLimit", "measure_cost"]
+
+DEFAULT_MINUTES: Final = 30
+"""The longest time that a training without a configuration may announce, if nobody sets another."""
+EVALUATIONS: Final = 8
+"""Evaluations during a training; one of all development pairs follows."""
+_MARGIN: Final = 1.25
+"""Announced time / expected time: machines are shared, and their speed varies."""
+_ENDING: Final = 3.0
+"""Seconds for the last checkpoint and the bundle."""
+_WARM: Final = 3
+"""Updates before the clock starts."""
+_FEWEST: Final = 10
+_MOST: Final = 60
+"""Timed updates: the fewest, then more until ``_SECONDS`` are over."""
+_SECONDS: Final = 3.0
+_PLANNED: Final = 200
+"""Updates whose sizes say how much work an average one is."""
+_SOURCES: Final = 64
+"""Sources of the timed evaluation."""
+_LONGER: Final = 1.5
+"""Length of its outputs / mean length of targets: models that have just begun to learn write too much."""
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """The minutes that a command may take, None for the default, and when it began (``time.monotonic``)."""
+
+    minutes: float | None
+    started: float
+
+    @property
+    def most(self) -> float:
+        """The minutes, in all."""
+        return DEFAULT_MINUTES if self.minutes is None else self.minutes
+
+    def left(self) -> float:
+        """Return the seconds that are left now."""
+        return 60 * self.most - (time.monotonic() - self.started)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds on this machine: of an ``update``, and of all evaluations of a training."""
+
+    update: float
+    evaluations: float
+
+    def expected(self, updates: int) -> float:
+        """Return the seconds that a training of so many updates takes."""
+        return updates * self.update + self.evaluations + _ENDING
+
+    def announced(self, updates: int) -> float:
+        """Return the seconds that it takes at most."""
+        return self.expected(updates) * _MARGIN
+
+    def affordable(self, seconds: float) -> int:
+        """Return the largest number of updates whose announced time is within ``seconds``, at least 1."""
+        return max(1, math.floor((seconds / _MARGIN - self.evaluations - _ENDING) / self.update))
+
+
+def measure_cost(config: Config, data: TrainingData, order: BatchOrder) -> Cost:
+    """Time some updates and an evaluation on a temporary model."""
+    model = new_model(config, model_sizes(config.model, data.source, data.target))
+    seconds = _seconds_per_update(config, model, order)
+    sources = EVALUATIONS * len(data.sample) + len(data.dev)
+    return Cost(seconds, sources * _seconds_per_source(model, data))
+
+
+def _seconds_per_update(config: Config, model: Seq2Seq, order: BatchOrder) -> float:
+    """Return the time of an average update: that of the timed ones, by the positions of their batches."""
+    accumulate = config.training.accumulate
+    progress = Progress()
+    batches = [order.take(progress) for _ in range(accumulate * _PLANNED)]
+    updates = [batches[first : first + accumulate] for first in range(0, len(batches), accumulate)]
+    learner = build_learner(config, model, order)
+    start, seconds, positions = 0.0, 0.0, 0
+    for number, each in enumerate(updates[: _WARM + _MOST]):
+        if number == _WARM:
+            start = time.perf_counter()
+        with contextlib.suppress(NotFinite):  # the training itself will report it, and save the batch
+            learner.update(number + 1, each)
+        if number >= _WARM:
+            seconds, positions = time.perf_counter() - start, positions + _positions(each)
+            if number >= _WARM + _FEWEST and seconds > _SECONDS:
+                break
+    average = sum(map(_positions, updates)) / len(updates)
+    return seconds / positions * average
+
+
+def _positions(batches: list[Batch]) -> int:
+    """Return the number of positions, with padding, of an update's batches."""
+    return sum(batch.source.size + batch.target_in.size for batch in batches)
+
+
+def _seconds_per_source(model: Seq2Seq, data: TrainingData) -> float:
+    items = data.sample.take(range(min(_SOURCES, len(data.sample))))
+    if not len(items):
+        return 0.0
+    length = math.ceil(_LONGER * float(data.corpus.targets.lengths.mean()))
+    searcher = StepperSearcher(lambda: TorchStepper(model))
+    start = time.perf_counter()
+    evaluate(searcher, items, data.source, data.target, bound=LengthBound(0, 0.0, length))
+    return (time.perf_counter() - start) / len(items)
