@@ -186,15 +186,6 @@ def masks_of_row(masks, row):
         memory=of_row(masks.memory_SBM),
         bridge_h=of_row(masks.bridge_h_LBH),
         bridge_c=of_row(masks.bridge_c_LBH),
-        weights={
-            f"{stack}.{n}.weight_hh": mask
-            for stack, given in (
-                ("encoder.forward_layers", masks.forward_weights),
-                ("encoder.backward_layers", masks.backward_weights),
-                ("decoder.layers", masks.decoder_weights),
-            )
-            for n, mask in enumerate(given)
-        },
     )
 
 

@@ -56,8 +56,7 @@ class Masks:
     Each is indexed by time. A token is dropped as a whole, so its mask is a number; the others are vectors. Masks of
     ``encoder_layers[n]`` and ``decoder_layers[n]`` are those of the input of layer n = 1, 2, ... A feature is dropped
     as a whole, too; its index is its place among the features of the source. The mask of their summary is the same at
-    every step. Those of the embeddings are indexed by token, those of the bridge by layer. Those of
-    recurrent ``weights`` are named like the weights.
+    every step. Those of the embeddings are indexed by token, those of the bridge by layer.
     """
 
     source_tokens: Sequence[Tensor] | None = None
@@ -72,11 +71,6 @@ class Masks:
     memory: Sequence[Tensor] | None = None
     bridge_h: Sequence[Tensor] | None = None
     bridge_c: Sequence[Tensor] | None = None
-    weights: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def on(self, weights: Weights) -> Weights:
-        """The weights after DropConnect (Wan et al. 2013), on recurrent ones as in Merity et al. 2018."""
-        return {**weights, **{name: weights[name] * mask for name, mask in self.weights.items()}}
 
 
 NO_DROPOUT = Masks()
@@ -193,7 +187,7 @@ def encode(model: Model, source: Sequence[int], masks: Masks = NO_DROPOUT) -> En
     The summary of the features is read next to every token, and their entries follow the source's tokens in the memory;
     a model may have one of the two.
     """
-    cell, size, weights = model.sizes.cell, model.sizes.hidden_size, masks.on(model.weights)
+    cell, size, weights = model.sizes.cell, model.sizes.hidden_size, model.weights
     end = source.index(EOS) + 1
     summary, entries = encode_features(model, source[end:], masks)
     embedding = weights["encoder.embedding.weight"]
@@ -359,7 +353,7 @@ def decoder_step(
     also the source's summary (Cho et al. 2014); with Bahdanau's attention also the context vector; with input feeding
     also the last h~ (Luong et al. 2015, 3.3).
     """
-    weights, sizes, name = masks.on(model.weights), model.sizes, "decoder.attention"
+    weights, sizes, name = model.weights, model.sizes, "decoder.attention"
     states = encoded.start if before is None else before.states
     context = [encoded.context_H] if sizes.context == "every_step" else []
     embedded_E = dropped(weights["decoder.embedding.weight"][token], masks.target_embedding, token)

@@ -62,8 +62,6 @@ class Tables:
     """
     token_outputs_VO: tuple[Tensor | None, ...] = ()
     """For each condition, the part of a token that it reads after the recurrence."""
-    layers: Sequence[RecurrentLayer] = ()
-    """The recurrent layers, with masks on their weights if these are dropped."""
     step_weights: tuple[StepWeights | None, ...] = ()
     """Values that each layer's steps without gradients share."""
 
@@ -142,7 +140,7 @@ class Decoder(nn.Module):
         inputs: Inputs = Tokens(target_in_BT.t(), self._embedding(masks), token_mask_TB1, summary_BE, context_BC)
         final: list[tuple[Tensor, Tensor | None]] = []
         outputs: list[Tensor] = []
-        for index, layer in enumerate(self._layers(masks)):
+        for index, layer in enumerate(self.layers):
             if index:
                 inputs = apply_mask(outputs[-1], masks.decoder_layers[index - 1] if masks else None)
             values, h, c = layer.sequence(inputs, *encoded.state.layer(index))
@@ -221,7 +219,7 @@ class Decoder(nn.Module):
         reads = [condition.before_step(encoded) for condition in constant]
         tokens, read_weight = self._token_gates(rows_TB, embedding_VE, encoded, masks, reads)
         layers = []
-        for index, layer in enumerate(self._layers(masks)):
+        for index, layer in enumerate(self.layers):
             weight_in = layer.weight_ih if index else read_weight
             mask = masks.decoder_layers[index - 1] if masks and index else None
             h_BH, c_BH = encoded.state.layer(index)
@@ -299,18 +297,14 @@ class Decoder(nn.Module):
         """Return the embedding of the tokens fed; a tied output layer has the whole weight."""
         return apply_mask(self.embedding.weight, masks.target_embedding_VE if masks else None)
 
-    def _layers(self, masks: DropoutMasks | None) -> Sequence[RecurrentLayer]:
-        return self.layers.dropped(masks.decoder_weights if masks else ())
-
     def tables(self, masks: DropoutMasks | None = None) -> Tables:
         """Prepare what ``step`` looks up; once per update, or once for a model that no longer changes."""
         embedding_VE = self._embedding(masks)
         weight_GE, _, *read_weights = self._first_weights()
         token_outputs_VO = tuple(condition.token_table(embedding_VE) for condition in self.conditions)
         token_gates_VG = functional.linear(embedding_VE, weight_GE, self.layers[0].bias())
-        layers = self._layers(masks)
-        step_weights = tuple(layer.step_weights() for layer in layers)
-        return Tables(token_gates_VG, tuple(read_weights), token_outputs_VO, layers, step_weights)
+        step_weights = tuple(layer.step_weights() for layer in self.layers)
+        return Tables(token_gates_VG, tuple(read_weights), token_outputs_VO, step_weights)
 
     def step(
         self,
@@ -346,7 +340,7 @@ class Decoder(nn.Module):
             if read_BI is not None:
                 gates = gates + functional.linear(read_BI, weight_GI)
         layers: list[tuple[Tensor, Tensor | None]] = []
-        for index, layer in enumerate(tables.layers):
+        for index, layer in enumerate(self.layers):
             if index:
                 below = apply_mask(layers[-1][0], masks.layers[index - 1] if masks else None)
                 gates = layer.input_gates(below)

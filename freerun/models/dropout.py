@@ -32,8 +32,6 @@ class DropoutRates:
         embedding_unit_dropout: units of embeddings, by token type: one mask for all positions of an update.
         memory_dropout: features of what attention reads of each source position.
         bridge_dropout: features of the state that the decoder starts from.
-        weight_dropout: recurrent weights (DropConnect, Merity et al. 2018, section 2): one mask for all steps of an
-            update.
     """
 
     dropout: float = 0.0
@@ -41,7 +39,6 @@ class DropoutRates:
     embedding_unit_dropout: float = 0.0
     memory_dropout: float = 0.0
     bridge_dropout: float = 0.0
-    weight_dropout: float = 0.0
 
     @property
     def drop_nothing(self) -> bool:
@@ -82,10 +79,6 @@ class DropoutMasks:
     memory_SBM: Tensor | None = None
     bridge_h_LBH: Tensor | None = None
     bridge_c_LBH: Tensor | None = None
-    forward_weights: tuple[Tensor | None, ...] = ()
-    """Of the recurrent weights [G, H] of the encoder's layers; () where nothing is dropped."""
-    backward_weights: tuple[Tensor | None, ...] = ()
-    decoder_weights: tuple[Tensor | None, ...] = ()
 
     def first_steps(self, steps: int) -> DropoutMasks:
         """Return the same masks for a pass that ends after ``steps`` target positions."""
@@ -103,7 +96,6 @@ class DropoutMasks:
             decoder_layers=tuple(_of_rows(mask, rows_N) for mask in self.decoder_layers),
             output_TBF=_of_rows(self.output_TBF, rows_N),
             target_embedding_VE=self.target_embedding_VE,
-            decoder_weights=self.decoder_weights,
         )
 
     def target_step(self, t: int) -> StepMasks:

@@ -6,7 +6,6 @@ Shape suffixes: B batch, S source, E embedding, H hidden (a direction), M memory
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -57,33 +56,27 @@ class Encoder(nn.Module):
         """
         reversal_SB = None if lengths_B is None else reversal_within(lengths_B, source_BS.shape[1])
         embedding_VE = apply_mask(self.embedding.weight, masks.source_embedding_VE if masks else None)
-        inputs: Inputs = Tokens(source_BS.t(), embedding_VE, masks.source_tokens_SB1 if masks else None, summary_BE)
-        forward = self.forward_layers.dropped(masks.forward_weights if masks else ())
-        backward = self.backward_layers.dropped(masks.backward_weights if masks else ())
-        final = []
-        for index, layer in enumerate(zip_longest(forward, backward)):
-            values, state = _run(*layer, inputs, lengths_B, reversal_SB)
+        tokens = Tokens(source_BS.t(), embedding_VE, masks.source_tokens_SB1 if masks else None, summary_BE)
+        values, state = self._layer(0, tokens, lengths_B, reversal_SB)
+        final = [state]
+        for index in range(1, len(self.forward_layers)):
+            inputs = apply_mask(values, masks.encoder_layers[index - 1] if masks else None)
+            values, state = self._layer(index, inputs, lengths_B, reversal_SB)
             final.append(state)
-            if index + 1 < len(forward):
-                inputs = apply_mask(values, masks.encoder_layers[index] if masks else None)
         return values, State.stack(final)
 
-
-def _run(
-    forward: RecurrentLayer,
-    backward: RecurrentLayer | None,
-    inputs: Inputs,
-    lengths_B: Tensor | None,
-    reversal_SB: Tensor | None,
-) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
-    """Run one layer in its one or two directions."""
-    outputs, h, c = forward.sequence(inputs, lengths_B=lengths_B)
-    if backward is None:
-        return outputs, (h, c)
-    back_outputs, back_h, back_c = backward.sequence(_reversed(inputs, reversal_SB), lengths_B=lengths_B)
-    both = torch.cat([outputs, reverse_rows(back_outputs, reversal_SB)], 2)
-    cell = None if c is None or back_c is None else torch.cat([c, back_c], 1)
-    return both, (torch.cat([h, back_h], 1), cell)
+    def _layer(
+        self, index: int, inputs: Inputs, lengths_B: Tensor | None, reversal_SB: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
+        """Run one layer in its one or two directions."""
+        outputs, h, c = self.forward_layers[index].sequence(inputs, lengths_B=lengths_B)
+        if self.num_directions == 1:
+            return outputs, (h, c)
+        backwards = _reversed(inputs, reversal_SB)
+        back_outputs, back_h, back_c = self.backward_layers[index].sequence(backwards, lengths_B=lengths_B)
+        both = torch.cat([outputs, reverse_rows(back_outputs, reversal_SB)], 2)
+        cell = None if c is None or back_c is None else torch.cat([c, back_c], 1)
+        return both, (torch.cat([h, back_h], 1), cell)
 
 
 def _stack(sizes: Architecture, inputs: list[int], backend: str) -> LayerStack:

@@ -19,8 +19,7 @@ Shape suffixes: T time, B batch, I input, H hidden, G gates x hidden, V vocabula
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from copy import copy
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -130,18 +129,6 @@ class RecurrentLayer(nn.Module):
         """Return True if freerun's own CPU kernels run this layer."""
         return self.backend.prepares_steps and self.weight_ih.device.type == "cpu"
 
-    def dropped(self, mask_GH: Tensor | None) -> RecurrentLayer:
-        """Return the layer with a mask on its recurrent weight (DropConnect), itself if there is none.
-
-        It shares all parameters, so gradients reach them, and is valid until they change.
-        """
-        if mask_GH is None:
-            return self
-        layer = copy(self)
-        layer._parameters = {name: each for name, each in self._parameters.items() if name != "weight_hh"}
-        layer.weight_hh = self.weight_hh * mask_GH
-        return layer
-
     def step_weights(self) -> StepWeights | None:
         """Return what steps without gradients share, valid until the weights change; None if gradients are enabled."""
         if torch.is_grad_enabled() or not self.is_compiled:
@@ -179,12 +166,6 @@ class LayerStack(nn.ModuleList):
 
         def __getitem__(self, index: int) -> RecurrentLayer: ...  # type: ignore[override]
         def __iter__(self) -> Iterator[RecurrentLayer]: ...
-
-    def dropped(self, masks: Sequence[Tensor | None]) -> Sequence[RecurrentLayer]:
-        """Return the layers with masks on their recurrent weights; none of them if ``masks`` is empty."""
-        if not masks:
-            return list(self)
-        return [layer.dropped(mask_GH) for layer, mask_GH in zip(self, masks, strict=True)]
 
 
 class ReferenceLoop:

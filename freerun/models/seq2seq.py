@@ -5,8 +5,6 @@ Shape suffixes: B batch, S source, T target, V vocabulary, F features before the
 
 from __future__ import annotations
 
-from itertools import repeat
-
 from torch import Tensor, nn
 
 from freerun.architecture import Architecture
@@ -16,7 +14,6 @@ from freerun.models.dropout import NO_RATES, DropoutMasks, DropoutRates, apply_m
 from freerun.models.encoded import Encoded
 from freerun.models.encoder import Encoder
 from freerun.models.feature_encoder import NO_FEATURES, EncodedFeatures, FeatureEncoder
-from freerun.models.recurrence import LayerStack
 from freerun.randomness import CounterGenerator
 
 __all__ = ["Seq2Seq"]
@@ -123,13 +120,6 @@ class Seq2Seq(nn.Module):
             shape = vocabulary, sizes.embedding_size
             return draw_mask(shape, rates.embedding_unit_dropout, shared.child(side, "types"), like)
 
-        def draw_weights(layers: LayerStack, stack: str) -> tuple[Tensor | None, ...]:
-            if not (rates.weight_dropout and sizes.cell_spec.is_recurrent):
-                return ()
-            draws = (shared.child(stack, "weights", index) for index in range(len(layers)))
-            shapes = (layer.weight_hh.shape for layer in layers)
-            return tuple(map(draw_mask, shapes, repeat(rates.weight_dropout), draws, repeat(like)))
-
         summary_size = sizes.feature_summary_size
         summary_1BE = draw(1, summary_size, rates.dropout, "feature summary") if summary_size else None
         reads_memory, has_cell_state = sizes.attention_spec.reads_memory, sizes.cell_spec.has_cell_state
@@ -150,9 +140,6 @@ class Seq2Seq(nn.Module):
             bridge_c_LBH=draw(sizes.num_layers, sizes.hidden_size, rates.bridge_dropout, "bridge", "c")
             if has_cell_state
             else None,
-            forward_weights=draw_weights(self.encoder.forward_layers, "forward"),
-            backward_weights=draw_weights(self.encoder.backward_layers, "backward"),
-            decoder_weights=draw_weights(self.decoder.layers, "decoder"),
         )
 
     def num_parameters(self) -> int:

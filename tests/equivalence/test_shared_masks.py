@@ -61,7 +61,6 @@ class Watched:
         self.masks += [("source", masks.source_tokens_SB1), ("memory", masks.memory_SBM)]
         self.masks += [("bridge h", masks.bridge_h_LBH), ("bridge c", masks.bridge_c_LBH)]
         self.masks.append(("source embedding", masks.source_embedding_VE))
-        self.masks += [(f"encoder weights {n}", mask) for n, mask in enumerate(masks.forward_weights)]
         if masks.features_BQ1 is not None:
             self.masks.append(("features", masks.features_BQ1))
         if masks.feature_summary_BE is not None:
@@ -71,7 +70,6 @@ class Watched:
     def _sequence(self, masks):
         self.masks += [("target", masks.target_tokens_TB1), ("output", masks.output_TBF)]
         self.masks.append(("target embedding", masks.target_embedding_VE))
-        self.masks += [(f"decoder weights {n}", mask) for n, mask in enumerate(masks.decoder_weights)]
         self.masks += [(f"decoder {gap}", mask) for gap, mask in enumerate(masks.decoder_layers)]
 
     def _step(self, masks):
@@ -89,8 +87,6 @@ def whole_masks(kind, steps=60):
     found |= {"source": masks.source_tokens_SB1, "target": masks.target_tokens_TB1, "output": masks.output_TBF}
     found |= {"memory": masks.memory_SBM, "bridge h": masks.bridge_h_LBH, "bridge c": masks.bridge_c_LBH}
     found |= {"source embedding": masks.source_embedding_VE, "target embedding": masks.target_embedding_VE}
-    weights = [("encoder", masks.forward_weights), ("decoder", masks.decoder_weights)]
-    found |= {f"{side} weights {n}": mask for side, each in weights for n, mask in enumerate(each)}
     own = {"features": masks.features_BQ1, "feature summary": masks.feature_summary_BE}
     return found | {name: mask for name, mask in own.items() if mask is not None}
 
@@ -128,14 +124,12 @@ def test_another_update_part_seed_or_process_has_other_masks(other):
 
 
 @pytest.mark.parametrize("other", [Update(7, 3, 0), Update(7, 3, 1, rank=1), Update(8, 3, 1), Update(7, 4, 1)])
-def test_all_parts_of_an_update_share_the_masks_of_token_types_and_weights(other):
-    """A batch that is accumulated, or shared among processes, drops the same features and the same weights."""
+def test_all_parts_of_an_update_share_the_masks_of_token_types(other):
+    """A batch that is accumulated, or shared among processes, drops the same features of the same types."""
     one, two = (network(**SIZES).draw_masks(6, 5, 4, *dropout_generators(update)) for update in (UPDATE, other))
     is_same = (other.number, other.seed) == (UPDATE.number, UPDATE.seed)
     assert one.source_embedding_VE.equal(two.source_embedding_VE) == is_same
     assert one.target_embedding_VE.equal(two.target_embedding_VE) == is_same
-    assert one.forward_weights[1].equal(two.forward_weights[1]) == is_same
-    assert one.decoder_weights[1].equal(two.decoder_weights[1]) == is_same
     assert not one.memory_SBM.equal(two.memory_SBM)
     assert not one.bridge_h_LBH.equal(two.bridge_h_LBH)
 

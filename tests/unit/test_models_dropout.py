@@ -20,7 +20,6 @@ MASKS = {
     "embedding_unit_dropout": ["source_embedding_VE", "target_embedding_VE"],
     "memory_dropout": ["memory_SBM"],
     "bridge_dropout": ["bridge_h_LBH", "bridge_c_LBH"],
-    "weight_dropout": ["forward_weights", "decoder_weights"],
 }
 """What each rate drops."""
 
@@ -155,24 +154,14 @@ def test_each_rate_has_masks_of_its_own(name):
         dataclasses.asdict(network(**rates, **options).draw_masks(5, 4, 2, GENERATOR, GENERATOR, 3))
         for rates in ({name: 0.5}, dict.fromkeys(RATES, 0.5))
     )
-    drawn = [key for key, mask in alone.items() if any(each is not None for each in _several(mask))]
+    drawn = [
+        key
+        for key, mask in alone.items()
+        if (any(each is not None for each in mask) if isinstance(mask, tuple) else mask is not None)
+    ]
     assert drawn == MASKS[name]
     for key in drawn:
         close(alone[key], together[key], 0)
-
-
-def _several(mask):
-    """A tuple of masks, or one mask, as a tuple."""
-    return mask if isinstance(mask, tuple) else (mask,)
-
-
-def test_weights_are_dropped_in_each_layer_and_direction():
-    options = {"weight_dropout": 0.5, "num_layers": 3, "bidirectional": True}
-    masks = masks_of(network(**options))
-    drawn = [*masks.forward_weights, *masks.backward_weights, *masks.decoder_weights]
-    assert [mask.shape for mask in drawn] == [(16, 4)] * 9
-    assert all(not one.equal(other) for n, one in enumerate(drawn) for other in drawn[:n])
-    assert masks_of(network(cell="mingru", **options)).decoder_weights == ()
 
 
 def test_only_what_has_a_rate_is_drawn():
