@@ -184,8 +184,6 @@ def masks_of_row(masks, row):
         source_embedding=masks.source_embedding_VE,
         target_embedding=masks.target_embedding_VE,
         memory=of_row(masks.memory_SBM),
-        bridge_h=of_row(masks.bridge_h_LBH),
-        bridge_c=of_row(masks.bridge_c_LBH),
     )
 
 

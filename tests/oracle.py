@@ -56,7 +56,7 @@ class Masks:
     Each is indexed by time. A token is dropped as a whole, so its mask is a number; the others are vectors. Masks of
     ``encoder_layers[n]`` and ``decoder_layers[n]`` are those of the input of layer n = 1, 2, ... A feature is dropped
     as a whole, too; its index is its place among the features of the source. The mask of their summary is the same at
-    every step. Those of the embeddings are indexed by token, those of the bridge by layer.
+    every step. Those of the embeddings are indexed by token.
     """
 
     source_tokens: Sequence[Tensor] | None = None
@@ -69,8 +69,6 @@ class Masks:
     source_embedding: Sequence[Tensor] | None = None
     target_embedding: Sequence[Tensor] | None = None
     memory: Sequence[Tensor] | None = None
-    bridge_h: Sequence[Tensor] | None = None
-    bridge_c: Sequence[Tensor] | None = None
 
 
 NO_DROPOUT = Masks()
@@ -205,11 +203,7 @@ def encode(model: Model, source: Sequence[int], masks: Masks = NO_DROPOUT) -> En
         values = outputs
         final.append(state)
     memory = [dropped(value, masks.memory, t) for t, value in enumerate(values)]
-    start = [
-        (dropped(h, masks.bridge_h, n), None if c is None else dropped(c, masks.bridge_c, n))
-        for n, (h, c) in enumerate(bridge(weights, final))
-    ]
-    return Encoded([*memory, *entries], final, start, summary)
+    return Encoded([*memory, *entries], final, bridge(weights, final), summary)
 
 
 SUMMARY_WEIGHTS = ("embedding.weight", "projection.weight", "projection.bias")

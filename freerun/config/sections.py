@@ -185,7 +185,6 @@ class ModelConfig(Section):
     embedding_dropout: Fraction = 0.0
     embedding_unit_dropout: Fraction = 0.0
     memory_dropout: Fraction = 0.0
-    bridge_dropout: Fraction = 0.0
     tied_output: bool = False
     initialisation: Literal["default", "uniform"] = "default"
     initial_range: PositiveNumber = 0.08

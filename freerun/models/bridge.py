@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from freerun.architecture import Architecture
-from freerun.models.dropout import DropoutMasks, apply_mask
 from freerun.models.recurrent_state import State
 
 __all__ = ["Bridge"]
@@ -24,15 +23,8 @@ class Bridge(nn.Module):
         self.h = _projections(sizes, number)
         self.c = _projections(sizes, number if sizes.cell_spec.has_cell_state else 0)
 
-    def forward(self, state: State, masks: DropoutMasks | None = None) -> State:
+    def forward(self, state: State) -> State:
         """Return the decoder's initial state [L, B, H] from the encoder's final one [L, B, M]."""
-        state = self._projected(state)
-        if masks is None:
-            return state
-        c_LBH = None if state.c_LBH is None else apply_mask(state.c_LBH, masks.bridge_c_LBH)
-        return State(apply_mask(state.h_LBH, masks.bridge_h_LBH), c_LBH)
-
-    def _projected(self, state: State) -> State:
         if not len(self.h):
             return state
         layers: list[tuple[Tensor, Tensor | None]] = []

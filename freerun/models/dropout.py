@@ -5,7 +5,7 @@ step, so the mask of step t does not depend on how many steps follow. An embeddi
 the same wherever the token stands, so that a token's input gates stay a row of a table.
 
 Shape suffixes: S source time, T target time, B batch, H layer output, F features before the output layer, V vocabulary,
-E embedding, M memory, L layers.
+E embedding, M memory.
 """
 
 from __future__ import annotations
@@ -31,14 +31,12 @@ class DropoutRates:
         embedding_dropout: whole tokens, and whole features of a source.
         embedding_unit_dropout: units of embeddings, by token type: one mask for all positions of an update.
         memory_dropout: features of what attention reads of each source position.
-        bridge_dropout: features of the state that the decoder starts from.
     """
 
     dropout: float = 0.0
     embedding_dropout: float = 0.0
     embedding_unit_dropout: float = 0.0
     memory_dropout: float = 0.0
-    bridge_dropout: float = 0.0
 
     @property
     def drop_nothing(self) -> bool:
@@ -77,8 +75,6 @@ class DropoutMasks:
     source_embedding_VE: Tensor | None = None
     target_embedding_VE: Tensor | None = None
     memory_SBM: Tensor | None = None
-    bridge_h_LBH: Tensor | None = None
-    bridge_c_LBH: Tensor | None = None
 
     def first_steps(self, steps: int) -> DropoutMasks:
         """Return the same masks for a pass that ends after ``steps`` target positions."""

@@ -55,7 +55,7 @@ class Seq2Seq(nn.Module):
         features = self._encode_features(feature_ids_BQ, masks)
         memory_SBM, state = self.encoder(source_BS, lengths_B, masks, features.summary_BE)
         memory_SBM = apply_mask(memory_SBM, masks.memory_SBM if masks else None)
-        return self.decoder.start(self.bridge(state, masks), memory_SBM, lengths_B, features)
+        return self.decoder.start(self.bridge(state), memory_SBM, lengths_B, features)
 
     def _encode_features(self, feature_ids_BQ: Tensor | None, masks: DropoutMasks | None) -> EncodedFeatures:
         if self.feature_encoder is None:
@@ -122,7 +122,7 @@ class Seq2Seq(nn.Module):
 
         summary_size = sizes.feature_summary_size
         summary_1BE = draw(1, summary_size, rates.dropout, "feature summary") if summary_size else None
-        reads_memory, has_cell_state = sizes.attention_spec.reads_memory, sizes.cell_spec.has_cell_state
+        reads_memory = sizes.attention_spec.reads_memory
         return DropoutMasks(
             source_tokens_SB1=draw(source_length, 1, rates.embedding_dropout, "source tokens"),
             encoder_layers=tuple(
@@ -136,10 +136,6 @@ class Seq2Seq(nn.Module):
             source_embedding_VE=draw_types(sizes.source_vocabulary, "source"),
             target_embedding_VE=draw_types(sizes.target_vocabulary, "target"),
             memory_SBM=draw(source_length, sizes.memory_size, rates.memory_dropout, "memory") if reads_memory else None,
-            bridge_h_LBH=draw(sizes.num_layers, sizes.hidden_size, rates.bridge_dropout, "bridge", "h"),
-            bridge_c_LBH=draw(sizes.num_layers, sizes.hidden_size, rates.bridge_dropout, "bridge", "c")
-            if has_cell_state
-            else None,
         )
 
     def num_parameters(self) -> int:

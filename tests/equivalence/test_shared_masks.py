@@ -59,7 +59,6 @@ class Watched:
 
     def _encoder(self, masks):
         self.masks += [("source", masks.source_tokens_SB1), ("memory", masks.memory_SBM)]
-        self.masks += [("bridge h", masks.bridge_h_LBH), ("bridge c", masks.bridge_c_LBH)]
         self.masks.append(("source embedding", masks.source_embedding_VE))
         if masks.features_BQ1 is not None:
             self.masks.append(("features", masks.features_BQ1))
@@ -85,8 +84,11 @@ def whole_masks(kind, steps=60):
     layers = [("encoder", masks.encoder_layers), ("decoder", masks.decoder_layers)]
     found = {f"{side} {gap}": mask for side, each in layers for gap, mask in enumerate(each)}
     found |= {"source": masks.source_tokens_SB1, "target": masks.target_tokens_TB1, "output": masks.output_TBF}
-    found |= {"memory": masks.memory_SBM, "bridge h": masks.bridge_h_LBH, "bridge c": masks.bridge_c_LBH}
-    found |= {"source embedding": masks.source_embedding_VE, "target embedding": masks.target_embedding_VE}
+    found |= {
+        "memory": masks.memory_SBM,
+        "source embedding": masks.source_embedding_VE,
+        "target embedding": masks.target_embedding_VE,
+    }
     own = {"features": masks.features_BQ1, "feature summary": masks.feature_summary_BE}
     return found | {name: mask for name, mask in own.items() if mask is not None}
 
@@ -131,7 +133,6 @@ def test_all_parts_of_an_update_share_the_masks_of_token_types(other):
     assert one.source_embedding_VE.equal(two.source_embedding_VE) == is_same
     assert one.target_embedding_VE.equal(two.target_embedding_VE) == is_same
     assert not one.memory_SBM.equal(two.memory_SBM)
-    assert not one.bridge_h_LBH.equal(two.bridge_h_LBH)
 
 
 def test_numbers_for_draws_do_not_depend_on_how_many_steps_follow():

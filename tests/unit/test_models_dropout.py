@@ -19,7 +19,6 @@ MASKS = {
     "embedding_dropout": ["source_tokens_SB1", "target_tokens_TB1", "features_BQ1"],
     "embedding_unit_dropout": ["source_embedding_VE", "target_embedding_VE"],
     "memory_dropout": ["memory_SBM"],
-    "bridge_dropout": ["bridge_h_LBH", "bridge_c_LBH"],
 }
 """What each rate drops."""
 
@@ -133,17 +132,13 @@ def test_masks_stand_between_layers_and_before_the_output_layer(bidirectional):
 
 
 @pytest.mark.parametrize("attention", ["none", "bahdanau"])
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_masks_of_embeddings_memory_and_bridge_have_their_shapes(cell, attention):
-    options = {"cell": cell, "attention": attention, "bidirectional": True, "num_layers": 3}
+def test_masks_of_embeddings_and_memory_have_their_shapes(attention):
+    options = {"attention": attention, "bidirectional": True, "num_layers": 3}
     masks = masks_of(network(**dict.fromkeys(RATES, 0.5), **options), rows=7)
     assert masks.source_embedding_VE.shape == (11, 3)
     assert masks.target_embedding_VE.shape == (9, 3)
     assert attention == "none" or masks.memory_SBM.shape == (5, 7, 8)
     assert attention == "bahdanau" or masks.memory_SBM is None
-    assert masks.bridge_h_LBH.shape == (3, 7, 4)
-    assert (masks.bridge_c_LBH is None) == (cell == "gru")
-    assert cell == "gru" or not masks.bridge_c_LBH.equal(masks.bridge_h_LBH)
 
 
 @pytest.mark.parametrize("name", RATES)
