@@ -123,7 +123,7 @@ def choose_length(config: Config, data: TrainingData, chosen: Mapping[str, Any],
     if updates < suitable and limit.minutes is None:
         why = f" ({suitable:,} would suit the data, but not the limit of {limit.most:g} minutes)"
     if updates == suitable and limit.minutes is not None:
-        why = f" ({epochs} epochs: more gained nothing on such data)"
+        why = f" ({epochs} epochs, the most that this recipe makes)"
     if updates <= last_phase:
         updates = 2 * last_phase
         why = f" (twice the {last_phase:,} before the last phase of forcing)"

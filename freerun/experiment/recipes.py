@@ -21,8 +21,8 @@ class Recipe:
     """Settings that suit data of up to ``pairs`` pairs.
 
     Attributes:
-        epochs: after which more training gained little.
-        most_epochs: after which it gained nothing, so that no time limit makes a training longer.
+        epochs: of a training without a time limit.
+        most_epochs: of one whose time limit allows more.
         dropout and the other rates: see ``freerun.models.dropout.DropoutRates``.
     """
 
@@ -56,8 +56,8 @@ RECIPES = (
         hidden_size=256,
         num_layers=1,
         batch_size=32,
-        epochs=100,
-        most_epochs=300,
+        epochs=70,
+        most_epochs=200,
         dropout=0.4,
         embedding_unit_dropout=0.3,
         memory_dropout=0.3,

@@ -276,7 +276,7 @@ def test_an_interval_that_was_set_stays():
         (10, 0, 475),  # (475 s + 5 s) x 1.25 = 10 minutes
         (10, 120, 379),  # two of them are over
         (20, 0, 955),
-        (60, 0, 1500),  # 150 epochs: more gains nothing
+        (60, 0, 1500),  # 150 epochs, the most of the recipe
     ],
 )
 def test_a_time_limit_is_used_up(monkeypatch, minutes, gone, updates):
@@ -287,7 +287,7 @@ def test_a_time_limit_is_used_up(monkeypatch, minutes, gone, updates):
     assert choice.values["training.updates"] == pytest.approx(updates, abs=1)
     (reason,) = choice.reasons
     if updates == 1500:
-        assert "1,500 updates (150 epochs: more gained nothing on such data), 150.0 epochs: about 25 min" in reason
+        assert "1,500 updates (150 epochs, the most that this recipe makes), 150.0 epochs: about 25 min" in reason
     else:
         assert reason.endswith(f"at most {minutes - gone // 60} minutes.")
 
