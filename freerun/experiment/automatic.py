@@ -104,8 +104,17 @@ def _description(data: TrainingData, values: Mapping[str, Any]) -> str:
         f"{len(data.corpus):,} pairs of {sources:.1f} source and {targets:.1f} target tokens: a {directions} "
         f"{values.get('model.cell', 'lstm').upper()} encoder and a decoder with {attention}, "
         f"{values['model.num_layers']} x {values['model.hidden_size']} units, batches of {batches}, "
-        f"dropout {values['model.dropout']}."
+        f"dropout {values['model.dropout']}{_further_dropout(values)}."
     )
+
+
+def _further_dropout(values: Mapping[str, Any]) -> str:
+    """Return the rates of dropout within embeddings and the memory, in parentheses, if there are any."""
+    rates = {"embedding units": values.get("model.embedding_unit_dropout")}
+    if values["model.attention"] != "none":
+        rates["what attention reads"] = values.get("model.memory_dropout")
+    listed = [f"{rate:g} of {what}" for what, rate in rates.items() if rate]
+    return f" ({', '.join(listed)})" if listed else ""
 
 
 def choose_length(config: Config, data: TrainingData, chosen: Mapping[str, Any], limit: TimeLimit) -> AutomaticChoice:
