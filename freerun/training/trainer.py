@@ -69,6 +69,8 @@ class Trainer:
         self.journal = Journal(directory / "journal.jsonl")
         self._callback_error: Exception | None = None
         self._started = self._interval_started = time.perf_counter()
+        # since the last journal record, in this process and without evaluations
+        self._interval_seconds, self._interval_pairs = 0.0, 0
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -212,7 +214,9 @@ class Trainer:
     def _count(self, batches: Sequence[Batch], step: Step) -> None:
         self.progress.add("loss", step.loss, 1)
         self.progress.add("gradient_norm", step.gradient_norm, 1)
-        self.progress.add("pairs", sum(batch.num_pairs for batch in batches), 0)
+        pairs = sum(batch.num_pairs for batch in batches)
+        self._interval_pairs += pairs
+        self.progress.add("pairs", pairs, 0)
         self.progress.add("target_tokens", sum(batch.num_tokens for batch in batches), 0)
         for metrics in step.metrics:
             for name, (total, count) in metrics.items():
@@ -246,10 +250,11 @@ class Trainer:
         metrics = progress.take_interval()
         metrics["learning_rate"] = self.learner.learning_rate
         metrics["epoch"] = round(progress.epoch + progress.batch / self.order.batches_per_epoch, 6)
-        metrics["pairs_per_second"] = round(metrics["pairs"] / max(now - self._interval_started, 1e-9), 1)
+        seconds = self._interval_seconds + now - self._interval_started
+        metrics["pairs_per_second"] = round(self._interval_pairs / max(seconds, 1e-9), 1)
         metrics["seconds"] = self._seconds()
         self.journal.write("update", progress.update, **metrics)
-        self._interval_started = now
+        self._interval_started, self._interval_seconds, self._interval_pairs = now, 0.0, 0
         return metrics
 
     def _seconds(self) -> float:
@@ -277,6 +282,7 @@ class Trainer:
             if stop:
                 raise _StopNow
 
+        self._interval_seconds += time.perf_counter() - self._interval_started
         return self.hooks.evaluate(self.learner.model, everything, check)
 
     def _result_with(self, weights: Mapping[str, Tensor], everything: bool, stop: StopRequest) -> EvaluationResult:

@@ -228,7 +228,25 @@ def test_figures_of_an_interval_are_means_of_its_own_updates(tmp_path):
         "epoch": 3.0,
     }
     assert first["pairs_per_second"] > 0
-    assert second["seconds"] >= first["seconds"] >= 0
+
+
+def test_the_speed_is_that_of_training_whatever_the_evaluations_take(tmp_path, monkeypatch):
+    """8 pairs an update, which takes 2 s; an evaluation, which may come within an interval, takes 100 s."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("freerun.training.trainer.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    learner, host = CountingLearner(), ScriptedHost(tmp_path)
+
+    def takes(seconds, method):
+        def slow(*given):
+            clock.now += seconds
+            return method(*given)
+
+        return slow
+
+    monkeypatch.setattr(learner, "update", takes(2.0, learner.update))
+    monkeypatch.setattr(host, "evaluate", takes(100.0, host.evaluate))
+    run(trainer(tmp_path, host, learner=learner, journal_every=3, evaluate_every=2))
+    assert [event["pairs_per_second"] for event in events(tmp_path, "update")] == [4.0] * 4
 
 
 def test_an_evaluation_event_has_figures_examples_and_whether_it_is_the_best(tmp_path):
