@@ -96,6 +96,9 @@ def exported(directory, pairs, settings, options=()):
         "training.threads": 1,
         "model.hidden_size": 12,
         "model.embedding_size": 8,
+        # so few units, and so few updates, cannot do without any of them
+        "model.embedding_unit_dropout": 0.0,
+        "model.memory_dropout": 0.0,
         **settings,
     }
     chosen = [part for key, value in every.items() for part in ("--set", f"{key}={value}")]
