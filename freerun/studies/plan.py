@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import tomli_w
 
@@ -286,7 +286,15 @@ def _portable(config: Config) -> dict[str, Any]:
     raw = config.model_dump(exclude_none=True, mode="json")
     for section, key in (("data", "train"), ("data", "dev"), ("training", "init"), ("training", "threads")):
         raw[section].pop(key, None)
-    # this key is newer than some results: unless it is set, it changes none of them
-    if not raw["evaluation"]["early_stop"]:
-        del raw["evaluation"]["early_stop"]
+    for section, key in _NEWER_KEYS:
+        if not raw[section][key]:
+            del raw[section][key]
     return raw
+
+
+_NEWER_KEYS: Final = (
+    ("evaluation", "early_stop"),
+    ("model", "embedding_unit_dropout"),
+    ("model", "memory_dropout"),
+)
+"""Keys that are newer than some results: unless they are set, they change none of them."""
