@@ -126,6 +126,10 @@ class SideForms(Section):
     source: Form
     target: Form
 
+    def as_value(self) -> str | dict[str, str]:
+        """Return the value of ``data.normalisation``: one form if both sides have the same."""
+        return self.source if self.source == self.target else {"source": self.source, "target": self.target}
+
 
 def _kind_of_forms(value: object) -> str:
     return "sides" if isinstance(value, dict | SideForms) else "both"

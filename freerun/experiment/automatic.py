@@ -16,13 +16,13 @@ from freerun.build import order_of, updates_of, updates_per_epoch
 from freerun.config import Config, flatten, shown
 from freerun.errors import ConfigError
 from freerun.experiment.dataset import TrainingData
+from freerun.experiment.lengthening import LENGTHS
 from freerun.experiment.recipes import RECIPES, recipe_for
 from freerun.experiment.time_limit import EVALUATIONS, Cost, TimeLimit, measure_cost
 from freerun.text import duration
 
 __all__ = ["AutomaticChoice", "choose_before_data", "choose_length", "choose_sizes"]
 
-LENGTHS = {"training.updates", "training.epochs"}
 FEWEST_UPDATES = 200
 """Very small data gets more epochs than its recipe has."""
 
@@ -120,7 +120,7 @@ def _further_dropout(values: Mapping[str, Any]) -> str:
 def choose_length(config: Config, data: TrainingData, chosen: Mapping[str, Any], limit: TimeLimit) -> AutomaticChoice:
     """Choose the number of updates: what suits the data or, if minutes were set, as many as fit into them."""
     order = order_of(config.training, data.corpus)
-    if LENGTHS & flatten(chosen).keys():
+    if not flatten(chosen).keys().isdisjoint(LENGTHS):
         return AutomaticChoice(_intervals(updates_of(config.training, order), chosen), [])
     epoch, recipe = updates_per_epoch(config.training, order), recipe_for(data)
     cost = measure_cost(_long_enough(config), data, order)
@@ -152,9 +152,8 @@ def _check_enough(cost: Cost, limit: TimeLimit) -> None:
     Raises:
         ConfigError: not even one does.
     """
-    needed = cost.announced(FEWEST_UPDATES)
     if limit.minutes is not None and cost.announced(1) > limit.left():
-        enough = math.ceil(limit.most + (needed - limit.left()) / 60)
+        enough = math.ceil(limit.most + (cost.announced(FEWEST_UPDATES) - limit.left()) / 60)
         raise ConfigError.single(
             "minutes",
             f"{limit.minutes:g} minutes are not enough for a single update and its evaluation",

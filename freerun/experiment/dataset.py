@@ -176,9 +176,7 @@ def choose_text(config: DataConfig, pairs: DataSource) -> dict[str, Any]:
     """Return the tokenisations of both sides, with "auto" replaced and the reasons logged, and their Unicode forms."""
     if config.normalisation != "auto":
         return _choose_tokens(config, pairs)
-    forms = pairs.forms
-    form = forms.source if forms.source == forms.target else forms.model_dump()
-    return {**_choose_tokens(config, pairs), "normalisation": form}
+    return {**_choose_tokens(config, pairs), "normalisation": pairs.forms.as_value()}
 
 
 def _choose_tokens(config: DataConfig, pairs: DataSource) -> dict[str, str]:

@@ -54,10 +54,9 @@ def _check_settings(raw: Mapping[str, Any], location: object, bundle: Bundle) ->
 
 def as_initial_model_reads(data: DataConfig, bundle: Bundle) -> DataConfig:
     """Return ``data`` with the Unicode forms of the bundle, and its feature separator if its model has features."""
-    forms = SideForms(source=bundle.source.normalisation, target=bundle.target.normalisation)
     features = bundle.source.features
     separator = {} if features is None else {"feature_separator": features.separator}
-    return data.model_copy(update={"normalisation": forms, **separator})
+    return data.model_copy(update={"normalisation": _forms(bundle), **separator})
 
 
 def check_initial_features(bundle: Bundle, name: str, separator: str | None) -> None:
@@ -99,12 +98,11 @@ def bundle_settings(bundle: Bundle) -> dict[str, Any]:
         "model.reverse_source": source["reverse"],
         "data.source_tokens": source["tokens"],
         "data.target_tokens": target["tokens"],
-        "data.normalisation": _forms(source["normalisation"], target["normalisation"]),
+        "data.normalisation": _forms(bundle).as_value(),
         "data.source_case": source["case"],
         **({} if bundle.source.features is None else {"data.feature_separator": bundle.source.features.separator}),
     }
 
 
-def _forms(source: str, target: str) -> str | dict[str, str]:
-    """Return the value of ``data.normalisation`` for these Unicode forms."""
-    return source if source == target else {"source": source, "target": target}
+def _forms(bundle: Bundle) -> SideForms:
+    return SideForms(source=bundle.source.normalisation, target=bundle.target.normalisation)

@@ -12,8 +12,8 @@ from freerun.bounds import MINUTES
 from freerun.config import Config, flatten, merge, parse_config
 from freerun.data.memory_pairs import PairsInMemory
 from freerun.errors import ConfigError, RunError
-from freerun.experiment.automatic import LENGTHS, choose_before_data
-from freerun.experiment.lengthening import Lengthening
+from freerun.experiment.automatic import choose_before_data
+from freerun.experiment.lengthening import LENGTHS, Lengthening
 from freerun.experiment.pairs_spec import COPIES
 from freerun.experiment.request import (
     COMMAND,
@@ -117,7 +117,7 @@ def _time_limit(request: TrainRequest, raw: Mapping[str, Any], automatic: bool) 
     minutes = request.minutes
     if minutes is not None:
         MINUTES.check("minutes", minutes, "Choose another time limit")
-        lengths = sorted(LENGTHS & flatten(raw).keys())
+        lengths = sorted(flatten(raw).keys() & LENGTHS)
         if lengths or not automatic:
             raise ConfigError.single(
                 "minutes",

@@ -96,23 +96,25 @@ def measure_cost(config: Config, data: TrainingData, order: BatchOrder) -> Cost:
 
 def _seconds_per_update(config: Config, model: Seq2Seq, order: BatchOrder) -> float:
     """Return the time of an average update: that of the timed ones, by the positions of their batches."""
-    accumulate = config.training.accumulate
-    progress = Progress()
-    batches = [order.take(progress) for _ in range(accumulate * _PLANNED)]
-    updates = [batches[first : first + accumulate] for first in range(0, len(batches), accumulate)]
-    learner = build_learner(config, model, order)
-    start, seconds, positions = 0.0, 0.0, 0
-    for number, each in enumerate(updates[: _WARM + _MOST]):
+    learner, progress = build_learner(config, model, order), Progress()
+
+    def take() -> list[Batch]:
+        return [order.take(progress) for _ in range(config.training.accumulate)]
+
+    start, seconds, planned = 0.0, 0.0, []
+    for number in range(_WARM + _MOST):
         if number == _WARM:
             start = time.perf_counter()
+        batches = take()
+        planned.append(_positions(batches))
         with contextlib.suppress(NotFinite):  # the training itself will report it, and save the batch
-            learner.update(number + 1, each)
-        if number >= _WARM:
-            seconds, positions = time.perf_counter() - start, positions + _positions(each)
-            if number >= _WARM + _FEWEST and seconds > _SECONDS:
-                break
-    average = sum(map(_positions, updates)) / len(updates)
-    return seconds / positions * average
+            learner.update(number + 1, batches)
+        seconds = time.perf_counter() - start
+        if number >= _WARM + _FEWEST and seconds > _SECONDS:
+            break
+    timed = sum(planned[_WARM:])
+    planned += [_positions(take()) for _ in range(_PLANNED - len(planned))]
+    return seconds / timed * sum(planned) / len(planned)
 
 
 def _positions(batches: list[Batch]) -> int:

@@ -205,23 +205,24 @@ def test_no_pairs():
     assert choice([("a", "b")]).source_tokens == "char"
 
 
-@pytest.mark.shared_data
-@pytest.mark.parametrize("name", TABLE)
-def test_forms_on_real_data(name):
+def training_pairs(name):
     path = SHARED / "data" / name / "train.tsv"
     if not path.exists():
         pytest.skip(f"{path} is missing: set FREERUN_SHARED")
-    chosen = choose.choose_forms(lambda: read_pairs(path))
+    return lambda: read_pairs(path)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", TABLE)
+def test_forms_on_real_data(name):
+    chosen = choose.choose_forms(training_pairs(name))
     assert (chosen.source, chosen.target) == ("NFD" if name == "g2p-2020/kor" else "NFC", "NFC")
 
 
 @pytest.mark.shared_data
 @pytest.mark.parametrize("name", TABLE)
 def test_choices_on_real_data(name):
-    path = SHARED / "data" / name / "train.tsv"
-    if not path.exists():
-        pytest.skip(f"{path} is missing: set FREERUN_SHARED")
-    found = choose_tokenisation(lambda: read_pairs(path))
+    found = choose_tokenisation(training_pairs(name))
     assert (found.source_tokens.partition(":")[0], found.target_tokens.partition(":")[0]) == TABLE[name]
     for rates in (found.source_rates, found.target_rates):  # no set is near the limit
         assert not choose.MAX_UNKNOWN_WORDS / 1.8 < rates.unknown_words < choose.MAX_UNKNOWN_WORDS * 1.8
