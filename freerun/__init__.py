@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from freerun.api.model_evaluation import evaluate
     from freerun.api.model_export import ExportResult, export
     from freerun.api.model_training import train
+    from freerun.api.model_tuning import TuneResult, tune
     from freerun.config import Config
     from freerun.data.readers import ParallelFiles
     from freerun.diagnostics.diagnosis import Diagnosis
@@ -71,6 +72,7 @@ __all__ = [
     "StudyResult",
     "TrainResult",
     "TrainingError",
+    "TuneResult",
     "UserError",
     "__version__",
     "compare",
@@ -80,6 +82,7 @@ __all__ = [
     "load",
     "study",
     "train",
+    "tune",
 ]
 
 _MODULES = {
@@ -89,6 +92,7 @@ _MODULES = {
     "freerun.api.model_evaluation": ("evaluate",),
     "freerun.api.model_export": ("ExportResult", "export"),
     "freerun.api.model_training": ("train",),
+    "freerun.api.model_tuning": ("TuneResult", "tune"),
     "freerun.config": ("Config",),
     "freerun.data.readers": ("ParallelFiles",),
     "freerun.diagnostics.diagnosis": ("Diagnosis",),

@@ -34,6 +34,7 @@ __all__ = [
     "TEMPERATURE",
     "THREADS",
     "TOP_K",
+    "TRIALS",
     "Range",
     "shown_number",
 ]
@@ -105,6 +106,8 @@ THREADS: Final = Range(0, 1024)
 PROCESSES: Final = Range(1, 256)
 MINUTES: Final = Range(0.1, 10.0**5, is_whole=False)
 """A time limit: up to ten weeks."""
+TRIALS: Final = Range(2, 10_000)
+"""Trials of a tuning."""
 
 # -- other numbers ----------------------------------------------------------------------------------------------------
 

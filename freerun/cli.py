@@ -27,6 +27,7 @@ from freerun.bounds import (
     TEMPERATURE,
     THREADS,
     TOP_K,
+    TRIALS,
 )
 from freerun.errors import ConfigError, Interrupted, MissingExtraError, UserError
 from freerun.streams import discard_output, prepare_streams, write_notice
@@ -396,6 +397,56 @@ def diagnose(
     _check_requires("diagnose", "PAIRS", bool(pairs), {"--columns": columns})
     chosen = chosen_columns(columns)
     run(DiagnoseRequest(model, named_files(pairs or [], "diagnose"), html, threads, as_json, chosen))
+
+
+@app.command()
+def tune(
+    subject: Annotated[
+        list[Path],
+        typer.Argument(metavar="PAIRS.tsv|SRC TGT", help="A file of source<TAB>target lines, or two parallel files."),
+    ],
+    minutes: Annotated[
+        float,
+        typer.Option(min=MINUTES.low, max=MINUTES.high, metavar="M", help="For all trials together, on this machine."),
+    ],
+    dev: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DEV.tsv",
+            help="Development pairs, by which trials are compared; for parallel files, give it twice. "
+            "Default: hold out 5 % of the sources.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Directory. Default: runs/<name of the pairs>-tuning.")
+    ] = None,
+    trials: Annotated[
+        int,
+        typer.Option(
+            min=TRIALS.low, max=TRIALS.high, help="Divide the minutes among so many trials; more if some end early."
+        ),
+    ] = 16,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a key in all trials; it is not tuned. Repeatable."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=SEED.low, max=SEED.high, help="Same as --set training.seed=N.")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="A,B[,C]", help="Source, target and feature columns of a TSV file, counted from 1."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Try settings around those that train chooses, for equal times. Keep the best; rerun the command to resume."""
+    from freerun.commands.tune import tune as run
+    from freerun.experiment.pairs_spec import training_files
+    from freerun.experiment.request import TrainRequest
+
+    pairs, development = training_files(subject, dev or [])
+    request = TrainRequest(source=pairs, dev=development, settings=tuple(settings or ()), seed=seed, columns=columns)
+    run(request, out, minutes, trials, as_json)
 
 
 @app.command()

@@ -130,7 +130,7 @@ def choose_length(config: Config, data: TrainingData, chosen: Mapping[str, Any],
     updates, last_phase = min(suitable, affordable), _last_phase(config)
     why = ""
     if updates < suitable and limit.minutes is None:
-        why = f" ({suitable:,} would suit the data, but not the limit of {limit.most:g} minutes)"
+        why = f" ({suitable:,} would suit the data, but not the limit of {limit.most:.3g} minutes)"
     if updates == suitable and limit.minutes is not None:
         why = f" ({epochs} epochs, the most that this recipe makes)"
     if updates <= last_phase:
@@ -141,7 +141,7 @@ def choose_length(config: Config, data: TrainingData, chosen: Mapping[str, Any],
         minutes = min(limit.most, minutes)
     reason = (
         f"{updates:,} updates{why}, {updates / epoch:.1f} epochs: about {duration(cost.expected(updates))} at "
-        f"{cost.update * 1000:.0f} ms per update on this machine, at most {minutes:g} minutes."
+        f"{cost.update * 1000:.0f} ms per update on this machine, at most {minutes:.3g} minutes."
     )
     return AutomaticChoice({"training.updates": updates, **_intervals(updates, chosen)}, [reason])
 
@@ -156,7 +156,7 @@ def _check_enough(cost: Cost, limit: TimeLimit) -> None:
         enough = math.ceil(limit.most + (cost.announced(FEWEST_UPDATES) - limit.left()) / 60)
         raise ConfigError.single(
             "minutes",
-            f"{limit.minutes:g} minutes are not enough for a single update and its evaluation",
+            f"{limit.minutes:.3g} minutes are not enough for a single update and its evaluation",
             f"Expected {enough:,} or more for this data on this machine",
             "Raise the time limit",
         )

@@ -22,10 +22,11 @@ try:
     from matplotlib import rc_context
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 except ModuleNotFoundError as missing:
     raise MissingExtraError("matplotlib", "report", "drawing the report") from missing
 
-__all__ = ["FREE", "OTHER", "STYLES", "TEACHER", "Axes", "Style", "as_svg", "label", "line", "plain"]
+__all__ = ["FREE", "OTHER", "STYLES", "TEACHER", "Axes", "Style", "as_svg", "label", "line", "plain", "whole_numbers"]
 
 Style = dict[str, Any]
 # of medium lightness, visible on white and on black
@@ -62,6 +63,11 @@ def label(axes: Axes, x: str, y: str, legend: bool = True) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if legend:
         axes.legend(frameon=False, fontsize=8)
+
+
+def whole_numbers(axes: Axes) -> None:
+    """Mark whole numbers only on the horizontal axis."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def plain(text: str) -> str:

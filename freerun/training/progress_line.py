@@ -26,8 +26,8 @@ class ProgressLine(Callback):
         self._metrics: Mapping[str, float] = {}
 
     def on_start(self, update: int, updates: int) -> None:
-        """Start the clock."""
-        self._first, self._updates = update, updates
+        """Start the clock; what an earlier training showed is over."""
+        self._first, self._updates, self._metrics = update, updates, {}
         self._start_time = self._shown = time.perf_counter()
 
     def on_update(self, update: int, metrics: Mapping[str, float]) -> None:

@@ -39,6 +39,15 @@ def started(updates, start, stream, **options):
     return progress
 
 
+def test_a_second_training_does_not_begin_with_the_metrics_of_the_first(clock):
+    progress = started(100, 0, stream := io.StringIO())
+    progress.on_update(50, METRICS)
+    progress.on_start(0, 200)
+    clock.now += 10
+    progress.on_update(100, {})
+    assert stream.getvalue() == "update 100/200  10 s left\n"
+
+
 def test_progress_has_speed_and_time_left(clock):
     progress = started(1000, 200, stream := io.StringIO())
     progress.on_update(250, METRICS)
