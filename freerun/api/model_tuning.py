@@ -63,19 +63,17 @@ class TuneResult:
     @property
     def statements(self) -> list[str]:
         """What was found, in sentences."""
-        first, best = self.trials[0], self.best
+        first, best, count = self.trials[0], self.best, len(self.trials)
+        if count == 1:
+            return [f"Only the first trial fitted into the time: {self.metric} {first.value:.4f}."]
         if best is first:
-            found = (
-                f"No trial was better than the first, which has the settings chosen without tuning: {first.value:.4f}."
-            )
+            found = f"No trial was better than the settings chosen without tuning: {self.metric} {first.value:.4f}."
         else:
             found = (
                 f"The best is trial {best.number} with {self.metric} {best.value:.4f}; the settings chosen without "
                 f"tuning have {first.value:.4f}."
             )
-        flattered = (
-            f"The pairs that the best of {len(self.trials)} trials was chosen on flatter it: judge it on other pairs."
-        )
+        flattered = f"The pairs that the best of {count} trials was chosen on flatter it: judge it on other pairs."
         decisive = ", ".join(f"{key} ({100 * share:.0f} %)" for key, share in list(self.importances.items())[:3])
         return [found, flattered, *([f"Most decisive for being among the best: {decisive}."] if decisive else [])]
 

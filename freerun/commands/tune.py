@@ -13,6 +13,7 @@ from freerun.commands.console import say, shown_notices
 from freerun.commands.tables import aligned
 from freerun.commands.train_progress import ConsoleProgress
 from freerun.config import HIGHER_IS_BETTER
+from freerun.errors import Interrupted
 from freerun.experiment.request import TrainRequest
 from freerun.studies.trials import Trial, ranked
 from freerun.text import duration
@@ -37,7 +38,11 @@ class TrialProgress(ConsoleProgress):
 def tune(request: TrainRequest, out: Path | None, minutes: float, trials: int, as_json: bool) -> None:
     """Tune, and print the result."""
     with shown_notices():
-        result = run_tuning(request, out, minutes, trials, [TrialProgress()], request.started)
+        try:
+            result = run_tuning(request, out, minutes, trials, [TrialProgress()], request.started)
+        except Interrupted:
+            say("Run the same command again to continue.")
+            raise
     if as_json:
         print(json.dumps(_as_json(result)))
         return

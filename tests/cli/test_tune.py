@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 import freerun as library
+from freerun.api import model_tuning
 from freerun.config import read_toml
 from freerun.experiment.origin import is_finished
+from freerun.studies.trials import TrialJournal
 from tests.cli.conftest import Freerun
 
 SMALL = [
@@ -101,6 +104,23 @@ def test_mistakes(freerun: Freerun, pairs: Path, arguments: tuple[object, ...], 
     assert result.code == 2, result.err
     assert message in result.err and "Traceback" not in result.err
     assert not list(pairs.glob("tuning/trials/*/config.toml"))
+
+
+def test_stopped_and_continued(freerun: Freerun, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise library.Interrupted(signal.SIGINT)
+
+    arguments = ("tune", pairs / "train.tsv", "--dev", pairs / "dev.tsv", "--minutes", 0.4, "--trials", 2, *SMALL)
+    with monkeypatch.context() as patched:
+        patched.setattr(model_tuning, "run_training", stopped)
+        first = freerun(*arguments, "--out", pairs / "tuning")
+    assert first.code == 128 + signal.SIGINT
+    assert first.err.endswith("Run the same command again to continue.\n")
+    journal = TrialJournal(pairs / "tuning" / "trials.jsonl")
+    journal.add_stop(20.0)  # less than a share is left
+    second = freerun(*arguments, "--out", pairs / "tuning")
+    assert second.code == 0, second.err
+    assert second.out.startswith("Only the first trial fitted into the time: symbol_error_rate.free ")
 
 
 def test_without_optuna(freerun: Freerun, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
