@@ -32,14 +32,14 @@ WORDS = {
     "options": (),
     "pairs": [(" ".join(name.upper()), name[::-1] + "é") for name in NAMES],
     "settings": {
-        "model.attention": "luong",
+        "model.attention": "bahdanau",
         "model.bidirectional": "true",
         "data.source_tokens": "whitespace",
         "data.source_case": "lower",
         "data.target_tokens": "char",
     },
 }
-"""From words to letters, LSTM with attention, lower case."""
+"""From words to letters, LSTM with the attention that is chosen by default, lower case."""
 
 
 MODELS = {"characters": CHARACTERS, "words": WORDS}

@@ -54,7 +54,7 @@ def choose_sizes(data: TrainingData, chosen: Mapping[str, Any]) -> AutomaticChoi
         **flatten({"model": recipe.model()}),
         **({"model.attention": "luong"} if only_with_luong else {}),
         "training.batch_size": recipe.batch_size,
-        "training.learning_rate": 2e-3,
+        "training.learning_rate": recipe.learning_rate,
         "training.schedule": {"kind": "cosine", "warmup": 200},
         "training.label_smoothing": 0.1,
         "evaluation.patience": 0,

@@ -10,10 +10,16 @@ from dataclasses import dataclass
 
 from freerun.experiment.dataset import TrainingData
 
-__all__ = ["RECIPES", "SENTENCES", "Recipe", "recipe_for"]
+__all__ = ["RECIPES", "SENTENCES", "Recipe", "embedding_size_for", "recipe_for"]
 
 SENTENCE_TOKENS, SENTENCE_VOCABULARY = 7, 2000
 """Running text: targets are longer, and there are more different words or subwords."""
+_LARGEST_EMBEDDING = 256
+
+
+def embedding_size_for(hidden_size: int, tied_output: bool) -> int:
+    """Return the embedding size of a recipe: as large as a tied output layer needs it without a projection."""
+    return hidden_size if tied_output else min(hidden_size, _LARGEST_EMBEDDING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +30,7 @@ class Recipe:
         epochs: of a training without a time limit.
         most_epochs: of one whose time limit allows more.
         dropout and the other rates: see ``freerun.models.dropout.DropoutRates``.
+        tied_output: the output layer's weight is the target embedding.
     """
 
     pairs: float
@@ -35,18 +42,21 @@ class Recipe:
     dropout: float
     embedding_unit_dropout: float = 0.0
     memory_dropout: float = 0.0
+    learning_rate: float = 2e-3
+    tied_output: bool = False
     attention: str = "bahdanau"
 
     def model(self) -> dict[str, float | int | str]:
         """Return the keys of [model]."""
         return {
             "hidden_size": self.hidden_size,
-            "embedding_size": min(self.hidden_size, 256),
+            "embedding_size": embedding_size_for(self.hidden_size, self.tied_output),
             "num_layers": self.num_layers,
             "attention": self.attention,
             "dropout": self.dropout,
             "embedding_unit_dropout": self.embedding_unit_dropout,
             "memory_dropout": self.memory_dropout,
+            "tied_output": self.tied_output,
         }
 
 
@@ -67,9 +77,11 @@ RECIPES = (
         hidden_size=256,
         num_layers=1,
         batch_size=64,
-        epochs=20,
-        most_epochs=100,
-        dropout=0.3,
+        epochs=60,
+        most_epochs=120,
+        dropout=0.4,
+        embedding_unit_dropout=0.3,
+        memory_dropout=0.3,
     ),
     Recipe(pairs=math.inf, hidden_size=256, num_layers=2, batch_size=128, epochs=12, most_epochs=60, dropout=0.2),
 )
@@ -78,10 +90,13 @@ SENTENCES = Recipe(
     hidden_size=512,
     num_layers=1,
     batch_size=128,
-    epochs=8,
+    epochs=16,
     most_epochs=40,
-    dropout=0.3,
-    attention="luong",
+    dropout=0.4,
+    embedding_unit_dropout=0.2,
+    memory_dropout=0.2,
+    learning_rate=1e-3,
+    tied_output=True,
 )
 """For running text: long targets of thousands of different words or subwords."""
 

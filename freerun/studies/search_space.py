@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from freerun.config import Config
 from freerun.errors import MissingExtraError
+from freerun.experiment.recipes import embedding_size_for
 from freerun.studies.trials import Trial
 
 try:
@@ -38,7 +39,6 @@ _RANDOM_TRIALS: Final = 6
 FEWEST_FOR_IMPORTANCES: Final = 8
 """With fewer trials, importances would be noise."""
 _HIGHEST_RATE: Final = 0.8
-_LARGEST_EMBEDDING: Final = 256
 
 
 class SearchSpace:
@@ -53,6 +53,7 @@ class SearchSpace:
     def __init__(self, config: Config, fixed: Collection[str], higher_is_better: bool) -> None:
         self.higher_is_better = higher_is_better
         self._sets_embedding_size = "model.embedding_size" not in fixed
+        self._tied_output = config.model.tied_output
         ranges = _ranges(config)
         if not {"model.attention_score", "model.input_feeding"}.isdisjoint(fixed):
             ranges.pop("model.attention", None)  # they are Luong's
@@ -72,7 +73,7 @@ class SearchSpace:
             chosen = study.ask(dict(self.ranges)).params
         settings = {key: _rounded(chosen[key]) for key in self.ranges}
         if "model.hidden_size" in settings and self._sets_embedding_size:
-            settings["model.embedding_size"] = min(settings["model.hidden_size"], _LARGEST_EMBEDDING)
+            settings["model.embedding_size"] = embedding_size_for(settings["model.hidden_size"], self._tied_output)
         return settings
 
     def importances(self, trials: Sequence[Trial]) -> dict[str, float]:

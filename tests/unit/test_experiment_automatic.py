@@ -120,7 +120,7 @@ def test_recipes_of_the_program_cover_all_sizes(monkeypatch):
     monkeypatch.undo()
     assert recipes.RECIPES[-1].pairs == math.inf
     assert [recipe.attention for recipe in recipes.RECIPES] == ["bahdanau"] * 3
-    assert recipes.SENTENCES.attention == "luong"
+    assert recipes.SENTENCES.attention == "bahdanau"
     assert sorted(recipes.RECIPES, key=lambda recipe: recipe.pairs) == list(recipes.RECIPES)
     assert all(each.epochs <= each.most_epochs for each in (*recipes.RECIPES, recipes.SENTENCES))
     rates = {each.name for each in dataclasses.fields(DropoutRates)} & {"dropout", *recipes.RECIPES[0].model()}
