@@ -444,7 +444,7 @@ def tune(
     from freerun.experiment.pairs_spec import training_files
     from freerun.experiment.request import TrainRequest
 
-    pairs, development = training_files(subject, dev or [])
+    pairs, development = training_files(subject, dev or [], "freerun tune")
     request = TrainRequest(source=pairs, dev=development, settings=tuple(settings or ()), seed=seed, columns=columns)
     run(request, out, minutes, trials, as_json)
 

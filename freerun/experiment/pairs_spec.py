@@ -213,7 +213,9 @@ def one_location(files: Sequence[Path], command: str) -> PairsLocation:
     return location
 
 
-def training_files(files: Sequence[Path], dev: Sequence[Path]) -> tuple[PairsLocation | None, PairsLocation | None]:
+def training_files(
+    files: Sequence[Path], dev: Sequence[Path], command: str = "freerun train"
+) -> tuple[PairsLocation | None, PairsLocation | None]:
     """Return what ``freerun train FILES --dev DEV ...`` names: pairs or a configuration, and development pairs.
 
     Two positional files are source and target, and so are two development files. Training and development files have
@@ -222,7 +224,6 @@ def training_files(files: Sequence[Path], dev: Sequence[Path]) -> tuple[PairsLoc
     Raises:
         UserError: the two have different forms.
     """
-    command = "freerun train"
     training, development = named_files(files, command), named_files(dev, f"{command} --dev")
     if len(files) == 2 and len(dev) == 1:
         raise UserError(

@@ -94,6 +94,7 @@ def test_a_tuning_from_start_to_end(freerun: Freerun, pairs: Path) -> None:
         (("train.tsv", "--minutes", 5, "--trials", 1), "--trials"),
         (("train.tsv", "--minutes", 1, "--trials", 500), "0.12 seconds each"),
         (("nowhere.tsv", "--minutes", 5), "nowhere.tsv"),
+        (("train.tsv", "dev.tsv", "--minutes", 5, "--dev", "dev.tsv"), "error: freerun tune: two parallel"),
         (("train.tsv", "--minutes", 5, "--set", "model.hidden=4"), "The closest match is 'hidden_size'"),
         (("train.tsv", "--minutes", 5, "--set", "training.updates=5"), "a time limit is set, and training.updates"),
     ],
