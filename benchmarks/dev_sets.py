@@ -147,13 +147,14 @@ def seconds_an_update(data: Path, settings: Sequence[str], folder: Path) -> floa
 
 def passes(run: Path) -> int:
     """Return the updates that the automatic choice would make on this run's data without a time limit."""
-    from freerun.experiment.recipes import RECIPES, SENTENCES
+    from freerun.experiment.recipes import RECIPES, SENTENCE_VOCABULARY, SENTENCES
 
     config = (run / "config.toml").read_text("utf-8")
     start = json.loads((run / "journal.jsonl").read_text("utf-8").splitlines()[0])
     pairs, batch_size = start["pairs"], int(re.search(r"batch_size = (\d+)", config)[1])  # type: ignore[index]
-    recipes = [recipe for recipe in RECIPES if pairs <= recipe.pairs]
-    recipe = SENTENCES if f"hidden_size = {SENTENCES.hidden_size}" in config else recipes[0]
+    tokens = json.loads((run / "last" / "target_vocabulary.json").read_text("utf-8"))["tokens"]
+    table = SENTENCES if len(tokens) > SENTENCE_VOCABULARY else RECIPES
+    recipe = next(recipe for recipe in table if pairs <= recipe.pairs)
     return round(recipe.epochs * pairs / batch_size)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from freerun.experiment.dataset import TrainingData
 
-__all__ = ["RECIPES", "SENTENCES", "Recipe", "embedding_size_for", "recipe_for"]
+__all__ = ["RECIPES", "SENTENCES", "SENTENCE_VOCABULARY", "Recipe", "embedding_size_for", "recipe_for"]
 
 SENTENCE_TOKENS, SENTENCE_VOCABULARY = 7, 2000
 """Running text: targets are longer, and there are more different words or subwords."""
@@ -85,18 +85,30 @@ RECIPES = (
     ),
     Recipe(pairs=math.inf, hidden_size=256, num_layers=2, batch_size=128, epochs=12, most_epochs=60, dropout=0.2),
 )
-SENTENCES = Recipe(
-    pairs=math.inf,
-    hidden_size=512,
-    num_layers=1,
-    batch_size=128,
-    epochs=16,
-    most_epochs=40,
-    dropout=0.4,
-    embedding_unit_dropout=0.2,
-    memory_dropout=0.2,
-    learning_rate=1e-3,
-    tied_output=True,
+SENTENCES = (
+    Recipe(
+        pairs=80_000,
+        hidden_size=512,
+        num_layers=1,
+        batch_size=128,
+        epochs=16,
+        most_epochs=40,
+        dropout=0.4,
+        embedding_unit_dropout=0.2,
+        memory_dropout=0.2,
+        learning_rate=1e-3,
+        tied_output=True,
+    ),
+    Recipe(
+        pairs=math.inf,
+        hidden_size=512,
+        num_layers=1,
+        batch_size=128,
+        epochs=8,
+        most_epochs=40,
+        dropout=0.3,
+        attention="luong",
+    ),
 )
 """For running text: long targets of thousands of different words or subwords."""
 
@@ -104,6 +116,5 @@ SENTENCES = Recipe(
 def recipe_for(data: TrainingData) -> Recipe:
     """Return the recipe for the size and kind of these data."""
     is_long = data.corpus.targets.lengths.mean() > SENTENCE_TOKENS
-    if is_long and len(data.target.vocabulary) > SENTENCE_VOCABULARY:
-        return SENTENCES
-    return next(recipe for recipe in RECIPES if len(data.corpus) <= recipe.pairs)
+    is_running_text = is_long and len(data.target.vocabulary) > SENTENCE_VOCABULARY
+    return next(recipe for recipe in (SENTENCES if is_running_text else RECIPES) if len(data.corpus) <= recipe.pairs)

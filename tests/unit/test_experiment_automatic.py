@@ -69,7 +69,7 @@ def fixed_recipes(monkeypatch):
         pairs=math.inf, hidden_size=300, num_layers=2, batch_size=128, dropout=0.2, epochs=20, most_epochs=50
     )
     monkeypatch.setattr("freerun.experiment.recipes.RECIPES", (small, large))
-    monkeypatch.setattr("freerun.experiment.recipes.SENTENCES", sentences("bahdanau"))
+    monkeypatch.setattr("freerun.experiment.recipes.SENTENCES", (sentences("bahdanau"),))
 
 
 def sentences(attention):
@@ -118,11 +118,12 @@ def test_sizes_suit_the_data(pairs, length, vocabulary, expected):
 
 def test_recipes_of_the_program_cover_all_sizes(monkeypatch):
     monkeypatch.undo()
-    assert recipes.RECIPES[-1].pairs == math.inf
     assert [recipe.attention for recipe in recipes.RECIPES] == ["bahdanau"] * 3
-    assert recipes.SENTENCES.attention == "bahdanau"
-    assert sorted(recipes.RECIPES, key=lambda recipe: recipe.pairs) == list(recipes.RECIPES)
-    assert all(each.epochs <= each.most_epochs for each in (*recipes.RECIPES, recipes.SENTENCES))
+    assert [recipe.attention for recipe in recipes.SENTENCES] == ["bahdanau", "luong"]
+    for table in (recipes.RECIPES, recipes.SENTENCES):
+        assert table[-1].pairs == math.inf
+        assert sorted(table, key=lambda recipe: recipe.pairs) == list(table)
+        assert all(each.epochs <= each.most_epochs for each in table)
     rates = {each.name for each in dataclasses.fields(DropoutRates)} & {"dropout", *recipes.RECIPES[0].model()}
     assert rates <= set(ModelConfig.model_fields)
 
@@ -186,8 +187,19 @@ def test_an_attention_that_was_set_stays_silently():
     assert len(choice.reasons) == 1
 
 
+def test_running_text_has_rows_by_size_too(monkeypatch):
+    few = dataclasses.replace(sentences("bahdanau"), pairs=1000, tied_output=True, learning_rate=5e-4)
+    monkeypatch.setattr("freerun.experiment.recipes.SENTENCES", (few, sentences("luong")))
+    found = [choose_sizes(data(pairs, 8, 2001), {}).values for pairs in (1000, 1001)]
+    keys = ("model.attention", "model.tied_output", "model.embedding_size", "training.learning_rate")
+    assert [tuple(values[key] for key in keys) for values in found] == [
+        ("bahdanau", True, 512, 5e-4),
+        ("luong", False, 256, 2e-3),
+    ]
+
+
 def test_a_recipe_decides_for_its_kind_of_data(monkeypatch):
-    monkeypatch.setattr("freerun.experiment.recipes.SENTENCES", sentences("luong"))
+    monkeypatch.setattr("freerun.experiment.recipes.SENTENCES", (sentences("luong"),))
     choice = choose_sizes(data(10, 8, 2001), {"forcing": {"strategy": "professor"}})
     assert (choice.values["model.attention"], len(choice.reasons)) == ("luong", 1)
     assert choose_sizes(data(10, 6, 2001), {}).values["model.attention"] == "bahdanau"
