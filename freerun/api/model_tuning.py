@@ -54,11 +54,16 @@ class TuneResult:
     config: Path
     run: Path
     start: Mapping[str, Any] = field(repr=False)
+    _absolute: Path = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # the program may change its working directory before it uses the model
+        object.__setattr__(self, "_absolute", self.run.absolute())
 
     @cached_property
     def model(self) -> Predictor:
         """The model of the best trial, loaded when it is first used."""
-        return load(self.run)
+        return load(self._absolute)
 
     @property
     def statements(self) -> list[str]:

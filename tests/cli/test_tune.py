@@ -29,7 +29,7 @@ SMALL = [
 ]
 
 
-def test_a_tuning_from_start_to_end(freerun: Freerun, pairs: Path) -> None:
+def test_a_tuning_from_start_to_end(freerun: Freerun, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = pairs / "tuning"
     arguments = ("tune", pairs / "train.tsv", "--dev", pairs / "dev.tsv", "--out", out, "--seed", 3, *SMALL)
     # no set key is tuned, a trial ends after 200 epochs, and there are more until 18 seconds are left
@@ -72,15 +72,17 @@ def test_a_tuning_from_start_to_end(freerun: Freerun, pairs: Path) -> None:
     other = freerun(*arguments, "--minutes", 2, "--trials", 2)
     assert other.code == 2 and "a tuning with other arguments: minutes was 0.6, now 2.0" in other.err
 
+    monkeypatch.chdir(pairs)
     found = library.tune(
         pairs / "train.tsv",
         dev=pairs / "dev.tsv",
-        out=out,
+        out="tuning",
         seed=3,
         settings=[part for part in SMALL if part != "--set"],
         minutes=0.6,
         trials=2,
     )
+    monkeypatch.chdir("/")
     assert found.best.number == best["number"] and found.metric == "symbol_error_rate.free"
     assert found.model.predict("abc").text is not None
 
