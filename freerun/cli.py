@@ -423,7 +423,7 @@ def tune(
     trials: Annotated[
         int,
         typer.Option(
-            min=TRIALS.low, max=TRIALS.high, help="Divide the minutes among so many trials; more if some end early."
+            min=TRIALS.low, max=TRIALS.high, help="Divide the minutes among this many trials; more if some end early."
         ),
     ] = 16,
     settings: Annotated[

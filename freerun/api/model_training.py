@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from freerun.api.checks import AnyPath, Pairs, as_location, as_sections, optional_path
+from freerun.api.training_callbacks import as_callbacks
 from freerun.arguments import as_list, as_path, check_flag, check_int, check_number, check_text, wrong_type
 from freerun.config import Config
 from freerun.data.memory_pairs import PairsInMemory
@@ -17,7 +18,6 @@ from freerun.experiment.request import TrainRequest
 from freerun.experiment.result import TrainResult
 from freerun.experiment.run import train as run_training
 from freerun.training.callbacks import Callback
-from freerun.training.notebook import NotebookProgress, is_notebook
 
 __all__ = ["train"]
 
@@ -104,7 +104,7 @@ def train(
             "Expected config together with pairs",
             "Pass the pairs as source, or leave one configuration out",
         )
-    return run_training(request, _callbacks(callbacks))
+    return run_training(request, as_callbacks(callbacks))
 
 
 def _source(source: Any) -> PairsLocation | PairsInMemory | Mapping[str, Any] | None:
@@ -128,11 +128,3 @@ def _settings(settings: Any) -> tuple[str, ...]:
     for number, setting in enumerate(items):
         check_text(f"settings[{number}]", setting)
     return tuple(items)
-
-
-def _callbacks(callbacks: Any) -> list[Callback]:
-    items = as_list("callbacks", callbacks, "callbacks")
-    for number, callback in enumerate(items):
-        if not isinstance(callback, Callback):
-            raise wrong_type(f"callbacks[{number}]", callback, "an object of a subclass of freerun.Callback")
-    return items or ([NotebookProgress()] if is_notebook() else [])

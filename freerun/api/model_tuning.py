@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freerun.api.checks import AnyPath, Pairs, as_location, optional_path
-from freerun.arguments import as_list, check_int, check_number, check_text, wrong_type
+from freerun.api.training_callbacks import as_callbacks
+from freerun.arguments import as_list, check_int, check_number, check_text
 from freerun.errors import MissingExtraError
 from freerun.experiment.request import TrainRequest, run_directory
 from freerun.experiment.run import train as run_training
@@ -127,16 +128,14 @@ def tune(
         check_int("seed", seed)
     for number, setting in enumerate(items := as_list("settings", settings, "str")):
         check_text(f"settings[{number}]", setting)
-    for number, callback in enumerate(as_list("callbacks", callbacks, "callbacks")):
-        if not isinstance(callback, Callback):
-            raise wrong_type(f"callbacks[{number}]", callback, "an object of a subclass of freerun.Callback")
+    checked = as_callbacks(callbacks)
     request = TrainRequest(
         source=as_location("source", source, "pairs"),
         dev=None if dev is None else as_location("dev", dev),
         settings=tuple(items),
         seed=seed,
     )
-    return run_tuning(request, optional_path("out", out), minutes, trials, callbacks, started)
+    return run_tuning(request, optional_path("out", out), minutes, trials, checked, started)
 
 
 def run_tuning(

@@ -40,7 +40,7 @@ def tune(request: TrainRequest, out: Path | None, minutes: float, trials: int, a
     with shown_notices():
         try:
             result = run_tuning(request, out, minutes, trials, [TrialProgress()], request.started)
-        except Interrupted:
+        except (Interrupted, KeyboardInterrupt):
             say("Run the same command again to continue.")
             raise
     if as_json:
@@ -49,8 +49,8 @@ def tune(request: TrainRequest, out: Path | None, minutes: float, trials: int, a
     print(as_text(result), flush=True)
     name = shlex.quote(str(result.directory))
     say("")
-    say(f"  freerun evaluate {shlex.quote(str(result.run))}")
-    say(f"  freerun train {name}/best.toml --out {shlex.quote(str(result.directory) + '-best')}")
+    say(f"  freerun evaluate {shlex.quote(str(result.run))} TEST.tsv")
+    say(f"  freerun train {name}/best.toml --seed 2 --out {shlex.quote(str(result.directory) + '-seed-2')}")
 
 
 def as_text(result: TuneResult) -> str:

@@ -17,7 +17,7 @@ from freerun.config import Config, flatten, shown
 from freerun.errors import ConfigError
 from freerun.experiment.dataset import TrainingData
 from freerun.experiment.lengthening import LENGTHS
-from freerun.experiment.recipes import RECIPES, recipe_for
+from freerun.experiment.recipes import RECIPES, embedding_size_for, recipe_for
 from freerun.experiment.time_limit import EVALUATIONS, Cost, TimeLimit, measure_cost
 from freerun.text import duration
 
@@ -60,6 +60,8 @@ def choose_sizes(data: TrainingData, chosen: Mapping[str, Any]) -> AutomaticChoi
         "evaluation.patience": 0,
         "evaluation.max_sources": 1000,
     }
+    if flatten(chosen).get("model.tied_output", recipe.tied_output) != recipe.tied_output:
+        values["model.embedding_size"] = embedding_size_for(recipe.hidden_size, not recipe.tied_output)
     reasons = [_description(data, {**values, **flatten(chosen)})]
     values = {key: value for key, value in values.items() if not _is_set(key, chosen)}
     if _is_set("training.batch_tokens", chosen):
@@ -130,7 +132,7 @@ def choose_length(config: Config, data: TrainingData, chosen: Mapping[str, Any],
     updates, last_phase = min(suitable, affordable), _last_phase(config)
     why = ""
     if updates < suitable and limit.minutes is None:
-        why = f" ({suitable:,} would suit the data, but not the limit of {limit.most:.3g} minutes)"
+        why = f" ({suitable:,} would suit the data, but not the limit of {round(limit.most, 2):g} minutes)"
     if updates == suitable and limit.minutes is not None:
         why = f" ({epochs} epochs, the most that this recipe makes)"
     if updates <= last_phase:
@@ -141,7 +143,7 @@ def choose_length(config: Config, data: TrainingData, chosen: Mapping[str, Any],
         minutes = min(limit.most, minutes)
     reason = (
         f"{updates:,} updates{why}, {updates / epoch:.1f} epochs: about {duration(cost.expected(updates))} at "
-        f"{cost.update * 1000:.0f} ms per update on this machine, at most {minutes:.3g} minutes."
+        f"{cost.update * 1000:.0f} ms per update on this machine, at most {round(minutes, 2):g} minutes."
     )
     return AutomaticChoice({"training.updates": updates, **_intervals(updates, chosen)}, [reason])
 
@@ -156,7 +158,7 @@ def _check_enough(cost: Cost, limit: TimeLimit) -> None:
         enough = math.ceil(limit.most + (cost.announced(FEWEST_UPDATES) - limit.left()) / 60)
         raise ConfigError.single(
             "minutes",
-            f"{limit.minutes:.3g} minutes are not enough for a single update and its evaluation",
+            f"{round(limit.minutes, 2):g} minutes are not enough for a single update and its evaluation",
             f"Expected {enough:,} or more for this data on this machine",
             "Raise the time limit",
         )

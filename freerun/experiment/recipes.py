@@ -83,7 +83,17 @@ RECIPES = (
         embedding_unit_dropout=0.3,
         memory_dropout=0.3,
     ),
-    Recipe(pairs=math.inf, hidden_size=256, num_layers=2, batch_size=128, epochs=12, most_epochs=60, dropout=0.2),
+    Recipe(
+        pairs=math.inf,
+        hidden_size=512,
+        num_layers=1,
+        batch_size=256,
+        epochs=20,
+        most_epochs=60,
+        dropout=0.3,
+        embedding_unit_dropout=0.1,
+        memory_dropout=0.2,
+    ),
 )
 SENTENCES = (
     Recipe(
@@ -110,7 +120,7 @@ SENTENCES = (
         attention="luong",
     ),
 )
-"""For running text: long targets of thousands of different words or subwords."""
+"""The rows for running text: long targets of thousands of different words or subwords."""
 
 
 def recipe_for(data: TrainingData) -> Recipe:

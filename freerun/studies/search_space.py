@@ -79,9 +79,11 @@ class SearchSpace:
     def importances(self, trials: Sequence[Trial]) -> dict[str, float]:
         """Return how much each setting decides whether a trial is among the best (PED-ANOVA, Watanabe et al. 2023).
 
-        They sum to 1; the largest is first. Empty for fewer than ``FEWEST_FOR_IMPORTANCES`` finished trials.
+        They sum to 1; the largest is first. Empty for fewer than ``FEWEST_FOR_IMPORTANCES`` finished trials, and if all
+        have the same result.
         """
-        if sum(trial.value is not None for trial in trials) < FEWEST_FOR_IMPORTANCES:
+        values = [trial.value for trial in trials if trial.value is not None]
+        if len(values) < FEWEST_FOR_IMPORTANCES or min(values) == max(values):
             return {}
         with _quiet():
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()
@@ -148,6 +150,7 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.filterwarnings("ignore", "Target and region quantiles", UserWarning)  # few different results
             yield
     finally:
         optuna.logging.set_verbosity(level)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class TrialJournal:
     Attributes:
         plan: what was requested; empty before ``begin``.
         trials: the finished trials.
-        seconds: used so far, by stopped trials too.
+        seconds: used so far, by a trial that was stopped too.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,8 +75,10 @@ class TrialJournal:
         self._write()
 
     def add(self, trial: Trial) -> None:
-        """Record a finished trial."""
-        self.trials.append(trial)
+        """Record a finished trial, whose seconds are those since it was last resumed."""
+        seconds = round(trial.seconds + sum(self._stopped), 1)
+        self._stopped.clear()
+        self.trials.append(replace(trial, seconds=seconds))
         self._write()
 
     def add_stop(self, seconds: float) -> None:
@@ -88,7 +90,7 @@ class TrialJournal:
         events: list[dict[str, Any]] = [{"event": "start", **self.plan}]
         events += [{"event": "trial", **asdict(trial)} for trial in self.trials]
         events += [{"event": "stop", "seconds": seconds} for seconds in self._stopped]
-        write_atomic(self.path, "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in events))
+        write_atomic(self.path, "".join(json.dumps(event) + "\n" for event in events))
 
     def _read(self) -> None:
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from logging import WARNING
@@ -23,6 +23,7 @@ from freerun.data.memory_pairs import PairsInMemory
 from freerun.data.opening import is_read_once
 from freerun.data.readers import files_of
 from freerun.errors import ConfigError, Interrupted, RunError, TrainingError, UserError
+from freerun.experiment.lengthening import LENGTHS
 from freerun.experiment.memory_files import digest_of
 from freerun.experiment.pairs_spec import value_of
 from freerun.experiment.request import TrainRequest, with_options
@@ -42,8 +43,8 @@ Train = Callable[[TrainRequest], TrainResult]
 
 JOURNAL: Final = "trials.jsonl"
 BEST_CONFIG: Final = "best.toml"
-_LARGE_PARTS: Final = ("checkpoints", "last", "best", "tensorboard")
-"""The parts of a run directory that only the best trial keeps."""
+_KEPT: Final = ("config.toml", "journal.jsonl")
+"""The files of a run directory that every trial keeps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +108,7 @@ class Tuner:
         _check_directory(plan.directory)
         self.journal = TrialJournal(plan.directory / JOURNAL)
         recorded = self.journal.plan
-        has_begun = bool(self.trials) or (self.directory_of(0) / "config.toml").exists()
-        if has_begun and recorded != plan.as_json():
+        if (self.trials or self._has_begun(0)) and recorded != plan.as_json():
             raise _another_plan(plan.directory, recorded, plan.as_json())
         self._used_before = self.journal.seconds
 
@@ -152,9 +152,19 @@ class Tuner:
         """
         if self.journal.plan != self.plan.as_json():
             self.journal.begin(self.plan.as_json())
-        while not self.trials or self._seconds_left() >= 60 * self.plan.share:
-            self._run_trial()
+        try:
+            while not self.trials or self._has_begun(len(self.trials)) or self._seconds_left() >= 60 * self.plan.share:
+                self._run_trial()
+        except UserError:
+            if not self._has_begun(0):
+                self.journal.path.unlink()  # a mistake in the arguments leaves nothing behind
+            raise
+        self._keep_the_best()  # a process may have died just before it did
         return self.best
+
+    def _has_begun(self, number: int) -> bool:
+        """Return True for a trial with a plan: it is finished, however much time is left."""
+        return (self.directory_of(number) / "config.toml").exists()
 
     def _seconds_left(self) -> float:
         return 60 * self.plan.minutes - self._used_before - (time.monotonic() - self.plan.started)
@@ -169,7 +179,7 @@ class Tuner:
         started = time.monotonic()
         try:
             trial = self._outcome(number, settings)
-        except Interrupted:
+        except (Interrupted, KeyboardInterrupt):
             self.journal.add_stop(time.monotonic() - started)
             raise
         self.journal.add(replace(trial, seconds=round(time.monotonic() - started, 1)))
@@ -203,7 +213,7 @@ class Tuner:
 
     def _request(self, number: int, settings: dict[str, Any]) -> TrainRequest:
         directory = self.directory_of(number)
-        resumes = (directory / "config.toml").exists()
+        resumes = self._has_begun(number)
         training = self.plan.training
         return replace(
             training,
@@ -244,12 +254,21 @@ class Tuner:
         best = self.best
         for trial in self.trials:
             if trial is not best:
-                for part in _LARGE_PARTS:
-                    shutil.rmtree(self.directory_of(trial.number) / part, ignore_errors=True)
+                _remove_all_but(self.directory_of(trial.number), _KEPT)
         content = (self.directory_of(best.number) / "config.toml").read_text("utf-8")
         found = f"{self.metric} {best.value:.4f} on the development pairs"
         head = f"# The best of {len(self.trials)} trials, trial {best.number}: {found}.\n"
         write_atomic(self.plan.directory / BEST_CONFIG, head + content)
+
+
+def _remove_all_but(directory: Path, names: Collection[str]) -> None:
+    for path in directory.iterdir() if directory.is_dir() else ():
+        if path.name in names:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def described(settings: dict[str, Any]) -> str:
@@ -288,6 +307,14 @@ def _check_plan(plan: TuningPlan) -> None:
             "a configuration is given, or nothing",
             "Expected pairs: what is tuned are the settings that freerun train PAIRS chooses",
             "Name a file of pairs, and pass settings that all trials have with --set",
+        )
+    lengths = sorted(flatten(with_options({}, training)).keys() & LENGTHS)
+    if lengths:
+        raise ConfigError.single(
+            lengths[0],
+            "the length of a training is set, and the minutes set it, too",
+            "Expected trials that are as long as their share of the minutes",
+            "Leave it out",
         )
     for location in (training.pairs, training.dev):
         for file in () if location is None or isinstance(location, PairsInMemory) else files_of(location):

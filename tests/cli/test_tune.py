@@ -40,7 +40,7 @@ def test_a_tuning_from_start_to_end(freerun: Freerun, pairs: Path, monkeypatch: 
     best = min(lines[1:], key=lambda line: (line["value"], line["number"]))
     directory = out / "trials" / f"{best['number']:04d}"
     assert read_toml(out / "best.toml") == read_toml(directory / "config.toml")
-    assert f"  freerun evaluate {directory}" in result.err and f"  freerun train {out}/best.toml" in result.err
+    assert f"  freerun evaluate {directory} TEST.tsv" in result.err and f"  freerun train {out}/best.toml" in result.err
     assert "judge it on other pairs" in result.out and "settings that differ from trial 0" in result.out
     assert f"Trial {len(lines) - 2}: symbol_error_rate.free " in result.err
     assert "evaluation at update" not in result.err
@@ -48,10 +48,10 @@ def test_a_tuning_from_start_to_end(freerun: Freerun, pairs: Path, monkeypatch: 
     # every trial kept what was set, and tried something else
     configs = [read_toml(path) for path in sorted(out.glob("trials/*/config.toml"))]
     assert len(configs) == len(lines) - 1
+    assert all(is_finished(path) for path in out.glob("trials/*"))
     for config in configs:
         assert (config["model"]["hidden_size"], config["model"]["num_layers"]) == (4, 1)
         assert config["training"]["seed"] == 3
-        assert is_finished(directory)
     assert len({str(config["model"]) + str(config["training"]) for config in configs}) == len(configs)
 
     # the best model is a model, and the figure in the journal is its own
@@ -98,7 +98,10 @@ def test_a_tuning_from_start_to_end(freerun: Freerun, pairs: Path, monkeypatch: 
         (("nowhere.tsv", "--minutes", 5), "nowhere.tsv"),
         (("train.tsv", "dev.tsv", "--minutes", 5, "--dev", "dev.tsv"), "error: freerun tune: two parallel"),
         (("train.tsv", "--minutes", 5, "--set", "model.hidden=4"), "The closest match is 'hidden_size'"),
-        (("train.tsv", "--minutes", 5, "--set", "training.updates=5"), "a time limit is set, and training.updates"),
+        (
+            ("train.tsv", "--minutes", 5, "--set", "training.updates=5"),
+            "training.updates: the length of a training is set",
+        ),
     ],
 )
 def test_mistakes(freerun: Freerun, pairs: Path, arguments: tuple[object, ...], message: str) -> None:

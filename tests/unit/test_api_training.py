@@ -406,7 +406,7 @@ def test_notices_go_to_the_logger(caplog):
 
 
 def test_in_a_notebook_the_progress_line_is_the_default(monkeypatch):
-    from freerun.api import model_training
+    from freerun.api import training_callbacks
 
     made = []
 
@@ -418,12 +418,12 @@ def test_in_a_notebook_the_progress_line_is_the_default(monkeypatch):
         def show_line(self, text):
             raise AssertionError
 
-    monkeypatch.setattr(model_training, "NotebookProgress", Line)
-    assert model_training._callbacks(()) == [] == made
-    monkeypatch.setattr(model_training, "is_notebook", lambda: True)
-    assert model_training._callbacks(()) == made and len(made) == 1
+    monkeypatch.setattr(training_callbacks, "NotebookProgress", Line)
+    assert training_callbacks.as_callbacks(()) == [] == made
+    monkeypatch.setattr(training_callbacks, "is_notebook", lambda: True)
+    assert training_callbacks.as_callbacks(()) == made and len(made) == 1
     callback = Counter()
-    assert model_training._callbacks([callback]) == [callback]
+    assert training_callbacks.as_callbacks([callback]) == [callback]
 
 
 def test_a_result_is_a_table_in_a_notebook():

@@ -198,6 +198,14 @@ def test_running_text_has_rows_by_size_too(monkeypatch):
     ]
 
 
+def test_the_embedding_follows_an_output_that_the_user_ties_or_not(monkeypatch):
+    tied = dataclasses.replace(sentences("bahdanau"), tied_output=True)
+    monkeypatch.setattr("freerun.experiment.recipes.SENTENCES", (tied,))
+    sizes = [choose_sizes(data(10, 8, 2001), {"model": {"tied_output": is_tied}}).values for is_tied in (False, True)]
+    assert [values["model.embedding_size"] for values in sizes] == [256, 512]
+    assert all("model.tied_output" not in values for values in sizes)
+
+
 def test_a_recipe_decides_for_its_kind_of_data(monkeypatch):
     monkeypatch.setattr("freerun.experiment.recipes.SENTENCES", (sentences("luong"),))
     choice = choose_sizes(data(10, 8, 2001), {"forcing": {"strategy": "professor"}})

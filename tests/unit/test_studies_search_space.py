@@ -156,6 +156,17 @@ def test_importances_name_what_decides():
     assert searched.importances(trials[:FEWEST_FOR_IMPORTANCES])
 
 
+def test_equal_results_say_nothing_about_importance():
+    searched = space()
+    assert searched.importances(trials_by(lambda _: 0.25, searched, FEWEST_FOR_IMPORTANCES + 2)) == {}
+
+
+@pytest.mark.filterwarnings("error")
+def test_few_different_results_are_no_reason_to_warn():
+    searched = space()
+    assert searched.importances(trials_by(lambda chosen: chosen["training.batch_size"] // 32, searched, 12))
+
+
 def test_failed_trials_are_no_results():
     searched = space()
     trials = trials_by(lambda chosen: chosen["model.dropout"], searched, FEWEST_FOR_IMPORTANCES - 1)
@@ -170,3 +181,5 @@ def test_the_embedding_follows_the_hidden_size_as_in_a_recipe():
         chosen = space().suggest(first, seed)
         assert chosen["model.embedding_size"] == min(chosen["model.hidden_size"], 256)
         assert "model.embedding_size" not in space({"model.embedding_size"}).suggest(first, seed)
+        tied = space(tied_output=True).suggest(first, seed)
+        assert tied["model.embedding_size"] == tied["model.hidden_size"]

@@ -48,10 +48,11 @@ class FakeTraining:
         (request.out / "journal.jsonl").write_text(
             json.dumps({"event": "start", "update": 0, "train_sha256": self.hash}) + "\n"
         )
-        if isinstance(outcome, Interrupted):
+        if isinstance(outcome, Interrupted | KeyboardInterrupt):
             raise outcome
         for part in ("best", "last", "checkpoints", "tensorboard"):
             (request.out / part).mkdir(exist_ok=True)
+        (request.out / "dev.tsv").write_text("held out")
         value = raw["model"]["dropout"] if outcome is None else outcome
         metrics = {"symbol_error_rate.free": None if value == "undefined" else value}
         return TrainResult(request.out, metrics, 100, 50)
@@ -100,9 +101,8 @@ def test_of_all_but_the_best_only_configuration_and_journal_remain(monkeypatch, 
     assert tuner.run().number == 1
     for number in range(4):
         names = {path.name for path in tuner.directory_of(number).iterdir()}
-        large = {"best", "last", "checkpoints", "tensorboard"}
-        assert {"config.toml", "journal.jsonl"} <= names
-        assert names & large == (large if number == 1 else set())
+        others = {"best", "last", "checkpoints", "tensorboard", "dev.tsv"} if number == 1 else set()
+        assert names == {"config.toml", "journal.jsonl"} | others
     best = pairs.parent / "tuning" / "best.toml"
     assert best.read_text().startswith("# The best of 4 trials, trial 1: symbol_error_rate.free 0.2000 on the dev")
     assert read_toml(best) == read_toml(tuner.directory_of(1) / "config.toml")
@@ -131,13 +131,45 @@ def test_a_stopped_tuning_goes_on_as_if_it_had_not_been_stopped(monkeypatch, pai
     assert not resumed.requests[1].resume
     assert [trial.settings for trial in tuner.trials[:4]] == [trial.settings for trial in expected.trials]
     assert [trial.value for trial in tuner.trials[:4]] == [trial.value for trial in expected.trials]
-    # 30 + 30 + 30 seconds of the first part count
+    # 30 + 30 + 30 seconds of the first part count, the last of them for the trial that was stopped
     assert tuner.journal.seconds == 90 + 60 * len(resumed.requests)
+    assert [trial.seconds for trial in tuner.trials[:4]] == [30, 30, 90, 60]
     assert 240 - 60 < tuner.journal.seconds <= 240
 
     after = FakeTraining(monkeypatch, seconds=60)
     assert Tuner(plan_of(pairs), after).run() == tuner.best
     assert after.requests == []
+
+
+@pytest.mark.parametrize("stop", [Interrupted(15), KeyboardInterrupt()])
+def test_a_trial_that_was_begun_is_finished_however_much_time_is_left(monkeypatch, pairs, stop):
+    train = FakeTraining(monkeypatch, seconds=58, outcomes={3: stop})
+    with pytest.raises(type(stop)):
+        Tuner(plan_of(pairs), train).run()
+    resumed = FakeTraining(monkeypatch, seconds=60)
+    tuner = Tuner(plan_of(pairs), resumed)
+    tuner.run()
+    assert [request.out.name for request in resumed.requests] == ["0003"]
+    assert tuner.trials[3].seconds == 118
+
+
+def test_what_a_killed_process_left_undone_is_done(monkeypatch, pairs):
+    train = FakeTraining(monkeypatch, seconds=60, outcomes={0: 0.5, 1: 0.4, 2: 0.3, 3: 0.2})
+    with monkeypatch.context() as patched:
+        patched.setattr(Tuner, "_keep_the_best", lambda _: None)
+        Tuner(plan_of(pairs), train).run()
+    again = FakeTraining(monkeypatch, seconds=60)
+    tuner = Tuner(plan_of(pairs), again)
+    assert tuner.run().number == 3 and not again.requests
+    assert "trial 3: symbol_error_rate.free 0.2000" in (pairs.parent / "tuning" / "best.toml").read_text()
+    assert not (tuner.directory_of(2) / "best").exists()
+
+
+def test_a_mistake_leaves_nothing_behind(monkeypatch, pairs):
+    train = FakeTraining(monkeypatch, outcomes={0: ConfigError.single("data.train", "not found")})
+    with pytest.raises(ConfigError):
+        Tuner(plan_of(pairs), train).run()
+    assert list((pairs.parent / "tuning").iterdir()) == []
 
 
 def test_settings_that_cannot_be_trained_are_a_result(monkeypatch, pairs, caplog):
@@ -231,6 +263,13 @@ def test_a_gap_in_the_journal_is_an_error(tmp_path):
     journal.add(Trial(number=2, settings={}, value=1.0))
     with pytest.raises(RunError, match="not numbered from 0"):
         TrialJournal(tmp_path / "trials.jsonl")
+
+
+@pytest.mark.parametrize("setting", ["training.updates=5", "training.epochs=2"])
+def test_a_length_contradicts_the_minutes(monkeypatch, pairs, setting):
+    with pytest.raises(ConfigError, match=f"^{setting[:-2]}: the length of a training is set.* Leave it out") as found:
+        Tuner(plan_of(pairs, settings=(setting,)), FakeTraining(monkeypatch))
+    assert "Raise --minutes" not in str(found.value)
 
 
 @pytest.mark.parametrize(
