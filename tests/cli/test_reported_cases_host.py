@@ -527,8 +527,8 @@ def test_other_unusual_characters_are_texts(predictor):
 
 
 def test_every_function_of_the_package_is_tried(predictor):
-    """A new one needs a test of what it says of a wrong type, here or in ``test_python_operations``."""
+    """A new one needs a test of what it says of a wrong type, as here and in ``test_python_operations``."""
     functions = {name for name in freerun.__all__ if name.islower() and name != "__version__"}
-    assert functions == {"load", "train", "evaluate", "diagnose", "compare", "export", "study"}
+    assert functions == {"load", "train", "evaluate", "diagnose", "compare", "export", "study", "tune"}
     methods = {name for name in vars(type(predictor)) if re.fullmatch(r"[a-z]\w*", name)}
     assert methods == {"predict", "predict_batch", "predict_stream", "score_stream"}

@@ -56,6 +56,10 @@ class Command:
 
 
 _ONE = ("--threads", "1")
+_TUNE = (
+    *("tune", "train.tsv", "--dev", "dev.tsv", "--out", "tuned", "--minutes", "0.4", "--trials", "2"),
+    *("--set", "model.hidden_size=4", "--set", "model.embedding_size=4", "--set", "training.threads=1"),
+)
 COMMANDS: Mapping[str, Command] = {
     "train": Command(
         ("train", "config.toml", "--out", "new"),
@@ -77,6 +81,7 @@ COMMANDS: Mapping[str, Command] = {
     "diagnose": Command(("diagnose", "run", *_ONE)),
     "diagnose --html": Command(("diagnose", "run", *_ONE, "--html", "page.html")),
     "study": Command(("study", "study.toml", "--out", "studied"), "studied/.lock"),
+    "tune": Command(_TUNE, "tuned/.lock"),
     "export": Command(("export", "run"), "run/.lock"),
     "export --out": Command(("export", "run", "--out", "bundle"), ".bundle.lock"),
     "inspect": Command(("inspect", "bundle")),
@@ -209,7 +214,7 @@ strategy = "free_running"
 
 
 def make_scene(folder: Path) -> None:
-    """Data, a finished run, one that was stopped halfway, an exported bundle, and a finished study."""
+    """Data, a finished run, one that was stopped halfway, an exported bundle, a finished study, a finished tuning."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _write_data(folder)
@@ -219,6 +224,7 @@ def make_scene(folder: Path) -> None:
         _call("train", "config.toml", "--out", "run")
         _call("export", "run", "--out", "bundle")
         _call("study", "study.toml", "--out", "studied")
+        _call(*_TUNE)
         shutil.copytree("run", "half")
         _forget_the_end(folder / "half")
 
@@ -512,7 +518,10 @@ def _load_everything() -> None:
     """Import what commands import, and train for a moment, which loads more; so forks need not."""
     import freerun.commands.export
     import freerun.commands.study
-    import freerun.report.diagnosis_page  # noqa: F401
+    import freerun.commands.tune
+    import freerun.report.diagnosis_page
+    import freerun.report.tuning_page
+    import freerun.studies.tuner  # noqa: F401
     from freerun.cli import main as command
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as log:
