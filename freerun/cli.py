@@ -87,6 +87,11 @@ Columns = Annotated[
         help="Source, target and feature columns of a TSV file, counted from 1. Default: those of MODEL's run.",
     ),
 ]
+TrainingColumns = Annotated[
+    str | None,
+    typer.Option(metavar="A,B[,C]", help="Source, target and feature columns of a TSV file, counted from 1."),
+]
+TrainingSeed = Annotated[int | None, typer.Option(min=SEED.low, max=SEED.high, help="Same as --set training.seed=N.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 BeamSize = Annotated[
     int, typer.Option(min=1, max=BEAM_SIZE.high, help="Number of hypotheses kept per step. 1 is greedy search.")
@@ -132,9 +137,7 @@ def train(
             "--set", metavar="KEY=VALUE", help="Set a configuration key, such as training.updates=5000. Repeatable."
         ),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=SEED.low, max=SEED.high, help="Same as --set training.seed=N.")
-    ] = None,
+    seed: TrainingSeed = None,
     init: Annotated[Path | None, typer.Option(metavar="MODEL", help="Start from this model's weights.")] = None,
     resume: Annotated[
         bool,
@@ -143,10 +146,7 @@ def train(
             help="Resume the run in the run directory, if there is one. training.updates or epochs may be raised.",
         ),
     ] = False,
-    columns: Annotated[
-        str | None,
-        typer.Option(metavar="A,B[,C]", help="Source, target and feature columns of a TSV file, counted from 1."),
-    ] = None,
+    columns: TrainingColumns = None,
     minutes: Annotated[
         float | None,
         typer.Option(
@@ -430,13 +430,8 @@ def tune(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Set a key in all trials; it is not tuned. Repeatable."),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=SEED.low, max=SEED.high, help="Same as --set training.seed=N.")
-    ] = None,
-    columns: Annotated[
-        str | None,
-        typer.Option(metavar="A,B[,C]", help="Source, target and feature columns of a TSV file, counted from 1."),
-    ] = None,
+    seed: TrainingSeed = None,
+    columns: TrainingColumns = None,
     as_json: Json = False,
 ) -> None:
     """Try settings around those that train chooses, for equal times. Keep the best; rerun the command to resume."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from freerun.arguments import as_path, check_int, check_text, wrong_type
+from freerun.arguments import as_list, as_path, check_int, check_text, wrong_type
 from freerun.config import Config
 from freerun.data.memory_pairs import PairsInMemory, pairs_in_memory
 from freerun.data.readers import Columns, PairsLocation, ParallelFiles
@@ -23,6 +23,7 @@ __all__ = [
     "as_model_path",
     "as_pairs",
     "as_sections",
+    "as_settings",
     "check_progress",
     "optional_path",
     "reject_load_options",
@@ -165,3 +166,15 @@ def reject_load_options(options: Mapping[str, object]) -> None:
             "Expected it only with the path of a model",
             "Pass it to freerun.load",
         )
+
+
+def as_settings(settings: Any) -> tuple[str, ...]:
+    """Return the argument ``settings``, "key.path=value" items.
+
+    Raises:
+        TypeError: it is no list, or an item is no text.
+    """
+    items = as_list("settings", settings, 'str, for example ["training.seed=3"]')
+    for number, setting in enumerate(items):
+        check_text(f"settings[{number}]", setting)
+    return tuple(items)

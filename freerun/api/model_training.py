@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from freerun.api.checks import AnyPath, Pairs, as_location, as_sections, optional_path
+from freerun.api.checks import AnyPath, Pairs, as_location, as_sections, as_settings, optional_path
 from freerun.api.training_callbacks import as_callbacks
-from freerun.arguments import as_list, as_path, check_flag, check_int, check_number, check_text, wrong_type
+from freerun.arguments import as_path, check_flag, check_int, check_number, wrong_type
 from freerun.config import Config
 from freerun.data.memory_pairs import PairsInMemory
 from freerun.data.readers import PairsLocation
@@ -84,7 +84,7 @@ def train(
         config=None if config is None else _configuration("config", config),
         dev=None if dev is None else as_location("dev", dev),
         out=optional_path("out", out),
-        settings=_settings(settings),
+        settings=as_settings(settings),
         seed=seed,
         init=optional_path("init", init),
         minutes=minutes,
@@ -121,10 +121,3 @@ def _configuration(name: str, configuration: Any) -> Path | Mapping[str, Any]:
     if isinstance(configuration, str | os.PathLike):
         return as_path(name, configuration)
     raise wrong_type(name, configuration, "a path, a freerun.Config or a dict")
-
-
-def _settings(settings: Any) -> tuple[str, ...]:
-    items = as_list("settings", settings, 'str, for example ["training.seed=3"]')
-    for number, setting in enumerate(items):
-        check_text(f"settings[{number}]", setting)
-    return tuple(items)

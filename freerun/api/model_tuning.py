@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freerun.api.checks import AnyPath, Pairs, as_location, optional_path
+from freerun.api.checks import AnyPath, Pairs, as_location, as_settings, optional_path
 from freerun.api.training_callbacks import as_callbacks
-from freerun.arguments import as_list, check_int, check_number, check_text
+from freerun.arguments import check_int, check_number
 from freerun.errors import MissingExtraError
 from freerun.experiment.request import TrainRequest, run_directory
 from freerun.experiment.run import train as run_training
@@ -126,13 +126,11 @@ def tune(
     check_int("trials", trials)
     if seed is not None:
         check_int("seed", seed)
-    for number, setting in enumerate(items := as_list("settings", settings, "str")):
-        check_text(f"settings[{number}]", setting)
     checked = as_callbacks(callbacks)
     request = TrainRequest(
         source=as_location("source", source, "pairs"),
         dev=None if dev is None else as_location("dev", dev),
-        settings=tuple(items),
+        settings=as_settings(settings),
         seed=seed,
     )
     return run_tuning(request, optional_path("out", out), minutes, trials, checked, started)

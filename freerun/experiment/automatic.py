@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from freerun.architecture import attention_kinds, attention_scores
@@ -17,7 +17,7 @@ from freerun.config import Config, flatten, shown
 from freerun.errors import ConfigError
 from freerun.experiment.dataset import TrainingData
 from freerun.experiment.lengthening import LENGTHS
-from freerun.experiment.recipes import RECIPES, embedding_size_for, recipe_for
+from freerun.experiment.recipes import RECIPES, recipe_for
 from freerun.experiment.time_limit import EVALUATIONS, Cost, TimeLimit, measure_cost
 from freerun.text import duration
 
@@ -48,6 +48,8 @@ def choose_before_data(chosen: Mapping[str, Any]) -> dict[str, Any]:
 def choose_sizes(data: TrainingData, chosen: Mapping[str, Any]) -> AutomaticChoice:
     """Choose model and batch for this data; keys that ``chosen`` (a raw configuration) sets are left out."""
     recipe = recipe_for(data)
+    # the sizes of an output layer that the user ties or not
+    recipe = replace(recipe, tied_output=flatten(chosen).get("model.tied_output", recipe.tied_output))
     only_with_luong = _only_with_luong(chosen)
     values = {
         **flatten(choose_before_data(chosen)),
@@ -60,8 +62,6 @@ def choose_sizes(data: TrainingData, chosen: Mapping[str, Any]) -> AutomaticChoi
         "evaluation.patience": 0,
         "evaluation.max_sources": 1000,
     }
-    if flatten(chosen).get("model.tied_output", recipe.tied_output) != recipe.tied_output:
-        values["model.embedding_size"] = embedding_size_for(recipe.hidden_size, not recipe.tied_output)
     reasons = [_description(data, {**values, **flatten(chosen)})]
     values = {key: value for key, value in values.items() if not _is_set(key, chosen)}
     if _is_set("training.batch_tokens", chosen):

@@ -35,11 +35,6 @@ class Trial:
     updates: int = 0
     seconds: float = 0.0
 
-    @property
-    def name(self) -> str:
-        """The name of its run directory."""
-        return f"{self.number:04d}"
-
 
 def ranked(trials: Sequence[Trial], higher_is_better: bool) -> list[Trial]:
     """Return the trials, the best one first: the earlier of two equal ones, and those that failed at the end."""

@@ -20,7 +20,7 @@ from typing import Any, Final
 from freerun.bounds import MINUTES, TRIALS
 from freerun.config import HIGHER_IS_BETTER, Config, flatten, parse_config, read_toml, shown
 from freerun.data.memory_pairs import PairsInMemory
-from freerun.data.opening import is_read_once
+from freerun.data.opening import reject_read_once
 from freerun.data.readers import files_of
 from freerun.errors import ConfigError, Interrupted, RunError, TrainingError, UserError
 from freerun.experiment.lengthening import LENGTHS
@@ -37,7 +37,7 @@ from freerun.studies.trials import Trial, TrialJournal, ranked
 from freerun.text import duration
 from freerun.training.journal import read_journal
 
-__all__ = ["BEST_CONFIG", "JOURNAL", "Train", "Tuner", "TuningPlan", "described"]
+__all__ = ["BEST_CONFIG", "JOURNAL", "Train", "Tuner", "TuningPlan"]
 
 Train = Callable[[TrainRequest], TrainResult]
 
@@ -117,9 +117,9 @@ class Tuner:
         """The finished trials."""
         return self.journal.trials
 
-    @property
+    @cached_property
     def config(self) -> Config:
-        """The configuration of the first trial."""
+        """The configuration of the first trial, which has to have begun."""
         path = self.directory_of(0) / "config.toml"
         return parse_config(read_toml(path), path, EVERYTHING.settings_of)
 
@@ -175,7 +175,7 @@ class Tuner:
         number = len(self.trials)
         settings = self.space.suggest(self.trials, self.config.training.seed) if number else {}
         if settings:
-            log.info(f"Trial {number}: {described(settings)}")
+            log.info(f"Trial {number}: {_described(settings)}")
         started = time.monotonic()
         try:
             trial = self._outcome(number, settings)
@@ -271,7 +271,7 @@ def _remove_all_but(directory: Path, names: Collection[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def described(settings: dict[str, Any]) -> str:
+def _described(settings: dict[str, Any]) -> str:
     """Return settings as text, without the sections of their keys."""
     return ", ".join(f"{key.partition('.')[2]} {shown(value)}" for key, value in settings.items()).replace('"', "")
 
@@ -318,13 +318,7 @@ def _check_plan(plan: TuningPlan) -> None:
         )
     for location in (training.pairs, training.dev):
         for file in () if location is None or isinstance(location, PairsInMemory) else files_of(location):
-            if is_read_once(file):
-                raise UserError(
-                    file,
-                    "this is a pipe, which can be read only once",
-                    "Expected a file, because every trial reads the pairs",
-                    "Write them to a file first",
-                )
+            reject_read_once(file)
 
 
 def _check_directory(directory: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import time
-from pathlib import Path
 
 import pytest
 import tomli_w
@@ -292,8 +292,9 @@ def test_a_configuration_is_not_tuned(monkeypatch, tmp_path):
 
 
 def test_a_pipe_is_rejected_and_pairs_in_memory_are_not(monkeypatch, tmp_path, pairs):
+    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="a pipe, which can be read only once"):
-        Tuner(plan_of(pairs, dev=Path("/dev/fd/0")), FakeTraining(monkeypatch))
+        Tuner(plan_of(pairs, dev=tmp_path / "pipe"), FakeTraining(monkeypatch))
     train = FakeTraining(monkeypatch, seconds=60)
     memory = pairs_in_memory("source", [("a", "b")])
     plan = TuningPlan(
