@@ -39,6 +39,7 @@ _RANDOM_TRIALS: Final = 6
 FEWEST_FOR_IMPORTANCES: Final = 8
 """With fewer trials, importances would be noise."""
 _HIGHEST_RATE: Final = 0.8
+_SOURCE_FORM: Final = "data.normalisation.source"
 
 
 class SearchSpace:
@@ -48,9 +49,13 @@ class SearchSpace:
         config: its values are the first trial's.
         fixed: key paths that the user has set; they are not searched.
         higher_is_better: of the metric.
+        source_forms: the Unicode forms to try for sources. Targets keep theirs: error rates count tokens, and those of
+            another form are others.
     """
 
-    def __init__(self, config: Config, fixed: Collection[str], higher_is_better: bool) -> None:
+    def __init__(
+        self, config: Config, fixed: Collection[str], higher_is_better: bool, source_forms: Sequence[str] = ()
+    ) -> None:
         self.higher_is_better = higher_is_better
         self._sets_embedding_size = "model.embedding_size" not in fixed
         self._tied_output = config.model.tied_output
@@ -59,8 +64,12 @@ class SearchSpace:
             ranges.pop("model.attention", None)  # they are Luong's
         if config.model.attention == "none":
             del ranges["model.memory_dropout"]
+        if source_forms and not any(key.startswith("data.normalisation") for key in fixed):
+            ranges[_SOURCE_FORM] = CategoricalDistribution(source_forms)
+        self._target_form = config.data.forms.target
         self.ranges: Mapping[str, BaseDistribution] = {key: each for key, each in ranges.items() if key not in fixed}
         values = {f"{name}.{key}": value for name, section in config for key, value in section}
+        values[_SOURCE_FORM] = config.data.forms.source
         self.start: Mapping[str, Any] = {key: values[key] for key in self.ranges}
 
     def suggest(self, trials: Sequence[Trial], seed: int) -> dict[str, Any]:
@@ -74,6 +83,8 @@ class SearchSpace:
         settings = {key: _rounded(chosen[key]) for key in self.ranges}
         if "model.hidden_size" in settings and self._sets_embedding_size:
             settings["model.embedding_size"] = embedding_size_for(settings["model.hidden_size"], self._tied_output)
+        if _SOURCE_FORM in settings:
+            settings["data.normalisation.target"] = self._target_form
         return settings
 
     def importances(self, trials: Sequence[Trial]) -> dict[str, float]:

@@ -33,6 +33,7 @@ from freerun.forcing.registry import EVERYTHING
 from freerun.lock import LOCK
 from freerun.log import log
 from freerun.studies.search_space import SearchSpace
+from freerun.studies.source_forms import source_forms
 from freerun.studies.trials import Trial, TrialJournal, ranked
 from freerun.text import duration
 from freerun.training.journal import read_journal
@@ -137,7 +138,8 @@ class Tuner:
     def space(self) -> SearchSpace:
         """The ranges around the first trial's configuration; it has to be finished."""
         fixed = flatten(with_options({}, self.plan.training))
-        return SearchSpace(self.config, fixed, self.metric in HIGHER_IS_BETTER)
+        forms = source_forms(self.config.data, self.plan.training.pairs)
+        return SearchSpace(self.config, fixed, self.metric in HIGHER_IS_BETTER, forms)
 
     def directory_of(self, number: int) -> Path:
         """Return the run directory of a trial."""

@@ -33,8 +33,8 @@ def config_of(**model):
     return parse_config(raw, "test", EVERYTHING.settings_of)
 
 
-def space(fixed=(), higher=False, **model):
-    return SearchSpace(config_of(**model), fixed, higher)
+def space(fixed=(), higher=False, forms=(), **model):
+    return SearchSpace(config_of(**model), fixed, higher, forms)
 
 
 def trials_by(cost, searched, count, seed=1):
@@ -82,6 +82,18 @@ def test_what_was_set_is_not_tuned():
 @pytest.mark.parametrize("key", ["model.attention_score", "model.input_feeding"])
 def test_settings_of_one_attention_fix_the_attention(key):
     assert "model.attention" not in space({key}).ranges
+
+
+def test_forms_of_sources_are_tuned_and_targets_keep_theirs():
+    searched = space(forms=("NFC", "NFD"))
+    assert searched.start["data.normalisation.source"] == "NFC"
+    first = [Trial(number=0, settings={}, value=1.0)]
+    tried = [searched.suggest(first, seed) for seed in range(8)]
+    assert {each["data.normalisation.source"] for each in tried} == {"NFC", "NFD"}
+    assert all(each["data.normalisation.target"] == "NFC" for each in tried)
+    for key in ("data.normalisation", "data.normalisation.source"):
+        assert "data.normalisation.source" not in space({key}, forms=("NFC", "NFD")).ranges
+    assert "data.normalisation.target" not in space().suggest(first, 1)
 
 
 def test_without_attention_there_is_no_memory_to_drop():

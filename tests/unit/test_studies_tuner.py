@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 
 import pytest
 import tomli_w
 
-from freerun.config import flatten, read_toml
+from freerun.config import flatten, override, read_toml
 from freerun.data.memory_pairs import pairs_in_memory
 from freerun.errors import ConfigError, Interrupted, RunError, TrainingError, UserError
 from freerun.experiment.request import TrainRequest
@@ -29,6 +30,8 @@ class FakeTraining:
         self.outcomes = outcomes or {}
         self.now = 1000.0
         self.hash = "a"
+        self.source_tokens = "char"
+        self.pairs = None
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
     def __call__(self, request):
@@ -38,11 +41,11 @@ class FakeTraining:
         outcome = self.outcomes.get(number)
         if isinstance(outcome, Exception) and not isinstance(outcome, Interrupted):
             raise outcome
-        raw = {"data": {"train": str(request.pairs)}, **{name: dict(section) for name, section in RECIPE.items()}}
+        data = {"train": str(self.pairs or request.pairs), "source_tokens": self.source_tokens}
+        raw = {"data": data, **{name: dict(section) for name, section in RECIPE.items()}}
         for setting in request.settings:
             key, value = setting.split("=")
-            section, name = key.split(".")
-            raw[section][name] = json.loads(value)
+            raw = override(raw, key.split("."), json.loads(value), "test")
         request.out.mkdir(parents=True, exist_ok=True)
         (request.out / "config.toml").write_text(tomli_w.dumps(raw))
         (request.out / "journal.jsonl").write_text(
@@ -208,16 +211,18 @@ def test_without_a_first_trial_there_is_no_tuning(monkeypatch, pairs, outcome, m
 
 def test_after_too_few_minutes_more_can_be_given(monkeypatch, pairs):
     few = ConfigError.single("minutes", "too few", "Expected 3 or more", "Raise it")
+    train = FakeTraining(monkeypatch, outcomes={0: few})
     with pytest.raises(UserError):
-        Tuner(plan_of(pairs), FakeTraining(monkeypatch, outcomes={0: few})).run()
+        Tuner(plan_of(pairs), train).run()
     train = FakeTraining(monkeypatch, seconds=600)
     Tuner(plan_of(pairs, minutes=20), train).run()
     assert train.requests[0].minutes == 5
 
 
 def test_other_problems_end_it(monkeypatch, pairs):
+    train = FakeTraining(monkeypatch, outcomes={2: RunError("x", "disk full")})
     with pytest.raises(RunError, match="disk full"):
-        Tuner(plan_of(pairs), FakeTraining(monkeypatch, outcomes={2: RunError("x", "disk full")})).run()
+        Tuner(plan_of(pairs), train).run()
     assert len(TrialJournal(pairs.parent / "tuning" / "trials.jsonl").trials) == 2
 
 
@@ -319,3 +324,45 @@ def test_notices_of_later_trials_are_left_out_and_their_warnings_are_not(monkeyp
     assert caplog.messages.count("a notice") == 1
     assert caplog.messages.count("a warning") == 4
     assert sum(message.startswith("Trial ") for message in caplog.messages) == 7
+
+
+KOREAN, FRENCH = "\uac00\tk a\n", "e\u0301te\u0301\te t e\n"
+"""A syllable that consists of two letters, and accents that are written apart."""
+
+
+@pytest.mark.parametrize("line", [KOREAN, FRENCH])
+def test_sources_whose_characters_consist_of_others_are_tried_in_both_forms(monkeypatch, pairs, line):
+    pairs.write_text("a\tb\n" + line)
+    train = FakeTraining(monkeypatch, seconds=10)
+    Tuner(plan_of(pairs, minutes=4, trials=4), train).run()
+    tried = [dict(setting.split("=") for setting in request.settings) for request in train.requests[1:]]
+    assert {each["data.normalisation.source"] for each in tried} == {'"NFC"', '"NFD"'}
+    assert {each["data.normalisation.target"] for each in tried} == {'"NFC"'}
+
+
+@pytest.mark.parametrize(
+    ("line", "tokens", "settings"),
+    [
+        ("a\t\uac00\n", "char", ()),  # only a target
+        (KOREAN, "whitespace", ()),
+        (KOREAN, "char", ('data.normalisation="NFC"',)),
+        (KOREAN, "char", ('data.normalisation="NFKC"',)),
+        (KOREAN, "char", ("data.shared_vocabulary=true",)),
+    ],
+)
+def test_forms_that_make_no_difference_or_are_set_are_not_tuned(monkeypatch, pairs, line, tokens, settings):
+    pairs.write_text("a\tb\n" + line)
+    train = FakeTraining(monkeypatch, seconds=60)
+    train.source_tokens = tokens
+    tuner = Tuner(plan_of(pairs, minutes=2, trials=2, settings=settings), train)
+    tuner.run()
+    assert "data.normalisation.source" not in tuner.space.ranges
+
+
+def test_pairs_in_memory_are_read_for_their_forms(monkeypatch, pairs):
+    train = FakeTraining(monkeypatch, seconds=60)
+    train.pairs = pairs.parent / "gone.jsonl"
+    given = pairs_in_memory("pairs", [("a", "b"), ("\uac00", "k a")])
+    tuner = Tuner(replace(plan_of(pairs, minutes=2, trials=2), training=TrainRequest(source=given)), train)
+    tuner.run()
+    assert tuner.space.start["data.normalisation.source"] == "NFC"
