@@ -199,9 +199,10 @@ class _Layer:
 
     def last(self, t: int) -> tuple[Tensor, Tensor | None]:
         """Return the state (h, c) after ``t`` steps, in the type of sums."""
+        # copies: an output that is one of these views would keep itself alive, through its graph, until a collection
         if not self.spec.has_cell_state:
             return self.accum_TBH[t].clone(), None
-        return self.h[t].to(self.accum_TBH.dtype), self.accum_TBH[t].clone()
+        return self.h[t].to(self.accum_TBH.dtype, copy=True), self.accum_TBH[t].clone()
 
     def step(self, t: int, rows_B: Numbers, x_NG: Numbers, scale_B: Numbers, constant_BG: Numbers) -> None:
         """Run step ``t``: rows, scale and constant of the gates' inputs as in ``compiled_cells.gate_inputs``."""
