@@ -7,7 +7,7 @@ machine (``time_limit``).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,11 +17,11 @@ from freerun.config import Config, flatten, shown
 from freerun.errors import ConfigError
 from freerun.experiment.dataset import TrainingData
 from freerun.experiment.lengthening import LENGTHS
-from freerun.experiment.recipes import RECIPES, recipe_for
+from freerun.experiment.recipes import RECIPES, Recipe, recipes_for
 from freerun.experiment.time_limit import EVALUATIONS, Cost, TimeLimit, measure_cost
 from freerun.text import duration
 
-__all__ = ["AutomaticChoice", "choose_before_data", "choose_length", "choose_sizes"]
+__all__ = ["AutomaticChoice", "choose_before_data", "choose_length", "choose_recipe", "choose_sizes", "measure_length"]
 
 FEWEST_UPDATES = 200
 """Very small data gets more epochs than its recipe has."""
@@ -45,9 +45,37 @@ def choose_before_data(chosen: Mapping[str, Any]) -> dict[str, Any]:
     return {"data": {"normalisation": "auto"}, "model": model}
 
 
-def choose_sizes(data: TrainingData, chosen: Mapping[str, Any]) -> AutomaticChoice:
-    """Choose model and batch for this data; keys that ``chosen`` (a raw configuration) sets are left out."""
-    recipe = recipe_for(data)
+def choose_recipe(
+    data: TrainingData, chosen: Mapping[str, Any], limit: TimeLimit, complete: Callable[[Mapping[str, Any]], Config]
+) -> AutomaticChoice:
+    """Choose model, batch and length by the best recipe for this data of which enough epochs fit into the time.
+
+    ``chosen`` is a raw configuration; ``complete`` puts values, by key path, under those that it sets.
+    """
+    passed_over = []
+    recipes = recipes_for(data)
+    if _is_set("model.hidden_size", chosen):
+        recipes = recipes[:1]  # others would not be quicker
+    for recipe in recipes:
+        sizes = choose_sizes(data, chosen, recipe)
+        config = complete(sizes.values)
+        cost = measure_length(config, data, chosen)
+        if cost is None or recipe is recipes[-1]:
+            break
+        epochs = cost.affordable(limit.left()) / _epoch(config, data)
+        if epochs >= recipe.fewest_epochs:
+            break
+        passed_over.append(
+            f"{recipe.num_layers} x {recipe.hidden_size} units would suit the data, but only {epochs:.1f} epochs of "
+            f"them fit into {round(limit.most, 2):g} minutes on this machine, and a smaller model does better in that "
+            "time."
+        )
+    length = choose_length(config, data, chosen, limit, recipe, cost)
+    return AutomaticChoice({**sizes.values, **length.values}, [*passed_over, *sizes.reasons, *length.reasons])
+
+
+def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], recipe: Recipe) -> AutomaticChoice:
+    """Choose model and batch by a recipe; keys that ``chosen`` (a raw configuration) sets are left out."""
     # the sizes of an output layer that the user ties or not
     recipe = replace(recipe, tied_output=flatten(chosen).get("model.tied_output", recipe.tied_output))
     only_with_luong = _only_with_luong(chosen)
@@ -119,14 +147,25 @@ def _further_dropout(values: Mapping[str, Any]) -> str:
     return f" ({', '.join(listed)})" if listed else ""
 
 
-def choose_length(config: Config, data: TrainingData, chosen: Mapping[str, Any], limit: TimeLimit) -> AutomaticChoice:
-    """Choose the number of updates: what suits the data or, if minutes were set, as many as fit into them."""
-    order = order_of(config.training, data.corpus)
+def measure_length(config: Config, data: TrainingData, chosen: Mapping[str, Any]) -> Cost | None:
+    """Time updates on this machine; None if ``chosen`` sets how many there are."""
     if not flatten(chosen).keys().isdisjoint(LENGTHS):
+        return None
+    return measure_cost(_long_enough(config), data, order_of(config.training, data.corpus))
+
+
+def choose_length(
+    config: Config, data: TrainingData, chosen: Mapping[str, Any], limit: TimeLimit, recipe: Recipe, cost: Cost | None
+) -> AutomaticChoice:
+    """Choose the number of updates: what suits the data or, if minutes were set, as many as fit into them.
+
+    ``cost`` is that of ``measure_length``.
+    """
+    if cost is None:
+        order = order_of(config.training, data.corpus)
         return AutomaticChoice(_intervals(updates_of(config.training, order), chosen), [])
-    epoch, recipe = updates_per_epoch(config.training, order), recipe_for(data)
-    cost = measure_cost(_long_enough(config), data, order)
     _check_enough(cost, limit)
+    epoch = _epoch(config, data)
     epochs = recipe.epochs if limit.minutes is None else recipe.most_epochs
     suitable, affordable = max(FEWEST_UPDATES, round(epochs * epoch)), cost.affordable(limit.left())
     updates, last_phase = min(suitable, affordable), _last_phase(config)
@@ -146,6 +185,11 @@ def choose_length(config: Config, data: TrainingData, chosen: Mapping[str, Any],
         f"{cost.update * 1000:.0f} ms per update on this machine, at most {round(minutes, 2):g} minutes."
     )
     return AutomaticChoice({"training.updates": updates, **_intervals(updates, chosen)}, [reason])
+
+
+def _epoch(config: Config, data: TrainingData) -> float:
+    """Return the updates of an epoch."""
+    return updates_per_epoch(config.training, order_of(config.training, data.corpus))
 
 
 def _check_enough(cost: Cost, limit: TimeLimit) -> None:

@@ -12,7 +12,7 @@ from freerun.architecture import feature_encoder_for
 from freerun.config import Config, DataConfig, merge, parse_config, shown, to_toml
 from freerun.errors import ConfigError, RunError
 from freerun.evaluation.baseline import most_frequent_target
-from freerun.experiment.automatic import AutomaticChoice, choose_before_data, choose_length, choose_sizes
+from freerun.experiment.automatic import choose_before_data, choose_recipe
 from freerun.experiment.dataset import DataSource, TrainingData, choose_text, load_data, write_held_out
 from freerun.experiment.initial_model import (
     as_initial_model_reads,
@@ -182,8 +182,11 @@ def resolve_config(plan: RunPlan, pairs: DataSource, init: Bundle | None) -> tup
     config = _parsed(plan, merge(automatic, raw))
     data = load_data(config, pairs, (init.source, init.target) if init else None)
     if plan.automatic:
-        raw, config = _with_choice(plan, raw, choose_sizes(data, raw))
-        raw, config = _with_choice(plan, raw, choose_length(config, data, plan.raw, plan.limit))
+        choice = choose_recipe(data, raw, plan.limit, lambda values: _parsed(plan, merge(_nested(values), raw)))
+        for reason in choice.reasons:
+            log.info(reason)
+        raw = merge(_nested(choice.values), raw)
+        config = _parsed(plan, raw)
     if data.source.features is not None and config.model.feature_encoder is None:
         encoder = {"model": {"feature_encoder": feature_encoder_for(config.model.attention)}}
         config = _parsed(plan, merge(raw, encoder))
@@ -211,14 +214,6 @@ def _feature_settings(config: Config, pairs: DataSource) -> dict[str, Any]:
                 "Remove this key, or choose the columns with --columns, for example 1,2,3",
             )
     return {}
-
-
-def _with_choice(plan: RunPlan, raw: Mapping[str, Any], choice: AutomaticChoice) -> tuple[dict[str, Any], Config]:
-    """Put the chosen values under those that were set, and log the reasons."""
-    for reason in choice.reasons:
-        log.info(reason)
-    complete = merge(_nested(choice.values), raw)
-    return complete, _parsed(plan, complete)
 
 
 def _parsed(plan: RunPlan, raw: Mapping[str, Any]) -> Config:

@@ -6,11 +6,12 @@ The runs behind a row are in ``benchmarks/runs``, and docs/recipes.md has the ev
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from freerun.experiment.dataset import TrainingData
 
-__all__ = ["RECIPES", "SENTENCES", "SENTENCE_VOCABULARY", "Recipe", "embedding_size_for", "recipe_for"]
+__all__ = ["RECIPES", "SENTENCES", "SENTENCE_VOCABULARY", "Recipe", "embedding_size_for", "recipes_for"]
 
 SENTENCE_TOKENS, SENTENCE_VOCABULARY = 7, 2000
 """Running text: targets are longer, and there are more different words or subwords."""
@@ -29,6 +30,8 @@ class Recipe:
     Attributes:
         epochs: of a training without a time limit.
         most_epochs: of one whose time limit allows more.
+        fewest_epochs: if fewer fit into the time limit, the next recipe for as many pairs makes fewer errors: it is
+            quicker.
         dropout and the other rates: see ``freerun.models.dropout.DropoutRates``.
         tied_output: the output layer's weight is the target embedding.
     """
@@ -39,6 +42,7 @@ class Recipe:
     batch_size: int
     epochs: int
     most_epochs: int
+    fewest_epochs: int = 0
     dropout: float
     embedding_unit_dropout: float = 0.0
     memory_dropout: float = 0.0
@@ -123,8 +127,9 @@ SENTENCES = (
 """The rows for running text: long targets of thousands of different words or subwords."""
 
 
-def recipe_for(data: TrainingData) -> Recipe:
-    """Return the recipe for the size and kind of these data."""
+def recipes_for(data: TrainingData) -> Sequence[Recipe]:
+    """Return the recipes for the size and kind of these data: the best one, then quicker ones for too little time."""
     is_long = data.corpus.targets.lengths.mean() > SENTENCE_TOKENS
-    is_running_text = is_long and len(data.target.vocabulary) > SENTENCE_VOCABULARY
-    return next(recipe for recipe in (SENTENCES if is_running_text else RECIPES) if len(data.corpus) <= recipe.pairs)
+    table = SENTENCES if is_long and len(data.target.vocabulary) > SENTENCE_VOCABULARY else RECIPES
+    pairs = min(recipe.pairs for recipe in table if len(data.corpus) <= recipe.pairs)
+    return [recipe for recipe in table if recipe.pairs == pairs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 
@@ -17,9 +18,9 @@ from freerun.data.vocabulary import Vocabulary
 from freerun.errors import ConfigError
 from freerun.evaluation.items import EvaluationSet
 from freerun.experiment import automatic, recipes
-from freerun.experiment.automatic import choose_before_data, choose_length, choose_sizes
+from freerun.experiment.automatic import choose_before_data, choose_length, choose_recipe, choose_sizes, measure_length
 from freerun.experiment.dataset import TrainingData
-from freerun.experiment.recipes import Recipe
+from freerun.experiment.recipes import Recipe, recipes_for
 from freerun.experiment.time_limit import Cost, TimeLimit
 from freerun.forcing.registry import settings_of
 from freerun.models.dropout import DropoutRates
@@ -85,6 +86,14 @@ def sentences(attention):
     )
 
 
+def sizes_of(data, chosen):
+    return choose_sizes(data, chosen, recipes_for(data)[0])
+
+
+def length_of(settings, data, chosen, limit):
+    return choose_length(settings, data, chosen, limit, recipes_for(data)[0], measure_length(settings, data, chosen))
+
+
 def limit(minutes=None, gone=0.0):
     """A limit of a command that began ``gone`` seconds ago."""
     return TimeLimit(minutes, time.monotonic() - gone)
@@ -103,7 +112,7 @@ WITHIN = " (0.25 of embedding units, 0.1 of what attention reads)"
     ],
 )
 def test_sizes_suit_the_data(pairs, length, vocabulary, expected):
-    choice = choose_sizes(data(pairs, length, vocabulary), {"data": {"train": "t"}})
+    choice = sizes_of(data(pairs, length, vocabulary), {"data": {"train": "t"}})
     layers, size, dropout = (choice.values[f"model.{key}"] for key in ("num_layers", "hidden_size", "dropout"))
     found = f"{layers} x {size} units, batches of {choice.values['training.batch_size']}, dropout {dropout}"
     assert expected in (f"{found}.", f"{found}{WITHIN}.")
@@ -123,7 +132,11 @@ def test_recipes_of_the_program_cover_all_sizes(monkeypatch):
     for table in (recipes.RECIPES, recipes.SENTENCES):
         assert table[-1].pairs == math.inf
         assert sorted(table, key=lambda recipe: recipe.pairs) == list(table)
-        assert all(each.epochs <= each.most_epochs for each in table)
+        assert all(each.fewest_epochs <= each.epochs <= each.most_epochs for each in table)
+        for each, following in itertools.pairwise(table):
+            # a quicker recipe for as many pairs, or one for more
+            if each.pairs == following.pairs:
+                assert each.fewest_epochs and following.hidden_size < each.hidden_size
     rates = {each.name for each in dataclasses.fields(DropoutRates)} & {"dropout", *recipes.RECIPES[0].model()}
     assert rates <= set(ModelConfig.model_fields)
 
@@ -133,7 +146,7 @@ def test_what_was_set_is_left_out_and_told_as_it_is():
         "model": {"hidden_size": 7, "cell": "gru", "bidirectional": False, "attention": "none"},
         "training": {"batch_tokens": 5000, "schedule": {"kind": "constant"}},
     }
-    choice = choose_sizes(data(), chosen)
+    choice = sizes_of(data(), chosen)
     assert not choice.values.keys() & {
         "model.hidden_size",
         "model.bidirectional",
@@ -156,7 +169,7 @@ NEEDS_LUONG = [
 
 @pytest.mark.parametrize(("chosen", "why"), NEEDS_LUONG)
 def test_luong_attention_is_chosen_where_nothing_else_will_do(chosen, why):
-    choice = choose_sizes(data(), chosen)
+    choice = sizes_of(data(), chosen)
     assert choice.values["model.attention"] == "luong"
     assert "a decoder with Luong attention" in choice.reasons[0]
     assert choice.reasons[1:] == [
@@ -176,13 +189,13 @@ def test_luong_attention_is_chosen_where_nothing_else_will_do(chosen, why):
     ],
 )
 def test_everything_else_leaves_the_choice_open(chosen):
-    choice = choose_sizes(data(), chosen)
+    choice = sizes_of(data(), chosen)
     assert (choice.values["model.attention"], len(choice.reasons)) == ("bahdanau", 1)
     assert choose_before_data(chosen)["model"]["attention"] == "bahdanau"
 
 
 def test_an_attention_that_was_set_stays_silently():
-    choice = choose_sizes(data(), {"model": {"attention": "luong", "input_feeding": True}})
+    choice = sizes_of(data(), {"model": {"attention": "luong", "input_feeding": True}})
     assert "model.attention" not in choice.values
     assert len(choice.reasons) == 1
 
@@ -190,7 +203,7 @@ def test_an_attention_that_was_set_stays_silently():
 def test_running_text_has_rows_by_size_too(monkeypatch):
     few = dataclasses.replace(sentences("bahdanau"), pairs=1000, tied_output=True, learning_rate=5e-4)
     monkeypatch.setattr("freerun.experiment.recipes.SENTENCES", (few, sentences("luong")))
-    found = [choose_sizes(data(pairs, 8, 2001), {}).values for pairs in (1000, 1001)]
+    found = [sizes_of(data(pairs, 8, 2001), {}).values for pairs in (1000, 1001)]
     keys = ("model.attention", "model.tied_output", "model.embedding_size", "training.learning_rate")
     assert [tuple(values[key] for key in keys) for values in found] == [
         ("bahdanau", True, 512, 5e-4),
@@ -201,16 +214,16 @@ def test_running_text_has_rows_by_size_too(monkeypatch):
 def test_the_embedding_follows_an_output_that_the_user_ties_or_not(monkeypatch):
     tied = dataclasses.replace(sentences("bahdanau"), tied_output=True)
     monkeypatch.setattr("freerun.experiment.recipes.SENTENCES", (tied,))
-    sizes = [choose_sizes(data(10, 8, 2001), {"model": {"tied_output": is_tied}}).values for is_tied in (False, True)]
+    sizes = [sizes_of(data(10, 8, 2001), {"model": {"tied_output": is_tied}}).values for is_tied in (False, True)]
     assert [values["model.embedding_size"] for values in sizes] == [256, 512]
     assert all("model.tied_output" not in values for values in sizes)
 
 
 def test_a_recipe_decides_for_its_kind_of_data(monkeypatch):
     monkeypatch.setattr("freerun.experiment.recipes.SENTENCES", (sentences("luong"),))
-    choice = choose_sizes(data(10, 8, 2001), {"forcing": {"strategy": "professor"}})
+    choice = sizes_of(data(10, 8, 2001), {"forcing": {"strategy": "professor"}})
     assert (choice.values["model.attention"], len(choice.reasons)) == ("luong", 1)
-    assert choose_sizes(data(10, 6, 2001), {}).values["model.attention"] == "bahdanau"
+    assert sizes_of(data(10, 6, 2001), {}).values["model.attention"] == "bahdanau"
 
 
 def timed(monkeypatch, seconds, evaluations=2.0):
@@ -220,7 +233,7 @@ def timed(monkeypatch, seconds, evaluations=2.0):
 def test_small_data_gets_the_passes_that_suit_it(monkeypatch):
     timed(monkeypatch, 0.01)
     settings, chosen = config(batch_size=10)
-    choice = choose_length(settings, data(100), {"data": chosen["data"]}, limit())
+    choice = length_of(settings, data(100), {"data": chosen["data"]}, limit())
     assert choice.values == {"training.updates": 600, "evaluation.every": 75}
     assert choice.reasons == [
         "600 updates, 60.0 epochs: about 11 s at 10 ms per update on this machine, at most 2 minutes."
@@ -230,7 +243,7 @@ def test_small_data_gets_the_passes_that_suit_it(monkeypatch):
 def test_slow_training_gets_what_fits_in_the_limit(monkeypatch):
     timed(monkeypatch, 10.0)
     settings, chosen = config(batch_size=10)
-    choice = choose_length(settings, data(100), {"data": chosen["data"]}, limit())
+    choice = length_of(settings, data(100), {"data": chosen["data"]}, limit())
     # (143 x 10 s + 2 s for evaluations + 3 s at the end) x 1.25 to be safe = 29.9 minutes
     assert choice.values["training.updates"] == 143
     assert "(600 would suit the data, but not the limit of 30 minutes)" in choice.reasons[0]
@@ -248,7 +261,7 @@ def test_slow_training_gets_what_fits_in_the_limit(monkeypatch):
 )
 def test_a_length_that_was_set_stays_and_is_evaluated_eight_times(training, updates):
     settings, chosen = config(**{"batch_size": 10, **training} if "batch_tokens" not in training else training)
-    choice = choose_length(settings, data(100), chosen, limit())
+    choice = length_of(settings, data(100), chosen, limit())
     assert (choice.values, choice.reasons) == ({"evaluation.every": updates // 8}, [])
 
 
@@ -261,7 +274,7 @@ def test_the_length_lets_every_phase_begin(monkeypatch, until, updates):
     phases = [{**PHASES[0], "until": until}, PHASES[1]]
     raw = {"data": {"train": "t"}, "model": {"hidden_size": 4, "embedding_size": 4}, "training": {"batch_size": 10}}
     settings = parse_config({**raw, "forcing": {"phases": phases}}, "here", settings_of)
-    choice = choose_length(settings, data(100), {"data": raw["data"]}, limit())
+    choice = length_of(settings, data(100), {"data": raw["data"]}, limit())
     assert choice.values["training.updates"] == updates
     assert (f" (twice the {until:,} before the last phase of forcing), " in choice.reasons[0]) == (updates > 600)
     if until == 30_000:
@@ -273,24 +286,24 @@ def test_updates_are_timed_however_late_the_last_phase_begins():
     settings = parse_config(
         {**raw, "forcing": {"phases": [{**PHASES[0], "until": 25_000}, PHASES[1]]}}, "x", settings_of
     )
-    assert choose_length(settings, data(), raw, limit()).values["training.updates"] == 50_000
+    assert length_of(settings, data(), raw, limit()).values["training.updates"] == 50_000
 
 
 def test_a_dot_product_gets_an_encoder_of_one_direction():
     chosen = {"model": {"attention_score": "dot"}}
-    choice = choose_sizes(data(), chosen)
+    choice = sizes_of(data(), chosen)
     assert (choice.values["model.bidirectional"], choice.values["model.attention"]) == (False, "luong")
     assert choice.reasons[1] == (
         'A unidirectional encoder, because model.attention_score = "dot" compares vectors of equal size.'
     )
     assert choose_before_data(chosen)["model"]["bidirectional"] is False
-    assert len(choose_sizes(data(), {"model": {"attention_score": "dot", "bidirectional": False}}).reasons) == 2
+    assert len(sizes_of(data(), {"model": {"attention_score": "dot", "bidirectional": False}}).reasons) == 2
     assert choose_before_data({"model": {"attention_score": "general"}})["model"]["bidirectional"] is True
 
 
 def test_an_interval_that_was_set_stays():
     settings, chosen = config(updates=80)
-    assert choose_length(settings, data(), {**chosen, "evaluation": {"every": 3}}, limit()).values == {}
+    assert length_of(settings, data(), {**chosen, "evaluation": {"every": 3}}, limit()).values == {}
 
 
 @pytest.mark.parametrize(
@@ -306,7 +319,7 @@ def test_a_time_limit_is_used_up(monkeypatch, minutes, gone, updates):
     """Also beyond what suits the data (600 updates), since somebody is ready to wait."""
     timed(monkeypatch, 1.0)
     settings, chosen = config(batch_size=10)
-    choice = choose_length(settings, data(100), {"data": chosen["data"]}, limit(minutes, gone))
+    choice = length_of(settings, data(100), {"data": chosen["data"]}, limit(minutes, gone))
     assert choice.values["training.updates"] == pytest.approx(updates, abs=1)
     (reason,) = choice.reasons
     if updates == 1500:
@@ -315,11 +328,81 @@ def test_a_time_limit_is_used_up(monkeypatch, minutes, gone, updates):
         assert reason.endswith(f"at most {minutes - gone // 60} minutes.")
 
 
+QUICK = Recipe(pairs=1000, hidden_size=64, num_layers=1, batch_size=16, dropout=0.1, epochs=30, most_epochs=90)
+
+
+def with_quicker_recipes(monkeypatch, seconds):
+    """Recipes of 256, 64 and 16 units for as many pairs; an update takes so many seconds for each unit."""
+    first = dataclasses.replace(recipes.RECIPES[0], fewest_epochs=20)
+    quicker = dataclasses.replace(QUICK, fewest_epochs=10), dataclasses.replace(QUICK, hidden_size=16)
+    monkeypatch.setattr("freerun.experiment.recipes.RECIPES", (first, *quicker, recipes.RECIPES[1]))
+    monkeypatch.setattr(automatic, "measure_cost", lambda config, *_: Cost(seconds * config.model.hidden_size, 0.0))
+
+
+def chosen_for(settings=(), minutes=10.0, pairs=160):
+    chosen = {"data": {"train": "t"}, "training": {"threads": 1}}
+    for section, key, value in settings:
+        chosen.setdefault(section, {})[key] = value
+
+    def complete(values):
+        raw = {section: dict(keys) for section, keys in chosen.items()}
+        for path, value in values.items():
+            section, _, key = path.partition(".")
+            raw.setdefault(section, {}).setdefault(key, value)
+        return parse_config(raw, "here", settings_of)
+
+    return choose_recipe(data(pairs), chosen, limit(minutes), complete)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "passed_over", "units"),
+    [
+        # of 600 s, 477 are for updates: 5 of them an epoch with 256 units, 10 with fewer
+        (477 / 256 / 101, [], 256),
+        (477 / 256 / 99, ["1 x 256"], 64),
+        (477 / 64 / 101, ["1 x 256"], 64),
+        (477 / 64 / 99, ["1 x 256", "1 x 64"], 16),
+    ],
+)
+def test_with_little_time_a_quicker_recipe_is_taken(monkeypatch, seconds, passed_over, units):
+    with_quicker_recipes(monkeypatch, seconds)
+    choice = chosen_for()
+    assert choice.values["model.hidden_size"] == units
+    assert choice.values["training.batch_size"] == (32 if units == 256 else 16)
+    *why, sizes, length = choice.reasons
+    assert [reason.partition(" units would suit the data")[0] for reason in why] == passed_over
+    assert f"a decoder with Bahdanau attention, 1 x {units} units" in sizes
+    assert f" {choice.values['training.updates']:,} updates" in f" {length}"
+
+
+def test_it_is_said_why_a_recipe_is_passed_over(monkeypatch):
+    with_quicker_recipes(monkeypatch, 477 / 256 / 99)
+    assert chosen_for().reasons[0] == (
+        "1 x 256 units would suit the data, but only 19.6 epochs of them fit into 10 minutes on this machine, and a "
+        "smaller model does better in that time."
+    )
+
+
+def test_too_little_time_for_the_quickest_recipe_is_an_error(monkeypatch):
+    with_quicker_recipes(monkeypatch, 100.0)
+    with pytest.raises(ConfigError, match="not enough for a single update"):
+        chosen_for()
+
+
+@pytest.mark.parametrize("setting", [("model", "hidden_size", 256), ("training", "updates", 50)])
+def test_a_size_or_a_length_that_was_set_leaves_no_reason_for_a_quicker_recipe(monkeypatch, setting):
+    with_quicker_recipes(monkeypatch, 477 / 256 / 99)
+    choice = chosen_for([setting])
+    assert choice.values.get("model.hidden_size", 256) == 256
+    assert choice.values.get("training.batch_size") == 32
+    assert "would suit the data, but only" not in " ".join(choice.reasons)
+
+
 def test_a_time_limit_that_is_over_before_the_first_update_is_an_error(monkeypatch):
     timed(monkeypatch, 1.0, 60.0)
     settings, chosen = config(batch_size=10)
     with pytest.raises(ConfigError) as caught:
-        choose_length(settings, data(100), {"data": chosen["data"]}, limit(1, 30))
+        length_of(settings, data(100), {"data": chosen["data"]}, limit(1, 30))
     assert str(caught.value) == (
         "minutes: 1 minutes are not enough for a single update and its evaluation. Expected 6 or more for this data on "
         "this machine. Raise the time limit."
@@ -328,4 +411,4 @@ def test_a_time_limit_that_is_over_before_the_first_update_is_an_error(monkeypat
 
 def test_lengths_are_told_without_the_end_token():
     assert np.all(data(length=4).corpus.sources.lengths == 5)
-    assert "4.0 source" in choose_sizes(data(length=4), {}).reasons[0]
+    assert "4.0 source" in sizes_of(data(length=4), {}).reasons[0]
