@@ -11,6 +11,7 @@ from freerun.config import (
     Config,
     ConstantSchedule,
     CosineSchedule,
+    EvaluationConfig,
     HalvingSchedule,
     InverseSqrtSchedule,
     ModelConfig,
@@ -27,6 +28,7 @@ from freerun.models.dropout import DropoutRates
 from freerun.models.initialise import initialise
 from freerun.models.seq2seq import Seq2Seq
 from freerun.runtime.limits import Limits
+from freerun.search.methods import Beam
 from freerun.training import schedules
 from freerun.training.learner import Learner
 from freerun.training.optimizers import make_optimizer
@@ -42,6 +44,7 @@ __all__ = [
     "objective_of",
     "order_of",
     "schedule_of",
+    "search_of",
     "selection_of",
     "strategy_of",
     "trainer_settings",
@@ -196,6 +199,11 @@ def _check_phases(config: Config, updates: int) -> None:
                 f"Expected less than {updates:,}",
                 "Lower it, or train longer",
             )
+
+
+def search_of(config: EvaluationConfig) -> Beam:
+    """Return the search of evaluations during a training."""
+    return Beam(config.beam_size, length_penalty=config.length_penalty, early_stop=config.early_stop)
 
 
 def trainer_settings(config: Config, order: BatchOrder) -> TrainerSettings:

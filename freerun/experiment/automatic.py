@@ -23,6 +23,10 @@ from freerun.text import duration
 
 __all__ = ["AutomaticChoice", "choose_before_data", "choose_length", "choose_recipe", "choose_sizes", "measure_length"]
 
+_CELLS = {"mingru": "minGRU"}
+"""Names that are not written in capitals."""
+WARMUP = 200
+"""Updates in which the learning rate rises; fewer in a short training."""
 FEWEST_UPDATES = 200
 """Very small data gets more epochs than its recipe has."""
 
@@ -36,13 +40,14 @@ class AutomaticChoice:
 
 
 def choose_before_data(chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of the network that is chosen for all data, as sections to be put under ``chosen``.
+    """Return what is chosen for all data, as sections to be put under ``chosen``.
 
     ``chosen`` is validated together with it, so keys that need an attention get one that allows them.
     """
     attention = "luong" if _only_with_luong(chosen) else RECIPES[0].attention
     model = {"bidirectional": not _scores_by_dot(chosen), "reverse_source": False, "attention": attention}
-    return {"data": {"normalisation": "auto"}, "model": model}
+    # the number of sources decides which are evaluated during training, so it is chosen before they are
+    return {"data": {"normalisation": "auto"}, "model": model, "evaluation": {"max_sources": 1000}}
 
 
 def choose_recipe(
@@ -66,9 +71,9 @@ def choose_recipe(
         if epochs >= recipe.fewest_epochs:
             break
         passed_over.append(
-            f"{recipe.num_layers} x {recipe.hidden_size} units would suit the data, but only {epochs:.1f} epochs of "
-            f"them fit into {round(limit.most, 2):g} minutes on this machine, and a smaller model does better in that "
-            "time."
+            f"{config.model.num_layers} x {config.model.hidden_size} units would suit the data, but only {epochs:.1f} "
+            f"epochs would fit into {_minutes(limit.most)} on this machine. A smaller model makes fewer errors "
+            "then."
         )
     length = choose_length(config, data, chosen, limit, recipe, cost)
     return AutomaticChoice({**sizes.values, **length.values}, [*passed_over, *sizes.reasons, *length.reasons])
@@ -81,14 +86,11 @@ def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], recipe: Recipe) 
     only_with_luong = _only_with_luong(chosen)
     values = {
         **flatten(choose_before_data(chosen)),
-        **flatten({"model": recipe.model()}),
+        **recipe.settings(),
         **({"model.attention": "luong"} if only_with_luong else {}),
-        "training.batch_size": recipe.batch_size,
-        "training.learning_rate": recipe.learning_rate,
-        "training.schedule": {"kind": "cosine", "warmup": 200},
+        "training.schedule": _schedule(WARMUP),
         "training.label_smoothing": 0.1,
         "evaluation.patience": 0,
-        "evaluation.max_sources": 1000,
     }
     reasons = [_description(data, {**values, **flatten(chosen)})]
     values = {key: value for key, value in values.items() if not _is_set(key, chosen)}
@@ -128,11 +130,11 @@ def _description(data: TrainingData, values: Mapping[str, Any]) -> str:
     directions = "bidirectional" if values["model.bidirectional"] else "unidirectional"
     kind = attention_kinds().get(values["model.attention"])
     attention = "attention" if kind is None else kind.title
-    tokens = values.get("training.batch_tokens")
+    cell, tokens = values.get("model.cell", "lstm"), values.get("training.batch_tokens")
     batches = f"{values['training.batch_size']}" if tokens is None else f"{tokens:,} tokens"
     return (
         f"{len(data.corpus):,} pairs of {sources:.1f} source and {targets:.1f} target tokens: a {directions} "
-        f"{values.get('model.cell', 'lstm').upper()} encoder and a decoder with {attention}, "
+        f"{_CELLS.get(cell, cell.upper())} encoder and a decoder with {attention}, "
         f"{values['model.num_layers']} x {values['model.hidden_size']} units, batches of {batches}, "
         f"dropout {values['model.dropout']}{_further_dropout(values)}."
     )
@@ -142,7 +144,7 @@ def _further_dropout(values: Mapping[str, Any]) -> str:
     """Return the rates of dropout within embeddings and the memory, in parentheses, if there are any."""
     rates = {"embedding units": values.get("model.embedding_unit_dropout")}
     if values["model.attention"] != "none":
-        rates["what attention reads"] = values.get("model.memory_dropout")
+        rates["the attention memory"] = values.get("model.memory_dropout")
     listed = [f"{rate:g} of {what}" for what, rate in rates.items() if rate]
     return f" ({', '.join(listed)})" if listed else ""
 
@@ -151,7 +153,8 @@ def measure_length(config: Config, data: TrainingData, chosen: Mapping[str, Any]
     """Time updates on this machine; None if ``chosen`` sets how many there are."""
     if not flatten(chosen).keys().isdisjoint(LENGTHS):
         return None
-    return measure_cost(_long_enough(config), data, order_of(config.training, data.corpus))
+    every = config.evaluation.every if _is_set("evaluation.every", chosen) else None
+    return measure_cost(_long_enough(config), data, order_of(config.training, data.corpus), every)
 
 
 def choose_length(
@@ -163,7 +166,7 @@ def choose_length(
     """
     if cost is None:
         order = order_of(config.training, data.corpus)
-        return AutomaticChoice(_intervals(updates_of(config.training, order), chosen), [])
+        return AutomaticChoice(_following(updates_of(config.training, order), chosen), [])
     _check_enough(cost, limit)
     epoch = _epoch(config, data)
     epochs = recipe.epochs if limit.minutes is None else recipe.most_epochs
@@ -171,10 +174,11 @@ def choose_length(
     updates, last_phase = min(suitable, affordable), _last_phase(config)
     why = ""
     if updates < suitable and limit.minutes is None:
-        why = f" ({suitable:,} would suit the data, but not the limit of {round(limit.most, 2):g} minutes)"
+        why = f" ({suitable:,} would suit the data, but not the limit of {_minutes(limit.most)})"
     if updates == suitable and limit.minutes is not None:
-        why = f" ({epochs} epochs, the most that this recipe makes)"
+        why = f" ({epochs} epochs, the most for data of this kind)"
     if updates <= last_phase:
+        _check_phases_fit(2 * last_phase, cost, limit)
         updates = 2 * last_phase
         why = f" (twice the {last_phase:,} before the last phase of forcing)"
     minutes: float = max(2, math.ceil(cost.announced(updates) / 60))
@@ -182,9 +186,13 @@ def choose_length(
         minutes = min(limit.most, minutes)
     reason = (
         f"{updates:,} updates{why}, {updates / epoch:.1f} epochs: about {duration(cost.expected(updates))} at "
-        f"{cost.update * 1000:.0f} ms per update on this machine, at most {round(minutes, 2):g} minutes."
+        f"{cost.update * 1000:.0f} ms per update on this machine, at most {_minutes(minutes)}."
     )
-    return AutomaticChoice({"training.updates": updates, **_intervals(updates, chosen)}, [reason])
+    return AutomaticChoice({"training.updates": updates, **_following(updates, chosen)}, [reason])
+
+
+def _minutes(number: float) -> str:
+    return f"{round(number, 2):g} minute{'' if number == 1 else 's'}"
 
 
 def _epoch(config: Config, data: TrainingData) -> float:
@@ -202,9 +210,26 @@ def _check_enough(cost: Cost, limit: TimeLimit) -> None:
         enough = math.ceil(limit.most + (cost.announced(FEWEST_UPDATES) - limit.left()) / 60)
         raise ConfigError.single(
             "minutes",
-            f"{round(limit.minutes, 2):g} minutes are not enough for a single update and its evaluation",
+            f"a limit of {_minutes(limit.minutes)} is not enough for a single update and its evaluation",
             f"Expected {enough:,} or more for this data on this machine",
             "Raise the time limit",
+        )
+
+
+def _check_phases_fit(updates: int, cost: Cost, limit: TimeLimit) -> None:
+    """Check that so many updates, which the phases of forcing need, fit into the minutes that were set.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    if limit.minutes is not None and cost.announced(updates) > limit.left():
+        enough = math.ceil(limit.most + (cost.announced(updates) - limit.left()) / 60)
+        raise ConfigError.single(
+            "minutes",
+            f"{_minutes(limit.minutes)} of training end before the last phase of forcing, which begins after update "
+            f"{updates // 2:,}",
+            f"Expected {enough:,} or more, for {updates:,} updates on this machine",
+            "Raise the time limit, or let the phases begin earlier",
         )
 
 
@@ -221,9 +246,17 @@ def _long_enough(config: Config) -> Config:
     return config.model_copy(update={"training": training})
 
 
-def _intervals(updates: int, chosen: Mapping[str, Any]) -> dict[str, int]:
-    every = max(1, math.ceil(updates / EVALUATIONS))
-    return {} if _is_set("evaluation.every", chosen) else {"evaluation.every": every}
+def _following(updates: int, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what follows from the number of updates: when to evaluate, and a warmup that leaves most of them."""
+    values = {
+        "evaluation.every": max(1, math.ceil(updates / EVALUATIONS)),
+        "training.schedule": _schedule(min(WARMUP, updates // 4)),
+    }
+    return {key: value for key, value in values.items() if not _is_set(key, chosen)}
+
+
+def _schedule(warmup: int) -> dict[str, Any]:
+    return {"kind": "cosine", "warmup": warmup}
 
 
 def _is_set(key: str, chosen: Mapping[str, Any]) -> bool:

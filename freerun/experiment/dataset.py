@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from freerun.data.features import SourceText, feature_tokens, source_key
 from freerun.data.hash_sampling import hash_sample
 from freerun.data.header import SAMPLE_PAIRS, looks_like_header
 from freerun.data.known_features import count_unknown_features, unknown_features_warning
-from freerun.data.normalisation import normalise
+from freerun.data.normalisation import Form, normalise
 from freerun.data.readers import Columns, Pair, PairsLocation, content_hash, describe, read_pairs
 from freerun.data.split import held_out_sources
 from freerun.data.unknown_tokens import (
@@ -43,6 +43,8 @@ from freerun.symbols import UNK
 __all__ = ["DataSource", "TrainingData", "choose_text", "load_data", "source_reader", "write_held_out"]
 
 MAX_HELD_OUT = 2000
+_COMPOSED: Final[dict[Form, Form]] = {"NFD": "NFC", "NFKD": "NFKC"}
+"""The form under which the same texts are equal as under each decomposed one."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,10 @@ def _forms(config: DataConfig, pairs: Callable[[], Iterator[Pair]], label: str, 
 def source_reader(config: DataConfig, separator: str | None) -> Callable[[Pair], str]:
     """Return a function from a pair to a text that is equal for sources (with their features) that count as one.
 
-    It is the source as the tokenizer will read it: if case is folded, "Foo" and "foo" are one source.
+    It is the source as the tokenizer will read it: if case is folded, "Foo" and "foo" are one source. The text is
+    composed even if the model reads what characters consist of, so that the same sources are held out.
     """
-    form = config.forms.source
+    form = _COMPOSED.get(config.forms.source, config.forms.source)
 
     def read_as(pair: Pair) -> str:
         source = normalise(pair.source, form, config.source_case)

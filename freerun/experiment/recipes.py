@@ -50,17 +50,19 @@ class Recipe:
     tied_output: bool = False
     attention: str = "bahdanau"
 
-    def model(self) -> dict[str, float | int | str]:
-        """Return the keys of [model]."""
+    def settings(self) -> dict[str, float | int | str]:
+        """Return the values of a configuration that do not depend on the length, by key path."""
         return {
-            "hidden_size": self.hidden_size,
-            "embedding_size": embedding_size_for(self.hidden_size, self.tied_output),
-            "num_layers": self.num_layers,
-            "attention": self.attention,
-            "dropout": self.dropout,
-            "embedding_unit_dropout": self.embedding_unit_dropout,
-            "memory_dropout": self.memory_dropout,
-            "tied_output": self.tied_output,
+            "model.hidden_size": self.hidden_size,
+            "model.embedding_size": embedding_size_for(self.hidden_size, self.tied_output),
+            "model.num_layers": self.num_layers,
+            "model.attention": self.attention,
+            "model.dropout": self.dropout,
+            "model.embedding_unit_dropout": self.embedding_unit_dropout,
+            "model.memory_dropout": self.memory_dropout,
+            "model.tied_output": self.tied_output,
+            "training.batch_size": self.batch_size,
+            "training.learning_rate": self.learning_rate,
         }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from freerun.build import search_of
 from freerun.config import Config
 from freerun.data.batching import Batch
 from freerun.errors import RunError, UserError
@@ -19,7 +20,6 @@ from freerun.models.torch_stepper import TorchStepper
 from freerun.runtime.bundle import read_bundle
 from freerun.runtime.writing import BundleParts, write_bundle
 from freerun.search.bound import LengthBound
-from freerun.search.methods import Beam
 from freerun.search.searcher import StepperSearcher
 from freerun.training.callbacks import EvaluationResult
 from freerun.training.checkpoint import serialised
@@ -45,14 +45,13 @@ class RunHooks:
     def evaluate(self, model: Seq2Seq, everything: bool, check: Callable[[], None]) -> EvaluationResult:
         """Evaluate a model on the development pairs, with examples unless it is ``everything``."""
         items = self._data.dev if everything else self._data.sample
-        options = self._config.evaluation
         evaluation = evaluate(
             StepperSearcher(lambda: TorchStepper(model)),
             items,
             self._data.source,
             self._data.target,
             bound=self._bound,
-            search=Beam(options.beam_size, length_penalty=options.length_penalty, early_stop=options.early_stop),
+            search=search_of(self._config.evaluation),
             progress=lambda done, total: check(),
         )
         outputs = zip(items.items[:_NUM_EXAMPLES], evaluation.free.texts, strict=False)

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from freerun.build import build_learner, model_sizes, new_model
+from freerun.build import build_learner, model_sizes, new_model, search_of
 from freerun.config import Config
 from freerun.data.batching import Batch
 from freerun.evaluation.searcher_evaluation import evaluate
@@ -20,6 +20,7 @@ from freerun.experiment.dataset import TrainingData
 from freerun.models.seq2seq import Seq2Seq
 from freerun.models.torch_stepper import TorchStepper
 from freerun.search.bound import LengthBound
+from freerun.search.methods import Beam
 from freerun.search.searcher import StepperSearcher
 from freerun.training.learner import NotFinite
 from freerun.training.order import BatchOrder
@@ -68,14 +69,21 @@ class TimeLimit:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds on this machine: of an ``update``, and of all evaluations of a training."""
+    """Seconds on this machine.
+
+    Attributes:
+        update: of an update.
+        evaluations: of evaluations whose number does not depend on that of updates.
+        evaluating: of evaluations at a fixed interval of updates, for each update.
+    """
 
     update: float
     evaluations: float
+    evaluating: float = 0.0
 
     def expected(self, updates: int) -> float:
         """Return the seconds that a training of so many updates takes."""
-        return updates * self.update + self.evaluations + _ENDING
+        return updates * (self.update + self.evaluating) + self.evaluations + _ENDING
 
     def announced(self, updates: int) -> float:
         """Return the seconds that it takes at most."""
@@ -83,15 +91,22 @@ class Cost:
 
     def affordable(self, seconds: float) -> int:
         """Return the largest number of updates whose announced time is within ``seconds``, at least 1."""
-        return max(1, math.floor((seconds / _MARGIN - self.evaluations - _ENDING) / self.update))
+        left = seconds / _MARGIN - self.evaluations - _ENDING
+        return max(1, math.floor(left / (self.update + self.evaluating)))
 
 
-def measure_cost(config: Config, data: TrainingData, order: BatchOrder) -> Cost:
-    """Time some updates and an evaluation on a temporary model."""
+def measure_cost(config: Config, data: TrainingData, order: BatchOrder, every: int | None = None) -> Cost:
+    """Time some updates and an evaluation on a temporary model.
+
+    ``every``: the updates between evaluations, 0 for none before the last one; None: there are ``EVALUATIONS``.
+    """
     model = new_model(config, model_sizes(config.model, data.source, data.target))
-    seconds = _seconds_per_update(config, model, order)
-    sources = EVALUATIONS * len(data.sample) + len(data.dev)
-    return Cost(seconds, sources * _seconds_per_source(model, data))
+    update = _seconds_per_update(config, model, order)
+    source = _seconds_per_source(model, data, search_of(config.evaluation))
+    one, last = len(data.sample) * source, len(data.dev) * source
+    return (
+        Cost(update, last + EVALUATIONS * one) if every is None else Cost(update, last, one / every if every else 0.0)
+    )
 
 
 def _seconds_per_update(config: Config, model: Seq2Seq, order: BatchOrder) -> float:
@@ -122,12 +137,12 @@ def _positions(batches: list[Batch]) -> int:
     return sum(batch.source.size + batch.target_in.size for batch in batches)
 
 
-def _seconds_per_source(model: Seq2Seq, data: TrainingData) -> float:
+def _seconds_per_source(model: Seq2Seq, data: TrainingData, search: Beam) -> float:
     items = data.sample.take(range(min(_SOURCES, len(data.sample))))
     if not len(items):
         return 0.0
     length = math.ceil(_LONGER * float(data.corpus.targets.lengths.mean()))
     searcher = StepperSearcher(lambda: TorchStepper(model))
     start = time.perf_counter()
-    evaluate(searcher, items, data.source, data.target, bound=LengthBound(0, 0.0, length))
+    evaluate(searcher, items, data.source, data.target, bound=LengthBound(0, 0.0, length), search=search)
     return (time.perf_counter() - start) / len(items)

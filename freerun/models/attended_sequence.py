@@ -199,7 +199,7 @@ class _Layer:
 
     def last(self, t: int) -> tuple[Tensor, Tensor | None]:
         """Return the state (h, c) after ``t`` steps, in the type of sums."""
-        # copies: an output that is one of these views would keep itself alive, through its graph, until a collection
+        # copies: an output that is one of these views would keep itself alive through its graph
         if not self.spec.has_cell_state:
             return self.accum_TBH[t].clone(), None
         return self.h[t].to(self.accum_TBH.dtype, copy=True), self.accum_TBH[t].clone()

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from freerun.config import Config
 from freerun.errors import MissingExtraError
-from freerun.experiment.recipes import embedding_size_for
+from freerun.experiment.recipes import RECIPES, embedding_size_for
 from freerun.studies.trials import Trial
 
 try:
@@ -60,7 +60,7 @@ class SearchSpace:
         self._sets_embedding_size = "model.embedding_size" not in fixed
         self._tied_output = config.model.tied_output
         ranges = _ranges(config)
-        if not {"model.attention_score", "model.input_feeding"}.isdisjoint(fixed):
+        if "model.attention_score" in fixed or config.model.input_feeding:
             ranges.pop("model.attention", None)  # they are Luong's
         if config.model.attention == "none":
             del ranges["model.memory_dropout"]
@@ -71,6 +71,9 @@ class SearchSpace:
         values = {f"{name}.{key}": value for name, section in config for key, value in section}
         values[_SOURCE_FORM] = config.data.forms.source
         self.start: Mapping[str, Any] = {key: values[key] for key in self.ranges}
+        recipe = {key: values[key] for key in RECIPES[0].settings() if key not in fixed and key not in self.ranges}
+        self.kept: Mapping[str, Any] = {key: value for key, value in recipe.items() if value is not None}
+        """The rest of the recipe, for every trial: another size alone could choose another recipe."""
 
     def suggest(self, trials: Sequence[Trial], seed: int) -> dict[str, Any]:
         """Return the settings of the next trial, by key path."""

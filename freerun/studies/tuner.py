@@ -217,10 +217,11 @@ class Tuner:
         directory = self.directory_of(number)
         resumes = self._has_begun(number)
         training = self.plan.training
+        given = {**self.space.kept, **settings} if number else {}
         return replace(
             training,
             out=directory,
-            settings=(*training.settings, *(f"{key}={shown(value)}" for key, value in settings.items())),
+            settings=(*training.settings, *(f"{key}={shown(value)}" for key, value in given.items())),
             minutes=None if resumes else self.plan.share,
             resume=resumes,
             started=time.monotonic(),
@@ -306,7 +307,7 @@ def _check_plan(plan: TuningPlan) -> None:
     if training.pairs is None:
         raise ConfigError.single(
             "freerun tune",
-            "a configuration is given, or nothing",
+            "no pairs are given" if training.configuration is None else "a configuration is given",
             "Expected pairs: what is tuned are the settings that freerun train PAIRS chooses",
             "Name a file of pairs, and pass settings that all trials have with --set",
         )

@@ -149,3 +149,19 @@ def test_a_signal_writes_a_checkpoint_and_tells_how_to_go_on(pairs: Path, number
     events = [json.loads(line) for line in (pairs / "run/journal.jsonl").read_text().splitlines()]
     assert events[-1]["event"] == "stop" and events[-1]["reason"] == "signal"
     assert (pairs / f"run/checkpoints/update-{events[-1]['update']:08d}/state.json").exists()
+
+
+def test_without_a_configuration_the_same_sources_are_evaluated_as_when_it_is_repeated(
+    freerun: Freerun, tmp_path: Path
+) -> None:
+    (tmp_path / "dev.tsv").write_text("".join(f"{number}\tx\n" for number in range(1200)))
+    (tmp_path / "train.tsv").write_text("".join(f"{number}\tx\n" for number in range(1200, 1240)))
+    few = ("training.updates=1", "training.threads=1", "evaluation.every=0", "model.hidden_size=4")
+    settings = [part for key in few for part in ("--set", key)]
+    first = freerun(
+        "train", tmp_path / "train.tsv", "--dev", tmp_path / "dev.tsv", "--out", tmp_path / "run", *settings
+    )
+    again = freerun("train", tmp_path / "run" / "config.toml", "--out", tmp_path / "again")
+    for result in (first, again):
+        assert result.code == 0, result.err
+        assert "Development sources: 1,200, 1,000 of them during training." in result.err + result.out

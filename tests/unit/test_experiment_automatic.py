@@ -99,7 +99,7 @@ def limit(minutes=None, gone=0.0):
     return TimeLimit(minutes, time.monotonic() - gone)
 
 
-WITHIN = " (0.25 of embedding units, 0.1 of what attention reads)"
+WITHIN = " (0.25 of embedding units, 0.1 of the attention memory)"
 
 
 @pytest.mark.parametrize(
@@ -137,8 +137,8 @@ def test_recipes_of_the_program_cover_all_sizes(monkeypatch):
             # a quicker recipe for as many pairs, or one for more
             if each.pairs == following.pairs:
                 assert each.fewest_epochs and following.hidden_size < each.hidden_size
-    rates = {each.name for each in dataclasses.fields(DropoutRates)} & {"dropout", *recipes.RECIPES[0].model()}
-    assert rates <= set(ModelConfig.model_fields)
+    rates = {each.name for each in dataclasses.fields(DropoutRates)} & set(ModelConfig.model_fields)
+    assert {f"model.{rate}" for rate in rates - {"embedding_dropout"}} <= set(recipes.RECIPES[0].settings())
 
 
 def test_what_was_set_is_left_out_and_told_as_it_is():
@@ -159,6 +159,11 @@ def test_what_was_set_is_left_out_and_told_as_it_is():
         "a unidirectional GRU encoder and a decoder with no attention, 1 x 7 units, batches of 5,000 tokens, dropout "
         "0.4 (0.25 of embedding units)."
     )
+
+
+@pytest.mark.parametrize(("cell", "name"), [("rnn", "RNN"), ("mingru", "minGRU")])
+def test_cells_have_their_names(cell, name):
+    assert f"a bidirectional {name} encoder" in sizes_of(data(), {"model": {"cell": cell}}).reasons[0]
 
 
 NEEDS_LUONG = [
@@ -234,7 +239,8 @@ def test_small_data_gets_the_passes_that_suit_it(monkeypatch):
     timed(monkeypatch, 0.01)
     settings, chosen = config(batch_size=10)
     choice = length_of(settings, data(100), {"data": chosen["data"]}, limit())
-    assert choice.values == {"training.updates": 600, "evaluation.every": 75}
+    schedule = {"kind": "cosine", "warmup": 150}
+    assert choice.values == {"training.updates": 600, "evaluation.every": 75, "training.schedule": schedule}
     assert choice.reasons == [
         "600 updates, 60.0 epochs: about 11 s at 10 ms per update on this machine, at most 2 minutes."
     ]
@@ -262,7 +268,8 @@ def test_slow_training_gets_what_fits_in_the_limit(monkeypatch):
 def test_a_length_that_was_set_stays_and_is_evaluated_eight_times(training, updates):
     settings, chosen = config(**{"batch_size": 10, **training} if "batch_tokens" not in training else training)
     choice = length_of(settings, data(100), chosen, limit())
-    assert (choice.values, choice.reasons) == ({"evaluation.every": updates // 8}, [])
+    schedule = {"kind": "cosine", "warmup": updates // 4}
+    assert (choice.values, choice.reasons) == ({"evaluation.every": updates // 8, "training.schedule": schedule}, [])
 
 
 PHASES = [{"strategy": "teacher", "until": 700}, {"strategy": "free_running"}]
@@ -279,6 +286,20 @@ def test_the_length_lets_every_phase_begin(monkeypatch, until, updates):
     assert (f" (twice the {until:,} before the last phase of forcing), " in choice.reasons[0]) == (updates > 600)
     if until == 30_000:
         assert choice.reasons[0].endswith("about 10 min 05 s at 10 ms per update on this machine, at most 13 minutes.")
+
+
+def test_phases_that_do_not_fit_into_the_minutes_are_an_error(monkeypatch):
+    timed(monkeypatch, 1.0, 0.0)
+    raw = {"data": {"train": "t"}, "model": {"hidden_size": 4, "embedding_size": 4}, "training": {"batch_size": 10}}
+    settings = parse_config({**raw, "forcing": {"phases": [{**PHASES[0], "until": 610}, PHASES[1]]}}, "x", settings_of)
+    assert length_of(settings, data(100), {"data": raw["data"]}, limit(13)).values["training.updates"] == 620
+    with pytest.raises(ConfigError) as caught:
+        length_of(settings, data(100), {"data": raw["data"]}, limit(12))
+    # 1,220 updates and 3 seconds, 1.25 times: 25.5 minutes
+    assert str(caught.value) == (
+        "minutes: 12 minutes of training end before the last phase of forcing, which begins after update 610. Expected "
+        "26 or more, for 1,220 updates on this machine. Raise the time limit, or let the phases begin earlier."
+    )
 
 
 def test_updates_are_timed_however_late_the_last_phase_begins():
@@ -303,7 +324,16 @@ def test_a_dot_product_gets_an_encoder_of_one_direction():
 
 def test_an_interval_that_was_set_stays():
     settings, chosen = config(updates=80)
-    assert length_of(settings, data(), {**chosen, "evaluation": {"every": 3}}, limit()).values == {}
+    assert "evaluation.every" not in length_of(settings, data(), {**chosen, "evaluation": {"every": 3}}, limit()).values
+
+
+@pytest.mark.parametrize(("updates", "warmup"), [(3, 0), (400, 100), (800, 200), (9000, 200)])
+def test_the_warmup_leaves_most_of_a_training(updates, warmup):
+    settings, chosen = config(updates=updates)
+    values = length_of(settings, data(), chosen, limit()).values
+    assert values["training.schedule"] == {"kind": "cosine", "warmup": warmup}
+    chosen["training"]["schedule"] = {"kind": "cosine", "warmup": 7}
+    assert "training.schedule" not in length_of(settings, data(), chosen, limit()).values
 
 
 @pytest.mark.parametrize(
@@ -323,7 +353,7 @@ def test_a_time_limit_is_used_up(monkeypatch, minutes, gone, updates):
     assert choice.values["training.updates"] == pytest.approx(updates, abs=1)
     (reason,) = choice.reasons
     if updates == 1500:
-        assert "1,500 updates (150 epochs, the most that this recipe makes), 150.0 epochs: about 25 min" in reason
+        assert "1,500 updates (150 epochs, the most for data of this kind), 150.0 epochs: about 25 min" in reason
     else:
         assert reason.endswith(f"at most {minutes - gone // 60} minutes.")
 
@@ -378,8 +408,8 @@ def test_with_little_time_a_quicker_recipe_is_taken(monkeypatch, seconds, passed
 def test_it_is_said_why_a_recipe_is_passed_over(monkeypatch):
     with_quicker_recipes(monkeypatch, 477 / 256 / 99)
     assert chosen_for().reasons[0] == (
-        "1 x 256 units would suit the data, but only 19.6 epochs of them fit into 10 minutes on this machine, and a "
-        "smaller model does better in that time."
+        "1 x 256 units would suit the data, but only 19.6 epochs would fit into 10 minutes on this machine. A smaller "
+        "model makes fewer errors then."
     )
 
 
@@ -404,8 +434,8 @@ def test_a_time_limit_that_is_over_before_the_first_update_is_an_error(monkeypat
     with pytest.raises(ConfigError) as caught:
         length_of(settings, data(100), {"data": chosen["data"]}, limit(1, 30))
     assert str(caught.value) == (
-        "minutes: 1 minutes are not enough for a single update and its evaluation. Expected 6 or more for this data on "
-        "this machine. Raise the time limit."
+        "minutes: a limit of 1 minute is not enough for a single update and its evaluation. Expected 6 or more for "
+        "this data on this machine. Raise the time limit."
     )
 
 

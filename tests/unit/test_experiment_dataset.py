@@ -62,6 +62,16 @@ def test_sources_that_differ_in_whitespace_are_on_one_side(tokens):
     assert data.report.same_as_held_out == 0
 
 
+@pytest.mark.parametrize(("composed", "apart"), [("NFC", "NFD"), ("NFKC", "NFKD")])
+def test_composed_characters_and_their_parts_hold_out_the_same_sources(composed, apart):
+    """So that results in both forms can be compared."""
+    pairs = [(f"\u00e9{text}", "x") for text in LETTERS] + [(f"e\u0301{text}", "x") for text in LETTERS]
+    first, second = (load(pairs, normalisation=form) for form in (composed, apart))
+    assert len(first.dev) == len(second.dev) == 5
+    assert [each.replace("e\u0301", "\u00e9") for each in second.dev.sources] == first.dev.sources
+    assert len(first.corpus) == len(second.corpus) == 190
+
+
 def test_the_split_of_sources_without_such_twins_is_unchanged():
     """The hash of a source in its collapsed form is what it was, so that recorded splits hold."""
     held = held_out_sources(LETTERS)

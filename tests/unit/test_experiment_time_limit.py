@@ -37,7 +37,9 @@ def data(pairs=100, sources=0):
     return TrainingData(made.source, made.target, made.corpus, made.report, dev, dev.take(range(sources // 2)))
 
 
-costs = st.builds(Cost, update=st.floats(1e-3, 100), evaluations=st.floats(0, 1000))
+costs = st.builds(
+    Cost, update=st.floats(1e-3, 100), evaluations=st.floats(0, 1000), evaluating=st.just(0.0) | st.floats(1e-3, 10)
+)
 
 
 @given(cost=costs, seconds=st.floats(1, 1e6))
@@ -46,7 +48,9 @@ def test_what_is_affordable_fits_and_one_more_does_not(cost, seconds):
     assert updates >= 1
     assert updates == 1 or cost.announced(updates) <= seconds * (1 + 1e-9)
     assert cost.announced(updates + 1) > seconds * (1 - 1e-9)
-    assert cost.announced(updates) == pytest.approx(1.25 * (updates * cost.update + cost.evaluations + 3))
+    assert cost.announced(updates) == pytest.approx(
+        1.25 * (updates * (cost.update + cost.evaluating) + cost.evaluations + 3)
+    )
 
 
 def test_time_counts_from_the_start_of_the_command():
@@ -67,6 +71,26 @@ def test_all_evaluations_of_a_training_are_counted(monkeypatch):
     monkeypatch.setattr(time_limit, "_seconds_per_source", lambda *_: 0.5)
     cost = measure_cost(config(), data(sources=8), order_of(config().training, data().corpus))
     assert cost == Cost(1.0, 0.5 * (EVALUATIONS * 4 + 8))
+
+
+def test_evaluations_at_an_interval_that_was_set_are_counted(monkeypatch):
+    monkeypatch.setattr(time_limit, "_seconds_per_update", lambda *_: 1.0)
+    monkeypatch.setattr(time_limit, "_seconds_per_source", lambda *_: 0.5)
+    order = order_of(config().training, data().corpus)
+    every_ten = measure_cost(config(), data(sources=8), order, 10)
+    assert every_ten == Cost(1.0, 0.5 * 8, 0.5 * 4 / 10)
+    # 100 updates, ten evaluations of 4 sources, and one of all 8
+    assert every_ten.expected(100) == pytest.approx(100 + 10 * 2 + 4 + 3)
+    assert measure_cost(config(), data(sources=8), order, 0) == Cost(1.0, 0.5 * 8)
+
+
+def test_evaluations_are_timed_with_the_search_that_was_set(monkeypatch):
+    searches = []
+    monkeypatch.setattr(time_limit, "_seconds_per_update", lambda *_: 1.0)
+    monkeypatch.setattr(time_limit, "evaluate", lambda *_, search, **__: searches.append(search))
+    chosen = config().model_copy(update={"evaluation": config().evaluation.model_copy(update={"beam_size": 4})})
+    measure_cost(chosen, data(sources=8), order_of(chosen.training, data().corpus))
+    assert [search.width for search in searches] == [4]
 
 
 class Clock:

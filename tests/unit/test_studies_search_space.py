@@ -79,9 +79,10 @@ def test_what_was_set_is_not_tuned():
     assert "model.hidden_size" not in space(fixed).suggest([Trial(number=0, settings={}, value=1.0)], 1)
 
 
-@pytest.mark.parametrize("key", ["model.attention_score", "model.input_feeding"])
-def test_settings_of_one_attention_fix_the_attention(key):
-    assert "model.attention" not in space({key}).ranges
+def test_settings_of_one_attention_fix_the_attention():
+    assert "model.attention" not in space({"model.attention_score"}).ranges
+    assert "model.attention" not in space({"model.input_feeding"}, attention="luong", input_feeding=True).ranges
+    assert "model.attention" in space({"model.input_feeding"}, input_feeding=False).ranges
 
 
 def test_forms_of_sources_are_tuned_and_targets_keep_theirs():

@@ -31,6 +31,7 @@ class FakeTraining:
         self.now = 1000.0
         self.hash = "a"
         self.source_tokens = "char"
+        self.recipe = {name: dict(section) for name, section in RECIPE.items()}
         self.pairs = None
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
@@ -42,7 +43,7 @@ class FakeTraining:
         if isinstance(outcome, Exception) and not isinstance(outcome, Interrupted):
             raise outcome
         data = {"train": str(self.pairs or request.pairs), "source_tokens": self.source_tokens}
-        raw = {"data": data, **{name: dict(section) for name, section in RECIPE.items()}}
+        raw = {"data": data, **{name: dict(section) for name, section in self.recipe.items()}}
         for setting in request.settings:
             key, value = setting.split("=")
             raw = override(raw, key.split("."), json.loads(value), "test")
@@ -324,6 +325,18 @@ def test_notices_of_later_trials_are_left_out_and_their_warnings_are_not(monkeyp
     assert caplog.messages.count("a notice") == 1
     assert caplog.messages.count("a warning") == 4
     assert sum(message.startswith("Trial ") for message in caplog.messages) == 7
+
+
+def test_later_trials_keep_the_rest_of_the_first_ones_recipe(monkeypatch, pairs):
+    train = FakeTraining(monkeypatch, seconds=60)
+    train.recipe["model"]["tied_output"] = True
+    Tuner(plan_of(pairs, minutes=2, trials=2, settings=("model.dropout=0.5",)), train).run()
+    first, second = (dict(setting.split("=") for setting in request.settings) for request in train.requests)
+    assert first == {"model.dropout": "0.5"}
+    assert (second["model.tied_output"], second["model.dropout"]) == ("true", "0.5")
+    assert second["training.batch_size"] in ("16", "32", "64")
+    names = [setting.partition("=")[0] for setting in train.requests[1].settings]
+    assert len(names) == len(set(names))
 
 
 KOREAN, FRENCH = "\uac00\tk a\n", "e\u0301te\u0301\te t e\n"
