@@ -104,9 +104,9 @@ def measure_cost(config: Config, data: TrainingData, order: BatchOrder, every: i
     update = _seconds_per_update(config, model, order)
     source = _seconds_per_source(model, data, search_of(config.evaluation))
     one, last = len(data.sample) * source, len(data.dev) * source
-    return (
-        Cost(update, last + EVALUATIONS * one) if every is None else Cost(update, last, one / every if every else 0.0)
-    )
+    if every is None:
+        return Cost(update, last + EVALUATIONS * one)
+    return Cost(update, last, one / every if every else 0.0)
 
 
 def _seconds_per_update(config: Config, model: Seq2Seq, order: BatchOrder) -> float:
