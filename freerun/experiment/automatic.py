@@ -25,8 +25,6 @@ __all__ = ["AutomaticChoice", "choose_before_data", "choose_length", "choose_rec
 
 _CELLS = {"mingru": "minGRU"}
 """Names that are not written in capitals."""
-WARMUP = 200
-"""Updates in which the learning rate rises; fewer in a short training."""
 FEWEST_UPDATES = 200
 """Very small data gets more epochs than its recipe has."""
 
@@ -88,7 +86,7 @@ def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], recipe: Recipe) 
         **flatten(choose_before_data(chosen)),
         **recipe.settings(),
         **({"model.attention": "luong"} if only_with_luong else {}),
-        "training.schedule": _schedule(WARMUP),
+        "training.schedule": {"kind": "cosine", "warmup": 200},
         "training.label_smoothing": 0.1,
         "evaluation.patience": 0,
     }
@@ -166,7 +164,7 @@ def choose_length(
     """
     if cost is None:
         order = order_of(config.training, data.corpus)
-        return AutomaticChoice(_following(updates_of(config.training, order), chosen), [])
+        return AutomaticChoice(_intervals(updates_of(config.training, order), chosen), [])
     _check_enough(cost, limit)
     epoch = _epoch(config, data)
     epochs = recipe.epochs if limit.minutes is None else recipe.most_epochs
@@ -188,7 +186,7 @@ def choose_length(
         f"{updates:,} updates{why}, {updates / epoch:.1f} epochs: about {duration(cost.expected(updates))} at "
         f"{cost.update * 1000:.0f} ms per update on this machine, at most {_minutes(minutes)}."
     )
-    return AutomaticChoice({"training.updates": updates, **_following(updates, chosen)}, [reason])
+    return AutomaticChoice({"training.updates": updates, **_intervals(updates, chosen)}, [reason])
 
 
 def _minutes(number: float) -> str:
@@ -246,17 +244,9 @@ def _long_enough(config: Config) -> Config:
     return config.model_copy(update={"training": training})
 
 
-def _following(updates: int, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what follows from the number of updates: when to evaluate, and a warmup that leaves most of them."""
-    values = {
-        "evaluation.every": max(1, math.ceil(updates / EVALUATIONS)),
-        "training.schedule": _schedule(min(WARMUP, updates // 4)),
-    }
-    return {key: value for key, value in values.items() if not _is_set(key, chosen)}
-
-
-def _schedule(warmup: int) -> dict[str, Any]:
-    return {"kind": "cosine", "warmup": warmup}
+def _intervals(updates: int, chosen: Mapping[str, Any]) -> dict[str, int]:
+    every = max(1, math.ceil(updates / EVALUATIONS))
+    return {} if _is_set("evaluation.every", chosen) else {"evaluation.every": every}
 
 
 def _is_set(key: str, chosen: Mapping[str, Any]) -> bool:

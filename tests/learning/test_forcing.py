@@ -28,8 +28,9 @@ SETTINGS = {
     "minimum_risk": {"samples": 4},
     "self_critical": {},
     "input_corruption": {"kind": "replacement"},
-    # the model learns faster here than the discriminator does, so it is not spared until that one is ahead
-    "professor": {"hidden_size": 32, "learning_rate": 0.01, "warmup": WARMUP, "model_gate": 0.5},
+    # The model learns faster here than the discriminator does, so it is not spared until that one is ahead. With
+    # attention the accuracy stays at chance: at a gate of 0.5, the last bits of a machine's sums would decide.
+    "professor": {"hidden_size": 32, "learning_rate": 0.01, "warmup": WARMUP, "model_gate": 0.4},
 }
 
 

@@ -240,8 +240,7 @@ def test_small_data_gets_the_passes_that_suit_it(monkeypatch):
     timed(monkeypatch, 0.01)
     settings, chosen = config(batch_size=10)
     choice = length_of(settings, data(100), {"data": chosen["data"]}, limit())
-    schedule = {"kind": "cosine", "warmup": 150}
-    assert choice.values == {"training.updates": 600, "evaluation.every": 75, "training.schedule": schedule}
+    assert choice.values == {"training.updates": 600, "evaluation.every": 75}
     assert choice.reasons == [
         "600 updates, 60.0 epochs: about 11 s at 10 ms per update on this machine, at most 2 minutes."
     ]
@@ -269,8 +268,7 @@ def test_slow_training_gets_what_fits_in_the_limit(monkeypatch):
 def test_a_length_that_was_set_stays_and_is_evaluated_eight_times(training, updates):
     settings, chosen = config(**{"batch_size": 10, **training} if "batch_tokens" not in training else training)
     choice = length_of(settings, data(100), chosen, limit())
-    schedule = {"kind": "cosine", "warmup": updates // 4}
-    assert (choice.values, choice.reasons) == ({"evaluation.every": updates // 8, "training.schedule": schedule}, [])
+    assert (choice.values, choice.reasons) == ({"evaluation.every": updates // 8}, [])
 
 
 PHASES = [{"strategy": "teacher", "until": 700}, {"strategy": "free_running"}]
@@ -326,15 +324,6 @@ def test_a_dot_product_gets_an_encoder_of_one_direction():
 def test_an_interval_that_was_set_stays():
     settings, chosen = config(updates=80)
     assert "evaluation.every" not in length_of(settings, data(), {**chosen, "evaluation": {"every": 3}}, limit()).values
-
-
-@pytest.mark.parametrize(("updates", "warmup"), [(3, 0), (400, 100), (800, 200), (9000, 200)])
-def test_the_warmup_leaves_most_of_a_training(updates, warmup):
-    settings, chosen = config(updates=updates)
-    values = length_of(settings, data(), chosen, limit()).values
-    assert values["training.schedule"] == {"kind": "cosine", "warmup": warmup}
-    chosen["training"]["schedule"] = {"kind": "cosine", "warmup": 7}
-    assert "training.schedule" not in length_of(settings, data(), chosen, limit()).values
 
 
 @pytest.mark.parametrize(
