@@ -20,6 +20,7 @@ from freerun.experiment.lengthening import LENGTHS
 from freerun.experiment.recipes import RECIPES, Recipe, recipes_for
 from freerun.experiment.time_limit import EVALUATIONS, Cost, TimeLimit, measure_cost
 from freerun.text import duration
+from freerun.training.order import BatchOrder
 
 __all__ = ["AutomaticChoice", "choose_before_data", "choose_length", "choose_recipe", "choose_sizes", "measure_length"]
 
@@ -62,18 +63,18 @@ def choose_recipe(
     for recipe in recipes:
         sizes = choose_sizes(data, chosen, recipe)
         config = complete(sizes.values)
-        cost = measure_length(config, data, chosen)
+        order = order_of(config.training, data.corpus)  # plans an epoch, so there is one for all that follows
+        cost = measure_length(config, data, order, chosen)
         if cost is None or recipe is recipes[-1]:
             break
-        epochs = cost.affordable(limit.left()) / _epoch(config, data)
+        epochs = cost.affordable(limit.left()) / updates_per_epoch(config.training, order)
         if epochs >= recipe.fewest_epochs:
             break
         passed_over.append(
             f"{config.model.num_layers} x {config.model.hidden_size} units would suit the data, but only {epochs:.1f} "
-            f"epochs would fit into {_minutes(limit.most)} on this machine. A smaller model makes fewer errors "
-            "then."
+            f"epochs would fit into {_minutes(limit.most)} on this machine. A smaller model makes fewer errors then."
         )
-    length = choose_length(config, data, chosen, limit, recipe, cost)
+    length = choose_length(config, order, chosen, limit, recipe, cost)
     return AutomaticChoice({**sizes.values, **length.values}, [*passed_over, *sizes.reasons, *length.reasons])
 
 
@@ -147,26 +148,25 @@ def _further_dropout(values: Mapping[str, Any]) -> str:
     return f" ({', '.join(listed)})" if listed else ""
 
 
-def measure_length(config: Config, data: TrainingData, chosen: Mapping[str, Any]) -> Cost | None:
+def measure_length(config: Config, data: TrainingData, order: BatchOrder, chosen: Mapping[str, Any]) -> Cost | None:
     """Time updates on this machine; None if ``chosen`` sets how many there are."""
     if not flatten(chosen).keys().isdisjoint(LENGTHS):
         return None
     every = config.evaluation.every if _is_set("evaluation.every", chosen) else None
-    return measure_cost(_long_enough(config), data, order_of(config.training, data.corpus), every)
+    return measure_cost(_long_enough(config), data, order, every)
 
 
 def choose_length(
-    config: Config, data: TrainingData, chosen: Mapping[str, Any], limit: TimeLimit, recipe: Recipe, cost: Cost | None
+    config: Config, order: BatchOrder, chosen: Mapping[str, Any], limit: TimeLimit, recipe: Recipe, cost: Cost | None
 ) -> AutomaticChoice:
     """Choose the number of updates: what suits the data or, if minutes were set, as many as fit into them.
 
     ``cost`` is that of ``measure_length``.
     """
     if cost is None:
-        order = order_of(config.training, data.corpus)
         return AutomaticChoice(_intervals(updates_of(config.training, order), chosen), [])
     _check_enough(cost, limit)
-    epoch = _epoch(config, data)
+    epoch = updates_per_epoch(config.training, order)
     epochs = recipe.epochs if limit.minutes is None else recipe.most_epochs
     suitable, affordable = max(FEWEST_UPDATES, round(epochs * epoch)), cost.affordable(limit.left())
     updates, last_phase = min(suitable, affordable), _last_phase(config)
@@ -193,9 +193,9 @@ def _minutes(number: float) -> str:
     return f"{round(number, 2):g} minute{'' if number == 1 else 's'}"
 
 
-def _epoch(config: Config, data: TrainingData) -> float:
-    """Return the updates of an epoch."""
-    return updates_per_epoch(config.training, order_of(config.training, data.corpus))
+def _enough_minutes(updates: int, cost: Cost, limit: TimeLimit) -> int:
+    """Return the whole minutes of a limit into which so many updates fit."""
+    return math.ceil(limit.most + (cost.announced(updates) - limit.left()) / 60)
 
 
 def _check_enough(cost: Cost, limit: TimeLimit) -> None:
@@ -205,11 +205,10 @@ def _check_enough(cost: Cost, limit: TimeLimit) -> None:
         ConfigError: not even one does.
     """
     if limit.minutes is not None and cost.announced(1) > limit.left():
-        enough = math.ceil(limit.most + (cost.announced(FEWEST_UPDATES) - limit.left()) / 60)
         raise ConfigError.single(
             "minutes",
             f"a limit of {_minutes(limit.minutes)} is not enough for a single update and its evaluation",
-            f"Expected {enough:,} or more for this data on this machine",
+            f"Expected {_enough_minutes(FEWEST_UPDATES, cost, limit):,} or more for this data on this machine",
             "Raise the time limit",
         )
 
@@ -221,12 +220,11 @@ def _check_phases_fit(updates: int, cost: Cost, limit: TimeLimit) -> None:
         ConfigError: they do not.
     """
     if limit.minutes is not None and cost.announced(updates) > limit.left():
-        enough = math.ceil(limit.most + (cost.announced(updates) - limit.left()) / 60)
         raise ConfigError.single(
             "minutes",
             f"{_minutes(limit.minutes)} of training end before the last phase of forcing, which begins after update "
             f"{updates // 2:,}",
-            f"Expected {enough:,} or more, for {updates:,} updates on this machine",
+            f"Expected {_enough_minutes(updates, cost, limit):,} or more, for {updates:,} updates on this machine",
             "Raise the time limit, or let the phases begin earlier",
         )
 

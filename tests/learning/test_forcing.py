@@ -28,9 +28,8 @@ SETTINGS = {
     "minimum_risk": {"samples": 4},
     "self_critical": {},
     "input_corruption": {"kind": "replacement"},
-    # The model learns faster here than the discriminator does, so it is not spared until that one is ahead. With
-    # attention the accuracy stays at chance: at a gate of 0.5, the last bits of a machine's sums would decide.
-    "professor": {"hidden_size": 32, "learning_rate": 0.01, "warmup": WARMUP, "model_gate": 0.4},
+    # the model learns faster here than the discriminator does, so it is not spared until that one is ahead
+    "professor": {"hidden_size": 32, "learning_rate": 0.01, "warmup": WARMUP, "model_gate": 0.5},
 }
 
 
@@ -62,6 +61,8 @@ def mean(figures, name):
 
 
 BAHDANAU = {"attention": "bahdanau", "bidirectional": True}
+# with attention the accuracy stays at chance: at a gate of 0.5, the last bits of a machine's sums would decide
+WITH_BAHDANAU = {**SETTINGS, "professor": {**SETTINGS["professor"], "model_gate": 0.4}}
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,8 @@ BAHDANAU = {"attention": "bahdanau", "bidirectional": True}
 )
 def test_a_strategy_learns_to_reverse(name, sizes):
     kind = STRATEGIES[name]
-    model, figures, held_out = train(kind(kind.Settings(**SETTINGS[name]), Objective()), **sizes)
+    settings = (WITH_BAHDANAU if sizes else SETTINGS)[name]
+    model, figures, held_out = train(kind(kind.Settings(**settings), Objective()), **sizes)
     assert share_right(model, held_out, lambda row: row[::-1]) >= 0.95
     if name in ("scheduled_sampling", "free_running"):
         # with attention the model soon predicts what it would have been fed

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from freerun.build import order_of
 from freerun.config import ModelConfig, parse_config
 from freerun.data.codec import Codec
 from freerun.data.corpus import FilterReport
@@ -91,7 +92,9 @@ def sizes_of(data, chosen):
 
 
 def length_of(settings, data, chosen, limit):
-    return choose_length(settings, data, chosen, limit, recipes_for(data)[0], measure_length(settings, data, chosen))
+    order = order_of(settings.training, data.corpus)
+    cost = measure_length(settings, data, order, chosen)
+    return choose_length(settings, order, chosen, limit, recipes_for(data)[0], cost)
 
 
 def limit(minutes=None, gone=0.0):
@@ -323,7 +326,7 @@ def test_a_dot_product_gets_an_encoder_of_one_direction():
 
 def test_an_interval_that_was_set_stays():
     settings, chosen = config(updates=80)
-    assert "evaluation.every" not in length_of(settings, data(), {**chosen, "evaluation": {"every": 3}}, limit()).values
+    assert length_of(settings, data(), {**chosen, "evaluation": {"every": 3}}, limit()).values == {}
 
 
 @pytest.mark.parametrize(
