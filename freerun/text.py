@@ -5,7 +5,17 @@ from __future__ import annotations
 import json
 import math
 
-__all__ = ["cut", "duration", "forbidden_character", "json_line", "lone_surrogate", "one_line", "printable", "shown"]
+__all__ = [
+    "cut",
+    "duration",
+    "forbidden_character",
+    "in_minutes",
+    "json_line",
+    "lone_surrogate",
+    "one_line",
+    "printable",
+    "shown",
+]
 
 _CONTROLS = [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029]
 """Characters that end a line, or that a terminal interprets instead of displaying them."""
@@ -24,6 +34,12 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def in_minutes(number: float) -> str:
+    """Format a number of minutes as it was set: "1 minute", "2.5 minutes"."""
+    shown_number = f"{round(number, 2):g}"
+    return f"{shown_number} minute{'' if shown_number == '1' else 's'}"
 
 
 def printable(text: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from freerun.architecture import attention_kinds, attention_scores
@@ -19,7 +19,8 @@ from freerun.experiment.dataset import TrainingData
 from freerun.experiment.lengthening import LENGTHS
 from freerun.experiment.recipes import RECIPES, Recipe, recipes_for
 from freerun.experiment.time_limit import EVALUATIONS, Cost, TimeLimit, measure_cost
-from freerun.text import duration
+from freerun.models.dropout import DropoutRates
+from freerun.text import duration, in_minutes
 from freerun.training.order import BatchOrder
 
 __all__ = ["AutomaticChoice", "choose_before_data", "choose_length", "choose_recipe", "choose_sizes", "measure_length"]
@@ -72,7 +73,7 @@ def choose_recipe(
             break
         passed_over.append(
             f"{config.model.num_layers} x {config.model.hidden_size} units would suit the data, but only {epochs:.1f} "
-            f"epochs would fit into {_minutes(limit.most)} on this machine. A smaller model makes fewer errors then."
+            f"epochs would fit into {in_minutes(limit.most)} on this machine. A smaller model makes fewer errors then."
         )
     length = choose_length(config, order, chosen, limit, recipe, cost)
     return AutomaticChoice({**sizes.values, **length.values}, [*passed_over, *sizes.reasons, *length.reasons])
@@ -91,6 +92,8 @@ def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], recipe: Recipe) 
         "training.label_smoothing": 0.1,
         "evaluation.patience": 0,
     }
+    if not _has_r_drop(values, chosen):
+        values = {key: value for key, value in values.items() if not key.startswith("forcing.")}
     reasons = [_description(data, {**values, **flatten(chosen)})]
     values = {key: value for key, value in values.items() if not _is_set(key, chosen)}
     if _is_set("training.batch_tokens", chosen):
@@ -105,6 +108,13 @@ def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], recipe: Recipe) 
             f"because {only_with_luong}."
         )
     return AutomaticChoice(values, reasons)
+
+
+def _has_r_drop(values: Mapping[str, Any], chosen: Mapping[str, Any]) -> bool:
+    """Return False if ``chosen`` sets another strategy, or no dropout, of which R-Drop would need two draws."""
+    keys = {**values, **flatten(chosen)}
+    sets_forcing = any(key.startswith("forcing.") for key in flatten(chosen))
+    return not sets_forcing and any(keys.get(f"model.{rate.name}") for rate in fields(DropoutRates))
 
 
 def _scores_by_dot(chosen: Mapping[str, Any]) -> bool:
@@ -135,8 +145,13 @@ def _description(data: TrainingData, values: Mapping[str, Any]) -> str:
         f"{len(data.corpus):,} pairs of {sources:.1f} source and {targets:.1f} target tokens: a {directions} "
         f"{_CELLS.get(cell, cell.upper())} encoder and a decoder with {attention}, "
         f"{values['model.num_layers']} x {values['model.hidden_size']} units, batches of {batches}, "
-        f"dropout {values['model.dropout']}{_further_dropout(values)}."
+        f"dropout {values['model.dropout']}{_further_dropout(values)}{_forcing(values)}."
     )
+
+
+def _forcing(values: Mapping[str, Any]) -> str:
+    """Name R-Drop, the only strategy that a recipe may choose; every other one is the user's."""
+    return ", R-Drop" if values.get("forcing.strategy") == "r_drop" else ""
 
 
 def _further_dropout(values: Mapping[str, Any]) -> str:
@@ -172,7 +187,7 @@ def choose_length(
     updates, last_phase = min(suitable, affordable), _last_phase(config)
     why = ""
     if updates < suitable and limit.minutes is None:
-        why = f" ({suitable:,} would suit the data, but not the limit of {_minutes(limit.most)})"
+        why = f" ({suitable:,} would suit the data, but not the limit of {in_minutes(limit.most)})"
     if updates == suitable and limit.minutes is not None:
         why = f" ({epochs} epochs, the most for data of this kind)"
     if updates <= last_phase:
@@ -184,13 +199,9 @@ def choose_length(
         minutes = min(limit.most, minutes)
     reason = (
         f"{updates:,} updates{why}, {updates / epoch:.1f} epochs: about {duration(cost.expected(updates))} at "
-        f"{cost.update * 1000:.0f} ms per update on this machine, at most {_minutes(minutes)}."
+        f"{cost.update * 1000:.0f} ms per update on this machine, at most {in_minutes(minutes)}."
     )
     return AutomaticChoice({"training.updates": updates, **_intervals(updates, chosen)}, [reason])
-
-
-def _minutes(number: float) -> str:
-    return f"{round(number, 2):g} minute{'' if number == 1 else 's'}"
 
 
 def _enough_minutes(updates: int, cost: Cost, limit: TimeLimit) -> int:
@@ -207,7 +218,7 @@ def _check_enough(cost: Cost, limit: TimeLimit) -> None:
     if limit.minutes is not None and cost.announced(1) > limit.left():
         raise ConfigError.single(
             "minutes",
-            f"a limit of {_minutes(limit.minutes)} is not enough for a single update and its evaluation",
+            f"a limit of {in_minutes(limit.minutes)} is not enough for a single update and its evaluation",
             f"Expected {_enough_minutes(FEWEST_UPDATES, cost, limit):,} or more for this data on this machine",
             "Raise the time limit",
         )
@@ -222,8 +233,8 @@ def _check_phases_fit(updates: int, cost: Cost, limit: TimeLimit) -> None:
     if limit.minutes is not None and cost.announced(updates) > limit.left():
         raise ConfigError.single(
             "minutes",
-            f"{_minutes(limit.minutes)} of training end before the last phase of forcing, which begins after update "
-            f"{updates // 2:,}",
+            f"training for {in_minutes(limit.minutes)} ends before the last phase of forcing, which begins after "
+            f"update {updates // 2:,}",
             f"Expected {_enough_minutes(updates, cost, limit):,} or more, for {updates:,} updates on this machine",
             "Raise the time limit, or let the phases begin earlier",
         )

@@ -35,7 +35,7 @@ from freerun.log import log
 from freerun.studies.search_space import SearchSpace
 from freerun.studies.source_forms import source_forms
 from freerun.studies.trials import Trial, TrialJournal, ranked
-from freerun.text import duration
+from freerun.text import duration, in_minutes
 from freerun.training.journal import read_journal
 
 __all__ = ["BEST_CONFIG", "JOURNAL", "Train", "Tuner", "TuningPlan"]
@@ -210,7 +210,7 @@ class Tuner:
         """Return an error about the first trial's time limit as one about the minutes of the tuning."""
         if error.where != "minutes":
             return error
-        what = f"{self.plan.minutes:g} minutes for {self.plan.trials:,} trials: {error.what}"
+        what = f"{in_minutes(self.plan.minutes)} for {self.plan.trials:,} trials: {error.what}"
         return UserError("minutes", what, f"{error.expected}, for each trial", "Raise --minutes, or lower --trials")
 
     def _request(self, number: int, settings: dict[str, Any]) -> TrainRequest:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freerun.text import json_line, one_line
+from freerun.text import in_minutes, json_line, one_line
 
 
 @given(st.text())
@@ -36,3 +36,11 @@ def test_only_controls_are_escaped(text, shown):
 def test_json_has_no_such_numbers(value):
     with pytest.raises(ValueError, match="not JSON compliant"):
         json_line([value])
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(1, "1 minute"), (1.001, "1 minute"), (1.5, "1.5 minutes"), (0.1, "0.1 minutes"), (30.0, "30 minutes")],
+)
+def test_minutes_are_told_as_they_were_set(number, text):
+    assert in_minutes(number) == text

@@ -39,6 +39,7 @@ STRATEGIES = (
     "minimum_risk",
     "self_critical",
     "input_corruption",
+    "r_drop",
 )
 
 
