@@ -45,7 +45,6 @@ FORCING = {
     "minimum_risk": {"samples": 8},
     "self_critical": {},
     "input_corruption": {"kind": "raml"},
-    "r_drop": {},
     "teacher_loop": {"strategy": "scheduled_sampling", "schedule": {"kind": "constant", "teacher_prob": 1.0}},
     "scheduled_sampling_loop": {"strategy": "scheduled_sampling", "schedule": HALF},
 }

@@ -128,30 +128,6 @@ def teacher(model: Model, rows: Sequence[Row], objective: Objective, weight: flo
     return Losses({"nll": nll}, {"nll.teacher": metric}, fed_in(runs))
 
 
-def r_drop(model: Model, rows: Sequence[Row], second: Sequence[Row], objective: Objective, alpha: float) -> Losses:
-    """R-Drop (Liang et al. 2021): half the NLL of two passes, under the masks of ``rows`` and of ``second``, and
-
-    alpha / 4 * sum_t (KL(P1_t || P2_t) + KL(P2_t || P1_t)).
-    """
-    passes = [
-        [forced(model, encode(model, r.source, r.masks), r.target, r.masks) for r in each] for each in (rows, second)
-    ]
-    rights = [[*row.target, EOS] for row in rows]
-    (one, (nll, tokens)), (other, (second_nll, _)) = (learned(runs, rights, objective) for runs in passes)
-    divergence = torch.zeros((), dtype=torch.float64)
-    for first_run, second_run in zip(*passes, strict=True):
-        for p, q in zip(first_run, second_run, strict=True):
-            divergence = divergence + kl(p.log_probs_V, q.log_probs_V) + kl(q.log_probs_V, p.log_probs_V)
-    loss = Term((one.sum + other.sum) / 2 + alpha / 4 * divergence, one.count)
-    metrics = {"nll.teacher": ((nll + second_nll) / 2, tokens), "divergence": (divergence.item() / 2, tokens)}
-    return Losses({"r_drop": loss}, metrics, fed_in(passes[1]))
-
-
-def kl(log_p_V: Tensor, log_q_V: Tensor) -> Tensor:
-    """KL(p || q): the sum over the vocabulary of p (log p - log q)."""
-    return sum(p.exp() * (p - q) for p, q in zip(log_p_V, log_q_V, strict=True))
-
-
 def fed_in(runs: Sequence[Sequence[Step]]) -> list[list[int]]:
     """What the decoder was fed, BOS first."""
     return [[step.fed for step in steps] for steps in runs]

@@ -150,7 +150,6 @@ class _Check:
         if values is None:
             return None
         self._check_used(values, path)
-        self._check_dropout(name, values, path)
         return {"strategy": name, **values.model_dump(exclude_none=True)}
 
     def _check_used(self, settings: BaseModel, path: tuple[str, ...]) -> None:
@@ -164,17 +163,6 @@ class _Check:
                     f"Expected {switch} = {' or '.join(map(shown, values))}",
                     f"Change {key} or {switch}",
                 )
-
-    def _check_dropout(self, name: str, settings: BaseModel, path: tuple[str, ...]) -> None:
-        """Check that something is dropped if the strategy needs it."""
-        model = self._section("model", ModelConfig)
-        if getattr(settings, "needs_dropout", False) and not any(model[key] for key in model if "dropout" in key):
-            self._add(
-                ".".join((*path, "strategy")),
-                f"{shown(name)} compares two draws of dropout, but nothing is dropped",
-                "Expected a rate above 0",
-                'Set model.dropout, for example to 0.3, or forcing.strategy = "teacher"',
-            )
 
     def check_combinations(self) -> None:
         """Check keys that are valid by themselves but not together."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from freerun.architecture import attention_kinds, attention_scores
@@ -19,7 +19,6 @@ from freerun.experiment.dataset import TrainingData
 from freerun.experiment.lengthening import LENGTHS
 from freerun.experiment.recipes import RECIPES, Recipe, recipes_for
 from freerun.experiment.time_limit import EVALUATIONS, Cost, TimeLimit, measure_cost
-from freerun.models.dropout import DropoutRates
 from freerun.text import duration, in_minutes
 from freerun.training.order import BatchOrder
 
@@ -92,8 +91,6 @@ def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], recipe: Recipe) 
         "training.label_smoothing": 0.1,
         "evaluation.patience": 0,
     }
-    if not _has_r_drop(values, chosen):
-        values = {key: value for key, value in values.items() if not key.startswith("forcing.")}
     reasons = [_description(data, {**values, **flatten(chosen)})]
     values = {key: value for key, value in values.items() if not _is_set(key, chosen)}
     if _is_set("training.batch_tokens", chosen):
@@ -108,13 +105,6 @@ def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], recipe: Recipe) 
             f"because {only_with_luong}."
         )
     return AutomaticChoice(values, reasons)
-
-
-def _has_r_drop(values: Mapping[str, Any], chosen: Mapping[str, Any]) -> bool:
-    """Return False if ``chosen`` sets another strategy, or no dropout, of which R-Drop would need two draws."""
-    keys = {**values, **flatten(chosen)}
-    sets_forcing = any(key.startswith("forcing.") for key in flatten(chosen))
-    return not sets_forcing and any(keys.get(f"model.{rate.name}") for rate in fields(DropoutRates))
 
 
 def _scores_by_dot(chosen: Mapping[str, Any]) -> bool:
@@ -145,13 +135,8 @@ def _description(data: TrainingData, values: Mapping[str, Any]) -> str:
         f"{len(data.corpus):,} pairs of {sources:.1f} source and {targets:.1f} target tokens: a {directions} "
         f"{_CELLS.get(cell, cell.upper())} encoder and a decoder with {attention}, "
         f"{values['model.num_layers']} x {values['model.hidden_size']} units, batches of {batches}, "
-        f"dropout {values['model.dropout']}{_further_dropout(values)}{_forcing(values)}."
+        f"dropout {values['model.dropout']}{_further_dropout(values)}."
     )
-
-
-def _forcing(values: Mapping[str, Any]) -> str:
-    """Name R-Drop, the only strategy that a recipe may choose; every other one is the user's."""
-    return ", R-Drop" if values.get("forcing.strategy") == "r_drop" else ""
 
 
 def _further_dropout(values: Mapping[str, Any]) -> str:

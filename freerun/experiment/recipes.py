@@ -33,7 +33,6 @@ class Recipe:
         fewest_epochs: if fewer fit into the time limit, the next recipe for as many pairs makes fewer errors: it is
             quicker.
         dropout and the other rates: see ``freerun.models.dropout.DropoutRates``.
-        r_drop: weight of the divergence in R-Drop (``freerun.forcing.r_drop``); 0 is teacher forcing.
         tied_output: the output layer's weight is the target embedding.
     """
 
@@ -47,18 +46,13 @@ class Recipe:
     dropout: float
     embedding_unit_dropout: float = 0.0
     memory_dropout: float = 0.0
-    r_drop: float = 0.0
     learning_rate: float = 2e-3
     tied_output: bool = False
     attention: str = "bahdanau"
 
     def settings(self) -> dict[str, float | int | str]:
         """Return the values of a configuration that do not depend on the length, by key path."""
-        forcing: dict[str, float | str] = (
-            {"forcing.strategy": "r_drop", "forcing.alpha": self.r_drop} if self.r_drop else {}
-        )
         return {
-            **forcing,
             "model.hidden_size": self.hidden_size,
             "model.embedding_size": embedding_size_for(self.hidden_size, self.tied_output),
             "model.num_layers": self.num_layers,

@@ -5,9 +5,8 @@ Shape suffixes: N positions, V vocabulary, F features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-__all__ = ["Losses", "OwnLoss", "Term", "TokenLoss", "output_loss", "output_nll", "smoothed_nll", "upcast"]
+__all__ = ["Losses", "OwnLoss", "Term", "output_nll", "smoothed_nll", "upcast"]
 
 MAX_LOGITS = 2**22
 """Maximum number of logits in memory: 16 MiB, and as much again for their gradients."""
@@ -96,37 +95,30 @@ def smoothed_nll(logits_NV: Tensor, target_N: Tensor, smoothing: float = 0.0) ->
     return loss, nll
 
 
-TokenLoss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Logits [N, ..., V] and reference tokens [N] -> the loss, and other sums, which have no gradient."""
-
-
-class _LossInChunks(torch.autograd.Function):
+class _NLLInChunks(torch.autograd.Function):
     """Output layer and loss in one, a chunk of rows at a time; gradients are computed while a chunk's logits exist."""
 
     @staticmethod
     def forward(
-        ctx: Any, features_NF: Tensor, weight_VF: Tensor, bias_V: Tensor, target_N: Tensor, loss: TokenLoss, rows: int
+        ctx: Any, features_NF: Tensor, weight_VF: Tensor, bias_V: Tensor, target_N: Tensor, smoothing: float, rows: int
     ) -> tuple[Tensor, Tensor]:
         weight = weight_VF.to(features_NF.dtype)
         d_features_NF, d_weight_VF, d_bias_V = (torch.zeros_like(each) for each in (features_NF, weight_VF, bias_V))
-        totals: list[Tensor] = []
-        sums: list[Tensor] = []
+        loss, nll = (upcast(bias_V.new_zeros(())) for _ in range(2))
         for start in range(0, len(features_NF), rows):
             features, targets = features_NF[start : start + rows], target_N[start : start + rows]
             with torch.enable_grad():
-                logits = functional.linear(features, weight, bias_V.to(weight.dtype)).detach().requires_grad_()
-                total, others = loss(logits, targets)
-            (d_logits,) = torch.autograd.grad(total, logits)
-            totals.append(total.detach())
-            sums.append(others)
-            torch.matmul(d_logits, weight, out=d_features_NF[start : start + rows])
-            d_logits_NV = d_logits.flatten(0, -2)
-            d_weight_VF += torch.mm(d_logits_NV.t(), features.flatten(0, -2))
-            d_bias_V += d_logits_NV.sum(0)
+                logits = torch.addmm(bias_V.to(weight.dtype), features, weight.t()).requires_grad_()
+                each_loss, each_nll = smoothed_nll(logits, targets, smoothing)
+            (d_logits,) = torch.autograd.grad(each_loss, logits)
+            loss += each_loss.detach()
+            nll += each_nll
+            torch.mm(d_logits, weight, out=d_features_NF[start : start + rows])
+            d_weight_VF += torch.mm(d_logits.t(), features)
+            d_bias_V += d_logits.sum(0)
         ctx.save_for_backward(d_features_NF, d_weight_VF, d_bias_V)
-        others = torch.stack(sums).sum(0)
-        ctx.mark_non_differentiable(others)
-        return torch.stack(totals).sum(), others
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
 
     @staticmethod
     @once_differentiable
@@ -134,28 +126,18 @@ class _LossInChunks(torch.autograd.Function):
         return *(each * loss_gradient for each in ctx.saved_tensors), None, None, None
 
 
-def output_loss(
-    features_NF: Tensor, weight_VF: Tensor, bias_V: Tensor, target_N: Tensor, loss: TokenLoss
-) -> tuple[Tensor, Tensor]:
-    """Return ``loss`` of the logits ``features @ weight.T + bias``, ``MAX_LOGITS`` of them at a time.
-
-    Each position may have several features, [N, ..., F]. ``loss`` returns sums over positions.
-    """
-    rows = max(1, MAX_LOGITS // (len(weight_VF) * features_NF.shape[1:-1].numel()))
-    if len(features_NF) <= rows:
-        return loss(functional.linear(features_NF, weight_VF, bias_V), target_N)
-    is_autocast = torch.is_autocast_enabled(features_NF.device.type)
-    features_NF = features_NF.to(torch.get_autocast_dtype(features_NF.device.type)) if is_autocast else features_NF
-    with torch.autocast(features_NF.device.type, enabled=False):
-        total, sums = _LossInChunks.apply(features_NF, weight_VF, bias_V, target_N, loss, rows)  # type: ignore[no-untyped-call]
-    return total, sums
-
-
 def output_nll(
     features_NF: Tensor, weight_VF: Tensor, bias_V: Tensor, target_N: Tensor, smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Return ``smoothed_nll`` of the output layer's logits."""
-    return output_loss(features_NF, weight_VF, bias_V, target_N, partial(smoothed_nll, smoothing=smoothing))
+    """Return ``smoothed_nll`` of the logits ``features @ weight.T + bias``, ``MAX_LOGITS`` of them at a time."""
+    rows = max(1, MAX_LOGITS // len(weight_VF))
+    if len(features_NF) <= rows:
+        return smoothed_nll(functional.linear(features_NF, weight_VF, bias_V), target_N, smoothing)
+    is_autocast = torch.is_autocast_enabled(features_NF.device.type)
+    features_NF = features_NF.to(torch.get_autocast_dtype(features_NF.device.type)) if is_autocast else features_NF
+    with torch.autocast(features_NF.device.type, enabled=False):
+        loss, nll = _NLLInChunks.apply(features_NF, weight_VF, bias_V, target_N, smoothing, rows)  # type: ignore[no-untyped-call]
+    return loss, nll
 
 
 def upcast(values: Tensor) -> Tensor:

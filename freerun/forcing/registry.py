@@ -20,7 +20,6 @@ from freerun.forcing.input_corruption import InputCorruption
 from freerun.forcing.minimum_risk import MinimumRisk
 from freerun.forcing.optimal_completion import OptimalCompletion
 from freerun.forcing.professor import Professor
-from freerun.forcing.r_drop import RDrop
 from freerun.forcing.scheduled_sampling import ScheduledSampling
 from freerun.forcing.self_critical import SelfCritical
 from freerun.forcing.strategy import Strategy, StrategySettings
@@ -42,7 +41,6 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "minimum_risk": MinimumRisk,
     "self_critical": SelfCritical,
     "input_corruption": InputCorruption,
-    "r_drop": RDrop,
 }
 
 

@@ -22,8 +22,6 @@ class StrategySettings(BaseModel):
 
     used_with: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {}
     """Key -> (switch, values): the key has an effect only under these values of the switch, else it has its default."""
-    needs_dropout: ClassVar[bool] = False
-    """Without dropout the strategy would be another one, at a higher cost."""
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 

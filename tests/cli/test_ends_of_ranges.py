@@ -19,8 +19,6 @@ ENDS = [
     ("minimum_risk", "forcing.alpha=5e-324"),
     ("minimum_risk", "forcing.samples=1000", "forcing.temperature=1e-6", "forcing.weight=1e38"),
     ("self_critical", "forcing.temperature=1e-6"),
-    ("r_drop", "forcing.alpha=0.0"),
-    ("r_drop", "forcing.alpha=1e38"),
     ("optimal_completion", "forcing.longest_ratio=100", "forcing.temperature=1e-6"),
     ("professor", "forcing.weight=1e38", f"forcing.warmup={BIG}", "forcing.temperature=1000"),
     ("professor", "forcing.learning_rate=1e38"),

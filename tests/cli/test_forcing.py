@@ -25,7 +25,6 @@ STRATEGIES = {
     "minimum_risk": ('forcing.cost="bleu"', ["nll.teacher", "risk", "distinct", "gradient_cosine"]),
     "self_critical": ('forcing.cost="sequence_error"', ["nll.teacher", "cost.sample", "cost.greedy"]),
     "input_corruption": ("forcing.rate=0.3", ["nll.corrupted", "effective_rate"]),
-    "r_drop": ("forcing.alpha=1.0", ["nll.teacher", "divergence"]),
     "professor": ("forcing.model_gate=0.0", ["nll.teacher", "discriminator_accuracy.free", "gradient_cosine"]),
 }
 

@@ -28,7 +28,6 @@ SETTINGS = {
     "minimum_risk": {"samples": 4},
     "self_critical": {},
     "input_corruption": {"kind": "replacement"},
-    "r_drop": {"alpha": 5.0},
     # the model learns faster here than the discriminator does, so it is not spared until that one is ahead
     "professor": {"hidden_size": 32, "learning_rate": 0.01, "warmup": WARMUP, "model_gate": 0.5},
 }

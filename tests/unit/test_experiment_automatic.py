@@ -235,44 +235,6 @@ def test_a_recipe_decides_for_its_kind_of_data(monkeypatch):
     assert sizes_of(data(10, 6, 2001), {}).values["model.attention"] == "bahdanau"
 
 
-def with_r_drop(monkeypatch):
-    recipe = dataclasses.replace(recipes.RECIPES[0], r_drop=3.0)
-    monkeypatch.setattr("freerun.experiment.recipes.RECIPES", (recipe, *recipes.RECIPES[1:]))
-
-
-def test_a_recipe_may_have_r_drop(monkeypatch):
-    assert not any(key.startswith("forcing.") for key in sizes_of(data(), {}).values)
-    with_r_drop(monkeypatch)
-    choice = sizes_of(data(), {})
-    assert (choice.values["forcing.strategy"], choice.values["forcing.alpha"]) == ("r_drop", 3.0)
-    assert choice.reasons[0].endswith("of the attention memory), R-Drop.")
-
-
-RATES = [f"model.{rate.name}" for rate in dataclasses.fields(DropoutRates)]
-
-
-@pytest.mark.parametrize(
-    "chosen",
-    [
-        {"forcing": {"strategy": "teacher"}},
-        {"forcing": {"phases": [{"strategy": "minimum_risk"}]}},
-        {"model": {rate.removeprefix("model."): 0.0 for rate in RATES}},
-    ],
-)
-def test_r_drop_is_left_out_where_it_would_not_do(monkeypatch, chosen):
-    with_r_drop(monkeypatch)
-    choice = sizes_of(data(), chosen)
-    assert not any(key.startswith("forcing.") for key in choice.values)
-    assert "R-Drop" not in choice.reasons[0]
-
-
-@pytest.mark.parametrize("left", RATES)
-def test_r_drop_needs_only_one_rate(monkeypatch, left):
-    with_r_drop(monkeypatch)
-    rates = {rate.removeprefix("model."): 0.1 if rate == left else 0.0 for rate in RATES}
-    assert "forcing.strategy" in sizes_of(data(), {"model": rates}).values
-
-
 def timed(monkeypatch, seconds, evaluations=2.0):
     monkeypatch.setattr(automatic, "measure_cost", lambda *_: Cost(seconds, evaluations))
 
@@ -337,8 +299,8 @@ def test_phases_that_do_not_fit_into_the_minutes_are_an_error(monkeypatch):
         length_of(settings, data(100), {"data": raw["data"]}, limit(12))
     # 1,220 updates and 3 seconds, 1.25 times: 25.5 minutes
     assert str(caught.value) == (
-        "minutes: training for 12 minutes ends before the last phase of forcing, which begins after update 610. Expected "
-        "26 or more, for 1,220 updates on this machine. Raise the time limit, or let the phases begin earlier."
+        "minutes: training for 12 minutes ends before the last phase of forcing, which begins after update 610. "
+        "Expected 26 or more, for 1,220 updates on this machine. Raise the time limit, or let the phases begin earlier."
     )
 
 

@@ -53,7 +53,6 @@ CHANGES = {
     "minimum_risk": {**OUTPUTS, "samples": 3, "alpha": 0.3},
     "self_critical": OUTPUTS,
     "input_corruption": {"kind": "replacement", "rate": 0.6},
-    "r_drop": {"alpha": 1.0},
 }
 EACH_CHANGE = [
     *((name, {key: value}, BASES.get(name, {})) for name, keys in CHANGES.items() for key, value in keys.items()),

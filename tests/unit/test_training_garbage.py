@@ -39,7 +39,6 @@ STRATEGIES = (
     "minimum_risk",
     "self_critical",
     "input_corruption",
-    "r_drop",
 )
 
 
