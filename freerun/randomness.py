@@ -57,6 +57,11 @@ class CounterGenerator:
         """Return the generator with these additional keys, independent of this one and of other children."""
         return CounterGenerator(self._seed, self._purpose, *self._keys, *keys)
 
+    @property
+    def word(self) -> int:
+        """A 64-bit hash of (seed, purpose, keys): the seed of a generator elsewhere, such as on a GPU."""
+        return int.from_bytes(self._hash()[:8], "little")
+
     def uniform(self, *shape: int) -> NDArray[np.float64]:
         """Return numbers in [0, 1), multiples of 2^-53."""
         return self._restart().numbers.random(shape)
@@ -76,8 +81,7 @@ class CounterGenerator:
 
     def _restart(self) -> _Workspace:
         """Return this thread's Philox generator, set to the beginning of the stream."""
-        name = repr((self._seed, self._purpose, *self._keys)).encode()
-        key = np.frombuffer(hashlib.blake2b(name, digest_size=16).digest(), "<u8").astype(np.uint64)
+        key = np.frombuffer(self._hash(), "<u8").astype(np.uint64)
         _WORKSPACE.words.state = {
             "bit_generator": "Philox",
             "state": {"counter": _ZEROS, "key": key},
@@ -87,3 +91,7 @@ class CounterGenerator:
             "uinteger": 0,
         }
         return _WORKSPACE
+
+    def _hash(self) -> bytes:
+        name = repr((self._seed, self._purpose, *self._keys)).encode()
+        return hashlib.blake2b(name, digest_size=16).digest()

@@ -224,8 +224,8 @@ def recorded(strategy, model, batch, update):
     record, draw_masks = Recorded(), model.draw_masks
     sequence, roll_out = model.decoder.sequence, model.decoder.roll_out
 
-    def keep_numbers(update, purpose, *shape):
-        record.numbers[purpose] = uniforms(update, purpose, *shape)
+    def keep_numbers(update, purpose, *shape, **options):
+        record.numbers[purpose] = uniforms(update, purpose, *shape, **options)
         return record.numbers[purpose]
 
     def keep_masks(*given, **named):

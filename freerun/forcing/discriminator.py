@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.nn.utils.parametrizations import spectral_norm
 
+from freerun.models.device import is_asynchronous
 from freerun.models.encoder import reversal_within, reverse_rows
 from freerun.models.recurrence import RecurrentLayer
 from freerun.randomness import CounterGenerator
 
-__all__ = ["Behaviour", "Discriminator"]
+__all__ = ["Behaviour", "Discriminator", "longest"]
 
 PROJECTED = 32
 """Number of features that the output distribution is projected to."""
@@ -102,7 +103,7 @@ class Discriminator(nn.Module):
     def forward(self, behaviour: Behaviour) -> Tensor:
         """Return the scores [B]; undefined for rows without a step."""
         lengths_B = behaviour.lengths_B.clamp(min=1)
-        steps = int(lengths_B.max())
+        steps = longest(lengths_B, len(behaviour.layers_TBH[0]))
         dtype = self.context.weight.dtype
         parts = [norm(layer[:steps].to(dtype)) for norm, layer in zip(self.norms, behaviour.layers_TBH, strict=True)]
         if self.outputs is not None:
@@ -110,7 +111,7 @@ class Discriminator(nn.Module):
             parts.append(self.outputs(behaviour.probs_TBV[:steps].to(dtype)))
         context_BD = self.context(self.context_norm(behaviour.context_BC.to(dtype)))
         inputs_TBD = self.behaviour(torch.cat(parts, 2)) + context_BD
-        padded = bool((lengths_B < steps).any())
+        padded = is_asynchronous(lengths_B.device) or bool((lengths_B < steps).any())
         reversed_TB = reversal_within(lengths_B, steps) if padded else None
         real_lengths_B = lengths_B if padded else None
         _, forward_BD, _ = self.forward_gru.sequence(inputs_TBD, lengths_B=real_lengths_B)
@@ -130,3 +131,8 @@ class Discriminator(nn.Module):
                 bounded.weight[0]._v.copy_(normalize(torch.from_numpy(start), dim=0))
                 for _ in range(POWER_ITERATIONS):
                     bounded.weight()  # one power iteration each
+
+
+def longest(lengths_B: Tensor, bound: int) -> int:
+    """Return the largest length; on a GPU its bound, since asking would mean waiting."""
+    return int(lengths_B.max()) if not is_asynchronous(lengths_B.device) else bound

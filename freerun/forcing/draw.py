@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from freerun.forcing.loss import upcast
+from freerun.models.device import is_asynchronous
 
 __all__ = ["Draw"]
 
@@ -34,12 +35,24 @@ class Draw:
         scores_NV = upcast(logits_NV)
         if self.banned:
             scores_NV = scores_NV.clone()
-            scores_NV[:, list(self.banned)] = float("-inf")
+            for token in self.banned:  # a list of them would be copied to the device
+                scores_NV[:, token] = float("-inf")
         if self.kind == "argmax":
             return scores_NV.argmax(1)
-        edges_NV = torch.softmax(scores_NV / self.temperature, 1).cumsum(1)
+        probs_NV = torch.softmax(scores_NV / self.temperature, 1)
+        if is_asynchronous(probs_NV.device):
+            return _sampled_in_integers(probs_NV, uniforms_N)
+        edges_NV = probs_NV.cumsum(1)
         end_N1 = edges_NV[:, -1:]
         # rounding must not let the number reach the end, where tokens of probability 0 may be
         before_end_N1 = torch.nextafter(end_N1, torch.zeros_like(end_N1))
         points_N1 = torch.minimum(uniforms_N.unsqueeze(1).to(edges_NV) * end_N1, before_end_N1)
         return torch.searchsorted(edges_NV, points_N1, right=True).squeeze(1)
+
+
+def _sampled_in_integers(probs_NV: Tensor, uniforms_N: Tensor) -> Tensor:
+    """Sample in multiples of 2^-52: a cumulative sum of integers is the same each time, on a GPU too."""
+    edges_NV = probs_NV.double().mul_(2.0**52).long().cumsum(1)
+    end_N = edges_NV[:, -1]
+    points_N = torch.minimum((uniforms_N.double() * end_N).long(), end_N - 1)
+    return torch.searchsorted(edges_NV, points_N.unsqueeze(1), right=True).squeeze(1)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -27,6 +28,7 @@ from freerun.forcing.replay import encode, replay
 from freerun.forcing.rollout import uniforms
 from freerun.forcing.strategy import Strategy, StrategySettings
 from freerun.forcing.training_batch import TrainingBatch, Update
+from freerun.models.device import Scalar, scalar, to_device
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import NUM_SPECIAL, UNK
 
@@ -65,8 +67,8 @@ class InputCorruption(Strategy):
             target_N = batch.at_real_positions(sampled_BT.t())
         features_NF = replay(model, batch, encoded, corrupted_BT, masks)
         nll, metric = self.objective.token_nll(model, features_NF, batch, target_N)
-        changed = (corrupted_BT != batch.target_in_BT).sum().item()
-        metrics: dict[str, tuple[float, float]] = {
+        changed = scalar((corrupted_BT != batch.target_in_BT).sum())
+        metrics: dict[str, tuple[Scalar, Scalar]] = {
             "nll.corrupted": metric,
             "effective_rate": (changed, batch.num_tokens - batch.num_pairs),
         }
@@ -76,7 +78,7 @@ class InputCorruption(Strategy):
         """Return the fed tokens [B, T]."""
         fed_BT = batch.target_in_BT
         shape, device = fed_BT.shape, fed_BT.device
-        flips_BT, numbers_BT = (uniforms(update, name, *shape).to(device) for name in ("coins", "draws"))
+        flips_BT, numbers_BT = (uniforms(update, name, *shape, device=device) for name in ("coins", "draws"))
         if self.settings.kind == "raml":
             chosen_BT = self._raml_positions(batch, flips_BT, vocabulary_size - NUM_SPECIAL, update)
             return torch.where(chosen_BT, _other_tokens(fed_BT, numbers_BT, vocabulary_size), fed_BT)
@@ -94,11 +96,12 @@ class InputCorruption(Strategy):
         numbers_B = uniforms(update, "distances", batch.num_pairs)
         # unknown tokens, BOS and padding are not replaced
         positions_BT = batch.target_in_BT >= NUM_SPECIAL
-        temperature, sizes = self.settings.temperature, positions_BT.sum(1).tolist()
+        temperature, sizes = self.settings.temperature, (batch.origin.target_in >= NUM_SPECIAL).sum(1).tolist()
         distances = [_distance(m, tokens, temperature, n) for m, n in zip(sizes, numbers_B.tolist(), strict=True)]
+        (distances_B,) = to_device([np.array(distances)], ranks_BT.device)
         # the positions with the smallest numbers; those that may not be replaced come last
         order_BT = ranks_BT.masked_fill(~positions_BT, 2.0).argsort(1).argsort(1)
-        return order_BT < torch.tensor(distances, device=ranks_BT.device).unsqueeze(1)
+        return order_BT < distances_B.unsqueeze(1)
 
 
 def _distance(m: int, tokens: int, temperature: float, number: float) -> int:

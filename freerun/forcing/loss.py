@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-__all__ = ["Losses", "OwnLoss", "Term", "output_nll", "smoothed_nll", "upcast"]
+from freerun.models.device import Scalar, is_asynchronous
+
+__all__ = ["Losses", "OwnLoss", "Term", "or_one", "output_nll", "smoothed_nll", "sum_of_rows", "upcast"]
 
 MAX_LOGITS = 2**22
 """Maximum number of logits in memory: 16 MiB, and as much again for their gradients."""
@@ -25,7 +27,7 @@ class Term:
     """One term of a loss, ``weight * sum / count``; the learner adds up counts over all batches of an update."""
 
     sum: Tensor
-    count: float
+    count: Scalar
     weight: float = 1.0
 
 
@@ -33,12 +35,14 @@ class Term:
 class Losses:
     """The model's loss terms on one batch, and ``metrics`` (name -> sum, count) that are only logged in the journal.
 
+    On a GPU, sums and counts may be tensors of one element (``freerun.models.device.scalar``), so that no batch waits.
+
     ``own_inputs`` is what ``Strategy.own_loss`` computes the strategy's own loss from: detached from the graph, and
     None for a strategy without parameters of its own.
     """
 
     terms: Mapping[str, Term]
-    metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    metrics: Mapping[str, tuple[Scalar, Scalar]] = field(default_factory=dict)
     own_inputs: Any = None
 
 
@@ -50,7 +54,7 @@ class OwnLoss:
     """
 
     sum: Tensor | None
-    metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    metrics: Mapping[str, tuple[Scalar, Scalar]] = field(default_factory=dict)
 
 
 class _SmoothedNLL(torch.autograd.Function):
@@ -138,6 +142,19 @@ def output_nll(
     with torch.autocast(features_NF.device.type, enabled=False):
         loss, nll = _NLLInChunks.apply(features_NF, weight_VF, bias_V, target_N, smoothing, rows)  # type: ignore[no-untyped-call]
     return loss, nll
+
+
+def or_one(count: Scalar) -> Scalar:
+    """Return a count to divide by: 1 instead of 0."""
+    return torch.where(count == 0, 1, count).double() if isinstance(count, Tensor) else count or 1
+
+
+def sum_of_rows(values_B: Tensor, rows_B: Tensor) -> Tensor:
+    """Return the sum of the values whose row is True."""
+    if not is_asynchronous(values_B.device):
+        return values_B[rows_B].sum()
+    # which rows those are is known on the device only
+    return torch.where(rows_B, values_B, 0).sum()
 
 
 def upcast(values: Tensor) -> Tensor:

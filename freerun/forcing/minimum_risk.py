@@ -13,6 +13,7 @@ of UNK. A source without candidates has no risk and is not counted.
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import Annotated
 
 import torch
@@ -29,12 +30,14 @@ from freerun.forcing.rollout import free_rollout, uniforms
 from freerun.forcing.sequence_level import (
     SequenceSettings,
     length_bounds,
+    longest_bound,
     output_costs,
     output_log_probs,
     written_tokens,
 )
 from freerun.forcing.strategy import Strategy
 from freerun.forcing.training_batch import TrainingBatch, Update
+from freerun.models.device import Scalar, scalar
 from freerun.models.dropout import DropoutMasks
 from freerun.models.encoded import Encoded
 from freerun.models.seq2seq import Seq2Seq
@@ -73,18 +76,19 @@ class MinimumRisk(Strategy):
         scores_N = self._scores(model, encoded.select(owners_N), outputs, masks and masks.target_rows(owners_N))
         costs_N = scores_N.new_tensor(output_costs(COSTS[settings.cost], outputs, batch, owners))
         # references with unknown tokens are scored, too, so that there is always something to score
-        writable_N = torch.tensor([set(output).isdisjoint(NEVER_WRITTEN) for output in outputs], device=owners_N.device)
+        writable = [set(output).isdisjoint(NEVER_WRITTEN) for output in outputs]
+        writable_N = torch.tensor(writable, device=owners_N.device)
         scores_N, costs_N, owners_N = scores_N[writable_N], costs_N[writable_N], owners_N[writable_N]
         risk = expected_cost(settings.alpha * scores_N, costs_N, owners_N, batch.num_pairs).sum()
-        sources = len(set(owners_N.tolist()))
+        sources = len(set(compress(owners, writable)))
         terms = {
             "nll": nll,
             "risk": Term(risk, sources, settings.weight),
         }
         num_samples = settings.samples * batch.num_pairs
-        metrics: dict[str, tuple[float, float]] = {
+        metrics: dict[str, tuple[Scalar, Scalar]] = {
             "nll.teacher": metric,
-            "risk": (risk.item(), sources),
+            "risk": (scalar(risk), sources),
             "distinct": (len(outputs) - batch.num_pairs, num_samples),
         }
         return Losses(terms, metrics)
@@ -101,13 +105,12 @@ class MinimumRisk(Strategy):
             encoded = encode_without_dropout(model, batch)
         rows_N = torch.arange(size, device=batch.source_BS.device).repeat_interleave(samples)
         bounds_N = length_bounds(batch)[rows_N]
-        numbers_NT = uniforms(update, "samples", len(rows_N), int(bounds_N.max())).to(rows_N.device)
+        numbers_NT = uniforms(update, "samples", len(rows_N), longest_bound(batch), device=rows_N.device)
         draw = Draw("sample", self.settings.temperature, NEVER_WRITTEN)
         run = free_rollout(model.decoder, encoded.select(rows_N), bounds_N, numbers_NT, draw)
         candidates: dict[tuple[int, tuple[int, ...]], None] = {}
-        for row, (target, length) in enumerate(
-            zip(batch.target_out_BT.tolist(), batch.target_lengths_B.tolist(), strict=True)
-        ):
+        targets = batch.origin.target_out.tolist(), batch.origin.target_lengths.tolist()
+        for row, (target, length) in enumerate(zip(*targets, strict=True)):
             candidates[row, tuple(target[:length])] = None
         for row, output in zip(rows_N.tolist(), written_tokens(run), strict=True):
             if output[-1] == EOS:

@@ -29,6 +29,7 @@ from freerun.forcing.rollout import free_pass, uniforms
 from freerun.forcing.strategy import Strategy, StrategySettings
 from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.metrics.oracle import Oracle
+from freerun.models.device import Scalar, scalar
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import EOS, NEVER_WRITTEN
 
@@ -65,7 +66,7 @@ class OptimalCompletion(Strategy):
         encoded, masks = encode(model, batch, update, steps)
         guide = _Guide(batch, update, bounds_B, self.settings.teacher_prob, model.sizes.target_vocabulary)
         draw = Draw(self.settings.draw, self.settings.temperature, NEVER_WRITTEN)
-        numbers_BT = uniforms(update, "draws", batch.num_pairs, steps).to(bounds_B.device)
+        numbers_BT = uniforms(update, "draws", batch.num_pairs, steps, device=bounds_B.device)
         run, decoded = free_pass(model.decoder, encoded, bounds_B, numbers_BT, draw, masks, guide)
         length = run.fed_BT.shape[1]
         optimal_TBV = torch.from_numpy(np.stack(guide.optimal_TBV))
@@ -75,8 +76,8 @@ class OptimalCompletion(Strategy):
         optimal_NV = optimal_TBV[counted_TB].to(logits_NV.device)
         kl, loss = kl_to_optimal(logits_NV, optimal_NV, self.objective.label_smoothing)
         count = len(logits_NV) if self.objective.normalise == "tokens" else int(counted_TB.any(0).sum())
-        metrics: dict[str, tuple[float, float]] = {
-            "kl.optimal_completion": (kl.item(), len(logits_NV)),
+        metrics: dict[str, tuple[Scalar, Scalar]] = {
+            "kl.optimal_completion": (scalar(kl), len(logits_NV)),
             "rollout_edits": (guide.edits_B.sum().item(), guide.ended_B.sum().item()),
             "rollout_cut_off": ((~guide.ended_B).sum().item(), batch.num_pairs),
         }

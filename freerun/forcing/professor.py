@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
 from freerun.config.numbers import Count, Number, PositiveNumber, Size, Temperature
-from freerun.forcing.discriminator import Behaviour, Discriminator
+from freerun.forcing.discriminator import Behaviour, Discriminator, longest
 from freerun.forcing.draw import Draw
-from freerun.forcing.loss import Losses, OwnLoss, Term, upcast
+from freerun.forcing.loss import Losses, OwnLoss, Term, or_one, sum_of_rows, upcast
 from freerun.forcing.moments import mmd
 from freerun.forcing.replay import encode
 from freerun.forcing.rollout import free_pass, uniforms
@@ -37,6 +37,7 @@ from freerun.forcing.strategy import Strategy, StrategySettings
 from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.memory import check_fits
 from freerun.models.decoder import Decoded
+from freerun.models.device import Scalar, read_numbers, scalar
 from freerun.models.dropout import DropoutMasks
 from freerun.models.encoded import Encoded
 from freerun.models.initialise import initialise_network
@@ -122,7 +123,8 @@ class Professor(Strategy):
         self._reset_counts()
 
     def _reset_counts(self) -> None:
-        self._rows = self._correct = 0.0
+        self._rows: Scalar = 0.0
+        self._correct: Scalar = 0.0
 
     # -- the model's losses -------------------------------------------------------------------------------------------
 
@@ -170,15 +172,18 @@ class Professor(Strategy):
         """
         settings = self.settings
         draw = Draw(settings.draw, settings.temperature, NEVER_WRITTEN)
-        numbers_BT = uniforms(update, "free run", *batch.target_in_BT.shape).to(batch.target_in_BT.device)
+        target_BT = batch.target_in_BT
+        numbers_BT = uniforms(update, "free run", *target_BT.shape, device=target_BT.device)
         with torch.set_grad_enabled(with_gradient):
-            run, decoded = free_pass(model.decoder, encoded, batch.target_lengths_B, numbers_BT, draw, masks)
+            run, decoded = free_pass(
+                model.decoder, encoded, batch.target_lengths_B, numbers_BT, draw, masks, to_the_end=True
+            )
         ends_B = (run.written_BT == EOS).any(1)
         return decoded, torch.minimum(batch.target_lengths_B - 1, run.lengths_B - ends_B.long())
 
     def _behaviour(self, model: Seq2Seq, decoded: Decoded, encoded: Encoded, lengths_B: Tensor) -> Behaviour:
         """Return the steps to compare; the context has no gradient, or the encoder would learn to deceive D."""
-        steps = max(1, int(lengths_B.max()))
+        steps = max(1, longest(lengths_B, len(decoded.features_TBF)))
         probs_TBV = None
         if self.discriminator is not None and self.discriminator.outputs is not None:
             probs_TBV = torch.softmax(upcast(model.decoder.logits(decoded.features_TBF[:steps])), 2)
@@ -188,15 +193,16 @@ class Professor(Strategy):
     def _adversarial_terms(self, teacher: Behaviour, free: Behaviour, weight: float) -> dict[str, Term]:
         """Return C_f and C_t as sums over the rows that have a step to compare."""
         rows_B = free.lengths_B > 0
-        count = rows_B.sum().item()
         if self.discriminator is None:
             return self._moment_term(teacher, free, rows_B, weight)
+        count = scalar(rows_B.sum())
         with _frozen(self.discriminator):
-            terms = {"free": Term(self._generator_loss(self.discriminator(free))[rows_B].sum(), count, weight)}
+            free_B = self._generator_loss(self.discriminator(free))
+            terms = {"free": Term(sum_of_rows(free_B, rows_B), count, weight)}
             if self.settings.include_teacher_term:
                 # C_t rewards teacher-forced behaviour that looks free-running: the same loss of the negated score
-                scores_B = -self.discriminator(teacher)
-                terms["teacher"] = Term(self._generator_loss(scores_B)[rows_B].sum(), count, weight)
+                teacher_B = self._generator_loss(-self.discriminator(teacher))
+                terms["teacher"] = Term(sum_of_rows(teacher_B, rows_B), count, weight)
         return terms
 
     def _moment_term(self, teacher: Behaviour, free: Behaviour, rows_B: Tensor, weight: float) -> dict[str, Term]:
@@ -227,29 +233,32 @@ class Professor(Strategy):
         if self.settings.r1 and learns:
             teacher = teacher.as_leaves()
         with torch.enable_grad() if learns else torch.no_grad():
-            scores_B = self.discriminator(_concatenate(teacher, free))
-            teacher_N, free_N = (each[rows_B] for each in scores_B.chunk(2))
-            loss = self._discriminator_loss(teacher_N) + self._discriminator_loss(-free_N)
-            penalty = self._penalty(teacher_N, teacher) if self.settings.r1 and learns else 0.0
-        rows = len(teacher_N)
-        correct_teacher, correct_free = (teacher_N > 0).sum().item(), (free_N <= 0).sum().item()
+            teacher_B, free_B = self.discriminator(_concatenate(teacher, free)).chunk(2)
+            losses_B = self._discriminator_losses(teacher_B), self._discriminator_losses(-free_B)
+            loss = sum_of_rows(losses_B[0], rows_B) + sum_of_rows(losses_B[1], rows_B)
+            penalty = self._penalty(sum_of_rows(teacher_B, rows_B), teacher) if self.settings.r1 and learns else 0.0
+        rows = scalar(rows_B.sum())
+        correct_teacher, correct_free = (scalar((each & rows_B).sum()) for each in (teacher_B > 0, free_B <= 0))
         self._rows += rows
         self._correct += (correct_teacher + correct_free) / 2
-        metrics = {
+        metrics: dict[str, tuple[Scalar, Scalar]] = {
             "discriminator_accuracy.teacher": (correct_teacher, rows),
             "discriminator_accuracy.free": (correct_free, rows),
-            "discriminator_loss": (loss.item(), rows),
+            "discriminator_loss": (scalar(loss), rows),
             "model_gate_closed": (float(not self._model_gate_is_open()), 1),
         }
         return OwnLoss(loss + penalty if learns else None, metrics)
 
-    def _discriminator_loss(self, scores_N: Tensor) -> Tensor:
-        """Return -log D, for hinge max(0, 1 - score), summed over the scores of teacher-forced behaviour."""
-        return (relu(1 - scores_N) if self.settings.adversary == "hinge" else softplus(-scores_N)).sum()
+    def _discriminator_losses(self, scores_B: Tensor) -> Tensor:
+        """Return -log D, for hinge max(0, 1 - score), of the scores of teacher-forced behaviour."""
+        return relu(1 - scores_B) if self.settings.adversary == "hinge" else softplus(-scores_B)
 
-    def _penalty(self, scores_N: Tensor, teacher: Behaviour) -> Tensor:
-        """Return R1 / 2 times the squared norm of D's gradient at teacher-forced behaviour, summed over rows."""
-        gradients = torch.autograd.grad(scores_N.sum(), teacher.tensors(), create_graph=True)
+    def _penalty(self, score: Tensor, teacher: Behaviour) -> Tensor:
+        """Return R1 / 2 times the squared norm of D's gradient at teacher-forced behaviour, summed over rows.
+
+        ``score`` is the sum of the rows' scores.
+        """
+        gradients = torch.autograd.grad(score, teacher.tensors(), create_graph=True)
         return sum((gradient.square().sum() for gradient in gradients), torch.zeros(())) * (self.settings.r1 / 2)
 
     def _discriminator_gate_is_open(self) -> bool:
@@ -259,23 +268,29 @@ class Professor(Strategy):
         """Update D by the mean of its gradients, unless its gate is closed; then update the moving average."""
         if self.discriminator is None:
             return {}
-        metrics = {"discriminator_gate_closed": (float(not self._discriminator_gate_is_open()), 1.0)}
-        rows, correct = self._rows, self._correct
+        learns = self._discriminator_gate_is_open()
+        metrics = {"discriminator_gate_closed": (float(not learns), 1.0)}
+        norm = self._clip_mean_gradient(self.discriminator) if learns else 0.0
+        rows, correct, norm = read_numbers([self._rows, self._correct, norm])
         self._reset_counts()
-        if not rows:
-            return metrics
-        if self._discriminator_gate_is_open():
-            for parameter in self.discriminator.parameters():
-                if parameter.grad is not None:
-                    parameter.grad.div_(rows)
-            norm = float(nn.utils.clip_grad_norm_(self.discriminator.parameters(), 1.0))
+        if rows and learns:
             metrics["discriminator_gradient_norm"] = (norm, 1)
             if norm < float("inf"):
                 self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
+        if not rows:
+            return metrics
         decay = self.settings.average
         self.accuracy = decay * self.accuracy + (1 - decay) * correct / rows
         return metrics
+
+    def _clip_mean_gradient(self, discriminator: Discriminator) -> Scalar:
+        """Divide D's gradient by the rows that it is a sum over, and return its norm before clipping."""
+        rows = or_one(self._rows)
+        for parameter in discriminator.parameters():
+            if parameter.grad is not None:
+                parameter.grad.div_(rows)
+        return scalar(nn.utils.clip_grad_norm_(discriminator.parameters(), 1.0))
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -300,7 +315,8 @@ class Professor(Strategy):
         for name, value in state.items():
             if name.startswith("optimizer/"):
                 owner, _, key = name.removeprefix("optimizer/").rpartition("/")
-                self.optimizer.state[parameters[owner]][key] = value.clone()
+                owned = parameters[owner]
+                self.optimizer.state[owned][key] = value.to(owned.device, copy=True)
 
 
 @contextmanager
@@ -318,7 +334,7 @@ def _frozen(network: nn.Module) -> Iterator[None]:
 
 def _concatenate(first: Behaviour, second: Behaviour) -> Behaviour:
     """Concatenate two batches of behaviours to one of twice as many rows."""
-    steps = max(1, int(first.lengths_B.max()))
+    steps = max(1, longest(first.lengths_B, min(len(first.layers_TBH[0]), len(second.layers_TBH[0]))))
 
     def rows(one: Tensor, other: Tensor, dim: int) -> Tensor:
         return torch.cat([one, other], dim)

@@ -22,8 +22,10 @@ from torch import Tensor
 from freerun.forcing.draw import Draw
 from freerun.forcing.training_batch import Update
 from freerun.models.decoder import Decoded, Decoder
+from freerun.models.device import CPU, is_asynchronous
 from freerun.models.dropout import DropoutMasks
 from freerun.models.encoded import Encoded
+from freerun.models.random_tensors import uniform
 from freerun.models.recurrent_state import State
 from freerun.symbols import BOS, EOS, PAD
 
@@ -51,14 +53,14 @@ class FreeRun:
     lengths_B: Tensor
 
 
-def uniforms(update: Update, purpose: str, *shape: int) -> Tensor:
-    """Return numbers in [0, 1), a pure function of the update and the purpose.
+def uniforms(update: Update, purpose: str, *shape: int, device: torch.device = CPU) -> Tensor:
+    """Return numbers in [0, 1), a pure function of the update, the purpose and the kind of device.
 
     The numbers of step t, an index of the last axis, do not depend on how many steps follow. They are fp64 whatever the
     model's precision, so that the same samples are drawn at every precision.
     """
-    step_by_step = update.generator(purpose).uniform(*reversed(shape))
-    return torch.from_numpy(step_by_step.T)
+    step_by_step = uniform(update.generator(purpose), *reversed(shape), device=device)
+    return step_by_step.permute(*reversed(range(len(shape))))
 
 
 # -- aligned with the target -------------------------------------------------------------------------------------------
@@ -70,15 +72,23 @@ class _AlignedChoice:
     def __init__(
         self, decoder: Decoder, target_in_BT: Tensor, draws_BT: Tensor, uniforms_BT: Tensor, draw: Draw
     ) -> None:
-        self._decoder, self._uniforms_BT, self._draw = decoder, uniforms_BT, draw
+        self._decoder, self._draws_BT, self._uniforms_BT, self._draw = decoder, draws_BT, uniforms_BT, draw
         self.fed_BT = target_in_BT.clone()
-        # the rows of each step that need the output layer: computed once, without a device synchronization per step
-        self._rows_of = [draws_B.nonzero().squeeze(1) for draws_B in draws_BT.t().contiguous()]
-        self.last = max((t for t, rows in enumerate(self._rows_of) if len(rows)), default=0)
+        self._steps = self.fed_BT.shape[1]
+        self.last = self._steps - 1
+        # the rows of each step that need the output layer; a GPU computes it for all, since asking it would take longer
+        self._rows_of: list[Tensor] = []
+        if not is_asynchronous(draws_BT.device):
+            self._rows_of = [draws_B.nonzero().squeeze(1) for draws_B in draws_BT.t().contiguous()]
+            self.last = max((t for t, rows in enumerate(self._rows_of) if len(rows)), default=0)
 
     def __call__(self, t: int, features_BF: Tensor) -> Tensor | None:
-        if t + 1 == len(self._rows_of):
+        if t + 1 == self._steps:
             return None
+        if not self._rows_of:
+            drawn_B = self._draw.tokens(self._decoder.logits(features_BF), self._uniforms_BT[:, t + 1])
+            self.fed_BT[:, t + 1] = torch.where(self._draws_BT[:, t + 1], drawn_B, self.fed_BT[:, t + 1])
+            return self.fed_BT[:, t + 1]
         rows_N = self._rows_of[t + 1]
         if len(rows_N):
             logits_NV = self._decoder.logits(features_BF.index_select(0, rows_N))
@@ -148,27 +158,46 @@ def aligned_in_passes(
     """Approximate ``aligned_rollout`` by full-sequence passes (Duckworth et al. 2019; Mihaylova & Martins 2019).
 
     Each pass feeds the predictions of the previous one. Under fixed coin flips and numbers the sequential rollout is
-    the fixed point: a row whose tokens a pass reproduces is exact. The passes end early if all rows are exact.
+    the fixed point: a row whose tokens a pass reproduces is exact. On a CPU the passes end early if all rows are exact.
 
     Returns:
         The fed tokens [B, T], and the rows that are certified to be exact [B].
     """
     fed_BT = target_in_BT
     exact_B = torch.zeros(len(fed_BT), dtype=torch.bool, device=fed_BT.device)
-    rows_N, steps_N = draws_BT.nonzero(as_tuple=True)
     for _ in range(passes):
         features_TBF = decoder.sequence(fed_BT, encoded, masks).features_TBF
-        new_BT = target_in_BT.clone()
-        logits_NV = decoder.logits(features_TBF[steps_N - 1, rows_N])
-        new_BT[rows_N, steps_N] = draw.tokens(logits_NV, uniforms_BT[rows_N, steps_N])
+        new_BT = _with_draws(decoder, features_TBF, target_in_BT, draws_BT, uniforms_BT, draw)
         exact_B = (new_BT == fed_BT).all(1)
         fed_BT = new_BT
-        if bool(exact_B.all()):
+        if not is_asynchronous(exact_B.device) and bool(exact_B.all()):
             break
     return fed_BT, exact_B
 
 
+def _with_draws(
+    decoder: Decoder, features_TBF: Tensor, target_in_BT: Tensor, draws_BT: Tensor, uniforms_BT: Tensor, draw: Draw
+) -> Tensor:
+    """Return the reference tokens with a sample in place of those where ``draws_BT`` is True."""
+    if not is_asynchronous(draws_BT.device):
+        new_BT = target_in_BT.clone()
+        rows_N, steps_N = draws_BT.nonzero(as_tuple=True)
+        logits_NV = decoder.logits(features_TBF[steps_N - 1, rows_N])
+        new_BT[rows_N, steps_N] = draw.tokens(logits_NV, uniforms_BT[rows_N, steps_N])
+        return new_BT
+    # a GPU samples at all positions, since asking it for these would take longer
+    reference_TB = target_in_BT[:, 1:].t()
+    logits_NV = decoder.logits(features_TBF[:-1].flatten(0, 1))
+    drawn_TB = draw.tokens(logits_NV, uniforms_BT[:, 1:].t().flatten()).view(reference_TB.shape)
+    chosen_TB = torch.where(draws_BT[:, 1:].t(), drawn_TB, reference_TB)
+    return torch.cat([target_in_BT[:, :1], chosen_TB.t()], 1)
+
+
 # -- free --------------------------------------------------------------------------------------------------------------
+
+
+_CHECK_EVERY = 8
+"""Steps after which a GPU is asked whether all rows have ended: a wait costs as much as a few steps."""
 
 
 class _FreeChoice:
@@ -181,9 +210,10 @@ class _FreeChoice:
         uniforms_BT: Tensor,
         draw: Draw,
         choose: Callable[[int, Tensor], Tensor] | None,
+        to_the_end: bool,
     ) -> None:
         self._decoder, self._bounds_B, self._uniforms_BT, self._draw = decoder, bounds_B, uniforms_BT, draw
-        self._choose = choose
+        self._choose, self._to_the_end = choose, to_the_end
         self.first_B = torch.full_like(bounds_B, BOS)
         self._tokens_B, self._active_B = self.first_B, torch.ones_like(bounds_B, dtype=torch.bool)
         self._lengths_B = torch.zeros_like(bounds_B)
@@ -199,7 +229,14 @@ class _FreeChoice:
         self._lengths_B = self._lengths_B + self._active_B
         self._active_B = self._active_B & (drawn_B != EOS) & (t + 1 < self._bounds_B)
         self._tokens_B = drawn_B
-        return drawn_B if bool(self._active_B.any()) else None
+        return None if self._all_have_ended(t + 1) else drawn_B
+
+    def _all_have_ended(self, steps: int) -> bool:
+        if steps == self._uniforms_BT.shape[1]:
+            return True
+        if is_asynchronous(self._active_B.device) and (self._to_the_end or steps % _CHECK_EVERY):
+            return False
+        return not bool(self._active_B.any())
 
     @property
     def run(self) -> FreeRun:
@@ -215,6 +252,7 @@ def free_rollout(
     draw: Draw,
     masks: DropoutMasks | None = None,
     choose: Callable[[int, Tensor], Tensor] | None = None,
+    to_the_end: bool = False,
 ) -> FreeRun:
     """Feed the model its own predictions until each row has predicted EOS or reached its length limit.
 
@@ -226,9 +264,10 @@ def free_rollout(
         draw: the sampler.
         masks: dropout masks for as many steps.
         choose: maps the step and the sampled tokens [B] to the tokens that are written.
+        to_the_end: on a GPU make all steps, so that it is not asked whether all rows have ended.
     """
-    choice = _FreeChoice(decoder, bounds_B, uniforms_BT, draw, choose)
-    decoder.roll_out(choice.first_B, int(bounds_B.max()), _detach(encoded), choice, masks)
+    choice = _FreeChoice(decoder, bounds_B, uniforms_BT, draw, choose, to_the_end)
+    decoder.roll_out(choice.first_B, uniforms_BT.shape[1], _detach(encoded), choice, masks)
     return choice.run
 
 
@@ -240,13 +279,14 @@ def free_pass(
     draw: Draw,
     masks: DropoutMasks | None = None,
     choose: Callable[[int, Tensor], Tensor] | None = None,
+    to_the_end: bool = False,
 ) -> tuple[FreeRun, Decoded]:
     """Return the tokens of ``free_rollout``, and the pass over them, with gradients if they are enabled."""
     if decoder.replays:
-        run = free_rollout(decoder, encoded, bounds_B, uniforms_BT, draw, masks, choose)
+        run = free_rollout(decoder, encoded, bounds_B, uniforms_BT, draw, masks, choose, to_the_end)
         return run, decoder.sequence(run.fed_BT, encoded, masks and masks.first_steps(run.fed_BT.shape[1]))
-    choice = _FreeChoice(decoder, bounds_B, uniforms_BT, draw, choose)
-    decoded, _ = decoder.roll_out(choice.first_B, int(bounds_B.max()), encoded, choice, masks)
+    choice = _FreeChoice(decoder, bounds_B, uniforms_BT, draw, choose, to_the_end)
+    decoded, _ = decoder.roll_out(choice.first_B, uniforms_BT.shape[1], encoded, choice, masks)
     return choice.run, decoded
 
 

@@ -33,6 +33,7 @@ from freerun.forcing.teacher_prob import (
     at_update,
 )
 from freerun.forcing.training_batch import TrainingBatch, Update
+from freerun.models.device import Scalar, scalar
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import EOS, NEVER_WRITTEN
 
@@ -77,12 +78,12 @@ class ScheduledSampling(Strategy):
         teacher_prob = at_update(settings.schedule, update)
         encoded, masks = encode(model, batch, update)
         draws_BT = self._draws(batch, update, teacher_prob)
-        numbers_BT = uniforms(update, "draws", *draws_BT.shape).to(draws_BT.device)
+        numbers_BT = uniforms(update, "draws", *draws_BT.shape, device=draws_BT.device)
         rollout = (model.decoder, encoded, batch.target_in_BT, draws_BT, numbers_BT, aligned_draw(settings))
-        metrics: dict[str, tuple[float, float]] = {"teacher_prob": (teacher_prob, 1)}
+        metrics: dict[str, tuple[Scalar, Scalar]] = {"teacher_prob": (teacher_prob, 1)}
         if settings.passes:
             fed_BT, exact_B = aligned_in_passes(*rollout, settings.passes, masks)
-            metrics["certified"] = (exact_B.sum().item(), batch.num_pairs)
+            metrics["certified"] = (scalar(exact_B.sum()), batch.num_pairs)
             features_NF = replay(model, batch, encoded, fed_BT, masks)
         else:
             fed_BT, decoded = aligned_pass(*rollout, masks)
@@ -93,14 +94,14 @@ class ScheduledSampling(Strategy):
 
     def _draws(self, batch: TrainingBatch, update: Update, teacher_prob: float) -> Tensor:
         """Flip the coins: True [B, T] where the model's own token is fed."""
-        size, steps = batch.target_in_BT.shape
+        (size, steps), device = batch.target_in_BT.shape, batch.target_in_BT.device
         shape = {"token": (size, steps), "sequence": (size, 1), "batch": (1, 1)}[self.settings.coin]
-        teacher_prob_T = torch.full((steps,), teacher_prob, dtype=torch.float64)
+        teacher_prob_T = torch.full((steps,), teacher_prob, dtype=torch.float64, device=device)
         if self.settings.position is not None:
-            each = [at_position(self.settings.position, t, teacher_prob) for t in range(steps)]
-            teacher_prob_T = torch.tensor(each, dtype=torch.float64)
-        draws_BT = uniforms(update, "coins", *shape).expand(size, steps) >= teacher_prob_T
-        return draws_BT.to(batch.target_in_BT.device) & batch.replaceable_BT
+            for t in range(steps):
+                teacher_prob_T[t] = at_position(self.settings.position, t, teacher_prob)
+        draws_BT = uniforms(update, "coins", *shape, device=device).expand(size, steps) >= teacher_prob_T
+        return draws_BT & batch.replaceable_BT
 
 
 def aligned_draw(settings: AlignedSettings) -> Draw:
@@ -109,7 +110,7 @@ def aligned_draw(settings: AlignedSettings) -> Draw:
     return Draw(settings.draw, settings.temperature, banned)
 
 
-def changed_fraction(batch: TrainingBatch, fed_BT: Tensor) -> tuple[float, float]:
+def changed_fraction(batch: TrainingBatch, fed_BT: Tensor) -> tuple[Scalar, float]:
     """Return how many real positions after BOS were fed another token than the reference, and their number."""
     changed_BT = (fed_BT != batch.target_in_BT) & batch.replaceable_BT
-    return changed_BT.sum().item(), batch.num_tokens - batch.num_pairs
+    return scalar(changed_BT.sum()), batch.num_tokens - batch.num_pairs

@@ -18,12 +18,14 @@ from freerun.forcing.rollout import free_pass, free_rollout, uniforms
 from freerun.forcing.sequence_level import (
     SequenceSettings,
     length_bounds,
+    longest_bound,
     output_costs,
     output_log_probs,
     written_tokens,
 )
 from freerun.forcing.strategy import Strategy
 from freerun.forcing.training_batch import TrainingBatch, Update
+from freerun.models.device import Scalar
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import NEVER_WRITTEN
 
@@ -40,13 +42,13 @@ class SelfCritical(Strategy):
         """Return the NLL, and the self-critical term summed over sources; the journal gets both outputs' mean costs."""
         settings = self.settings
         bounds_B = length_bounds(batch)
-        steps, target_steps = int(bounds_B.max()), batch.target_in_BT.shape[1]
+        steps, target_steps = longest_bound(batch), batch.target_in_BT.shape[1]
         encoded, masks = encode(model, batch, update, steps)
         features_NF = replay(model, batch, encoded, batch.target_in_BT, masks and masks.first_steps(target_steps))
         nll, metric = self.objective.token_nll(model, features_NF, batch, weight=settings.nll_weight)
         with torch.no_grad():
             no_dropout = encode_without_dropout(model, batch)
-        numbers_BT = uniforms(update, "samples", batch.num_pairs, steps).to(bounds_B.device)
+        numbers_BT = uniforms(update, "samples", batch.num_pairs, steps, device=bounds_B.device)
         greedy = free_rollout(model.decoder, no_dropout, bounds_B, numbers_BT, Draw("argmax", banned=NEVER_WRITTEN))
         draw = Draw("sample", settings.temperature, NEVER_WRITTEN)
         sample, decoded = free_pass(model.decoder, encoded, bounds_B, numbers_BT, draw, masks)
@@ -58,7 +60,7 @@ class SelfCritical(Strategy):
             "nll": nll,
             "self_critical": Term((excess_B * scores_B).sum(), batch.num_pairs, settings.weight),
         }
-        metrics: dict[str, tuple[float, float]] = {
+        metrics: dict[str, tuple[Scalar, Scalar]] = {
             "nll.teacher": metric,
             "cost.sample": (sum(costs[0]), batch.num_pairs),
             "cost.greedy": (sum(costs[1]), batch.num_pairs),

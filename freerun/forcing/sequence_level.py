@@ -20,7 +20,7 @@ from freerun.models.decoder import Decoded
 from freerun.models.seq2seq import Seq2Seq
 from freerun.symbols import EOS
 
-__all__ = ["SequenceSettings", "length_bounds", "output_costs", "output_log_probs", "written_tokens"]
+__all__ = ["SequenceSettings", "length_bounds", "longest_bound", "output_costs", "output_log_probs", "written_tokens"]
 
 
 class SequenceSettings(StrategySettings):
@@ -38,6 +38,11 @@ class SequenceSettings(StrategySettings):
 def length_bounds(batch: TrainingBatch) -> Tensor:
     """Return the length limit of each source's outputs [B], in tokens: twice the target's length plus ten."""
     return 2 * batch.target_lengths_B + 10
+
+
+def longest_bound(batch: TrainingBatch) -> int:
+    """Return the largest of ``length_bounds``."""
+    return 2 * batch.target_in_BT.shape[1] + 10
 
 
 def written_tokens(run: FreeRun) -> list[tuple[int, ...]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from freerun.forcing.loss import Losses, OwnLoss, Term, output_nll
 from freerun.forcing.training_batch import TrainingBatch, Update
+from freerun.models.device import Scalar, scalar
 from freerun.models.seq2seq import Seq2Seq
 
 __all__ = ["Objective", "Strategy", "StrategySettings"]
@@ -51,7 +52,7 @@ class Objective:
         batch: TrainingBatch,
         target_N: Tensor | None = None,
         weight: float = 1.0,
-    ) -> tuple[Term, tuple[float, float]]:
+    ) -> tuple[Term, tuple[Scalar, Scalar]]:
         """Return the token loss as a term, and the unsmoothed NLL for the journal.
 
         Args:
@@ -63,7 +64,7 @@ class Objective:
         """
         target_N = batch.target_N if target_N is None else target_N
         loss, nll = output_nll(*model.decoder.output(features_NF), target_N, self.label_smoothing)
-        return Term(loss, self.count(batch), weight), (nll.item(), batch.num_tokens)
+        return Term(loss, self.count(batch), weight), (scalar(nll), batch.num_tokens)
 
 
 class Strategy(ABC):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from freerun.data.batching import Batch
+from freerun.models.device import to_device
 from freerun.randomness import CounterGenerator
 
 __all__ = ["TrainingBatch", "Update"]
@@ -50,11 +51,11 @@ class TrainingBatch:
     """
 
     source_BS: Tensor
-    source_lengths_B: Tensor | None
+    source_lengths_B: Tensor | None = None
     target_in_BT: Tensor
     target_out_BT: Tensor
     target_lengths_B: Tensor
-    real_N: Tensor | None
+    real_N: Tensor | None = None
     num_pairs: int
     num_tokens: int
     origin: Batch
@@ -84,22 +85,19 @@ class TrainingBatch:
     @staticmethod
     def of(batch: Batch, device: torch.device | str = "cpu") -> TrainingBatch:
         """Convert a batch of arrays to tensors."""
-
-        def tensor(values: NDArray[np.integer]) -> Tensor:
-            return torch.as_tensor(values, dtype=torch.int64, device=device)
-
-        source_padded = bool((batch.source_lengths < batch.source.shape[1]).any())
         steps = np.arange(batch.target_out.shape[1])
         real_TB = steps[:, None] < batch.target_lengths[None, :]
-        return TrainingBatch(
-            source_BS=tensor(batch.source),
-            source_lengths_B=tensor(batch.source_lengths) if source_padded else None,
-            target_in_BT=tensor(batch.target_in),
-            target_out_BT=tensor(batch.target_out),
-            target_lengths_B=tensor(batch.target_lengths),
-            real_N=None if real_TB.all() else tensor(np.flatnonzero(real_TB)),
-            num_pairs=batch.num_pairs,
-            num_tokens=batch.num_tokens,
-            origin=batch,
-            feature_ids_BQ=None if batch.features is None else tensor(batch.features),
-        )
+        arrays = {
+            "source_BS": batch.source,
+            "target_in_BT": batch.target_in,
+            "target_out_BT": batch.target_out,
+            "target_lengths_B": batch.target_lengths,
+        }
+        if (batch.source_lengths < batch.source.shape[1]).any():
+            arrays["source_lengths_B"] = batch.source_lengths
+        if not real_TB.all():
+            arrays["real_N"] = np.flatnonzero(real_TB)
+        if batch.features is not None:
+            arrays["feature_ids_BQ"] = batch.features
+        tensors = dict(zip(arrays, to_device(list(arrays.values()), device), strict=True))
+        return TrainingBatch(**tensors, num_pairs=batch.num_pairs, num_tokens=batch.num_tokens, origin=batch)

@@ -23,6 +23,7 @@ from freerun.architecture import Architecture
 from freerun.models.attended_sequence import AttendedLayer, Choose, TokenGates, run_attended_sequence
 from freerun.models.attention import RecurrentCondition, TokenOutputs, build_attention, build_conditions
 from freerun.models.cpu_kernels import StepWeights
+from freerun.models.device import is_asynchronous
 from freerun.models.dropout import DropoutMasks, StepMasks, apply_mask
 from freerun.models.encoded import Encoded
 from freerun.models.feature_encoder import NO_FEATURES, EncodedFeatures, with_entries
@@ -303,6 +304,9 @@ class Decoder(nn.Module):
         weight_GE, _, *read_weights = self._first_weights()
         token_outputs_VO = tuple(condition.token_table(embedding_VE) for condition in self.conditions)
         token_gates_VG = functional.linear(embedding_VE, weight_GE, self.layers[0].bias())
+        if is_asynchronous(embedding_VE.device) and token_gates_VG.dtype == torch.bfloat16:
+            # matmuls may be rounded, but a row's gradient is a sum over all positions of its token
+            token_gates_VG = token_gates_VG.float()
         step_weights = tuple(layer.step_weights() for layer in self.layers)
         return Tables(token_gates_VG, tuple(read_weights), token_outputs_VO, step_weights)
 

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from freerun.models.device import is_asynchronous
+from freerun.models.random_tensors import coin_flips
 from freerun.randomness import CounterGenerator
 
 __all__ = ["NO_RATES", "DropoutMasks", "DropoutRates", "StepMasks", "apply_mask", "draw_mask"]
@@ -121,7 +123,9 @@ def draw_mask(shape: Sequence[int], rate: float, generator: CounterGenerator, li
     if rate == 0.0:
         return None
     keep = 1.0 - rate
-    # drawn on the CPU, so that a seed means the same masks everywhere
+    if is_asynchronous(like.device):
+        return coin_flips(generator, keep, *shape, device=like.device).to(like.dtype).mul_(1.0 / keep)
+    # in one pass over the flips
     flips = generator.coin_flips(keep, *shape)
     number = np.float64 if like.dtype == torch.float64 else np.float32
     return torch.from_numpy(np.multiply(flips, number(1.0 / keep))).to(like)

@@ -30,6 +30,7 @@ from torch.nn import functional
 from freerun.architecture import CELLS
 from freerun.models.cells import CELL_FUNCTIONS
 from freerun.models.cpu_kernels import StepWeights, run_sequence, run_step, step_weights
+from freerun.models.device import is_asynchronous
 from freerun.models.token_inputs import Inputs, Tokens
 
 __all__ = [
@@ -127,7 +128,7 @@ class RecurrentLayer(nn.Module):
     @property
     def is_compiled(self) -> bool:
         """Return True if freerun's own CPU kernels run this layer."""
-        return self.backend.prepares_steps and self.weight_ih.device.type == "cpu"
+        return self.backend.prepares_steps and not is_asynchronous(self.weight_ih.device)
 
     def step_weights(self) -> StepWeights | None:
         """Return what steps without gradients share, valid until the weights change; None if gradients are enabled."""
@@ -227,17 +228,14 @@ class Fused:
         if c_BH is not None and lengths_B is not None:
             inputs_TBI, weight_ih = _carry_past_padding(inputs_TBI, weight_ih, lengths_B, layer.hidden_size)
         weights: list[Tensor] = [weight_ih, layer.weight_hh, layer.bias_ih, layer.bias_hh]
-        # It trains whenever gradients are enabled, whatever the module's mode: cuDNN has no backward pass otherwise.
-        # Arguments after the weights: biases, layers, dropout, training, bidirectional, batch first.
-        options = (True, 1, 0.0, torch.is_grad_enabled(), False, False)
-        kernel: Callable[..., Any] = getattr(torch, _FUSED_KERNELS[layer.cell.name])
-        if c_BH is not None:
-            state = [h_BH.unsqueeze(0), c_BH.unsqueeze(0)]
-            outputs_TBH, last_h, last_c = kernel(inputs_TBI, state, weights, *options)
-            c_BH = last_c[0]
-        else:
-            outputs_TBH, last_h = kernel(inputs_TBI, h_BH.unsqueeze(0), weights, *options)
-        return outputs_TBH, last_h[0] if lengths_B is None else _last(outputs_TBH, lengths_B), c_BH
+        state = [h_BH] if c_BH is None else [h_BH, c_BH]
+        if inputs_TBI.device.type != "cuda":
+            return _run_kernel(layer.cell.name, inputs_TBI, state, lengths_B, weights)
+        dtype, sums = _cudnn_dtype(layer.weight_hh), layer.weight_hh.dtype
+        with torch.autocast("cuda", enabled=False):  # torch's own would choose float16 here
+            state, weights = [each.to(dtype) for each in state], _in_one_piece(weights, dtype)
+            outputs_TBH, h, c = _run_kernel(layer.cell.name, inputs_TBI.to(dtype), state, lengths_B, weights)
+            return outputs_TBH, h.to(sums), None if c is None else c.to(sums)
 
 
 class CpuBackend:
@@ -249,7 +247,7 @@ class CpuBackend:
         self, layer: RecurrentLayer, inputs: Inputs, h_BH: Tensor | None, c_BH: Tensor | None, lengths_B: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Compute the input projection of all gates, or a table of it, and run the kernels."""
-        if layer.weight_ih.device.type != "cpu":
+        if is_asynchronous(layer.weight_ih.device):
             return _backend("fused", layer.cell.name).sequence(layer, inputs, h_BH, c_BH, lengths_B)
         if isinstance(inputs, Tokens):
             gates, ids_TB, constant_BG = _from_tokens(layer, inputs)
@@ -258,6 +256,38 @@ class CpuBackend:
         return run_sequence(
             layer.cell.name, gates, ids_TB, layer.weight_hh, layer.gated_bias(), h_BH, c_BH, lengths_B, constant_BG
         )
+
+
+def _run_kernel(
+    cell: str, inputs_TBI: Tensor, state: list[Tensor], lengths_B: Tensor | None, weights: list[Tensor]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Call torch's kernel, on a GPU that of cuDNN; ``state`` is h, or h and c."""
+    # It trains whenever gradients are enabled, whatever the module's mode: cuDNN has no backward pass otherwise.
+    # Arguments after the weights: biases, layers, dropout, training, bidirectional, batch first.
+    options = (True, 1, 0.0, torch.is_grad_enabled(), False, False)
+    kernel: Callable[..., Any] = getattr(torch, _FUSED_KERNELS[cell])
+    first = [each.unsqueeze(0) for each in state]
+    outputs_TBH, *last = kernel(inputs_TBI, first if len(first) > 1 else first[0], weights, *options)
+    last_h = last[0][0] if lengths_B is None else _last(outputs_TBH, lengths_B)
+    return outputs_TBH, last_h, last[1][0] if len(last) > 1 else None
+
+
+def _in_one_piece(weights: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Return the weights as parts of one tensor, in cuDNN's order: otherwise it would copy them, and warn."""
+    flat = torch.cat([weight.flatten() for weight in weights]).to(dtype)
+    parts = torch.split(flat, [weight.numel() for weight in weights])
+    return [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]
+
+
+_CUDNN_WITH_BF16: Final = 91300
+"""The first version of cuDNN whose recurrent kernels have bf16; torch 2.9 comes with an earlier one."""
+
+
+def _cudnn_dtype(weight: Tensor) -> torch.dtype:
+    """Return the type in which cuDNN runs a layer: bf16 if autocast requests it and cuDNN has it."""
+    version: int = torch.backends.cudnn.version() or 0  # type: ignore[no-untyped-call]
+    bf16 = torch.is_autocast_enabled("cuda") and version >= _CUDNN_WITH_BF16
+    return torch.bfloat16 if bf16 else weight.dtype
 
 
 BACKENDS: Final[dict[str, Backend]] = {"auto": CpuBackend(), "fused": Fused(), "reference": ReferenceLoop()}

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from freerun.data.batching import Batch
-from freerun.forcing.loss import Losses
+from freerun.forcing.loss import Losses, or_one
 from freerun.forcing.strategy import Strategy
 from freerun.forcing.training_batch import TrainingBatch, Update
+from freerun.models.device import Scalar, read_numbers, scalar
 from freerun.models.seq2seq import Seq2Seq
 from freerun.training.optimizers import load_optimizer_state, optimizer_tensors
 from freerun.training.precision import autocast
@@ -33,6 +34,8 @@ class Step:
 
 Sums = Mapping[str, tuple[float, float]]
 """Name -> sum and count."""
+Unread = Mapping[str, tuple[Scalar, Scalar]]
+"""The same, possibly still on a GPU."""
 
 
 class NotFinite(Exception):
@@ -100,8 +103,9 @@ class Learner:
             NotFinite: before the step, which is then not applied.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        loss, metrics = self._backward(number, batches)
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm or math.inf))
+        values, parts = self._backward(number, batches)
+        norm_tensor = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm or math.inf)
+        loss, norm, metrics = _read(values, norm_tensor, parts)
         _check(loss, norm, metrics)
         own = self.strategy.step(self._moment(number))
         _check(loss, norm, [own])
@@ -138,8 +142,10 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self._base_rate * self.schedule(number)
 
-    def _backward(self, number: int, batches: Sequence[Batch]) -> tuple[float, list[Sums]]:
+    def _backward(self, number: int, batches: Sequence[Batch]) -> tuple[list[Tensor], list[Unread]]:
         """Compute the gradients of the sum over terms of weight * sum / count, with counts over all the batches.
+
+        Returns the value of each term, and the metrics of each batch.
 
         A single term can be backpropagated batch by batch and divided once at the end. Several terms have separate
         counts, so their graphs are kept until all counts are known.
@@ -158,16 +164,16 @@ class Learner:
             sum((losses.terms[name].sum * (losses.terms[name].weight / count) for losses in parts), torch.zeros(()))
             for name, count in counts.items()
         ]
-        metrics: list[Sums] = [losses.metrics for losses in parts]
+        metrics = [losses.metrics for losses in parts]
         if streams:
             self._divide_gradients(*counts.values())
         elif len(values) > 1 and number % self.cosine_every == 0:
             metrics.append({"gradient_cosine": (self._backward_apart(values[0], torch.stack(values[1:]).sum()), 1)})
         else:
             torch.stack(values).sum().backward()  # type: ignore[no-untyped-call]
-        return sum(value.item() for value in values), metrics
+        return [value.detach() for value in values], metrics
 
-    def _backward_apart(self, first: Tensor, others: Tensor) -> float:
+    def _backward_apart(self, first: Tensor, others: Tensor) -> Scalar:
         """Set the gradients of ``first + others``, and return the cosine between the two; 0 if one of them is 0."""
         parameters = list(self.model.parameters())
         apart = [
@@ -176,8 +182,8 @@ class Learner:
         for parameter, one, other in zip(parameters, *apart, strict=True):
             parameter.grad = one + other
         flat = [torch.cat([gradient.flatten() for gradient in gradients]).double() for gradients in apart]
-        norms = float(flat[0].norm() * flat[1].norm())
-        return float(flat[0] @ flat[1]) / norms if norms else 0.0
+        norms = flat[0].norm() * flat[1].norm()
+        return scalar(torch.where(norms > 0, (flat[0] @ flat[1]) / norms, 0.0))
 
     def _losses(self, update: Update, batch: Batch) -> Losses:
         """Return the model's losses on one batch; the strategy's own loss is backpropagated right away."""
@@ -191,7 +197,7 @@ class Learner:
             own.sum.backward()  # type: ignore[no-untyped-call]
         return Losses(losses.terms, {**losses.metrics, **own.metrics})
 
-    def _divide_gradients(self, count: float) -> None:
+    def _divide_gradients(self, count: Scalar) -> None:
         for parameter in self.model.parameters():
             if parameter.grad is not None:
                 parameter.grad.div_(count)
@@ -204,8 +210,18 @@ def _check(loss: float, gradient_norm: float, metrics: Sequence[Sums]) -> None:
         raise NotFinite(loss, gradient_norm, others)
 
 
-def _counts(parts: Sequence[Losses]) -> dict[str, float]:
+def _read(values: Sequence[Tensor], norm: Tensor, parts: Sequence[Unread]) -> tuple[float, float, list[Sums]]:
+    """Return the loss, the gradient norm and the metrics of each batch; on a GPU this is where an update waits."""
+    pairs = [pair for metrics in parts for pair in metrics.values()]
+    numbers = iter(read_numbers([*map(scalar, values), scalar(norm), *(each for pair in pairs for each in pair)]))
+    loss = sum((next(numbers) for _ in values), 0.0)
+    gradient_norm = next(numbers)
+    read: list[Sums] = [{name: (next(numbers), next(numbers)) for name in metrics} for metrics in parts]
+    return loss, gradient_norm, read
+
+
+def _counts(parts: Sequence[Losses]) -> dict[str, Scalar]:
     """Return the count of each term over all parts; 1 if there was nothing to count, because the sum is 0 then."""
     names = parts[0].terms.keys()
     assert all(losses.terms.keys() == names for losses in parts), "every part of an update has the same terms"
-    return {name: sum(losses.terms[name].count for losses in parts) or 1 for name in names}
+    return {name: or_one(sum(losses.terms[name].count for losses in parts)) for name in names}

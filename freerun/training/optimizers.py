@@ -39,4 +39,5 @@ def load_optimizer_state(
     """Restore what ``optimizer_tensors`` returned; raises KeyError for a parameter that is not in ``parameters``."""
     for name, value in tensors.items():
         parameter, _, key = name.rpartition("/")
-        optimizer.state[parameters[parameter]][key] = value.clone()
+        owner = parameters[parameter]
+        optimizer.state[owner][key] = value.to(owner.device, copy=True)

@@ -1,0 +1,138 @@
+"""The device that a model computes on: a CPU, or a GPU through CUDA.
+
+A GPU computes while the program goes on, until the program asks it for a number: then it waits for everything before.
+So a training asks once per update (``read_numbers``), and copies a batch without waiting (``to_device``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from freerun.errors import ConfigError
+
+__all__ = [
+    "CPU",
+    "Scalar",
+    "choose_device",
+    "described",
+    "exactly",
+    "is_asynchronous",
+    "read_numbers",
+    "scalar",
+    "to_device",
+]
+
+CPU = torch.device("cpu")
+
+Scalar = float | Tensor
+"""A number, or a tensor of one element on a GPU that was not waited for."""
+
+
+def choose_device(name: str, location: str = "device") -> torch.device:
+    """Return the device ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` (the first GPU) or ``cuda:N``.
+
+    Raises:
+        ConfigError: a GPU is requested that is not there.
+    """
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return CPU
+    if not torch.cuda.is_available():
+        raise ConfigError.single(location, *_no_gpu(name))
+    number = int(name.partition(":")[2] or 0)
+    count = torch.cuda.device_count()
+    if number >= count:
+        found = "1 GPU, cuda:0" if count == 1 else f"{count} GPUs, cuda:0 to cuda:{count - 1}"
+        raise ConfigError.single(
+            location,
+            f"{name} is requested, and this machine has {found}",
+            f"Expected a number below {count}",
+            'Choose one of them, or "auto"',
+        )
+    return torch.device("cuda", number)
+
+
+def _no_gpu(name: str) -> tuple[str, str, str]:
+    """Return what is wrong, what was expected and how to fix it if there is no GPU."""
+    expected = 'Expected "cpu" or "auto" here'
+    if torch.version.cuda is None:
+        what = f"{name} is requested, but the installed torch {torch.__version__} was built without CUDA"
+        return what, expected, 'Install a build of torch with CUDA, or choose "cpu"'
+    what = f"{name} is requested, but torch {torch.__version__} finds no GPU that it can use"
+    return what, expected, 'Check the driver with nvidia-smi and the variable CUDA_VISIBLE_DEVICES, or choose "cpu"'
+
+
+def described(device: torch.device) -> str:
+    """Return the device as a message names it: ``cpu``, or ``cuda:0 (NVIDIA H200)``."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+_SYNCHRONOUS = frozenset({"cpu"})
+"""Types of devices that have computed when an operation returns."""
+
+
+def is_asynchronous(device: torch.device) -> bool:
+    """Return True if the program runs ahead of the device, so that asking for a number means waiting."""
+    return device.type not in _SYNCHRONOUS
+
+
+# -- without waiting ---------------------------------------------------------------------------------------------------
+
+
+def to_device(arrays: Sequence[NDArray[Any]], device: torch.device | str) -> list[Tensor]:
+    """Return arrays of integers as tensors on a device: in one copy, which the program does not wait for."""
+    device = torch.device(device)
+    if not is_asynchronous(device):
+        return [torch.as_tensor(array, dtype=torch.int64) for array in arrays]
+    flat = torch.from_numpy(np.concatenate([array.ravel() for array in arrays]).astype(np.int64, copy=False))
+    # only a copy from pinned memory leaves the program free to go on
+    moved = (flat.pin_memory() if device.type == "cuda" else flat).to(device, non_blocking=True)
+    parts = torch.split(moved, [array.size for array in arrays])
+    return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
+
+
+def scalar(value: Tensor) -> Scalar:
+    """Return a tensor of one element as a number if that costs nothing, as it is on a GPU."""
+    return value.item() if not is_asynchronous(value.device) else value.detach()
+
+
+def read_numbers(values: Sequence[Scalar]) -> list[float]:
+    """Return numbers, waiting once for all of those that are still on a GPU."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    numbers = iter(torch.stack([each.double() for each in tensors]).tolist() if tensors else ())
+    return [next(numbers) if isinstance(value, Tensor) else value for value in values]
+
+
+# -- the same bytes again ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def exactly(device: torch.device, precision: str = "fp32") -> Iterator[None]:
+    """Make CUDA compute the same bytes from the same values, inside the block; a CPU does anyway.
+
+    Operations without an exact version warn. ``precision`` is "fp32" for products of float32, or "bf16" for a training
+    that rounds their operands: then TF32 serves where cuDNN has no bf16.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    flags = cudnn.deterministic, cudnn.benchmark, cudnn.rnn.fp32_precision
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    cudnn.deterministic, cudnn.benchmark = True, False
+    cudnn.rnn.fp32_precision = "tf32" if precision == "bf16" else "ieee"
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
+        cudnn.deterministic, cudnn.benchmark, cudnn.rnn.fp32_precision = flags
