@@ -8,7 +8,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow mutants fuzz lint format clean clean-venv stale
+.PHONY: help install demo test test-slow test-gpu mutants fuzz lint format clean clean-venv stale
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -40,6 +40,13 @@ test: lint ## Linter, type checker, layers and all fast tests
 
 test-slow: $(INSTALLED) ## The slow tests: learning, killed runs, real data, a sample of the planted bugs
 	$(BIN)/python -m pytest -m slow
+
+# Installs nothing: the machine's own interpreter has the torch that fits its driver, and freerun's requirements.
+GPU_PYTHON = $(or $(PYTHON),$(BIN)/python)
+test-gpu: ## The tests and figures that need a GPU, with PYTHON=an interpreter that has torch for it
+	PYTHONPATH=. $(GPU_PYTHON) benchmarks/gpu.py --check
+	PYTHONPATH=. $(GPU_PYTHON) -m pytest -c tests/gpu/pytest.ini tests/gpu
+	PYTHONPATH=. $(GPU_PYTHON) benchmarks/gpu.py
 
 # MUTANTS='--file freerun/search/beam.py' passes options on; the script's --help explains them.
 MINUTES ?= 60

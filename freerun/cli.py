@@ -62,6 +62,19 @@ Threads = Annotated[
         help="Number of threads. 0: OMP_NUM_THREADS or all cores; in onnxruntime 1.",
     ),
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="cpu|cuda|cuda:N|auto",
+        help="cuda: a GPU, with torch. auto: a GPU if there is one. A CPU is faster for a few short texts.",
+    ),
+]
+TrainingDevice = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|cpu|cuda|cuda:N", help="Same as --set training.device=... Default: auto, a GPU if there is one."
+    ),
+]
 Runtime = Annotated[
     Literal["torch", "onnx"] | None,
     typer.Option(help="Backend. Default: the fastest that can run the model."),
@@ -147,6 +160,7 @@ def train(
         ),
     ] = False,
     columns: TrainingColumns = None,
+    device: TrainingDevice = None,
     minutes: Annotated[
         float | None,
         typer.Option(
@@ -177,6 +191,7 @@ def train(
         init=init,
         resume=resume,
         columns=columns,
+        device=device,
         minutes=minutes,
         trust_code=trust_code,
     )
@@ -235,6 +250,7 @@ def predict(
     runtime: Runtime = None,
     precision: Precision = "fp32",
     threads: Threads = 0,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Predict one line per source text, in input order.
@@ -274,6 +290,7 @@ def predict(
             threads=threads,
             runtime=runtime,
             precision=precision,
+            device=device,
             many=num_hypotheses is not None,
             json=as_json,
             line_buffered=line_buffered,
@@ -287,13 +304,14 @@ def score(
     pairs: Pairs,
     columns: Columns = None,
     threads: Threads = 0,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Score given targets. Print each one's total log-probability (natural log), one line per pair."""
     from freerun.commands.score import score as run
     from freerun.experiment.pairs_spec import chosen_columns, one_location
 
-    run(model, one_location(pairs, "score"), as_json, threads, chosen_columns(columns))
+    run(model, one_location(pairs, "score"), as_json, threads, chosen_columns(columns), device)
 
 
 @app.command()
@@ -315,6 +333,7 @@ def evaluate(
     runtime: Runtime = None,
     precision: Precision = "fp32",
     threads: Threads = 0,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on pairs. Print its teacher-forced and free-running metrics, and those of trivial baselines."""
@@ -345,6 +364,7 @@ def evaluate(
             threads=threads,
             runtime=runtime,
             precision=precision,
+            device=device,
             random=examples,
             worst=worst,
             by_length=by_length,
@@ -366,6 +386,7 @@ def compare(
     columns: Columns = None,
     beam_size: BeamSize = 1,
     threads: Threads = 0,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Compare two models on the same pairs. Print differences with confidence intervals and p-values."""
@@ -373,7 +394,7 @@ def compare(
     from freerun.experiment.pairs_spec import chosen_columns, one_location
 
     location = one_location(pairs, "compare")
-    run(model_a, model_b, location, beam_size, threads, as_json, chosen_columns(columns))
+    run(model_a, model_b, location, beam_size, threads, as_json, chosen_columns(columns), device)
 
 
 @app.command()
@@ -385,6 +406,7 @@ def diagnose(
         Path | None, typer.Option(metavar="FILE", help="Write a page with plots and examples, too.")
     ] = None,
     threads: Threads = 0,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Measure a model's exposure bias. Compare free-running with teacher-forced errors; show where outputs derail and
@@ -396,7 +418,17 @@ def diagnose(
 
     _check_requires("diagnose", "PAIRS", bool(pairs), {"--columns": columns})
     chosen = chosen_columns(columns)
-    run(DiagnoseRequest(model, named_files(pairs or [], "diagnose"), html, threads, as_json, chosen))
+    run(
+        DiagnoseRequest(
+            model=model,
+            pairs=named_files(pairs or [], "diagnose"),
+            html=html,
+            threads=threads,
+            json=as_json,
+            columns=chosen,
+            device=device,
+        )
+    )
 
 
 @app.command()
@@ -452,13 +484,14 @@ def study(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Study directory. Default: runs/<name of the config>.")
     ] = None,
+    device: TrainingDevice = None,
     as_json: Json = False,
 ) -> None:
     """Compare strategies over seeds. Test their differences for significance; rerun the command to resume."""
     from freerun.commands.study import StudyRequest
     from freerun.commands.study import study as run
 
-    run(StudyRequest(config, out, as_json))
+    run(StudyRequest(config, out, as_json, device))
 
 
 @app.command()

@@ -11,12 +11,14 @@ from typing import Any
 from freerun.api.checks import AnyPath, Progress, as_sections, check_progress, optional_path
 from freerun.arguments import as_path
 from freerun.config import StudyConfig
+from freerun.device_name import check_device_name
 from freerun.diagnostics.plain import as_values
 from freerun.errors import MissingExtraError, UserError
 from freerun.experiment.overlap import Overlap, checked_overlap
 from freerun.files import write_atomic
 from freerun.lock import inner_lock, only_writer
 from freerun.log import log
+from freerun.models.device import choose_device
 from freerun.studies.analysis import Analysis, analyse
 from freerun.studies.plan import StudyPlan, load_study, prepare_directory
 from freerun.studies.results import Result, read_result
@@ -49,7 +51,11 @@ class StudyResult:
 
 
 def study(
-    config: AnyPath | Mapping[str, Any], out: AnyPath | None = None, *, progress: Progress | None = None
+    config: AnyPath | Mapping[str, Any],
+    out: AnyPath | None = None,
+    *,
+    device: str | None = None,
+    progress: Progress | None = None,
 ) -> StudyResult:
     """Train every arm under every seed, evaluate the runs, and compare the arms with the control.
 
@@ -58,6 +64,7 @@ def study(
     Args:
         config: a TOML file (docs/study.md), or its content as a dict, with paths relative to the working directory.
         out: the directory of the study. Default: runs/<stem of the file>.
+        device: "auto", "cpu", "cuda" or "cuda:N", on which all arms are trained. Default: as their configurations say.
         progress: called with the number of sequences evaluated and of all, while a trained model is evaluated.
 
     Returns:
@@ -71,6 +78,8 @@ def study(
         Interrupted: a signal stopped it; call it again to resume.
     """
     check_progress(progress)
+    if device is not None:
+        choose_device(check_device_name(device))
     directory = optional_path("out", out)
     source = as_sections("config", config) if isinstance(config, Mapping) else as_path("config", config)
     if directory is None:
@@ -79,17 +88,17 @@ def study(
         directory = Path("runs") / source.stem
     plan = load_study(source, directory)
     with only_writer(inner_lock(directory)):
-        return _study(plan, progress)
+        return _study(plan, progress, device)
 
 
-def _study(plan: StudyPlan, progress: Progress | None) -> StudyResult:
+def _study(plan: StudyPlan, progress: Progress | None, device: str | None) -> StudyResult:
     settings = plan.settings
     # bad pairs are an error before the first training, not after it
     overlap = checked_overlap(settings.pairs, [arm.config.data for arm in plan.arms.values()])
     prepare_directory(plan)
     waiting = [run for run in plan.runs if read_result(run.result, run.config_hash) is None]
     log.info(f"{len(plan.runs)} runs, {len(plan.runs) - len(waiting)} of them finished before; in {plan.directory}.")
-    train_all(waiting, settings, progress)
+    train_all(waiting, settings, progress, device)
     stored = (read_result(run.result, run.config_hash) for run in plan.runs)
     results = [result for result in stored if result is not None]
     analysis = analyse(results, list(plan.arms), settings.control, settings.metric, settings.target_error)

@@ -9,7 +9,7 @@ from freerun.evaluation.comparison import Comparison
 from freerun.evaluation.comparison import compare as compare_evaluations
 from freerun.evaluation.predictor_evaluation import evaluate_pairs
 from freerun.experiment.pairs_for_model import read_for_models
-from freerun.loading import load
+from freerun.loading import checked_device, load
 from freerun.runtime.predictor import Predictor
 
 __all__ = ["compare"]
@@ -23,6 +23,7 @@ def compare(
     columns: Columns | None = None,
     beam_size: int = 1,
     threads: int = 0,
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> Comparison:
     """Evaluate two models on the same pairs, and test whether their differences could be chance.
@@ -35,6 +36,7 @@ def compare(
             Default: those of the models' runs.
         beam_size: hypotheses kept at each step; 1 is greedy search.
         threads: for each call, as in ``freerun.load``; does not apply to a Predictor.
+        device: of both models, as in ``freerun.load``; does not apply to a Predictor.
         progress: called with the number of sequences done and of all, for one model after the other.
 
     Returns:
@@ -47,14 +49,16 @@ def compare(
     models = {"model": model, "other": other}
     paths = {name: as_path(name, each) for name, each in models.items() if not isinstance(each, Predictor)}
     if not paths:
-        reject_load_options({"threads": threads})
+        reject_load_options({"threads": threads, "device": device != "cpu"})
     check_int("beam_size", beam_size)
     check_progress(progress)
+    device = checked_device(device)
     if pairs is None:
         raise wrong_type("pairs", pairs, "a path (str or os.PathLike) or pairs in memory")
     spec = as_pairs("pairs", pairs, columns, list(paths.values()))
     predictors = {
-        name: each if isinstance(each, Predictor) else load(each, threads=threads) for name, each in models.items()
+        name: each if isinstance(each, Predictor) else load(each, threads=threads, device=device)
+        for name, each in models.items()
     }
     # read once for both: a pipe has nothing left for a second reader, and a file may change
     in_memory = list(read_for_models(spec, *(predictor.source for predictor in predictors.values())))

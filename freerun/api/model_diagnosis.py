@@ -19,6 +19,7 @@ from freerun.evaluation.unknown_features import warn_of_unknown_features
 from freerun.experiment.pairs_for_model import read_for_models
 from freerun.experiment.pairs_spec import PairsSpec
 from freerun.files import open_text_file
+from freerun.loading import checked_device
 from freerun.loading.torch_model import load_model
 from freerun.models.seq2seq import Seq2Seq
 from freerun.models.state_reader import StateReader
@@ -51,6 +52,7 @@ def diagnose(
     columns: Columns | None = None,
     html: AnyPath | None = None,
     threads: int = 0,
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> Diagnosis:
     """Compare a model's free-running behaviour with its teacher-forced one.
@@ -62,6 +64,7 @@ def diagnose(
             Default: those of the model's run.
         html: a file to write the page to that ``freerun diagnose --html`` writes.
         threads: torch's number of threads; 0 leaves it unchanged. Does not apply to a Predictor.
+        device: as in ``freerun.load``. Does not apply to a Predictor.
         progress: called with the number of runs done and the expected number of all.
 
     Returns:
@@ -76,14 +79,15 @@ def diagnose(
     check_progress(progress)
     paths: list[Path] = []
     if isinstance(model, Predictor):
-        reject_load_options({"threads": threads})
+        reject_load_options({"threads": threads, "device": device != "cpu"})
     else:
         paths = [as_path("model", model)]
     if page is not None:
         import freerun.report.diagnosis_page  # noqa: F401 (a missing extra is an error before the work, not after it)
     number = resolve_threads(check_threads(threads))
+    place = checked_device(device)
     spec = as_pairs("pairs", pairs, columns, paths)
-    subject = _of_predictor(model) if isinstance(model, Predictor) else _of_bundle(paths[0])
+    subject = _of_predictor(model) if isinstance(model, Predictor) else _of_bundle(paths[0], place)
     items = group_pairs(read_for_models(spec, subject.source), subject.source, subject.target)
     with ExitStack() as stack:
         out = None if page is None else stack.enter_context(open_text_file(page))
@@ -99,9 +103,9 @@ def diagnose(
     return diagnosis
 
 
-def _of_bundle(path: Path) -> _Subject:
+def _of_bundle(path: Path, device: str) -> _Subject:
     bundle = read_bundle(path)
-    return _Subject(path.name, bundle.source, bundle.target, bundle.bound, lambda: load_model(bundle))
+    return _Subject(path.name, bundle.source, bundle.target, bundle.bound, lambda: load_model(bundle, device))
 
 
 def _of_predictor(predictor: Predictor) -> _Subject:

@@ -10,7 +10,7 @@ from freerun.arguments import as_path, as_paths, check_flag, check_int, check_nu
 from freerun.data.readers import Columns
 from freerun.evaluation.predictor_evaluation import ModelEvaluation, evaluate_pairs
 from freerun.experiment.pairs_for_model import read_for_models
-from freerun.loading import Mean, Precision, Runtime, load_bundles
+from freerun.loading import Mean, Precision, Runtime, checked_device, load_bundles
 from freerun.runtime.predictor import Predictor
 
 __all__ = ["evaluate"]
@@ -30,6 +30,7 @@ def evaluate(
     max_length: int | None = None,
     runtime: Runtime | None = None,
     precision: Precision = "fp32",
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> ModelEvaluation:
     """Measure a model on pairs.
@@ -45,13 +46,14 @@ def evaluate(
         beam_size: hypotheses kept at each step; 1 is greedy search.
         length_penalty: rank by score / ((5 + n) / 6) ** length_penalty.
         early_stop: with a length penalty, end the search sooner; this may miss the best output.
-        ensemble: further models, averaged with this one; like the next five arguments as in ``freerun.load``, and not
+        ensemble: further models, averaged with this one; like the next six arguments as in ``freerun.load``, and not
             for a Predictor.
         mean: of the ensemble's distributions.
         threads: for each call.
         max_length: the most tokens per output, instead of the bundle's bound.
         runtime: "onnx" or "torch".
         precision: "int8" for the quantized graphs.
+        device: "cpu", "cuda", "cuda:N" or "auto".
         progress: called with the number of sequences done and of all.
 
     Returns:
@@ -68,6 +70,7 @@ def evaluate(
         "threads": threads,
         "runtime": runtime is not None,
         "precision": precision != "fp32",
+        "device": device != "cpu",
     }
     paths: list[Path] = []
     if isinstance(model, Predictor):
@@ -78,12 +81,13 @@ def evaluate(
     check_number("length_penalty", length_penalty)
     check_flag("early_stop", early_stop)
     check_progress(progress)
+    device = checked_device(device, runtime, precision)
     spec = as_pairs("pairs", pairs, columns, paths)
     most_frequent_target = None
     if isinstance(model, Predictor):
         predictor = model
     else:
-        predictor, bundle = load_bundles(paths, mean, threads, max_length, runtime, precision)
+        predictor, bundle = load_bundles(paths, mean, threads, max_length, runtime, precision, device)
         most_frequent_target = str(bundle.config["most_frequent_target"])
     evaluation = evaluate_pairs(
         predictor,

@@ -13,6 +13,7 @@ from freerun.arguments import as_path, check_flag, check_int, check_number, wron
 from freerun.config import Config
 from freerun.data.memory_pairs import PairsInMemory
 from freerun.data.readers import PairsLocation
+from freerun.device_name import check_device_name
 from freerun.errors import ConfigError
 from freerun.experiment.request import TrainRequest
 from freerun.experiment.result import TrainResult
@@ -33,6 +34,7 @@ def train(
     settings: Sequence[str] = (),
     seed: int | None = None,
     init: AnyPath | None = None,
+    device: str | None = None,
     minutes: float | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
@@ -54,6 +56,8 @@ def train(
         settings: "key.path=value" items, as with ``--set``; they win over everything else.
         seed: the seed of all random numbers.
         init: start from the weights of this run or bundle.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N". A run may be resumed on another one. Default:
+            as the configuration says, else "auto".
         minutes: without a configuration, use up to so many minutes on this machine. Default: what suits the data, at
             most 30.
         resume: resume the run in the run directory, if there is one. Everything else must be as it was, except that
@@ -87,6 +91,7 @@ def train(
         settings=as_settings(settings),
         seed=seed,
         init=optional_path("init", init),
+        device=None if device is None else check_device_name(device),
         minutes=minutes,
         resume=resume,
         trust_code=trust_code,

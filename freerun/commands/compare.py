@@ -23,11 +23,19 @@ def compare(
     threads: int = 0,
     as_json: bool = False,
     columns: Columns | None = None,
+    device: str = "cpu",
 ) -> None:
     """Print the paired differences B - A."""
     with shown_notices(), CountLine("evaluating", "sequences") as progress:
         comparison = compare_models(
-            a, b, pairs, columns=columns, beam_size=beam_size, threads=threads, progress=progress
+            a,
+            b,
+            pairs,
+            columns=columns,
+            beam_size=beam_size,
+            threads=threads,
+            device=device,
+            progress=progress,
         )
     print(json.dumps(comparison.as_json()) if as_json else _as_text(comparison, a, b))
 

@@ -17,7 +17,7 @@ from freerun.diagnostics.summary import cells, error_rows
 __all__ = ["DiagnoseRequest", "diagnose"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DiagnoseRequest:
     """The arguments of ``freerun diagnose``; without ``pairs``, the run's development pairs are used."""
 
@@ -27,6 +27,7 @@ class DiagnoseRequest:
     threads: int = 0
     json: bool = False
     columns: Columns | None = None
+    device: str = "cpu"
 
 
 def diagnose(request: DiagnoseRequest) -> None:
@@ -38,6 +39,7 @@ def diagnose(request: DiagnoseRequest) -> None:
             columns=request.columns,
             html=request.html,
             threads=request.threads,
+            device=request.device,
             progress=progress,
         )
     print(json.dumps(diagnosis.as_json()) if request.json else _as_text(diagnosis))

@@ -37,6 +37,7 @@ class EvaluateRequest:
     threads: int = 0
     runtime: Runtime | None = None
     precision: Precision = "fp32"
+    device: str = "cpu"
     random: int = 0
     worst: int = 0
     by_length: bool = False
@@ -60,6 +61,7 @@ def evaluate(request: EvaluateRequest) -> None:
             threads=request.threads,
             runtime=request.runtime,
             precision=request.precision,
+            device=request.device,
             progress=progress,
         )
     bands = result.by_source_length() if request.by_length else []

@@ -47,6 +47,7 @@ class PredictRequest:
     threads: int = 0
     runtime: Runtime | None = None
     precision: Precision = "fp32"
+    device: str = "cpu"
     many: bool = False
     json: bool = False
     line_buffered: bool = False
@@ -67,6 +68,7 @@ def predict(request: PredictRequest) -> None:
         max_length=request.max_length,
         runtime=request.runtime,
         precision=request.precision,
+        device=request.device,
     )
     texts = _texts(request, predictor.source.features)
     stats = PredictionStats(predictor.source)

@@ -21,14 +21,19 @@ __all__ = ["score"]
 
 @shown_notices()
 def score(
-    model: Path, pairs: PairsLocation, as_json: bool = False, threads: int = 0, columns: Columns | None = None
+    model: Path,
+    pairs: PairsLocation,
+    as_json: bool = False,
+    threads: int = 0,
+    columns: Columns | None = None,
+    device: str = "cpu",
 ) -> None:
     """Write one line per pair, in order: the total natural-log probability, end token included.
 
     A target with a token that is not in the vocabulary has no score: ``null``, and a notice at the end.
     """
     spec = pairs_spec([model], pairs, columns)
-    predictor = load(model, threads=threads)
+    predictor = load(model, threads=threads, device=device)
     unknown: Counter[str] = Counter()
     codec = predictor.source.features
     unknown_features = UnknownFeatures(codec)

@@ -26,6 +26,7 @@ class StudyRequest:
     config: Path
     out: Path | None = None
     json: bool = False
+    device: str | None = None
 
 
 def study(request: StudyRequest) -> None:
@@ -37,7 +38,7 @@ def study(request: StudyRequest) -> None:
             if done == total:
                 line.clear()  # notices follow
 
-        result = run_study(request.config, request.out, progress=progress)
+        result = run_study(request.config, request.out, device=request.device, progress=progress)
     if request.json:
         print(json.dumps(result.as_json()))
     else:

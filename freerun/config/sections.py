@@ -19,6 +19,7 @@ from freerun.config.numbers import (
     Size,
     within,
 )
+from freerun.device_name import DEVICE_NAMES, DEVICE_PATTERN
 
 __all__ = [
     "ALTERNATIVES",
@@ -249,6 +250,7 @@ class TrainingConfig(Section):
     clip_norm: Number = 1.0
     normalise: Literal["tokens", "sequences"] = "tokens"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Annotated[str, Field(pattern=DEVICE_PATTERN, description=DEVICE_NAMES)] = "auto"
     backend: Literal["auto", "fused", "reference"] = "auto"
     seed: Seed = 1
     threads: Annotated[int, within(THREADS)] = 0

@@ -1,18 +1,27 @@
-"""The version of freerun that started a run: its random numbers decide whether this version may continue it."""
+"""Where a run comes from: the version that started it, whose random numbers may be others, and the kind of device."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from freerun.errors import RunError
 from freerun.randomness import STREAMS_SINCE
 from freerun.training.journal import read_journal
 from freerun.version import VERSION
 
-__all__ = ["Origin", "check_random_numbers", "check_study_random_numbers", "is_finished", "starting_version"]
+__all__ = [
+    "Origin",
+    "changed_device",
+    "check_random_numbers",
+    "check_study_random_numbers",
+    "device_of",
+    "is_finished",
+    "starting_version",
+]
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,16 @@ def is_finished(run: Path) -> bool:
     last = events[-1] if events else {}
     # by name, because a damaged reason must not end a run
     return last.get("event") == "stop" and last.get("reason") in ("complete", "patience")
+
+
+def device_of(events: Sequence[Mapping[str, Any]]) -> str:
+    """Return the kind of device that the events of a journal end on; earlier versions had only CPUs."""
+    return next((str(event["device"]) for event in reversed(events) if "device" in event), "cpu")
+
+
+def changed_device(events: Sequence[Mapping[str, Any]], device: str) -> dict[str, str]:
+    """Return what a ``resume`` event records: the kind of device, if it is another one than before."""
+    return {"device": device} if events and device != device_of(events) else {}
 
 
 def check_random_numbers(run: Path) -> None:

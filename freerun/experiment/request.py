@@ -20,6 +20,7 @@ from freerun.text import cut
 
 __all__ = [
     "COMMAND",
+    "DEVICE_KEY",
     "Configuration",
     "TrainRequest",
     "option_origins",
@@ -28,6 +29,7 @@ __all__ = [
     "with_options",
 ]
 
+DEVICE_KEY = "training.device"
 COMMAND = "freerun train"
 """The name of the command line's part of a configuration, in messages."""
 _DATA_SUFFIXES = (".gz", ".xz", ".tsv", ".txt", ".jsonl", ".json", ".toml", ".csv")
@@ -48,6 +50,7 @@ class TrainRequest:
         settings: "key.path=value" items.
         seed: ``training.seed``.
         init: the model to start from.
+        device: ``training.device``; a run may be resumed on another one.
         resume: resume the run in the run directory, if there is one.
         columns: of the source and the target in a TSV file, as "A,B".
         trust_code: import the custom strategies that a run directory names.
@@ -63,6 +66,7 @@ class TrainRequest:
     settings: tuple[str, ...] = ()
     seed: int | None = None
     init: Path | None = None
+    device: str | None = None
     resume: bool = False
     columns: str | None = None
     trust_code: bool = False
@@ -206,4 +210,6 @@ def _options(request: TrainRequest) -> list[tuple[str, str, Any]]:
         options.append((f"--seed {request.seed}", "training.seed", request.seed))
     if request.init is not None:
         options.append((f"--init {request.init}", "training.init", str(request.init)))
+    if request.device is not None:
+        options.append((f"--device {request.device}", DEVICE_KEY, request.device))
     return options

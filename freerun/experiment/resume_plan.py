@@ -32,7 +32,7 @@ from freerun.experiment.lengthening import (
     with_length,
 )
 from freerun.experiment.memory_files import complete_memory_files, is_memory_file
-from freerun.experiment.request import COMMAND, TrainRequest, option_origins, source_config, with_options
+from freerun.experiment.request import COMMAND, DEVICE_KEY, TrainRequest, option_origins, source_config, with_options
 from freerun.experiment.spool import complete_spool, with_copies
 from freerun.forcing.registry import Trust
 from freerun.training.journal import read_journal
@@ -73,7 +73,16 @@ def resume_config(request: TrainRequest, directory: Path) -> ResumedConfig:
     if is_outdated:
         saved = override(saved, length.key.split("."), length.after, str(path))
         config = parse_config(saved, path, trust.settings_of)
+    if device := flatten(_set_now(request)).get(DEVICE_KEY):
+        training = config.training.model_copy(update={"device": device})
+        config = config.model_copy(update={"training": training})
     return ResumedConfig(config, saved, length, is_outdated, trust)
+
+
+def _set_now(request: TrainRequest) -> dict[str, Any]:
+    """Return the keys that the request sets now."""
+    raw = {} if request.configuration is None else source_config(request)[0]
+    return with_options(raw, request)
 
 
 def _custom_strategies(request: TrainRequest, saved: Path) -> list[str]:
@@ -115,8 +124,8 @@ def _agreed_length(request: TrainRequest, directory: Path, saved: Mapping[str, A
 
 
 def _is_open(path: str, open_keys: set[str]) -> bool:
-    """Return True if this key, or the table that it is in, is open."""
-    return path in open_keys or path.rpartition(".")[0] in open_keys
+    """Return True if this key, or the table that it is in, is open; a run may always change its device."""
+    return path == DEVICE_KEY or path in open_keys or path.rpartition(".")[0] in open_keys
 
 
 def _names_length(request: TrainRequest) -> bool:

@@ -13,10 +13,10 @@ from freerun.errors import Interrupted, RunError
 from freerun.evaluation.baseline import baselines
 from freerun.experiment.completed import complete_result
 from freerun.experiment.lengthening import changed_length, explained
-from freerun.experiment.origin import check_random_numbers, is_finished
+from freerun.experiment.origin import changed_device, check_random_numbers, device_of, is_finished
 from freerun.experiment.plan import RunPlan, plan_run
 from freerun.experiment.prepare import PreparedRun, check_pairs_in_memory, prepared_run
-from freerun.experiment.request import TrainRequest, run_directory
+from freerun.experiment.request import DEVICE_KEY, TrainRequest, run_directory
 from freerun.experiment.result import TrainResult
 from freerun.experiment.run_hooks import RunHooks
 from freerun.files import write_atomic
@@ -24,6 +24,7 @@ from freerun.loading.torch_model import load_weights, sizes_of
 from freerun.lock import inner_lock, only_writer
 from freerun.log import log
 from freerun.metrics.defined import defined
+from freerun.models.device import CPU, choose_device, described, exactly
 from freerun.models.torch_threads import Threads
 from freerun.runtime.bundle import read_bundle
 from freerun.threads import resolve_threads
@@ -52,6 +53,7 @@ def train(request: TrainRequest, callbacks: Sequence[Callback] = ()) -> TrainRes
     # sends SIGUSR1 only to a training that holds its lock, so the handler comes first.
     with checkpoints_on_signals() as requested, only_writer(inner_lock(run_directory(request))):
         plan = plan_run(request)
+        device = choose_device(plan.config.training.device, DEVICE_KEY)  # before anything is read
         if plan.resumes:
             check_pairs_in_memory(plan)  # also of a complete run, which is not a model of other pairs
         if plan.resumes and not plan.longer and (result := complete_result(plan.directory)):
@@ -61,7 +63,7 @@ def train(request: TrainRequest, callbacks: Sequence[Callback] = ()) -> TrainRes
         if request.resume and not plan.resumes:
             log.info(f"{plan.directory}: no run to resume; starting from the beginning.")
         with Threads(resolve_threads(plan.config.training.threads)), prepared_run(plan) as prepared:
-            return TrainingRun(prepared).run(callbacks, requested)
+            return TrainingRun(prepared, device).run(callbacks, requested)
 
 
 class TrainingRun:
@@ -71,13 +73,14 @@ class TrainingRun:
     (``freerun.lock.only_writer``).
     """
 
-    def __init__(self, prepared: PreparedRun) -> None:
+    def __init__(self, prepared: PreparedRun, device: torch.device = CPU) -> None:
         self.prepared = prepared
         self.config = prepared.config
         self.directory = prepared.plan.directory
         self.model = new_model(self.config, self._sizes())
         if prepared.init:
             load_weights(self.model, prepared.init)
+        self.model.to(device)
         self.order = order_of(self.config.training, prepared.data.corpus)
         self.learner = build_learner(self.config, self.model, self.order)
         self.settings = trainer_settings(self.config, self.order)
@@ -103,7 +106,7 @@ class TrainingRun:
         else:
             self._resume(trainer, resumption)
         try:
-            with stop_on_signals() as stop:
+            with stop_on_signals() as stop, exactly(self.model.device, self.learner.precision):
                 progress = trainer.run(stop, requested)
         except Interrupted:
             log.info(f"Stopped at update {trainer.progress.update:,}; checkpoint saved.")
@@ -162,12 +165,19 @@ class TrainingRun:
         for notice in resumption.notices:
             log.info(notice)
         retained = read_journal(trainer.journal.path, resumption.checkpoint.state["journal_size"])
-        record = changed_length(retained, plan.config)
+        device = self.model.device.type
+        record = changed_length(retained, plan.config) | changed_device(retained, device)
         trainer.resume_from(
             resumption.checkpoint, resumption.discarded, is_longer=plan.longer is not None, record=record
         )
         _rewrite_config(plan, self.config)
-        log.info(f"Resuming from update {trainer.progress.update:,}.")
+        place = "" if device == "cpu" else f" on {described(self.model.device)}"
+        log.info(f"Resuming from update {trainer.progress.update:,}{place}.")
+        if "device" in record:
+            log.info(
+                f"Until now this run was trained on {device_of(retained)}, from here on {device}: random numbers and "
+                "sums are others there, so the result is not that of a run on one device."
+            )
         if plan.longer:
             for sentence in explained(plan.longer, self.config, trainer.is_out_of_patience):
                 log.info(sentence)
@@ -184,6 +194,7 @@ class TrainingRun:
             "updates": self.settings.updates,
             "parameters": self.model.num_parameters(),
             "precision": self.learner.precision,
+            "device": self.model.device.type,
             "freerun": VERSION,
             "config": self.config.model_dump(exclude_none=True, mode="json"),
             **self.prepared.hashes,
@@ -192,13 +203,14 @@ class TrainingRun:
         log.info(self._summary())
 
     def _summary(self) -> str:
-        threads = torch.get_num_threads()
+        threads, device = torch.get_num_threads(), self.model.device
+        place = f"{threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else described(device)
         forcing = self.config.forcing
         strategies = ", then ".join(str(phase["strategy"]) for phase in forcing.phases or [forcing.model_dump()])
         return (
             f"Model: {self.model.num_parameters():,} parameters. {self.settings.updates:,} updates, "
-            f"{self.order.batches_per_epoch:,} batches per epoch; {self.learner.precision} on {threads} "
-            f"thread{'s' if threads > 1 else ''}; forcing: {strategies}; run directory {self.directory}."
+            f"{self.order.batches_per_epoch:,} batches per epoch; {self.learner.precision} on {place}; "
+            f"forcing: {strategies}; run directory {self.directory}."
         )
 
 

@@ -17,6 +17,7 @@ from freerun.config import Config
 from freerun.data.batching import Batch
 from freerun.evaluation.searcher_evaluation import evaluate
 from freerun.experiment.dataset import TrainingData
+from freerun.models.device import choose_device
 from freerun.models.seq2seq import Seq2Seq
 from freerun.models.torch_stepper import TorchStepper
 from freerun.search.bound import LengthBound
@@ -101,6 +102,7 @@ def measure_cost(config: Config, data: TrainingData, order: BatchOrder, every: i
     ``every``: the updates between evaluations, 0 for none before the last one; None: there are ``EVALUATIONS``.
     """
     model = new_model(config, model_sizes(config.model, data.source, data.target))
+    model.to(choose_device(config.training.device))
     update = _seconds_per_update(config, model, order)
     source = _seconds_per_source(model, data, search_of(config.evaluation))
     one, last = len(data.sample) * source, len(data.dev) * source

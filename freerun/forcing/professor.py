@@ -12,6 +12,8 @@ and the model to predict the reference tokens and to behave alike in both modes:
 C_d trains only D (``own_loss``); C_f and C_t train only the model (``losses``): C_f through the free-running pass,
 whose sampled tokens are constants, C_t through the teacher-forced one. The model gets no adversarial gradient while D's
 accuracy, a moving average, is below 75 % (D has nothing to teach yet), and D is not trained while it is above 99 %.
+
+Over 350 lines, because the paper's algorithm is read here whole: both losses, both passes, both gates.
 """
 
 from __future__ import annotations

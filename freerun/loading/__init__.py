@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple, get_args
 from freerun.arguments import as_path, as_paths, check_int, check_text
 from freerun.bounds import MAX_LENGTH
 from freerun.data.codec import Codec
+from freerun.device_name import check_device_name
 from freerun.errors import BundleError, ConfigError, MissingExtraError
 from freerun.runtime.bundle import PRECISIONS, Bundle, graph_file, read_bundle
 from freerun.runtime.compiled_beam import CompiledBeam
@@ -34,7 +35,7 @@ from freerun.search.stepper import Stepper
 from freerun.text import shown
 from freerun.threads import check_threads, resolve_threads
 
-__all__ = ["Mean", "Precision", "Runtime", "load", "load_bundles"]
+__all__ = ["Mean", "Precision", "Runtime", "checked_device", "load", "load_bundles"]
 
 Mean = Literal["arithmetic", "geometric"]
 Runtime = Literal["torch", "onnx"]
@@ -53,6 +54,7 @@ def load(
     max_length: int | None = None,
     runtime: Runtime | None = None,
     precision: Precision = "fp32",
+    device: str = "cpu",
     digest: str | None = None,
 ) -> Predictor:
     """Load a model, or several as an ensemble, for predictions. Several threads may use it at once.
@@ -69,17 +71,19 @@ def load(
         runtime: "onnx" or "torch". Default: freerun's compiled library if it is installed and has the model's cell;
             else onnxruntime for a model that was exported, torch for any other.
         precision: "int8" runs the quantized weights of an export.
+        device: "cpu", "cuda" or "cuda:N" for a GPU, which runs the model with torch, or "auto" for a GPU if there is
+            one.
         digest: the digest that ``freerun inspect`` prints for the expected bundle. It covers every file that a
             prediction depends on, so a model that was replaced by another one is not loaded.
 
     Raises:
         TypeError: an argument of another type.
         BundleError: a bundle that cannot be used or has another digest, or models that do not fit together.
-        ConfigError: an empty path, an unknown mean, runtime or precision, int8 with torch, or a maximum length or
-            number of threads out of range.
+        ConfigError: an empty path, an unknown mean, runtime, precision or device, int8 with torch, a GPU with int8 or
+            onnxruntime or one that is not there, or a maximum length or number of threads out of range.
     """
     models = [as_path("model", model), *as_paths("ensemble", ensemble)]
-    return load_bundles(models, mean, threads, max_length, runtime, precision, digest)[0]
+    return load_bundles(models, mean, threads, max_length, runtime, precision, device, digest)[0]
 
 
 def load_bundles(
@@ -89,12 +93,14 @@ def load_bundles(
     max_length: int | None = None,
     runtime: Runtime | None = None,
     precision: Precision = "fp32",
+    device: str = "cpu",
     digest: str | None = None,
 ) -> tuple[Predictor, Bundle]:
     """Return the predictor of one or several models, and the bundle of the first one."""
     check_threads(threads)
     _check_choice(runtime, precision, mean)
     _check_max_length(max_length)
+    place = checked_device(device, runtime, precision)
     bundles = [read_bundle(model) for model in models]
     first = bundles[0]
     if digest is not None:
@@ -110,9 +116,10 @@ def load_bundles(
         max_length=max_length,
         runtime=runtime,
         precision=precision,
+        device=place,
     )
     predictor = Predictor(
-        searcher=_searcher(bundles, mean, runtime, precision, threads),
+        searcher=_searcher(bundles, mean, runtime, precision, threads, place),
         source=first.source,
         target=first.target,
         bound=first.bound if max_length is None else replace(first.bound, fixed=max_length),
@@ -137,6 +144,7 @@ class _Loaded:
     max_length: int | None
     runtime: Runtime | None
     precision: Precision
+    device: str
 
 
 def _load_again(loaded: _Loaded) -> Predictor:
@@ -149,15 +157,15 @@ def _loaded_again(loaded: _Loaded) -> Predictor:
     models = [Path(path) for path in loaded.paths]
     for model, digest in zip(models, loaded.digests, strict=True):
         _check_digest(read_bundle(model), digest, "It was replaced after the Predictor was loaded: load it again")
-    options = loaded.mean, loaded.threads, loaded.max_length, loaded.runtime, loaded.precision
+    options = loaded.mean, loaded.threads, loaded.max_length, loaded.runtime, loaded.precision, loaded.device
     return load_bundles(models, *options, loaded.digests[0])[0]
 
 
 def _searcher(
-    bundles: Sequence[Bundle], mean: Mean, runtime: Runtime | None, precision: Precision, threads: int
+    bundles: Sequence[Bundle], mean: Mean, runtime: Runtime | None, precision: Precision, threads: int, device: str
 ) -> Searcher:
     """Return the searcher of one model, or of an ensemble."""
-    members = [_member(bundle, runtime, precision, threads) for bundle in bundles]
+    members = [_member(bundle, runtime, precision, threads, device) for bundle in bundles]
     if len(members) > 1:
         return StepperSearcher(lambda: EnsembleStepper([member.new_stepper() for member in members], mean))
     return members[0].searcher
@@ -170,12 +178,16 @@ class _Member(NamedTuple):
     searcher: Searcher
 
 
-def _member(bundle: Bundle, runtime: Runtime | None, precision: Precision, threads: int) -> _Member:
-    """Choose how to run a bundle: by the compiled library if it can, else as it was exported, else in torch."""
-    if runtime is None and can_run(bundle, precision):
+def _member(bundle: Bundle, runtime: Runtime | None, precision: Precision, threads: int, device: str) -> _Member:
+    """Choose how to run a bundle: by the compiled library if it can, else as it was exported, else in torch.
+
+    A GPU runs it in torch.
+    """
+    on_cpu = device == "cpu"
+    if on_cpu and runtime is None and can_run(bundle, precision):
         return _compiled(bundle, precision, threads)
-    if runtime == "torch" or (runtime is None and precision == "fp32" and not bundle.has_graphs()):
-        new_stepper = _torch_steppers(bundle, threads)
+    if not on_cpu or runtime == "torch" or (runtime is None and precision == "fp32" and not bundle.has_graphs()):
+        new_stepper = _torch_steppers(bundle, threads, device)
         return _Member(new_stepper, StepperSearcher(new_stepper))
     if not bundle.has_graphs(precision):
         quantize = "" if precision == "fp32" else f" --quantize {precision}"
@@ -201,7 +213,7 @@ def _compiled(bundle: Bundle, precision: Precision, threads: int) -> _Member:
     return _Member(lambda: CompiledStepper(model), searcher)
 
 
-def _torch_steppers(bundle: Bundle, threads: int) -> Callable[[], Stepper]:
+def _torch_steppers(bundle: Bundle, threads: int, device: str) -> Callable[[], Stepper]:
     if not bundle.has_weights:
         bundle.weights()  # raises an error that says why
     try:
@@ -210,7 +222,35 @@ def _torch_steppers(bundle: Bundle, threads: int) -> Callable[[], Stepper]:
         if error.name != "torch":
             raise
         raise MissingExtraError("torch", "train", "running this model with torch") from None
-    return load_steppers(bundle, resolve_threads(threads))
+    return load_steppers(bundle, resolve_threads(threads), device)
+
+
+def checked_device(device: str, runtime: Runtime | None = None, precision: Precision = "fp32") -> str:
+    """Return "cpu", or the name of a GPU that is there.
+
+    Raises:
+        TypeError: not a str.
+        ConfigError: there is no such GPU, or what is requested besides does not run on one.
+    """
+    name = check_device_name(device)
+    if name == "cpu":
+        return name
+    for option, value, other in (("runtime", runtime, "onnx"), ("precision", precision, "int8")):
+        if value == other and name != "auto":
+            raise ConfigError.single(
+                "device", f"{name} with {option} {value}", "Expected a GPU with torch in fp32", "Omit one of the two"
+            )
+        if value == other:
+            return "cpu"
+    try:
+        from freerun.models.device import choose_device
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        if name == "auto":
+            return "cpu"
+        raise MissingExtraError("torch", "train", f"running a model on {name}") from None
+    return str(choose_device(name))
 
 
 def _check_choice(runtime: str | None, precision: str, mean: str) -> None:

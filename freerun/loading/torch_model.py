@@ -17,8 +17,8 @@ from freerun.runtime.bundle import Bundle
 __all__ = ["load_model", "load_steppers", "load_weights", "sizes_of"]
 
 
-def load_model(bundle: Bundle) -> Seq2Seq:
-    """Return the model of a bundle in evaluation mode (no dropout).
+def load_model(bundle: Bundle, device: str = "cpu") -> Seq2Seq:
+    """Return the model of a bundle in evaluation mode (no dropout), on a device.
 
     Raises:
         BundleError: sizes and weights do not fit each other.
@@ -27,7 +27,7 @@ def load_model(bundle: Bundle) -> Seq2Seq:
     weights = bundle.weights()  # checks the sizes, which might need any amount of memory, before anything is built
     model = Seq2Seq(sizes)
     _fill(model, weights)
-    return model.eval()
+    return model.eval().to(device)
 
 
 def sizes_of(bundle: Bundle) -> Architecture:
@@ -48,7 +48,7 @@ def _fill(model: Seq2Seq, weights: Mapping[str, NDArray[Any]]) -> None:
     model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.items()})
 
 
-def load_steppers(bundle: Bundle, threads: int = 0) -> Callable[[], TorchStepper]:
+def load_steppers(bundle: Bundle, threads: int = 0, device: str = "cpu") -> Callable[[], TorchStepper]:
     """Return a function that creates steppers, which share a bundle's model; ``threads`` as in ``TorchStepper``."""
-    model = load_model(bundle)
+    model = load_model(bundle, device)
     return lambda: TorchStepper(model, threads)

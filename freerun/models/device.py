@@ -6,6 +6,7 @@ So a training asks once per update (``read_numbers``), and copies a batch withou
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = [
     "described",
     "exactly",
     "is_asynchronous",
+    "is_out_of_memory",
     "read_numbers",
     "scalar",
     "to_device",
@@ -55,6 +57,8 @@ def choose_device(name: str, location: str = "device") -> torch.device:
             f"Expected a number below {count}",
             'Choose one of them, or "auto"',
         )
+    # cuBLAS reads it when it is first used: without a workspace of its own, sums differ from run to run
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return torch.device("cuda", number)
 
 
@@ -80,6 +84,11 @@ _SYNCHRONOUS = frozenset({"cpu"})
 def is_asynchronous(device: torch.device) -> bool:
     """Return True if the program runs ahead of the device, so that asking for a number means waiting."""
     return device.type not in _SYNCHRONOUS
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return True if torch found no memory, on a GPU or for a CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 # -- without waiting ---------------------------------------------------------------------------------------------------

@@ -10,18 +10,16 @@ decides how ``sequence`` is computed:
 
 A backend that does not have a cell passes it on to the next one above it in this list that does.
 
-Right padding is exact: with ``lengths`` a row's final state is the one after its last real token. torch's fused LSTM
-returns the cell state only at the padded end, so padding steps are made to carry it there: an extra input, 1 on
-padding, drives the forget gate to exactly 1 and the input gate to exactly 0.
+Right padding is exact: with ``lengths`` a row's final state is the one after its last real token.
 
 Shape suffixes: T time, B batch, I input, H hidden, G gates x hidden, V vocabulary, E embedding, C context.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +29,7 @@ from freerun.architecture import CELLS
 from freerun.models.cells import CELL_FUNCTIONS
 from freerun.models.cpu_kernels import StepWeights, run_sequence, run_step, step_weights
 from freerun.models.device import is_asynchronous
+from freerun.models.fused_kernels import last_real, run_fused
 from freerun.models.token_inputs import Inputs, Tokens
 
 __all__ = [
@@ -43,9 +42,6 @@ __all__ = [
     "ReferenceLoop",
     "Scan",
 ]
-
-SATURATED: Final = 1e4
-"""A gate's input at which sigmoid is exactly 0 or 1 in every floating-point type, whatever else is added to it."""
 
 
 class Backend(Protocol):
@@ -209,7 +205,7 @@ class Scan:
             return ReferenceLoop().sequence(layer, inputs, h_BH, c_BH, lengths_B)
         inputs_TBI = _materialized(inputs)
         outputs_TBH = scan(layer.input_gates(inputs_TBI), layer.zeros(inputs_TBI.shape[1])[0] if h_BH is None else h_BH)
-        return outputs_TBH, _last(outputs_TBH, lengths_B), None
+        return outputs_TBH, last_real(outputs_TBH, lengths_B), None
 
 
 class Fused:
@@ -220,22 +216,12 @@ class Fused:
     def sequence(
         self, layer: RecurrentLayer, inputs: Inputs, h_BH: Tensor | None, c_BH: Tensor | None, lengths_B: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Call one kernel; see the head of this file for how the LSTM's cell state survives padding."""
+        """Call one kernel."""
         inputs_TBI = _materialized(inputs)
         if h_BH is None:
             h_BH, c_BH = layer.zeros(inputs_TBI.shape[1])
-        weight_ih: Tensor = layer.weight_ih
-        if c_BH is not None and lengths_B is not None:
-            inputs_TBI, weight_ih = _carry_past_padding(inputs_TBI, weight_ih, lengths_B, layer.hidden_size)
-        weights: list[Tensor] = [weight_ih, layer.weight_hh, layer.bias_ih, layer.bias_hh]
-        state = [h_BH] if c_BH is None else [h_BH, c_BH]
-        if inputs_TBI.device.type != "cuda":
-            return _run_kernel(layer.cell.name, inputs_TBI, state, lengths_B, weights)
-        dtype, sums = _cudnn_dtype(layer.weight_hh), layer.weight_hh.dtype
-        with torch.autocast("cuda", enabled=False):  # torch's own would choose float16 here
-            state, weights = [each.to(dtype) for each in state], _in_one_piece(weights, dtype)
-            outputs_TBH, h, c = _run_kernel(layer.cell.name, inputs_TBI.to(dtype), state, lengths_B, weights)
-            return outputs_TBH, h.to(sums), None if c is None else c.to(sums)
+        weights = [layer.weight_ih, layer.weight_hh, layer.bias_ih, layer.bias_hh]
+        return run_fused(layer.cell.name, inputs_TBI, h_BH, c_BH, lengths_B, weights)
 
 
 class CpuBackend:
@@ -258,42 +244,8 @@ class CpuBackend:
         )
 
 
-def _run_kernel(
-    cell: str, inputs_TBI: Tensor, state: list[Tensor], lengths_B: Tensor | None, weights: list[Tensor]
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Call torch's kernel, on a GPU that of cuDNN; ``state`` is h, or h and c."""
-    # It trains whenever gradients are enabled, whatever the module's mode: cuDNN has no backward pass otherwise.
-    # Arguments after the weights: biases, layers, dropout, training, bidirectional, batch first.
-    options = (True, 1, 0.0, torch.is_grad_enabled(), False, False)
-    kernel: Callable[..., Any] = getattr(torch, _FUSED_KERNELS[cell])
-    first = [each.unsqueeze(0) for each in state]
-    outputs_TBH, *last = kernel(inputs_TBI, first if len(first) > 1 else first[0], weights, *options)
-    last_h = last[0][0] if lengths_B is None else _last(outputs_TBH, lengths_B)
-    return outputs_TBH, last_h, last[1][0] if len(last) > 1 else None
-
-
-def _in_one_piece(weights: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Return the weights as parts of one tensor, in cuDNN's order: otherwise it would copy them, and warn."""
-    flat = torch.cat([weight.flatten() for weight in weights]).to(dtype)
-    parts = torch.split(flat, [weight.numel() for weight in weights])
-    return [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]
-
-
-_CUDNN_WITH_BF16: Final = 91300
-"""The first version of cuDNN whose recurrent kernels have bf16; torch 2.9 comes with an earlier one."""
-
-
-def _cudnn_dtype(weight: Tensor) -> torch.dtype:
-    """Return the type in which cuDNN runs a layer: bf16 if autocast requests it and cuDNN has it."""
-    version: int = torch.backends.cudnn.version() or 0  # type: ignore[no-untyped-call]
-    bf16 = torch.is_autocast_enabled("cuda") and version >= _CUDNN_WITH_BF16
-    return torch.bfloat16 if bf16 else weight.dtype
-
-
 BACKENDS: Final[dict[str, Backend]] = {"auto": CpuBackend(), "fused": Fused(), "reference": ReferenceLoop()}
 """Values of ``training.backend``."""
-_FUSED_KERNELS: Final = {"lstm": "lstm", "gru": "gru", "rnn": "rnn_tanh"}
-"""torch's function for each cell."""
 
 
 def _backend(name: str, cell: str) -> Backend:
@@ -301,13 +253,6 @@ def _backend(name: str, cell: str) -> Backend:
     if name == "reference" or (name == "auto" and CELLS[cell].compiled_training):
         return BACKENDS[name]
     return BACKENDS["fused"] if CELLS[cell].fused else Scan()
-
-
-def _last(outputs_TBH: Tensor, lengths_B: Tensor | None) -> Tensor:
-    """Return each row's output [B, H] at its last real step."""
-    if lengths_B is None:
-        return outputs_TBH[-1]
-    return outputs_TBH[lengths_B - 1, torch.arange(len(lengths_B), device=outputs_TBH.device)]
 
 
 def _materialized(inputs: Inputs) -> Tensor:
@@ -347,15 +292,3 @@ def _without_summary(layer: RecurrentLayer, tokens: Tokens, weight_GI: Tensor) -
     if tokens.context_BC is not None:
         gates_TBG = gates_TBG + functional.linear(tokens.context_BC, weight_GI[:, size:])
     return gates_TBG, None
-
-
-def _carry_past_padding(
-    inputs_TBI: Tensor, weight_GI: Tensor, lengths_B: Tensor, hidden_size: int
-) -> tuple[Tensor, Tensor]:
-    """Add an input that is 1 on padding and makes the LSTM's forget gate 1 and its input gate 0 there."""
-    steps_T1 = torch.arange(inputs_TBI.shape[0], device=inputs_TBI.device).unsqueeze(1)
-    padding_TB1 = (steps_T1 >= lengths_B).unsqueeze(2).to(inputs_TBI.dtype)
-    column_G1 = weight_GI.new_zeros(weight_GI.shape[0], 1)
-    column_G1[:hidden_size] = -SATURATED
-    column_G1[hidden_size : 2 * hidden_size] = SATURATED
-    return torch.cat([inputs_TBI, padding_TB1], 2), torch.cat([weight_GI, column_G1], 1)

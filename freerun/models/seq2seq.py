@@ -5,6 +5,7 @@ Shape suffixes: B batch, S source, T target, V vocabulary, F features before the
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from freerun.architecture import Architecture
@@ -137,6 +138,11 @@ class Seq2Seq(nn.Module):
             target_embedding_VE=draw_types(sizes.target_vocabulary, "target"),
             memory_SBM=draw(source_length, sizes.memory_size, rates.memory_dropout, "memory") if reads_memory else None,
         )
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters."""
+        return self.decoder.output_bias.device
 
     def num_parameters(self) -> int:
         """Return the number of trainable parameters."""

@@ -67,7 +67,7 @@ class StateReader:
         return self._model.encode(self._tensor(source_ids), real, feature_ids_BQ=features)
 
     def _tensor(self, values: Ids) -> Tensor:
-        return torch.as_tensor(values, device=self._model.decoder.output_bias.device)
+        return torch.as_tensor(values, device=self._model.device)
 
 
 def _numbers(values: Tensor) -> Floats:

@@ -46,7 +46,7 @@ class TorchStepper:
             self._start(source_ids, lengths)
 
     def _start(self, source_ids: Ids, lengths: Ids) -> None:
-        device = self.model.decoder.output_bias.device
+        device = self.model.device
         features = None
         if self.model.sizes.has_features:
             source_ids, feature_ids = split_features(source_ids, lengths)
@@ -75,7 +75,7 @@ class TorchStepper:
         self, tokens: Ids, origins: Ids, k: int | None, banned: Sequence[int]
     ) -> tuple[Ids, NDArray[np.floating]]:
         assert self._encoded is not None and self._tables is not None, "start() comes first"
-        device = self.model.decoder.output_bias.device
+        device = self.model.device
         encoded, products = self._continued(origins)
         features, self._encoded = self.model.decoder.step(
             torch.as_tensor(tokens, device=device), encoded, self._tables, products_BG=products
@@ -120,7 +120,7 @@ class TorchStepper:
         return [product.index_select(0, positions_N) for product in products]
 
     def _tensor(self, ids: Ids) -> Tensor:
-        return torch.as_tensor(ids, device=self.model.decoder.output_bias.device)
+        return torch.as_tensor(ids, device=self.model.device)
 
     @torch.inference_mode()
     def log_prob_of(self, tokens: Ids) -> NDArray[np.floating]:

@@ -80,7 +80,9 @@ class StudyRun:
 
     @property
     def config_hash(self) -> str:
-        """The hash of everything that determines the metrics, which excludes the data's location and the threads."""
+        """The hash of everything that determines the metrics, which excludes the data's location, the threads and the
+        device.
+        """
         values = with_former_names(_portable(self.config))  # results of earlier versions remain this run's
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -284,7 +286,7 @@ def _portable_with_hashes(config: Config) -> dict[str, Any]:
 def _portable(config: Config) -> dict[str, Any]:
     """Return everything that determines the metrics: no paths of data and bundles, and no number of threads."""
     raw = config.model_dump(exclude_none=True, mode="json")
-    for section, key in (("data", "train"), ("data", "dev"), ("training", "init"), ("training", "threads")):
+    for section, key in (("data", "train"), ("data", "dev"), *_WITHOUT_EFFECT):
         raw[section].pop(key, None)
     for section, key in _NEWER_KEYS:
         if not raw[section][key]:
@@ -292,6 +294,7 @@ def _portable(config: Config) -> dict[str, Any]:
     return raw
 
 
+_WITHOUT_EFFECT: Final = (("training", "init"), ("training", "threads"), ("training", "device"))
 _NEWER_KEYS: Final = (
     ("evaluation", "early_stop"),
     ("model", "embedding_unit_dropout"),

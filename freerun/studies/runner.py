@@ -40,10 +40,13 @@ _POLL_SECONDS = 0.2
 Progress = Callable[[int, int], None]
 
 
-def train_all(waiting: Sequence[StudyRun], settings: StudyConfig, progress: Progress | None = None) -> None:
+def train_all(
+    waiting: Sequence[StudyRun], settings: StudyConfig, progress: Progress | None = None, device: str | None = None
+) -> None:
     """Train runs, each in a process of its own, and store their results.
 
-    ``progress`` is called while a trained model is evaluated.
+    ``progress`` is called while a trained model is evaluated. ``device`` is that of all trainings; None: that of their
+    configurations.
 
     Raises:
         UserError: a run could not be trained.
@@ -59,7 +62,7 @@ def train_all(waiting: Sequence[StudyRun], settings: StudyConfig, progress: Prog
                 if requested.take():
                     _request_checkpoints(running.values())
                 while len(running) < settings.processes and not stop and (run := _take_free_run(todo, reported)):
-                    running[run.name] = run, _start(run, settings.processes)
+                    running[run.name] = run, _start(run, settings.processes, device)
                 if stop:
                     raise Interrupted(stop.signal)
                 for run, process in list(running.values()):
@@ -106,13 +109,14 @@ def _take_free_run(todo: list[StudyRun], reported: set[str]) -> StudyRun | None:
     return None
 
 
-def _start(run: StudyRun, processes: int) -> TrainingProcess:
+def _start(run: StudyRun, processes: int, device: str | None) -> TrainingProcess:
     environment = dict(os.environ)
     if processes > 1 and not run.config.training.threads:
         # cores are divided among processes; a configuration key would change with their number
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
     log.info(f"{run.name}: training, see {run.log}")
     arguments = [str(run.study / "configs" / f"{run.arm}.toml"), "--seed", str(run.seed)]
+    arguments += [] if device is None else ["--device", device]
     return TrainingProcess([*arguments, "--out", str(run.directory), "--resume"], run.log, environment)
 
 

@@ -177,7 +177,7 @@ class Checkpoints:
 
 def serialised(tensors: Mapping[str, Tensor]) -> bytes:
     """Return tensors as the bytes of a safetensors file; equal tensors give equal bytes."""
-    return save_tensors({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
+    return save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
 def _manifest(update: int, hashes: Mapping[str, str]) -> dict[str, Any]:

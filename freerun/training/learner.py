@@ -14,13 +14,13 @@ from freerun.data.batching import Batch
 from freerun.forcing.loss import Losses, or_one
 from freerun.forcing.strategy import Strategy
 from freerun.forcing.training_batch import TrainingBatch, Update
-from freerun.models.device import Scalar, read_numbers, scalar
+from freerun.models.device import Scalar, is_out_of_memory, read_numbers, scalar
 from freerun.models.seq2seq import Seq2Seq
 from freerun.training.optimizers import load_optimizer_state, optimizer_tensors
 from freerun.training.precision import autocast
 from freerun.training.schedules import Schedule
 
-__all__ = ["Learner", "NotFinite", "Step"]
+__all__ = ["Learner", "MemoryFull", "NotFinite", "Step"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,10 @@ class NotFinite(Exception):
         self.loss = loss
         self.gradient_norm = gradient_norm
         self.others = others or {}
+
+
+class MemoryFull(Exception):
+    """The device has no memory for an update; weights and state are those from before it."""
 
 
 class Learner:
@@ -100,10 +104,16 @@ class Learner:
         """Make one optimizer step over all ``batches`` together; ``number`` counts from 1.
 
         Raises:
-            NotFinite: before the step, which is then not applied.
+            NotFinite, MemoryFull: before the step, which is then not applied.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        values, parts = self._backward(number, batches)
+        try:
+            values, parts = self._backward(number, batches)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self.optimizer.zero_grad(set_to_none=True)
+            raise MemoryFull(str(error).partition("\n")[0]) from None
         norm_tensor = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm or math.inf)
         loss, norm, metrics = _read(values, norm_tensor, parts)
         _check(loss, norm, metrics)
@@ -187,7 +197,7 @@ class Learner:
 
     def _losses(self, update: Update, batch: Batch) -> Losses:
         """Return the model's losses on one batch; the strategy's own loss is backpropagated right away."""
-        device = self.model.decoder.output_bias.device
+        device = self.model.device
         with autocast(self.precision, device.type):
             losses = self.strategy.losses(self.model, TrainingBatch.of(batch, device), update)
         own = self.strategy.own_loss(losses.own_inputs, update)

@@ -1,4 +1,4 @@
-"""bf16 on CPUs that support it, and never a crash on others."""
+"""bf16 on CPUs and GPUs that support it, and never a crash on others."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ MIN_HIDDEN_SIZE = 128
 def bf16_is_fast(device: str = "cpu") -> bool:
     """Return True if the device multiplies bf16 matrices in hardware."""
     if device != "cpu":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # oneDNN accepts bf16 on every CPU with AVX-512, but converts it back and forth if the instructions are missing
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()
 
 
 def choose_precision(requested: str, hidden_size: int, device: str = "cpu") -> str:
-    """Turn "auto" into "bf16" on a CPU that supports it, from ``MIN_HIDDEN_SIZE`` hidden units on, else into "fp32".
+    """Turn "auto" into "bf16" on a device that supports it, from ``MIN_HIDDEN_SIZE`` hidden units on, else into "fp32".
 
     Raises:
-        ConfigError: bf16 is requested and the CPU does not support it.
+        ConfigError: bf16 is requested and the device does not support it.
     """
-    is_fast = bf16_is_fast(device)
+    is_fast, processor = bf16_is_fast(device), "CPU" if device == "cpu" else "GPU"
     if requested == "bf16" and not is_fast:
         raise ConfigError.single(
             "training.precision",
-            "bf16 is requested, but this CPU cannot multiply it in hardware",
+            f"bf16 is requested, but this {processor} cannot multiply it in hardware",
             'Expected "fp32" or "auto" here',
-            'Set training.precision = "auto", which uses bf16 only if the CPU supports it',
+            f'Set training.precision = "auto", which uses bf16 only if the {processor} supports it',
         )
     if requested != "auto":
         return requested

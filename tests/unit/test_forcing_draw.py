@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from freerun.forcing.draw import Draw
+from freerun.models import device as devices
 
 LOGITS = torch.tensor([[0.1, 0.2, 0.3, 0.4]]).log()
 
@@ -50,3 +51,17 @@ def test_the_logits_are_left_as_they_are():
     logits = LOGITS.clone()
     drawn(0.5, logits, banned=(2,))
     assert torch.equal(logits, LOGITS)
+
+
+@pytest.mark.parametrize("options", [{}, {"banned": (0, 3)}, {"temperature": 0.2}])
+def test_integers_draw_what_fractions_do(monkeypatch, options):
+    numbers = torch.linspace(0, 1 - 2.0**-53, 1001, dtype=torch.float64)
+    logits = LOGITS.double().expand(1001, -1)
+    expected = Draw(**options).tokens(logits, numbers)
+    monkeypatch.setattr(devices, "_SYNCHRONOUS", frozenset())
+    assert torch.equal(Draw(**options).tokens(logits, numbers), expected)
+
+
+def test_integers_end_at_the_last_token_that_is_possible(monkeypatch):
+    monkeypatch.setattr(devices, "_SYNCHRONOUS", frozenset())
+    test_the_largest_number_points_at_the_last_token_that_is_possible(torch.float64)

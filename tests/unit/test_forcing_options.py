@@ -123,7 +123,9 @@ def test_no_two_purposes_share_their_numbers(name, settings, monkeypatch):
         if hasattr(module, "uniforms"):
             own = module.uniforms
             monkeypatch.setattr(
-                module, "uniforms", lambda update, *more, own=own: (purposes.append(more[0]), own(update, *more))[1]
+                module,
+                "uniforms",
+                lambda update, *more, own=own, **named: (purposes.append(more[0]), own(update, *more, **named))[1],
             )
     trace_of(name, settings, 1)
     assert len(purposes) == len(set(purposes))

@@ -59,7 +59,8 @@ def test_a_pickle_predicts_the_same(models, name, options, monkeypatch):
     again = pickle.loads(content)
     for search in (freerun.Beam(), BEAM):
         assert again.predict_batch(TEXTS, search) == model.predict_batch(TEXTS, search)
-    ((paths, mean, threads, max_length, runtime, precision, digest),) = asked
+    ((paths, mean, threads, max_length, runtime, precision, device, digest),) = asked
+    assert device == "cpu"
     assert paths == [models[name], *options.get("ensemble", [])]
     assert (mean, threads) == (options.get("mean", "arithmetic"), options.get("threads", 0))
     assert (max_length, runtime) == (options.get("max_length"), options.get("runtime"))

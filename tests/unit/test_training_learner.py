@@ -13,7 +13,7 @@ from freerun.forcing.loss import Losses, OwnLoss, Term
 from freerun.forcing.strategy import Objective, Strategy, StrategySettings
 from freerun.forcing.teacher import Teacher
 from freerun.forcing.training_batch import TrainingBatch, Update
-from freerun.training.learner import Learner, NotFinite
+from freerun.training.learner import Learner, MemoryFull, NotFinite
 from tests.networks import close, corpus, gradients_of, network, random_rows
 
 LENGTHS = [3, 5, 2, 4, 6, 1, 2, 5]
@@ -363,3 +363,21 @@ def test_a_strategy_that_does_not_learn_in_an_update_gives_figures_only():
     step = learner(strategy).update(1, batches(1))
     assert strategy.calls[-1] == ("step", None)
     assert step.metrics[0]["own"] == (8.0, 1)
+
+
+def test_an_update_without_memory_changes_nothing(monkeypatch):
+    a_learner = learner()
+    before = {name: value.clone() for name, value in a_learner.model.state_dict().items()}
+
+    class Full(OneTerm):
+        def losses(self, model, batch, update):
+            losses = super().losses(model, batch, update)
+            if update.part == 1:  # the first part has left gradients
+                raise torch.OutOfMemoryError("no memory")
+            return losses
+
+    a_learner.strategy = Full(StrategySettings(), Objective())
+    with pytest.raises(MemoryFull, match="no memory"):
+        a_learner.update(1, batches(2))
+    close(a_learner.model.state_dict(), before, 0)
+    assert all(parameter.grad is None for parameter in a_learner.model.parameters())

@@ -1,0 +1,277 @@
+"""A GPU against the CPU: values, gradients, rollouts, predictions; the same bytes again; when an update waits."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import freerun
+from freerun.architecture import ATTENTIONS, CELLS
+from freerun.data.batching import make_batch
+from freerun.data.builtin import make_dataset
+from freerun.errors import ConfigError, Interrupted, TrainingError
+from freerun.forcing import professor, rollout
+from freerun.forcing.registry import STRATEGIES
+from freerun.forcing.strategy import Objective
+from freerun.models import dropout, random_tensors
+from freerun.models.device import choose_device, exactly, read_numbers
+from freerun.models.random_tensors import coin_flips, uniform
+from freerun.randomness import CounterGenerator
+from freerun.training import learner as learning
+from freerun.training.learner import Learner
+from tests.networks import SOME_OF_ALL, corpus, network, random_rows
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="benchmarks/gpu.py --check says why there is no GPU"),
+]
+GPU = torch.device("cuda", 0)
+LENGTHS = [3, 5, 2, 4, 6, 1, 2, 5]
+PAIRS = corpus(random_rows(LENGTHS), random_rows(LENGTHS[::-1], size=9, seed=1))
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4}
+HALF = {"kind": "constant", "teacher_prob": 0.5}
+PROFESSOR = {"warmup": 0, "model_gate": 0.0, "hidden_size": 5, "weight": 0.5, "include_teacher_term": True}
+FORCING = {
+    "teacher": ("teacher", {}),
+    "scheduled": ("scheduled_sampling", {"schedule": HALF}),
+    "in passes": ("scheduled_sampling", {"schedule": HALF, "passes": 2}),
+    "free running": ("free_running", {}),
+    "professor": ("professor", PROFESSOR),
+    "hinge": ("professor", {**PROFESSOR, "adversary": "hinge", "r1": 0.5, "spectral_norm": True}),
+    "replacement": ("input_corruption", {"kind": "replacement", "rate": 0.5}),
+    "raml": ("input_corruption", {"kind": "raml", "temperature": 5.0}),
+}
+ASKING = {
+    "mmd": ("professor", {"warmup": 0, "adversary": "mmd"}),
+    "minimum risk": ("minimum_risk", {"samples": 3}),
+    "self-critical": ("self_critical", {}),
+    "optimal completion": ("optimal_completion", {"teacher_prob": 0.4}),
+}
+"""Costs of whole outputs, and counts of rows, are computed on the CPU: these wait within an update."""
+
+
+def learner(name, settings, device, dtype=torch.float64, **options):
+    kind = STRATEGIES[name]
+    # on the CPU the reference loop, which calls none of torch's recurrent kernels
+    backend = "auto" if torch.device(device).type == "cuda" else "reference"
+    model = network(dtype=dtype, backend=backend, **SOME_OF_ALL, **options).to(device)
+    return Learner(
+        model=model,
+        strategy=kind(kind.Settings(**settings), Objective(0.1)),
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        schedule=lambda update: 1.0,
+        seed=3,
+        clip_norm=0.5,
+        cosine_every=2,
+    )
+
+
+def batches(parts):
+    return [make_batch(PAIRS, rows) for rows in np.array_split(np.arange(len(PAIRS)), parts)]
+
+
+def run(each):
+    steps = [each.update(number, batches(parts)) for number, parts in ((1, 1), (2, 2), (3, 1))]
+    return steps, {name: value.detach().cpu() for name, value in each.model.named_parameters()}
+
+
+@pytest.fixture
+def numbers_of_a_cpu(monkeypatch):
+    """Random numbers of a CPU, moved to the device, so that results can be compared."""
+
+    def uniforms(generator, *shape, device):
+        return torch.from_numpy(generator.uniform(*shape)).to(device)
+
+    def flips(generator, probability, *shape, device):
+        return torch.from_numpy(generator.coin_flips(probability, *shape)).to(device)
+
+    monkeypatch.setattr(rollout, "uniform", uniforms)
+    monkeypatch.setattr(dropout, "coin_flips", flips)
+
+
+def check_agreement(name, settings, dtype, **sizes):
+    """Three updates: losses, gradient norms, metrics, and weights, which hold the gradients."""
+    with exactly(GPU):
+        found, weights = run(learner(name, settings, GPU, dtype, **sizes))
+    expected, their_weights = run(learner(name, settings, "cpu", dtype, **sizes))
+    tolerance = TOLERANCE[dtype]
+    for step, other in zip(found, expected, strict=True):
+        assert step.loss == pytest.approx(other.loss, rel=tolerance, abs=tolerance)
+        assert step.gradient_norm == pytest.approx(other.gradient_norm, rel=tolerance, abs=tolerance)
+        for metrics, others in zip(step.metrics, other.metrics, strict=True):
+            assert metrics.keys() == others.keys()
+            for key, pair in metrics.items():
+                assert pair == pytest.approx(others[key], rel=tolerance, abs=tolerance), key
+    torch.testing.assert_close(weights, their_weights, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["fp64", "fp32"])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_cell_and_attention_computes_what_the_cpu_does(numbers_of_a_cpu, cell, attention, dtype):
+    sizes = {"cell": cell, "attention": attention}
+    if attention != "dot":  # which compares vectors of one size
+        sizes["bidirectional"] = True
+    check_agreement("teacher", {}, dtype, **sizes)
+
+
+@pytest.mark.parametrize("attention", ["none", "general", "bahdanau"])
+@pytest.mark.parametrize("forcing", FORCING | ASKING)
+def test_every_strategy_computes_what_the_cpu_does_from_the_same_numbers(numbers_of_a_cpu, forcing, attention):
+    name, settings = (FORCING | ASKING)[forcing]
+    check_agreement(name, settings, torch.float64, attention=attention)
+
+
+@pytest.mark.parametrize("size", [1, 2, 1001, 100_000])
+def test_random_numbers_are_the_same_on_every_device(monkeypatch, size):
+    generator = CounterGenerator(7, "test", 3)
+    found = uniform(generator, size, device=GPU), coin_flips(generator, 0.3, size, device=GPU)
+    monkeypatch.setattr(random_tensors, "is_asynchronous", lambda device: True)
+    cpu = torch.device("cpu")
+    expected = uniform(generator, size, device=cpu), coin_flips(generator, 0.3, size, device=cpu)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.cpu(), other)
+
+
+@pytest.mark.parametrize("attention", ["none", "general", "bahdanau"])
+@pytest.mark.parametrize("forcing", FORCING)
+def test_an_update_waits_only_where_it_reads_its_numbers(monkeypatch, forcing, attention):
+    name, settings = FORCING[forcing]
+    each = learner(name, settings, GPU, torch.float32, attention=attention)
+
+    def read(values):
+        torch.cuda.set_sync_debug_mode("default")
+        try:
+            return read_numbers(values)
+        finally:
+            torch.cuda.set_sync_debug_mode("error")
+
+    monkeypatch.setattr(learning, "read_numbers", read)
+    monkeypatch.setattr(professor, "read_numbers", read)
+    with exactly(GPU):
+        each.update(1, batches(1))  # allocates, and loads kernels
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for number in (3, 5):  # 2 and 4 would compare the gradients of two terms
+                each.update(number, batches(1))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+# ------------------------------------------------------------------------------------------------- trainings, models
+
+SETTINGS = {
+    "model": {"embedding_size": 32, "hidden_size": 64, "dropout": 0.2, "memory_dropout": 0.1},
+    "training": {"updates": 60, "batch_size": 64, "journal_every": 10, "checkpoint_every": 20, "device": "cuda"},
+    "evaluation": {"every": 30, "max_sources": 100},
+}
+STRATEGY = {
+    "teacher": {"strategy": "teacher"},
+    "scheduled": {"strategy": "scheduled_sampling", "schedule": HALF},
+    "professor": {"strategy": "professor", "warmup": 5, "model_gate": 0.0, "hidden_size": 16},
+    "minimum risk": {"strategy": "minimum_risk", "samples": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return make_dataset("reverse", tmp_path_factory.mktemp("reverse"))["train"]
+
+
+class StopAt(freerun.Callback):
+    """Ends a training after an update, as an error in a program would."""
+
+    def __init__(self, update):
+        self.update = update
+
+    def on_update(self, update, metrics):
+        if update == self.update:
+            raise KeyboardInterrupt
+
+
+def config(forcing="teacher", attention="none", **training):
+    model = {**SETTINGS["model"], "attention": attention}
+    if attention == "none":
+        del model["memory_dropout"]
+    return {
+        **SETTINGS,
+        "model": model,
+        "training": {**SETTINGS["training"], **training},
+        "forcing": STRATEGY[forcing],
+    }
+
+
+def train(pairs, out, *arguments, stop_at=None, resume=False, **options):
+    callbacks = [] if stop_at is None else [StopAt(stop_at)]
+    with contextlib.suppress(KeyboardInterrupt, Interrupted):
+        freerun.train(pairs, config=config(*arguments, **options), out=out, callbacks=callbacks, resume=resume)
+    return Path(out)
+
+
+def journal(directory):
+    """The events, without those and the keys that a resumed run may have differently."""
+    events = [json.loads(line) for line in (directory / "journal.jsonl").read_text().splitlines()]
+    timed = [{key: value for key, value in event.items() if "second" not in key} for event in events]
+    return [event for event in timed if event["event"] not in ("resume", "stop", "start")]
+
+
+def files(directory):
+    return {path.name: path.read_bytes() for path in sorted((directory / "last").iterdir())}
+
+
+@pytest.mark.parametrize(("forcing", "attention"), [*((each, "none") for each in STRATEGY), ("teacher", "bahdanau")])
+def test_a_resumed_training_ends_with_the_same_bytes(pairs, tmp_path, forcing, attention):
+    undisturbed = train(pairs, tmp_path / "a", forcing, attention)
+    again = train(pairs, tmp_path / "b", forcing, attention, stop_at=33)
+    assert (again / "checkpoints" / "update-00000020").exists()
+    train(pairs, again, forcing, attention, resume=True)
+    assert files(again) == files(undisturbed)
+    assert journal(again) == journal(undisturbed)
+
+
+def test_a_training_learns_in_bf16_and_its_model_predicts_alike_everywhere(pairs, tmp_path):
+    sizes = {"model": {"embedding_size": 64, "hidden_size": 256, "attention": "bahdanau", "bidirectional": True}}
+    settings = {**SETTINGS, **sizes, "training": {"updates": 500, "batch_size": 64, "device": "cuda"}}
+    settings["evaluation"] = {"every": 250}
+    result = freerun.train(pairs, config=settings, out=tmp_path / "run")
+    assert result.metrics["sequence_accuracy.free"] > 0.8
+    sources = [line.split("\t")[0] for line in pairs.read_text().splitlines()[:200]]
+    models = [freerun.load(tmp_path / "run", device=device, runtime="torch") for device in ("cuda", "cpu")]
+    for options in ({}, {"beam_size": 5, "num_hypotheses": 3}, {"sample": True, "seed": 2}):
+        found, expected = ([*model.predict_batch(sources, **options)] for model in models)
+        assert sum(a.text == b.text for a, b in zip(found, expected, strict=True)) >= 198  # ties
+        close = [a.score == pytest.approx(b.score, abs=1e-3) for a, b in zip(found, expected, strict=True)]
+        assert sum(close) >= 198
+
+
+def test_a_run_moves_between_devices(pairs, tmp_path):
+    directory = train(pairs, tmp_path / "run", stop_at=33)
+    freerun.train(out=directory, resume=True, device="cpu")
+    events = [json.loads(line) for line in (directory / "journal.jsonl").read_text().splitlines()]
+    assert events[0]["device"] == "cuda"
+    assert [event["device"] for event in events if event["event"] == "resume"] == ["cpu"]
+
+
+def test_a_batch_too_large_for_the_gpu_is_named_and_nothing_is_lost(pairs, tmp_path):
+    total = torch.cuda.get_device_properties(GPU).total_memory
+    directory = train(pairs, tmp_path / "run", stop_at=25)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated(GPU) + 2**20) / total, GPU)
+    try:
+        with pytest.raises(TrainingError, match="a batch of 64 pairs, padded to"):
+            freerun.train(out=directory, resume=True)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, GPU)
+    freerun.train(out=directory, resume=True)
+    assert files(directory) == files(train(pairs, tmp_path / "undisturbed"))
+
+
+def test_a_gpu_beyond_the_last_one_is_an_error_before_anything_is_read(tmp_path):
+    with pytest.raises(ConfigError, match="cuda:999 is requested"):
+        freerun.train(tmp_path / "missing.tsv", device="cuda:999", out=tmp_path / "run")
+    assert choose_device("auto").type == "cuda"
