@@ -233,13 +233,14 @@ def test_cuda_without_a_gpu(monkeypatch):
     )
 
 
+@pytest.mark.parametrize("number", [3, 7])
 @pytest.mark.parametrize(("gpus", "found"), [(1, "1 GPU, cuda:0"), (3, "3 GPUs, cuda:0 to cuda:2")])
-def test_a_gpu_beyond_the_last_one(monkeypatch, gpus, found):
+def test_a_gpu_beyond_the_last_one(monkeypatch, gpus, found, number):
     pretend(monkeypatch, gpus)
     with pytest.raises(ConfigError) as caught:
-        choose_device("cuda:7")
+        choose_device(f"cuda:{number}")
     assert str(caught.value) == (
-        f"device: cuda:7 is requested, and this machine has {found}. Expected a number below {gpus}. Choose one of "
+        f"device: cuda:{number} is requested, and this machine has {found}. Expected a number below {gpus}. Choose one of "
         'them, or "auto".'
     )
 
