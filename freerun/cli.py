@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -35,7 +35,7 @@ from freerun.text import one_line, shown
 from freerun.threads import in_a_command
 from freerun.version import VERSION
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "set_waiting"]
 
 app = typer.Typer(
     name="freerun",
@@ -596,12 +596,19 @@ def _check_requires(command: str, option: str, given: bool, others: Mapping[str,
         raise UserError(command, f"{', '.join(ignored)} without {option}", f"It requires {option}", fix)
 
 
+def set_waiting(environment: MutableMapping[str, str]) -> None:
+    """Let torch's threads wait for each other by turning for a moment, then by sleeping (docs/decisions/0034).
+
+    torch reads the variables when it is imported; those that the user has set remain.
+    """
+    if not environment.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
+        environment["GOMP_SPINCOUNT"] = "2000"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0, 2 for an error that the user can fix, 128 + the number of a signal, or 1."""
     prepare_streams()
-    # torch reads this when it is imported. On a shared machine, threads that spin while waiting take time from those
-    # they wait for (docs/decisions/0007).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    set_waiting(os.environ)
     try:
         code = _run(arguments)
         sys.stdout.flush()

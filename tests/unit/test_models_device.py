@@ -240,8 +240,8 @@ def test_a_gpu_beyond_the_last_one(monkeypatch, gpus, found, number):
     with pytest.raises(ConfigError) as caught:
         choose_device(f"cuda:{number}")
     assert str(caught.value) == (
-        f"device: cuda:{number} is requested, and this machine has {found}. Expected a number below {gpus}. Choose one of "
-        'them, or "auto".'
+        f"device: cuda:{number} is requested, and this machine has {found}. Expected a number below {gpus}. "
+        'Choose one of them, or "auto".'
     )
 
 
