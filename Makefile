@@ -43,7 +43,7 @@ test-slow: $(INSTALLED) ## The slow tests: learning, killed runs, real data, a s
 
 # Installs nothing: the machine's own interpreter has the torch that fits its driver, and freerun's requirements.
 GPU_PYTHON = $(or $(PYTHON),$(BIN)/python)
-test-gpu: ## The tests and figures that need a GPU, with PYTHON=an interpreter that has torch for it
+test-gpu: ## The tests and benchmarks that need a GPU, with PYTHON=an interpreter that has torch for it
 	PYTHONPATH=. $(GPU_PYTHON) benchmarks/gpu.py --check
 	PYTHONPATH=. $(GPU_PYTHON) -m pytest -c tests/gpu/pytest.ini tests/gpu
 	PYTHONPATH=. $(GPU_PYTHON) benchmarks/gpu.py

@@ -1,11 +1,12 @@
-"""Times freerun on a GPU, beside a plain encoder-decoder of torch.nn.LSTM in the same run.
+"""Times freerun on a GPU, compared with a plain encoder-decoder of torch.nn.LSTM in the same run.
 
     python benchmarks/gpu.py [--json] [--rounds 5] [--updates 50] [--hidden 512] [--batch 256]
 
 Training: updates per second and pairs per second with teacher forcing (without attention, with Luong's and with
-Bahdanau's), scheduled sampling and professor forcing; the plain model's training, padded, under autocast in the same
-precision. Decoding: sources per second, greedy and with a beam of 5. All on the built-in CMUdict, medians of rounds in
-which all take turns. Without a GPU: one sentence on standard error, and exit code 77. ``--check`` does nothing else.
+Bahdanau's), scheduled sampling and professor forcing; the plain model's training, padded, under the same autocast, in
+which torch runs nn.LSTM in float16 whatever the type. Decoding: sources per second, greedy and with a beam of 5. All
+on the built-in CMUdict, medians of rounds in which all take turns. Without a GPU: one sentence on standard error, and
+exit code 77. ``--check`` does nothing else.
 """
 
 from __future__ import annotations
@@ -32,16 +33,17 @@ from freerun.config import Config
 from freerun.data.batching import Batch
 from freerun.experiment.dataset import TrainingData
 from freerun.forcing.training_batch import TrainingBatch
-from freerun.models.device import choose_device, described, exactly
+from freerun.models.device import choose_device, deterministic, device_label
 from freerun.models.torch_stepper import TorchStepper
 from freerun.search.methods import Beam
 from freerun.search.searcher import StepperSearcher, search_in_batches
 from freerun.training.learner import Learner
 from freerun.training.precision import autocast
 
+PLAIN = "plain torch.nn.LSTM"
 NO_GPU = 77
 """The exit code by which test runners know that a test does not apply."""
-MOST_SOURCES, ROWS = 512, 256
+MAX_SOURCES, ROWS = 512, 256
 
 KINDS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "no attention": ({"attention": "none"}, {"strategy": "teacher"}),
@@ -135,15 +137,15 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         for number, batch in enumerate(batches, start=start):
             learner.update(number, [batch])
 
-    times: dict[str, list[float]] = {name: [] for name in [*learners, "plain torch.nn.LSTM"]}
-    with exactly(device, precision):
+    times: dict[str, list[float]] = {name: [] for name in [*learners, PLAIN]}
+    with deterministic(device, precision):
         for number in range(options.rounds + 1):
             for name, learner in learners.items():
                 times[name].append(seconds(partial(updates, learner, number * len(batches) + 1), device))
-            times["plain torch.nn.LSTM"].append(seconds(partial(plain.updates, batches), device))
+            times[PLAIN].append(seconds(partial(plain.updates, batches), device))
     per_update = {name: [1000 * each / len(batches) for each in rounds[1:]] for name, rounds in times.items()}
     return {
-        "device": described(device),
+        "device": device_label(device),
         "torch": torch.__version__,
         "precision": precision,
         "hidden": options.hidden,
@@ -156,7 +158,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
 
 def decoding(learner: Learner, data: TrainingData, device: torch.device, rounds: int) -> dict[str, float]:
     """Return the milliseconds per source of searches, on a model that has learned a little."""
-    sources = [data.source.encode(text) for text in data.sample.sources[:MOST_SOURCES]]
+    sources = [data.source.encode(text) for text in data.sample.sources[:MAX_SOURCES]]
     searcher = StepperSearcher(lambda: TorchStepper(learner.model))
 
     def search(beam: Beam) -> None:
@@ -173,7 +175,7 @@ def decoding(learner: Learner, data: TrainingData, device: torch.device, rounds:
 def as_text(result: Mapping[str, Any]) -> str:
     """Return the figures as a table in Markdown."""
     updates, pairs = result["milliseconds_per_update"], result["pairs_per_update"]
-    plain = updates["plain torch.nn.LSTM"]
+    plain = updates[PLAIN]
     where = f"{result['device']}, torch {result['torch']}, {result['precision']}"
     lines = [
         f"{where}: LSTM {result['hidden']}, batches of {result['batch']}.",
@@ -200,7 +202,7 @@ def main() -> None:
         sys.exit(NO_GPU)
     options.device = choose_device(options.device)
     if options.check:
-        print(described(options.device))
+        print(device_label(options.device))
         return
     result = measured(options)
     print(json.dumps(result, indent=1) if options.json else as_text(result))

@@ -182,7 +182,7 @@ def build_learner(config: Config, model: Seq2Seq, order: BatchOrder) -> Learner:
         schedule=schedule_of(training, order),
         seed=training.seed,
         clip_norm=training.clip_norm,
-        precision=choose_precision(training.precision, config.model.hidden_size, model.device.type),
+        precision=choose_precision(training.precision, config.model.hidden_size, str(model.device)),
         updates_per_epoch=updates_per_epoch(training, order),
         cosine_every=training.journal_every,
     )

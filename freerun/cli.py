@@ -484,7 +484,12 @@ def study(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Study directory. Default: runs/<name of the config>.")
     ] = None,
-    device: TrainingDevice = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|cpu|cuda|cuda:N", help="Train all arms on this device. Default: as their configurations say."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare strategies over seeds. Test their differences for significance; rerun the command to resume."""

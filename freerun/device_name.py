@@ -1,4 +1,4 @@
-"""The names of devices: ``auto``, ``cpu``, ``cuda`` and ``cuda:N``. Whether there is such a device, torch knows."""
+"""The names of devices: ``auto``, ``cpu``, ``cuda`` and ``cuda:N``; torch decides whether the device exists."""
 
 from __future__ import annotations
 

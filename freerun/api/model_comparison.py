@@ -9,7 +9,7 @@ from freerun.evaluation.comparison import Comparison
 from freerun.evaluation.comparison import compare as compare_evaluations
 from freerun.evaluation.predictor_evaluation import evaluate_pairs
 from freerun.experiment.pairs_for_model import read_for_models
-from freerun.loading import checked_device, load
+from freerun.loading import load, resolve_device
 from freerun.runtime.predictor import Predictor
 
 __all__ = ["compare"]
@@ -52,7 +52,7 @@ def compare(
         reject_load_options({"threads": threads, "device": device != "cpu"})
     check_int("beam_size", beam_size)
     check_progress(progress)
-    device = checked_device(device)
+    device = resolve_device(device)
     if pairs is None:
         raise wrong_type("pairs", pairs, "a path (str or os.PathLike) or pairs in memory")
     spec = as_pairs("pairs", pairs, columns, list(paths.values()))

@@ -19,7 +19,7 @@ from freerun.evaluation.unknown_features import warn_of_unknown_features
 from freerun.experiment.pairs_for_model import read_for_models
 from freerun.experiment.pairs_spec import PairsSpec
 from freerun.files import open_text_file
-from freerun.loading import checked_device
+from freerun.loading import resolve_device
 from freerun.loading.torch_model import load_model
 from freerun.models.seq2seq import Seq2Seq
 from freerun.models.state_reader import StateReader
@@ -85,7 +85,7 @@ def diagnose(
     if page is not None:
         import freerun.report.diagnosis_page  # noqa: F401 (a missing extra is an error before the work, not after it)
     number = resolve_threads(check_threads(threads))
-    place = checked_device(device)
+    place = resolve_device(device)
     spec = as_pairs("pairs", pairs, columns, paths)
     subject = _of_predictor(model) if isinstance(model, Predictor) else _of_bundle(paths[0], place)
     items = group_pairs(read_for_models(spec, subject.source), subject.source, subject.target)

@@ -10,7 +10,7 @@ from freerun.arguments import as_path, as_paths, check_flag, check_int, check_nu
 from freerun.data.readers import Columns
 from freerun.evaluation.predictor_evaluation import ModelEvaluation, evaluate_pairs
 from freerun.experiment.pairs_for_model import read_for_models
-from freerun.loading import Mean, Precision, Runtime, checked_device, load_bundles
+from freerun.loading import Mean, Precision, Runtime, load_bundles, resolve_device
 from freerun.runtime.predictor import Predictor
 
 __all__ = ["evaluate"]
@@ -81,7 +81,7 @@ def evaluate(
     check_number("length_penalty", length_penalty)
     check_flag("early_stop", early_stop)
     check_progress(progress)
-    device = checked_device(device, runtime, precision)
+    device = resolve_device(device, runtime, precision)
     spec = as_pairs("pairs", pairs, columns, paths)
     most_frequent_target = None
     if isinstance(model, Predictor):

@@ -73,13 +73,13 @@ def resume_config(request: TrainRequest, directory: Path) -> ResumedConfig:
     if is_outdated:
         saved = override(saved, length.key.split("."), length.after, str(path))
         config = parse_config(saved, path, trust.settings_of)
-    if device := flatten(_set_now(request)).get(DEVICE_KEY):
+    if device := flatten(_requested_keys(request)).get(DEVICE_KEY):
         training = config.training.model_copy(update={"device": device})
         config = config.model_copy(update={"training": training})
     return ResumedConfig(config, saved, length, is_outdated, trust)
 
 
-def _set_now(request: TrainRequest) -> dict[str, Any]:
+def _requested_keys(request: TrainRequest) -> dict[str, Any]:
     """Return the keys that the request sets now."""
     raw = {} if request.configuration is None else source_config(request)[0]
     return with_options(raw, request)
@@ -112,7 +112,8 @@ def _agreed_length(request: TrainRequest, directory: Path, saved: Mapping[str, A
         saved = with_length(saved, length)  # the process was killed before it rewrote config.toml
     requested, open_keys = _requested_config(request, saved, trust)
     requested = with_copies(_with_memory_files(requested, before, request, directory), before, directory)
-    edited = changed_keys(before, saved)  # config.toml itself was changed by hand
+    # config.toml itself was changed by hand
+    edited = [change for change in changed_keys(before, saved) if not _is_open(change[0], set())]
     changed = [change for change in changed_keys(before, requested) if not _is_open(change[0], open_keys)]
     if changed == edited and _names_length(request):
         edited = []  # both ask for the same length

@@ -24,7 +24,7 @@ from freerun.loading.torch_model import load_weights, sizes_of
 from freerun.lock import inner_lock, only_writer
 from freerun.log import log
 from freerun.metrics.defined import defined
-from freerun.models.device import CPU, choose_device, described, exactly
+from freerun.models.device import CPU, choose_device, deterministic, device_label, is_out_of_memory
 from freerun.models.torch_threads import Threads
 from freerun.runtime.bundle import read_bundle
 from freerun.threads import resolve_threads
@@ -53,17 +53,28 @@ def train(request: TrainRequest, callbacks: Sequence[Callback] = ()) -> TrainRes
     # sends SIGUSR1 only to a training that holds its lock, so the handler comes first.
     with checkpoints_on_signals() as requested, only_writer(inner_lock(run_directory(request))):
         plan = plan_run(request)
-        device = choose_device(plan.config.training.device, DEVICE_KEY)  # before anything is read
         if plan.resumes:
             check_pairs_in_memory(plan)  # also of a complete run, which is not a model of other pairs
         if plan.resumes and not plan.longer and (result := complete_result(plan.directory)):
             return result
         if plan.resumes:
             check_random_numbers(plan.directory)
+        device = choose_device(plan.config.training.device, DEVICE_KEY)  # before anything is read
         if request.resume and not plan.resumes:
             log.info(f"{plan.directory}: no run to resume; starting from the beginning.")
         with Threads(resolve_threads(plan.config.training.threads)), prepared_run(plan) as prepared:
-            return TrainingRun(prepared, device).run(callbacks, requested)
+            try:
+                return TrainingRun(prepared, device).run(callbacks, requested)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                what = f"no memory is left on {device_label(device)} ({str(error).partition(chr(10))[0]})"
+            raise RunError(
+                plan.directory,
+                what,
+                "Expected room for the model, its optimizer and evaluations",
+                "Free memory and rerun with --resume, or train a smaller model into another directory",
+            )
 
 
 class TrainingRun:
@@ -106,7 +117,7 @@ class TrainingRun:
         else:
             self._resume(trainer, resumption)
         try:
-            with stop_on_signals() as stop, exactly(self.model.device, self.learner.precision):
+            with stop_on_signals() as stop, deterministic(self.model.device, self.learner.precision):
                 progress = trainer.run(stop, requested)
         except Interrupted:
             log.info(f"Stopped at update {trainer.progress.update:,}; checkpoint saved.")
@@ -171,7 +182,7 @@ class TrainingRun:
             resumption.checkpoint, resumption.discarded, is_longer=plan.longer is not None, record=record
         )
         _rewrite_config(plan, self.config)
-        place = "" if device == "cpu" else f" on {described(self.model.device)}"
+        place = "" if device == "cpu" else f" on {device_label(self.model.device)}"
         log.info(f"Resuming from update {trainer.progress.update:,}{place}.")
         if "device" in record:
             log.info(
@@ -204,7 +215,7 @@ class TrainingRun:
 
     def _summary(self) -> str:
         threads, device = torch.get_num_threads(), self.model.device
-        place = f"{threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else described(device)
+        place = f"{threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else device_label(device)
         forcing = self.config.forcing
         strategies = ", then ".join(str(phase["strategy"]) for phase in forcing.phases or [forcing.model_dump()])
         return (

@@ -108,7 +108,9 @@ class RunHooks:
         """Return what a bundle records of its training; no paths, which mean nothing elsewhere."""
         settings = self._config.model_dump(exclude_none=True, mode="json")
         settings["data"] = {key: value for key, value in settings["data"].items() if key not in ("train", "dev")}
-        settings["training"] = {key: value for key, value in settings["training"].items() if key != "init"}
+        settings["training"] = {
+            key: value for key, value in settings["training"].items() if key not in ("init", "device")
+        }
         corpus = self._data.corpus
         return {
             **settings,

@@ -17,13 +17,13 @@ from freerun.config import Config
 from freerun.data.batching import Batch
 from freerun.evaluation.searcher_evaluation import evaluate
 from freerun.experiment.dataset import TrainingData
-from freerun.models.device import choose_device
+from freerun.models.device import choose_device, deterministic
 from freerun.models.seq2seq import Seq2Seq
 from freerun.models.torch_stepper import TorchStepper
 from freerun.search.bound import LengthBound
 from freerun.search.methods import Beam
 from freerun.search.searcher import StepperSearcher
-from freerun.training.learner import NotFinite
+from freerun.training.learner import Learner, MemoryFull, NotFinite
 from freerun.training.order import BatchOrder
 from freerun.training.progress import Progress
 
@@ -36,6 +36,7 @@ EVALUATIONS: Final = 8
 _MARGIN: Final = 1.25
 """Announced time / expected time: machines are shared, and their speed varies."""
 _ENDING: Final = 3.0
+_SMALLER: Final = "Free memory, or lower training.batch_size or model.hidden_size with --set"
 """Seconds for the last checkpoint and the bundle."""
 _WARM: Final = 3
 """Updates before the clock starts."""
@@ -103,17 +104,19 @@ def measure_cost(config: Config, data: TrainingData, order: BatchOrder, every: i
     """
     model = new_model(config, model_sizes(config.model, data.source, data.target))
     model.to(choose_device(config.training.device))
-    update = _seconds_per_update(config, model, order)
-    source = _seconds_per_source(model, data, search_of(config.evaluation))
+    learner = build_learner(config, model, order)
+    with deterministic(model.device, learner.precision):
+        update = _seconds_per_update(config, learner, order)
+        source = _seconds_per_source(model, data, search_of(config.evaluation))
     one, last = len(data.sample) * source, len(data.dev) * source
     if every is None:
         return Cost(update, last + EVALUATIONS * one)
     return Cost(update, last, one / every if every else 0.0)
 
 
-def _seconds_per_update(config: Config, model: Seq2Seq, order: BatchOrder) -> float:
+def _seconds_per_update(config: Config, learner: Learner, order: BatchOrder) -> float:
     """Return the time of an average update: that of the timed ones, by the positions of their batches."""
-    learner, progress = build_learner(config, model, order), Progress()
+    progress = Progress()
 
     def take() -> list[Batch]:
         return [order.take(progress) for _ in range(config.training.accumulate)]
@@ -124,8 +127,11 @@ def _seconds_per_update(config: Config, model: Seq2Seq, order: BatchOrder) -> fl
             start = time.perf_counter()
         batches = take()
         planned.append(_positions(batches))
-        with contextlib.suppress(NotFinite):  # the training itself will report it, and save the batch
-            learner.update(number + 1, batches)
+        try:
+            with contextlib.suppress(NotFinite):  # the training itself will report it, and save the batch
+                learner.update(number + 1, batches)
+        except MemoryFull as error:
+            raise error.as_error("training", "updates were being timed, and nothing was written", _SMALLER) from None
         seconds = time.perf_counter() - start
         if number >= _WARM + _FEWEST and seconds > _SECONDS:
             break

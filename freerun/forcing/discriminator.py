@@ -23,7 +23,7 @@ from freerun.models.encoder import reversal_within, reverse_rows
 from freerun.models.recurrence import RecurrentLayer
 from freerun.randomness import CounterGenerator
 
-__all__ = ["Behaviour", "Discriminator", "longest"]
+__all__ = ["Behaviour", "Discriminator", "step_bound"]
 
 PROJECTED = 32
 """Number of features that the output distribution is projected to."""
@@ -103,7 +103,7 @@ class Discriminator(nn.Module):
     def forward(self, behaviour: Behaviour) -> Tensor:
         """Return the scores [B]; undefined for rows without a step."""
         lengths_B = behaviour.lengths_B.clamp(min=1)
-        steps = longest(lengths_B, len(behaviour.layers_TBH[0]))
+        steps = step_bound(lengths_B, len(behaviour.layers_TBH[0]))
         dtype = self.context.weight.dtype
         parts = [norm(layer[:steps].to(dtype)) for norm, layer in zip(self.norms, behaviour.layers_TBH, strict=True)]
         if self.outputs is not None:
@@ -133,6 +133,6 @@ class Discriminator(nn.Module):
                     bounded.weight()  # one power iteration each
 
 
-def longest(lengths_B: Tensor, bound: int) -> int:
+def step_bound(lengths_B: Tensor, bound: int) -> int:
     """Return the largest length; on a GPU its bound, since asking would mean waiting."""
     return int(lengths_B.max()) if not is_asynchronous(lengths_B.device) else bound

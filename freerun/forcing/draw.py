@@ -55,4 +55,6 @@ def _sampled_in_integers(probs_NV: Tensor, uniforms_N: Tensor) -> Tensor:
     edges_NV = probs_NV.double().mul_(2.0**52).long().cumsum(1)
     end_N = edges_NV[:, -1]
     points_N = torch.minimum((uniforms_N.double() * end_N).long(), end_N - 1)
-    return torch.searchsorted(edges_NV, points_N.unsqueeze(1), right=True).squeeze(1)
+    tokens_N = torch.searchsorted(edges_NV, points_N.unsqueeze(1), right=True).squeeze(1)
+    # of a distribution without numbers: a token beyond the last one would end the program
+    return tokens_N.clamp_(max=edges_NV.shape[1] - 1)

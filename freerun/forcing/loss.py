@@ -5,7 +5,7 @@ Shape suffixes: N positions, V vocabulary, F features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +80,11 @@ class _SmoothedNLL(torch.autograd.Function):
         if ctx.smoothing:
             gradient_NV.sub_(ctx.smoothing / gradient_NV.shape[1])
         target_N1 = target_N.unsqueeze(1)
+        if is_asynchronous(gradient_NV.device):
+            # a deterministic scatter sorts its indices on a GPU
+            is_target_NV = torch.arange(gradient_NV.shape[1], device=target_N.device) == target_N1
+            gradient_NV.sub_(is_target_NV.to(gradient_NV.dtype), alpha=1.0 - ctx.smoothing)
+            return gradient_NV.mul_(loss_gradient), None, None
         gradient_NV.scatter_add_(1, target_N1, torch.full_like(target_N1, ctx.smoothing - 1.0, dtype=gradient_NV.dtype))
         return gradient_NV.mul_(loss_gradient), None, None
 
@@ -149,12 +154,13 @@ def or_one(count: Scalar) -> Scalar:
     return torch.where(count == 0, 1, count).double() if isinstance(count, Tensor) else count or 1
 
 
-def sum_of_rows(values_B: Tensor, rows_B: Tensor) -> Tensor:
-    """Return the sum of the values whose row is True."""
+def sum_of_rows(values_B: Tensor, rows_B: Tensor, function: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Return the sum of the values whose row is True, or of a function of each of them."""
     if not is_asynchronous(values_B.device):
-        return values_B[rows_B].sum()
+        chosen_N = values_B[rows_B]
+        return (chosen_N if function is None else function(chosen_N)).sum()
     # which rows those are is known on the device only
-    return torch.where(rows_B, values_B, 0).sum()
+    return torch.where(rows_B, values_B if function is None else function(values_B), 0).sum()
 
 
 def upcast(values: Tensor) -> Tensor:

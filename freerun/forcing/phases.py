@@ -54,6 +54,11 @@ class Phases(Strategy):
         """Make the step of the current phase's strategy."""
         return self.strategies[self._index(update.number)].step(update)
 
+    def undo(self) -> None:
+        """Let every strategy forget an update that is not made."""
+        for strategy in self.strategies:
+            strategy.undo()
+
     def state(self) -> dict[str, Tensor]:
         """Return the states of all phases."""
         return {

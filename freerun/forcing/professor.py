@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
 from freerun.config.numbers import Count, Number, PositiveNumber, Size, Temperature
-from freerun.forcing.discriminator import Behaviour, Discriminator, longest
+from freerun.forcing.discriminator import Behaviour, Discriminator, step_bound
 from freerun.forcing.draw import Draw
 from freerun.forcing.loss import Losses, OwnLoss, Term, or_one, sum_of_rows, upcast
 from freerun.forcing.moments import mmd
@@ -122,6 +122,7 @@ class Professor(Strategy):
         if settings.spectral_norm:
             self.discriminator.bound_spectra(seed)
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), settings.learning_rate, fused=True)
+        self._spectra: dict[str, Tensor] = {}
         self._reset_counts()
 
     def _reset_counts(self) -> None:
@@ -132,6 +133,8 @@ class Professor(Strategy):
 
     def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
         """Return the token NLL and, if the model's gate is open, C_f and C_t as means over sequences."""
+        if update.part == 0:
+            self._spectra = self._spectral_vectors()
         encoded, masks = encode(model, batch, update)
         teacher_pass = model.decoder.sequence(batch.target_in_BT, encoded, masks)
         nll, metric = self.objective.token_nll(model, batch.at_real_positions(teacher_pass.features_TBF), batch)
@@ -178,14 +181,14 @@ class Professor(Strategy):
         numbers_BT = uniforms(update, "free run", *target_BT.shape, device=target_BT.device)
         with torch.set_grad_enabled(with_gradient):
             run, decoded = free_pass(
-                model.decoder, encoded, batch.target_lengths_B, numbers_BT, draw, masks, to_the_end=True
+                model.decoder, encoded, batch.target_lengths_B, numbers_BT, draw, masks, all_steps=True
             )
         ends_B = (run.written_BT == EOS).any(1)
         return decoded, torch.minimum(batch.target_lengths_B - 1, run.lengths_B - ends_B.long())
 
     def _behaviour(self, model: Seq2Seq, decoded: Decoded, encoded: Encoded, lengths_B: Tensor) -> Behaviour:
         """Return the steps to compare; the context has no gradient, or the encoder would learn to deceive D."""
-        steps = max(1, longest(lengths_B, len(decoded.features_TBF)))
+        steps = max(1, step_bound(lengths_B, len(decoded.features_TBF)))
         probs_TBV = None
         if self.discriminator is not None and self.discriminator.outputs is not None:
             probs_TBV = torch.softmax(upcast(model.decoder.logits(decoded.features_TBF[:steps])), 2)
@@ -236,8 +239,10 @@ class Professor(Strategy):
             teacher = teacher.as_leaves()
         with torch.enable_grad() if learns else torch.no_grad():
             teacher_B, free_B = self.discriminator(_concatenate(teacher, free)).chunk(2)
-            losses_B = self._discriminator_losses(teacher_B), self._discriminator_losses(-free_B)
-            loss = sum_of_rows(losses_B[0], rows_B) + sum_of_rows(losses_B[1], rows_B)
+            teacher_loss, free_loss = (
+                sum_of_rows(scores_B, rows_B, self._discriminator_losses) for scores_B in (teacher_B, -free_B)
+            )
+            loss = teacher_loss + free_loss
             penalty = self._penalty(sum_of_rows(teacher_B, rows_B), teacher) if self.settings.r1 and learns else 0.0
         rows = scalar(rows_B.sum())
         correct_teacher, correct_free = (scalar((each & rows_B).sum()) for each in (teacher_B > 0, free_B <= 0))
@@ -285,6 +290,20 @@ class Professor(Strategy):
         decay = self.settings.average
         self.accuracy = decay * self.accuracy + (1 - decay) * correct / rows
         return metrics
+
+    def undo(self) -> None:
+        """Forget the gradients, and the steps of the power iterations, of which each pass of D makes one."""
+        if self.discriminator is None:
+            return
+        self._reset_counts()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.discriminator.load_state_dict(self._spectra, strict=False)
+
+    def _spectral_vectors(self) -> dict[str, Tensor]:
+        """Return copies of D's buffers: the singular vectors of ``spectral_norm``."""
+        if self.discriminator is None:
+            return {}
+        return {name: buffer.clone() for name, buffer in self.discriminator.named_buffers()}
 
     def _clip_mean_gradient(self, discriminator: Discriminator) -> Scalar:
         """Divide D's gradient by the rows that it is a sum over, and return its norm before clipping."""
@@ -336,7 +355,7 @@ def _frozen(network: nn.Module) -> Iterator[None]:
 
 def _concatenate(first: Behaviour, second: Behaviour) -> Behaviour:
     """Concatenate two batches of behaviours to one of twice as many rows."""
-    steps = max(1, longest(first.lengths_B, min(len(first.layers_TBH[0]), len(second.layers_TBH[0]))))
+    steps = max(1, step_bound(first.lengths_B, min(len(first.layers_TBH[0]), len(second.layers_TBH[0]))))
 
     def rows(one: Tensor, other: Tensor, dim: int) -> Tensor:
         return torch.cat([one, other], dim)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from freerun.forcing.draw import Draw
+from freerun.forcing.loss import MAX_LOGITS
 from freerun.forcing.training_batch import Update
 from freerun.models.decoder import Decoded, Decoder
 from freerun.models.device import CPU, is_asynchronous
@@ -187,9 +188,10 @@ def _with_draws(
         return new_BT
     # a GPU samples at all positions, since asking it for these would take longer
     reference_TB = target_in_BT[:, 1:].t()
-    logits_NV = decoder.logits(features_TBF[:-1].flatten(0, 1))
-    drawn_TB = draw.tokens(logits_NV, uniforms_BT[:, 1:].t().flatten()).view(reference_TB.shape)
-    chosen_TB = torch.where(draws_BT[:, 1:].t(), drawn_TB, reference_TB)
+    rows = max(1, MAX_LOGITS // len(decoder.output_bias))
+    parts = torch.split(features_TBF[:-1].flatten(0, 1), rows), torch.split(uniforms_BT[:, 1:].t().flatten(), rows)
+    drawn = [draw.tokens(decoder.logits(features_NF), numbers_N) for features_NF, numbers_N in zip(*parts, strict=True)]
+    chosen_TB = torch.where(draws_BT[:, 1:].t(), torch.cat(drawn).view(reference_TB.shape), reference_TB)
     return torch.cat([target_in_BT[:, :1], chosen_TB.t()], 1)
 
 
@@ -210,10 +212,10 @@ class _FreeChoice:
         uniforms_BT: Tensor,
         draw: Draw,
         choose: Callable[[int, Tensor], Tensor] | None,
-        to_the_end: bool,
+        all_steps: bool,
     ) -> None:
         self._decoder, self._bounds_B, self._uniforms_BT, self._draw = decoder, bounds_B, uniforms_BT, draw
-        self._choose, self._to_the_end = choose, to_the_end
+        self._choose, self._to_the_end = choose, all_steps
         self.first_B = torch.full_like(bounds_B, BOS)
         self._tokens_B, self._active_B = self.first_B, torch.ones_like(bounds_B, dtype=torch.bool)
         self._lengths_B = torch.zeros_like(bounds_B)
@@ -252,7 +254,7 @@ def free_rollout(
     draw: Draw,
     masks: DropoutMasks | None = None,
     choose: Callable[[int, Tensor], Tensor] | None = None,
-    to_the_end: bool = False,
+    all_steps: bool = False,
 ) -> FreeRun:
     """Feed the model its own predictions until each row has predicted EOS or reached its length limit.
 
@@ -264,9 +266,9 @@ def free_rollout(
         draw: the sampler.
         masks: dropout masks for as many steps.
         choose: maps the step and the sampled tokens [B] to the tokens that are written.
-        to_the_end: on a GPU make all steps, so that it is not asked whether all rows have ended.
+        all_steps: on a GPU make all steps, so that it is not asked whether all rows have ended.
     """
-    choice = _FreeChoice(decoder, bounds_B, uniforms_BT, draw, choose, to_the_end)
+    choice = _FreeChoice(decoder, bounds_B, uniforms_BT, draw, choose, all_steps)
     decoder.roll_out(choice.first_B, uniforms_BT.shape[1], _detach(encoded), choice, masks)
     return choice.run
 
@@ -279,13 +281,13 @@ def free_pass(
     draw: Draw,
     masks: DropoutMasks | None = None,
     choose: Callable[[int, Tensor], Tensor] | None = None,
-    to_the_end: bool = False,
+    all_steps: bool = False,
 ) -> tuple[FreeRun, Decoded]:
     """Return the tokens of ``free_rollout``, and the pass over them, with gradients if they are enabled."""
     if decoder.replays:
-        run = free_rollout(decoder, encoded, bounds_B, uniforms_BT, draw, masks, choose, to_the_end)
+        run = free_rollout(decoder, encoded, bounds_B, uniforms_BT, draw, masks, choose, all_steps)
         return run, decoder.sequence(run.fed_BT, encoded, masks and masks.first_steps(run.fed_BT.shape[1]))
-    choice = _FreeChoice(decoder, bounds_B, uniforms_BT, draw, choose, to_the_end)
+    choice = _FreeChoice(decoder, bounds_B, uniforms_BT, draw, choose, all_steps)
     decoded, _ = decoder.roll_out(choice.first_B, uniforms_BT.shape[1], encoded, choice, masks)
     return choice.run, decoded
 

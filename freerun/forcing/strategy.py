@@ -115,6 +115,9 @@ class Strategy(ABC):
         """
         return {}
 
+    def undo(self) -> None:  # noqa: B027 - most have nothing of their own
+        """Forget what ``losses`` and ``own_loss`` left behind in an update that is not made after all."""
+
     def phase(self, number: int) -> str:
         """Return the name of the phase that an update belongs to; empty if there is only one."""
         return ""

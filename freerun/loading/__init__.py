@@ -35,7 +35,7 @@ from freerun.search.stepper import Stepper
 from freerun.text import shown
 from freerun.threads import check_threads, resolve_threads
 
-__all__ = ["Mean", "Precision", "Runtime", "checked_device", "load", "load_bundles"]
+__all__ = ["Mean", "Precision", "Runtime", "load", "load_bundles", "resolve_device"]
 
 Mean = Literal["arithmetic", "geometric"]
 Runtime = Literal["torch", "onnx"]
@@ -100,9 +100,11 @@ def load_bundles(
     check_threads(threads)
     _check_choice(runtime, precision, mean)
     _check_max_length(max_length)
-    place = checked_device(device, runtime, precision)
+    place = resolve_device(device, runtime, precision)
     bundles = [read_bundle(model) for model in models]
     first = bundles[0]
+    if device == "auto" and not all(bundle.has_weights for bundle in bundles):
+        place = "cpu"  # an export without weights for torch
     if digest is not None:
         _check_digest(first, digest)
     for other in bundles[1:]:
@@ -225,7 +227,7 @@ def _torch_steppers(bundle: Bundle, threads: int, device: str) -> Callable[[], S
     return load_steppers(bundle, resolve_threads(threads), device)
 
 
-def checked_device(device: str, runtime: Runtime | None = None, precision: Precision = "fp32") -> str:
+def resolve_device(device: str, runtime: Runtime | None = None, precision: Precision = "fp32") -> str:
     """Return "cpu", or the name of a GPU that is there.
 
     Raises:
@@ -238,7 +240,10 @@ def checked_device(device: str, runtime: Runtime | None = None, precision: Preci
     for option, value, other in (("runtime", runtime, "onnx"), ("precision", precision, "int8")):
         if value == other and name != "auto":
             raise ConfigError.single(
-                "device", f"{name} with {option} {value}", "Expected a GPU with torch in fp32", "Omit one of the two"
+                "device",
+                f"{name} with {option} {value}",
+                "Expected torch in fp32 on a GPU",
+                f"Omit {option} or the device",
             )
         if value == other:
             return "cpu"

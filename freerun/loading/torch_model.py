@@ -21,13 +21,21 @@ def load_model(bundle: Bundle, device: str = "cpu") -> Seq2Seq:
     """Return the model of a bundle in evaluation mode (no dropout), on a device.
 
     Raises:
-        BundleError: sizes and weights do not fit each other.
+        BundleError: sizes and weights do not fit each other, or the model not on the device.
     """
     sizes = sizes_of(bundle)
     weights = bundle.weights()  # checks the sizes, which might need any amount of memory, before anything is built
     model = Seq2Seq(sizes)
     _fill(model, weights)
-    return model.eval().to(device)
+    try:
+        return model.eval().to(device)
+    except torch.OutOfMemoryError as error:
+        raise BundleError(
+            bundle.directory,
+            f"no memory is left for it on {device} ({str(error).partition(chr(10))[0]})",
+            "Expected room for its weights",
+            "Free memory, or choose another device",
+        ) from None
 
 
 def sizes_of(bundle: Bundle) -> Architecture:

@@ -87,12 +87,12 @@ def mingru_scan(input_TBG: Tensor, h_BH: Tensor) -> Tensor:
     """
     input_z, input_n = input_TBG.double().chunk(2, dim=-1)
     log_n = torch.where(input_n >= 0, (input_n.clamp(min=0) + 0.5).log(), functional.logsigmoid(input_n))
-    log_a = _sums_until(functional.logsigmoid(-input_z))
+    log_a = _cumulative_sum(functional.logsigmoid(-input_z))
     log_sum = torch.logcumsumexp(functional.logsigmoid(input_z) + log_n - log_a, 0)
     return ((log_a + log_sum).exp() + log_a.exp() * h_BH).to(h_BH.dtype)
 
 
-def _sums_until(values_TBH: Tensor) -> Tensor:
+def _cumulative_sum(values_TBH: Tensor) -> Tensor:
     """Return the cumulative sum over time; on a GPU by a matmul, because torch's differs from one run to the next."""
     if not is_asynchronous(values_TBH.device):
         return values_TBH.cumsum(0)

@@ -308,7 +308,7 @@ class Decoder(nn.Module):
             # matmuls may be rounded, but a row's gradient is a sum over all positions of its token
             token_gates_VG = token_gates_VG.float()
         step_weights = tuple(layer.step_weights() for layer in self.layers)
-        return Tables(token_gates_VG, tuple(read_weights), token_outputs_VO, step_weights)
+        return Tables(token_gates_VG, tuple(map(_cast_once, read_weights)), token_outputs_VO, step_weights)
 
     def step(
         self,
@@ -373,3 +373,11 @@ class Decoder(nn.Module):
         if self.projection is not None:
             features = self.projection(features)
         return features, self.embedding.weight if self.output_weight is None else self.output_weight, self.output_bias
+
+
+def _cast_once(weight: Tensor) -> Tensor:
+    """Return a weight as autocast would convert it in every step: it remembers whole parameters only, not parts."""
+    kind = weight.device.type
+    if is_asynchronous(weight.device) and kind == "cuda" and torch.is_autocast_enabled(kind):
+        return weight.to(torch.get_autocast_dtype(kind))
+    return weight

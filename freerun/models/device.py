@@ -22,10 +22,11 @@ __all__ = [
     "CPU",
     "Scalar",
     "choose_device",
-    "described",
-    "exactly",
+    "deterministic",
+    "device_label",
     "is_asynchronous",
     "is_out_of_memory",
+    "products_of_fp32",
     "read_numbers",
     "scalar",
     "to_device",
@@ -54,8 +55,8 @@ def choose_device(name: str, location: str = "device") -> torch.device:
         raise ConfigError.single(
             location,
             f"{name} is requested, and this machine has {found}",
-            f"Expected a number below {count}",
-            'Choose one of them, or "auto"',
+            "Expected " + ("cuda:0" if count == 1 else f"a number below {count}"),
+            'Choose one that is there, or "auto"',
         )
     # cuBLAS reads it when it is first used: without a workspace of its own, sums differ from run to run
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -72,7 +73,7 @@ def _no_gpu(name: str) -> tuple[str, str, str]:
     return what, expected, 'Check the driver with nvidia-smi and the variable CUDA_VISIBLE_DEVICES, or choose "cpu"'
 
 
-def described(device: torch.device) -> str:
+def device_label(device: torch.device) -> str:
     """Return the device as a message names it: ``cpu``, or ``cuda:0 (NVIDIA H200)``."""
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
@@ -86,9 +87,13 @@ def is_asynchronous(device: torch.device) -> bool:
     return device.type not in _SYNCHRONOUS
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return True if torch found no memory, on a GPU or for a CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+
+
+def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Return True if torch or NumPy found no memory, on a GPU or for a CPU."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(text in str(error) for text in _NO_MEMORY)
 
 
 # -- without waiting ---------------------------------------------------------------------------------------------------
@@ -122,11 +127,11 @@ def read_numbers(values: Sequence[Scalar]) -> list[float]:
 
 
 @contextmanager
-def exactly(device: torch.device, precision: str = "fp32") -> Iterator[None]:
+def deterministic(device: torch.device, precision: str = "fp32") -> Iterator[None]:
     """Make CUDA compute the same bytes from the same values, inside the block; a CPU does anyway.
 
-    Operations without an exact version warn. ``precision`` is "fp32" for products of float32, or "bf16" for a training
-    that rounds their operands: then TF32 serves where cuDNN has no bf16.
+    Operations without a deterministic version warn. ``precision`` is that of a training; "bf16" rounds the operands of
+    matmuls, to TF32 where there is no bf16.
     """
     if device.type != "cuda":
         yield
@@ -134,14 +139,34 @@ def exactly(device: torch.device, precision: str = "fp32") -> Iterator[None]:
     cudnn: Any = torch.backends.cudnn
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    flags = cudnn.deterministic, cudnn.benchmark, cudnn.rnn.fp32_precision
+    flags = cudnn.deterministic, cudnn.benchmark
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     cudnn.deterministic, cudnn.benchmark = True, False
-    cudnn.rnn.fp32_precision = "tf32" if precision == "bf16" else "ieee"
     try:
-        yield
+        with products_of_fp32(device, "tf32" if precision == "bf16" else "ieee"):
+            yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
-        cudnn.deterministic, cudnn.benchmark, cudnn.rnn.fp32_precision = flags
+        cudnn.deterministic, cudnn.benchmark = flags
+
+
+@contextmanager
+def products_of_fp32(device: torch.device, precision: str = "ieee") -> Iterator[None]:
+    """Make a GPU multiply float32 as it is ("ieee") or rounded to TF32 ("tf32"), inside the block.
+
+    torch rounds in cuDNN by default, and in cuBLAS if the program has asked for it.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.rnn]
+    before = [each.fp32_precision for each in backends]
+    for each in backends:
+        each.fp32_precision = precision
+    try:
+        yield
+    finally:
+        for each, value in zip(backends, before, strict=True):
+            each.fp32_precision = value

@@ -6,11 +6,13 @@ Shape suffixes: B batch, S source, E embedding, H hidden (a direction), M memory
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from freerun.architecture import Architecture
+from freerun.models.device import is_asynchronous
 from freerun.models.dropout import DropoutMasks, apply_mask
 from freerun.models.recurrence import LayerStack, RecurrentLayer
 from freerun.models.recurrent_state import State
@@ -93,7 +95,25 @@ def reverse_rows(values_SBI: Tensor, reversal_SB: Tensor | None) -> Tensor:
     """Reverse each row, its padding in place; ``reversal_SB`` is from ``reversal_within``, None without padding."""
     if reversal_SB is None:
         return values_SBI.flip(0)
+    if is_asynchronous(values_SBI.device) and values_SBI.is_floating_point():
+        reversed_SBI: Tensor = _ReverseRows.apply(values_SBI, reversal_SB)  # type: ignore[no-untyped-call]
+        return reversed_SBI
     return values_SBI.gather(0, reversal_SB.unsqueeze(2).expand_as(values_SBI))
+
+
+class _ReverseRows(torch.autograd.Function):
+    """``reverse_rows`` for a GPU: it is its own inverse, so its gradient is, too. A gather's would sort its indices."""
+
+    @staticmethod
+    def forward(ctx: Any, values_SBI: Tensor, reversal_SB: Tensor) -> Tensor:
+        ctx.save_for_backward(reversal_SB)
+        return values_SBI.gather(0, reversal_SB.unsqueeze(2).expand_as(values_SBI))
+
+    @staticmethod
+    def backward(ctx: Any, d_reversed_SBI: Tensor) -> tuple[Tensor, None]:
+        (reversal_SB,) = ctx.saved_tensors
+        d_values_SBI: Tensor = _ReverseRows.apply(d_reversed_SBI, reversal_SB)  # type: ignore[no-untyped-call]
+        return d_values_SBI, None
 
 
 def _reversed(inputs: Inputs, reversal_SB: Tensor | None) -> Inputs:

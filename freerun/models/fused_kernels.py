@@ -21,7 +21,9 @@ SATURATED: Final = 1e4
 _FUSED_KERNELS: Final = {"lstm": "lstm", "gru": "gru", "rnn": "rnn_tanh"}
 """torch's function for each cell."""
 _CUDNN_WITH_BF16: Final = 91300
-"""The first version of cuDNN whose recurrent kernels have bf16; torch 2.9 comes with an earlier one."""
+"""The first version of cuDNN whose recurrent kernels have bf16."""
+_TORCH_WITH_BF16: Final = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 10)
+"""Earlier ones do not hand bf16 to cuDNN."""
 
 
 def run_fused(
@@ -68,7 +70,7 @@ def _in_one_piece(weights: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
 def _cudnn_dtype(weight: Tensor) -> torch.dtype:
     """Return the type in which cuDNN runs a layer: bf16 if autocast requests it and cuDNN has it."""
     version: int = torch.backends.cudnn.version() or 0  # type: ignore[no-untyped-call]
-    bf16 = torch.is_autocast_enabled("cuda") and version >= _CUDNN_WITH_BF16
+    bf16 = _TORCH_WITH_BF16 and torch.is_autocast_enabled("cuda") and version >= _CUDNN_WITH_BF16
     return torch.bfloat16 if bf16 else weight.dtype
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from freerun.models.decoder import Decoded
+from freerun.models.device import products_of_fp32
 from freerun.models.encoded import Encoded
 from freerun.models.seq2seq import Seq2Seq
 from freerun.search.batches import split_features
@@ -55,7 +56,8 @@ class StateReader:
 
     def _run(self, source_ids: Ids, lengths: Ids, fed: Ids) -> tuple[Decoded, Encoded]:
         encoded = self._encoded(source_ids, lengths)
-        return self._model.decoder.sequence(self._tensor(fed), encoded), encoded
+        with products_of_fp32(self._model.device):
+            return self._model.decoder.sequence(self._tensor(fed), encoded), encoded
 
     def _encoded(self, source_ids: Ids, lengths: Ids) -> Encoded:
         features = None
@@ -64,7 +66,8 @@ class StateReader:
             features = self._tensor(feature_ids)
         padded = bool((lengths < source_ids.shape[1]).any())
         real = self._tensor(lengths) if padded else None
-        return self._model.encode(self._tensor(source_ids), real, feature_ids_BQ=features)
+        with products_of_fp32(self._model.device):
+            return self._model.encode(self._tensor(source_ids), real, feature_ids_BQ=features)
 
     def _tensor(self, values: Ids) -> Tensor:
         return torch.as_tensor(values, device=self._model.device)

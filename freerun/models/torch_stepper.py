@@ -12,6 +12,7 @@ from torch import Tensor
 
 from freerun.models.cpu_kernels import recurrent_product
 from freerun.models.decoder import Tables
+from freerun.models.device import products_of_fp32
 from freerun.models.encoded import Encoded
 from freerun.models.seq2seq import Seq2Seq
 from freerun.models.torch_threads import Threads
@@ -42,7 +43,7 @@ class TorchStepper:
     @torch.inference_mode()
     def start(self, source_ids: Ids, lengths: Ids) -> None:
         """Read sources: ids [B, S], right-padded, and their lengths [B]."""
-        with Threads(self._threads):
+        with Threads(self._threads), products_of_fp32(self.model.device):
             self._start(source_ids, lengths)
 
     def _start(self, source_ids: Ids, lengths: Ids) -> None:
@@ -68,7 +69,7 @@ class TorchStepper:
         Log-probabilities are normalised over the whole vocabulary before anything is banned. Best first, ties to the
         lowest id; ``k=None``: all of them in the order of ids, banned ones at -inf.
         """
-        with Threads(self._threads):
+        with Threads(self._threads), products_of_fp32(self.model.device):
             return self._step(tokens, origins, k, banned)
 
     def _step(

@@ -286,7 +286,7 @@ def _portable_with_hashes(config: Config) -> dict[str, Any]:
 def _portable(config: Config) -> dict[str, Any]:
     """Return everything that determines the metrics: no paths of data and bundles, and no number of threads."""
     raw = config.model_dump(exclude_none=True, mode="json")
-    for section, key in (("data", "train"), ("data", "dev"), *_WITHOUT_EFFECT):
+    for section, key in (("data", "train"), ("data", "dev"), *_NOT_HASHED):
         raw[section].pop(key, None)
     for section, key in _NEWER_KEYS:
         if not raw[section][key]:
@@ -294,7 +294,7 @@ def _portable(config: Config) -> dict[str, Any]:
     return raw
 
 
-_WITHOUT_EFFECT: Final = (("training", "init"), ("training", "threads"), ("training", "device"))
+_NOT_HASHED: Final = (("training", "init"), ("training", "threads"), ("training", "device"))
 _NEWER_KEYS: Final = (
     ("evaluation", "early_stop"),
     ("model", "embedding_unit_dropout"),

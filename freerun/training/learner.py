@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from freerun.data.batching import Batch
+from freerun.errors import TrainingError
 from freerun.forcing.loss import Losses, or_one
 from freerun.forcing.strategy import Strategy
 from freerun.forcing.training_batch import TrainingBatch, Update
-from freerun.models.device import Scalar, is_out_of_memory, read_numbers, scalar
+from freerun.models.device import Scalar, device_label, is_out_of_memory, read_numbers, scalar
 from freerun.models.seq2seq import Seq2Seq
 from freerun.training.optimizers import load_optimizer_state, optimizer_tensors
 from freerun.training.precision import autocast
@@ -34,7 +35,7 @@ class Step:
 
 Sums = Mapping[str, tuple[float, float]]
 """Name -> sum and count."""
-Unread = Mapping[str, tuple[Scalar, Scalar]]
+PendingSums = Mapping[str, tuple[Scalar, Scalar]]
 """The same, possibly still on a GPU."""
 
 
@@ -52,7 +53,28 @@ class NotFinite(Exception):
 
 
 class MemoryFull(Exception):
-    """The device has no memory for an update; weights and state are those from before it."""
+    """The device has no memory for an update; weights and state are those from before it.
+
+    ``sizes`` describes the largest batch of the update, ``device`` where it was computed.
+    """
+
+    def __init__(self, reason: str, batches: Sequence[Batch], device: str) -> None:
+        super().__init__(reason)
+        largest = max(batches, key=lambda batch: batch.source.size + batch.target_in.size)
+        self.sizes = (
+            f"{largest.num_pairs:,} pairs, padded to {largest.source.shape[1]:,} source and "
+            f"{largest.target_in.shape[1]:,} target tokens each"
+        )
+        self.device = device
+
+    def as_error(self, location: str, consequence: str, fix: str) -> TrainingError:
+        """Return the error for the user; ``consequence`` says what became of the training."""
+        return TrainingError(
+            location,
+            f"no memory is left on {self.device} for a batch of {self.sizes} ({self}); {consequence}",
+            "Expected room for it",
+            fix,
+        )
 
 
 class Learner:
@@ -107,21 +129,31 @@ class Learner:
             NotFinite, MemoryFull: before the step, which is then not applied.
         """
         self.optimizer.zero_grad(set_to_none=True)
+        computed, reason = None, ""
         try:
-            values, parts = self._backward(number, batches)
-        except RuntimeError as error:
+            computed = self._gradients(number, batches)
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            reason = str(error).partition("\n")[0]
+        if computed is None:
+            # raised outside of the handler: the first error would keep everything that the update has computed
             self.optimizer.zero_grad(set_to_none=True)
-            raise MemoryFull(str(error).partition("\n")[0]) from None
-        norm_tensor = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm or math.inf)
-        loss, norm, metrics = _read(values, norm_tensor, parts)
+            self.strategy.undo()
+            raise MemoryFull(reason, batches, device_label(self.model.device))
+        loss, norm, metrics = computed
         _check(loss, norm, metrics)
         own = self.strategy.step(self._moment(number))
         _check(loss, norm, [own])
         self._set_rate(number)
         self.optimizer.step()
         return Step(loss, norm, [*metrics, own] if own else metrics)
+
+    def _gradients(self, number: int, batches: Sequence[Batch]) -> tuple[float, float, list[Sums]]:
+        """Compute the clipped gradients; return the loss, their norm before clipping, and the metrics."""
+        values, parts = self._backward(number, batches)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm or math.inf)
+        return _read(values, norm, parts)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Return the weights, the optimizer's state, and the strategy's, by name."""
@@ -152,7 +184,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self._base_rate * self.schedule(number)
 
-    def _backward(self, number: int, batches: Sequence[Batch]) -> tuple[list[Tensor], list[Unread]]:
+    def _backward(self, number: int, batches: Sequence[Batch]) -> tuple[list[Tensor], list[PendingSums]]:
         """Compute the gradients of the sum over terms of weight * sum / count, with counts over all the batches.
 
         Returns the value of each term, and the metrics of each batch.
@@ -220,7 +252,7 @@ def _check(loss: float, gradient_norm: float, metrics: Sequence[Sums]) -> None:
         raise NotFinite(loss, gradient_norm, others)
 
 
-def _read(values: Sequence[Tensor], norm: Tensor, parts: Sequence[Unread]) -> tuple[float, float, list[Sums]]:
+def _read(values: Sequence[Tensor], norm: Tensor, parts: Sequence[PendingSums]) -> tuple[float, float, list[Sums]]:
     """Return the loss, the gradient norm and the metrics of each batch; on a GPU this is where an update waits."""
     pairs = [pair for metrics in parts for pair in metrics.values()]
     numbers = iter(read_numbers([*map(scalar, values), scalar(norm), *(each for pair in pairs for each in pair)]))

@@ -13,9 +13,9 @@ MIN_HIDDEN_SIZE = 128
 
 
 def bf16_is_fast(device: str = "cpu") -> bool:
-    """Return True if the device multiplies bf16 matrices in hardware."""
+    """Return True if the device multiplies bf16 matrices in hardware: GPUs do since NVIDIA's Ampere."""
     if device != "cpu":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     # oneDNN accepts bf16 on every CPU with AVX-512, but converts it back and forth if the instructions are missing
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()
 

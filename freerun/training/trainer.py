@@ -21,7 +21,6 @@ from torch import Tensor
 from freerun.data.batching import Batch
 from freerun.errors import Interrupted, RunError, TrainingError
 from freerun.files import write_atomic
-from freerun.models.device import described
 from freerun.training.averaging import average, temporary_weights
 from freerun.training.best_model import BestModel
 from freerun.training.callbacks import Callback, EvaluationResult
@@ -36,6 +35,12 @@ from freerun.training.settings import TrainerSettings
 from freerun.training.signals import CheckpointRequest, StopRequest
 
 __all__ = ["Trainer"]
+
+_MORE_MEMORY = (
+    "Free memory and rerun with --resume; or train again into another directory, with --init to start from these "
+    "weights and a lower training.batch_size or training.batch_tokens (training.accumulate makes up for it), "
+    "data.max_source_length or data.max_target_length"
+)
 
 
 class _StopNow(Exception):
@@ -201,9 +206,9 @@ class Trainer:
 
     def _update(self) -> None:
         number = self.progress.update + 1
-        if (phase := self.learner.phase(number)) != self.learner.phase(self.progress.update):
+        is_new = (phase := self.learner.phase(number)) != self.learner.phase(self.progress.update)
+        if is_new:
             self._message(f"From update {number:,} on: {phase}.")
-            self.journal.write("phase", self.progress.update, strategy=phase)
         position = self.progress.epoch, self.progress.batch
         batches = [self.order.take(self.progress) for _ in range(self.settings.accumulate)]
         try:
@@ -213,7 +218,10 @@ class Trainer:
         except MemoryFull as error:
             self.progress.epoch, self.progress.batch = position
             self._save_at_stop("memory")
-            raise self._memory_full(number, batches, error) from None
+            consequence = f"the update was not applied, and a checkpoint of update {self.progress.update:,} was saved"
+            raise error.as_error(f"update {number}", consequence, _MORE_MEMORY) from None
+        if is_new:  # now that a checkpoint cannot be of an update before it
+            self.journal.write("phase", self.progress.update, strategy=phase)
         self.progress.update = number
         self._count(batches, step)
 
@@ -247,23 +255,6 @@ class Trainer:
             "Expected finite numbers",
             f"{hint}; train again with a lower training.learning_rate, a longer warm-up or a smaller "
             "training.clip_norm",
-        )
-
-    def _memory_full(self, number: int, batches: Sequence[Batch], error: MemoryFull) -> TrainingError:
-        """Name the largest batch of the update; a checkpoint has everything before it."""
-        largest = max(batches, key=lambda batch: batch.source.size + batch.target_in.size)
-        sizes = (
-            f"{largest.num_pairs:,} pairs, padded to {largest.source.shape[1]:,} source and "
-            f"{largest.target_in.shape[1]:,} target tokens each"
-        )
-        return TrainingError(
-            f"update {number}",
-            f"no memory is left on {described(self.learner.model.device)} for a batch of {sizes} ({error}); the update "
-            f"was not applied, and a checkpoint of update {self.progress.update:,} was saved",
-            "Expected room for it",
-            "Free memory and rerun with --resume; or train again into another directory, with --init to start from "
-            "these weights and a lower training.batch_size or training.batch_tokens (training.accumulate makes up for "
-            "it), data.max_source_length or data.max_target_length",
         )
 
     def _write_interval(self) -> dict[str, float]:

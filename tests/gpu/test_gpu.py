@@ -19,7 +19,7 @@ from freerun.forcing import professor, rollout
 from freerun.forcing.registry import STRATEGIES
 from freerun.forcing.strategy import Objective
 from freerun.models import dropout, random_tensors
-from freerun.models.device import choose_device, exactly, read_numbers
+from freerun.models.device import choose_device, deterministic, read_numbers
 from freerun.models.random_tensors import coin_flips, uniform
 from freerun.randomness import CounterGenerator
 from freerun.training import learner as learning
@@ -96,7 +96,7 @@ def numbers_of_a_cpu(monkeypatch):
 
 def check_agreement(name, settings, dtype, **sizes):
     """Three updates: losses, gradient norms, metrics, and weights, which hold the gradients."""
-    with exactly(GPU):
+    with deterministic(GPU):
         found, weights = run(learner(name, settings, GPU, dtype, **sizes))
     expected, their_weights = run(learner(name, settings, "cpu", dtype, **sizes))
     tolerance = TOLERANCE[dtype]
@@ -153,10 +153,10 @@ def test_an_update_waits_only_where_it_reads_its_numbers(monkeypatch, forcing, a
 
     monkeypatch.setattr(learning, "read_numbers", read)
     monkeypatch.setattr(professor, "read_numbers", read)
-    with exactly(GPU):
-        each.update(1, batches(1))  # allocates, and loads kernels
-        torch.cuda.set_sync_debug_mode("error")
+    with deterministic(GPU):
         try:
+            each.update(1, batches(1))  # allocates, and loads kernels
+            torch.cuda.set_sync_debug_mode("error")
             for number in (3, 5):  # 2 and 4 would compare the gradients of two terms
                 each.update(number, batches(1))
         finally:
@@ -192,6 +192,19 @@ class StopAt(freerun.Callback):
     def on_update(self, update, metrics):
         if update == self.update:
             raise KeyboardInterrupt
+
+
+class FullFrom(freerun.Callback):
+    """Leaves no memory for further updates after one of them."""
+
+    def __init__(self, update):
+        self.update = update
+
+    def on_update(self, update, metrics):
+        if update == self.update:
+            torch.cuda.empty_cache()
+            total = torch.cuda.get_device_properties(GPU).total_memory
+            torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved(GPU) / total, GPU)
 
 
 def config(forcing="teacher", attention="none", **training):
@@ -242,8 +255,8 @@ def test_a_training_learns_in_bf16_and_its_model_predicts_alike_everywhere(pairs
     assert result.metrics["sequence_accuracy.free"] > 0.8
     sources = [line.split("\t")[0] for line in pairs.read_text().splitlines()[:200]]
     models = [freerun.load(tmp_path / "run", device=device, runtime="torch") for device in ("cuda", "cpu")]
-    for options in ({}, {"beam_size": 5, "num_hypotheses": 3}, {"sample": True, "seed": 2}):
-        found, expected = ([*model.predict_batch(sources, **options)] for model in models)
+    for search in (freerun.Greedy(), freerun.Beam(5, num_hypotheses=3), freerun.Sampling(seed=2)):
+        found, expected = (model.predict_batch(sources, search) for model in models)
         assert sum(a.text == b.text for a, b in zip(found, expected, strict=True)) >= 198  # ties
         close = [a.score == pytest.approx(b.score, abs=1e-3) for a, b in zip(found, expected, strict=True)]
         assert sum(close) >= 198
@@ -258,13 +271,10 @@ def test_a_run_moves_between_devices(pairs, tmp_path):
 
 
 def test_a_batch_too_large_for_the_gpu_is_named_and_nothing_is_lost(pairs, tmp_path):
-    total = torch.cuda.get_device_properties(GPU).total_memory
-    directory = train(pairs, tmp_path / "run", stop_at=25)
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated(GPU) + 2**20) / total, GPU)
+    directory = tmp_path / "run"
     try:
         with pytest.raises(TrainingError, match="a batch of 64 pairs, padded to"):
-            freerun.train(out=directory, resume=True)
+            freerun.train(pairs, config=config(), out=directory, callbacks=[FullFrom(25)])
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, GPU)
     freerun.train(out=directory, resume=True)

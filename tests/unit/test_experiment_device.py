@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import freerun
-from freerun.errors import ConfigError, TrainingError, UserError
+from freerun.errors import ConfigError, RunError, TrainingError, UserError
 from freerun.experiment import run as running
 from freerun.experiment.origin import changed_device, device_of
 from freerun.studies.plan import load_study
@@ -71,7 +71,7 @@ def test_a_gpu_runs_neither_onnxruntime_nor_int8(tmp_path, option, value):
     with pytest.raises(ConfigError) as caught:
         freerun.load(tmp_path, device="cuda", **{option: value})
     assert str(caught.value) == (
-        f"device: cuda with {option} {value}. Expected a GPU with torch in fp32. Omit one of the two."
+        f"device: cuda with {option} {value}. Expected torch in fp32 on a GPU. Omit {option} or the device."
     )
 
 
@@ -163,6 +163,72 @@ def test_an_update_that_finds_no_memory_is_named_and_nothing_is_lost(tmp_path, m
     assert weights(tmp_path / "run") == weights(undisturbed)
 
 
+SPECTRAL = {"strategy": "professor", "warmup": 0, "model_gate": 0.0, "hidden_size": 4, "spectral_norm": True}
+
+
+def test_professor_forcing_forgets_an_update_that_finds_no_memory(tmp_path, monkeypatch):
+    """Each pass of its discriminator makes a step of a power iteration, which a checkpoint has."""
+    options = {"config": {**CONFIG, "forcing": SPECTRAL, "training": {**CONFIG["training"], "accumulate": 2}}}
+    undisturbed = freerun.train(PAIRS, out=tmp_path / "undisturbed", **options).directory
+    own, failed = Learner._losses, []
+
+    def losses(learner, update, batch):
+        found = own(learner, update, batch)
+        if (update.number, update.part) == (7, 1) and not failed:
+            failed.append(update)
+            raise torch.OutOfMemoryError("no memory")
+        return found
+
+    monkeypatch.setattr(Learner, "_losses", losses)
+    with pytest.raises(TrainingError, match="update 7: no memory"):
+        freerun.train(PAIRS, out=tmp_path / "run", **options)
+    freerun.train(out=tmp_path / "run", resume=True)
+    assert weights(tmp_path / "run") == weights(undisturbed)
+
+
+def test_a_phase_whose_first_update_finds_no_memory_begins_once(tmp_path, monkeypatch):
+    phases = {"phases": [{"strategy": "teacher", "until": 4}, {"strategy": "free_running"}]}
+    fail_once(monkeypatch, 5, torch.OutOfMemoryError("no memory"))
+    with pytest.raises(TrainingError, match="update 5: no memory"):
+        freerun.train(PAIRS, config={**CONFIG, "forcing": phases}, out=tmp_path / "run")
+    freerun.train(out=tmp_path / "run", resume=True)
+    assert [event["update"] for event in events(tmp_path / "run", "phase")] == [4]
+
+
+def test_a_trial_of_updates_that_finds_no_memory_is_an_error_for_the_user(tmp_path, monkeypatch):
+    fail_once(monkeypatch, 2, torch.OutOfMemoryError("no memory"))
+    with pytest.raises(
+        TrainingError, match=r"training: no memory is left on cpu for a batch of .* nothing was written"
+    ):
+        freerun.train(PAIRS, minutes=0.1, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "config.toml").exists()
+
+
+def test_nothing_of_an_update_without_memory_is_kept_alive(tmp_path, monkeypatch):
+    fail_once(monkeypatch, 3, torch.OutOfMemoryError("no memory"))
+    with pytest.raises(TrainingError) as caught:
+        train(tmp_path / "run")
+    error = caught.value
+    while error is not None:
+        assert not isinstance(error, torch.OutOfMemoryError)
+        error = error.__context__
+
+
+def test_the_device_in_a_runs_configuration_may_be_edited(tmp_path):
+    directory = train(tmp_path / "run", device="cpu").directory
+    path = directory / "config.toml"
+    path.write_text(path.read_text().replace('device = "cpu"', 'device = "auto"'))
+    freerun.train(out=directory, resume=True, settings=["training.updates=12"])
+    assert events(directory, "stop")[-1]["update"] == 12
+
+
+def test_a_bundle_does_not_say_where_it_was_trained(tmp_path):
+    directory = train(tmp_path / "run", device="cpu").directory
+    settings = json.loads((directory / "best" / "config.json").read_text())["training"]
+    assert settings["training"]["updates"] == 8
+    assert "device" not in settings["training"]
+
+
 def test_another_error_is_not_taken_for_a_full_memory(tmp_path, monkeypatch):
     fail_once(monkeypatch, 3, RuntimeError("shapes do not fit"))
     with pytest.raises(RuntimeError, match="shapes do not fit"):
@@ -180,3 +246,18 @@ def test_a_study_has_the_same_results_for_every_name_of_a_device(tmp_path):
         return [run.config_hash for run in load_study(study, tmp_path / "study").runs]
 
     assert hashes("cpu") == hashes("auto") == hashes("cuda:3")
+
+
+def test_a_full_memory_elsewhere_is_an_error_for_the_user(tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nMore lines")
+
+    monkeypatch.setattr(running.RunHooks, "evaluate", full)
+    with pytest.raises(RunError) as caught:
+        train(tmp_path / "run")
+    assert str(caught.value) == (
+        f"{tmp_path / 'run'}: no memory is left on cpu (CUDA out of memory.). Expected room for the model, its optimizer "
+        "and evaluations. Free memory and rerun with --resume, or train a smaller model into another directory."
+    )
+    monkeypatch.undo()
+    assert freerun.train(out=tmp_path / "run", resume=True).metrics

@@ -98,7 +98,6 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now, self.updates = 0.0, []
-        monkeypatch.setattr(time_limit, "build_learner", lambda *_: self)
         monkeypatch.setattr(time_limit.time, "perf_counter", lambda: self.now)
 
     def update(self, number, batches):
@@ -114,7 +113,7 @@ def test_an_average_update_is_estimated_by_its_positions(monkeypatch, accumulate
     batches = [SimpleNamespace(source=np.zeros((2, size)), target_in=np.zeros((1, size))) for size in sizes]
     left = iter(batches)
     order = SimpleNamespace(take=lambda _: next(left))
-    found = time_limit._seconds_per_update(config(accumulate=accumulate), None, order)
+    found = time_limit._seconds_per_update(config(accumulate=accumulate), clock, order)
     assert found == pytest.approx(0.01 * 3 * sizes.sum() / 200)
     assert 3 + 10 <= len(clock.updates) <= 3 + 60
 
@@ -122,9 +121,9 @@ def test_an_average_update_is_estimated_by_its_positions(monkeypatch, accumulate
 def test_few_updates_are_timed_if_they_are_slow(monkeypatch):
     clock = Clock(monkeypatch)
     batch = SimpleNamespace(source=np.zeros((100, 1)), target_in=np.zeros((100, 0)))
-    time_limit._seconds_per_update(config(), None, SimpleNamespace(take=lambda _: batch))
+    time_limit._seconds_per_update(config(), clock, SimpleNamespace(take=lambda _: batch))
     assert len(clock.updates) == 3 + 11
     clock.updates.clear()
     batch = SimpleNamespace(source=np.zeros((1, 1)), target_in=np.zeros((1, 0)))
-    time_limit._seconds_per_update(config(), None, SimpleNamespace(take=lambda _: batch))
+    time_limit._seconds_per_update(config(), clock, SimpleNamespace(take=lambda _: batch))
     assert len(clock.updates) == 3 + 60

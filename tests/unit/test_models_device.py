@@ -21,7 +21,7 @@ from freerun.forcing.strategy import Objective
 from freerun.forcing.training_batch import TrainingBatch
 from freerun.models import device as devices
 from freerun.models import dropout
-from freerun.models.device import choose_device, described, read_numbers, scalar, to_device
+from freerun.models.device import choose_device, device_label, read_numbers, scalar, to_device
 from freerun.training import learner as learning
 from freerun.training.learner import Learner
 from tests.networks import close, corpus, network, random_rows
@@ -239,13 +239,14 @@ def test_a_gpu_beyond_the_last_one(monkeypatch, gpus, found, number):
     pretend(monkeypatch, gpus)
     with pytest.raises(ConfigError) as caught:
         choose_device(f"cuda:{number}")
+    expected = "cuda:0" if gpus == 1 else f"a number below {gpus}"
     assert str(caught.value) == (
-        f"device: cuda:{number} is requested, and this machine has {found}. Expected a number below {gpus}. "
-        'Choose one of them, or "auto".'
+        f"device: cuda:{number} is requested, and this machine has {found}. Expected {expected}. Choose one that is "
+        'there, or "auto".'
     )
 
 
 def test_a_message_names_the_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
-    assert described(torch.device("cuda", 1)) == "cuda:1 (Some GPU)"
-    assert described(devices.CPU) == "cpu"
+    assert device_label(torch.device("cuda", 1)) == "cuda:1 (Some GPU)"
+    assert device_label(devices.CPU) == "cpu"
