@@ -24,7 +24,7 @@ from freerun.loading.torch_model import load_weights, sizes_of
 from freerun.lock import inner_lock, only_writer
 from freerun.log import log
 from freerun.metrics.defined import defined
-from freerun.models.device import CPU, choose_device, deterministic, device_label, is_out_of_memory
+from freerun.models.device import CPU, choose_device, deterministic, device_label, first_line, is_out_of_memory
 from freerun.models.torch_threads import Threads
 from freerun.runtime.bundle import read_bundle
 from freerun.threads import resolve_threads
@@ -68,7 +68,7 @@ def train(request: TrainRequest, callbacks: Sequence[Callback] = ()) -> TrainRes
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                what = f"no memory is left on {device_label(device)} ({str(error).partition(chr(10))[0]})"
+                what = f"no memory is left on {device_label(device)} ({first_line(error)})"
             raise RunError(
                 plan.directory,
                 what,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from freerun.architecture import Architecture
 from freerun.errors import BundleError
+from freerun.models.device import first_line
 from freerun.models.seq2seq import Seq2Seq
 from freerun.models.torch_stepper import TorchStepper
 from freerun.runtime.bundle import Bundle
@@ -32,7 +33,7 @@ def load_model(bundle: Bundle, device: str = "cpu") -> Seq2Seq:
     except torch.OutOfMemoryError as error:
         raise BundleError(
             bundle.directory,
-            f"no memory is left for it on {device} ({str(error).partition(chr(10))[0]})",
+            f"no memory is left for it on {device} ({first_line(error)})",
             "Expected room for its weights",
             "Free memory, or choose another device",
         ) from None

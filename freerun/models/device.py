@@ -24,6 +24,7 @@ __all__ = [
     "choose_device",
     "deterministic",
     "device_label",
+    "first_line",
     "is_asynchronous",
     "is_out_of_memory",
     "products_of_fp32",
@@ -94,6 +95,11 @@ def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     """Return True if torch or NumPy found no memory, on a GPU or for a CPU."""
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or any(text in str(error) for text in _NO_MEMORY)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of torch's message, for a message of our own."""
+    return str(error).partition("\n")[0].rstrip(".")
 
 
 # -- without waiting ---------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from freerun.errors import TrainingError
 from freerun.forcing.loss import Losses, or_one
 from freerun.forcing.strategy import Strategy
 from freerun.forcing.training_batch import TrainingBatch, Update
-from freerun.models.device import Scalar, device_label, is_out_of_memory, read_numbers, scalar
+from freerun.models.device import Scalar, device_label, first_line, is_out_of_memory, read_numbers, scalar
 from freerun.models.seq2seq import Seq2Seq
 from freerun.training.optimizers import load_optimizer_state, optimizer_tensors
 from freerun.training.precision import autocast
@@ -135,7 +135,7 @@ class Learner:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            reason = str(error).partition("\n")[0]
+            reason = first_line(error)
         if computed is None:
             # raised outside of the handler: the first error would keep everything that the update has computed
             self.optimizer.zero_grad(set_to_none=True)

@@ -51,6 +51,7 @@ def cells(tmp_path_factory):
     return {(cell.command, cell.fault): cell for cell in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_fault_loses_nothing_and_is_told(cells, command, fault):
@@ -73,6 +74,7 @@ def test_every_command_and_every_option_that_writes_is_in_the_table():
             assert any(f" {option} " in line for line in lines), f"{name} {option} is not in the table"
 
 
+@pytest.mark.slow
 def test_what_writes_to_disk_is_tried_with_faults_of_writing(cells):
     writing = {name for name, command in COMMANDS.items() if command.locks or {*command.arguments} & WRITING}
     faults = {name for name, fault in FAULTS.items() if fault.writes or fault.lock}

@@ -290,12 +290,30 @@ def test_a_training_that_was_locked_out_is_started_again(pairs: Path, monkeypatc
     config = parse_config({"data": {"train": "t.tsv"}}, "test", settings_of)
     trainings = [Training(2, True), Training(0, False), Training(0, False)]
     started, kept = [], []
-    monkeypatch.setattr(runner, "_start", lambda run, _: started.append(run.name) or trainings.pop(0))
+    monkeypatch.setattr(runner, "_start", lambda run, *_: started.append(run.name) or trainings.pop(0))
     monkeypatch.setattr(runner, "_save_result", lambda run, code, *_: kept.append((run.name, code)))
     monkeypatch.setattr(runner, "_POLL_SECONDS", 0.0)
     settings = StudyConfig(base="b", control="a", seeds=[1])
     runner.train_all([StudyRun(name, 1, config, pairs) for name in "ab"], settings)
     assert (started, kept) == (["a-1", "b-1", "a-1"], [("b-1", 0), ("a-1", 0)])
+
+
+@pytest.mark.parametrize(("device", "options"), [(None, []), ("cpu", ["--device", "cpu"])])
+def test_a_study_trains_on_the_device_that_was_named(pairs, monkeypatch, device, options) -> None:
+    config = parse_config({"data": {"train": "t.tsv"}}, "test", settings_of)
+    commands = []
+
+    def start(arguments: list[str], *_: object) -> Training:
+        commands.append(arguments)
+        return Training(0, False)
+
+    monkeypatch.setattr(runner, "TrainingProcess", start)
+    monkeypatch.setattr(runner, "_save_result", lambda *_: None)
+    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.0)
+    run = StudyRun("a", 1, config, pairs)
+    runner.train_all([run], StudyConfig(base="b", control="a", seeds=[1]), device=device)
+    assert [each[1:3] + each[3:-3] for each in commands] == [["--seed", "1", *options]]
+    assert commands[0][-3:] == ["--out", str(run.directory), "--resume"]
 
 
 def test_a_training_reports_whether_it_was_locked_out(pairs: Path) -> None:

@@ -205,6 +205,7 @@ def test_a_study_of_a_dict_is_run_and_returns_its_analysis(pairs, monkeypatch):
         freerun.study({**config, "reach": 0.5}, "out")
 
 
+@pytest.mark.slow
 def test_the_page_runs(capfd, tmp_path, monkeypatch):
     """The blocks of the sections from prediction to studies, on two small runs."""
     monkeypatch.chdir(tmp_path)

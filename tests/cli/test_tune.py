@@ -29,6 +29,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 def test_a_tuning_from_start_to_end(freerun: Freerun, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = pairs / "tuning"
     arguments = ("tune", pairs / "train.tsv", "--dev", pairs / "dev.tsv", "--out", out, "--seed", 3, *SMALL)

@@ -6,6 +6,8 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 PAGE = (Path(__file__).parents[2] / "docs" / "tutorial.md").read_text()
 
 
@@ -14,6 +16,7 @@ def masked(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"\d[\d,.]*\d|\d", "N", text))
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_tutorial_do_what_it_says(freerun, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```(toml|sh)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)

@@ -27,6 +27,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_random_models_and_damage_pass_under_sanitizers(folder):
     found = Native(folder, "-O1").run(0, FEW)
     report = r"([a-z0-9 ]+) ok (\d+), no memory (\d+), bad source (\d+), bad model (\d+)\n"

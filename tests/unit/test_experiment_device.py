@@ -150,7 +150,7 @@ def test_an_update_that_finds_no_memory_is_named_and_nothing_is_lost(tmp_path, m
     fail_once(monkeypatch, 7, error)
     with pytest.raises(TrainingError) as caught:
         train(tmp_path / "run")
-    first = str(error).partition("\n")[0]
+    first = str(error).partition("\n")[0].rstrip(".")
     assert str(caught.value) == (
         "update 7: no memory is left on cpu for a batch of 8 pairs, padded to 5 source and 4 target tokens each "
         f"({first}); the update was not applied, and a checkpoint of update 6 was saved. Expected room for it. Free "
@@ -256,7 +256,7 @@ def test_a_full_memory_elsewhere_is_an_error_for_the_user(tmp_path, monkeypatch)
     with pytest.raises(RunError) as caught:
         train(tmp_path / "run")
     assert str(caught.value) == (
-        f"{tmp_path / 'run'}: no memory is left on cpu (CUDA out of memory.). Expected room for the model, its optimizer "
+        f"{tmp_path / 'run'}: no memory is left on cpu (CUDA out of memory). Expected room for the model, its optimizer "
         "and evaluations. Free memory and rerun with --resume, or train a smaller model into another directory."
     )
     monkeypatch.undo()
