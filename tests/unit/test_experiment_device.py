@@ -257,7 +257,8 @@ def test_a_full_memory_elsewhere_is_an_error_for_the_user(tmp_path, monkeypatch)
         train(tmp_path / "run")
     assert str(caught.value) == (
         f"{tmp_path / 'run'}: no memory is left on cpu (CUDA out of memory). Expected room for the model, its "
-        "optimizer and evaluations. Free memory and rerun with --resume, or train a smaller model into another directory."
+        "optimizer and evaluations. Free memory and rerun with --resume, or train a smaller model into another "
+        "directory."
     )
     monkeypatch.undo()
     assert freerun.train(out=tmp_path / "run", resume=True).metrics
