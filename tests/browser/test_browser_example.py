@@ -18,6 +18,8 @@ from tests.browser.driven import chromium
 from tests.javascript import EXAMPLES, installed, program, run
 from tests.trained import HOSTILE, change_config, once
 
+pytestmark = pytest.mark.slow
+
 PAGE = EXAMPLES / "browser"
 SOURCES = {"characters": ["ab", "cab", "bcaX", "𝒜b", "e\u0301"], "words": ["A B C", "a\u3000b", "A X b", " ", "c c"]}
 

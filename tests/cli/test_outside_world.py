@@ -56,6 +56,7 @@ def shell(folder, script, **environment):
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_nothing_is_written_into_the_home(place):
     home = place / "home"
     home.mkdir()

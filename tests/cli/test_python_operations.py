@@ -181,6 +181,7 @@ def test_pairs_without_a_known_token_are_rejected_under_their_name(predictor):
         freerun.diagnose(predictor, [("123", "A")])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("silent")
 def test_a_study_of_a_dict_is_run_and_returns_its_analysis(pairs, monkeypatch):
     (pairs / "base.toml").write_text(

@@ -101,6 +101,7 @@ def test_a_study_is_begun_gone_on_with_and_kept(freerun, folder):
     assert "free.training.updates was 4, now 5" in other.err and "seeds and arms may be added" in other.err
 
 
+@pytest.mark.slow
 def test_runs_of_a_version_with_other_random_numbers_are_not_mixed_with_new_ones(freerun, folder):
     out = folder / "out"
     command = ("study", folder / "study.toml", "--out", out, "--json")
@@ -141,6 +142,7 @@ def test_runs_of_a_version_with_other_random_numbers_are_not_mixed_with_new_ones
     assert again.pop("freerun") == "0.1.0" and again == json.loads(kept)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_a_result(freerun, folder):
     text = (
         STUDY.replace("[1, 2]", "[1]")
@@ -154,6 +156,7 @@ def test_a_run_that_diverges_is_a_result(freerun, folder):
     assert "free: one seed: no test is possible." in result.out
 
 
+@pytest.mark.slow
 def test_phases_a_bundle_to_start_from_columns_and_the_search_are_taken_over(freerun, folder, trained, searches):
     lines = [line.split("\t") for line in (folder / "train.tsv").read_text().splitlines()]
     (folder / "train.tsv").write_text("".join(f"{target}\tx\t{source}\n" for source, target in lines))

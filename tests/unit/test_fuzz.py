@@ -63,6 +63,7 @@ def test_many_damaged_texts(texts):
     assert outcomes(texts, range(1000, 11_000)) == {"read pairs", "read texts", "predicted", "rejected"}
 
 
+@pytest.mark.slow
 def test_odd_arguments_are_carried_out_or_rejected(arguments):
     assert outcomes(arguments, range(200)) == {"done", "rejected"}
 
@@ -76,6 +77,7 @@ def test_every_command_and_option_is_tried(arguments):
     assert {option for option in paths[("predict",)] if option.startswith("-")} <= tried
 
 
+@pytest.mark.slow
 def test_odd_configurations_are_trained_on_or_rejected(configurations):
     assert outcomes(configurations, range(150)) >= {"done", "rejected"}
 
