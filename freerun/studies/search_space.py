@@ -148,7 +148,9 @@ def _sizes(size: int) -> IntDistribution:
 def _rates(rate: float, steps: int = _STEPS) -> FloatDistribution:
     below = min(steps, int(rate / _STEP + 1e-9))
     above = max(0, min(steps, int((_HIGHEST_RATE - rate) / _STEP + 1e-9)))
-    return FloatDistribution(_rounded(rate - below * _STEP), _rounded(rate + above * _STEP), step=_STEP)
+    # sums of steps may miss 0 by a hair, on the side of rates that no model can have
+    lowest = abs(round(rate - below * _STEP, 9))
+    return FloatDistribution(_rounded(lowest), _rounded(rate + above * _STEP), step=_STEP)
 
 
 def _rounded(value: Any) -> Any:

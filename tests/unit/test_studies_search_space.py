@@ -130,6 +130,13 @@ def test_any_configuration_has_valid_ranges_around_it(hidden, layers, rate, smoo
     parse_config(raw, "test", EVERYTHING.settings_of)  # whatever is suggested can be trained
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.1, 0.15, 0.3, 0.45])
+def test_a_range_of_rates_begins_at_0_or_above(rate):
+    lowest = space(dropout=rate).ranges["model.dropout"].low
+    assert lowest >= 0.0
+    assert lowest == pytest.approx(max(0.0, rate - 0.25), abs=1e-9)
+
+
 def test_a_suggestion_is_a_function_of_seed_and_results():
     trials = trials_by(lambda chosen: chosen["model.dropout"], space(), 9)
     assert space().suggest(trials, 1) == space().suggest(trials, 1)
