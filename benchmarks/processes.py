@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from updates import arguments, config_of, first_batches, new_learner, prepared
 
 from freerun.build import order_of
-from freerun.cli import set_waiting
+from freerun.cli import set_wait_policy
 from freerun.config import Config
 
 NETWORKS: Mapping[str, Mapping[str, Any]] = {
@@ -69,7 +69,7 @@ def work(options: argparse.Namespace) -> None:
 
 
 class Worker:
-    """A process that trains when it is told to."""
+    """A process that trains on request."""
 
     def __init__(self, options: argparse.Namespace, threads: int) -> None:
         command = [sys.executable, __file__, "--work", str(threads), "--hidden", str(options.hidden)]
@@ -143,7 +143,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--work", type=int, metavar="THREADS", help="train for a process that measures")
     options = parser.parse_args()
-    set_waiting(os.environ)
+    set_wait_policy(os.environ)
     if options.work:
         work(options)
         return

@@ -35,7 +35,7 @@ from freerun.text import one_line, shown
 from freerun.threads import in_a_command
 from freerun.version import VERSION
 
-__all__ = ["app", "main", "set_waiting"]
+__all__ = ["app", "main", "set_wait_policy"]
 
 app = typer.Typer(
     name="freerun",
@@ -601,8 +601,8 @@ def _check_requires(command: str, option: str, given: bool, others: Mapping[str,
         raise UserError(command, f"{', '.join(ignored)} without {option}", f"It requires {option}", fix)
 
 
-def set_waiting(environment: MutableMapping[str, str]) -> None:
-    """Let torch's threads wait for each other by turning for a moment, then by sleeping (docs/decisions/0034).
+def set_wait_policy(environment: MutableMapping[str, str]) -> None:
+    """Let torch's threads spin briefly while they wait for each other, then sleep (docs/decisions/0034).
 
     torch reads the variables when it is imported; those that the user has set remain.
     """
@@ -613,7 +613,7 @@ def set_waiting(environment: MutableMapping[str, str]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0, 2 for an error that the user can fix, 128 + the number of a signal, or 1."""
     prepare_streams()
-    set_waiting(os.environ)
+    set_wait_policy(os.environ)
     try:
         code = _run(arguments)
         sys.stdout.flush()

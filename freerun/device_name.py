@@ -11,7 +11,9 @@ from freerun.text import shown
 
 __all__ = ["DEVICE_NAMES", "DEVICE_PATTERN", "check_device_name"]
 
-DEVICE_PATTERN: Final = r"\A(auto|cpu|cuda(:(0|[1-9][0-9]{0,3}))?)\z"
+_NAME: Final = "auto|cpu|cuda(:(0|[1-9][0-9]{0,3}))?"
+DEVICE_PATTERN: Final = rf"\A({_NAME})\z"
+"""For pydantic, whose \\z is Python's \\Z."""
 DEVICE_NAMES: Final = '"auto", "cpu", "cuda" or "cuda:N", counted from 0'
 
 
@@ -23,7 +25,7 @@ def check_device_name(name: object, location: str = "device") -> str:
         ConfigError: no name of a device.
     """
     check_text(location, name)
-    if not re.match(DEVICE_PATTERN.replace(r"\z", r"\Z"), str(name)):  # pydantic's name for the end of a text
+    if not re.fullmatch(_NAME, str(name)):
         raise ConfigError.single(
             location, f"the value is {shown(name)}", f"Expected {DEVICE_NAMES}", "Choose one of them"
         )

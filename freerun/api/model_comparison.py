@@ -52,7 +52,7 @@ def compare(
         reject_load_options({"threads": threads, "device": device != "cpu"})
     check_int("beam_size", beam_size)
     check_progress(progress)
-    device = resolve_device(device)
+    resolve_device(device)  # before anything is read
     if pairs is None:
         raise wrong_type("pairs", pairs, "a path (str or os.PathLike) or pairs in memory")
     spec = as_pairs("pairs", pairs, columns, list(paths.values()))

@@ -81,7 +81,7 @@ def evaluate(
     check_number("length_penalty", length_penalty)
     check_flag("early_stop", early_stop)
     check_progress(progress)
-    device = resolve_device(device, runtime, precision)
+    resolve_device(device, runtime, precision)  # before anything is read
     spec = as_pairs("pairs", pairs, columns, paths)
     most_frequent_target = None
     if isinstance(model, Predictor):

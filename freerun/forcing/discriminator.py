@@ -135,4 +135,4 @@ class Discriminator(nn.Module):
 
 def step_bound(lengths_B: Tensor, bound: int) -> int:
     """Return the largest length; on a GPU its bound, since asking would mean waiting."""
-    return int(lengths_B.max()) if not is_asynchronous(lengths_B.device) else bound
+    return bound if is_asynchronous(lengths_B.device) else int(lengths_B.max())

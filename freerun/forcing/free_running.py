@@ -27,8 +27,8 @@ class FreeRunning(Strategy):
     def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
         """Return the NLL of the reference tokens given the fed ones; ``effective_rate`` as in scheduled sampling."""
         encoded, masks = encode(model, batch, update)
-        fed_BT = batch.target_in_BT
-        numbers_BT = uniforms(update, "draws", *fed_BT.shape, device=fed_BT.device)
+        target_BT = batch.target_in_BT
+        numbers_BT = uniforms(update, "draws", *target_BT.shape, device=target_BT.device)
         draw = aligned_draw(self.settings)
         fed_BT, decoded = aligned_pass(
             model.decoder, encoded, batch.target_in_BT, batch.replaceable_BT, numbers_BT, draw, masks

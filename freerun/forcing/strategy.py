@@ -74,7 +74,7 @@ class Strategy(ABC):
     settings and the shared objective.
 
     A strategy that has parameters of its own, such as a discriminator, also implements ``prepare``, ``own_loss``,
-    ``step``, ``state`` and ``load``. The learner (``training/learner.py``) calls them in each update:
+    ``step``, ``state``, ``load`` and ``undo``. The learner (``training/learner.py``) calls them in each update:
 
     1. for each batch: ``losses``, then ``own_loss`` with the ``own_inputs`` that ``losses`` returned. The learner
        backpropagates the own loss at once, so that its gradients add up over the batches of the update;

@@ -238,15 +238,11 @@ def resolve_device(device: str, runtime: Runtime | None = None, precision: Preci
     if name == "cpu":
         return name
     for option, value, other in (("runtime", runtime, "onnx"), ("precision", precision, "int8")):
-        if value == other and name != "auto":
-            raise ConfigError.single(
-                "device",
-                f"{name} with {option} {value}",
-                "Expected torch in fp32 on a GPU",
-                f"Omit {option} or the device",
-            )
-        if value == other:
+        if value == other and name == "auto":
             return "cpu"
+        if value == other:
+            fix = f"Omit {option} or the device"
+            raise ConfigError.single("device", f"{name} with {option} {value}", "Expected torch in fp32 on a GPU", fix)
     try:
         from freerun.models.device import choose_device
     except ModuleNotFoundError as error:

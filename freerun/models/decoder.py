@@ -377,7 +377,6 @@ class Decoder(nn.Module):
 
 def _cast_once(weight: Tensor) -> Tensor:
     """Return a weight as autocast would convert it in every step: it remembers whole parameters only, not parts."""
-    kind = weight.device.type
-    if is_asynchronous(weight.device) and kind == "cuda" and torch.is_autocast_enabled(kind):
-        return weight.to(torch.get_autocast_dtype(kind))
+    if weight.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
+        return weight.to(torch.get_autocast_dtype("cuda"))
     return weight

@@ -119,7 +119,7 @@ def to_device(arrays: Sequence[NDArray[Any]], device: torch.device | str) -> lis
 
 def scalar(value: Tensor) -> Scalar:
     """Return a tensor of one element as a number if that costs nothing, as it is on a GPU."""
-    return value.item() if not is_asynchronous(value.device) else value.detach()
+    return value.detach() if is_asynchronous(value.device) else value.item()
 
 
 def read_numbers(values: Sequence[Scalar]) -> list[float]:

@@ -6,78 +6,39 @@ import contextlib
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 import freerun
 from freerun.architecture import ATTENTIONS, CELLS
-from freerun.data.batching import make_batch
 from freerun.data.builtin import make_dataset
 from freerun.errors import ConfigError, Interrupted, TrainingError
 from freerun.forcing import professor, rollout
-from freerun.forcing.registry import STRATEGIES
-from freerun.forcing.strategy import Objective
 from freerun.models import dropout, random_tensors
 from freerun.models.device import choose_device, deterministic, read_numbers
 from freerun.models.random_tensors import coin_flips, uniform
 from freerun.randomness import CounterGenerator
 from freerun.training import learner as learning
-from freerun.training.learner import Learner
-from tests.networks import SOME_OF_ALL, corpus, network, random_rows
+from tests.devices import HALF, WAITING, WITHOUT_WAITING, batches, learner, steps_of
+from tests.networks import SOME_OF_ALL
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="benchmarks/gpu.py --check says why there is no GPU"),
 ]
 GPU = torch.device("cuda", 0)
-LENGTHS = [3, 5, 2, 4, 6, 1, 2, 5]
-PAIRS = corpus(random_rows(LENGTHS), random_rows(LENGTHS[::-1], size=9, seed=1))
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4}
-HALF = {"kind": "constant", "teacher_prob": 0.5}
-PROFESSOR = {"warmup": 0, "model_gate": 0.0, "hidden_size": 5, "weight": 0.5, "include_teacher_term": True}
-FORCING = {
-    "teacher": ("teacher", {}),
-    "scheduled": ("scheduled_sampling", {"schedule": HALF}),
-    "in passes": ("scheduled_sampling", {"schedule": HALF, "passes": 2}),
-    "free running": ("free_running", {}),
-    "professor": ("professor", PROFESSOR),
-    "hinge": ("professor", {**PROFESSOR, "adversary": "hinge", "r1": 0.5, "spectral_norm": True}),
-    "replacement": ("input_corruption", {"kind": "replacement", "rate": 0.5}),
-    "raml": ("input_corruption", {"kind": "raml", "temperature": 5.0}),
-}
-ASKING = {
-    "mmd": ("professor", {"warmup": 0, "adversary": "mmd"}),
-    "minimum risk": ("minimum_risk", {"samples": 3}),
-    "self-critical": ("self_critical", {}),
-    "optimal completion": ("optimal_completion", {"teacher_prob": 0.4}),
-}
-"""Costs of whole outputs, and counts of rows, are computed on the CPU: these wait within an update."""
 
 
-def learner(name, settings, device, dtype=torch.float64, **options):
-    kind = STRATEGIES[name]
-    # on the CPU the reference loop, which calls none of torch's recurrent kernels
+def on(device, name, settings, dtype=torch.float64, **sizes):
+    """A learner that drops everything there is to drop; on the CPU it has the reference loop, not torch's kernels."""
     backend = "auto" if torch.device(device).type == "cuda" else "reference"
-    model = network(dtype=dtype, backend=backend, **SOME_OF_ALL, **options).to(device)
-    return Learner(
-        model=model,
-        strategy=kind(kind.Settings(**settings), Objective(0.1)),
-        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
-        schedule=lambda update: 1.0,
-        seed=3,
-        clip_norm=0.5,
-        cosine_every=2,
-    )
-
-
-def batches(parts):
-    return [make_batch(PAIRS, rows) for rows in np.array_split(np.arange(len(PAIRS)), parts)]
+    return learner(name, settings, device, rate=0.1, dtype=dtype, backend=backend, **SOME_OF_ALL, **sizes)
 
 
 def run(each):
-    steps = [each.update(number, batches(parts)) for number, parts in ((1, 1), (2, 2), (3, 1))]
-    return steps, {name: value.detach().cpu() for name, value in each.model.named_parameters()}
+    """The steps of three updates, and the weights after them."""
+    return steps_of(each), {name: value.detach().cpu() for name, value in each.model.named_parameters()}
 
 
 @pytest.fixture
@@ -97,8 +58,8 @@ def numbers_of_a_cpu(monkeypatch):
 def check_agreement(name, settings, dtype, **sizes):
     """Three updates: losses, gradient norms, metrics, and weights, which hold the gradients."""
     with deterministic(GPU):
-        found, weights = run(learner(name, settings, GPU, dtype, **sizes))
-    expected, their_weights = run(learner(name, settings, "cpu", dtype, **sizes))
+        found, weights = run(on(GPU, name, settings, dtype, **sizes))
+    expected, their_weights = run(on("cpu", name, settings, dtype, **sizes))
     tolerance = TOLERANCE[dtype]
     for step, other in zip(found, expected, strict=True):
         assert step.loss == pytest.approx(other.loss, rel=tolerance, abs=tolerance)
@@ -121,9 +82,9 @@ def test_every_cell_and_attention_computes_what_the_cpu_does(numbers_of_a_cpu, c
 
 
 @pytest.mark.parametrize("attention", ["none", "general", "bahdanau"])
-@pytest.mark.parametrize("forcing", FORCING | ASKING)
+@pytest.mark.parametrize("forcing", WITHOUT_WAITING | WAITING)
 def test_every_strategy_computes_what_the_cpu_does_from_the_same_numbers(numbers_of_a_cpu, forcing, attention):
-    name, settings = (FORCING | ASKING)[forcing]
+    name, settings = (WITHOUT_WAITING | WAITING)[forcing]
     check_agreement(name, settings, torch.float64, attention=attention)
 
 
@@ -139,10 +100,10 @@ def test_random_numbers_are_the_same_on_every_device(monkeypatch, size):
 
 
 @pytest.mark.parametrize("attention", ["none", "general", "bahdanau"])
-@pytest.mark.parametrize("forcing", FORCING)
+@pytest.mark.parametrize("forcing", WITHOUT_WAITING)
 def test_an_update_waits_only_where_it_reads_its_numbers(monkeypatch, forcing, attention):
-    name, settings = FORCING[forcing]
-    each = learner(name, settings, GPU, torch.float32, attention=attention)
+    name, settings = WITHOUT_WAITING[forcing]
+    each = on(GPU, name, settings, torch.float32, attention=attention)
 
     def read(values):
         torch.cuda.set_sync_debug_mode("default")

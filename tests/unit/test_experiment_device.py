@@ -91,6 +91,17 @@ def test_auto_is_the_cpu_where_there_is_no_gpu(tmp_path, monkeypatch):
     assert freerun.diagnose(directory, PAIRS, device="auto").summary == freerun.diagnose(directory, PAIRS).summary
 
 
+def test_auto_leaves_an_export_without_weights_on_the_cpu(tmp_path, monkeypatch):
+    directory = train(tmp_path / "run").directory
+    freerun.export(directory, out=tmp_path / "export")
+    expected = freerun.evaluate(tmp_path / "export", PAIRS).metrics
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert freerun.evaluate(tmp_path / "export", PAIRS, device="auto").metrics == expected
+    assert freerun.load(tmp_path / "export", device="auto").predict("abc")
+    assert freerun.compare(tmp_path / "export", tmp_path / "export", PAIRS, device="auto").differences
+
+
 def test_a_run_may_be_resumed_with_another_name_of_its_device(tmp_path):
     directory = train(tmp_path / "run", device="cpu").directory
     longer = ["training.updates=12"]

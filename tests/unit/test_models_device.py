@@ -1,7 +1,7 @@
 """Devices: their names, and that an update on one that runs on its own asks it for numbers only when it ends.
 
-There is no GPU here, so two stand in for one. A CPU that is declared asynchronous takes a GPU's way through the code,
-with numbers to compare. The "meta" device has no numbers at all: whatever asks for one fails.
+There is no GPU here, so two stand in for one. A CPU that is declared asynchronous takes the GPU's code path, with
+numbers to compare. The "meta" device has no numbers at all: whatever asks for one fails.
 """
 
 from __future__ import annotations
@@ -15,40 +15,15 @@ import torch
 from freerun.data.batching import make_batch
 from freerun.errors import ConfigError
 from freerun.forcing import professor, rollout
-from freerun.forcing.input_corruption import InputCorruption
-from freerun.forcing.registry import STRATEGIES
-from freerun.forcing.strategy import Objective
 from freerun.forcing.training_batch import TrainingBatch
 from freerun.models import device as devices
 from freerun.models import dropout
 from freerun.models.device import choose_device, device_label, read_numbers, scalar, to_device
 from freerun.training import learner as learning
-from freerun.training.learner import Learner
-from tests.networks import close, corpus, network, random_rows
+from tests.devices import LENGTHS, PAIRS, WAITING, WITHOUT_WAITING, batches, learner, steps_of
+from tests.networks import close
 
-LENGTHS = [3, 5, 2, 4, 6, 1, 2, 5]
-PAIRS = corpus(random_rows(LENGTHS), random_rows(LENGTHS[::-1], size=9, seed=1))
 META = torch.device("meta")
-HALF = {"kind": "constant", "teacher_prob": 0.5}
-PROFESSOR = {"warmup": 0, "model_gate": 0.0, "hidden_size": 5, "weight": 0.5, "include_teacher_term": True}
-WAITLESS = {
-    "teacher": ("teacher", {}),
-    "scheduled": ("scheduled_sampling", {"schedule": HALF}),
-    "in passes": ("scheduled_sampling", {"schedule": HALF, "passes": 2}),
-    "by position": ("scheduled_sampling", {"schedule": HALF, "position": {"kind": "exponential", "k": 0.8}}),
-    "argmax": ("scheduled_sampling", {"schedule": HALF, "draw": "argmax", "draw_eos": True}),
-    "free running": ("free_running", {}),
-    "professor": ("professor", PROFESSOR),
-    "hinge": ("professor", {**PROFESSOR, "adversary": "hinge", "r1": 0.5, "spectral_norm": True}),
-    "replacement": ("input_corruption", {"kind": "replacement", "rate": 0.5}),
-    "raml": ("input_corruption", {"kind": "raml", "temperature": 5.0}),
-}
-OTHERS = {
-    "mmd": ("professor", {"warmup": 0, "adversary": "mmd"}),
-    "minimum risk": ("minimum_risk", {"samples": 3}),
-    "self-critical": ("self_critical", {}),
-    "optimal completion": ("optimal_completion", {"teacher_prob": 0.4}),
-}
 NETWORKS = {
     "lstm": {"bidirectional": True},
     "gru": {"cell": "gru", "attention": "general", "context": "every_step"},
@@ -58,31 +33,13 @@ NETWORKS = {
 }
 
 
-def learner(name, settings, device="cpu", **options):
-    """A learner of a small network that drops everything there is to drop."""
-    kind = STRATEGIES[name]
-    rates = {"dropout": 0.3, "embedding_dropout": 0.2, "embedding_unit_dropout": 0.2, "memory_dropout": 0.2}
-    model = network(**rates, **options).to(device)
-    return Learner(
-        model=model,
-        strategy=kind(kind.Settings(**settings), Objective(0.1)),
-        optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
-        schedule=lambda update: 1.0,
-        seed=3,
-        clip_norm=0.5,
-        cosine_every=2,
-    )
+RATES = {"dropout": 0.3, "embedding_dropout": 0.2, "embedding_unit_dropout": 0.2, "memory_dropout": 0.2}
 
 
-def batches(parts):
-    return [make_batch(PAIRS, rows) for rows in np.array_split(np.arange(len(PAIRS)), parts)]
-
-
-def run(name, settings, **options):
-    """The steps of three updates, the second one of two batches, and the weights after them."""
-    each = learner(name, settings, **options)
-    steps = [each.update(number, batches(parts)) for number, parts in ((1, 1), (2, 2), (3, 1))]
-    return steps, dict(each.model.named_parameters()), each.strategy.state()
+def run(name, settings, **sizes):
+    """The steps of three updates, and the weights and the strategy's state after them."""
+    each = learner(name, settings, **RATES, **sizes)
+    return steps_of(each), dict(each.model.named_parameters()), each.strategy.state()
 
 
 @pytest.fixture
@@ -99,9 +56,9 @@ def as_asynchronous(monkeypatch):
 
 
 @pytest.mark.parametrize("sizes", NETWORKS)
-@pytest.mark.parametrize("forcing", WAITLESS | OTHERS)
+@pytest.mark.parametrize("forcing", WITHOUT_WAITING | WAITING)
 def test_an_update_has_the_same_numbers_on_an_asynchronous_device(as_asynchronous, forcing, sizes):
-    name, settings = (WAITLESS | OTHERS)[forcing]
+    name, settings = (WITHOUT_WAITING | WAITING)[forcing]
     steps, weights, state = run(name, settings, **NETWORKS[sizes])
     as_asynchronous()
     their_steps, their_weights, their_state = run(name, settings, **NETWORKS[sizes])
@@ -127,16 +84,16 @@ class Reads:
 
 
 @pytest.mark.parametrize("sizes", NETWORKS)
-@pytest.mark.parametrize("forcing", WAITLESS)
+@pytest.mark.parametrize("forcing", WITHOUT_WAITING)
 def test_an_update_waits_for_its_device_only_as_it_ends(monkeypatch, forcing, sizes):
-    name, settings = WAITLESS[forcing]
+    name, settings = WITHOUT_WAITING[forcing]
     reads = Reads()
     for module in (learning, professor):
         monkeypatch.setattr(module, "read_numbers", reads)
     # of which this device has none
     monkeypatch.setattr(torch, "autocast", lambda *given, **named: contextlib.nullcontext())
     monkeypatch.setattr(torch.optim, "Adam", lambda parameters, rate, fused: torch.optim.SGD(parameters, rate))
-    each = learner(name, settings, META, **NETWORKS[sizes])
+    each = learner(name, settings, META, **RATES, **NETWORKS[sizes])
     for number in (1, 2):
         each.update(number, batches(1))
     assert reads.count == (4 if name == "professor" else 2)  # the discriminator's numbers are a second question
@@ -175,12 +132,9 @@ def test_a_number_stays_on_an_asynchronous_device_until_it_is_read(monkeypatch):
     assert read_numbers([]) == []
 
 
-def test_raml_replaces_as_many_tokens_as_it_draws(monkeypatch):
+def test_raml_replaces_as_many_tokens_as_it_draws():
     # the lengths come from the arrays of the batch, which a device does not have to be asked for
-    kind = InputCorruption
-    strategy = kind(kind.Settings(kind="raml", temperature=1000.0), Objective())
-    each = learner("input_corruption", {"kind": "raml", "temperature": 1000.0})
-    each.strategy = strategy
+    each = learner("input_corruption", {"kind": "raml", "temperature": 1000.0}, **RATES)
     (metrics,) = each.update(1, batches(1)).metrics
     changed, positions = metrics["effective_rate"]
     assert positions == sum(LENGTHS) - len(LENGTHS)

@@ -8,19 +8,19 @@ import sys
 
 import pytest
 
-from freerun.cli import set_waiting
+from freerun.cli import set_wait_policy
 
 
-def test_threads_turn_for_a_moment_and_then_sleep():
+def test_threads_spin_briefly_and_then_sleep():
     environment = {"PATH": "/bin"}
-    set_waiting(environment)
+    set_wait_policy(environment)
     assert environment == {"PATH": "/bin", "GOMP_SPINCOUNT": "2000"}
 
 
 @pytest.mark.parametrize("variable", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
 def test_what_the_user_has_set_remains(variable):
     environment = {variable: "something"}
-    set_waiting(environment)
+    set_wait_policy(environment)
     assert environment == {variable: "something"}
 
 
