@@ -28,11 +28,13 @@ __all__ = [
     "NUM_HYPOTHESES",
     "POSITIVE_TEMPERATURE",
     "PROCESSES",
+    "RESTARTS",
     "SAMPLES",
     "SEED",
     "SIZE",
     "TEMPERATURE",
     "THREADS",
+    "TIMEOUT",
     "TOP_K",
     "TRIALS",
     "Range",
@@ -104,6 +106,9 @@ SEED: Final = Range(-(2**63), 2**63 - 1)
 THREADS: Final = Range(0, 1024)
 """With tens of thousands of threads, libraries abort the process."""
 PROCESSES: Final = Range(1, 256)
+RESTARTS: Final = Range(0, 1000)
+TIMEOUT: Final = Range(1, 10.0**5, is_whole=False)
+"""Seconds."""
 MINUTES: Final = Range(0.1, 10.0**5, is_whole=False)
 """A time limit: up to ten weeks."""
 TRIALS: Final = Range(2, 10_000)

@@ -19,6 +19,7 @@ from freerun.config import (
 )
 from freerun.data.codec import Codec
 from freerun.data.corpus import Corpus
+from freerun.distributed.ranks import ALONE, Ranks
 from freerun.errors import ConfigError
 from freerun.forcing.phases import Phases
 from freerun.forcing.registry import strategy_named
@@ -164,11 +165,13 @@ def selection_of(config: Config) -> Selection:
 
 def order_of(config: TrainingConfig, corpus: Corpus) -> BatchOrder:
     """Build the order of the batches."""
-    return BatchOrder(corpus, config.seed, config.batch_size, config.batch_tokens)
+    return BatchOrder(corpus, config.seed, config.batch_size, config.batch_tokens, config.accumulate)
 
 
-def build_learner(config: Config, model: Seq2Seq, order: BatchOrder) -> Learner:
+def build_learner(config: Config, model: Seq2Seq, order: BatchOrder, ranks: Ranks = ALONE) -> Learner:
     """Build the learner: the model with everything that its updates need.
+
+    ``ranks``: the processes that compute each update together.
 
     Raises:
         ConfigError: bf16 is requested and the CPU does not have it, or a phase of forcing would never begin.
@@ -185,6 +188,7 @@ def build_learner(config: Config, model: Seq2Seq, order: BatchOrder) -> Learner:
         precision=choose_precision(training.precision, config.model.hidden_size, str(model.device)),
         updates_per_epoch=updates_per_epoch(training, order),
         cosine_every=training.journal_every,
+        ranks=ranks,
     )
 
 

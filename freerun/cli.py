@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,14 +23,17 @@ from freerun.bounds import (
     MAX_LENGTH,
     MAX_LOSS,
     MINUTES,
+    RESTARTS,
     SAMPLES,
     SEED,
     TEMPERATURE,
     THREADS,
+    TIMEOUT,
     TOP_K,
     TRIALS,
 )
-from freerun.errors import ConfigError, Interrupted, MissingExtraError, UserError
+from freerun.distributed.status import is_launched, write_status
+from freerun.errors import ConfigError, Ended, Interrupted, MissingExtraError, RankError, UserError
 from freerun.streams import discard_output, prepare_streams, write_notice
 from freerun.text import one_line, shown
 from freerun.threads import in_a_command
@@ -126,6 +130,7 @@ EnsembleMean = Annotated[Mean, typer.Option(help="How to average the models' dis
 
 @app.command()
 def train(
+    context: typer.Context,
     subject: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -174,13 +179,40 @@ def train(
     trust_code: Annotated[
         bool, typer.Option("--trust-code", help="With --resume: import the Python code that the run directory names.")
     ] = False,
-) -> None:
+    processes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="Train with N processes on this machine, each with its share of every update. auto: one per GPU, or "
+            "else one for every two cores.",
+        ),
+    ] = None,
+    max_restarts: Annotated[
+        int | None,
+        typer.Option(
+            min=RESTARTS.low,
+            max=RESTARTS.high,
+            help="With --processes: restart from the last checkpoint up to N times if a process is killed.  [3]",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            min=TIMEOUT.low,
+            max=TIMEOUT.high,
+            metavar="SECONDS",
+            help="How long several processes wait for each other to join, and in the middle of an update.",
+        ),
+    ] = 300.0,
+) -> int:
     """Train a model on pairs. Without a configuration, choose all settings from the data and explain the choices."""
+    from freerun.commands.train import ProcessOptions
     from freerun.commands.train import train as run
     from freerun.experiment.pairs_spec import training_files
     from freerun.experiment.request import TrainRequest
 
     _check_requires("train", "--resume", resume, {"--trust-code": trust_code or None})
+    _check_requires("train", "--processes", processes is not None, {"--max-restarts": max_restarts})
     pairs, development = training_files(subject or [], dev or [])
     request = TrainRequest(
         source=pairs,
@@ -195,7 +227,8 @@ def train(
         minutes=minutes,
         trust_code=trust_code,
     )
-    run(request)
+    arguments: list[str] = context.find_object(list) or []
+    return run(request, ProcessOptions(processes, 3 if max_restarts is None else max_restarts, timeout, arguments))
 
 
 @app.command()
@@ -614,6 +647,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0, 2 for an error that the user can fix, 128 + the number of a signal, or 1."""
     prepare_streams()
     set_wait_policy(os.environ)
+    if is_launched():
+        return _run_launched(arguments)
     try:
         code = _run(arguments)
         sys.stdout.flush()
@@ -626,11 +661,32 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
+def _run_launched(arguments: list[str] | None) -> int:
+    """Run a command in a process that the launcher started, and tell it the exit code in a file."""
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_output()
+        code = 1
+    except OSError as error:
+        code = _fail(_describe_system_error(error), 2)
+    except RankError as error:
+        write_status(2, lost=str(error))
+        return 0
+    except Exception:  # noqa: BLE001 (a mistake of ours would repeat if all processes started again)
+        traceback.print_exc()
+        code = 1
+    write_status(code)
+    return 0
+
+
 def _run(arguments: list[str] | None) -> int:
     """Run a command and turn its errors into messages and exit codes, except those of the operating system."""
     try:
-        _check_arguments(sys.argv[1:] if arguments is None else arguments)
-        code = app(args=arguments, standalone_mode=False, prog_name="freerun")
+        given = sys.argv[1:] if arguments is None else arguments
+        _check_arguments(given)
+        code = app(args=given, standalone_mode=False, prog_name="freerun", obj=list(given))
     except typer.TyperException as error:
         return _fail(_usage(error), 2)
     except typer.Exit as error:
@@ -639,10 +695,16 @@ def _run(arguments: list[str] | None) -> int:
         return error.code if isinstance(error.code, int) else 1
     except ConfigError as error:
         return _fail("\n".join(one_line(f"error: {problem}") for problem in error.problems), 2)
+    except RankError as error:
+        if is_launched() and not error.is_explained:
+            raise  # the launcher knows better what has happened
+        return _fail(one_line(f"error: {error}"), 2)
     except UserError as error:
         return _fail(one_line(f"error: {error}"), 2)
     except Interrupted as error:
         return 128 + error.signal
+    except Ended as error:
+        return error.code
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
     except ModuleNotFoundError as error:

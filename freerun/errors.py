@@ -7,8 +7,10 @@
     │   ├── BundleError           a model bundle: missing, truncated, foreign or newer
     │   ├── RunError              a run directory: occupied, changed, unfinished
     │   ├── TrainingError         training cannot continue: a loss that is not finite
+    │   ├── RankError             a process of a training with several: it has ended, or cannot be reached
     │   └── MissingExtraError     a missing package that an extra installs
-    └── Interrupted               a signal stopped the training; a checkpoint was saved
+    ├── Interrupted               a signal stopped the training; a checkpoint was saved
+    └── Ended                     another process of the training has ended it, and says why
 
 The message of a ``UserError`` has four parts, ``<where>: <what>. <expected>. <fix>.``
 """
@@ -21,9 +23,11 @@ __all__ = [
     "BundleError",
     "ConfigError",
     "DataError",
+    "Ended",
     "FreerunError",
     "Interrupted",
     "MissingExtraError",
+    "RankError",
     "RunError",
     "TrainingError",
     "UserError",
@@ -82,6 +86,19 @@ class TrainingError(UserError):
     """Training cannot continue."""
 
 
+class RankError(UserError):
+    """A process of a training with several that has ended, or that cannot be reached.
+
+    ``is_explained``: the process itself has said why, in ``what``; then nothing can be gained by starting it again.
+    """
+
+    def __init__(
+        self, where: object, what: str, expected: str = "", fix: str = "", *, is_explained: bool = False
+    ) -> None:
+        super().__init__(where, what.rstrip(".") if is_explained else what, expected, fix)
+        self.is_explained = is_explained
+
+
 class MissingExtraError(UserError):
     """A missing package that an extra of freerun installs."""
 
@@ -100,3 +117,11 @@ class Interrupted(FreerunError):
     def __init__(self, signal: int) -> None:
         super().__init__(f"stopped by signal {signal}")
         self.signal = signal
+
+
+class Ended(FreerunError):
+    """Another process has ended this training, and reports why. ``code`` is its exit code, and this process's."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"ended with exit code {code}")
+        self.code = code

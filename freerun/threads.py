@@ -16,7 +16,7 @@ from freerun.arguments import wrong_type
 from freerun.bounds import THREADS
 from freerun.errors import ConfigError
 
-__all__ = ["check_threads", "cores", "in_a_command", "resolve_threads"]
+__all__ = ["check_threads", "cores", "in_a_command", "resolve_threads", "usable_cores"]
 
 _in_a_command: ContextVar[bool] = ContextVar("in_a_command", default=False)
 
@@ -65,4 +65,9 @@ def _default_threads() -> int:
 
 def cores() -> int:
     """Return the number of cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(usable_cores())
+
+
+def usable_cores() -> list[int]:
+    """Return the numbers of the cores that this process may run on."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))

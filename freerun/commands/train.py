@@ -2,31 +2,141 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
+from freerun.bounds import PROCESSES
 from freerun.commands.console import say, shown_notices
 from freerun.commands.tables import metrics_table
 from freerun.commands.train_progress import ConsoleProgress
 from freerun.config import read_toml, strategies_of
-from freerun.errors import Interrupted
-from freerun.experiment.request import TrainRequest, run_directory
-from freerun.experiment.result import TrainResult
+from freerun.data.memory_pairs import PairsInMemory
+from freerun.data.readers import files_of
+from freerun.distributed.ranks import ALONE, Ranks
+from freerun.distributed.rendezvous import is_one_of_several, joined, was_restarted
+from freerun.distributed.status import is_launched
+from freerun.errors import ConfigError, Interrupted
+from freerun.experiment.following import follow
+from freerun.experiment.request import TrainRequest, requested_keys, run_directory
 from freerun.experiment.run import train as run_training
-from freerun.text import printable
+from freerun.lock import inner_lock
+from freerun.text import cut, printable
+from freerun.threads import cores
 from freerun.training.journal import read_journal
 
-__all__ = ["example_argument", "train"]
+__all__ = ["ProcessOptions", "example_argument", "train"]
 
 _EXAMPLE = "some text"
 _MAX_EXAMPLE = 40
 
 
-def train(request: TrainRequest) -> TrainResult:
-    """Train and print; raises as ``freerun.experiment.run.train`` does."""
+@dataclass(frozen=True)
+class ProcessOptions:
+    """How a training is shared.
+
+    Attributes:
+        processes: how many processes this command starts; "auto" for one per GPU, or else one for every two cores.
+        max_restarts: how many times they are started again after one was killed.
+        timeout: seconds that they wait for each other.
+        arguments: of the command line, for the processes to be started.
+    """
+
+    processes: str | None = None
+    max_restarts: int = 3
+    timeout: float = 300.0
+    arguments: Sequence[str] = ()
+
+
+def train(request: TrainRequest, options: ProcessOptions = ProcessOptions()) -> int:
+    """Train and print, in one process or several; return the exit code.
+
+    Raises as ``freerun.experiment.run.train`` does.
+    """
+    if is_one_of_several(os.environ):
+        return _train_together(request, options)
+    processes = _number_of(options.processes, request)
+    if processes == 1:
+        _train_and_print(request, ALONE)
+        return 0
+    _check_files(request)
+    from freerun.distributed.launcher import launch  # loads torch's launcher
+
+    say(f"Starting {processes} processes.")
+    lock = inner_lock(run_directory(request))
+    return launch(options.arguments, processes, options.max_restarts, lock, say)
+
+
+def _train_together(request: TrainRequest, options: ProcessOptions) -> int:
+    """Train as one of several processes, which freerun, torchrun or a person has started."""
+    if options.processes not in (None, "auto", os.environ["WORLD_SIZE"]) and not is_launched():
+        raise ConfigError.single(
+            "--processes",
+            f"the value is {options.processes}, and WORLD_SIZE says that {os.environ['WORLD_SIZE']} were started",
+            "Expected one of the two to decide",
+            "Leave --processes out under torchrun",
+        )
+    with joined(options.timeout) as ranks:
+        request = replace(request, processes=ranks.size, resume=request.resume or was_restarted(os.environ))
+        if ranks.leads:
+            _train_and_print(request, ranks)
+        else:
+            follow(request, ranks)
+    return 0
+
+
+def _number_of(processes: str | None, request: TrainRequest) -> int:
+    """Return the number of processes to start.
+
+    Raises:
+        ConfigError: it is not a number, or out of range.
+    """
+    if processes is None:
+        return 1
+    if processes == "auto":
+        return _automatic_number(request)
+    if not processes.isascii() or not processes.isdigit() or int(processes[:9]) not in PROCESSES:
+        raise ConfigError.single(
+            "--processes",
+            f"the value is {cut(processes)}",
+            f'Expected "auto", or a number from {PROCESSES.low} to {PROCESSES.high:,}',
+            "Choose another number",
+        )
+    return int(processes)
+
+
+def _automatic_number(request: TrainRequest) -> int:
+    device = requested_keys(request).get("training", {}).get("device", "auto")
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    return gpus or max(1, cores() // 2)
+
+
+def _check_files(request: TrainRequest) -> None:
+    """Check that every process can read the pairs.
+
+    Raises:
+        ConfigError: they come through a pipe, which only one process can read.
+    """
+    locations = [each for each in (request.pairs, request.dev) if each is not None]
+    files = [file for location in locations if not isinstance(location, PairsInMemory) for file in files_of(location)]
+    for file in files:
+        if file.exists() and not file.is_file():
+            raise ConfigError.single(
+                "--processes",
+                f"{file} is a pipe, which only one process can read",
+                "Expected files",
+                "Write the pairs to a file first, or train with one process",
+            )
+
+
+def _train_and_print(request: TrainRequest, ranks: Ranks) -> None:
     with shown_notices():
         try:
-            result = run_training(request, [ConsoleProgress()])
+            result = run_training(request, [ConsoleProgress()], ranks)
         except Interrupted:
             _print_next_steps(run_directory(request))
             raise
@@ -34,7 +144,6 @@ def train(request: TrainRequest) -> TrainResult:
             say(f"Done: {result.updates:,} updates; best model from update {result.best_update:,}.\n")
             print(metrics_table(result.metrics, result.baselines), flush=True)
         _print_next_steps(result.directory)
-    return result
 
 
 def _print_next_steps(directory: Path) -> None:

@@ -16,7 +16,7 @@ from freerun.data.corpus import Corpus, IntArray
 from freerun.randomness import numpy_generator
 from freerun.symbols import BOS, EOS, PAD
 
-__all__ = ["Batch", "make_batch", "plan_epoch"]
+__all__ = ["Batch", "Ids", "make_batch", "plan_epoch"]
 
 Ids = npt.NDArray[np.int64]
 
@@ -92,11 +92,14 @@ def plan_epoch(
     batch_tokens: int | None,
     seed: int,
     epoch: int,
+    together: int = 1,
 ) -> list[Ids]:
     """Return the batches of one epoch as arrays of pair indices; each pair is in exactly one batch.
 
     Full batches hold sources of equal length, which need no padding, and targets of similar lengths. The remaining
-    pairs of each length are batched with those of neighbouring lengths. The batches are in random order.
+    pairs of each length are batched with those of neighbouring lengths. The batches are in random order; if
+    ``together`` of them make an update, those of one update have similar sizes, so that processes that share them take
+    equally long.
 
     Lengths are [N]. The budget is either ``batch_size`` pairs or ``batch_tokens``: rows x (longest source + longest
     target) does not exceed it, and a pair that does is a batch by itself.
@@ -121,7 +124,26 @@ def plan_epoch(
         batches += chunks
     if leftovers:
         batches += sizes.split(np.concatenate(leftovers))
+    if together > 1:
+        return [batches[number] for number in _groups(sizes.positions(batches), together, epoch, random)]
     return [batches[number] for number in random.permutation(len(batches))]
+
+
+def _groups(positions: Ids, together: int, epoch: int, random: np.random.Generator) -> Ids:
+    """Return the order of an epoch's batches, ``positions`` [N] each, so that groups of ``together`` are similar.
+
+    If N is no multiple of ``together``, the first batches of an epoch complete a group of the one before, and the last
+    ones begin a group that the next epoch completes. All epochs have the same N.
+    """
+    by_size = random.permutation(len(positions))
+    by_size = by_size[np.argsort(positions[by_size], kind="stable")]
+    head = min(-epoch * len(positions) % together, len(positions))
+    loose = head + (len(positions) - head) % together
+    start = int(random.integers(len(positions) - loose + 1))
+    others = by_size[start : start + loose]
+    groups = np.delete(by_size, np.s_[start : start + loose]).reshape(-1, together)
+    groups = random.permuted(random.permutation(groups), axis=1)  # no process always has the largest
+    return np.concatenate([others[:head], groups.ravel(), others[head:]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +170,10 @@ class _Sizes:
         if self.batch_tokens is None:
             return len(rows) == self.batch_size
         return (len(rows) + 1) * self._width(rows) > self.batch_tokens
+
+    def positions(self, batches: list[Ids]) -> Ids:
+        """Return the number of positions of each batch, padding included: rows x (longest source + longest target)."""
+        return np.array([len(rows) * self._width(rows) for rows in batches], np.int64)
 
     def _width(self, rows: Ids) -> int:
         return int(self.source_lengths[rows].max() + self.target_lengths[rows].max())

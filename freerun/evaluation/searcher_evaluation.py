@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from freerun.evaluation.free_running_metrics import FreeRunningMetrics, flat
 from freerun.evaluation.items import EvaluationSet
 from freerun.metrics.accuracy import Values
 from freerun.metrics.intervals import ratio_interval
-from freerun.search.batches import ROWS
+from freerun.search.batches import EVERYTHING, ROWS, Share
 from freerun.search.bound import LengthBound
 from freerun.search.forced_scoring import counted_tokens
 from freerun.search.hypothesis import Hypothesis
@@ -24,7 +25,7 @@ from freerun.search.searcher import Searcher, score_in_batches, search_in_batche
 from freerun.search.stepper import Ids
 from freerun.symbols import UNK, source_length
 
-__all__ = ["Evaluation", "TeacherForced", "evaluate"]
+__all__ = ["Evaluation", "Outcome", "TeacherForced", "evaluate", "evaluation_of", "outcome_of"]
 
 Progress = Callable[[int, int], None]
 
@@ -87,6 +88,34 @@ class Evaluation:
         return metrics
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a model gave for a share of an evaluation.
+
+    scores: pair -> its NLL in nats, and its tokens that greedy search would write. hypotheses: source -> the best one.
+    """
+
+    scores: Mapping[int, tuple[float, float]]
+    hypotheses: Mapping[int, Hypothesis]
+
+    def as_json(self) -> list[Any]:
+        """Return a JSON value, for another process."""
+        scores = [[pair, *values] for pair, values in self.scores.items()]
+        return [scores, [[source, *astuple(hypothesis)] for source, hypothesis in self.hypotheses.items()]]
+
+    @staticmethod
+    def from_json(value: Sequence[Any]) -> Outcome:
+        """Return the outcome that ``as_json`` described."""
+        scores, hypotheses = value
+        return Outcome(
+            {pair: (nll, correct) for pair, nll, correct in scores},
+            {
+                source: Hypothesis(tuple(ids), score, tuple(token_scores), rank_score, truncated)
+                for source, ids, score, token_scores, rank_score, truncated in hypotheses
+            },
+        )
+
+
 def evaluate(
     searcher: Searcher,
     items: EvaluationSet,
@@ -104,17 +133,72 @@ def evaluate(
     References are compared as tokens, so no output equals one with an unknown token, which is never written;
     teacher-forced metrics leave unknown tokens out.
     """
+    outcome = outcome_of(
+        searcher,
+        items,
+        source_codec,
+        target_codec,
+        bound=bound,
+        search=search,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return evaluation_of([outcome], items, target_codec, search.width)
+
+
+def outcome_of(
+    searcher: Searcher,
+    items: EvaluationSet,
+    source_codec: Codec,
+    target_codec: Codec,
+    *,
+    bound: LengthBound,
+    search: Greedy | Beam = Greedy(),
+    batch_size: int = ROWS,
+    progress: Progress | None = None,
+    share: Share = EVERYTHING,
+) -> Outcome:
+    """Return what the model gives for a share of the batches, see ``evaluate``."""
     sources = [source_codec.encode(item.source, item.features) for item in items.items]
-    targets = [target_codec.encode_tokens(tokens) for item in items.items for tokens in item.references]
-    # Each reference is scored on its own; its metrics are added up for its source.
-    owners = np.repeat(np.arange(len(items)), [len(item.references) for item in items.items])
+    targets, owners = _targets(items, target_codec)
+    counted = [counted_tokens(target) for target in targets]
     tick = _Ticker(progress, len(targets) + len(sources))
-    teacher = _teacher_forced(searcher, sources, targets, owners, batch_size, tick)
-    hypotheses = _best_hypotheses(searcher, sources, bound, search, batch_size, tick)
+    scores: dict[int, tuple[float, float]] = {}
+    pairs = [sources[owner] for owner in owners], targets
+    for batch, forced in score_in_batches(searcher, *pairs, batch_size, share):
+        for pair, log_probs, correct in zip(batch.tolist(), forced.log_probs, forced.correct, strict=True):
+            scores[pair] = float(-log_probs[counted[pair]].sum()), float(correct[counted[pair]].sum())
+        tick(len(batch))
+    best: dict[int, Hypothesis] = {}
+    bounds = [bound.of_one(source_length(source)) for source in sources]
+    for batch, hypotheses in search_in_batches(searcher, sources, bounds, search, batch_size=batch_size, share=share):
+        best.update((n, first) for n, (first, *_) in zip(batch.tolist(), hypotheses, strict=True))
+        tick(len(batch))
+    return Outcome(scores, best)
+
+
+def evaluation_of(outcomes: Sequence[Outcome], items: EvaluationSet, target_codec: Codec, beam_size: int) -> Evaluation:
+    """Return the evaluation whose shares, all together, had these outcomes."""
+    scores = {pair: values for outcome in outcomes for pair, values in outcome.scores.items()}
+    best = {source: first for outcome in outcomes for source, first in outcome.hypotheses.items()}
+    targets, owners = _targets(items, target_codec)
+    nll, correct = np.array([scores[pair] for pair in range(len(targets))], np.float64).reshape(-1, 2).T
+    tokens = np.array([counted_tokens(target).sum() for target in targets], np.float64)
+    unknown = np.array([np.count_nonzero(np.asarray(target) == UNK) for target in targets], np.float64)
+    every = np.array([len(target) for target in targets], np.float64)
+    total = partial(_sums, owners, len(items))
+    teacher = TeacherForced(total(nll), total(tokens), total(correct), total(unknown), total(every))
+    hypotheses = [best[source] for source in range(len(items))]
     predictions = [target_codec.decode(hypothesis.ids) for hypothesis in hypotheses]
     truncated = np.array([hypothesis.truncated for hypothesis in hypotheses])
     free = FreeRunningMetrics(items, target_codec, predictions, truncated)
-    return Evaluation(items, teacher, free, hypotheses, search.width)
+    return Evaluation(items, teacher, free, hypotheses, beam_size)
+
+
+def _targets(items: EvaluationSet, codec: Codec) -> tuple[list[list[int]], Ids]:
+    """Return the ids of all references [P], and the source [P] that each belongs to."""
+    targets = [codec.encode_tokens(tokens) for item in items.items for tokens in item.references]
+    return targets, np.repeat(np.arange(len(items)), [len(item.references) for item in items.items])
 
 
 class _Ticker:
@@ -129,45 +213,6 @@ class _Ticker:
             self._progress(self._done, self._total)
 
 
-def _teacher_forced(
-    searcher: Searcher,
-    sources: Sequence[Sequence[int]],
-    targets: Sequence[Sequence[int]],
-    owners: Ids,
-    batch_size: int,
-    tick: Callable[[int], None],
-) -> TeacherForced:
-    """Score all ``targets`` [P]; target p is a reference of source ``owners[p]``."""
-    counted = [counted_tokens(target) for target in targets]
-    nll, correct = np.zeros(len(targets)), np.zeros(len(targets))
-    for batch, forced in score_in_batches(searcher, [sources[owner] for owner in owners], targets, batch_size):
-        nll[batch] = [-scores[counted[p]].sum() for p, scores in zip(batch, forced.log_probs, strict=True)]
-        correct[batch] = [matches[counted[p]].sum() for p, matches in zip(batch, forced.correct, strict=True)]
-        tick(len(batch))
-    tokens = np.array([mask.sum() for mask in counted], np.float64)
-    unknown = np.array([np.count_nonzero(np.asarray(target) == UNK) for target in targets], np.float64)
-    every = np.array([len(target) for target in targets], np.float64)
-    total = partial(_sums, owners, len(sources))
-    return TeacherForced(total(nll), total(tokens), total(correct), total(unknown), total(every))
-
-
 def _sums(owners: Ids, size: int, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the sums [size] of ``values`` [P] by owner [P]."""
     return np.bincount(owners, values, size).astype(np.float64)
-
-
-def _best_hypotheses(
-    searcher: Searcher,
-    sources: Sequence[Sequence[int]],
-    bound: LengthBound,
-    search: Greedy | Beam,
-    batch_size: int,
-    tick: Callable[[int], None],
-) -> list[Hypothesis]:
-    """Return the best hypothesis of each source [N]."""
-    best: dict[int, Hypothesis] = {}
-    bounds = [bound.of_one(source_length(source)) for source in sources]
-    for batch, hypotheses in search_in_batches(searcher, sources, bounds, search, batch_size=batch_size):
-        best.update((int(n), first) for n, (first, *_) in zip(batch, hypotheses, strict=True))
-        tick(len(batch))
-    return [best[n] for n in range(len(sources))]

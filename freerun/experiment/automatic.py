@@ -50,21 +50,26 @@ def choose_before_data(chosen: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def choose_recipe(
-    data: TrainingData, chosen: Mapping[str, Any], limit: TimeLimit, complete: Callable[[Mapping[str, Any]], Config]
+    data: TrainingData,
+    chosen: Mapping[str, Any],
+    limit: TimeLimit,
+    complete: Callable[[Mapping[str, Any]], Config],
+    processes: int = 1,
 ) -> AutomaticChoice:
     """Choose model, batch and length by the best recipe for this data of which enough epochs fit into the time.
 
-    ``chosen`` is a raw configuration; ``complete`` puts values, by key path, under those that it sets.
+    ``chosen`` is a raw configuration; ``complete`` puts values, by key path, under those that it sets. Several
+    ``processes`` divide the batches among them, so that an update is the one that the recipe was tested with.
     """
     passed_over = []
     recipes = recipes_for(data)
     if _is_set("model.hidden_size", chosen):
         recipes = recipes[:1]  # others would not be quicker
     for recipe in recipes:
-        sizes = choose_sizes(data, chosen, recipe)
+        sizes = choose_sizes(data, chosen, recipe, processes)
         config = complete(sizes.values)
         order = order_of(config.training, data.corpus)  # plans an epoch, so there is one for all that follows
-        cost = measure_length(config, data, order, chosen)
+        cost = measure_length(config, data, order, chosen, processes)
         if cost is None or recipe is recipes[-1]:
             break
         epochs = cost.affordable(limit.left()) / updates_per_epoch(config.training, order)
@@ -78,7 +83,7 @@ def choose_recipe(
     return AutomaticChoice({**sizes.values, **length.values}, [*passed_over, *sizes.reasons, *length.reasons])
 
 
-def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], recipe: Recipe) -> AutomaticChoice:
+def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], recipe: Recipe, processes: int = 1) -> AutomaticChoice:
     """Choose model and batch by a recipe; keys that ``chosen`` (a raw configuration) sets are left out."""
     # the sizes of an output layer that the user ties or not
     recipe = replace(recipe, tied_output=flatten(chosen).get("model.tied_output", recipe.tied_output))
@@ -91,7 +96,8 @@ def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], recipe: Recipe) 
         "training.label_smoothing": 0.1,
         "evaluation.patience": 0,
     }
-    reasons = [_description(data, {**values, **flatten(chosen)})]
+    values["training.batch_size"] = max(1, values["training.batch_size"] // processes)
+    reasons = [_description(data, {**values, **flatten(chosen)}, processes)]
     values = {key: value for key, value in values.items() if not _is_set(key, chosen)}
     if _is_set("training.batch_tokens", chosen):
         values.pop("training.batch_size", None)
@@ -123,7 +129,7 @@ def _only_with_luong(chosen: Mapping[str, Any]) -> str:
     return ""
 
 
-def _description(data: TrainingData, values: Mapping[str, Any]) -> str:
+def _description(data: TrainingData, values: Mapping[str, Any], processes: int) -> str:
     """Describe the data and what was chosen for them in a sentence; ``values`` by key path."""
     sources, targets = (side.lengths.mean() - 1 for side in (data.corpus.sources, data.corpus.targets))  # without EOS
     directions = "bidirectional" if values["model.bidirectional"] else "unidirectional"
@@ -131,6 +137,7 @@ def _description(data: TrainingData, values: Mapping[str, Any]) -> str:
     attention = "attention" if kind is None else kind.title
     cell, tokens = values.get("model.cell", "lstm"), values.get("training.batch_tokens")
     batches = f"{values['training.batch_size']}" if tokens is None else f"{tokens:,} tokens"
+    batches += f" in each of {processes} processes" if processes > 1 else ""
     return (
         f"{len(data.corpus):,} pairs of {sources:.1f} source and {targets:.1f} target tokens: a {directions} "
         f"{_CELLS.get(cell, cell.upper())} encoder and a decoder with {attention}, "
@@ -148,12 +155,14 @@ def _further_dropout(values: Mapping[str, Any]) -> str:
     return f" ({', '.join(listed)})" if listed else ""
 
 
-def measure_length(config: Config, data: TrainingData, order: BatchOrder, chosen: Mapping[str, Any]) -> Cost | None:
+def measure_length(
+    config: Config, data: TrainingData, order: BatchOrder, chosen: Mapping[str, Any], processes: int = 1
+) -> Cost | None:
     """Time updates on this machine; None if ``chosen`` sets how many there are."""
     if not flatten(chosen).keys().isdisjoint(LENGTHS):
         return None
     every = config.evaluation.every if _is_set("evaluation.every", chosen) else None
-    return measure_cost(_long_enough(config), data, order, every)
+    return measure_cost(_long_enough(config), data, order, every, processes)
 
 
 def choose_length(

@@ -16,6 +16,7 @@ from freerun.version import VERSION
 __all__ = [
     "Origin",
     "changed_device",
+    "changed_processes",
     "check_random_numbers",
     "check_study_random_numbers",
     "device_of",
@@ -54,6 +55,12 @@ def device_of(events: Sequence[Mapping[str, Any]]) -> str:
 def changed_device(events: Sequence[Mapping[str, Any]], device: str) -> dict[str, str]:
     """Return what a ``resume`` event records: the kind of device, if it is another one than before."""
     return {"device": device} if events and device != device_of(events) else {}
+
+
+def changed_processes(events: Sequence[Mapping[str, Any]], processes: int) -> dict[str, int]:
+    """Return what a ``resume`` event records: the number of processes, if it is another one than before."""
+    before = next((event["processes"] for event in reversed(events) if "processes" in event), 1)
+    return {"processes": processes} if events and processes != before else {}
 
 
 def check_random_numbers(run: Path) -> None:

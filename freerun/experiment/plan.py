@@ -18,12 +18,13 @@ from freerun.experiment.pairs_spec import COPIES
 from freerun.experiment.request import (
     COMMAND,
     TrainRequest,
+    for_all_processes,
     option_origins,
     run_directory,
     source_config,
     with_options,
 )
-from freerun.experiment.resume_plan import resume_config
+from freerun.experiment.resume_plan import check_shares, resume_config
 from freerun.experiment.time_limit import TimeLimit
 from freerun.files import remove_leftovers
 from freerun.forcing.registry import EVERYTHING, NO_CUSTOM_CODE, Trust
@@ -50,6 +51,7 @@ class RunPlan:
         is_outdated: ``config.toml`` of a resumed run has another length.
         in_memory: pairs that no file holds yet, by their key in [data].
         limit: the time that an automatic choice may plan with.
+        processes: how many processes share each update.
     """
 
     directory: Path
@@ -65,6 +67,7 @@ class RunPlan:
     is_outdated: bool = False
     in_memory: Mapping[str, PairsInMemory] = field(default_factory=dict)
     limit: TimeLimit = field(default_factory=lambda: TimeLimit(None, time.monotonic()))
+    processes: int = 1
 
 
 def plan_run(request: TrainRequest) -> RunPlan:
@@ -89,12 +92,13 @@ def plan_run(request: TrainRequest) -> RunPlan:
         )
     _check_output_dir(directory, is_run)
     raw, name = source_config(request)
-    raw = with_options(raw, request)
+    raw = for_all_processes(with_options(raw, request), request)
     origins = option_origins(request)
     automatic = request.configuration is None
     trust = EVERYTHING  # all of it was written or named by the user
     complete = merge(choose_before_data(raw), raw) if automatic else raw
     config = parse_config(complete, name, trust.settings_of, origins)
+    check_shares(config.training.accumulate, request.processes)
     return RunPlan(
         directory=directory,
         config=config,
@@ -105,6 +109,7 @@ def plan_run(request: TrainRequest) -> RunPlan:
         trust=trust,
         in_memory=request.in_memory,
         limit=_time_limit(request, raw, automatic),
+        processes=request.processes,
     )
 
 
@@ -142,6 +147,7 @@ def _resumed_plan(request: TrainRequest, directory: Path) -> RunPlan:
         longer=length if length.after > length.before else None,
         is_outdated=resumed.is_outdated,
         in_memory=request.in_memory,
+        processes=request.processes,
     )
 
 

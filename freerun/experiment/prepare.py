@@ -182,7 +182,9 @@ def resolve_config(plan: RunPlan, pairs: DataSource, init: Bundle | None) -> tup
     config = _parsed(plan, merge(automatic, raw))
     data = load_data(config, pairs, (init.source, init.target) if init else None)
     if plan.automatic:
-        choice = choose_recipe(data, raw, plan.limit, lambda values: _parsed(plan, merge(_nested(values), raw)))
+        choice = choose_recipe(
+            data, raw, plan.limit, lambda values: _parsed(plan, merge(_nested(values), raw)), plan.processes
+        )
         for reason in choice.reasons:
             log.info(reason)
         raw = merge(_nested(choice.values), raw)

@@ -23,7 +23,9 @@ __all__ = [
     "DEVICE_KEY",
     "Configuration",
     "TrainRequest",
+    "for_all_processes",
     "option_origins",
+    "requested_keys",
     "run_directory",
     "source_config",
     "with_options",
@@ -56,6 +58,7 @@ class TrainRequest:
         trust_code: import the custom strategies that a run directory names.
         minutes: the longest time that the training may plan with, if its length is chosen automatically.
         started: when the request was made (``time.monotonic``), from which ``minutes`` count.
+        processes: how many processes make each update together, of ``training.accumulate`` batches each.
     """
 
     source: PairsLocation | PairsInMemory | Mapping[str, Any] | None = None
@@ -72,6 +75,7 @@ class TrainRequest:
     trust_code: bool = False
     minutes: float | None = None
     started: float = field(default_factory=time.monotonic)
+    processes: int = 1
 
     @property
     def configuration(self) -> Configuration | None:
@@ -188,6 +192,24 @@ def with_options(raw: Mapping[str, Any], request: TrainRequest) -> dict[str, Any
     for option, path, value in _options(request):
         result = override(result, path.split("."), value, option, Path.cwd())
     return apply_overrides(result, request.settings, Path.cwd())
+
+
+def for_all_processes(raw: Mapping[str, Any], request: TrainRequest) -> dict[str, Any]:
+    """Return ``raw`` with the batches of an update that all processes make together, instead of those of each.
+
+    A run does not depend on how many processes share its updates, so the number is not in its configuration.
+    """
+    training = raw.get("training", {})
+    accumulate = training.get("accumulate", 1) if isinstance(training, Mapping) else None
+    if request.processes == 1 or not isinstance(accumulate, int):
+        return dict(raw)  # a mistake is reported with everything else
+    return override(raw, ["training", "accumulate"], accumulate * request.processes, COMMAND)
+
+
+def requested_keys(request: TrainRequest) -> dict[str, Any]:
+    """Return the keys that the request sets."""
+    raw = {} if request.configuration is None and request.pairs is None else source_config(request)[0]
+    return with_options(raw, request)
 
 
 def option_origins(request: TrainRequest) -> dict[str, str]:

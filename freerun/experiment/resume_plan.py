@@ -20,7 +20,7 @@ from freerun.config import (
     with_new_names,
 )
 from freerun.data.readers import COLUMNS_WITH_FEATURES
-from freerun.errors import RunError
+from freerun.errors import ConfigError, RunError
 from freerun.experiment.lengthening import (
     LENGTHS,
     Change,
@@ -32,12 +32,22 @@ from freerun.experiment.lengthening import (
     with_length,
 )
 from freerun.experiment.memory_files import complete_memory_files, is_memory_file
-from freerun.experiment.request import COMMAND, DEVICE_KEY, TrainRequest, option_origins, source_config, with_options
+from freerun.experiment.request import (
+    COMMAND,
+    DEVICE_KEY,
+    TrainRequest,
+    for_all_processes,
+    option_origins,
+    source_config,
+    with_options,
+)
 from freerun.experiment.spool import complete_spool, with_copies
 from freerun.forcing.registry import Trust
 from freerun.training.journal import read_journal
 
-__all__ = ["ResumedConfig", "resume_config"]
+__all__ = ["ResumedConfig", "check_shares", "resume_config"]
+
+ACCUMULATE = "training.accumulate"
 
 _SET_BY_A_BUNDLE = ("data.normalisation", "data.source_case", "data.source_tokens", "data.target_tokens")
 
@@ -73,16 +83,28 @@ def resume_config(request: TrainRequest, directory: Path) -> ResumedConfig:
     if is_outdated:
         saved = override(saved, length.key.split("."), length.after, str(path))
         config = parse_config(saved, path, trust.settings_of)
-    if device := flatten(_requested_keys(request)).get(DEVICE_KEY):
+    check_shares(config.training.accumulate, request.processes)
+    keys = with_options({} if request.configuration is None else source_config(request)[0], request)
+    if device := flatten(keys).get(DEVICE_KEY):
         training = config.training.model_copy(update={"device": device})
         config = config.model_copy(update={"training": training})
     return ResumedConfig(config, saved, length, is_outdated, trust)
 
 
-def _requested_keys(request: TrainRequest) -> dict[str, Any]:
-    """Return the keys that the request sets now."""
-    raw = {} if request.configuration is None else source_config(request)[0]
-    return with_options(raw, request)
+def check_shares(accumulate: int, processes: int) -> None:
+    """Check that the batches of an update, ``accumulate``, can be shared equally among the processes.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if accumulate % processes:
+        raise ConfigError.single(
+            "--processes",
+            f"the value is {processes}, and an update of this run has {accumulate} batch"
+            f"{'' if accumulate == 1 else 'es'}",
+            "Expected a number that divides the batches equally",
+            f"Choose {' or '.join(str(n) for n in range(1, accumulate + 1) if accumulate % n == 0)}",
+        )
 
 
 def _custom_strategies(request: TrainRequest, saved: Path) -> list[str]:
@@ -144,8 +166,10 @@ def _other_config(directory: Path, changes: Sequence[Change]) -> RunError:
 
 
 def _longer_fix(changes: Sequence[Change]) -> str:
-    """Return the fix if only the length in ``config.toml`` was raised by hand."""
+    """Return a fix if the first change has one: updates of another size, or a longer run by hand."""
     (key, before, now), *others = changes
+    if key == ACCUMULATE:
+        return f"; choose --processes and {ACCUMULATE} so that their product is {before}"
     if others or key not in LENGTHS or before is None or now is None or now < before:
         return ""
     return f"; to train longer, add --set {key}={shown(now)}"
@@ -155,7 +179,7 @@ def _requested_config(request: TrainRequest, saved: Mapping[str, Any], trust: Tr
     """Return the complete configuration of the request, and the keys that it leaves open, so that any value will do."""
     if request.configuration is not None:
         raw, name = source_config(request)
-        raw = with_options(raw, request)
+        raw = for_all_processes(with_options(raw, request), request)
         requested = _complete(parse_config(raw, name, trust.settings_of, option_origins(request)))
         return requested, _open_keys(raw, requested) | _chosen_for_features(saved, requested)
     base = dict(saved)
@@ -166,6 +190,8 @@ def _requested_config(request: TrainRequest, saved: Mapping[str, Any], trust: Tr
     if request.pairs is not None:
         base = override(base, ["data", "train"], source_config(request)[0]["data"]["train"], COMMAND)
     base = with_options(base, request)
+    if ACCUMULATE in options:
+        base = for_all_processes(base, request)
     requested = _complete(parse_config(base, COMMAND, trust.settings_of, option_origins(request)))
     return requested, _automatic_keys(requested)
 

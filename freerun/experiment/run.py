@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -9,11 +10,13 @@ import torch
 from freerun.architecture import Architecture
 from freerun.build import build_learner, model_sizes, new_model, order_of, selection_of, trainer_settings
 from freerun.config import Config, to_toml
+from freerun.distributed.ranks import ALONE, Ranks
 from freerun.errors import Interrupted, RunError
 from freerun.evaluation.baseline import baselines
 from freerun.experiment.completed import complete_result
+from freerun.experiment.following import prepare_followers
 from freerun.experiment.lengthening import changed_length, explained
-from freerun.experiment.origin import changed_device, check_random_numbers, device_of, is_finished
+from freerun.experiment.origin import changed_device, changed_processes, check_random_numbers, device_of, is_finished
 from freerun.experiment.plan import RunPlan, plan_run
 from freerun.experiment.prepare import PreparedRun, check_pairs_in_memory, prepared_run
 from freerun.experiment.request import DEVICE_KEY, TrainRequest, run_directory
@@ -30,6 +33,7 @@ from freerun.runtime.bundle import read_bundle
 from freerun.threads import resolve_threads
 from freerun.training.callbacks import Callback
 from freerun.training.checkpoint import Checkpoints
+from freerun.training.followers import Followers
 from freerun.training.journal import Journal, read_journal
 from freerun.training.resume import Resumption, choose_checkpoint
 from freerun.training.selection import Metrics
@@ -41,13 +45,16 @@ from freerun.version import VERSION
 __all__ = ["TrainingRun", "train"]
 
 
-def train(request: TrainRequest, callbacks: Sequence[Callback] = ()) -> TrainResult:
+def train(request: TrainRequest, callbacks: Sequence[Callback] = (), ranks: Ranks = ALONE) -> TrainResult:
     """Plan, prepare and run a training; a run that is complete is returned unchanged.
+
+    ``ranks``: the processes that train together, seen from rank 0; the others ``follow``.
 
     Raises:
         UserError: something that the user can fix; nothing that was there before is lost.
         RunError: another process or thread trains into this directory.
         Interrupted: a signal stopped the run, which can be resumed.
+        RankError, Ended: another process has ended.
     """
     # The lock is taken before the directory is read: files that another process writes are no basis for a plan. A study
     # sends SIGUSR1 only to a training that holds its lock, so the handler comes first.
@@ -56,15 +63,21 @@ def train(request: TrainRequest, callbacks: Sequence[Callback] = ()) -> TrainRes
         if plan.resumes:
             check_pairs_in_memory(plan)  # also of a complete run, which is not a model of other pairs
         if plan.resumes and not plan.longer and (result := complete_result(plan.directory)):
+            Followers(ranks).end()
             return result
         if plan.resumes:
             check_random_numbers(plan.directory)
-        device = choose_device(plan.config.training.device, DEVICE_KEY)  # before anything is read
+        # before anything is read
+        device = choose_device(plan.config.training.device, DEVICE_KEY, ranks.place.local_rank, ranks.place.local_size)
         if request.resume and not plan.resumes:
             log.info(f"{plan.directory}: no run to resume; starting from the beginning.")
-        with Threads(resolve_threads(plan.config.training.threads)), prepared_run(plan) as prepared:
+        with Threads(_threads(plan.config.training.threads, ranks)), prepared_run(plan) as prepared:
             try:
-                return TrainingRun(prepared, device).run(callbacks, requested)
+                precisions = prepare_followers(prepared, request, ranks)
+                run = TrainingRun(prepared, device, ranks)
+                if "fp32" in precisions:
+                    run.learner.precision = "fp32"  # one of the processors has no bf16
+                return run.run(callbacks, requested)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -77,6 +90,20 @@ def train(request: TrainRequest, callbacks: Sequence[Callback] = ()) -> TrainRes
             )
 
 
+def _threads(number: int, ranks: Ranks) -> int:
+    """Return the number of threads: of several processes, each has its share of the cores."""
+    if ranks.size == 1:
+        return resolve_threads(number)
+    threads, variable = number or ranks.place.cores, os.environ.get("OMP_NUM_THREADS")
+    if variable not in (None, str(threads)):
+        log.info(
+            f"OMP_NUM_THREADS is {variable} (torchrun sets it to 1), but each process uses {threads} thread"
+            f"{'' if threads == 1 else 's'}, {'as training.threads says' if number else 'its share of the cores'}; "
+            "training.threads sets another number."
+        )
+    return threads
+
+
 class TrainingRun:
     """A training with everything it needs. Building it writes nothing; ``run`` writes the run directory.
 
@@ -84,7 +111,7 @@ class TrainingRun:
     (``freerun.lock.only_writer``).
     """
 
-    def __init__(self, prepared: PreparedRun, device: torch.device = CPU) -> None:
+    def __init__(self, prepared: PreparedRun, device: torch.device = CPU, ranks: Ranks = ALONE) -> None:
         self.prepared = prepared
         self.config = prepared.config
         self.directory = prepared.plan.directory
@@ -93,7 +120,7 @@ class TrainingRun:
             load_weights(self.model, prepared.init)
         self.model.to(device)
         self.order = order_of(self.config.training, prepared.data.corpus)
-        self.learner = build_learner(self.config, self.model, self.order)
+        self.learner = build_learner(self.config, self.model, self.order, ranks)
         self.settings = trainer_settings(self.config, self.order)
         self.checkpoints = Checkpoints(self.directory / "checkpoints", self.config.training.keep)
         self.hooks = RunHooks(self.directory, self.config, prepared.data, self.model, prepared.most_frequent)
@@ -177,13 +204,21 @@ class TrainingRun:
             log.info(notice)
         retained = read_journal(trainer.journal.path, resumption.checkpoint.state["journal_size"])
         device = self.model.device.type
+        processes = self.learner.ranks.size
         record = changed_length(retained, plan.config) | changed_device(retained, device)
+        record |= changed_processes(retained, processes)
         trainer.resume_from(
             resumption.checkpoint, resumption.discarded, is_longer=plan.longer is not None, record=record
         )
         _rewrite_config(plan, self.config)
         place = "" if device == "cpu" else f" on {device_label(self.model.device)}"
         log.info(f"Resuming from update {trainer.progress.update:,}{place}.")
+        if "processes" in record:
+            each = self.settings.accumulate // processes
+            log.info(
+                f"From here on {_processes(processes)} make each update, of {each} batch{'' if each == 1 else 'es'} "
+                "each; its gradient is the same but for rounding."
+            )
         if "device" in record:
             log.info(
                 f"Until now this run was trained on {device_of(retained)}, from here on {device}: random numbers and "
@@ -206,6 +241,7 @@ class TrainingRun:
             "parameters": self.model.num_parameters(),
             "precision": self.learner.precision,
             "device": self.model.device.type,
+            **({"processes": self.learner.ranks.size} if self.learner.ranks.size > 1 else {}),
             "freerun": VERSION,
             "config": self.config.model_dump(exclude_none=True, mode="json"),
             **self.prepared.hashes,
@@ -214,8 +250,10 @@ class TrainingRun:
         log.info(self._summary())
 
     def _summary(self) -> str:
-        threads, device = torch.get_num_threads(), self.model.device
+        threads, device, ranks = torch.get_num_threads(), self.model.device, self.learner.ranks.size
         place = f"{threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else device_label(device)
+        if ranks > 1:
+            place = f"{ranks} processes, each with {place}" if device.type == "cpu" else f"{ranks} GPUs"
         forcing = self.config.forcing
         strategies = ", then ".join(str(phase["strategy"]) for phase in forcing.phases or [forcing.model_dump()])
         return (
@@ -223,6 +261,10 @@ class TrainingRun:
             f"{self.order.batches_per_epoch:,} batches per epoch; {self.learner.precision} on {place}; "
             f"forcing: {strategies}; run directory {self.directory}."
         )
+
+
+def _processes(number: int) -> str:
+    return "one process" if number == 1 else f"{number} processes"
 
 
 def _rewrite_config(plan: RunPlan, config: Config) -> None:

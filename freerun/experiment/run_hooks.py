@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,15 @@ from freerun.build import search_of
 from freerun.config import Config
 from freerun.data.batching import Batch
 from freerun.errors import RunError, UserError
-from freerun.evaluation.searcher_evaluation import evaluate
+from freerun.evaluation.items import EvaluationSet
+from freerun.evaluation.searcher_evaluation import Outcome, evaluation_of, outcome_of
 from freerun.experiment.dataset import TrainingData
 from freerun.metrics.defined import defined
 from freerun.models.seq2seq import Seq2Seq
 from freerun.models.torch_stepper import TorchStepper
 from freerun.runtime.bundle import read_bundle
 from freerun.runtime.writing import BundleParts, write_bundle
+from freerun.search.batches import EVERYTHING, Share
 from freerun.search.bound import LengthBound
 from freerun.search.searcher import StepperSearcher
 from freerun.training.callbacks import EvaluationResult
@@ -42,10 +44,32 @@ class RunHooks:
         self._most_frequent = most_frequent
         self._bound = LengthBound(data.report.longest_target, data.corpus.largest_ratio)
 
-    def evaluate(self, model: Seq2Seq, everything: bool, check: Callable[[], None]) -> EvaluationResult:
+    def evaluate(
+        self,
+        model: Seq2Seq,
+        everything: bool,
+        check: Callable[[], None],
+        share: Share = EVERYTHING,
+        others: Callable[[], Sequence[Any]] = tuple,
+    ) -> EvaluationResult:
         """Evaluate a model on the development pairs, with examples unless it is ``everything``."""
-        items = self._data.dev if everything else self._data.sample
-        evaluation = evaluate(
+        items = self._items(everything)
+        outcomes = [self._outcome(model, items, check, share), *map(Outcome.from_json, others())]
+        width = search_of(self._config.evaluation).width
+        evaluation = evaluation_of(outcomes, items, self._data.target, width)
+        outputs = zip(items.items[:_NUM_EXAMPLES], evaluation.free.texts, strict=False)
+        examples = [(item.label, item.texts[0], text) for item, text in outputs]
+        return EvaluationResult(defined(evaluation.metrics()), () if everything else examples)
+
+    def outcome(self, model: Seq2Seq, everything: bool, check: Callable[[], None], share: Share) -> Any:
+        """Return the outcome of a share of an evaluation, for the process that leads."""
+        return self._outcome(model, self._items(everything), check, share).as_json()
+
+    def _items(self, everything: bool) -> EvaluationSet:
+        return self._data.dev if everything else self._data.sample
+
+    def _outcome(self, model: Seq2Seq, items: EvaluationSet, check: Callable[[], None], share: Share) -> Outcome:
+        return outcome_of(
             StepperSearcher(lambda: TorchStepper(model)),
             items,
             self._data.source,
@@ -53,10 +77,8 @@ class RunHooks:
             bound=self._bound,
             search=search_of(self._config.evaluation),
             progress=lambda done, total: check(),
+            share=share,
         )
-        outputs = zip(items.items[:_NUM_EXAMPLES], evaluation.free.texts, strict=False)
-        examples = [(item.label, item.texts[0], text) for item, text in outputs]
-        return EvaluationResult(defined(evaluation.metrics()), () if everything else examples)
 
     def read_label(self, name: str) -> tuple[int, str] | None:
         """Return the update of the bundle ``best`` or ``last`` and the hash of its weights; None if it is damaged."""

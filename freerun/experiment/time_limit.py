@@ -46,6 +46,8 @@ _MOST: Final = 60
 _SECONDS: Final = 3.0
 _PLANNED: Final = 200
 """Updates whose sizes say how much work an average one is."""
+_SHARING: Final = 1.15
+"""Time of an update that several processes share / time of a share: gradients travel, and all wait for the slowest."""
 _SOURCES: Final = 64
 """Sources of the timed evaluation."""
 _LONGER: Final = 1.5
@@ -97,29 +99,34 @@ class Cost:
         return max(1, math.floor(left / (self.update + self.evaluating)))
 
 
-def measure_cost(config: Config, data: TrainingData, order: BatchOrder, every: int | None = None) -> Cost:
+def measure_cost(
+    config: Config, data: TrainingData, order: BatchOrder, every: int | None = None, processes: int = 1
+) -> Cost:
     """Time some updates and an evaluation on a temporary model.
 
     ``every``: the updates between evaluations, 0 for none before the last one; None: there are ``EVALUATIONS``.
+    ``processes``: how many share the work; one share of it is timed, and ``_SHARING`` allowed for adding up.
     """
     model = new_model(config, model_sizes(config.model, data.source, data.target))
     model.to(choose_device(config.training.device))
     learner = build_learner(config, model, order)
     with deterministic(model.device, learner.precision):
-        update = _seconds_per_update(config, learner, order)
-        source = _seconds_per_source(model, data, search_of(config.evaluation))
+        update = _seconds_per_update(config, learner, order, processes)
+        source = _seconds_per_source(model, data, search_of(config.evaluation)) / processes
+    if processes > 1:
+        update *= _SHARING
     one, last = len(data.sample) * source, len(data.dev) * source
     if every is None:
         return Cost(update, last + EVALUATIONS * one)
     return Cost(update, last, one / every if every else 0.0)
 
 
-def _seconds_per_update(config: Config, learner: Learner, order: BatchOrder) -> float:
+def _seconds_per_update(config: Config, learner: Learner, order: BatchOrder, processes: int) -> float:
     """Return the time of an average update: that of the timed ones, by the positions of their batches."""
     progress = Progress()
 
     def take() -> list[Batch]:
-        return [order.take(progress) for _ in range(config.training.accumulate)]
+        return [order.take(progress) for _ in range(config.training.accumulate)][::processes]
 
     start, seconds, planned = 0.0, 0.0, []
     for number in range(_WARM + _MOST):

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 from freerun.models.device import is_asynchronous
@@ -120,7 +121,10 @@ class Discriminator(nn.Module):
         return scores_B1.squeeze(1)
 
     def bound_spectra(self, seed: int) -> None:
-        """Normalize the linear layers' spectral norms (Miyato et al. 2018); called once, after initialization."""
+        """Normalize the linear layers' spectral norms (Miyato et al. 2018); called once, after initialization.
+
+        The singular vectors change in ``follow_spectra`` only, not in a pass, of which an update has several.
+        """
         layers = [(name, module) for name, module in self.named_modules() if isinstance(module, nn.Linear)]
         for name, layer in layers:
             # torch samples a first estimate from its global generator, which is restored; ours replaces it
@@ -131,6 +135,17 @@ class Discriminator(nn.Module):
                 bounded.weight[0]._v.copy_(normalize(torch.from_numpy(start), dim=0))
                 for _ in range(POWER_ITERATIONS):
                     bounded.weight()  # one power iteration each
+            bounded.eval()
+
+    @torch.no_grad()
+    def follow_spectra(self) -> None:
+        """Make one power iteration after an update of the weights (Miyato et al. 2018, algorithm 1)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and parametrize.is_parametrized(module):
+                bounded: Any = module.parametrizations
+                bounded.train()
+                bounded.weight()
+                bounded.eval()
 
 
 def step_bound(lengths_B: Tensor, bound: int) -> int:

@@ -50,6 +50,10 @@ class Phases(Strategy):
         """Return the own loss of the current phase's strategy."""
         return self.strategies[self._index(update.number)].own_loss(inputs, update)
 
+    def own_sums(self, update: Update) -> Sequence[Tensor]:
+        """Return what the current phase's strategy has added up."""
+        return self.strategies[self._index(update.number)].own_sums(update)
+
     def step(self, update: Update) -> Mapping[str, tuple[float, float]]:
         """Make the step of the current phase's strategy."""
         return self.strategies[self._index(update.number)].step(update)

@@ -18,7 +18,7 @@ Over 350 lines, because the paper's algorithm is read here whole: both losses, b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
@@ -122,19 +122,13 @@ class Professor(Strategy):
         if settings.spectral_norm:
             self.discriminator.bound_spectra(seed)
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), settings.learning_rate, fused=True)
-        self._spectra: dict[str, Tensor] = {}
-        self._reset_counts()
-
-    def _reset_counts(self) -> None:
-        self._rows: Scalar = 0.0
-        self._correct: Scalar = 0.0
+        # of this update's batches: rows, and the mean number of correct decisions about the two kinds of behaviour
+        self._counts = torch.zeros_like(like[:2])
 
     # -- the model's losses -------------------------------------------------------------------------------------------
 
     def losses(self, model: Seq2Seq, batch: TrainingBatch, update: Update) -> Losses:
         """Return the token NLL and, if the model's gate is open, C_f and C_t as means over sequences."""
-        if update.part == 0:
-            self._spectra = self._spectral_vectors()
         encoded, masks = encode(model, batch, update)
         teacher_pass = model.decoder.sequence(batch.target_in_BT, encoded, masks)
         nll, metric = self.objective.token_nll(model, batch.at_real_positions(teacher_pass.features_TBF), batch)
@@ -246,8 +240,8 @@ class Professor(Strategy):
             penalty = self._penalty(sum_of_rows(teacher_B, rows_B), teacher) if self.settings.r1 and learns else 0.0
         rows = scalar(rows_B.sum())
         correct_teacher, correct_free = (scalar((each & rows_B).sum()) for each in (teacher_B > 0, free_B <= 0))
-        self._rows += rows
-        self._correct += (correct_teacher + correct_free) / 2
+        for count, value in zip(self._counts.unbind(), (rows, (correct_teacher + correct_free) / 2), strict=True):
+            count += value
         metrics: dict[str, tuple[Scalar, Scalar]] = {
             "discriminator_accuracy.teacher": (correct_teacher, rows),
             "discriminator_accuracy.free": (correct_free, rows),
@@ -271,6 +265,18 @@ class Professor(Strategy):
     def _discriminator_gate_is_open(self) -> bool:
         return self.accuracy <= self.settings.discriminator_gate
 
+    def own_sums(self, update: Update) -> Sequence[Tensor]:
+        """Return the counts and, if the discriminator learns in this update, its gradients."""
+        if self.discriminator is None:
+            return ()
+        if not self._discriminator_gate_is_open():
+            return (self._counts,)
+        parameters = list(self.discriminator.parameters())
+        for parameter in parameters:
+            if parameter.grad is None:  # no row of this process had a step to compare
+                parameter.grad = torch.zeros_like(parameter)
+        return (self._counts, *(parameter.grad for parameter in parameters if parameter.grad is not None))
+
     def step(self, update: Update) -> Mapping[str, tuple[float, float]]:
         """Update D by the mean of its gradients, unless its gate is closed; then update the moving average."""
         if self.discriminator is None:
@@ -278,12 +284,13 @@ class Professor(Strategy):
         learns = self._discriminator_gate_is_open()
         metrics = {"discriminator_gate_closed": (float(not learns), 1.0)}
         norm = self._clip_mean_gradient(self.discriminator) if learns else 0.0
-        rows, correct, norm = read_numbers([self._rows, self._correct, norm])
-        self._reset_counts()
+        rows, correct, norm = read_numbers([*self._counts.unbind(), norm])
+        self._counts.zero_()
         if rows and learns:
             metrics["discriminator_gradient_norm"] = (norm, 1)
             if norm < float("inf"):
                 self.optimizer.step()
+                self.discriminator.follow_spectra()
         self.optimizer.zero_grad(set_to_none=True)
         if not rows:
             return metrics
@@ -292,22 +299,15 @@ class Professor(Strategy):
         return metrics
 
     def undo(self) -> None:
-        """Forget the gradients, and the steps of the power iterations, of which each pass of D makes one."""
+        """Forget the gradients and counts."""
         if self.discriminator is None:
             return
-        self._reset_counts()
+        self._counts.zero_()
         self.optimizer.zero_grad(set_to_none=True)
-        self.discriminator.load_state_dict(self._spectra, strict=False)
-
-    def _spectral_vectors(self) -> dict[str, Tensor]:
-        """Return copies of D's buffers: the singular vectors of ``spectral_norm``."""
-        if self.discriminator is None:
-            return {}
-        return {name: buffer.clone() for name, buffer in self.discriminator.named_buffers()}
 
     def _clip_mean_gradient(self, discriminator: Discriminator) -> Scalar:
         """Divide D's gradient by the rows that it is a sum over, and return its norm before clipping."""
-        rows = or_one(self._rows)
+        rows = or_one(scalar(self._counts[0]))
         for parameter in discriminator.parameters():
             if parameter.grad is not None:
                 parameter.grad.div_(rows)

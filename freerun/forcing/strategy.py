@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -74,11 +74,13 @@ class Strategy(ABC):
     settings and the shared objective.
 
     A strategy that has parameters of its own, such as a discriminator, also implements ``prepare``, ``own_loss``,
-    ``step``, ``state``, ``load`` and ``undo``. The learner (``training/learner.py``) calls them in each update:
+    ``own_sums``, ``step``, ``state``, ``load`` and ``undo``. The learner (``training/learner.py``) calls them in each
+    update:
 
     1. for each batch: ``losses``, then ``own_loss`` with the ``own_inputs`` that ``losses`` returned. The learner
        backpropagates the own loss at once, so that its gradients add up over the batches of the update;
-    2. backpropagation of the model's loss terms;
+    2. backpropagation of the model's loss terms; with several processes, each of which has computed some of the
+       batches, the sums of the gradients, and of the strategy's ``own_sums``, over all of them;
     3. ``step``, which updates the strategy's own parameters, then the model's optimizer.
     """
 
@@ -106,6 +108,14 @@ class Strategy(ABC):
         off, whatever precision the model is trained in.
         """
         return None
+
+    def own_sums(self, update: Update) -> Sequence[Tensor]:
+        """Return what ``own_loss`` has added up over the batches of an update: gradients and counts.
+
+        With several processes, the learner replaces the values of these tensors by their sums over all processes before
+        ``step``. They have the dtype of the model's weights, and the same shapes in every process.
+        """
+        return ()
 
     def step(self, update: Update) -> Mapping[str, tuple[float, float]]:
         """Update the strategy's own parameters from the gradients of ``own_loss``, before the model's step.

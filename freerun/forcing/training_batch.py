@@ -23,19 +23,18 @@ __all__ = ["TrainingBatch", "Update"]
 class Update:
     """One optimizer step, and the randomness that belongs to it.
 
-    ``number`` counts from 1. ``part`` is the position of the batch within the update if gradients are accumulated.
-    ``rank`` is the number of the process. ``epoch`` is the number of epochs completed before this update.
+    ``number`` counts from 1. ``part`` is the position of the batch within the update, whose gradient is accumulated
+    over several batches, computed by one process or by several. ``epoch`` is the number of epochs completed before it.
     """
 
     number: int
     seed: int
     part: int = 0
-    rank: int = 0
     epoch: float = 0.0
 
     def generator(self, purpose: str) -> CounterGenerator:
-        """Return a generator whose numbers are a pure function of (seed, purpose, update, part, rank)."""
-        return CounterGenerator(self.seed, purpose, self.number, self.part, self.rank)
+        """Return a generator whose numbers are a pure function of (seed, purpose, update, part)."""
+        return CounterGenerator(self.seed, purpose, self.number, self.part, 0)  # 0: numbers of all versions are equal
 
     def shared_generator(self, purpose: str) -> CounterGenerator:
         """Return a generator whose numbers all parts of the update share: a function of (seed, purpose, update)."""

@@ -39,18 +39,28 @@ Scalar = float | Tensor
 """A number, or a tensor of one element on a GPU that was not waited for."""
 
 
-def choose_device(name: str, location: str = "device") -> torch.device:
+def choose_device(name: str, location: str = "device", process: int = 0, processes: int = 1) -> torch.device:
     """Return the device ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` (the first GPU) or ``cuda:N``.
 
+    Of several ``processes`` on this machine, each has a GPU of its own: ``process`` is its number.
+
     Raises:
-        ConfigError: a GPU is requested that is not there.
+        ConfigError: a GPU is requested that is not there, or several processes would share one.
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return CPU
     if not torch.cuda.is_available():
         raise ConfigError.single(location, *_no_gpu(name))
-    number = int(name.partition(":")[2] or 0)
+    number = int(name.partition(":")[2] or process)
     count = torch.cuda.device_count()
+    if processes > count or (":" in name and processes > 1):
+        raise ConfigError.single(
+            location,
+            f"{name} is requested for {processes} processes on this machine, which has {count} "
+            f"GPU{'' if count == 1 else 's'}",
+            "Expected a GPU for each process",
+            'Choose "cuda" with at most as many processes as there are GPUs, or "cpu"',
+        )
     if number >= count:
         found = "1 GPU, cuda:0" if count == 1 else f"{count} GPUs, cuda:0 to cuda:{count - 1}"
         raise ConfigError.single(

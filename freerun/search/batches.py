@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
 from freerun.search.stepper import Ids
 from freerun.symbols import EOS, PAD, source_length
 
-__all__ = ["MAX_POSITIONS", "ROWS", "pad", "pad_sources", "similar_lengths", "split_features"]
+__all__ = ["EVERYTHING", "MAX_POSITIONS", "ROWS", "Share", "pad", "pad_sources", "similar_lengths", "split_features"]
+
+Part = TypeVar("Part")
 
 ROWS: Final = 512
 """Rows that are decoded or scored together; a step costs little more than for a few."""
 MAX_POSITIONS: Final = 2**15
 """Rows x source positions whose memory is held at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one of ``of`` processes computes: every ``of``-th batch, from batch ``number`` on.
+
+    Batches are ordered by length, so all shares take equally long; and they are those of one process, so each source
+    has the same batch-mates, and the same result to the last bit.
+    """
+
+    number: int = 0
+    of: int = 1
+
+    def among(self, batches: Sequence[Part]) -> Sequence[Part]:
+        """Return the batches of this share."""
+        return batches[self.number :: self.of]
+
+
+EVERYTHING: Final = Share()
 
 
 def pad(rows: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:

@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from freerun.search.batches import ROWS, pad_sources, similar_lengths
+from freerun.search.batches import EVERYTHING, ROWS, Share, pad_sources, similar_lengths
 from freerun.search.beam import beam_search
 from freerun.search.bound import check_shortest
 from freerun.search.forced_scoring import Forced, score_targets
@@ -144,22 +144,23 @@ def search_in_batches(
     prefix: Sequence[int] = (),
     rows: Sequence[int] | None = None,
     batch_size: int = ROWS,
+    share: Share = EVERYTHING,
 ) -> Iterator[tuple[Ids, list[list[Hypothesis]]]]:
-    """Yield the positions of the sources of each batch, and the hypotheses of each source.
+    """Yield the positions of the sources of each batch of a share, and the hypotheses of each source.
 
     A batch has sources of similar lengths and up to ``batch_size`` rows; a source takes ``settings.width`` of them.
     """
     lengths = [source_length(source) for source in sources]
     numbers = range(len(sources)) if rows is None else rows
-    for batch in similar_lengths(lengths, lengths, batch_size, settings.width):
+    for batch in share.among(similar_lengths(lengths, lengths, batch_size, settings.width)):
         chosen = [sources[n] for n in batch], [bounds[n] for n in batch]
         yield batch, searcher.search(*chosen, settings, prefix, [numbers[n] for n in batch])
 
 
 def score_in_batches(
-    searcher: Searcher, sources: Sequences, targets: Sequences, batch_size: int = ROWS
+    searcher: Searcher, sources: Sequences, targets: Sequences, batch_size: int = ROWS, share: Share = EVERYTHING
 ) -> Iterator[tuple[Ids, Forced]]:
-    """Yield the positions of the pairs of each batch, and the scores of their targets."""
+    """Yield the positions of the pairs of each batch of a share, and the scores of their targets."""
     sizes = [source_length(source) for source in sources], [len(target) for target in targets]
-    for batch in similar_lengths(*sizes, batch_size):
+    for batch in share.among(similar_lengths(*sizes, batch_size)):
         yield batch, searcher.score([sources[n] for n in batch], [targets[n] for n in batch])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from freerun.data.batching import Batch
 from freerun.models.seq2seq import Seq2Seq
+from freerun.search.batches import EVERYTHING, Share
 from freerun.training.callbacks import EvaluationResult
 from freerun.training.selection import Metrics
 
@@ -18,11 +19,23 @@ __all__ = ["TrainerHooks"]
 class TrainerHooks(Protocol):
     """Evaluates models, writes and reads bundles, and decodes batches for the training loop."""
 
-    def evaluate(self, model: Seq2Seq, everything: bool, check: Callable[[], None]) -> EvaluationResult:
+    def evaluate(
+        self,
+        model: Seq2Seq,
+        everything: bool,
+        check: Callable[[], None],
+        share: Share = EVERYTHING,
+        others: Callable[[], Sequence[Any]] = tuple,
+    ) -> EvaluationResult:
         """Evaluate a model on the development pairs: on the fixed sample, or on ``everything``.
 
-        ``check`` is called between batches and may raise to stop.
+        ``check`` is called between batches and may raise to stop. Of several processes, each computes its ``share``;
+        ``others`` then returns the outcomes of the other ones.
         """
+        ...
+
+    def outcome(self, model: Seq2Seq, everything: bool, check: Callable[[], None], share: Share) -> Any:
+        """Return the outcome of a share of an evaluation as a JSON value."""
         ...
 
     def write_bundle(self, name: str, weights: Mapping[str, Tensor], metrics: Metrics, update: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +11,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from freerun.data.batching import Batch
-from freerun.errors import TrainingError
+from freerun.distributed.ranks import ALONE, Ranks
+from freerun.errors import Ended, RankError, TrainingError
 from freerun.forcing.loss import Losses, or_one
 from freerun.forcing.strategy import Strategy
 from freerun.forcing.training_batch import TrainingBatch, Update
-from freerun.models.device import Scalar, device_label, first_line, is_out_of_memory, read_numbers, scalar
+from freerun.models.device import (
+    Scalar,
+    device_label,
+    first_line,
+    is_asynchronous,
+    is_out_of_memory,
+    read_numbers,
+    scalar,
+)
 from freerun.models.seq2seq import Seq2Seq
 from freerun.training.optimizers import load_optimizer_state, optimizer_tensors
 from freerun.training.precision import autocast
@@ -90,6 +99,7 @@ class Learner:
         precision: "fp32" or "bf16".
         updates_per_epoch: for strategies that count in epochs.
         cosine_every: updates after which the gradients of several loss terms are compared.
+        ranks: the processes that compute an update together.
     """
 
     def __init__(
@@ -104,6 +114,7 @@ class Learner:
         precision: str = "fp32",
         updates_per_epoch: float = math.inf,
         cosine_every: int = 50,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model = model
         self.strategy = strategy
@@ -114,6 +125,7 @@ class Learner:
         self.precision = precision
         self.updates_per_epoch = updates_per_epoch
         self.cosine_every = cosine_every
+        self.ranks = ranks
         strategy.prepare(model, seed)
         self._base_rate = float(optimizer.param_groups[0]["lr"])
 
@@ -125,8 +137,12 @@ class Learner:
     def update(self, number: int, batches: Sequence[Batch]) -> Step:
         """Make one optimizer step over all ``batches`` together; ``number`` counts from 1.
 
+        With several processes, each calls this with its own batches: rank r of R with the parts r, r + R, ... of the
+        update. The result is that of one process with all parts.
+
         Raises:
-            NotFinite, MemoryFull: before the step, which is then not applied.
+            NotFinite: before the step, which is then not applied.
+            MemoryFull, RankError, Ended: the same; all processes but this one (or but the lost one) wait in vain.
         """
         self.optimizer.zero_grad(set_to_none=True)
         computed, reason = None, ""
@@ -136,10 +152,12 @@ class Learner:
             if not is_out_of_memory(error):
                 raise
             reason = first_line(error)
+        except (RankError, Ended):
+            self._undo()
+            raise
         if computed is None:
             # raised outside of the handler: the first error would keep everything that the update has computed
-            self.optimizer.zero_grad(set_to_none=True)
-            self.strategy.undo()
+            self._undo()
             raise MemoryFull(reason, batches, device_label(self.model.device))
         loss, norm, metrics = computed
         _check(loss, norm, metrics)
@@ -149,11 +167,19 @@ class Learner:
         self.optimizer.step()
         return Step(loss, norm, [*metrics, own] if own else metrics)
 
+    def _undo(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.strategy.undo()
+
     def _gradients(self, number: int, batches: Sequence[Batch]) -> tuple[float, float, list[Sums]]:
-        """Compute the clipped gradients; return the loss, their norm before clipping, and the metrics."""
-        values, parts = self._backward(number, batches)
+        """Compute the clipped gradients; return the loss, their norm before clipping, and the metrics of each batch."""
+        parts, counts, others = self._backward(number, batches)
+        values = [
+            sum((part.sums[name] * (part.weights[name] / count) for part in parts), 0.0)
+            for name, count in counts.items()
+        ]
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm or math.inf)
-        return _read(values, norm, parts)
+        return _read(values, norm, [*(part.metrics for part in parts), *others])
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Return the weights, the optimizer's state, and the strategy's, by name."""
@@ -184,48 +210,85 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self._base_rate * self.schedule(number)
 
-    def _backward(self, number: int, batches: Sequence[Batch]) -> tuple[list[Tensor], list[PendingSums]]:
+    def _backward(
+        self, number: int, batches: Sequence[Batch]
+    ) -> tuple[list[_Part], dict[str, Scalar], list[PendingSums]]:
         """Compute the gradients of the sum over terms of weight * sum / count, with counts over all the batches.
 
-        Returns the value of each term, and the metrics of each batch.
+        Returns the parts of the update, the count of each term, and metrics of the whole update.
 
         A single term can be backpropagated batch by batch and divided once at the end. Several terms have separate
         counts, so their graphs are kept until all counts are known.
         """
-        parts: list[Losses] = []
-        streams = len(batches) > 1
-        for part, batch in enumerate(batches):
+        computed: list[Losses] = []
+        streams = len(batches) * self.ranks.size > 1
+        for position, batch in enumerate(batches):
+            part = self.ranks.rank + position * self.ranks.size
             losses = self._losses(self._moment(number, part), batch)
             streams = streams and len(losses.terms) == 1
             if streams:
                 (term,) = losses.terms.values()
                 (term.weight * term.sum).backward()  # type: ignore[no-untyped-call]
-            parts.append(losses)
+            computed.append(losses)
+        own = [_Part.of(losses) for losses in computed]
+        update = self._moment(number)
+        if streams:
+            parts = self._add_up_gradients(own, update)
+            counts = _counts(parts)
+            self._divide_gradients(*counts.values())
+            return parts, counts, []
+        parts = self._all_parts(own)
         counts = _counts(parts)
         values = [
-            sum((losses.terms[name].sum * (losses.terms[name].weight / count) for losses in parts), torch.zeros(()))
+            sum((losses.terms[name].sum * (losses.terms[name].weight / count) for losses in computed), torch.zeros(()))
             for name, count in counts.items()
         ]
-        metrics = [losses.metrics for losses in parts]
-        if streams:
-            self._divide_gradients(*counts.values())
-        elif len(values) > 1 and number % self.cosine_every == 0:
-            metrics.append({"gradient_cosine": (self._backward_apart(values[0], torch.stack(values[1:]).sum()), 1)})
-        else:
-            torch.stack(values).sum().backward()  # type: ignore[no-untyped-call]
-        return [value.detach() for value in values], metrics
+        if len(values) > 1 and number % self.cosine_every == 0:
+            cosine = self._backward_apart(values[0], torch.stack(values[1:]).sum(), update)
+            return parts, counts, [{"gradient_cosine": (cosine, 1)}]
+        torch.stack(values).sum().backward()  # type: ignore[no-untyped-call]
+        self._add_up_gradients([], update)
+        return parts, counts, []
 
-    def _backward_apart(self, first: Tensor, others: Tensor) -> Scalar:
+    def _backward_apart(self, first: Tensor, others: Tensor, update: Update) -> Scalar:
         """Set the gradients of ``first + others``, and return the cosine between the two; 0 if one of them is 0."""
         parameters = list(self.model.parameters())
         apart = [
-            torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True) for loss in (first, others)
+            list(torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True))
+            for loss in (first, others)
         ]
+        if self.ranks.size > 1:
+            self.ranks.add_up([*apart[0], *apart[1], *self.strategy.own_sums(update)], _packed([], self.model.device))
         for parameter, one, other in zip(parameters, *apart, strict=True):
             parameter.grad = one + other
         flat = [torch.cat([gradient.flatten() for gradient in gradients]).double() for gradients in apart]
         norms = flat[0].norm() * flat[1].norm()
         return scalar(torch.where(norms > 0, (flat[0] @ flat[1]) / norms, 0.0))
+
+    # -- several processes --------------------------------------------------------------------------------------------
+
+    def _add_up_gradients(self, own: Sequence[_Part], update: Update) -> list[_Part]:
+        """Add up all gradients over all processes; return the parts of all of them, in order."""
+        if self.ranks.size == 1:
+            return list(own)
+        parameters, device = list(self.model.parameters()), self.model.device
+        missing = [parameter.grad is None for parameter in parameters]
+        gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+        flags = torch.tensor(missing, dtype=torch.float64, device=device)
+        numbers_RM = self.ranks.add_up(
+            [*gradients, *self.strategy.own_sums(update)], torch.cat([flags, _packed(own, device)])
+        )
+        # a parameter that no part of the update depends on has no gradient, which is not the same as 0
+        nowhere = numbers_RM[:, : len(parameters)].all(0).tolist() if any(missing) else missing
+        for parameter, gradient, is_missing in zip(parameters, gradients, nowhere, strict=True):
+            parameter.grad = None if is_missing else gradient
+        return _unpacked(own, numbers_RM[:, len(parameters) :])
+
+    def _all_parts(self, own: Sequence[_Part]) -> list[_Part]:
+        """Return the parts of all processes, in order."""
+        if self.ranks.size == 1:
+            return list(own)
+        return _unpacked(own, self.ranks.all_numbers(_packed(own, self.model.device)))
 
     def _losses(self, update: Update, batch: Batch) -> Losses:
         """Return the model's losses on one batch; the strategy's own loss is backpropagated right away."""
@@ -252,18 +315,61 @@ def _check(loss: float, gradient_norm: float, metrics: Sequence[Sums]) -> None:
         raise NotFinite(loss, gradient_norm, others)
 
 
-def _read(values: Sequence[Tensor], norm: Tensor, parts: Sequence[PendingSums]) -> tuple[float, float, list[Sums]]:
+def _read(values: Sequence[Scalar], norm: Tensor, parts: Sequence[PendingSums]) -> tuple[float, float, list[Sums]]:
     """Return the loss, the gradient norm and the metrics of each batch; on a GPU this is where an update waits."""
     pairs = [pair for metrics in parts for pair in metrics.values()]
-    numbers = iter(read_numbers([*map(scalar, values), scalar(norm), *(each for pair in pairs for each in pair)]))
+    numbers = iter(read_numbers([*values, scalar(norm), *(each for pair in pairs for each in pair)]))
     loss = sum((next(numbers) for _ in values), 0.0)
     gradient_norm = next(numbers)
     read: list[Sums] = [{name: (next(numbers), next(numbers)) for name in metrics} for metrics in parts]
     return loss, gradient_norm, read
 
 
-def _counts(parts: Sequence[Losses]) -> dict[str, Scalar]:
+def _counts(parts: Sequence[_Part]) -> dict[str, Scalar]:
     """Return the count of each term over all parts; 1 if there was nothing to count, because the sum is 0 then."""
-    names = parts[0].terms.keys()
-    assert all(losses.terms.keys() == names for losses in parts), "every part of an update has the same terms"
-    return {name: or_one(sum(losses.terms[name].count for losses in parts)) for name in names}
+    names = parts[0].counts.keys()
+    assert all(part.counts.keys() == names for part in parts), "every part of an update has the same terms"
+    return {name: or_one(sum(part.counts[name] for part in parts)) for name in names}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The numbers of one batch of an update: each term's sum, count and weight, and the metrics."""
+
+    sums: Mapping[str, Scalar]
+    counts: Mapping[str, Scalar]
+    weights: Mapping[str, float]
+    metrics: PendingSums
+
+    @staticmethod
+    def of(losses: Losses) -> _Part:
+        terms = losses.terms
+        return _Part(
+            {name: term.sum.detach() for name, term in terms.items()},
+            {name: term.count for name, term in terms.items()},
+            {name: term.weight for name, term in terms.items()},
+            losses.metrics,
+        )
+
+    @property
+    def numbers(self) -> list[Scalar]:
+        """Everything but the weights, which are equal in all parts."""
+        return [*self.sums.values(), *self.counts.values(), *(each for pair in self.metrics.values() for each in pair)]
+
+    def with_numbers(self, numbers: Iterator[Scalar]) -> _Part:
+        """Return a part that has these numbers in place of its own."""
+        sums, counts = ({name: next(numbers) for name in each} for each in (self.sums, self.counts))
+        return _Part(sums, counts, self.weights, {name: (next(numbers), next(numbers)) for name in self.metrics})
+
+
+def _packed(parts: Sequence[_Part], device: torch.device) -> Tensor:
+    """Return the numbers of this process's parts as one tensor of float64."""
+    numbers = [torch.as_tensor(number, dtype=torch.float64, device=device) for part in parts for number in part.numbers]
+    return torch.stack(numbers) if numbers else torch.zeros(0, dtype=torch.float64, device=device)
+
+
+def _unpacked(own: Sequence[_Part], numbers_RM: Tensor) -> list[_Part]:
+    """Return the parts of all processes in the order of the update: part 0 of each rank, part 1 of each, and so on."""
+    rows = numbers_RM.unbind() if is_asynchronous(numbers_RM.device) else numbers_RM.tolist()
+    of_ranks = [iter(row) for row in rows]
+    return [part.with_numbers(numbers) for part in own for numbers in of_ranks]

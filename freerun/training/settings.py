@@ -23,6 +23,11 @@ class TrainerSettings:
     patience: int = 10
     average: int = 0
 
+    def next_action(self, update: int) -> int:
+        """Return the first update from ``update`` on after which there is something else to do, or the last one."""
+        due = [-(-update // every) * every for every in (self.evaluate_every, self.checkpoint_every) if every > 0]
+        return min([self.updates, *due])
+
     def evaluates_at(self, update: int) -> bool:
         """Return True if there is an evaluation after this update, however long the run is."""
         return self.evaluate_every > 0 and update > 0 and update % self.evaluate_every == 0

@@ -28,18 +28,18 @@ class StopRequest:
 
 
 class CheckpointRequest:
-    """Records that a signal requested a checkpoint."""
+    """Records that a signal requested a checkpoint: then ``is_open`` is True, until it is taken."""
 
     def __init__(self) -> None:
-        self._is_open = False
+        self.is_open = False
 
     def open(self) -> None:
         """Ask for one."""
-        self._is_open = True
+        self.is_open = True
 
     def take(self) -> bool:
         """Return True if a checkpoint was requested since the last call."""
-        was_open, self._is_open = self._is_open, False
+        was_open, self.is_open = self.is_open, False
         return was_open
 
 

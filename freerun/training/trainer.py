@@ -9,6 +9,7 @@ run repeats, is easier to check in one place.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -18,13 +19,15 @@ from typing import Any
 
 from torch import Tensor
 
-from freerun.data.batching import Batch
-from freerun.errors import Interrupted, RunError, TrainingError
+from freerun.data.batching import Ids
+from freerun.errors import Ended, Interrupted, RankError, RunError, TrainingError
 from freerun.files import write_atomic
+from freerun.search.batches import Share
 from freerun.training.averaging import average, temporary_weights
 from freerun.training.best_model import BestModel
 from freerun.training.callbacks import Callback, EvaluationResult
 from freerun.training.checkpoint import Checkpoint, Checkpoints
+from freerun.training.followers import Followers, own_batches
 from freerun.training.hooks import TrainerHooks
 from freerun.training.journal import Journal
 from freerun.training.learner import Learner, MemoryFull, NotFinite, Step
@@ -62,6 +65,7 @@ class Trainer:
         checkpoints: Checkpoints,
         callbacks: Sequence[Callback] = (),
     ) -> None:
+        self.followers = Followers(learner.ranks)
         self.learner = learner
         self.order = order
         self.settings = settings
@@ -87,9 +91,10 @@ class Trainer:
             Interrupted: a signal came; a checkpoint was saved.
             TrainingError: a loss or gradient is not finite.
             RunError: a file could not be written.
+            RankError, Ended: another process has ended; a checkpoint was saved.
             Exception: raised by a callback; a checkpoint was saved.
         """
-        requested = requested or CheckpointRequest()
+        stop, requested = self.followers.agree(stop, requested or CheckpointRequest())
         try:
             self._run(stop, requested)
         except BaseException:
@@ -104,6 +109,7 @@ class Trainer:
         has_concluded = False
         try:
             self._notify("on_start", self.progress.update, self.settings.updates)
+            self.followers.load(self.learner, self.progress.update)
             while not self.run_due_actions(stop, requested):
                 self._update()
                 metrics = self._write_interval() if self.progress.update % self.settings.journal_every == 0 else {}
@@ -116,6 +122,10 @@ class Trainer:
                 self._message(f"Training has ended; its last checkpoint is that of update {self.progress.update:,}.")
         except _StopNow:
             self._stop(stop.signal)
+        except (RankError, Ended):
+            if not has_concluded:
+                self._save_at_stop("rank")
+            raise
         except Exception as error:
             if error is self._callback_error and not has_concluded:
                 self._save_at_stop("callback", error=type(error).__name__)
@@ -210,11 +220,15 @@ class Trainer:
         if is_new:
             self._message(f"From update {number:,} on: {phase}.")
         position = self.progress.epoch, self.progress.batch
-        batches = [self.order.take(self.progress) for _ in range(self.settings.accumulate)]
+        self.followers.train(number, self.settings.next_action(number), self.progress)
+        planned = [self.order.next(self.progress) for _ in range(self.settings.accumulate)]
         try:
-            step = self.learner.update(number, batches)
+            step = self.learner.update(number, own_batches(self.order, planned, self.learner.ranks))
         except NotFinite as error:
-            raise self._not_finite(number, batches, error) from None
+            raise self._not_finite(number, planned, error) from None
+        except (RankError, Ended):
+            self.progress.epoch, self.progress.batch = position
+            raise
         except MemoryFull as error:
             self.progress.epoch, self.progress.batch = position
             self._save_at_stop("memory")
@@ -223,23 +237,24 @@ class Trainer:
         if is_new:  # now that a checkpoint cannot be of an update before it
             self.journal.write("phase", self.progress.update, strategy=phase)
         self.progress.update = number
-        self._count(batches, step)
+        self._count(planned, step)
+        self.followers.after_update(number)
 
-    def _count(self, batches: Sequence[Batch], step: Step) -> None:
+    def _count(self, planned: Sequence[Ids], step: Step) -> None:
         self.progress.add("loss", step.loss, 1)
         self.progress.add("gradient_norm", step.gradient_norm, 1)
-        pairs = sum(batch.num_pairs for batch in batches)
+        pairs = sum(len(batch) for batch in planned)
         self._interval_pairs += pairs
         self.progress.add("pairs", pairs, 0)
-        self.progress.add("target_tokens", sum(batch.num_tokens for batch in batches), 0)
+        self.progress.add("target_tokens", sum(self.order.num_tokens(batch) for batch in planned), 0)
         for metrics in step.metrics:
             for name, (total, count) in metrics.items():
                 self.progress.add(name, total, count)
 
-    def _not_finite(self, number: int, batches: Sequence[Batch], error: NotFinite) -> TrainingError:
+    def _not_finite(self, number: int, planned: Sequence[Ids], error: NotFinite) -> TrainingError:
         """Save the batches for inspection; the weights are still those before this update."""
         path = self.directory / f"not-finite-update-{number}.json"
-        pairs = [pair for batch in batches for pair in self.hooks.describe(batch)]
+        pairs = [pair for batch in planned for pair in self.hooks.describe(self.order.batch(batch))]
         loss, norm = str(error.loss), str(error.gradient_norm)
         others = {name: str(value) for name, value in error.others.items()}
         details = "".join(f", {name} is {value}" for name, value in others.items() if not name.startswith("nll"))
@@ -291,17 +306,27 @@ class Trainer:
         self._write_evaluation(result, is_best)
         return result, is_best
 
-    def _result(self, everything: bool, stop: StopRequest) -> EvaluationResult:
+    def _result(
+        self, everything: bool, stop: StopRequest, weights: Mapping[str, Tensor] | None = None
+    ) -> EvaluationResult:
+        """Evaluate the present model, or one with other ``weights``."""
+        ranks = self.learner.ranks
+
         def check() -> None:
-            if stop:
+            if stop or ranks.own_requests().signal:
+                stop.signal = stop.signal or ranks.own_requests().signal
                 raise _StopNow
 
-        self._interval_seconds += time.perf_counter() - self._interval_started
-        return self.hooks.evaluate(self.learner.model, everything, check)
+        def others() -> list[Any]:
+            outcomes = self.followers.outcomes()
+            check()  # a signal may have kept another process from computing its share
+            return outcomes
 
-    def _result_with(self, weights: Mapping[str, Tensor], everything: bool, stop: StopRequest) -> EvaluationResult:
-        with temporary_weights(self.learner.model, weights):
-            return self._result(everything, stop)
+        self._interval_seconds += time.perf_counter() - self._interval_started
+        self.followers.evaluate(everything, weights)
+        model = self.learner.model
+        with temporary_weights(model, weights) if weights is not None else contextlib.nullcontext():
+            return self.hooks.evaluate(model, everything, check, Share(ranks.rank, ranks.size), others)
 
     def _write_evaluation(self, result: EvaluationResult, is_best: bool, **details: Any) -> None:
         examples = [{"source": s, "reference": r, "free_run": f} for s, r, f in result.examples]
@@ -313,11 +338,12 @@ class Trainer:
         """Try the average of the last checkpoints, then evaluate the best model on all development pairs."""
         progress = self.progress
         weights = self._average_if_better(stop) or self.best.weights(progress)
-        result = self._result_with(weights, True, stop)
+        result = self._result(True, stop, weights)
         sha256 = self.hooks.write_bundle("best", weights, result.metrics, progress.best_update)
         self._write_evaluation(result, True, final=True, best_update=progress.best_update, best_sha256=sha256)
         reason = "patience" if progress.update < self.settings.updates else "complete"
         self.journal.write("stop", progress.update, reason=reason, seconds=self._seconds())
+        self.followers.end()
 
     def _average_if_better(self, stop: StopRequest) -> Mapping[str, Tensor] | None:
         """Return the mean of the last ``average`` checkpoints' weights if it beats the best model on the sample."""
@@ -328,7 +354,7 @@ class Trainer:
         if len(updates) < 2:
             return None
         mean = average([self.checkpoints.load(update).model for update in updates])
-        result = self._result_with(mean, False, stop)
+        result = self._result(False, stop, mean)
         is_best = self.selection.better(result.metrics, self.progress.best)
         self._write_evaluation(result, is_best, averaged=updates)
         self._report_average(updates, result, is_best)
@@ -403,6 +429,7 @@ class Trainer:
     def _stop(self, signal: int) -> None:
         """Save the state after a signal, and report the signal."""
         self._save_at_stop("signal", signal=signal)
+        self.followers.end(signal)
         raise Interrupted(signal)
 
     def _save_at_stop(self, reason: str, **details: Any) -> None:

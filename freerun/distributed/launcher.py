@@ -1,0 +1,217 @@
+"""Starts the processes of a training on this machine, with torch's elastic agent, and starts them again if one dies.
+
+The agent watches the processes: when one is killed it stops the others and starts all of them anew, and they resume
+from the last checkpoint. They meet in a store in this process, which listens on this machine's loopback interface only.
+For several machines there is torchrun, which starts the same processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed.elastic.agent.server.api import WorkerGroup, WorkerSpec, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.rendezvous.api import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
+
+from freerun.distributed.status import DIRECTORY, read_statuses
+from freerun.errors import RankError
+from freerun.lock import holder
+
+__all__ = ["launch"]
+
+_LOOPBACK = "127.0.0.1"
+_STOPPING_SECONDS = 120
+"""How long processes may take to save a checkpoint after a signal."""
+
+
+def launch(arguments: Sequence[str], processes: int, max_restarts: int, lock: Path, say: Callable[[str], None]) -> int:
+    """Run ``freerun`` with these arguments in several processes, and return the exit code.
+
+    Args:
+        arguments: of the command line.
+        processes: how many.
+        max_restarts: how many times they are started again after one was killed.
+        lock: of the run directory; while rank 0 holds it, it takes SIGUSR1 as a request for a checkpoint.
+        say: prints a line.
+
+    Raises:
+        RankError: a process was killed, and no restarts are left.
+    """
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(_signals_to_handle())
+    with tempfile.TemporaryDirectory(prefix="freerun-") as directory, _silent():
+        statuses = Path(directory) / "statuses"
+        statuses.mkdir()
+        os.environ[DIRECTORY] = str(statuses)
+        agent = _Agent(
+            WorkerSpec(
+                role="rank",
+                local_world_size=processes,
+                entrypoint=sys.executable,
+                args=("-m", "freerun", *arguments),
+                rdzv_handler=_Loopback(),
+                max_restarts=max_restarts,
+                monitor_interval=0.1,
+                local_addr=_LOOPBACK,
+            ),
+            DefaultLogsSpecs(log_dir=str(Path(directory) / "torch")),
+            statuses,
+            lock,
+            say,
+        )
+        try:
+            with agent.checkpoints_on_signals():
+                result = agent.run()
+        except SignalException as error:
+            return _code(read_statuses(statuses), 128 + error.sigval)
+        finally:
+            del os.environ[DIRECTORY]
+        if result.is_failed():
+            raise RankError(
+                "freerun train",
+                f"{agent.deaths}, and this was the last of {max_restarts + 1} attempts",
+                "Expected all processes to train to the end",
+                "See if memory ran out (fewer processes, or a lower training.batch_size, need less); then rerun with "
+                "--resume",
+            )
+        return _code(read_statuses(statuses), 1)
+
+
+def _signals_to_handle() -> list[str]:
+    """Return the signals that stop a training; SIGHUP only if it is not ignored, as under nohup."""
+    names = ["SIGTERM", "SIGINT", "SIGHUP"]
+    return [name for name in names if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN]
+
+
+def _code(statuses: Any, otherwise: int) -> int:
+    """Return the exit code of the lowest rank that ended for a reason of its own."""
+    for _, status in sorted(statuses.items()):
+        if not status["lost"]:
+            return int(status["code"])
+    return otherwise
+
+
+class _Agent(LocalElasticAgent):
+    """torch's agent, with words for a person, and with SIGUSR1 passed on to rank 0."""
+
+    def __init__(
+        self, spec: WorkerSpec, logs: DefaultLogsSpecs, statuses: Path, lock: Path, say: Callable[[str], None]
+    ) -> None:
+        super().__init__(spec, logs, start_method="spawn", shutdown_timeout=_STOPPING_SECONDS)
+        self.deaths = ""
+        self._statuses, self._lock, self._say = statuses, lock, say
+        self._wants_checkpoint = False
+
+    @contextmanager
+    def checkpoints_on_signals(self) -> Iterator[None]:
+        """Within the block, remember SIGUSR1, unless it is ignored."""
+        before = signal.getsignal(signal.SIGUSR1)
+        if before is signal.SIG_IGN:
+            yield
+            return
+
+        def remember(*_: object) -> None:
+            self._wants_checkpoint = True
+
+        signal.signal(signal.SIGUSR1, remember)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> Any:
+        result = super()._monitor_workers(worker_group)
+        if result.state == WorkerState.FAILED:
+            self.deaths = " and ".join(_death(rank, each.exitcode) for rank, each in sorted(result.failures.items()))
+            if self._remaining_restarts:
+                number = worker_group.spec.max_restarts - self._remaining_restarts + 1
+                self._say(
+                    f"{self.deaths}. Starting all processes again, from the last checkpoint (restart {number} of at "
+                    f"most {worker_group.spec.max_restarts})."
+                )
+                self._forget_statuses()
+        # before it holds the lock, the process would not survive the signal
+        if self._wants_checkpoint and result.state == WorkerState.HEALTHY and holder(self._lock) is not None:
+            self._wants_checkpoint = False
+            os.kill(int(worker_group.workers[0].id), signal.SIGUSR1)
+        return result
+
+    def _forget_statuses(self) -> None:
+        for path in self._statuses.glob("*.json"):
+            path.unlink()
+
+
+def _death(rank: int, code: int) -> str:
+    """Describe how a process ended."""
+    if code < 0:
+        return f"rank {rank} was killed by {signal.Signals(-code).name}"
+    return f"rank {rank} ended with exit code {code}"
+
+
+class _Loopback(RendezvousHandler):
+    """Where the processes of one machine meet: a new store for each attempt, on the loopback interface."""
+
+    def __init__(self) -> None:
+        self._store: TCPStore | None = None
+
+    def get_backend(self) -> str:
+        return "loopback"
+
+    @property
+    def use_agent_store(self) -> bool:
+        return True
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        listener = socket.create_server((_LOOPBACK, 0), backlog=1024)
+        port = listener.getsockname()[1]
+        self._store = TCPStore(
+            _LOOPBACK,
+            port,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=timedelta(minutes=5),
+            master_listen_fd=listener.detach(),
+        )
+        return RendezvousInfo(self._store, 0, 1, RendezvousStoreInfo(_LOOPBACK, port))
+
+    def is_closed(self) -> bool:
+        return False
+
+    def set_closed(self) -> None:
+        self._store = None
+
+    def num_nodes_waiting(self) -> int:
+        return 0
+
+    def get_run_id(self) -> str:
+        return f"freerun-{os.getpid()}"
+
+    def shutdown(self) -> bool:
+        return True
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Silence torch's launcher within the block: what it reports is reported here, in fewer words."""
+    loggers = [
+        logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith("torch.distributed")
+    ]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)

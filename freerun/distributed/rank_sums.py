@@ -1,0 +1,58 @@
+"""Sums over the processes of a training, in the order of their ranks: the same bytes on every rank, in every run.
+
+A library's own sum adds in whatever order messages arrive (gloo) or that its version chooses (NCCL). Here every rank
+gets one share of all the gradients from every other one, adds up these shares in the order of the ranks, and sends the
+sum to all: an all-to-all and an all-gather, together twice the bytes of the gradients, as in any good all-reduce.
+
+Shape suffixes: R ranks, M numbers, C gradients per rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["RankSums"]
+
+
+class RankSums:
+    """Adds up tensors of some shapes over all ranks.
+
+    Args:
+        tensors: at least one, all of one dtype and on one device.
+        numbers: how many numbers travel with them, M.
+        ranks: how many processes there are.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], numbers: int, ranks: int) -> None:
+        self._sizes = [tensor.numel() for tensor in tensors]
+        self._total = sum(self._sizes)
+        # even, so that the numbers behind it are aligned to 8 bytes
+        self._share = 2 * -(-self._total // (2 * ranks))
+        width = self._share + numbers * 8 // tensors[0].element_size()
+        # kept between updates: fresh memory costs more than the sums
+        self._flat_RC, self._sent, self._received = (
+            tensors[0].new_zeros(ranks, size) for size in (self._share, width, width)
+        )
+        self._own_C = tensors[0].new_zeros(self._share)
+
+    def add_up(self, tensors: Sequence[Tensor], numbers_M: Tensor) -> Tensor:
+        """Replace tensors by their sums over all ranks, and return the numbers [R, M] of every rank.
+
+        All ranks call this together. ``numbers_M`` is float64 and on the tensors' device.
+        """
+        flat = self._flat_RC.view(-1)[: self._total]
+        torch.cat([tensor.flatten() for tensor in tensors], out=flat)
+        self._sent[:, : self._share] = self._flat_RC
+        self._sent[:, self._share :] = numbers_M.view(flat.dtype)
+        dist.all_to_all_single(self._received, self._sent)
+        self._own_C.copy_(self._received[0, : self._share])
+        for share_C in self._received[1:, : self._share]:
+            self._own_C += share_C
+        dist.all_gather(list(self._flat_RC), self._own_C)
+        for tensor, values in zip(tensors, torch.split(flat, self._sizes), strict=True):
+            tensor.copy_(values.view_as(tensor))
+        return self._received[:, self._share :].contiguous().view(torch.float64)

@@ -1,0 +1,303 @@
+"""The processes of a training as ranks: rank 0 leads, the others follow.
+
+Gradients travel through torch.distributed. Everything else goes through the store in which the processes found each
+other: what the leader tells the others to do, their answers, and signs of life. So a rank may work for an hour on
+something of its own, such as reading its data or writing a checkpoint, and the others wait for it as long as it lives;
+a rank that dies is noticed within ``SILENCE`` seconds, and at once in the middle of a sum.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from freerun.distributed.rank_sums import RankSums
+from freerun.errors import Ended, RankError
+
+__all__ = ["ALONE", "Place", "Ranks", "Requests"]
+
+SILENCE: Final = 20.0
+"""Seconds without a sign of life after which a rank counts as dead."""
+_SIGN_OF_LIFE: Final = 1.0
+"""Seconds between signs of life."""
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
+"""Seconds between looks into the store while waiting."""
+_PIECE: Final = 2**22
+"""Bytes of an answer under one key: the store limits the size of a value."""
+_ENDED: Final = "ended"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process runs: its rank among all, and among those of its machine; ``cores`` are its share of them."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    cores: int = 0
+    host: str = ""
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What signals have requested of a process: the number of one to stop, and a checkpoint."""
+
+    signal: int = 0
+    checkpoint: bool = False
+
+
+class Ranks:
+    """The processes that train one model, seen from one of them.
+
+    Attributes:
+        place: of this process.
+        hosts: the host of each rank.
+        own_requests: returns what signals have requested of this process; sent along with each sum and answer.
+        requests: what signals have requested of any process, as of the last sum or answer: equal on all ranks.
+    """
+
+    def __init__(self, place: Place, store: Any = None, hosts: Sequence[str] = ()) -> None:
+        self.place = place
+        self.hosts = hosts
+        self.own_requests: Callable[[], Requests] = Requests
+        self.requests = Requests()
+        self._store = store
+        self._commands = 0
+        self._sums: dict[tuple[Any, ...], RankSums] = {}
+        self._life: _SignsOfLife | None = None if store is None else _SignsOfLife(store.clone(), place.rank)
+
+    @property
+    def rank(self) -> int:
+        """The number of this process, from 0."""
+        return self.place.rank
+
+    @property
+    def size(self) -> int:
+        """The number of processes."""
+        return self.place.size
+
+    @property
+    def leads(self) -> bool:
+        """True in rank 0, which alone writes and speaks."""
+        return self.rank == 0
+
+    # -- sums ---------------------------------------------------------------------------------------------------------
+
+    def add_up(self, tensors: Sequence[Tensor], numbers_M: Tensor) -> Tensor:
+        """Replace tensors by their sums over all ranks, in rank order; return the numbers [R, M] of every rank.
+
+        All ranks call this together, with tensors of the same shapes and equally many numbers (float64).
+
+        Raises:
+            RankError, Ended: a rank has ended.
+        """
+        mine = self.own_requests()
+        sent = torch.cat([numbers_M, numbers_M.new_tensor([mine.signal, mine.checkpoint])])
+        layout = (len(sent), *(tensor.shape for tensor in tensors))
+        if layout not in self._sums:
+            self._sums[layout] = RankSums(tensors, len(sent), self.size)
+        numbers_RM: Tensor = self._together(lambda: self._sums[layout].add_up(tensors, sent))
+        signals_R, checkpoints_R = numbers_RM[:, -2:].t().tolist()
+        self._merge(
+            [Requests(int(number), bool(wanted)) for number, wanted in zip(signals_R, checkpoints_R, strict=True)]
+        )
+        return numbers_RM[:, :-2]
+
+    def all_numbers(self, numbers_M: Tensor) -> Tensor:
+        """Return the numbers [R, M] of every rank, float64; all ranks call this together."""
+        received_RM = numbers_M.new_empty(self.size, len(numbers_M))
+        self._together(lambda: dist.all_gather(list(received_RM), numbers_M))
+        return received_RM
+
+    def broadcast(self, content: bytes | None, size: int) -> bytes:
+        """Return the leader's ``content`` of ``size`` bytes on every rank; the others pass None."""
+        if not size:
+            return b""
+        data = torch.frombuffer(bytearray(content or bytes(size)), dtype=torch.uint8)
+        self._together(lambda: dist.broadcast(data, 0))
+        return data.numpy().tobytes()
+
+    def _together(self, collective: Callable[[], Any]) -> Any:
+        """Run a collective operation; an error of the library means that a rank has ended."""
+        try:
+            return collective()
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+        raise self._lost(reason)
+
+    def _merge(self, requests: Sequence[Requests]) -> None:
+        number = next((each.signal for each in requests if each.signal), 0)
+        self.requests = Requests(number, any(each.checkpoint for each in requests))
+
+    # -- what the leader says, and what the others answer -------------------------------------------------------------
+
+    def command(self, what: str, **details: Any) -> None:
+        """Tell all other ranks what to do next; only the leader does."""
+        self._commands += 1
+        self._use("set", f"command/{self._commands}", json.dumps({"do": what, **details}))
+
+    def next_command(self) -> Mapping[str, Any]:
+        """Wait for the leader's next command.
+
+        Raises:
+            RankError, Ended: the leader, or another rank, has ended.
+        """
+        self._commands += 1
+        command: Mapping[str, Any] = json.loads(self._wait(f"command/{self._commands}", 0))
+        return command
+
+    def answer(self, content: Any) -> None:
+        """Answer the leader's last command with a JSON value, and what signals have requested."""
+        mine = self.own_requests()
+        encoded = json.dumps([mine.signal, mine.checkpoint, content], ensure_ascii=False).encode(
+            "utf-8", "surrogatepass"
+        )
+        data = zlib.compress(encoded, 1)
+        pieces = [data[start : start + _PIECE] for start in range(0, len(data), _PIECE)]
+        key = f"answer/{self._commands}/{self.rank}"
+        for number, piece in enumerate(pieces):
+            self._use("set", f"{key}/{number}", piece)
+        self._use("set", key, str(len(pieces)))
+
+    def answers(self) -> list[Any]:
+        """Return the answers of the other ranks to the last command, by rank; the leader's own requests count, too.
+
+        Raises:
+            RankError, Ended: a rank has ended.
+        """
+        found = []
+        requests = [self.own_requests()]
+        for rank in range(1, self.size):
+            key = f"answer/{self._commands}/{rank}"
+            pieces = [f"{key}/{number}" for number in range(int(self._wait(key, rank)))]
+            data = b"".join(self._use("get", piece) for piece in pieces)
+            number, checkpoint, content = json.loads(zlib.decompress(data))
+            for piece in pieces:
+                self._use("delete_key", piece)
+            requests.append(Requests(number, checkpoint))
+            found.append(content)
+        self._merge(requests)
+        return found
+
+    # -- ends ---------------------------------------------------------------------------------------------------------
+
+    def end(self, code: int, message: str = "") -> None:
+        """Tell the other ranks that this one ends, and why, unless another one has said so before."""
+        end = json.dumps({"rank": self.rank, "code": code, "message": message})
+        with contextlib.suppress(RuntimeError):  # the store is gone, and so is the process that kept it
+            self._store.compare_set(_ENDED, "", end)
+
+    def close(self) -> None:
+        """Stop the signs of life."""
+        if self._life is not None:
+            self._life.stop()
+
+    def _wait(self, key: str, rank: int) -> bytes:
+        """Wait for what ``rank`` writes, as long as it lives."""
+        watch, pause = _Watch(), _SHORTEST_PAUSE
+        # asked again and again: the store's own wait reports each of its timeouts on standard error
+        while not self._use("check", [key]):
+            if self._use("check", [_ENDED]):
+                raise self._lost("")
+            if watch.is_silent(self._use("add", f"alive/{rank}", 0)):
+                raise self._gone([rank], f"no sign of life for {SILENCE:.0f} seconds")
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        return bytes(self._use("get", key))
+
+    def _use(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the store; without it nobody can be reached."""
+        try:
+            return getattr(self._store, method)(*arguments)
+        except RuntimeError as error:
+            raise self._gone([], " ".join(str(error).split())) from None
+
+    def _lost(self, reason: str) -> RankError | Ended:
+        """Return the error for a rank that has ended: what it said, or else that it is silent."""
+        deadline = time.monotonic() + 4 * _SIGN_OF_LIFE
+        before = self._alive()
+        while time.monotonic() < deadline:
+            if self._use("check", [_ENDED]):
+                return self._explained(json.loads(self._use("get", _ENDED)))
+            time.sleep(0.1)
+        silent = [rank for rank, (one, two) in enumerate(zip(before, self._alive(), strict=True)) if one == two]
+        return self._gone([rank for rank in silent if rank != self.rank], reason)
+
+    def _alive(self) -> list[int]:
+        return [int(self._use("add", f"alive/{rank}", 0)) for rank in range(self.size)]
+
+    def _explained(self, end: Mapping[str, Any]) -> RankError | Ended:
+        rank, code, message = end["rank"], end["code"], end["message"]
+        if self.leads and message:
+            return RankError(self.name(rank), message, is_explained=True)
+        return Ended(code)
+
+    def _gone(self, ranks: Sequence[int], reason: str) -> RankError:
+        who = " and ".join(self.name(rank) for rank in ranks) or "the other processes"
+        return RankError(
+            who,
+            "this process has ended or cannot be reached" + (f" ({reason[:300]})" if reason else ""),
+            "Expected all processes to train to the end",
+            "Look for its last words, or for a lack of memory on its machine; then rerun with --resume",
+        )
+
+    def name(self, rank: int) -> str:
+        """Return a rank as messages name it."""
+        return f"rank {rank} ({self.hosts[rank]})" if self.hosts else f"rank {rank}"
+
+
+ALONE: Final = Ranks(Place())
+"""One process, as usual."""
+
+
+class _Watch:
+    """Notices when a count of signs of life stands still."""
+
+    def __init__(self) -> None:
+        self._count, self._since = -1, time.monotonic()
+
+    def is_silent(self, count: int) -> bool:
+        """Return True if the count has been the same for ``SILENCE`` seconds."""
+        if count != self._count:
+            self._count, self._since = count, time.monotonic()
+        return time.monotonic() - self._since > SILENCE
+
+
+class _SignsOfLife:
+    """Counts up in the store, in a thread; asks this process to stop when the process that started it is gone."""
+
+    def __init__(self, store: Any, rank: int) -> None:
+        self._store, self._key = store, f"alive/{rank}"
+        self._ended = threading.Event()
+        self._parent = os.getppid()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="freerun-alive")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self._store.add(self._key, 1)
+            except RuntimeError:
+                return  # whoever waits for this rank finds the store gone as well
+            if os.getppid() != self._parent:
+                os.kill(os.getpid(), signal.SIGTERM)
+                self._parent = os.getppid()
+            self._ended.wait(_SIGN_OF_LIFE)

@@ -1,0 +1,126 @@
+"""A process of a training that is not rank 0: it prepares the same data and model, and follows rank 0's commands.
+
+Rank 0 makes all choices and sends the complete configuration. The others read the pairs themselves, and both sides
+compare what they have: the keys that the user set, the data, and the ids that the model reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from freerun.build import build_learner, model_sizes, new_model, order_of, trainer_settings
+from freerun.config import changed_keys, flatten, override, parse_config, shown, strategies_of
+from freerun.data.corpus import Corpus
+from freerun.distributed.ranks import Ranks
+from freerun.errors import RankError
+from freerun.experiment.dataset import DataSource, load_data
+from freerun.experiment.initial_model import as_initial_model_reads, read_initial_bundle
+from freerun.experiment.prepare import PreparedRun
+from freerun.experiment.request import COMMAND, DEVICE_KEY, TrainRequest, requested_keys, run_directory
+from freerun.experiment.run_hooks import RunHooks
+from freerun.forcing.registry import Trust
+from freerun.loading.torch_model import sizes_of
+from freerun.models.device import choose_device, deterministic
+from freerun.models.torch_threads import Threads
+from freerun.training.followers import Follower
+from freerun.training.signals import checkpoints_on_signals, stop_on_signals
+
+__all__ = ["follow", "prepare_followers"]
+
+_PLACES = ("data.train", "data.dev", "training.init")
+"""Keys with paths: files may be elsewhere on another machine, but not others."""
+_OWN = (*_PLACES, "training.device", "training.threads")
+"""Keys that each process may set for itself."""
+
+
+def prepare_followers(prepared: PreparedRun, request: TrainRequest, ranks: Ranks) -> set[str]:
+    """Have the other processes read the data, and compare theirs with rank 0's; return the precisions they choose.
+
+    Raises:
+        RankError: a process has another configuration or other data, or has ended.
+    """
+    if ranks.size == 1:
+        return set()
+    ranks.command("prepare", config=prepared.config.model_dump(exclude_none=True, mode="json"))
+    keys, hashes = requested_keys(request), _hashes(prepared.hashes, prepared.data.corpus)
+    precisions: set[str] = set()
+    for rank, answer in enumerate(ranks.answers(), start=1):
+        if changes := [change for change in changed_keys(keys, answer["keys"]) if not _is_own(change[0])]:
+            key, here, there = changes[0]
+            raise _differs(ranks, rank, f"{key} is {shown(there)} there, and {shown(here)} in rank 0", "configuration")
+        if others := [name for name, digest in hashes.items() if answer["hashes"].get(name) != digest]:
+            what = f"its {' and '.join(_NAMES[name] for name in others)} differ from rank 0's"
+            raise _differs(ranks, rank, what, "data")
+        precisions.add(answer["precision"])
+    return precisions
+
+
+_NAMES = {
+    "train_sha256": "training pairs",
+    "dev_sha256": "development pairs",
+    "init_sha256": "initial weights",
+    "ids_sha256": "encoded pairs",
+}
+
+
+def _is_own(key: str) -> bool:
+    return any(key == own or key.startswith(f"{own}.") for own in _OWN)
+
+
+def _differs(ranks: Ranks, rank: int, what: str, kind: str) -> RankError:
+    return RankError(
+        ranks.name(rank), what, f"Expected the same {kind} in all processes", "Copy rank 0's files, and start again"
+    )
+
+
+def _hashes(hashes: Mapping[str, str], corpus: Corpus) -> dict[str, str]:
+    """Return the hashes of the data, and of the ids that the model reads."""
+    digest = hashlib.sha256()
+    for side in (corpus.sources, corpus.targets):
+        digest.update(side.tokens.tobytes())
+    return {**hashes, "ids_sha256": digest.hexdigest()}
+
+
+def _with_own(config: dict[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return rank 0's configuration with the keys that each process may set for itself."""
+    for key, value in flatten(keys).items():
+        if _is_own(key):
+            config = override(config, key.split("."), value, COMMAND)
+    return config
+
+
+def follow(request: TrainRequest, ranks: Ranks) -> None:
+    """Train as rank 0 says, until it ends.
+
+    Raises:
+        UserError: something is wrong here, for example with the data; rank 0 reports it.
+        Interrupted: a signal stopped the training.
+        RankError, Ended: another process has ended.
+    """
+    with checkpoints_on_signals() as requested:
+        keys = requested_keys(request)
+        command = ranks.next_command()
+        if command["do"] == "end":
+            return  # the run was complete
+        trust = Trust(strategies_of(keys), request.trust_code)
+        config = parse_config(_with_own(command["config"], keys), "rank 0's configuration", trust.settings_of)
+        place = ranks.place
+        device = choose_device(config.training.device, DEVICE_KEY, place.local_rank, place.local_size)
+        with Threads(config.training.threads or place.cores):
+            init = read_initial_bundle(config.training.init, {}, "rank 0's configuration")
+            reading = config.data if init is None else as_initial_model_reads(config.data, init)
+            pairs = DataSource.open(reading, quiet=True)
+            data = load_data(config, pairs, (init.source, init.target) if init else None)
+            hashes = {**pairs.hashes, **({} if init is None else {"init_sha256": init.weights_hash})}
+            sizes = sizes_of(init) if init else model_sizes(config.model, data.source, data.target)
+            model = new_model(config, sizes).to(device)
+            order = order_of(config.training, data.corpus)
+            learner = build_learner(config, model, order, ranks)
+            answer = {"keys": keys, "hashes": _hashes(hashes, data.corpus), "precision": learner.precision}
+            ranks.answer(answer)
+            hooks = RunHooks(run_directory(request), config, data, model, "")
+            follower = Follower(learner, order, hooks, trainer_settings(config, order).accumulate)
+            with stop_on_signals() as stop, deterministic(device, learner.precision):
+                follower.run(stop, requested)
