@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from freerun.data.batching import make_batch
+from freerun.distributed.ranks import ALONE
 from freerun.forcing.registry import STRATEGIES
 from freerun.forcing.strategy import Objective
 from freerun.training.learner import Learner
@@ -39,7 +40,7 @@ WAITING = {
 }
 
 
-def learner(name, settings, device="cpu", rate=1.0, **options):
+def learner(name, settings, device="cpu", rate=1.0, ranks=ALONE, **options):
     """A learner of a small network on a device; ``options`` as of ``network``."""
     kind = STRATEGIES[name]
     model = network(**options).to(device)
@@ -51,6 +52,7 @@ def learner(name, settings, device="cpu", rate=1.0, **options):
         seed=3,
         clip_norm=0.5,
         cosine_every=2,
+        ranks=ranks,
     )
 
 

@@ -138,15 +138,15 @@ def _train_and_print(request: TrainRequest, ranks: Ranks) -> None:
         try:
             result = run_training(request, [ConsoleProgress()], ranks)
         except Interrupted:
-            _print_next_steps(run_directory(request))
+            _print_next_steps(run_directory(request), request.processes)
             raise
         if result.baselines:  # else it was complete before
             say(f"Done: {result.updates:,} updates; best model from update {result.best_update:,}.\n")
             print(metrics_table(result.metrics, result.baselines), flush=True)
-        _print_next_steps(result.directory)
+        _print_next_steps(result.directory, request.processes)
 
 
-def _print_next_steps(directory: Path) -> None:
+def _print_next_steps(directory: Path, processes: int) -> None:
     """Print the exact commands that use or continue the run."""
     raw = read_toml(directory / "config.toml")
     dev = raw["data"].get("dev")
@@ -158,7 +158,8 @@ def _print_next_steps(directory: Path) -> None:
         evaluation = f" {shlex.quote(str(pairs))}" if not isinstance(pairs, dict) else ""
         say(f"  freerun evaluate {name}{evaluation}")
     has_custom_code = any(":" in strategy for strategy in strategies_of(raw))
-    say(f"  freerun train --resume --out {name}{' --trust-code' if has_custom_code else ''}")
+    options = f"{f' --processes {processes}' if processes > 1 else ''}{' --trust-code' if has_custom_code else ''}"
+    say(f"  freerun train --resume --out {name}{options}")
 
 
 def example_argument(directory: Path) -> str:

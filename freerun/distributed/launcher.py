@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -50,6 +50,7 @@ def launch(arguments: Sequence[str], processes: int, max_restarts: int, lock: Pa
         RankError: a process was killed, and no restarts are left.
     """
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(_signals_to_handle())
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own words about a lost connection fill a screen
     with tempfile.TemporaryDirectory(prefix="freerun-") as directory, _silent():
         statuses = Path(directory) / "statuses"
         statuses.mkdir()
@@ -133,7 +134,7 @@ class _Agent(LocalElasticAgent):
     def _monitor_workers(self, worker_group: WorkerGroup) -> Any:
         result = super()._monitor_workers(worker_group)
         if result.state == WorkerState.FAILED:
-            self.deaths = " and ".join(_death(rank, each.exitcode) for rank, each in sorted(result.failures.items()))
+            self.deaths = _deaths({rank: failure.exitcode for rank, failure in sorted(result.failures.items())})
             if self._remaining_restarts:
                 number = worker_group.spec.max_restarts - self._remaining_restarts + 1
                 self._say(
@@ -152,8 +153,13 @@ class _Agent(LocalElasticAgent):
             path.unlink()
 
 
+def _deaths(codes: Mapping[int, int]) -> str:
+    """Describe how processes ended, by rank; those that the agent itself stopped, with SIGTERM, only if all were."""
+    others = {rank: code for rank, code in codes.items() if code != -signal.SIGTERM}
+    return " and ".join(_death(rank, code) for rank, code in (others or codes).items())
+
+
 def _death(rank: int, code: int) -> str:
-    """Describe how a process ended."""
     if code < 0:
         return f"rank {rank} was killed by {signal.Signals(-code).name}"
     return f"rank {rank} ended with exit code {code}"

@@ -227,7 +227,7 @@ class Ranks:
 
     def _lost(self, reason: str) -> RankError | Ended:
         """Return the error for a rank that has ended: what it said, or else that it is silent."""
-        deadline = time.monotonic() + 4 * _SIGN_OF_LIFE
+        deadline = time.monotonic() + 2.5 * _SIGN_OF_LIFE
         before = self._alive()
         while time.monotonic() < deadline:
             if self._use("check", [_ENDED]):
@@ -292,12 +292,10 @@ class _SignsOfLife:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._ended.is_set():
-            try:
-                self._store.add(self._key, 1)
-            except RuntimeError:
-                return  # whoever waits for this rank finds the store gone as well
+        while not self._ended.wait(_SIGN_OF_LIFE):
             if os.getppid() != self._parent:
+                # nobody would restart this process, or report its end; the first signal saves a checkpoint
                 os.kill(os.getpid(), signal.SIGTERM)
-                self._parent = os.getppid()
-            self._ended.wait(_SIGN_OF_LIFE)
+                return
+            with contextlib.suppress(RuntimeError):  # whoever waits for this rank finds the store gone as well
+                self._store.add(self._key, 1)

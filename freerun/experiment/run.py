@@ -216,8 +216,8 @@ class TrainingRun:
         if "processes" in record:
             each = self.settings.accumulate // processes
             log.info(
-                f"From here on {_processes(processes)} make each update, of {each} batch{'' if each == 1 else 'es'} "
-                "each; its gradient is the same but for rounding."
+                f"From here on {'one process makes' if processes == 1 else f'{processes} processes make'} each update, "
+                f"of {each} batch{'' if each == 1 else 'es'} each; its gradient is the same but for rounding."
             )
         if "device" in record:
             log.info(
@@ -261,10 +261,6 @@ class TrainingRun:
             f"{self.order.batches_per_epoch:,} batches per epoch; {self.learner.precision} on {place}; "
             f"forcing: {strategies}; run directory {self.directory}."
         )
-
-
-def _processes(number: int) -> str:
-    return "one process" if number == 1 else f"{number} processes"
 
 
 def _rewrite_config(plan: RunPlan, config: Config) -> None:
