@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from freerun.distributed.rank_sums import RankSums
+from freerun.distributed.shared_memory import SharedSums, can_share
 from freerun.errors import Ended, RankError
 
 __all__ = ["ALONE", "Place", "Ranks", "Requests"]
@@ -65,18 +66,29 @@ class Ranks:
     Attributes:
         place: of this process.
         hosts: the host of each rank.
+        processes: of each rank its process, if all are on this machine.
+        timeout: seconds that ranks wait for each other in the middle of a sum.
         own_requests: returns what signals have requested of this process; sent along with each sum and answer.
         requests: what signals have requested of any process, as of the last sum or answer: equal on all ranks.
     """
 
-    def __init__(self, place: Place, store: Any = None, hosts: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        place: Place,
+        store: Any = None,
+        hosts: Sequence[str] = (),
+        processes: Sequence[int] = (),
+        timeout: float = 0,
+    ) -> None:
         self.place = place
         self.hosts = hosts
+        self.processes = processes
+        self.timeout = timeout
         self.own_requests: Callable[[], Requests] = Requests
         self.requests = Requests()
         self._store = store
         self._commands = 0
-        self._sums: dict[tuple[Any, ...], RankSums] = {}
+        self._sums: dict[tuple[Any, ...], RankSums | SharedSums] = {}
         self._life: _SignsOfLife | None = None if store is None else _SignsOfLife(store.clone(), place.rank)
 
     @property
@@ -108,13 +120,36 @@ class Ranks:
         sent = torch.cat([numbers_M, numbers_M.new_tensor([mine.signal, mine.checkpoint])])
         layout = (len(sent), *(tensor.shape for tensor in tensors))
         if layout not in self._sums:
-            self._sums[layout] = RankSums(tensors, len(sent), self.size)
+            self._sums[layout] = self._new_sums(tensors, len(sent))
         numbers_RM: Tensor = self._together(lambda: self._sums[layout].add_up(tensors, sent))
         signals_R, checkpoints_R = numbers_RM[:, -2:].t().tolist()
         self._merge(
             [Requests(int(number), bool(wanted)) for number, wanted in zip(signals_R, checkpoints_R, strict=True)]
         )
         return numbers_RM[:, :-2]
+
+    def _new_sums(self, tensors: Sequence[Tensor], numbers: int) -> RankSums | SharedSums:
+        """Return what adds up tensors of these shapes: in shared memory if all ranks can reach it."""
+        if self.processes and can_share(tensors[0].device):
+            try:
+                shared = self._shared_sums(tensors, numbers)
+            except OSError:
+                shared = None  # processes in separate containers, for example
+            if self.all_numbers(torch.tensor([float(shared is not None)], dtype=torch.float64)).all() and shared:
+                return shared
+        return RankSums(tensors, numbers, self.size)
+
+    def _shared_sums(self, tensors: Sequence[Tensor], numbers: int) -> SharedSums:
+        key = f"memory/{len(self._sums)}"
+
+        def exchange(path: str | None) -> str:
+            if path is not None:
+                self._use("set", key, path)
+            return self._wait(key, 0).decode()
+
+        return SharedSums(
+            tensors, numbers, rank=self.rank, processes=self.processes, exchange=exchange, timeout=self.timeout
+        )
 
     def all_numbers(self, numbers_M: Tensor) -> Tensor:
         """Return the numbers [R, M] of every rank, float64; all ranks call this together."""

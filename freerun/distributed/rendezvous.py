@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -84,6 +85,12 @@ def _store(rank: int, size: int, timeout: float) -> Any:
     """Return the store that all processes share; rank 0 opens it, unless torchrun has."""
     address, port = os.environ["MASTER_ADDR"], _number("MASTER_PORT")
     where = f"{address}:{port}"
+    if not 0 < port < 2**16:
+        raise ConfigError.single(
+            "MASTER_PORT", f"the value is {port}", "Expected a number from 1 to 65,535", "Choose another port"
+        )
+    if rank:
+        _wait_for_listener(rank, address, port, timeout)
     try:
         store, _, _ = next(rendezvous("env://", rank, size, timeout=timedelta(seconds=timeout)))
     except (RuntimeError, ValueError) as error:
@@ -99,7 +106,24 @@ def _store(rank: int, size: int, timeout: float) -> Any:
         )
     if rank == 0 and "clients joined" in reason:
         raise _not_all_came(where, size, timeout)
-    raise RankError(
+    raise _unreachable(rank, where, timeout, reason)
+
+
+def _wait_for_listener(rank: int, address: str, port: int, timeout: float) -> None:
+    """Wait until rank 0, or torchrun, listens; torch itself reports each of its tries on standard error."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((address, port), max(0.1, deadline - time.monotonic())).close()
+            return
+        except OSError as error:
+            if time.monotonic() >= deadline:
+                raise _unreachable(rank, f"{address}:{port}", timeout, error.strerror or str(error)) from None
+        time.sleep(0.1)
+
+
+def _unreachable(rank: int, where: str, timeout: float, reason: str) -> RankError:
+    return RankError(
         f"rank {rank}",
         f"rank 0 cannot be reached at {where} within {timeout:g} seconds ({' '.join(reason.split())[:200]})",
         "Expected rank 0 to be running there",
@@ -111,7 +135,7 @@ def _introduced(store: Any, rank: int, size: int, timeout: float) -> Ranks:
     """Leave this process's name in the store, read all others, and open the group in which gradients travel."""
     host = socket.gethostname()
     cores = usable_cores()
-    mine = {"freerun": VERSION, "host": host, "cores": cores}
+    mine = {"freerun": VERSION, "host": host, "cores": cores, "process": os.getpid()}
     store.set(f"hello/{rank}", json.dumps(mine))
     keys = [f"hello/{other}" for other in range(size)]
     try:
@@ -127,7 +151,8 @@ def _introduced(store: Any, rank: int, size: int, timeout: float) -> Ranks:
     place = Place(rank, size, here.index(rank), len(here), max(1, len(cores) // len(sharing)), host)
     if set(hosts) == {host} and "GLOO_SOCKET_IFNAME" not in os.environ and Path("/sys/class/net/lo").exists():
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # nothing needs to leave this machine
-    ranks = Ranks(place, store, hosts)
+    processes = [hello["process"] for hello in hellos] if len(here) == size else []
+    ranks = Ranks(place, store, hosts, processes, timeout)
     try:
         dist.init_process_group(
             _backend(),

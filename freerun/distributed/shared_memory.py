@@ -1,0 +1,142 @@
+"""Sums over processes of one machine, in memory that they share: the same bytes as ``rank_sums``, several times faster.
+
+Through gloo, gradients of 5 MB take 10 ms on a small machine, because a loopback connection copies them four times in
+the kernel; here each process writes its own once and reads the sum. Processors of other kinds than x86-64 may show one
+process's writes to another out of order, so there, and on GPUs, gradients travel through torch.distributed.
+
+Shape suffixes: R ranks, M numbers, C gradients per rank.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import platform
+import select
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["SharedSums", "can_share"]
+
+_LINE: Final = 64
+"""Bytes of a cache line: each counter has its own."""
+_SPINS: Final = 200
+"""How often a process looks before it sleeps in between."""
+_PAUSE_SECONDS: Final = 5e-5
+_CHECK_SECONDS: Final = 0.2
+
+
+def can_share(device: torch.device) -> bool:
+    """Return True if processes on this machine can add up in shared memory."""
+    is_known = platform.machine() in ("x86_64", "AMD64") and hasattr(os, "memfd_create") and hasattr(os, "pidfd_open")
+    return is_known and device.type == "cpu"
+
+
+class SharedSums:
+    """Adds up tensors of some shapes over all ranks; all of them are on this machine.
+
+    In each sum, a rank first writes its gradients, then adds up its share of everyone's, then reads all shares. Two
+    counters per rank say how far it is. Nobody overwrites what another one still reads: gradients are written again
+    only after all shares of the sum before were added up, and shares only after all have written again.
+
+    Args:
+        tensors: at least one, all of one dtype.
+        numbers: how many numbers travel with them, M.
+        rank: of this process; rank 0 makes the memory.
+        ranks: how many there are.
+        exchange: returns what rank 0 passes to it, on all ranks.
+        processes: of all ranks.
+        timeout: seconds to wait for the others.
+    """
+
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        numbers: int,
+        *,
+        rank: int,
+        processes: Sequence[int],
+        exchange: Callable[[str | None], str],
+        timeout: float,
+    ) -> None:
+        self._rank, self._timeout, ranks = rank, timeout, len(processes)
+        self._sizes = [tensor.numel() for tensor in tensors]
+        total, dtype, width = sum(self._sizes), tensors[0].dtype, tensors[0].element_size()
+        share = -(-total // ranks)
+        parts = [2 * ranks * _LINE, ranks * numbers * 8, ranks * share * ranks * width, ranks * share * width]
+        starts = np.cumsum([0, *(-(-part // _LINE) * _LINE for part in parts)]).tolist()
+        memory = _shared(starts[-1], rank, exchange)
+
+        def view(part: int, kind: torch.dtype, *shape: int) -> Tensor:
+            count = int(np.prod(shape))
+            if not count:
+                return torch.zeros(shape, dtype=kind)
+            return torch.frombuffer(memory, dtype=kind, count=count, offset=starts[part]).view(shape)
+
+        lines = np.frombuffer(memory, np.int64, 2 * ranks * _LINE // 8).reshape(2, ranks, _LINE // 8)
+        self._written_R, self._added_R = lines[:, :, 0]
+        self._numbers_RM = view(1, torch.float64, ranks, numbers)
+        self._gradients_RRC = view(2, dtype, ranks, ranks, share)
+        self._sums_RC = view(3, dtype, ranks, share)
+        self._own = self._gradients_RRC[rank].view(-1)[:total]
+        self._sum = self._sums_RC.view(-1)[:total]
+        self._gradients_RRC[rank].zero_()
+        self._others = select.poll()
+        for other, process in enumerate(processes):
+            if other != rank:
+                self._others.register(os.pidfd_open(process), select.POLLIN)
+
+    def add_up(self, tensors: Sequence[Tensor], numbers_M: Tensor) -> Tensor:
+        """Replace tensors by their sums over all ranks, and return the numbers [R, M] of every rank (float64).
+
+        Raises:
+            RuntimeError: another process has ended, or did not come in time.
+        """
+        number, rank = int(self._written_R[self._rank]) + 1, self._rank
+        torch.cat([tensor.flatten() for tensor in tensors], out=self._own)
+        self._numbers_RM[rank] = numbers_M
+        self._written_R[rank] = number
+        self._wait(self._written_R, number)
+        numbers_RM = self._numbers_RM.clone()
+        sum_C = self._sums_RC[rank]
+        sum_C.copy_(self._gradients_RRC[0, rank])
+        for gradients_RC in self._gradients_RRC[1:]:
+            sum_C += gradients_RC[rank]
+        self._added_R[rank] = number
+        self._wait(self._added_R, number)
+        for tensor, values in zip(tensors, torch.split(self._sum, self._sizes), strict=True):
+            tensor.copy_(values.view_as(tensor))
+        return numbers_RM
+
+    def _wait(self, counters_R: Any, number: int) -> None:
+        """Wait until every rank's counter has reached a number."""
+        for _ in range(_SPINS):
+            if counters_R.min() >= number:
+                return
+        start = checked = time.monotonic()
+        while counters_R.min() < number:
+            time.sleep(_PAUSE_SECONDS)
+            now = time.monotonic()
+            if now - checked > _CHECK_SECONDS:
+                checked = now
+                if self._others.poll(0):
+                    raise RuntimeError("a process on this machine has ended")
+                if now - start > self._timeout:
+                    raise RuntimeError(f"a process has not come within {self._timeout:g} seconds")
+
+
+def _shared(size: int, rank: int, exchange: Callable[[str | None], str]) -> mmap.mmap:
+    """Return memory that all ranks share; the system frees it when the last of them has ended."""
+    if rank == 0:
+        handle = os.memfd_create("freerun-gradients", os.MFD_CLOEXEC)
+        os.ftruncate(handle, size)
+        exchange(f"/proc/{os.getpid()}/fd/{handle}")
+        return mmap.mmap(handle, size)
+    with Path(exchange(None)).open("r+b") as file:
+        return mmap.mmap(file.fileno(), size)
