@@ -1,10 +1,13 @@
-"""Measures what a second core gives: two threads in one training, beside two trainings of one thread each.
+"""Measures what a second core gives: two threads in one training, and two processes, beside two independent trainings.
 
     python benchmarks/processes.py [--json] [--rounds 5] [--updates 20] [--hidden 256] [--pairs FILE]
 
 The ceiling is what the machine can give: the pairs per second of two independent trainings at once, summed, divided by
 those of one alone. Every training is a process with the environment that the command line sets, and waits until it is
 its turn; the kinds take turns in every round, and medians of the rounds are compared. Nothing else may run.
+
+The two processes share every update, of two batches; what adding up their gradients takes is measured, too: in all,
+with the time that a process waits for the other one, and in bytes.
 
 LSTM, one layer, batches of 64 per process, on the built-in CMUdict: without attention, and with the attention that is
 chosen without a configuration.
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -25,23 +29,24 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from updates import arguments, config_of, first_batches, new_learner, prepared
+from updates import arguments, config_of, first_batches, prepared
 
-from freerun.build import order_of
+from freerun.build import build_learner, model_sizes, new_model, order_of
 from freerun.cli import set_wait_policy
 from freerun.config import Config
+from freerun.distributed.rendezvous import joined
 
 NETWORKS: Mapping[str, Mapping[str, Any]] = {
     "no attention": {"attention": "none"},
     "default attention": {"attention": "bahdanau", "bidirectional": True},
 }
-ONE, TWO_AT_ONCE, TWO_THREADS = "one alone", "two at once", "two threads"
+ONE, TWO_AT_ONCE, TWO_THREADS, TWO_PROCESSES = "one alone", "two at once", "two threads", "two processes"
 
 
-def configs(options: argparse.Namespace) -> Callable[[Path], dict[str, Config]]:
+def configs(options: argparse.Namespace, processes: int) -> Callable[[Path], dict[str, Config]]:
     """Return a function from the pairs to the configuration of each network."""
     return lambda pairs: {
-        name: config_of(pairs, options.hidden, {"num_layers": 1, **model}, {"batch_size": 64})
+        name: config_of(pairs, options.hidden, {"num_layers": 1, **model}, {"batch_size": 64, "accumulate": processes})
         for name, model in NETWORKS.items()
     }
 
@@ -50,32 +55,63 @@ def configs(options: argparse.Namespace) -> Callable[[Path], dict[str, Config]]:
 
 
 def work(options: argparse.Namespace) -> None:
-    """Train on request: for each line on standard input, which names a network, write the pairs per second."""
+    """Train on request: for each line on standard input, which names a network, write the figures as JSON."""
     import torch
 
     torch.set_num_threads(options.work)
-    made, data = prepared(options.pairs, configs(options))
-    order = order_of(next(iter(made.values())).training, data.corpus)
-    batches = list(first_batches(order, options.updates))
-    learners = {name: new_learner(config, data, order) for name, config in made.items()}
-    pairs, number = sum(batch.num_pairs for batch in batches), 0
-    print("ready", flush=True)
-    for line in sys.stdin:
-        start = time.perf_counter()
-        for batch in batches:
-            number += 1
-            learners[line.strip()].update(number, [batch])
-        print(pairs / (time.perf_counter() - start), flush=True)
+    with joined(60) as ranks:
+        made, data = prepared(options.pairs, configs(options, ranks.size))
+        order = order_of(next(iter(made.values())).training, data.corpus)
+        batches = list(first_batches(order, options.updates * ranks.size))[ranks.rank :: ranks.size]
+        learners = {
+            name: build_learner(
+                config, new_model(config, model_sizes(config.model, data.source, data.target)), order, ranks
+            )
+            for name, config in made.items()
+        }
+        pairs, number, adding = sum(batch.num_pairs for batch in batches), 0, Stopwatch()
+        ranks.add_up = adding.timed(ranks.add_up)
+        print("ready", flush=True)
+        for line in sys.stdin:
+            adding.seconds, start = 0.0, time.perf_counter()
+            for batch in batches:
+                number += 1
+                learners[line.strip()].update(number, [batch])
+            seconds = time.perf_counter() - start
+            milliseconds = {"update": seconds, "adding": adding.seconds}
+            figures = {"pairs_per_second": pairs / seconds, "bytes": adding.bytes}
+            each = {name: 1000 * value / len(batches) for name, value in milliseconds.items()}
+            print(json.dumps({**figures, **each}), flush=True)
+
+
+class Stopwatch:
+    """Adds up the time of a function's calls."""
+
+    def __init__(self) -> None:
+        self.seconds, self.bytes = 0.0, 0
+
+    def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function with the time of each call added up."""
+
+        def call(tensors: Sequence[Any], *arguments: Any) -> Any:
+            start = time.perf_counter()
+            result = function(tensors, *arguments)
+            self.seconds += time.perf_counter() - start
+            self.bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+            return result
+
+        return call
 
 
 class Worker:
-    """A process that trains on request."""
+    """A process that trains on request; ``place``: the variables of one of several processes."""
 
-    def __init__(self, options: argparse.Namespace, threads: int) -> None:
+    def __init__(self, options: argparse.Namespace, threads: int, place: Mapping[str, str] | None = None) -> None:
         command = [sys.executable, __file__, "--work", str(threads), "--hidden", str(options.hidden)]
         command += ["--updates", str(options.updates), *(["--pairs", str(options.pairs)] if options.pairs else [])]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.answer()
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **(place or {})}
+        )
 
     def ask(self, network: str) -> None:
         """Start the updates of a network."""
@@ -93,48 +129,70 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
-        self._process.communicate()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
 
 
 # -- the comparison ----------------------------------------------------------------------------------------------------
 
 
-def throughput(workers: Sequence[Worker], network: str) -> float:
-    """Return the pairs per second of several trainings at once, summed."""
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def figures_of(workers: Sequence[Worker], network: str) -> list[dict[str, float]]:
+    """Return the figures of several trainings at once."""
     for worker in workers:
         worker.ask(network)
-    return sum(float(worker.answer()) for worker in workers)
+    return [json.loads(worker.answer()) for worker in workers]
 
 
-def measured(options: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """Return network -> kind -> the pairs per second of each round."""
+def measured(options: argparse.Namespace) -> dict[str, dict[str, list[list[dict[str, float]]]]]:
+    """Return network -> kind -> for each round the figures of each process."""
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     one, other, both = Worker(options, 1), Worker(options, 1), Worker(options, 2)
-    kinds = {ONE: [one], TWO_AT_ONCE: [one, other], TWO_THREADS: [both]}
-    found: dict[str, dict[str, list[float]]] = {network: {kind: [] for kind in kinds} for network in NETWORKS}
+    ranks = [Worker(options, 1, {**meeting, "RANK": str(rank)}) for rank in range(2)]
+    for worker in (one, other, both, *ranks):
+        worker.answer()
+    kinds = {ONE: [one], TWO_AT_ONCE: [one, other], TWO_THREADS: [both], TWO_PROCESSES: ranks}
+    found: dict[str, dict[str, list[Any]]] = {network: {kind: [] for kind in kinds} for network in NETWORKS}
     for number in range(options.rounds + 1):
         for network, rounds in found.items():
             for kind, workers in kinds.items():
-                value = throughput(workers, network)
+                figures = figures_of(workers, network)
                 if number:  # the first round warms up
-                    rounds[kind].append(value)
-    for worker in (one, other, both):
+                    rounds[kind].append(figures)
+    for worker in (one, other, both, *ranks):
         worker.close()
     return found
 
 
-def as_text(found: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+def throughput(figures: Sequence[Mapping[str, float]]) -> float:
+    """Return the pairs per second of all processes."""
+    return sum(each["pairs_per_second"] for each in figures)
+
+
+def as_text(found: Mapping[str, Mapping[str, Sequence[Sequence[Mapping[str, float]]]]]) -> str:
     """Return the medians, and the ratios of rounds, as a table in Markdown."""
-    lines = ["| network | one alone | two at once | two threads | ceiling | two threads / one | of the ceiling |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    lines = [
+        "| network | kind | pairs/s | of one alone | of the ceiling | adding up, per update |",
+        "|---|---|---|---|---|---|",
+    ]
     for network, rounds in found.items():
-        values = [f"{statistics.median(each):,.0f} pairs/s" for each in rounds.values()]
-        ceiling, threads = (
-            statistics.median(a / b for a, b in zip(rounds[kind], rounds[ONE], strict=True))
-            for kind in (TWO_AT_ONCE, TWO_THREADS)
-        )
-        lines.append(
-            f"| {network} | {' | '.join(values)} | {ceiling:.2f} x | {threads:.2f} x | {threads / ceiling:.2f} |"
-        )
+        alone, ceiling = ([throughput(each) for each in rounds[kind]] for kind in (ONE, TWO_AT_ONCE))
+        for kind, figures in rounds.items():
+            speeds = [throughput(each) for each in figures]
+            times, of_ceiling = (
+                statistics.median(a / b for a, b in zip(speeds, others, strict=True)) for others in (alone, ceiling)
+            )
+            adding = ""
+            if kind == TWO_PROCESSES:
+                parts = [statistics.median(each[0][key] for each in figures) for key in ("adding", "update", "bytes")]
+                adding = f"{parts[0]:.1f} of {parts[1]:.1f} ms, {parts[2] / 1e6:.1f} MB"
+            speed = f"{statistics.median(speeds):,.0f}"
+            lines.append(f"| {network} | {kind} | {speed} | {times:.2f} x | {of_ceiling:.2f} | {adding} |")
     return "\n".join(lines)
 
 

@@ -17,14 +17,17 @@ class ThreadRanks(Ranks):
         super().__init__(Place(rank, size))
         self._meeting = meeting
 
-    def add_up(self, tensors, numbers_M):
+    def add_up(self, tensors, numbers_M, divisor=None, divided=0):
         everyone = self._meeting.share(self.rank, ([each.clone() for each in tensors], numbers_M.clone()))
         for position, tensor in enumerate(tensors):
             total = everyone[0][0][position].clone()
             for gradients, _ in everyone[1:]:
                 total += gradients[position]
             tensor.copy_(total)
-        return torch.stack([numbers for _, numbers in everyone])
+        numbers_RM = torch.stack([numbers for _, numbers in everyone])
+        for tensor in tensors[:divided] if divisor is not None else []:
+            tensor /= divisor(numbers_RM)
+        return numbers_RM
 
     def all_numbers(self, numbers_M):
         return torch.stack(self._meeting.share(self.rank, numbers_M.clone()))

@@ -9,13 +9,17 @@ Shape suffixes: R ranks, M numbers, C gradients per rank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["RankSums"]
+__all__ = ["Divisor", "RankSums", "share_of"]
+
+Divisor: TypeAlias = Callable[[Tensor], float | Tensor]
+"""A function of the numbers [R, M] of all ranks: what sums are divided by."""
 
 
 class RankSums:
@@ -24,10 +28,12 @@ class RankSums:
     Args:
         tensors: at least one, all of one dtype and on one device.
         numbers: how many numbers travel with them, M.
+        rank: of this process.
         ranks: how many processes there are.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], numbers: int, ranks: int) -> None:
+    def __init__(self, tensors: Sequence[Tensor], numbers: int, rank: int, ranks: int) -> None:
+        self._rank = rank
         self._sizes = [tensor.numel() for tensor in tensors]
         self._total = sum(self._sizes)
         # even, so that the numbers behind it are aligned to 8 bytes
@@ -39,10 +45,13 @@ class RankSums:
         )
         self._own_C = tensors[0].new_zeros(self._share)
 
-    def add_up(self, tensors: Sequence[Tensor], numbers_M: Tensor) -> Tensor:
+    def add_up(
+        self, tensors: Sequence[Tensor], numbers_M: Tensor, divisor: Divisor | None = None, divided: int = 0
+    ) -> Tensor:
         """Replace tensors by their sums over all ranks, and return the numbers [R, M] of every rank.
 
-        All ranks call this together. ``numbers_M`` is float64 and on the tensors' device.
+        All ranks call this together. ``numbers_M`` is float64 and on the tensors' device. The sums of the first
+        ``divided`` tensors are divided by ``divisor``: each rank divides its share, before it travels.
         """
         flat = self._flat_RC.view(-1)[: self._total]
         torch.cat([tensor.flatten() for tensor in tensors], out=flat)
@@ -52,7 +61,15 @@ class RankSums:
         self._own_C.copy_(self._received[0, : self._share])
         for share_C in self._received[1:, : self._share]:
             self._own_C += share_C
+        numbers_RM = self._received[:, self._share :].contiguous().view(torch.float64)
+        if divisor is not None:
+            share_of(self._own_C, self._rank, sum(self._sizes[:divided])).div_(divisor(numbers_RM))
         dist.all_gather(list(self._flat_RC), self._own_C)
         for tensor, values in zip(tensors, torch.split(flat, self._sizes), strict=True):
             tensor.copy_(values.view_as(tensor))
-        return self._received[:, self._share :].contiguous().view(torch.float64)
+        return numbers_RM
+
+
+def share_of(own_C: Tensor, rank: int, leading: int) -> Tensor:
+    """Return the part of a rank's share that belongs to the ``leading`` first ones of all gradients."""
+    return own_C[: max(0, leading - rank * len(own_C))]

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from freerun.distributed.rank_sums import RankSums
+from freerun.distributed.rank_sums import Divisor, RankSums
 from freerun.distributed.shared_memory import SharedSums, can_share
 from freerun.errors import Ended, RankError
 
@@ -108,10 +108,13 @@ class Ranks:
 
     # -- sums ---------------------------------------------------------------------------------------------------------
 
-    def add_up(self, tensors: Sequence[Tensor], numbers_M: Tensor) -> Tensor:
+    def add_up(
+        self, tensors: Sequence[Tensor], numbers_M: Tensor, divisor: Divisor | None = None, divided: int = 0
+    ) -> Tensor:
         """Replace tensors by their sums over all ranks, in rank order; return the numbers [R, M] of every rank.
 
-        All ranks call this together, with tensors of the same shapes and equally many numbers (float64).
+        All ranks call this together, with tensors of the same shapes and equally many numbers (float64). The sums of
+        the first ``divided`` tensors are divided by ``divisor``, a function of all ranks' numbers.
 
         Raises:
             RankError, Ended: a rank has ended.
@@ -121,7 +124,9 @@ class Ranks:
         layout = (len(sent), *(tensor.shape for tensor in tensors))
         if layout not in self._sums:
             self._sums[layout] = self._new_sums(tensors, len(sent))
-        numbers_RM: Tensor = self._together(lambda: self._sums[layout].add_up(tensors, sent))
+        sums = self._sums[layout]
+        own = None if divisor is None else lambda numbers_RM: divisor(numbers_RM[:, :-2])
+        numbers_RM: Tensor = self._together(lambda: sums.add_up(tensors, sent, own, divided))
         signals_R, checkpoints_R = numbers_RM[:, -2:].t().tolist()
         self._merge(
             [Requests(int(number), bool(wanted)) for number, wanted in zip(signals_R, checkpoints_R, strict=True)]
@@ -137,7 +142,7 @@ class Ranks:
                 shared = None  # processes in separate containers, for example
             if self.all_numbers(torch.tensor([float(shared is not None)], dtype=torch.float64)).all() and shared:
                 return shared
-        return RankSums(tensors, numbers, self.size)
+        return RankSums(tensors, numbers, self.rank, self.size)
 
     def _shared_sums(self, tensors: Sequence[Tensor], numbers: int) -> SharedSums:
         key = f"memory/{len(self._sums)}"

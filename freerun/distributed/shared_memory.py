@@ -22,12 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from freerun.distributed.rank_sums import Divisor, share_of
+
 __all__ = ["SharedSums", "can_share"]
 
 _LINE: Final = 64
 """Bytes of a cache line: each counter has its own."""
-_SPINS: Final = 200
-"""How often a process looks before it sleeps in between."""
+_SPIN_SECONDS: Final = 0.002
+"""How long a process looks again and again, giving way to others, before it sleeps in between."""
 _PAUSE_SECONDS: Final = 5e-5
 _CHECK_SECONDS: Final = 0.2
 
@@ -92,8 +94,12 @@ class SharedSums:
             if other != rank:
                 self._others.register(os.pidfd_open(process), select.POLLIN)
 
-    def add_up(self, tensors: Sequence[Tensor], numbers_M: Tensor) -> Tensor:
+    def add_up(
+        self, tensors: Sequence[Tensor], numbers_M: Tensor, divisor: Divisor | None = None, divided: int = 0
+    ) -> Tensor:
         """Replace tensors by their sums over all ranks, and return the numbers [R, M] of every rank (float64).
+
+        The sums of the first ``divided`` tensors are divided by ``divisor``: each rank divides its share.
 
         Raises:
             RuntimeError: another process has ended, or did not come in time.
@@ -108,6 +114,8 @@ class SharedSums:
         sum_C.copy_(self._gradients_RRC[0, rank])
         for gradients_RC in self._gradients_RRC[1:]:
             sum_C += gradients_RC[rank]
+        if divisor is not None:
+            share_of(sum_C, rank, sum(self._sizes[:divided])).div_(divisor(numbers_RM))
         self._added_R[rank] = number
         self._wait(self._added_R, number)
         for tensor, values in zip(tensors, torch.split(self._sum, self._sizes), strict=True):
@@ -116,12 +124,12 @@ class SharedSums:
 
     def _wait(self, counters_R: Any, number: int) -> None:
         """Wait until every rank's counter has reached a number."""
-        for _ in range(_SPINS):
-            if counters_R.min() >= number:
-                return
-        start = checked = time.monotonic()
+        start = checked = now = time.monotonic()
         while counters_R.min() < number:
-            time.sleep(_PAUSE_SECONDS)
+            if now - start < _SPIN_SECONDS:
+                os.sched_yield()
+            else:
+                time.sleep(_PAUSE_SECONDS)
             now = time.monotonic()
             if now - checked > _CHECK_SECONDS:
                 checked = now

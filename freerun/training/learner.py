@@ -233,10 +233,8 @@ class Learner:
         own = [_Part.of(losses) for losses in computed]
         update = self._moment(number)
         if streams:
-            parts = self._add_up_gradients(own, update)
-            counts = _counts(parts)
-            self._divide_gradients(*counts.values())
-            return parts, counts, []
+            parts = self._add_up_gradients(own, update, divides=True)
+            return parts, _counts(parts), []
         parts = self._all_parts(own)
         counts = _counts(parts)
         values = [
@@ -267,16 +265,29 @@ class Learner:
 
     # -- several processes --------------------------------------------------------------------------------------------
 
-    def _add_up_gradients(self, own: Sequence[_Part], update: Update) -> list[_Part]:
-        """Add up all gradients over all processes; return the parts of all of them, in order."""
+    def _add_up_gradients(self, own: Sequence[_Part], update: Update, divides: bool = False) -> list[_Part]:
+        """Add up all gradients over all processes; return the parts of all of them, in order.
+
+        ``divides``: the gradients are then divided by the count of the only term.
+        """
         if self.ranks.size == 1:
+            if divides:
+                self._divide_gradients(*_counts(own).values())
             return list(own)
         parameters, device = list(self.model.parameters()), self.model.device
         missing = [parameter.grad is None for parameter in parameters]
         gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
         flags = torch.tensor(missing, dtype=torch.float64, device=device)
+
+        def count(numbers_RM: Tensor) -> Scalar:
+            (only,) = _counts(_unpacked(own, numbers_RM[:, len(parameters) :])).values()
+            return only
+
         numbers_RM = self.ranks.add_up(
-            [*gradients, *self.strategy.own_sums(update)], torch.cat([flags, _packed(own, device)])
+            [*gradients, *self.strategy.own_sums(update)],
+            torch.cat([flags, _packed(own, device)]),
+            count if divides else None,
+            len(gradients),
         )
         # a parameter that no part of the update depends on has no gradient, which is not the same as 0
         nowhere = numbers_RM[:, : len(parameters)].all(0).tolist() if any(missing) else missing
