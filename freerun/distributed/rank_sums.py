@@ -58,8 +58,9 @@ class RankSums:
         self._sent[:, : self._share] = self._flat_RC
         self._sent[:, self._share :] = numbers_M.view(flat.dtype)
         dist.all_to_all_single(self._received, self._sent)
-        self._own_C.copy_(self._received[0, : self._share])
-        for share_C in self._received[1:, : self._share]:
+        shares_RC = self._received[:, : self._share]
+        torch.add(shares_RC[0], shares_RC[1], out=self._own_C)
+        for share_C in shares_RC[2:]:
             self._own_C += share_C
         numbers_RM = self._received[:, self._share :].contiguous().view(torch.float64)
         if divisor is not None:

@@ -111,9 +111,10 @@ class SharedSums:
         self._wait(self._written_R, number)
         numbers_RM = self._numbers_RM.clone()
         sum_C = self._sums_RC[rank]
-        sum_C.copy_(self._gradients_RRC[0, rank])
-        for gradients_RC in self._gradients_RRC[1:]:
-            sum_C += gradients_RC[rank]
+        shares_RC = self._gradients_RRC[:, rank]
+        torch.add(shares_RC[0], shares_RC[1], out=sum_C)
+        for share_C in shares_RC[2:]:
+            sum_C += share_C
         if divisor is not None:
             share_of(sum_C, rank, sum(self._sizes[:divided])).div_(divisor(numbers_RM))
         self._added_R[rank] = number
