@@ -22,7 +22,7 @@ from freerun.distributed.rendezvous import is_one_of_several, joined, was_restar
 from freerun.distributed.status import is_launched
 from freerun.errors import ConfigError, Interrupted
 from freerun.experiment.following import follow
-from freerun.experiment.request import TrainRequest, requested_keys, run_directory
+from freerun.experiment.request import TrainRequest, check_batch, requested_keys, run_directory
 from freerun.experiment.run import train as run_training
 from freerun.lock import inner_lock
 from freerun.text import cut, printable
@@ -64,6 +64,7 @@ def train(request: TrainRequest, options: ProcessOptions = ProcessOptions()) -> 
         _train_and_print(request, ALONE)
         return 0
     _check_files(request)
+    check_batch(requested_keys(request).get("training", {}).get("batch_size"), processes)
     from freerun.distributed.launcher import launch  # loads torch's launcher
 
     say(f"Starting {processes} processes.")

@@ -18,6 +18,7 @@ from freerun.errors import ConfigError
 from freerun.experiment.dataset import TrainingData
 from freerun.experiment.lengthening import LENGTHS
 from freerun.experiment.recipes import RECIPES, Recipe, recipes_for
+from freerun.experiment.request import check_batch
 from freerun.experiment.time_limit import EVALUATIONS, Cost, TimeLimit, measure_cost
 from freerun.text import duration, in_minutes
 from freerun.training.order import BatchOrder
@@ -96,7 +97,8 @@ def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], recipe: Recipe, 
         "training.label_smoothing": 0.1,
         "evaluation.patience": 0,
     }
-    values["training.batch_size"] = max(1, values["training.batch_size"] // processes)
+    check_batch(values["training.batch_size"], processes)
+    values["training.batch_size"] //= processes
     reasons = [_description(data, {**values, **flatten(chosen)}, processes)]
     values = {key: value for key, value in values.items() if not _is_set(key, chosen)}
     if _is_set("training.batch_tokens", chosen):

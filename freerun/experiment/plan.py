@@ -18,6 +18,7 @@ from freerun.experiment.pairs_spec import COPIES
 from freerun.experiment.request import (
     COMMAND,
     TrainRequest,
+    check_batch,
     for_all_processes,
     option_origins,
     run_directory,
@@ -99,6 +100,8 @@ def plan_run(request: TrainRequest) -> RunPlan:
     complete = merge(choose_before_data(raw), raw) if automatic else raw
     config = parse_config(complete, name, trust.settings_of, origins)
     check_shares(config.training.accumulate, request.processes)
+    if not automatic:
+        check_batch(config.training.batch_size, request.processes)
     return RunPlan(
         directory=directory,
         config=config,

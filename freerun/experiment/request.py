@@ -23,6 +23,7 @@ __all__ = [
     "DEVICE_KEY",
     "Configuration",
     "TrainRequest",
+    "check_batch",
     "for_all_processes",
     "option_origins",
     "requested_keys",
@@ -204,6 +205,21 @@ def for_all_processes(raw: Mapping[str, Any], request: TrainRequest) -> dict[str
     if request.processes == 1 or not isinstance(accumulate, int):
         return dict(raw)  # a mistake is reported with everything else
     return override(raw, ["training", "accumulate"], accumulate * request.processes, COMMAND)
+
+
+def check_batch(batch_size: object, processes: int) -> None:
+    """Check that a batch, of which each process has its own, is not smaller than the number of processes.
+
+    Raises:
+        ConfigError: it is; more would be lost with such small batches than processes gain.
+    """
+    if isinstance(batch_size, int) and processes > max(1, batch_size):
+        raise ConfigError.single(
+            "--processes",
+            f"the value is {processes}, and a batch has {batch_size} pair{'' if batch_size == 1 else 's'}",
+            "Expected at most as many processes as pairs in a batch",
+            "Choose a smaller number, or raise training.batch_size",
+        )
 
 
 def requested_keys(request: TrainRequest) -> dict[str, Any]:
