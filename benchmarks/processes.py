@@ -69,6 +69,9 @@ def work(options: argparse.Namespace) -> None:
             )
             for name, config in made.items()
         }
+        if options.network:
+            ranks.processes = ()  # then nothing is added up in shared memory
+            ranks.add_up = through_network(ranks.add_up, options.network, ranks.size)
         pairs, number, adding = sum(batch.num_pairs for batch in batches), 0, Stopwatch()
         ranks.add_up = adding.timed(ranks.add_up)
         print("ready", flush=True)
@@ -82,6 +85,20 @@ def work(options: argparse.Namespace) -> None:
             figures = {"pairs_per_second": pairs / seconds, "bytes": adding.bytes}
             each = {name: 1000 * value / len(batches) for name, value in milliseconds.items()}
             print(json.dumps({**figures, **each}), flush=True)
+
+
+def through_network(function: Callable[..., Any], gbits: float, ranks: int) -> Callable[..., Any]:
+    """Return the function, slowed down by what its bytes would take on a network of so many Gbit/s.
+
+    Each process sends its gradients but its own share, and then its share to all others.
+    """
+
+    def call(tensors: Sequence[Any], *arguments: Any) -> Any:
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        time.sleep(2 * (ranks - 1) / ranks * size * 8 / (gbits * 1e9))
+        return function(tensors, *arguments)
+
+    return call
 
 
 class Stopwatch:
@@ -109,6 +126,7 @@ class Worker:
     def __init__(self, options: argparse.Namespace, threads: int, place: Mapping[str, str] | None = None) -> None:
         command = [sys.executable, __file__, "--work", str(threads), "--hidden", str(options.hidden)]
         command += ["--updates", str(options.updates), *(["--pairs", str(options.pairs)] if options.pairs else [])]
+        command += ["--network", str(options.network)] if options.network and place else []
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **(place or {})}
         )
@@ -200,6 +218,7 @@ def main() -> None:
     """Measure and print, or train for another process that measures."""
     parser = arguments(__doc__)
     parser.add_argument("--work", type=int, metavar="THREADS", help="train for a process that measures")
+    parser.add_argument("--network", type=float, metavar="GBITS", help="pretend that a network is between processes")
     options = parser.parse_args()
     set_wait_policy(os.environ)
     if options.work:
