@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -19,6 +20,7 @@ budgets = st.one_of(
     st.fixed_dictionaries({"batch_size": st.integers(1, 9), "batch_tokens": st.none()}),
     st.fixed_dictionaries({"batch_size": st.none(), "batch_tokens": st.integers(1, 90)}),
 )
+FIRST_BATCHES = [[12, 33, 19, 48], [15, 1, 36, 22], [13, 34]]
 CHARS = Codec(CharTokenizer(), Vocabulary("abc"), reverse=True)
 pairs = st.lists(st.tuples(st.text("abcd", max_size=5), st.text("abcd", max_size=5)), min_size=1, max_size=20)
 
@@ -39,6 +41,40 @@ def test_each_pair_is_in_one_batch_within_the_budget(rows, budget, epoch):
         else:
             cost = len(batch) * (sources[batch].max() + targets[batch].max())
             assert len(batch) == 1 or cost <= budget["batch_tokens"]
+
+
+@given(lengths, budgets, st.integers(2, 7), st.integers(1, 6))
+def test_batches_of_one_update_have_similar_sizes(rows, budget, together, epochs):
+    """Cut over all epochs into groups, which may begin in one epoch and end in the next."""
+    sources, targets = columns(rows)
+    plans = [plan_epoch(sources, targets, **budget, seed=1, epoch=epoch, together=together) for epoch in range(epochs)]
+    start = 0
+    for plan in plans:
+        assert sorted(number for batch in plan for number in batch) == list(range(len(rows)))
+        positions = [len(batch) * int(sources[batch].max() + targets[batch].max()) for batch in plan]
+        head = -start % together
+        groups = [positions[at : at + together] for at in range(head, len(plan) - together + 1, together)]
+        ends = sorted((min(group), max(group)) for group in groups)
+        assert all(low[1] <= high[0] for low, high in itertools.pairwise(ends)), "neighbours by size"
+        start += len(plan)
+
+
+def test_groups_differ_between_epochs_and_no_process_always_has_the_largest_batch():
+    sources = np.repeat(np.arange(1, 41), 3)
+    firsts, orders = [], []
+    for epoch in range(20):
+        plan = plan_epoch(sources, sources, batch_size=3, batch_tokens=None, seed=1, epoch=epoch, together=2)
+        lengths_of = [int(sources[batch].max()) for batch in plan]
+        orders.append(tuple(lengths_of))
+        firsts += [one > two for one, two in zip(lengths_of[::2], lengths_of[1::2], strict=True)]
+    assert len(set(orders)) == 20
+    assert 0.4 < np.mean(firsts) < 0.6
+
+
+def test_one_batch_per_update_has_the_order_of_earlier_versions():
+    sources, targets = columns([(n % 7 + 1, n % 5 + 1) for n in range(50)])
+    plan = plan_epoch(sources, targets, batch_size=4, batch_tokens=None, seed=3, epoch=2)
+    assert [batch.tolist() for batch in plan[:3]] == FIRST_BATCHES
 
 
 @given(lengths, st.integers(1, 9))
