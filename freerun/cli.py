@@ -647,8 +647,25 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0, 2 for an error that the user can fix, 128 + the number of a signal, or 1."""
     prepare_streams()
     set_wait_policy(os.environ)
-    if is_launched():
-        return _run_launched(arguments)
+    return _run_launched(arguments) if is_launched() else _run_to_the_end(arguments)
+
+
+def _run_launched(arguments: list[str] | None) -> int:
+    """Run a command in a process that the launcher started, and leave it the exit code in a file."""
+    lost = ""
+    try:
+        code = _run_to_the_end(arguments)
+    except RankError as error:  # the launcher knows better what has happened
+        code, lost = 2, str(error)
+    except Exception:  # noqa: BLE001 (a mistake of ours would repeat if all processes started again)
+        traceback.print_exc()
+        code = 1
+    write_status(code, lost)
+    return 0
+
+
+def _run_to_the_end(arguments: list[str] | None) -> int:
+    """Run a command and write all of its output; return the exit code."""
     try:
         code = _run(arguments)
         sys.stdout.flush()
@@ -659,26 +676,6 @@ def main(arguments: list[str] | None = None) -> int:
         discard_output()
         return _fail(_describe_system_error(error), 2)
     return code
-
-
-def _run_launched(arguments: list[str] | None) -> int:
-    """Run a command in a process that the launcher started, and tell it the exit code in a file."""
-    try:
-        code = _run(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        discard_output()
-        code = 1
-    except OSError as error:
-        code = _fail(_describe_system_error(error), 2)
-    except RankError as error:
-        write_status(2, lost=str(error))
-        return 0
-    except Exception:  # noqa: BLE001 (a mistake of ours would repeat if all processes started again)
-        traceback.print_exc()
-        code = 1
-    write_status(code)
-    return 0
 
 
 def _run(arguments: list[str] | None) -> int:
@@ -695,11 +692,9 @@ def _run(arguments: list[str] | None) -> int:
         return error.code if isinstance(error.code, int) else 1
     except ConfigError as error:
         return _fail("\n".join(one_line(f"error: {problem}") for problem in error.problems), 2)
-    except RankError as error:
-        if is_launched() and not error.is_explained:
-            raise  # the launcher knows better what has happened
-        return _fail(one_line(f"error: {error}"), 2)
     except UserError as error:
+        if isinstance(error, RankError) and not error.is_explained and is_launched():
+            raise
         return _fail(one_line(f"error: {error}"), 2)
     except Interrupted as error:
         return 128 + error.signal

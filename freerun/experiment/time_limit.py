@@ -121,7 +121,7 @@ def measure_cost(
     return Cost(update, last, one / every if every else 0.0)
 
 
-def _seconds_per_update(config: Config, learner: Learner, order: BatchOrder, processes: int) -> float:
+def _seconds_per_update(config: Config, learner: Learner, order: BatchOrder, processes: int = 1) -> float:
     """Return the time of an average update: that of the timed ones, by the positions of their batches."""
     progress = Progress()
 

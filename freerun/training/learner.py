@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,20 +13,20 @@ from torch.optim import Optimizer
 from freerun.data.batching import Batch
 from freerun.distributed.ranks import ALONE, Ranks
 from freerun.errors import Ended, RankError, TrainingError
-from freerun.forcing.loss import Losses, or_one
+from freerun.forcing.loss import Losses
 from freerun.forcing.strategy import Strategy
 from freerun.forcing.training_batch import TrainingBatch, Update
 from freerun.models.device import (
     Scalar,
     device_label,
     first_line,
-    is_asynchronous,
     is_out_of_memory,
     read_numbers,
     scalar,
 )
 from freerun.models.seq2seq import Seq2Seq
 from freerun.training.optimizers import load_optimizer_state, optimizer_tensors
+from freerun.training.parts import Part, PendingSums, Sums, counts_of, packed, unpacked
 from freerun.training.precision import autocast
 from freerun.training.schedules import Schedule
 
@@ -40,12 +40,6 @@ class Step:
     loss: float
     gradient_norm: float
     metrics: Sequence[Sums]
-
-
-Sums = Mapping[str, tuple[float, float]]
-"""Name -> sum and count."""
-PendingSums = Mapping[str, tuple[Scalar, Scalar]]
-"""The same, possibly still on a GPU."""
 
 
 class NotFinite(Exception):
@@ -212,7 +206,7 @@ class Learner:
 
     def _backward(
         self, number: int, batches: Sequence[Batch]
-    ) -> tuple[list[_Part], dict[str, Scalar], list[PendingSums]]:
+    ) -> tuple[list[Part], dict[str, Scalar], list[PendingSums]]:
         """Compute the gradients of the sum over terms of weight * sum / count, with counts over all the batches.
 
         Returns the parts of the update, the count of each term, and metrics of the whole update.
@@ -230,13 +224,13 @@ class Learner:
                 (term,) = losses.terms.values()
                 (term.weight * term.sum).backward()  # type: ignore[no-untyped-call]
             computed.append(losses)
-        own = [_Part.of(losses) for losses in computed]
+        own = [Part.of(losses) for losses in computed]
         update = self._moment(number)
         if streams:
             parts = self._add_up_gradients(own, update, divides=True)
-            return parts, _counts(parts), []
+            return parts, counts_of(parts), []
         parts = self._all_parts(own)
-        counts = _counts(parts)
+        counts = counts_of(parts)
         values = [
             sum((losses.terms[name].sum * (losses.terms[name].weight / count) for losses in computed), torch.zeros(()))
             for name, count in counts.items()
@@ -256,7 +250,7 @@ class Learner:
             for loss in (first, others)
         ]
         if self.ranks.size > 1:
-            self.ranks.add_up([*apart[0], *apart[1], *self.strategy.own_sums(update)], _packed([], self.model.device))
+            self.ranks.add_up([*apart[0], *apart[1], *self.strategy.own_sums(update)], packed([], self.model.device))
         for parameter, one, other in zip(parameters, *apart, strict=True):
             parameter.grad = one + other
         flat = [torch.cat([gradient.flatten() for gradient in gradients]).double() for gradients in apart]
@@ -265,14 +259,14 @@ class Learner:
 
     # -- several processes --------------------------------------------------------------------------------------------
 
-    def _add_up_gradients(self, own: Sequence[_Part], update: Update, divides: bool = False) -> list[_Part]:
+    def _add_up_gradients(self, own: Sequence[Part], update: Update, divides: bool = False) -> list[Part]:
         """Add up all gradients over all processes; return the parts of all of them, in order.
 
         ``divides``: the gradients are then divided by the count of the only term.
         """
         if self.ranks.size == 1:
             if divides:
-                self._divide_gradients(*_counts(own).values())
+                self._divide_gradients(*counts_of(own).values())
             return list(own)
         parameters, device = list(self.model.parameters()), self.model.device
         missing = [parameter.grad is None for parameter in parameters]
@@ -280,12 +274,12 @@ class Learner:
         flags = torch.tensor(missing, dtype=torch.float64, device=device)
 
         def count(numbers_RM: Tensor) -> Scalar:
-            (only,) = _counts(_unpacked(own, numbers_RM[:, len(parameters) :])).values()
+            (only,) = counts_of(unpacked(own, numbers_RM[:, len(parameters) :])).values()
             return only
 
         numbers_RM = self.ranks.add_up(
             [*gradients, *self.strategy.own_sums(update)],
-            torch.cat([flags, _packed(own, device)]),
+            torch.cat([flags, packed(own, device)]),
             count if divides else None,
             len(gradients),
         )
@@ -293,13 +287,13 @@ class Learner:
         nowhere = numbers_RM[:, : len(parameters)].all(0).tolist() if any(missing) else missing
         for parameter, gradient, is_missing in zip(parameters, gradients, nowhere, strict=True):
             parameter.grad = None if is_missing else gradient
-        return _unpacked(own, numbers_RM[:, len(parameters) :])
+        return unpacked(own, numbers_RM[:, len(parameters) :])
 
-    def _all_parts(self, own: Sequence[_Part]) -> list[_Part]:
+    def _all_parts(self, own: Sequence[Part]) -> list[Part]:
         """Return the parts of all processes, in order."""
         if self.ranks.size == 1:
             return list(own)
-        return _unpacked(own, self.ranks.all_numbers(_packed(own, self.model.device)))
+        return unpacked(own, self.ranks.all_numbers(packed(own, self.model.device)))
 
     def _losses(self, update: Update, batch: Batch) -> Losses:
         """Return the model's losses on one batch; the strategy's own loss is backpropagated right away."""
@@ -334,53 +328,3 @@ def _read(values: Sequence[Scalar], norm: Tensor, parts: Sequence[PendingSums]) 
     gradient_norm = next(numbers)
     read: list[Sums] = [{name: (next(numbers), next(numbers)) for name in metrics} for metrics in parts]
     return loss, gradient_norm, read
-
-
-def _counts(parts: Sequence[_Part]) -> dict[str, Scalar]:
-    """Return the count of each term over all parts; 1 if there was nothing to count, because the sum is 0 then."""
-    names = parts[0].counts.keys()
-    assert all(part.counts.keys() == names for part in parts), "every part of an update has the same terms"
-    return {name: or_one(sum(part.counts[name] for part in parts)) for name in names}
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The numbers of one batch of an update: each term's sum, count and weight, and the metrics."""
-
-    sums: Mapping[str, Scalar]
-    counts: Mapping[str, Scalar]
-    weights: Mapping[str, float]
-    metrics: PendingSums
-
-    @staticmethod
-    def of(losses: Losses) -> _Part:
-        terms = losses.terms
-        return _Part(
-            {name: term.sum.detach() for name, term in terms.items()},
-            {name: term.count for name, term in terms.items()},
-            {name: term.weight for name, term in terms.items()},
-            losses.metrics,
-        )
-
-    @property
-    def numbers(self) -> list[Scalar]:
-        """Everything but the weights, which are equal in all parts."""
-        return [*self.sums.values(), *self.counts.values(), *(each for pair in self.metrics.values() for each in pair)]
-
-    def with_numbers(self, numbers: Iterator[Scalar]) -> _Part:
-        """Return a part that has these numbers in place of its own."""
-        sums, counts = ({name: next(numbers) for name in each} for each in (self.sums, self.counts))
-        return _Part(sums, counts, self.weights, {name: (next(numbers), next(numbers)) for name in self.metrics})
-
-
-def _packed(parts: Sequence[_Part], device: torch.device) -> Tensor:
-    """Return the numbers of this process's parts as one tensor of float64."""
-    numbers = [torch.as_tensor(number, dtype=torch.float64, device=device) for part in parts for number in part.numbers]
-    return torch.stack(numbers) if numbers else torch.zeros(0, dtype=torch.float64, device=device)
-
-
-def _unpacked(own: Sequence[_Part], numbers_RM: Tensor) -> list[_Part]:
-    """Return the parts of all processes in the order of the update: part 0 of each rank, part 1 of each, and so on."""
-    rows = numbers_RM.unbind() if is_asynchronous(numbers_RM.device) else numbers_RM.tolist()
-    of_ranks = [iter(row) for row in rows]
-    return [part.with_numbers(numbers) for part in own for numbers in of_ranks]

@@ -200,7 +200,7 @@ def stop_after(patch, update):
 
 def stop_in_evaluation(patch, number):
     """A signal in the middle of the evaluation of this number."""
-    evaluate, calls = run_hooks.evaluate, []
+    outcome_of, calls = run_hooks.outcome_of, []
 
     def told(*arguments, progress, **options):
         calls.append("evaluation")
@@ -210,9 +210,9 @@ def stop_in_evaluation(patch, number):
                 ask_to_stop(signal.SIGTERM)
             progress(done, total)
 
-        return evaluate(*arguments, progress=tell, **options)
+        return outcome_of(*arguments, progress=tell, **options)
 
-    patch.setattr(run_hooks, "evaluate", told)
+    patch.setattr(run_hooks, "outcome_of", told)
 
 
 def assert_same(folder, whole):

@@ -117,7 +117,7 @@ def test_every_strategy_trains_under_the_masks_of_the_update(name, settings, kin
             assert is_among(mask, expected[mask_name]), mask_name
 
 
-@pytest.mark.parametrize("other", [Update(8, 3, 1), Update(7, 4, 1), Update(7, 3, 0), Update(7, 3, 1, rank=1)])
+@pytest.mark.parametrize("other", [Update(8, 3, 1), Update(7, 4, 1), Update(7, 3, 0), Update(7, 3, 2)])
 def test_another_update_part_seed_or_process_has_other_masks(other):
     sizes = (6, 5, 4)
     one, two = (network(**SIZES).draw_masks(*sizes, *dropout_generators(update)) for update in (UPDATE, other))
@@ -125,7 +125,7 @@ def test_another_update_part_seed_or_process_has_other_masks(other):
     assert not one.encoder_layers[0].equal(two.encoder_layers[0])
 
 
-@pytest.mark.parametrize("other", [Update(7, 3, 0), Update(7, 3, 1, rank=1), Update(8, 3, 1), Update(7, 4, 1)])
+@pytest.mark.parametrize("other", [Update(7, 3, 0), Update(7, 3, 2), Update(8, 3, 1), Update(7, 4, 1)])
 def test_all_parts_of_an_update_share_the_masks_of_token_types(other):
     """A batch that is accumulated, or shared among processes, drops the same features of the same types."""
     one, two = (network(**SIZES).draw_masks(6, 5, 4, *dropout_generators(update)) for update in (UPDATE, other))

@@ -15,6 +15,7 @@ from freerun.data.vocabulary import Vocabulary
 from freerun.evaluation.items import EvaluationSet, Item
 from freerun.experiment import run_hooks
 from freerun.experiment.run_hooks import RunHooks
+from freerun.search.batches import Share
 from freerun.search.methods import Beam
 from freerun.symbols import EOS
 from tests.networks import training_batch
@@ -51,15 +52,21 @@ def hooks():
 def test_an_evaluation_is_of_the_sample_or_of_everything(hooks, monkeypatch, everything, count, examples):
     calls = []
 
-    def evaluate(searcher, items, source, target, *, bound, search, progress):
-        calls.append((len(items.items), (bound.longest_target, bound.largest_ratio), search))
+    def outcome_of(searcher, items, source, target, *, bound, search, progress, share):
+        calls.append((len(items.items), (bound.longest_target, bound.largest_ratio), search, share))
         progress(1, count)
+        return "own"
+
+    def evaluation_of(outcomes, items, target, beam_size):
+        assert (outcomes, len(items.items), beam_size) == (["own", "other"], count, 3)
         return SimpleNamespace(free=SimpleNamespace(texts=["x"] * count), metrics=lambda: {"nll.teacher": 1.0})
 
-    monkeypatch.setattr(run_hooks, "evaluate", evaluate)
+    monkeypatch.setattr(run_hooks, "outcome_of", outcome_of)
+    monkeypatch.setattr(run_hooks, "evaluation_of", evaluation_of)
+    monkeypatch.setattr(run_hooks.Outcome, "from_json", lambda value: value["of"])
     checks = []
-    result = hooks.evaluate(None, everything, lambda: checks.append(1))
-    assert calls == [(count, (5, 2.0), Beam(3, length_penalty=0.5, early_stop=True))]
+    result = hooks.evaluate(None, everything, lambda: checks.append(1), Share(0, 2), lambda: [{"of": "other"}])
+    assert calls == [(count, (5, 2.0), Beam(3, length_penalty=0.5, early_stop=True), Share(0, 2))]
     assert (result.metrics, result.examples, checks) == ({"nll.teacher": 1.0}, examples, [1])
 
 

@@ -13,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from freerun.distributed.ranks import ALONE
 from freerun.errors import Interrupted, RunError, TrainingError
+from freerun.search.batches import EVERYTHING
 from freerun.training.averaging import average
 from freerun.training.callbacks import Callback, EvaluationResult
 from freerun.training.checkpoint import Checkpoint, Checkpoints, serialised
@@ -25,6 +27,7 @@ from freerun.training.settings import TrainerSettings
 from freerun.training.signals import CheckpointRequest, StopRequest
 from freerun.training.trainer import Trainer
 
+PAIRS = list(range(8))
 BATCH = SimpleNamespace(num_pairs=8, num_tokens=30)
 
 
@@ -48,6 +51,7 @@ class CountingLearner:
         self.model = Counter()
         self.learning_rate = 0.5
         self.bad_update = bad_update
+        self.ranks = ALONE
 
     def update(self, number, batches):
         if number == self.bad_update:
@@ -70,10 +74,17 @@ class CountingLearner:
 class Order:
     batches_per_epoch = 4
 
-    def take(self, progress):
+    def next(self, progress):
         progress.batch += 1
         progress.epoch, progress.batch = (progress.epoch + progress.batch // 4, progress.batch % 4)
+        return PAIRS
+
+    def batch(self, pairs):
+        assert pairs == PAIRS
         return BATCH
+
+    def num_tokens(self, pairs):
+        return self.batch(pairs).num_tokens
 
 
 class ScriptedHost:
@@ -84,7 +95,8 @@ class ScriptedHost:
         self.stop = StopRequest()
         self.measured, self.bundles = [], []
 
-    def evaluate(self, model, everything, check):
+    def evaluate(self, model, everything, check, share, others):
+        assert (share, others()) == (EVERYTHING, [])
         weight = model.weight.item()
         self.measured.append((weight, everything))
         if self.stop_at == (weight, everything):
