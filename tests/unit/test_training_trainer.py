@@ -623,10 +623,10 @@ def test_a_best_model_that_is_damaged_while_training_is_not_given_a_valid_hash(t
     made = trainer(tmp_path, ScriptedHost(tmp_path, RATES), stop_at=None)
     evaluate = made.hooks.evaluate
 
-    def damage(model, everything, check):
+    def damage(model, everything, check, *shared):
         if model.weight.item() == 12 and not everything:
             flip(tmp_path / "best" / "model.safetensors")
-        return evaluate(model, everything, check)
+        return evaluate(model, everything, check, *shared)
 
     made.hooks.evaluate = damage
     with pytest.raises(RunError, match=r"cannot be read \(the SHA-256 differs from the one at its evaluation\)"):
@@ -885,10 +885,10 @@ def test_a_request_while_the_best_model_is_measured_is_answered_too(tmp_path):
     made = trainer(tmp_path, updates=4)
     evaluate = made.hooks.evaluate
 
-    def asks(model, everything, check):
+    def asks(model, everything, check, *shared):
         if everything:
             wanted.open()
-        return evaluate(model, everything, check)
+        return evaluate(model, everything, check, *shared)
 
     made.hooks.evaluate = asks
     made.run(made.hooks.stop, wanted)
