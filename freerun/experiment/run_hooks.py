@@ -20,7 +20,7 @@ from freerun.models.seq2seq import Seq2Seq
 from freerun.models.torch_stepper import TorchStepper
 from freerun.runtime.bundle import read_bundle
 from freerun.runtime.writing import BundleParts, write_bundle
-from freerun.search.batches import EVERYTHING, Share
+from freerun.search.batches import EVERYTHING, ROWS, Share
 from freerun.search.bound import LengthBound
 from freerun.search.searcher import StepperSearcher
 from freerun.training.callbacks import EvaluationResult
@@ -76,6 +76,7 @@ class RunHooks:
             self._data.target,
             bound=self._bound,
             search=search_of(self._config.evaluation),
+            batch_size=ROWS,
             progress=lambda done, total: check(),
             share=share,
         )

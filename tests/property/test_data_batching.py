@@ -71,6 +71,25 @@ def test_groups_differ_between_epochs_and_no_process_always_has_the_largest_batc
     assert 0.4 < np.mean(firsts) < 0.6
 
 
+def test_a_group_may_begin_in_one_epoch_and_end_in_the_next():
+    sizes = np.arange(1, 41)
+    plans = [
+        [
+            int(sizes[batch[0]])
+            for batch in plan_epoch(sizes, sizes, batch_size=1, batch_tokens=None, seed=4, epoch=n, together=3)
+        ]
+        for n in range(4)
+    ]
+    heads = [0, 2, 1, 0]  # 40 batches leave one over, which two of the next epoch join, and so on
+    for plan, head in zip(plans, heads, strict=True):
+        groups = [sorted(plan[at : at + 3]) for at in range(head, 38, 3)]
+        loose = {*range(1, 41)} - {size for group in groups for size in group}
+        left = [size for size in range(1, 41) if size not in loose]
+        assert sorted(groups) == [left[at : at + 3] for at in range(0, len(left), 3)]
+        assert groups != sorted(groups), "large and small ones take turns"
+        assert groups != sorted(groups, reverse=True)
+
+
 def test_one_batch_per_update_has_the_order_of_earlier_versions():
     sources, targets = columns([(n % 7 + 1, n % 5 + 1) for n in range(50)])
     plan = plan_epoch(sources, targets, batch_size=4, batch_tokens=None, seed=3, epoch=2)

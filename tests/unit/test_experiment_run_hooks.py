@@ -52,7 +52,7 @@ def hooks():
 def test_an_evaluation_is_of_the_sample_or_of_everything(hooks, monkeypatch, everything, count, examples):
     calls = []
 
-    def outcome_of(searcher, items, source, target, *, bound, search, progress, share):
+    def outcome_of(searcher, items, source, target, *, bound, search, batch_size, progress, share):
         calls.append((len(items.items), (bound.longest_target, bound.largest_ratio), search, share))
         progress(1, count)
         return "own"

@@ -235,6 +235,27 @@ def test_spectral_norms_are_bounded_and_repeat_whatever_torch_drew_before():
     assert norms == pytest.approx([1.0] * 3, abs=0.05)
 
 
+def test_singular_vectors_follow_the_weights_and_not_the_passes():
+    strategy, _, _ = run(spectral_norm=True)
+    discriminator = strategy.discriminator
+
+    def norms():
+        return [torch.linalg.matrix_norm(layer.weight, 2).item() for layer in list(discriminator.mlp)[::2]]
+
+    before = {name: value.clone() for name, value in discriminator.named_buffers()}
+    losses_of(strategy, network(scale=1.2), BATCH, Update(2, 1))
+    close(dict(discriminator.named_buffers()), before, 0.0)
+    with torch.no_grad():
+        for name, parameter in discriminator.named_parameters():
+            if "original" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
+    assert norms() != pytest.approx([1.0] * 3, abs=0.2)
+    for number in range(200):
+        losses_of(strategy, network(scale=1.2), BATCH, Update(number + 3, 1))
+        strategy.step(Update(number + 3, 1))
+    assert norms() == pytest.approx([1.0] * 3, abs=0.05)
+
+
 def test_first_singular_vectors_come_from_the_seed_and_the_layer():
     def vectors(seed, spoiled=0):
         torch.manual_seed(spoiled)

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from freerun.data.batching import make_batch
-from tests.devices import PAIRS, WAITING, WITHOUT_WAITING, learner
+from tests.devices import PAIRS, PROFESSOR, WAITING, WITHOUT_WAITING, learner
 from tests.ranks import in_threads
 
-SETTINGS = WITHOUT_WAITING | WAITING
+# the model has one term as long as its gate is closed, and the discriminator learns
+CLOSED = {"professor, its gate closed": ("professor", {**PROFESSOR, "model_gate": 1.0})}
+SETTINGS = WITHOUT_WAITING | WAITING | CLOSED
 NETWORKS = {
     "plain": {},
     "bahdanau": {"cell": "gru", "attention": "bahdanau"},
