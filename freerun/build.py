@@ -178,9 +178,12 @@ def build_learner(config: Config, model: Seq2Seq, order: BatchOrder, ranks: Rank
     """
     training = config.training
     _check_phases(config, updates_of(training, order))
+    strategy = strategy_of(config, objective_of(training, order))
+    if ranks.size > 1:
+        _check_own_sums(strategy)
     return Learner(
         model=model,
-        strategy=strategy_of(config, objective_of(training, order)),
+        strategy=strategy,
         optimizer=make_optimizer(training.optimizer, model.parameters(), training.learning_rate, training.weight_decay),
         schedule=schedule_of(training, order),
         seed=training.seed,
@@ -190,6 +193,19 @@ def build_learner(config: Config, model: Seq2Seq, order: BatchOrder, ranks: Rank
         cosine_every=training.journal_every,
         ranks=ranks,
     )
+
+
+def _check_own_sums(strategy: Strategy) -> None:
+    """Check that a strategy with parameters of its own says what processes have to add up."""
+    for each in strategy.strategies if isinstance(strategy, Phases) else [strategy]:
+        kind = type(each)
+        if kind.own_loss is not Strategy.own_loss and kind.own_sums is Strategy.own_sums:
+            raise ConfigError.single(
+                "forcing.strategy",
+                f"{kind.__name__} has a loss of its own (own_loss), and does not return its sums (own_sums)",
+                "Expected both where several processes train, or each would train parameters of its own",
+                "Add own_sums, see docs/forcing/your-own.md, or train with one process",
+            )
 
 
 def _check_phases(config: Config, updates: int) -> None:

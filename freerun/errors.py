@@ -7,7 +7,7 @@
     │   ├── BundleError           a model bundle: missing, truncated, foreign or newer
     │   ├── RunError              a run directory: occupied, changed, unfinished
     │   ├── TrainingError         training cannot continue: a loss that is not finite
-    │   ├── RankError             a process of a training with several: it has ended, or cannot be reached
+    │   ├── RankError             one of several training processes has ended, or cannot be reached
     │   └── MissingExtraError     a missing package that an extra installs
     ├── Interrupted               a signal stopped the training; a checkpoint was saved
     └── Ended                     another process of the training has ended it, and says why
@@ -87,7 +87,7 @@ class TrainingError(UserError):
 
 
 class RankError(UserError):
-    """A process of a training with several that has ended, or that cannot be reached.
+    """One of several training processes has ended, or cannot be reached.
 
     ``is_explained``: the process itself has said why, in ``what``; then nothing can be gained by starting it again.
     """

@@ -15,19 +15,21 @@ from freerun.commands.console import say, shown_notices
 from freerun.commands.tables import metrics_table
 from freerun.commands.train_progress import ConsoleProgress
 from freerun.config import read_toml, strategies_of
-from freerun.data.memory_pairs import PairsInMemory
 from freerun.data.readers import files_of
 from freerun.distributed.ranks import ALONE, Ranks
 from freerun.distributed.rendezvous import is_one_of_several, joined, was_restarted
 from freerun.distributed.status import is_launched
 from freerun.errors import ConfigError, Interrupted
 from freerun.experiment.following import follow
+from freerun.experiment.pairs_spec import location_of
+from freerun.experiment.plan import check_output_dir
 from freerun.experiment.request import TrainRequest, check_batch, requested_keys, run_directory
 from freerun.experiment.run import train as run_training
 from freerun.lock import inner_lock
 from freerun.text import cut, printable
 from freerun.threads import cores
 from freerun.training.journal import read_journal
+from freerun.training.signals import checkpoints_on_signals
 
 __all__ = ["ProcessOptions", "example_argument", "train"]
 
@@ -64,6 +66,8 @@ def train(request: TrainRequest, options: ProcessOptions = ProcessOptions()) -> 
         _train_and_print(request, ALONE)
         return 0
     _check_files(request)
+    if not request.resume:
+        check_output_dir(run_directory(request))  # here, because processes that are started again resume
     check_batch(requested_keys(request).get("training", {}).get("batch_size"), processes)
     from freerun.distributed.launcher import launch  # loads torch's launcher
 
@@ -81,8 +85,10 @@ def _train_together(request: TrainRequest, options: ProcessOptions) -> int:
             "Expected one of the two to decide",
             "Leave --processes out under torchrun",
         )
-    with joined(options.timeout) as ranks:
-        request = replace(request, processes=ranks.size, resume=request.resume or was_restarted(os.environ))
+    was_killed = is_launched() and was_restarted(os.environ)
+    # a request for a checkpoint that comes before there is anything to save must not end this process
+    with checkpoints_on_signals(), joined(options.timeout) as ranks:
+        request = replace(request, processes=ranks.size, resume=request.resume or was_killed)
         if ranks.leads:
             _train_and_print(request, ranks)
         else:
@@ -99,7 +105,7 @@ def _number_of(processes: str | None, request: TrainRequest) -> int:
     if processes is None:
         return 1
     if processes == "auto":
-        return _automatic_number(request)
+        return min(_automatic_number(request), int(PROCESSES.high))
     if not processes.isascii() or not processes.isdigit() or int(processes[:9]) not in PROCESSES:
         raise ConfigError.single(
             "--processes",
@@ -122,9 +128,9 @@ def _check_files(request: TrainRequest) -> None:
     Raises:
         ConfigError: they come through a pipe, which only one process can read.
     """
-    locations = [each for each in (request.pairs, request.dev) if each is not None]
-    files = [file for location in locations if not isinstance(location, PairsInMemory) for file in files_of(location)]
-    for file in files:
+    keys = requested_keys(request).get("data", {})
+    locations = [keys[part] for part in ("train", "dev") if keys.get(part)]
+    for file in [file for location in locations for file in files_of(location_of(location))]:
         if file.exists() and not file.is_file():
             raise ConfigError.single(
                 "--processes",

@@ -32,6 +32,7 @@ from freerun.lock import holder
 __all__ = ["launch"]
 
 _LOOPBACK = "127.0.0.1"
+_STOPS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 _STOPPING_SECONDS = 120
 """How long processes may take to save a checkpoint after a signal."""
 
@@ -60,7 +61,8 @@ def launch(arguments: Sequence[str], processes: int, max_restarts: int, lock: Pa
                 role="rank",
                 local_world_size=processes,
                 entrypoint=sys.executable,
-                args=("-m", "freerun", *arguments),
+                # -P: not what lies in the working directory; torch expands $, as in $local_rank
+                args=("-P", "-m", "freerun", *(argument.replace("$", "$$") for argument in arguments)),
                 rdzv_handler=_Loopback(),
                 max_restarts=max_restarts,
                 monitor_interval=0.1,
@@ -78,20 +80,27 @@ def launch(arguments: Sequence[str], processes: int, max_restarts: int, lock: Pa
             return _code(read_statuses(statuses), 128 + error.sigval)
         finally:
             del os.environ[DIRECTORY]
+        if agent.stopped:
+            return 128 + agent.stopped
         if result.is_failed():
             raise RankError(
                 "freerun train",
                 f"{agent.deaths}, and this was the last of {max_restarts + 1} attempts",
                 "Expected all processes to train to the end",
-                "See if memory ran out (fewer processes, or a lower training.batch_size, need less); then rerun with "
-                "--resume",
+                "Check whether memory ran out (fewer processes or a lower training.batch_size need less), then rerun "
+                "with --resume",
             )
-        return _code(read_statuses(statuses), 1)
+        found = read_statuses(statuses)
+        code = _code(found, 1)
+        if all(status["lost"] for status in found.values()) and found:
+            say(f"error: {found[min(found)]['lost']}")  # nobody else has said it
+            code = 2
+        return code
 
 
 def _signals_to_handle() -> list[str]:
     """Return the signals that stop a training; SIGHUP only if it is not ignored, as under nohup."""
-    names = ["SIGTERM", "SIGINT", "SIGHUP"]
+    names = [name for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
     return [name for name in names if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN]
 
 
@@ -110,32 +119,42 @@ class _Agent(LocalElasticAgent):
         self, spec: WorkerSpec, logs: DefaultLogsSpecs, statuses: Path, lock: Path, say: Callable[[str], None]
     ) -> None:
         super().__init__(spec, logs, start_method="spawn", shutdown_timeout=_STOPPING_SECONDS)
-        self.deaths = ""
+        self.deaths, self.stopped = "", 0
         self._statuses, self._lock, self._say = statuses, lock, say
         self._wants_checkpoint = False
 
     @contextmanager
     def checkpoints_on_signals(self) -> Iterator[None]:
         """Within the block, remember SIGUSR1, unless it is ignored."""
-        before = signal.getsignal(signal.SIGUSR1)
-        if before is signal.SIG_IGN:
+        number: signal.Signals | None = getattr(signal, "SIGUSR1", None)
+        if number is None or signal.getsignal(number) is signal.SIG_IGN:
             yield
             return
+        before = signal.getsignal(number)
 
         def remember(*_: object) -> None:
             self._wants_checkpoint = True
 
-        signal.signal(signal.SIGUSR1, remember)
+        signal.signal(number, remember)
         try:
             yield
         finally:
-            signal.signal(signal.SIGUSR1, before)
+            signal.signal(number, before)
+
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # when a terminal is closed, two may come
+        super()._shutdown(death_sig, timeout)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> Any:
         result = super()._monitor_workers(worker_group)
         if result.state == WorkerState.FAILED:
-            self.deaths = _deaths({rank: failure.exitcode for rank, failure in sorted(result.failures.items())})
-            if self._remaining_restarts:
+            codes = {rank: failure.exitcode for rank, failure in sorted(result.failures.items())}
+            self.deaths = _deaths(codes)
+            if self.stopped or all(-code in _STOPS for code in codes.values()):
+                # a signal that came before the process was ready for it
+                self.stopped, self._remaining_restarts = self.stopped or -next(iter(codes.values())), 0
+            elif self._remaining_restarts:
                 number = worker_group.spec.max_restarts - self._remaining_restarts + 1
                 self._say(
                     f"{self.deaths}. Starting all processes again, from the last checkpoint (restart {number} of at "

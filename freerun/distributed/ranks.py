@@ -3,16 +3,13 @@
 Gradients travel through torch.distributed. Everything else goes through the store in which the processes found each
 other: what the leader tells the others to do, their answers, and signs of life. So a rank may work for an hour on
 something of its own, such as reading its data or writing a checkpoint, and the others wait for it as long as it lives;
-a rank that dies is noticed within ``SILENCE`` seconds, and at once in the middle of a sum.
+a rank that dies is noticed within ``signs_of_life.SILENCE`` seconds, and at once in the middle of a sum.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
-import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -23,18 +20,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from freerun.distributed import signs_of_life
 from freerun.distributed.rank_sums import Divisor, RankSums
 from freerun.distributed.shared_memory import SharedSums, can_share
+from freerun.distributed.signs_of_life import SignsOfLife, Watch
 from freerun.errors import Ended, RankError
+from freerun.models.device import is_out_of_memory
 
 __all__ = ["ALONE", "Place", "Ranks", "Requests"]
 
-SILENCE: Final = 20.0
-"""Seconds without a sign of life after which a rank counts as dead."""
-_SIGN_OF_LIFE: Final = 1.0
-"""Seconds between signs of life."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
 """Seconds between looks into the store while waiting."""
+_FAREWELL: Final = 5.0
+"""Seconds that rank 0 waits for the others before its store goes with it."""
 _PIECE: Final = 2**22
 """Bytes of an answer under one key: the store limits the size of a value."""
 _ENDED: Final = "ended"
@@ -49,12 +47,11 @@ class Place:
     local_rank: int = 0
     local_size: int = 1
     cores: int = 0
-    host: str = ""
 
 
 @dataclass(frozen=True)
 class Requests:
-    """What signals have requested of a process: the number of one to stop, and a checkpoint."""
+    """What signals have requested of a process: to stop (the signal's number, or 0), and a checkpoint."""
 
     signal: int = 0
     checkpoint: bool = False
@@ -89,7 +86,7 @@ class Ranks:
         self._store = store
         self._commands = 0
         self._sums: dict[tuple[Any, ...], RankSums | SharedSums] = {}
-        self._life: _SignsOfLife | None = None if store is None else _SignsOfLife(store.clone(), place.rank)
+        self._life: SignsOfLife | None = None if store is None else SignsOfLife(store.clone(), place.rank)
 
     @property
     def rank(self) -> int:
@@ -175,6 +172,8 @@ class Ranks:
         try:
             return collective()
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             reason = " ".join(str(error).split())
         raise self._lost(reason)
 
@@ -240,26 +239,34 @@ class Ranks:
         with contextlib.suppress(RuntimeError):  # the store is gone, and so is the process that kept it
             self._store.compare_set(_ENDED, "", end)
 
-    def close(self) -> None:
-        """Stop the signs of life."""
+    def close(self, hosts_store: bool = False) -> None:
+        """Stop the signs of life; the rank that hosts the store first waits until the others need it no more."""
+        if self._store is None:
+            return
+        with contextlib.suppress(RuntimeError):
+            self._store.set(f"bye/{self.rank}", "")
+            deadline = time.monotonic() + _FAREWELL if hosts_store else 0.0
+            others = [f"bye/{rank}" for rank in range(self.size)]
+            while time.monotonic() < deadline and not self._store.check(others):
+                time.sleep(_LONGEST_PAUSE)
         if self._life is not None:
             self._life.stop()
 
     def _wait(self, key: str, rank: int) -> bytes:
         """Wait for what ``rank`` writes, as long as it lives."""
-        watch, pause = _Watch(), _SHORTEST_PAUSE
+        watch, pause = Watch(), _SHORTEST_PAUSE
         # asked again and again: the store's own wait reports each of its timeouts on standard error
         while not self._use("check", [key]):
             if self._use("check", [_ENDED]):
                 raise self._lost("")
             if watch.is_silent(self._use("add", f"alive/{rank}", 0)):
-                raise self._gone([rank], f"no sign of life for {SILENCE:.0f} seconds")
+                raise self._gone([rank], f"no sign of life for {signs_of_life.SILENCE:.0f} seconds")
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         return bytes(self._use("get", key))
 
     def _use(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the store; without it nobody can be reached."""
+        """Call a method of the store; without it no other process can be reached."""
         try:
             return getattr(self._store, method)(*arguments)
         except RuntimeError as error:
@@ -267,7 +274,7 @@ class Ranks:
 
     def _lost(self, reason: str) -> RankError | Ended:
         """Return the error for a rank that has ended: what it said, or else that it is silent."""
-        deadline = time.monotonic() + 2.5 * _SIGN_OF_LIFE
+        deadline = time.monotonic() + 2.5 * signs_of_life.INTERVAL
         before = self._alive()
         while time.monotonic() < deadline:
             if self._use("check", [_ENDED]):
@@ -286,12 +293,13 @@ class Ranks:
         return Ended(code)
 
     def _gone(self, ranks: Sequence[int], reason: str) -> RankError:
-        who = " and ".join(self.name(rank) for rank in ranks) or "the other processes"
+        who = " and ".join(self.name(rank) for rank in ranks) or "freerun train"
+        what = ("" if ranks else "another process ") + "has ended or cannot be reached"
         return RankError(
             who,
-            "this process has ended or cannot be reached" + (f" ({reason[:300]})" if reason else ""),
+            what + (f" ({reason[:300]})" if reason else ""),
             "Expected all processes to train to the end",
-            "Look for its last words, or for a lack of memory on its machine; then rerun with --resume",
+            "Check its last output and whether its machine ran out of memory, then rerun with --resume",
         )
 
     def name(self, rank: int) -> str:
@@ -301,41 +309,3 @@ class Ranks:
 
 ALONE: Final = Ranks(Place())
 """One process, as usual."""
-
-
-class _Watch:
-    """Notices when a count of signs of life stands still."""
-
-    def __init__(self) -> None:
-        self._count, self._since = -1, time.monotonic()
-
-    def is_silent(self, count: int) -> bool:
-        """Return True if the count has been the same for ``SILENCE`` seconds."""
-        if count != self._count:
-            self._count, self._since = count, time.monotonic()
-        return time.monotonic() - self._since > SILENCE
-
-
-class _SignsOfLife:
-    """Counts up in the store, in a thread; asks this process to stop when the process that started it is gone."""
-
-    def __init__(self, store: Any, rank: int) -> None:
-        self._store, self._key = store, f"alive/{rank}"
-        self._ended = threading.Event()
-        self._parent = os.getppid()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="freerun-alive")
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._ended.wait(_SIGN_OF_LIFE):
-            if os.getppid() != self._parent:
-                # nobody would restart this process, or report its end; the first signal saves a checkpoint
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-            with contextlib.suppress(RuntimeError):  # whoever waits for this rank finds the store gone as well
-                self._store.add(self._key, 1)

@@ -1,11 +1,12 @@
 """How processes find each other: through the environment variables that torchrun, and freerun's own launcher, set.
 
 ``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT`` say who a process is and where the store is, in which all
-leave their names. Whoever starts processes by other means (ssh, srun) sets the four variables.
+leave their names. To start processes by other means (ssh, srun), set the four variables.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -67,9 +68,11 @@ def joined(timeout: float) -> Iterator[Ranks]:
     except BaseException as error:
         if not isinstance(error, Ended):
             ranks.end(_code(error), _words(error))
+        if not ranks.leads and isinstance(error, UserError) and not isinstance(error, RankError):
+            raise Ended(2) from error  # rank 0 reports it
         raise
     finally:
-        ranks.close()
+        ranks.close(hosts_store=ranks.leads and "TORCHELASTIC_RUN_ID" not in os.environ)
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -112,7 +115,8 @@ def _store(rank: int, size: int, timeout: float) -> Any:
 def _wait_for_listener(rank: int, address: str, port: int, timeout: float) -> None:
     """Wait until rank 0, or torchrun, listens; torch itself reports each of its tries on standard error."""
     deadline = time.monotonic() + timeout
-    while True:
+    parent = os.getppid()
+    while os.getppid() == parent:  # else the launcher is gone
         try:
             socket.create_connection((address, port), max(0.1, deadline - time.monotonic())).close()
             return
@@ -125,7 +129,7 @@ def _wait_for_listener(rank: int, address: str, port: int, timeout: float) -> No
 def _unreachable(rank: int, where: str, timeout: float, reason: str) -> RankError:
     return RankError(
         f"rank {rank}",
-        f"rank 0 cannot be reached at {where} within {timeout:g} seconds ({' '.join(reason.split())[:200]})",
+        f"rank 0 cannot be reached at {where} within {timeout:g} s ({' '.join(reason.split())[:200]})",
         "Expected rank 0 to be running there",
         "Check MASTER_ADDR and MASTER_PORT, the firewall, and that rank 0 has started; --timeout sets how long to wait",
     )
@@ -133,9 +137,15 @@ def _unreachable(rank: int, where: str, timeout: float, reason: str) -> RankErro
 
 def _introduced(store: Any, rank: int, size: int, timeout: float) -> Ranks:
     """Leave this process's name in the store, read all others, and open the group in which gradients travel."""
-    host = socket.gethostname()
-    cores = usable_cores()
-    mine = {"freerun": VERSION, "host": host, "cores": cores, "process": os.getpid()}
+    cores, machine = usable_cores(), _machine()
+    mine = {
+        "freerun": VERSION,
+        "host": socket.gethostname(),
+        "machine": machine,
+        "cores": cores,
+        "process": os.getpid(),
+        "backend": _backend(),
+    }
     store.set(f"hello/{rank}", json.dumps(mine))
     keys = [f"hello/{other}" for other in range(size)]
     try:
@@ -143,13 +153,13 @@ def _introduced(store: Any, rank: int, size: int, timeout: float) -> Ranks:
     except RuntimeError:
         raise _not_all_came(f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", size, timeout) from None
     hellos = [json.loads(value) for value in store.multi_get(keys)]
-    _check_versions(hellos, rank)
+    _check_equal(hellos, rank)
     hosts = [hello["host"] for hello in hellos]
-    here = [other for other, hello in enumerate(hellos) if hello["host"] == host]
+    here = [other for other, hello in enumerate(hellos) if hello["machine"] == machine]
     # where each process may use cores of its own (srun does this), they need not be divided
     sharing = [other for other in here if hellos[other]["cores"] == cores]
-    place = Place(rank, size, here.index(rank), len(here), max(1, len(cores) // len(sharing)), host)
-    if set(hosts) == {host} and "GLOO_SOCKET_IFNAME" not in os.environ and Path("/sys/class/net/lo").exists():
+    place = Place(rank, size, here.index(rank), len(here), max(1, len(cores) // len(sharing)))
+    if len(here) == size and "GLOO_SOCKET_IFNAME" not in os.environ and Path("/sys/class/net/lo").exists():
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # nothing needs to leave this machine
     processes = [hello["process"] for hello in hellos] if len(here) == size else []
     ranks = Ranks(place, store, hosts, processes, timeout)
@@ -176,24 +186,40 @@ def _backend() -> str:
     return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
 
 
-def _check_versions(hellos: list[dict[str, Any]], own_rank: int) -> None:
+def _machine() -> str:
+    """Return what identifies this machine, or the container that processes of it can see each other in."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(parts)
+
+
+def _check_equal(hellos: list[dict[str, Any]], own_rank: int) -> None:
+    """Check that all processes have one version, and one way to send gradients."""
+    first = hellos[0]
     for rank, hello in enumerate(hellos):
-        if hello["freerun"] != hellos[0]["freerun"]:
-            if own_rank:
-                raise Ended(2)  # rank 0 says why
-            raise RankError(
-                f"rank {rank} ({hello['host']})",
-                f"this process runs freerun {hello['freerun']}, and rank 0 ({hellos[0]['host']}) runs freerun "
-                f"{hellos[0]['freerun']}",
-                "Expected one version",
-                "Install the same version everywhere",
-            )
+        if hello["freerun"] != first["freerun"]:
+            what = f"runs freerun {hello['freerun']}, and rank 0 ({first['host']}) runs freerun {first['freerun']}"
+        elif hello["backend"] != first["backend"]:
+            what = f"sends gradients by {hello['backend']}, and rank 0 ({first['host']}) by {first['backend']}"
+        else:
+            continue
+        if own_rank:
+            raise Ended(2)  # rank 0 says why
+        raise RankError(
+            f"rank {rank} ({hello['host']})",
+            what,
+            "Expected the same everywhere",
+            "Install the same versions of freerun and torch on all machines",
+            is_explained=True,
+        )
 
 
 def _not_all_came(where: str, size: int, timeout: float) -> RankError:
     return RankError(
         where,
-        f"not all of the {size} processes have joined within {timeout:g} seconds",
+        f"not all of the {size} processes have joined within {timeout:g} s",
         "Expected WORLD_SIZE processes, with the ranks 0 to WORLD_SIZE - 1",
         "Start them all, or raise --timeout",
     )

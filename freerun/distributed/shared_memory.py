@@ -15,6 +15,7 @@ import platform
 import select
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from freerun.distributed.rank_sums import Divisor, share_of
 
 __all__ = ["SharedSums", "can_share"]
 
+_NAME: Final = "freerun-gradients"
 _LINE: Final = 64
 """Bytes of a cache line: each counter has its own."""
 _SPIN_SECONDS: Final = 0.002
@@ -44,14 +46,13 @@ class SharedSums:
     """Adds up tensors of some shapes over all ranks; all of them are on this machine.
 
     In each sum, a rank first writes its gradients, then adds up its share of everyone's, then reads all shares. Two
-    counters per rank say how far it is. Nobody overwrites what another one still reads: gradients are written again
-    only after all shares of the sum before were added up, and shares only after all have written again.
+    counters per rank say how far it is. No rank overwrites what another one still reads: gradients are written again
+    only after all shares of the previous sum have been added up, and shares only after all have written again.
 
     Args:
         tensors: at least one, all of one dtype.
         numbers: how many numbers travel with them, M.
         rank: of this process; rank 0 makes the memory.
-        ranks: how many there are.
         exchange: returns what rank 0 passes to it, on all ranks.
         processes: of all ranks.
         timeout: seconds to wait for the others.
@@ -89,10 +90,7 @@ class SharedSums:
         self._own = self._gradients_RRC[rank].view(-1)[:total]
         self._sum = self._sums_RC.view(-1)[:total]
         self._gradients_RRC[rank].zero_()
-        self._others = select.poll()
-        for other, process in enumerate(processes):
-            if other != rank:
-                self._others.register(os.pidfd_open(process), select.POLLIN)
+        self._others = _watched(tuple(process for process in processes if process != os.getpid()))
 
     def add_up(
         self, tensors: Sequence[Tensor], numbers_M: Tensor, divisor: Divisor | None = None, divided: int = 0
@@ -140,12 +138,28 @@ class SharedSums:
                     raise RuntimeError(f"a process has not come within {self._timeout:g} seconds")
 
 
+@cache
+def _watched(processes: tuple[int, ...]) -> select.poll:
+    """Return what tells when one of these processes has ended."""
+    watched = select.poll()
+    for process in processes:
+        watched.register(os.pidfd_open(process), select.POLLIN)
+    return watched
+
+
 def _shared(size: int, rank: int, exchange: Callable[[str | None], str]) -> mmap.mmap:
     """Return memory that all ranks share; the system frees it when the last of them has ended."""
     if rank == 0:
-        handle = os.memfd_create("freerun-gradients", os.MFD_CLOEXEC)
-        os.ftruncate(handle, size)
+        try:
+            handle = os.memfd_create(_NAME, os.MFD_CLOEXEC)
+            os.ftruncate(handle, size)
+        except OSError:
+            exchange("")  # the others wait for it
+            raise
         exchange(f"/proc/{os.getpid()}/fd/{handle}")
         return mmap.mmap(handle, size)
-    with Path(exchange(None)).open("r+b") as file:
+    path = exchange(None)
+    if not path or _NAME not in str(Path(path).readlink()):
+        raise OSError("rank 0 has no memory to share")  # or what has its number here is another process
+    with Path(path).open("r+b") as file:
         return mmap.mmap(file.fileno(), size)

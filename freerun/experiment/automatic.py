@@ -97,8 +97,9 @@ def choose_sizes(data: TrainingData, chosen: Mapping[str, Any], recipe: Recipe, 
         "training.label_smoothing": 0.1,
         "evaluation.patience": 0,
     }
-    check_batch(values["training.batch_size"], processes)
-    values["training.batch_size"] //= processes
+    if not (_is_set("training.batch_size", chosen) or _is_set("training.batch_tokens", chosen)):
+        check_batch(values["training.batch_size"], processes)
+    values["training.batch_size"] = max(1, values["training.batch_size"] // processes)
     reasons = [_description(data, {**values, **flatten(chosen)}, processes)]
     values = {key: value for key, value in values.items() if not _is_set(key, chosen)}
     if _is_set("training.batch_tokens", chosen):

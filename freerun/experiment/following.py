@@ -10,6 +10,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from freerun.build import build_learner, model_sizes, new_model, order_of, trainer_settings
 from freerun.config import changed_keys, flatten, override, parse_config, shown, strategies_of
 from freerun.data.corpus import Corpus
@@ -35,7 +37,7 @@ _OWN = (*_PLACES, "training.device", "training.threads")
 """Keys that each process may set for itself."""
 
 
-def prepare_followers(prepared: PreparedRun, request: TrainRequest, ranks: Ranks) -> set[str]:
+def prepare_followers(prepared: PreparedRun, request: TrainRequest, ranks: Ranks, device: torch.device) -> set[str]:
     """Have the other processes read the data, and compare theirs with rank 0's; return the precisions they choose.
 
     Raises:
@@ -53,6 +55,9 @@ def prepare_followers(prepared: PreparedRun, request: TrainRequest, ranks: Ranks
         if others := [name for name, digest in hashes.items() if answer["hashes"].get(name) != digest]:
             what = f"its {' and '.join(_NAMES[name] for name in others)} differ from rank 0's"
             raise _differs(ranks, rank, what, "data")
+        if answer["device"] != device.type:
+            what = f"this process would train on {answer['device']}, and rank 0 on {device.type}"
+            raise _differs(ranks, rank, what, "kind of device")
         precisions.add(answer["precision"])
     return precisions
 
@@ -71,8 +76,17 @@ def _is_own(key: str) -> bool:
 
 def _differs(ranks: Ranks, rank: int, what: str, kind: str) -> RankError:
     return RankError(
-        ranks.name(rank), what, f"Expected the same {kind} in all processes", "Copy rank 0's files, and start again"
+        ranks.name(rank),
+        what,
+        f"Expected the same {kind} in all processes",
+        "Correct it there, and start again",
+        is_explained=True,
     )
+
+
+def grace_of(ranks: Ranks) -> float:
+    """Return the seconds within which a process ignores a signal after the first one, see ``stop_on_signals``."""
+    return 2.0 if ranks.size > 1 else 0.0
 
 
 def _hashes(hashes: Mapping[str, str], corpus: Corpus) -> dict[str, str]:
@@ -118,9 +132,9 @@ def follow(request: TrainRequest, ranks: Ranks) -> None:
             model = new_model(config, sizes).to(device)
             order = order_of(config.training, data.corpus)
             learner = build_learner(config, model, order, ranks)
-            answer = {"keys": keys, "hashes": _hashes(hashes, data.corpus), "precision": learner.precision}
-            ranks.answer(answer)
+            answer = {"keys": keys, "hashes": _hashes(hashes, data.corpus), "device": device.type}
+            ranks.answer({**answer, "precision": learner.precision})
             hooks = RunHooks(run_directory(request), config, data, model, "")
             follower = Follower(learner, order, hooks, trainer_settings(config, order).accumulate)
-            with stop_on_signals() as stop, deterministic(device, learner.precision):
+            with stop_on_signals(grace_of(ranks)) as stop, deterministic(device, learner.precision):
                 follower.run(stop, requested)

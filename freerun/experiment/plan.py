@@ -32,7 +32,7 @@ from freerun.forcing.registry import EVERYTHING, NO_CUSTOM_CODE, Trust
 from freerun.lock import LOCK
 from freerun.log import log
 
-__all__ = ["RunPlan", "clean_up_run", "plan_run"]
+__all__ = ["RunPlan", "check_output_dir", "clean_up_run", "plan_run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ def plan_run(request: TrainRequest) -> RunPlan:
             "Expected freerun train CONFIG.toml or freerun train PAIRS.tsv",
             "Name one of them",
         )
-    _check_output_dir(directory, is_run)
+    check_output_dir(directory)
     raw, name = source_config(request)
     raw = for_all_processes(with_options(raw, request), request)
     origins = option_origins(request)
@@ -154,8 +154,13 @@ def _resumed_plan(request: TrainRequest, directory: Path) -> RunPlan:
     )
 
 
-def _check_output_dir(directory: Path, is_run: bool) -> None:
-    if is_run:
+def check_output_dir(directory: Path) -> None:
+    """Check that a new run may be written to this directory.
+
+    Raises:
+        RunError: it holds something else.
+    """
+    if (directory / "config.toml").exists():
         raise RunError(
             directory,
             "this directory holds another run",

@@ -14,7 +14,7 @@ from freerun.distributed.ranks import ALONE, Ranks
 from freerun.errors import Interrupted, RunError
 from freerun.evaluation.baseline import baselines
 from freerun.experiment.completed import complete_result
-from freerun.experiment.following import prepare_followers
+from freerun.experiment.following import grace_of, prepare_followers
 from freerun.experiment.lengthening import changed_length, explained
 from freerun.experiment.origin import changed_device, changed_processes, check_random_numbers, device_of, is_finished
 from freerun.experiment.plan import RunPlan, plan_run
@@ -73,7 +73,7 @@ def train(request: TrainRequest, callbacks: Sequence[Callback] = (), ranks: Rank
             log.info(f"{plan.directory}: no run to resume; starting from the beginning.")
         with Threads(_threads(plan.config.training.threads, ranks)), prepared_run(plan) as prepared:
             try:
-                precisions = prepare_followers(prepared, request, ranks)
+                precisions = prepare_followers(prepared, request, ranks, device)
                 run = TrainingRun(prepared, device, ranks)
                 if "fp32" in precisions:
                     run.learner.precision = "fp32"  # one of the processors has no bf16
@@ -143,8 +143,9 @@ class TrainingRun:
             self._start(trainer)
         else:
             self._resume(trainer, resumption)
+        learner = self.learner
         try:
-            with stop_on_signals() as stop, deterministic(self.model.device, self.learner.precision):
+            with stop_on_signals(grace_of(learner.ranks)) as stop, deterministic(self.model.device, learner.precision):
                 progress = trainer.run(stop, requested)
         except Interrupted:
             log.info(f"Stopped at update {trainer.progress.update:,}; checkpoint saved.")
@@ -216,8 +217,8 @@ class TrainingRun:
         if "processes" in record:
             each = self.settings.accumulate // processes
             log.info(
-                f"From here on {'one process makes' if processes == 1 else f'{processes} processes make'} each update, "
-                f"of {each} batch{'' if each == 1 else 'es'} each; its gradient is the same but for rounding."
+                f"From here on {'one process computes' if processes == 1 else f'{processes} processes share'} each "
+                f"update, {each} batch{'' if each == 1 else 'es'} each; gradients differ by rounding only."
             )
         if "device" in record:
             log.info(

@@ -71,6 +71,8 @@ def choose_device(name: str, location: str = "device", process: int = 0, process
         )
     # cuBLAS reads it when it is first used: without a workspace of its own, sums differ from run to run
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if processes > 1:
+        torch.cuda.set_device(number)  # or each process would also open the first GPU, to copy from pinned memory
     return torch.device("cuda", number)
 
 

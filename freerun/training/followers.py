@@ -13,6 +13,7 @@ strategy, as long as each has started from what the leader sent.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -164,7 +165,7 @@ class Follower:
 
     def _evaluate(self, command: Mapping[str, Any], stop: StopRequest) -> None:
         content = self.ranks.broadcast(None, command["size"])
-        weights = load_tensors(content) if content else self.learner.model.state_dict()
+        weights = temporary_weights(self.learner.model, load_tensors(content)) if content else contextlib.nullcontext()
         share = Share(self.ranks.rank, self.ranks.size)
 
         def check() -> None:
@@ -172,7 +173,7 @@ class Follower:
                 raise _StopNow
 
         try:
-            with temporary_weights(self.learner.model, weights):
+            with weights:
                 outcome = self.hooks.outcome(self.learner.model, command["everything"], check, share)
         except _StopNow:
             outcome = None

@@ -5,12 +5,14 @@ What a part has to say fits into a few numbers, which travel between processes. 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from freerun.errors import TrainingError
 from freerun.forcing.loss import Losses, or_one
 from freerun.models.device import Scalar, is_asynchronous
 
@@ -60,14 +62,37 @@ def counts_of(parts: Sequence[Part]) -> dict[str, Scalar]:
     return {name: or_one(sum(part.counts[name] for part in parts)) for name in names}
 
 
+_MULTIPLE = 64
+"""Numbers are padded to a multiple of it, so that processes that disagree about names still exchange equally many."""
+
+
 def packed(parts: Sequence[Part], device: torch.device) -> Tensor:
-    """Return the numbers of this process's parts as one tensor of float64."""
+    """Return the numbers of this process's parts as one tensor of float64, a checksum of their names first."""
     numbers = [torch.as_tensor(number, dtype=torch.float64, device=device) for part in parts for number in part.numbers]
-    return torch.stack(numbers) if numbers else torch.zeros(0, dtype=torch.float64, device=device)
+    checksum = torch.tensor(float(_checksum(parts)), dtype=torch.float64, device=device)
+    padding = [torch.zeros_like(checksum)] * (-(1 + len(numbers)) % _MULTIPLE)
+    return torch.stack([checksum, *numbers, *padding])
+
+
+def _checksum(parts: Sequence[Part]) -> int:
+    names = [[list(part.counts), list(part.weights.values()), list(part.metrics)] for part in parts]
+    return zlib.crc32(repr(names).encode())
 
 
 def unpacked(own: Sequence[Part], numbers_RM: Tensor) -> list[Part]:
-    """Return the parts of all processes in the order of the update: part 0 of each rank, part 1 of each, and so on."""
+    """Return the parts of all processes in the order of the update: part 0 of each rank, part 1 of each, and so on.
+
+    Raises:
+        TrainingError: the strategy's terms or metrics have other names in another process.
+    """
+    if (numbers_RM[:, 0] != numbers_RM[0, 0]).any():
+        raise TrainingError(
+            "forcing.strategy",
+            "its terms, weights or metrics differ between the batches of an update",
+            "Expected the same names in all batches, which several processes compute",
+            "Return them for every batch, with a count of 0 where there is nothing to count",
+        )
+    numbers_RM = numbers_RM[:, 1:]
     rows = numbers_RM.unbind() if is_asynchronous(numbers_RM.device) else numbers_RM.tolist()
     of_ranks = [iter(row) for row in rows]
     return [part.with_numbers(numbers) for part in own for numbers in of_ranks]

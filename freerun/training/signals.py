@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -44,8 +46,11 @@ class CheckpointRequest:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
+def stop_on_signals(grace: float = 0.0) -> Iterator[StopRequest]:
     """Within the block, only record the first SIGINT, SIGTERM or SIGHUP; the next one acts immediately, as usual.
+
+    Within ``grace`` seconds of the first one, others are ignored: of several processes, each may get a signal twice,
+    from a person or system that signals all of them, and from the launcher, which passes its own on.
 
     A SIGHUP that was ignored before (``nohup``) stays ignored. Another SIGHUP after the first signal is ignored, too:
     when a terminal is closed, the shell and the system may both send one, and the checkpoint is still being written.
@@ -56,11 +61,20 @@ def stop_on_signals() -> Iterator[StopRequest]:
         return
     before = _handlers([signal.SIGINT, signal.SIGTERM, *_caught(_HANG_UP)])
 
-    def remember(number: int, _: FrameType | None) -> None:
-        request.signal = number
-        _restore(before)
+    first = 0.0
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        if request and time.monotonic() - first < grace:
+            return
+        is_second, first = bool(request), time.monotonic()
+        request.signal = request.signal or number
+        if is_second or not grace:
+            _restore(before)
         if _HANG_UP in before:
             signal.signal(_HANG_UP, signal.SIG_IGN)
+        if is_second:
+            os.kill(os.getpid(), number)
 
     for number in before:
         signal.signal(number, remember)

@@ -18,6 +18,7 @@ import pytest
 from freerun.cli import main
 from freerun.distributed import rendezvous
 from freerun.distributed.launcher import _deaths, _signals_to_handle
+from freerun.errors import RankError
 from freerun.training.checkpoint import Checkpoints
 from freerun.training.journal import read_journal
 from tests.cli.conftest import write_pairs
@@ -172,7 +173,7 @@ def test_rank_0_waits_for_the_others_only_so_long(pairs, freerun, place):
     result = freerun(*arguments(pairs), "--timeout", "1")
     assert result.code == 2
     assert (
-        f"error: 127.0.0.1:{port}: not all of the 2 processes have joined within 1 seconds. Expected WORLD_SIZE "
+        f"error: 127.0.0.1:{port}: not all of the 2 processes have joined within 1 s. Expected WORLD_SIZE "
         "processes, with the ranks 0 to WORLD_SIZE - 1. Start them all, or raise --timeout.\n"
     ) in result.err
 
@@ -185,7 +186,7 @@ def test_a_rank_that_cannot_reach_rank_0_says_so_in_time(pairs, freerun, place):
     assert time.monotonic() - began < 20
     assert result.code == 2
     assert result.err == (
-        f"error: rank 1: rank 0 cannot be reached at 127.0.0.1:{port} within 1 seconds (Connection refused). "
+        f"error: rank 1: rank 0 cannot be reached at 127.0.0.1:{port} within 1 s (Connection refused). "
         "Expected rank 0 to be running there. "
         "Check MASTER_ADDR and MASTER_PORT, the firewall, and that rank 0 has started; "
         "--timeout sets how long to wait.\n"
@@ -215,13 +216,16 @@ def test_the_number_of_processes_is_torchruns_under_torchrun(pairs, freerun, pla
 
 
 def test_versions_have_to_be_equal():
-    hellos = [{"freerun": "1.0", "host": "a"}, {"freerun": "1.1", "host": "b"}]
+    hellos = [{"freerun": "1.0", "host": "a", "backend": "gloo"}, {"freerun": "1.1", "host": "b", "backend": "gloo"}]
     with pytest.raises(
         Exception, match=r"rank 1 \(b\): this process runs freerun 1.1, and rank 0 \(a\) runs freerun 1.0"
     ):
-        rendezvous._check_versions(hellos, 0)
+        rendezvous._check_equal(hellos, 0)
     with pytest.raises(rendezvous.Ended):
-        rendezvous._check_versions(hellos, 1)
+        rendezvous._check_equal(hellos, 1)
+    hellos[1] |= {"freerun": "1.0", "backend": "cpu:gloo,cuda:nccl"}
+    with pytest.raises(RankError, match="sends gradients by cpu:gloo,cuda:nccl, and rank 0"):
+        rendezvous._check_equal(hellos, 0)
 
 
 def test_what_the_agent_stopped_is_not_what_died():
@@ -247,7 +251,7 @@ def test_two_processes_train_together_and_a_mistake_is_reported_once(pairs):
     process = start(pairs, "--processes", "2", TMPDIR=str(temporary))
     output = process.communicate(timeout=LIMIT)[0]
     assert process.returncode == 0, output
-    assert not list(temporary.iterdir())
+    assert not list(temporary.glob("freerun-*"))
     assert output.count("Done: 60 updates") == 1
     assert "fp32 on 2 processes, each with 1 thread" in output
     assert output.rstrip().endswith(f"freerun train --resume --out {pairs / 'run'} --processes 2")

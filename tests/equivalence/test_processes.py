@@ -63,8 +63,8 @@ def _requests(made):
     with pytest.MonkeyPatch.context() as patch:
         for module, rank in ((runs, 0), (following, 1)):
             stop, wanted = made.get(rank, (StopRequest(), CheckpointRequest()))
-            patch.setattr(module, "stop_on_signals", lambda stop=stop: contextlib.nullcontext(stop))
-            patch.setattr(module, "checkpoints_on_signals", lambda wanted=wanted: contextlib.nullcontext(wanted))
+            patch.setattr(module, "stop_on_signals", lambda *_, stop=stop: contextlib.nullcontext(stop))
+            patch.setattr(module, "checkpoints_on_signals", lambda *_, wanted=wanted: contextlib.nullcontext(wanted))
         yield
 
 
@@ -175,7 +175,7 @@ def test_a_run_goes_on_with_another_number_of_processes(pairs, tmp_path, caplog)
     stop = {0: (StopRequest(), CheckpointRequest())}
     train(request_for(pairs, run, "lstm"), 2, [Stops(stop[0][0], 7)], stop)
     train(request_for(pairs, run, "lstm", "training.accumulate=2", resume=True), 1)
-    assert "From here on one process makes each update, of 2 batches each" in caplog.text
+    assert "From here on one process computes each update, 2 batches each" in caplog.text
     events = read_journal(run / "journal.jsonl")
     assert [event["processes"] for event in events if "processes" in event] == [2, 1]
     assert events[-1]["reason"] == "complete"
@@ -246,7 +246,7 @@ def test_a_rank_with_other_data_or_keys_is_named_before_the_first_update(pairs, 
 
     assert end_of(replace(request, source=other / "pairs.toml")) == (
         "rank 1 (host1): its training pairs and encoded pairs differ from rank 0's. Expected the same data in all "
-        "processes. Copy rank 0's files, and start again."
+        "processes. Correct it there, and start again."
     )
     assert end_of(replace(request, settings=(*request.settings, "model.hidden_size=7"))).startswith(
         "rank 1 (host1): model.hidden_size is 7 there, and 6 in rank 0. Expected the same configuration"

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from freerun.distributed import ranks as module
+from freerun.distributed import signs_of_life
 from freerun.distributed.ranks import ALONE, Requests
 from freerun.errors import DataError, Ended, RankError
 from tests.ranks import Meeting, ThreadRanks, in_threads
@@ -110,12 +111,12 @@ def test_a_rank_that_ends_in_the_middle_of_a_sum_is_missed_by_all():
 
 
 def test_a_rank_without_a_sign_of_life_counts_as_dead(monkeypatch):
-    monkeypatch.setattr(module, "SILENCE", 0.3)
+    monkeypatch.setattr(signs_of_life, "SILENCE", 0.3)
     meeting = Meeting(2)
     leader, other = (ThreadRanks(rank, 2, meeting) for rank in range(2))
     other.close()  # as if it were killed: it says nothing any more
     leader.command("say")
-    gone = r"rank 1 \(host1\): this process has ended or cannot be reached \(no sign of life for 0 seconds\)"
+    gone = r"rank 1 \(host1\): has ended or cannot be reached \(no sign of life for 0 seconds\)"
     found = []
 
     def wait():
@@ -135,8 +136,8 @@ def test_a_rank_without_a_sign_of_life_counts_as_dead(monkeypatch):
 
 
 def test_a_rank_that_lives_is_waited_for(monkeypatch):
-    monkeypatch.setattr(module, "SILENCE", 0.3)
-    monkeypatch.setattr(module, "_SIGN_OF_LIFE", 0.05)
+    monkeypatch.setattr(signs_of_life, "SILENCE", 0.3)
+    monkeypatch.setattr(signs_of_life, "INTERVAL", 0.05)
 
     def lead(ranks):
         ranks.command("say")
@@ -159,7 +160,7 @@ def test_without_the_store_nobody_can_be_reached():
             raise RuntimeError("Broken pipe")
 
     lost = module.Ranks(module.Place(1, 2), Gone(), ["a", "b"])
-    with pytest.raises(RankError, match=r"the other processes: this process has ended or cannot be reached \(Broken"):
+    with pytest.raises(RankError, match=r"freerun train: another process has ended or cannot be reached \(Broken"):
         lost.next_command()
     lost.end(2, "a last word that nobody hears")
     lost.close()
