@@ -124,6 +124,22 @@ def test_more_processes_than_pairs_in_a_batch(pairs, freerun):
     )
 
 
+def test_another_run_is_seen_before_processes_start(pairs, freerun):
+    (pairs / "run").mkdir()
+    (pairs / "run" / "config.toml").write_text("")
+    result = freerun(*arguments(pairs), "--processes", "2")
+    assert result.code == 2
+    assert "this directory holds another run" in result.err
+    assert "Starting" not in result.err
+
+
+def test_a_pipe_in_a_configuration_is_one_too(pairs, freerun):
+    os.mkfifo(pairs / "pipe.tsv")
+    result = freerun(*arguments(pairs), "--processes", "2", "--set", f"data.dev={pairs / 'pipe.tsv'}")
+    assert result.code == 2
+    assert "is a pipe, which only one process can read" in result.err
+
+
 def test_a_pipe_can_be_read_by_one_process_only(pairs, freerun):
     os.mkfifo(pairs / "pipe.tsv")
     result = freerun("train", pairs / "pipe.tsv", "--out", pairs / "run", "--processes", "2")
@@ -217,9 +233,7 @@ def test_the_number_of_processes_is_torchruns_under_torchrun(pairs, freerun, pla
 
 def test_versions_have_to_be_equal():
     hellos = [{"freerun": "1.0", "host": "a", "backend": "gloo"}, {"freerun": "1.1", "host": "b", "backend": "gloo"}]
-    with pytest.raises(
-        Exception, match=r"rank 1 \(b\): this process runs freerun 1.1, and rank 0 \(a\) runs freerun 1.0"
-    ):
+    with pytest.raises(RankError, match=r"rank 1 \(b\): runs freerun 1.1, and rank 0 \(a\) runs freerun 1.0"):
         rendezvous._check_equal(hellos, 0)
     with pytest.raises(rendezvous.Ended):
         rendezvous._check_equal(hellos, 1)

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from freerun.build import _check_own_sums
 from freerun.data.batching import make_batch
+from freerun.errors import ConfigError, TrainingError
+from freerun.forcing.loss import Losses
+from freerun.forcing.phases import Phases
+from freerun.forcing.professor import Professor, ProfessorSettings
+from freerun.forcing.strategy import Objective, StrategySettings
+from freerun.forcing.teacher import Teacher
 from tests.devices import PAIRS, PROFESSOR, WAITING, WITHOUT_WAITING, learner
 from tests.ranks import in_threads
 
@@ -59,3 +66,39 @@ def test_processes_compute_what_one_computes(name, network, size, each):
     expected = trained(name, size * each, **options)
     for found in in_threads(size, lambda ranks: trained(name, size * each, ranks, **options)):
         assert_equal(found, expected)
+
+
+class Disagreeing(Teacher):
+    """Returns a metric for some batches only."""
+
+    def losses(self, model, batch, update):
+        losses = super().losses(model, batch, update)
+        return Losses(losses.terms, {**losses.metrics, **({"own": (1.0, 1)} if update.part == 1 else {})})
+
+
+class Learning(Teacher):
+    """Has a loss of its own, and does not say what has to be added up."""
+
+    def own_loss(self, inputs, update):
+        return None
+
+
+def test_metrics_of_some_batches_only_are_an_error_and_no_deadlock():
+    def work(ranks):
+        one = learner("teacher", {}, ranks=ranks)
+        one.strategy = Disagreeing(one.strategy.settings, one.strategy.objective)
+        one.update(1, parts_of(1, 2)[ranks.rank :: 2])
+
+    for end in in_threads(2, work):
+        assert isinstance(end, TrainingError)
+        assert "its terms, weights or metrics differ between the batches of an update" in str(end)
+
+
+@pytest.mark.parametrize("in_phases", [False, True])
+def test_a_strategy_that_learns_has_to_say_what_is_added_up(in_phases):
+    objective = Objective()
+    strategy = Learning(StrategySettings(), objective)
+    _check_own_sums(Teacher(StrategySettings(), objective))
+    _check_own_sums(Professor(ProfessorSettings(), objective))
+    with pytest.raises(ConfigError, match="Learning has a loss of its own"):
+        _check_own_sums(Phases([strategy], ["own"], [None], objective) if in_phases else strategy)

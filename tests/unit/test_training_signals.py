@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from freerun.training import signals
 from freerun.training.signals import CheckpointRequest, checkpoints_on_signals, stop_on_signals
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -150,3 +151,20 @@ def test_a_system_without_these_signals_has_the_others(monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         assert (stop.signal, wanted.take()) == (signal.SIGTERM, False)
     assert handlers() == before
+
+
+def test_within_the_grace_a_signal_may_come_twice(monkeypatch):
+    acted, now = [], [100.0]
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
+    before = signal.signal(signal.SIGTERM, lambda *_: acted.append("acted"))
+    try:
+        with stop_on_signals(grace=2.0) as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            now[0] += 1
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert (stop.signal, acted) == (signal.SIGTERM, [])
+            now[0] += 2
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert acted == ["acted"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
