@@ -35,6 +35,7 @@ from freerun.build import build_learner, model_sizes, new_model, order_of
 from freerun.cli import set_wait_policy
 from freerun.config import Config
 from freerun.distributed.rendezvous import joined
+from freerun.training.order import BatchOrder
 
 NETWORKS: Mapping[str, Mapping[str, Any]] = {
     "no attention": {"attention": "none"},
@@ -62,7 +63,9 @@ def work(options: argparse.Namespace) -> None:
     with joined(60) as ranks:
         made, data = prepared(options.pairs, configs(options, ranks.size))
         order = order_of(next(iter(made.values())).training, data.corpus)
-        batches = list(first_batches(order, options.updates * ranks.size))[ranks.rank :: ranks.size]
+        # the batches that two processes share, for all kinds: others would have other lengths
+        shared = BatchOrder(data.corpus, 1, 64, None, together=max(2, ranks.size))
+        batches = list(first_batches(shared, options.updates * max(2, ranks.size)))[ranks.rank :: max(2, ranks.size)]
         learners = {
             name: build_learner(
                 config, new_model(config, model_sizes(config.model, data.source, data.target)), order, ranks

@@ -259,8 +259,10 @@ class Ranks:
         while not self._use("check", [key]):
             if self._use("check", [_ENDED]):
                 raise self._lost("")
-            if watch.is_silent(self._use("add", f"alive/{rank}", 0)):
-                raise self._gone([rank], f"no sign of life for {signs_of_life.SILENCE:.0f} seconds")
+            # after a death, the launcher sends SIGTERM to the others: then there is less to be patient for
+            patience = signs_of_life.SILENCE / (4 if self.own_requests().signal else 1)
+            if watch.is_silent(self._use("add", f"alive/{rank}", 0), patience):
+                raise self._gone([rank], f"no sign of life for {patience:.0f} seconds")
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         return bytes(self._use("get", key))

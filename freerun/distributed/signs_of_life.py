@@ -23,13 +23,13 @@ class Watch:
     def __init__(self) -> None:
         self._count, self._since, self._looked = -1, time.monotonic(), time.monotonic()
 
-    def is_silent(self, count: int) -> bool:
-        """Return True if the count has been the same for ``SILENCE`` seconds."""
+    def is_silent(self, count: int, seconds: float) -> bool:
+        """Return True if the count has been the same for so many seconds."""
         now = time.monotonic()
-        if count != self._count or now - self._looked > SILENCE / 2:  # this process itself may have been suspended
+        if count != self._count or now - self._looked > seconds / 2:  # this process itself may have been suspended
             self._count, self._since = count, now
         self._looked = now
-        return now - self._since > SILENCE
+        return now - self._since > seconds
 
 
 class SignsOfLife:

@@ -135,6 +135,19 @@ def test_a_rank_without_a_sign_of_life_counts_as_dead(monkeypatch):
     leader.close()
 
 
+def test_after_a_signal_a_rank_is_less_patient(monkeypatch):
+    monkeypatch.setattr(signs_of_life, "SILENCE", 4.0)
+    meeting = Meeting(2)
+    leader, other = (ThreadRanks(rank, 2, meeting) for rank in range(2))
+    leader.close()
+    other.own_requests = lambda: Requests(15)
+    began = time.monotonic()
+    with pytest.raises(RankError, match="no sign of life for 1 seconds"):
+        other.next_command()
+    assert time.monotonic() - began < 3
+    other.close()
+
+
 def test_a_rank_that_lives_is_waited_for(monkeypatch):
     monkeypatch.setattr(signs_of_life, "SILENCE", 0.3)
     monkeypatch.setattr(signs_of_life, "INTERVAL", 0.05)
