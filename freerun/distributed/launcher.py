@@ -157,8 +157,8 @@ class _Agent(LocalElasticAgent):
             elif self._remaining_restarts:
                 number = worker_group.spec.max_restarts - self._remaining_restarts + 1
                 self._say(
-                    f"{self.deaths}. Starting all processes again, from the last checkpoint (restart {number} of at "
-                    f"most {worker_group.spec.max_restarts})."
+                    f"{self.deaths}. Starting all processes again, from the last checkpoint if there is one (restart "
+                    f"{number} of at most {worker_group.spec.max_restarts})."
                 )
                 self._forget_statuses()
         # before it holds the lock, the process would not survive the signal

@@ -30,7 +30,7 @@ from freerun.training.hooks import TrainerHooks
 from freerun.training.learner import Learner, MemoryFull, NotFinite
 from freerun.training.order import BatchOrder
 from freerun.training.progress import Progress
-from freerun.training.signals import CheckpointRequest, StopRequest
+from freerun.training.signals import CheckpointRequest, StopNow, StopRequest
 
 __all__ = ["Follower", "Followers", "own_batches"]
 
@@ -47,6 +47,7 @@ class Followers:
     ranks: Ranks = ALONE
     stop: StopRequest = field(default_factory=StopRequest)
     requested: CheckpointRequest = field(default_factory=CheckpointRequest)
+    _own: CheckpointRequest = field(default_factory=CheckpointRequest)
     _until: int = 0
 
     def agree(self, stop: StopRequest, requested: CheckpointRequest) -> tuple[StopRequest, CheckpointRequest]:
@@ -54,7 +55,7 @@ class Followers:
         if self.ranks.size == 1:
             return stop, requested
         self.ranks.own_requests = lambda: Requests(stop.signal, requested.is_open)
-        self._taken = requested
+        self._own = requested
         return self.stop, self.requested
 
     def load(self, learner: Learner, update: int) -> None:
@@ -103,7 +104,7 @@ class Followers:
         if found.signal:
             self.stop.signal = found.signal
         if found.checkpoint:
-            self._taken.take()
+            self._own.take()  # it was sent with the others
             self.requested.open()
         return bool(found.signal or found.checkpoint)
 
@@ -170,15 +171,11 @@ class Follower:
 
         def check() -> None:
             if stop:
-                raise _StopNow
+                raise StopNow
 
         try:
             with weights:
                 outcome = self.hooks.outcome(self.learner.model, command["everything"], check, share)
-        except _StopNow:
+        except StopNow:
             outcome = None
         self.ranks.answer(outcome)
-
-
-class _StopNow(Exception):
-    """Leaves an evaluation after a signal."""

@@ -11,12 +11,16 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["CheckpointRequest", "StopRequest", "checkpoints_on_signals", "stop_on_signals"]
+__all__ = ["CheckpointRequest", "StopNow", "StopRequest", "checkpoints_on_signals", "stop_on_signals"]
 
 # Windows has neither SIGHUP nor SIGUSR1.
 _HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)
 _CHECKPOINT: signal.Signals | None = getattr(signal, "SIGUSR1", None)
 _Handler = Callable[[int, FrameType | None], Any] | int | None
+
+
+class StopNow(Exception):
+    """Leaves a loop, or an evaluation, after a signal."""
 
 
 class StopRequest:

@@ -35,7 +35,7 @@ from freerun.training.order import BatchOrder
 from freerun.training.progress import Progress
 from freerun.training.selection import Selection
 from freerun.training.settings import TrainerSettings
-from freerun.training.signals import CheckpointRequest, StopRequest
+from freerun.training.signals import CheckpointRequest, StopNow, StopRequest
 
 __all__ = ["Trainer"]
 
@@ -44,10 +44,6 @@ _MORE_MEMORY = (
     "weights and a lower training.batch_size or training.batch_tokens (training.accumulate makes up for it), "
     "data.max_source_length or data.max_target_length"
 )
-
-
-class _StopNow(Exception):
-    """Leaves the loop, or an evaluation, after a signal."""
 
 
 class Trainer:
@@ -120,7 +116,7 @@ class Trainer:
             has_concluded = True
             if requested.take():
                 self._message(f"Training has ended; its last checkpoint is that of update {self.progress.update:,}.")
-        except _StopNow:
+        except StopNow:
             self._stop(stop.signal)
         except (RankError, Ended):
             if not has_concluded:
@@ -144,7 +140,7 @@ class Trainer:
         if self.progress.update > 0 and requested.take():
             self._save_now()
         if stop:
-            raise _StopNow
+            raise StopNow
         return self._is_over()
 
     # -- callbacks ----------------------------------------------------------------------------------------------------
@@ -315,7 +311,7 @@ class Trainer:
         def check() -> None:
             if stop or ranks.own_requests().signal:
                 stop.signal = stop.signal or ranks.own_requests().signal
-                raise _StopNow
+                raise StopNow
 
         def others() -> list[Any]:
             outcomes = self.followers.outcomes()
