@@ -14,15 +14,17 @@ strategy, as long as each has started from what the leader sent.
 from __future__ import annotations
 
 import contextlib
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from freerun.distributed.ranks import ALONE, Ranks, Requests
-from freerun.errors import Interrupted
+from freerun.errors import Interrupted, RankError
 from freerun.search.batches import Share
 from freerun.training.averaging import temporary_weights
 from freerun.training.checkpoint import serialised
@@ -49,6 +51,7 @@ class Followers:
     requested: CheckpointRequest = field(default_factory=CheckpointRequest)
     _own: CheckpointRequest = field(default_factory=CheckpointRequest)
     _until: int = 0
+    _checksum: int = 0
 
     def agree(self, stop: StopRequest, requested: CheckpointRequest) -> tuple[StopRequest, CheckpointRequest]:
         """Return the requests to act on: those that signals have made of any process, as all processes know them."""
@@ -78,21 +81,36 @@ class Followers:
         if self.ranks.size > 1 and self._learn():
             self._until = update
 
-    def evaluate(self, everything: bool, weights: Mapping[str, Tensor] | None) -> None:
-        """Have the others compute their shares of an evaluation; ``weights``: of another model than the present one."""
+    def evaluate(self, learner: Learner, everything: bool, weights: Mapping[str, Tensor] | None) -> None:
+        """Have the others compute their shares of an evaluation; ``weights``: of another model than the learner's."""
         if self.ranks.size == 1:
             return
+        self._checksum = checksum_of(learner)
         content = b"" if weights is None else serialised(weights)
         self.ranks.command("evaluate", everything=everything, size=len(content))
         self.ranks.broadcast(content, len(content))
 
     def outcomes(self) -> list[Any]:
-        """Return the others' shares of the evaluation; none if a signal has stopped it on one of them."""
+        """Return the others' shares of the evaluation; None of one that a signal has stopped.
+
+        Raises:
+            RankError: a process has other weights, which equal updates on equal processors cannot lead to.
+        """
         if self.ranks.size == 1:
             return []
         answers = self.ranks.answers()
         self._learn()
-        return answers
+        for rank, answer in enumerate(answers, start=1):
+            if answer["checksum"] != self._checksum:
+                raise RankError(
+                    self.ranks.name(rank),
+                    "its weights differ from those of rank 0, although both made the same updates",
+                    "Expected equal weights in all processes",
+                    "Use processors of one kind, and check the machine's memory; rerun with --resume, which starts all "
+                    "from one checkpoint",
+                    is_explained=True,
+                )
+        return [answer["outcome"] for answer in answers]
 
     def end(self, signal: int = 0) -> None:
         """Let the others go; ``signal``: the number of the one that stopped the training."""
@@ -107,6 +125,14 @@ class Followers:
             self._own.take()  # it was sent with the others
             self.requested.open()
         return bool(found.signal or found.checkpoint)
+
+
+def checksum_of(learner: Learner) -> int:
+    """Return a checksum of the model's weights."""
+    checksum = 0
+    for tensor in learner.model.state_dict().values():
+        checksum = zlib.crc32(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy(), checksum)
+    return checksum
 
 
 class Follower:
@@ -178,4 +204,4 @@ class Follower:
                 outcome = self.hooks.outcome(self.learner.model, command["everything"], check, share)
         except StopNow:
             outcome = None
-        self.ranks.answer(outcome)
+        self.ranks.answer({"outcome": outcome, "checksum": checksum_of(self.learner)})

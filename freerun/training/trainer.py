@@ -319,7 +319,7 @@ class Trainer:
             return outcomes
 
         self._interval_seconds += time.perf_counter() - self._interval_started
-        self.followers.evaluate(everything, weights)
+        self.followers.evaluate(self.learner, everything, weights)
         model = self.learner.model
         with temporary_weights(model, weights) if weights is not None else contextlib.nullcontext():
             return self.hooks.evaluate(model, everything, check, Share(ranks.rank, ranks.size), others)

@@ -260,6 +260,24 @@ def test_a_rank_with_other_data_or_keys_is_named_before_the_first_update(pairs, 
     assert ends[0].updates == 20, "the same pairs in another place are the same"
 
 
+def test_a_rank_whose_weights_drift_is_named(pairs, tmp_path, monkeypatch):
+    original = Learner.update
+
+    def drift(self, number, batches):
+        step = original(self, number, batches)
+        if self.ranks.rank == 1 and number == 2:
+            next(self.model.parameters()).data.flatten()[0] += 1e-3
+        return step
+
+    monkeypatch.setattr(Learner, "update", drift)
+    leader, follower = train(request_for(pairs, tmp_path / "run", "lstm"), 2)
+    assert str(leader).startswith(
+        "rank 1 (host1): its weights differ from those of rank 0, although both made the same updates. Expected equal"
+    )
+    assert follower.code == 2
+    assert 6 in Checkpoints(tmp_path / "run" / "checkpoints", 3).updates()
+
+
 def test_a_complete_run_lets_all_processes_go(pairs, tmp_path):
     request = request_for(pairs, tmp_path / "run", "lstm")
     first = train(request, 2)[0]

@@ -60,7 +60,7 @@ def assert_equal(found, expected):
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize(("size", "each"), [(2, 1), (3, 1), (2, 2)])
+@pytest.mark.parametrize(("size", "each"), [(3, 1), (2, 2)])
 def test_processes_compute_what_one_computes(name, network, size, each):
     options = {**NETWORKS[network], **DROPOUT}
     expected = trained(name, size * each, **options)
