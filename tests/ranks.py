@@ -46,23 +46,27 @@ class Meeting:
 
     def __init__(self, size):
         self.store = HashStore()
-        self._barrier = threading.Barrier(size, timeout=60)
-        self._held = [None] * size
+        self._size = size
+        self._changed = threading.Condition()
+        self._held, self._calls, self._is_left = {}, [0] * size, False
 
     def share(self, rank, value):
         """Return the values of all ranks, once all have come; RuntimeError if one never will, as gloo raises."""
-        self._held[rank] = value
-        self._barrier.wait()
-        everyone = list(self._held)
-        self._barrier.wait()
-        return everyone
+        with self._changed:
+            held = self._held.setdefault(self._calls[rank], {})
+            self._calls[rank] += 1
+            held[rank] = value
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: len(held) == self._size or self._is_left, timeout=60)
+            if len(held) < self._size:
+                raise RuntimeError("a thread has ended")
+            return [held[other] for other in range(self._size)]
 
     def leave(self):
-        """Let nobody wait for a thread that has ended."""
-        self._barrier.abort()
-
-
-assert issubclass(threading.BrokenBarrierError, RuntimeError)
+        """Let no thread wait for one that has ended."""
+        with self._changed:
+            self._is_left = True
+            self._changed.notify_all()
 
 
 def in_threads(size, *works):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -68,7 +69,7 @@ def train(request: TrainRequest, options: ProcessOptions = ProcessOptions()) -> 
     _check_files(request)
     if not request.resume:
         check_output_dir(run_directory(request))  # here, because processes that are started again resume
-    check_batch(requested_keys(request).get("training", {}).get("batch_size"), processes)
+    check_batch(_section(request, "training").get("batch_size"), processes)
     from freerun.distributed.launcher import launch  # loads torch's launcher
 
     say(f"Starting {processes} processes.")
@@ -117,9 +118,15 @@ def _number_of(processes: str | None, request: TrainRequest) -> int:
 
 
 def _automatic_number(request: TrainRequest) -> int:
-    device = requested_keys(request).get("training", {}).get("device", "auto")
+    device = _section(request, "training").get("device", "auto")
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     return gpus or max(1, cores() // 2)
+
+
+def _section(request: TrainRequest, name: str) -> Mapping[str, Any]:
+    """Return a section of the keys that the request sets; empty if it is no table."""
+    section = requested_keys(request).get(name)
+    return section if isinstance(section, Mapping) else {}
 
 
 def _check_files(request: TrainRequest) -> None:
@@ -128,8 +135,9 @@ def _check_files(request: TrainRequest) -> None:
     Raises:
         ConfigError: they come through a pipe, which only one process can read.
     """
-    keys = requested_keys(request).get("data", {})
-    locations = [keys[part] for part in ("train", "dev") if keys.get(part)]
+    keys = _section(request, "data")
+    # what is no path is a mistake, reported with all others
+    locations = [keys[part] for part in ("train", "dev") if isinstance(keys.get(part), str)]
     for file in [file for location in locations for file in files_of(location_of(location))]:
         if file.exists() and not file.is_file():
             raise ConfigError.single(

@@ -100,7 +100,7 @@ class Ranks:
 
     @property
     def leads(self) -> bool:
-        """True in rank 0, which alone writes and speaks."""
+        """True in rank 0, which alone writes files and prints."""
         return self.rank == 0
 
     # -- sums ---------------------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ class Ranks:
         number = next((each.signal for each in requests if each.signal), 0)
         self.requests = Requests(number, any(each.checkpoint for each in requests))
 
-    # -- what the leader says, and what the others answer -------------------------------------------------------------
+    # -- the leader's commands, and the others' answers ---------------------------------------------------------------
 
     def command(self, what: str, **details: Any) -> None:
         """Tell all other ranks what to do next; only the leader does."""

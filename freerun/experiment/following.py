@@ -16,7 +16,7 @@ from freerun.build import build_learner, model_sizes, new_model, order_of, train
 from freerun.config import changed_keys, flatten, override, parse_config, shown, strategies_of
 from freerun.data.corpus import Corpus
 from freerun.distributed.ranks import Ranks
-from freerun.errors import RankError
+from freerun.errors import RankError, RunError
 from freerun.experiment.dataset import DataSource, load_data
 from freerun.experiment.initial_model import as_initial_model_reads, read_initial_bundle
 from freerun.experiment.prepare import PreparedRun
@@ -24,7 +24,7 @@ from freerun.experiment.request import COMMAND, DEVICE_KEY, TrainRequest, reques
 from freerun.experiment.run_hooks import RunHooks
 from freerun.forcing.registry import Trust
 from freerun.loading.torch_model import sizes_of
-from freerun.models.device import choose_device, deterministic
+from freerun.models.device import choose_device, deterministic, first_line, is_out_of_memory
 from freerun.models.torch_threads import Threads
 from freerun.training.followers import Follower
 from freerun.training.signals import checkpoints_on_signals, stop_on_signals
@@ -113,6 +113,19 @@ def follow(request: TrainRequest, ranks: Ranks) -> None:
         Interrupted: a signal stopped the training.
         RankError, Ended: another process has ended.
     """
+    try:
+        _follow(request, ranks)
+        return
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        what = f"no memory is left ({first_line(error)})"
+    raise RunError(
+        f"rank {ranks.rank}", what, "Expected room for the model, its optimizer and evaluations", "Free memory there"
+    )
+
+
+def _follow(request: TrainRequest, ranks: Ranks) -> None:
     with checkpoints_on_signals() as requested:
         keys = requested_keys(request)
         command = ranks.next_command()

@@ -1,6 +1,6 @@
 """The other processes of a training: what the leader tells them, and how they follow.
 
-The leader, rank 0, runs the training loop; it alone decides, writes and speaks. The others wait for its commands:
+The leader, rank 0, runs the training loop; it alone decides, writes files and prints. The others wait for its commands:
 
 - ``load``: take over weights, optimizer and strategy from the leader;
 - ``train``: make the updates up to a number, together with the leader, or fewer if a signal asks for something;
@@ -71,7 +71,7 @@ class Followers:
             self.ranks.broadcast(content, len(content))
 
     def train(self, update: int, until: int, progress: Progress) -> None:
-        """Have the others make the updates from ``update`` to ``until``, unless they are at it."""
+        """Have the others make the updates from ``update`` to ``until``, unless they are doing so already."""
         if self.ranks.size > 1 and update > self._until:
             self._until = until
             self.ranks.command("train", update=update, until=until, epoch=progress.epoch, batch=progress.batch)
@@ -113,7 +113,7 @@ class Followers:
         return [answer["outcome"] for answer in answers]
 
     def end(self, signal: int = 0) -> None:
-        """Let the others go; ``signal``: the number of the one that stopped the training."""
+        """End the training in the other processes; ``signal``: the number of the signal that stopped it, or 0."""
         if self.ranks.size > 1:
             self.ranks.command("end", signal=signal)
 

@@ -112,8 +112,7 @@ class Stops(Callback):
                 self.request.open()
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("kind", ["lstm", "professor"])
+@pytest.mark.parametrize(("kind", "rank"), [("lstm", 0), ("professor", 1)])
 def test_a_signal_to_any_rank_stops_all_at_one_update_and_the_rest_follows_later(pairs, tmp_path, kind, rank):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(request_for(pairs, whole, kind), 2)

@@ -259,9 +259,9 @@ def _stopped_at(update: int) -> Iterator[None]:
             request.signal = 2
         on_update(progress, done, metrics)
 
-    def requested() -> contextlib.AbstractContextManager[StopRequest]:
+    def requested(grace: float = 0.0) -> contextlib.AbstractContextManager[StopRequest]:
         return contextlib.nullcontext(request)
 
-    stop: Callable[[], contextlib.AbstractContextManager[StopRequest]] = requested
+    stop: Callable[..., contextlib.AbstractContextManager[StopRequest]] = requested
     with patch.object(runs, "stop_on_signals", stop), patch.object(ConsoleProgress, "on_update", stops):
         yield
