@@ -16,6 +16,8 @@ __all__ = [
     "ACCUMULATE",
     "BEAM_SIZE",
     "COUNT",
+    "DEFAULT_RESTARTS",
+    "DEFAULT_TIMEOUT",
     "EXAMPLES",
     "LENGTH",
     "LENGTH_PENALTY",
@@ -107,8 +109,10 @@ THREADS: Final = Range(0, 1024)
 """With tens of thousands of threads, libraries abort the process."""
 PROCESSES: Final = Range(1, 256)
 RESTARTS: Final = Range(0, 1000)
+DEFAULT_RESTARTS: Final = 3
 TIMEOUT: Final = Range(1, 10.0**5, is_whole=False)
 """Seconds."""
+DEFAULT_TIMEOUT: Final = 300.0
 MINUTES: Final = Range(0.1, 10.0**5, is_whole=False)
 """A time limit: up to ten weeks."""
 TRIALS: Final = Range(2, 10_000)

@@ -1,7 +1,7 @@
 """The command line: each command parses its options and calls one module of ``commands``, which it imports itself.
 
-Exit codes are decided here and nowhere else. Over 350 lines, because every option is declared here, once, with its
-help.
+Exit codes are decided here, those of errors by ``errors.exit_code``. Over 350 lines, because every option is declared
+here, once, with its help.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import typer
 
 from freerun.bounds import (
     BEAM_SIZE,
+    DEFAULT_RESTARTS,
+    DEFAULT_TIMEOUT,
     EXAMPLES,
     LENGTH_PENALTY,
     MAX_LENGTH,
@@ -33,7 +35,7 @@ from freerun.bounds import (
     TRIALS,
 )
 from freerun.distributed.status import is_launched, write_status
-from freerun.errors import ConfigError, Ended, Interrupted, MissingExtraError, RankError, UserError
+from freerun.errors import ConfigError, Ended, Interrupted, MissingExtraError, RankError, UserError, exit_code
 from freerun.streams import discard_output, prepare_streams, write_notice
 from freerun.text import one_line, shown
 from freerun.threads import in_a_command
@@ -192,7 +194,8 @@ def train(
         typer.Option(
             min=RESTARTS.low,
             max=RESTARTS.high,
-            help="With --processes: restart from the last checkpoint up to N times if a process is killed.  [3]",
+            help="With --processes: restart from the last checkpoint up to N times if a process is killed.  "
+            f"[{DEFAULT_RESTARTS}]",
         ),
     ] = None,
     timeout: Annotated[
@@ -203,7 +206,7 @@ def train(
             metavar="SECONDS",
             help="How long several processes wait for each other to join, and in the middle of an update.",
         ),
-    ] = 300.0,
+    ] = DEFAULT_TIMEOUT,
 ) -> int:
     """Train a model on pairs. Without a configuration, choose all settings from the data and explain the choices."""
     from freerun.commands.train import ProcessOptions
@@ -228,7 +231,8 @@ def train(
         trust_code=trust_code,
     )
     arguments: list[str] = context.find_object(list) or []
-    return run(request, ProcessOptions(processes, 3 if max_restarts is None else max_restarts, timeout, arguments))
+    restarts = DEFAULT_RESTARTS if max_restarts is None else max_restarts
+    return run(request, ProcessOptions(processes, restarts, timeout, arguments))
 
 
 @app.command()
@@ -696,12 +700,10 @@ def _run(arguments: list[str] | None) -> int:
         if isinstance(error, RankError) and not error.is_explained and is_launched():
             raise
         return _fail(one_line(f"error: {error}"), 2)
-    except Interrupted as error:
-        return 128 + error.signal
-    except Ended as error:
-        return error.code
+    except (Interrupted, Ended) as error:
+        return exit_code(error)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", 130)
+        return _fail("interrupted", exit_code(KeyboardInterrupt()))
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise

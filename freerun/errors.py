@@ -31,6 +31,7 @@ __all__ = [
     "RunError",
     "TrainingError",
     "UserError",
+    "exit_code",
 ]
 
 
@@ -125,3 +126,16 @@ class Ended(FreerunError):
     def __init__(self, code: int) -> None:
         super().__init__(f"ended with exit code {code}")
         self.code = code
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code that this error ends a process with: 2 if the user can fix it, 128 + a signal, or 1."""
+    match error:
+        case Ended():
+            return error.code
+        case Interrupted():
+            return 128 + error.signal
+        case KeyboardInterrupt():
+            return 130
+        case _:
+            return 2 if isinstance(error, UserError) else 1

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from freerun.bounds import PROCESSES
+from freerun.bounds import DEFAULT_RESTARTS, DEFAULT_TIMEOUT, PROCESSES
 from freerun.commands.console import say, shown_notices
 from freerun.commands.tables import metrics_table
 from freerun.commands.train_progress import ConsoleProgress
@@ -50,8 +50,8 @@ class ProcessOptions:
     """
 
     processes: str | None = None
-    max_restarts: int = 3
-    timeout: float = 300.0
+    max_restarts: int = DEFAULT_RESTARTS
+    timeout: float = DEFAULT_TIMEOUT
     arguments: Sequence[str] = ()
 
 
@@ -62,19 +62,32 @@ def train(request: TrainRequest, options: ProcessOptions = ProcessOptions()) -> 
     """
     if is_one_of_several(os.environ):
         return _train_together(request, options)
-    processes = _number_of(options.processes, request)
+    if options.processes is None:
+        _train_and_print(request, ALONE)
+        return 0
+    keys = requested_keys(request)
+    training = _section(keys, "training")
+    processes = _number_of(options.processes, training)
     if processes == 1:
         _train_and_print(request, ALONE)
         return 0
-    _check_files(request)
+    _check_files(_section(keys, "data"))
+    directory = run_directory(request)
     if not request.resume:
-        check_output_dir(run_directory(request))  # here, because processes that are started again resume
-    check_batch(_section(request, "training").get("batch_size"), processes)
+        check_output_dir(directory)  # here, because processes that are started again resume
+    check_batch(training.get("batch_size"), processes)
     from freerun.distributed.launcher import launch  # loads torch's launcher
 
     say(f"Starting {processes} processes.")
-    lock = inner_lock(run_directory(request))
-    return launch(options.arguments, processes, options.max_restarts, lock, say)
+    with checkpoints_on_signals() as requested:
+        return launch(
+            options.arguments,
+            processes=processes,
+            max_restarts=options.max_restarts,
+            lock=inner_lock(directory),
+            requested=requested,
+            say=say,
+        )
 
 
 def _train_together(request: TrainRequest, options: ProcessOptions) -> int:
@@ -97,16 +110,14 @@ def _train_together(request: TrainRequest, options: ProcessOptions) -> int:
     return 0
 
 
-def _number_of(processes: str | None, request: TrainRequest) -> int:
-    """Return the number of processes to start.
+def _number_of(processes: str, training: Mapping[str, Any]) -> int:
+    """Return the number of processes to start; ``training``: the keys of that section.
 
     Raises:
         ConfigError: it is not a number, or out of range.
     """
-    if processes is None:
-        return 1
     if processes == "auto":
-        return min(_automatic_number(request), int(PROCESSES.high))
+        return min(_automatic_number(training), int(PROCESSES.high))
     if not processes.isascii() or not processes.isdigit() or int(processes[:9]) not in PROCESSES:
         raise ConfigError.single(
             "--processes",
@@ -117,27 +128,25 @@ def _number_of(processes: str | None, request: TrainRequest) -> int:
     return int(processes)
 
 
-def _automatic_number(request: TrainRequest) -> int:
-    device = _section(request, "training").get("device", "auto")
-    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+def _automatic_number(training: Mapping[str, Any]) -> int:
+    gpus = torch.cuda.device_count() if training.get("device", "auto") in ("auto", "cuda") else 0
     return gpus or max(1, cores() // 2)
 
 
-def _section(request: TrainRequest, name: str) -> Mapping[str, Any]:
-    """Return a section of the keys that the request sets; empty if it is no table."""
-    section = requested_keys(request).get(name)
+def _section(keys: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a section of the keys that a request sets; empty if it is no table."""
+    section = keys.get(name)
     return section if isinstance(section, Mapping) else {}
 
 
-def _check_files(request: TrainRequest) -> None:
-    """Check that every process can read the pairs.
+def _check_files(data: Mapping[str, Any]) -> None:
+    """Check that every process can read the pairs; ``data``: the keys of that section.
 
     Raises:
         ConfigError: they come through a pipe, which only one process can read.
     """
-    keys = _section(request, "data")
     # what is no path is a mistake, reported with all others
-    locations = [keys[part] for part in ("train", "dev") if isinstance(keys.get(part), str)]
+    locations = [data[part] for part in ("train", "dev") if isinstance(data.get(part), str)]
     for file in [file for location in locations for file in files_of(location_of(location))]:
         if file.exists() and not file.is_file():
             raise ConfigError.single(

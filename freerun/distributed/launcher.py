@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.agent.server.api import WorkerGroup, WorkerSpec, WorkerState
@@ -32,12 +32,31 @@ from freerun.lock import holder
 __all__ = ["launch"]
 
 _LOOPBACK = "127.0.0.1"
-_STOPS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+# Windows has no SIGHUP
+_STOPS = [signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 _STOPPING_SECONDS = 120
 """How long processes may take to save a checkpoint after a signal."""
 
 
-def launch(arguments: Sequence[str], processes: int, max_restarts: int, lock: Path, say: Callable[[str], None]) -> int:
+class Request(Protocol):
+    """A request for a checkpoint, as ``training.signals`` records it."""
+
+    is_open: bool
+
+    def take(self) -> bool:
+        """Return True if a checkpoint was requested since the last call."""
+        ...
+
+
+def launch(
+    arguments: Sequence[str],
+    *,
+    processes: int,
+    max_restarts: int,
+    lock: Path,
+    requested: Request,
+    say: Callable[[str], None],
+) -> int:
     """Run ``freerun`` with these arguments in several processes, and return the exit code.
 
     Args:
@@ -45,6 +64,7 @@ def launch(arguments: Sequence[str], processes: int, max_restarts: int, lock: Pa
         processes: how many.
         max_restarts: how many times they are started again after one was killed.
         lock: of the run directory; while rank 0 holds it, it takes SIGUSR1 as a request for a checkpoint.
+        requested: a request for a checkpoint, which is passed on to rank 0.
         say: prints a line.
 
     Raises:
@@ -71,11 +91,11 @@ def launch(arguments: Sequence[str], processes: int, max_restarts: int, lock: Pa
             DefaultLogsSpecs(log_dir=str(Path(directory) / "torch")),
             statuses,
             lock,
+            requested,
             say,
         )
         try:
-            with agent.checkpoints_on_signals():
-                result = agent.run()
+            result = agent.run()
         except SignalException as error:
             return _code(read_statuses(statuses), 128 + error.sigval)
         finally:
@@ -100,8 +120,7 @@ def launch(arguments: Sequence[str], processes: int, max_restarts: int, lock: Pa
 
 def _signals_to_handle() -> list[str]:
     """Return the signals that stop a training; SIGHUP only if it is not ignored, as under nohup."""
-    names = [name for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
-    return [name for name in names if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN]
+    return [number.name for number in _STOPS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _code(statuses: Any, otherwise: int) -> int:
@@ -116,30 +135,17 @@ class _Agent(LocalElasticAgent):
     """torch's agent, with words for a person, and with SIGUSR1 passed on to rank 0."""
 
     def __init__(
-        self, spec: WorkerSpec, logs: DefaultLogsSpecs, statuses: Path, lock: Path, say: Callable[[str], None]
+        self,
+        spec: WorkerSpec,
+        logs: DefaultLogsSpecs,
+        statuses: Path,
+        lock: Path,
+        requested: Request,
+        say: Callable[[str], None],
     ) -> None:
         super().__init__(spec, logs, start_method="spawn", shutdown_timeout=_STOPPING_SECONDS)
         self.deaths, self.stopped = "", 0
-        self._statuses, self._lock, self._say = statuses, lock, say
-        self._wants_checkpoint = False
-
-    @contextmanager
-    def checkpoints_on_signals(self) -> Iterator[None]:
-        """Within the block, remember SIGUSR1, unless it is ignored."""
-        number: signal.Signals | None = getattr(signal, "SIGUSR1", None)
-        if number is None or signal.getsignal(number) is signal.SIG_IGN:
-            yield
-            return
-        before = signal.getsignal(number)
-
-        def remember(*_: object) -> None:
-            self._wants_checkpoint = True
-
-        signal.signal(number, remember)
-        try:
-            yield
-        finally:
-            signal.signal(number, before)
+        self._statuses, self._lock, self._requested, self._say = statuses, lock, requested, say
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
         if hasattr(signal, "SIGHUP"):
@@ -162,8 +168,8 @@ class _Agent(LocalElasticAgent):
                 )
                 self._forget_statuses()
         # before it holds the lock, the process would not survive the signal
-        if self._wants_checkpoint and result.state == WorkerState.HEALTHY and holder(self._lock) is not None:
-            self._wants_checkpoint = False
+        is_healthy = result.state == WorkerState.HEALTHY
+        if is_healthy and self._requested.is_open and holder(self._lock) is not None and self._requested.take():
             os.kill(int(worker_group.workers[0].id), signal.SIGUSR1)
         return result
 

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from freerun.distributed import signs_of_life
-from freerun.distributed.rank_sums import Divisor, RankSums
+from freerun.distributed.rank_sums import Divisor, OrderedSums, RankSums
 from freerun.distributed.shared_memory import SharedSums, can_share
 from freerun.distributed.signs_of_life import SignsOfLife, Watch
 from freerun.errors import Ended, RankError
@@ -85,7 +85,7 @@ class Ranks:
         self.requests = Requests()
         self._store = store
         self._commands = 0
-        self._sums: dict[tuple[Any, ...], RankSums | SharedSums] = {}
+        self._sums: dict[tuple[Any, ...], OrderedSums] = {}
         self._life: SignsOfLife | None = None if store is None else SignsOfLife(store.clone(), place.rank)
 
     @property
@@ -130,7 +130,7 @@ class Ranks:
         )
         return numbers_RM[:, :-2]
 
-    def _new_sums(self, tensors: Sequence[Tensor], numbers: int) -> RankSums | SharedSums:
+    def _new_sums(self, tensors: Sequence[Tensor], numbers: int) -> OrderedSums:
         """Return what adds up tensors of these shapes: in shared memory if all ranks can reach it."""
         if self.processes and can_share(tensors[0].device):
             try:
@@ -184,7 +184,9 @@ class Ranks:
     # -- the leader's commands, and the others' answers ---------------------------------------------------------------
 
     def command(self, what: str, **details: Any) -> None:
-        """Tell all other ranks what to do next; only the leader does."""
+        """Tell all other ranks what to do next, if there are others; only the leader does."""
+        if self.size == 1:
+            return
         self._commands += 1
         self._use("set", f"command/{self._commands}", json.dumps({"do": what, **details}))
 

@@ -23,7 +23,7 @@ from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from freerun.distributed.ranks import ALONE, Place, Ranks
-from freerun.errors import ConfigError, Ended, Interrupted, RankError, UserError
+from freerun.errors import ConfigError, Ended, Interrupted, RankError, UserError, exit_code
 from freerun.threads import usable_cores
 from freerun.version import VERSION
 
@@ -67,9 +67,9 @@ def joined(timeout: float) -> Iterator[Ranks]:
         yield ranks
     except BaseException as error:
         if not isinstance(error, Ended):
-            ranks.end(_code(error), _words(error))
+            ranks.end(exit_code(error), _words(error))
         if not ranks.leads and isinstance(error, UserError) and not isinstance(error, RankError):
-            raise Ended(2) from error  # rank 0 reports it
+            raise Ended(exit_code(error)) from error  # rank 0 reports it
         raise
     finally:
         ranks.close(hosts_store=ranks.leads and "TORCHELASTIC_RUN_ID" not in os.environ)
@@ -223,15 +223,6 @@ def _not_all_came(where: str, size: int, timeout: float) -> RankError:
         "Expected WORLD_SIZE processes, with the ranks 0 to WORLD_SIZE - 1",
         "Start them all, or raise --timeout",
     )
-
-
-def _code(error: BaseException) -> int:
-    """Return the exit code that a process with this error ends with."""
-    if isinstance(error, Interrupted):
-        return 128 + error.signal
-    if isinstance(error, KeyboardInterrupt):
-        return 130
-    return 2 if isinstance(error, UserError) else 1
 
 
 def _words(error: BaseException) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from freerun.distributed.rank_sums import Divisor, share_of
+from freerun.distributed.rank_sums import Divisor, OrderedSums
 
 __all__ = ["SharedSums", "can_share"]
 
@@ -42,8 +42,8 @@ def can_share(device: torch.device) -> bool:
     return is_known and device.type == "cpu"
 
 
-class SharedSums:
-    """Adds up tensors of some shapes over all ranks; all of them are on this machine.
+class SharedSums(OrderedSums):
+    """Adds up in memory that all ranks share; all of them are on this machine.
 
     In each sum, a rank first writes its gradients, then adds up its share of everyone's, then reads all shares. Two
     counters per rank say how far it is. No rank overwrites what another one still reads: gradients are written again
@@ -68,10 +68,10 @@ class SharedSums:
         exchange: Callable[[str | None], str],
         timeout: float,
     ) -> None:
-        self._rank, self._timeout, ranks = rank, timeout, len(processes)
-        self._sizes = [tensor.numel() for tensor in tensors]
-        total, dtype, width = sum(self._sizes), tensors[0].dtype, tensors[0].element_size()
-        share = -(-total // ranks)
+        super().__init__(tensors, rank)
+        self._timeout, ranks = timeout, len(processes)
+        dtype, width = tensors[0].dtype, tensors[0].element_size()
+        share = -(-self._total // ranks)
         parts = [2 * ranks * _LINE, ranks * numbers * 8, ranks * share * ranks * width, ranks * share * width]
         starts = np.cumsum([0, *(-(-part // _LINE) * _LINE for part in parts)]).tolist()
         memory = _shared(starts[-1], rank, exchange)
@@ -87,38 +87,25 @@ class SharedSums:
         self._numbers_RM = view(1, torch.float64, ranks, numbers)
         self._gradients_RRC = view(2, dtype, ranks, ranks, share)
         self._sums_RC = view(3, dtype, ranks, share)
-        self._own = self._gradients_RRC[rank].view(-1)[:total]
-        self._sum = self._sums_RC.view(-1)[:total]
+        self._own = self._gradients_RRC[rank].view(-1)[: self._total]
+        self._sum = self._sums_RC.view(-1)[: self._total]
         self._gradients_RRC[rank].zero_()
         self._others = _watched(tuple(process for process in processes if process != os.getpid()))
 
     def add_up(
         self, tensors: Sequence[Tensor], numbers_M: Tensor, divisor: Divisor | None = None, divided: int = 0
     ) -> Tensor:
-        """Replace tensors by their sums over all ranks, and return the numbers [R, M] of every rank (float64).
-
-        The sums of the first ``divided`` tensors are divided by ``divisor``: each rank divides its share.
-
-        Raises:
-            RuntimeError: another process has ended, or did not come in time.
-        """
+        """See ``OrderedSums``: write gradients, wait, add up this rank's share, wait, read all shares."""
         number, rank = int(self._written_R[self._rank]) + 1, self._rank
-        torch.cat([tensor.flatten() for tensor in tensors], out=self._own)
+        self._write(tensors, self._own)
         self._numbers_RM[rank] = numbers_M
         self._written_R[rank] = number
         self._wait(self._written_R, number)
         numbers_RM = self._numbers_RM.clone()
-        sum_C = self._sums_RC[rank]
-        shares_RC = self._gradients_RRC[:, rank]
-        torch.add(shares_RC[0], shares_RC[1], out=sum_C)
-        for share_C in shares_RC[2:]:
-            sum_C += share_C
-        if divisor is not None:
-            share_of(sum_C, rank, sum(self._sizes[:divided])).div_(divisor(numbers_RM))
+        self._add_shares(self._gradients_RRC[:, rank], self._sums_RC[rank], numbers_RM, divisor, divided)
         self._added_R[rank] = number
         self._wait(self._added_R, number)
-        for tensor, values in zip(tensors, torch.split(self._sum, self._sizes), strict=True):
-            tensor.copy_(values.view_as(tensor))
+        self._read(self._sum, tensors)
         return numbers_RM
 
     def _wait(self, counters_R: Any, number: int) -> None:

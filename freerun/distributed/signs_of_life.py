@@ -55,5 +55,5 @@ class SignsOfLife:
                 # nothing would restart this process, or report its end; the first signal saves a checkpoint
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
-            with contextlib.suppress(RuntimeError):  # whoever waits for this rank finds the store gone as well
+            with contextlib.suppress(RuntimeError):  # a rank that waits for this one finds the store gone as well
                 self._store.add(self._key, 1)

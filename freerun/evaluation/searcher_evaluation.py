@@ -25,7 +25,7 @@ from freerun.search.searcher import Searcher, score_in_batches, search_in_batche
 from freerun.search.stepper import Ids
 from freerun.symbols import UNK, source_length
 
-__all__ = ["Evaluation", "Outcome", "TeacherForced", "evaluate", "evaluation_of", "outcome_of"]
+__all__ = ["EncodedSet", "Evaluation", "Outcome", "TeacherForced", "evaluate", "evaluation_of", "outcome_of"]
 
 Progress = Callable[[int, int], None]
 
@@ -89,6 +89,30 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedSet:
+    """The ids of an evaluation set: N sources, and their P references.
+
+    sources: [N]. targets: [P]; owners: [P], the source of each. counted: [P], masks of the tokens that count.
+    """
+
+    items: EvaluationSet
+    target_codec: Codec
+    sources: Sequence[Sequence[int]]
+    targets: Sequence[Sequence[int]]
+    owners: Ids
+    counted: Sequence[npt.NDArray[np.bool_]]
+
+    @staticmethod
+    def of(items: EvaluationSet, source_codec: Codec, target_codec: Codec) -> EncodedSet:
+        """Encode sources and references, each once."""
+        sources = [source_codec.encode(item.source, item.features) for item in items.items]
+        targets = [target_codec.encode_tokens(tokens) for item in items.items for tokens in item.references]
+        # each reference is scored on its own; its metrics are added up for its source
+        owners = np.repeat(np.arange(len(items)), [len(item.references) for item in items.items])
+        return EncodedSet(items, target_codec, sources, targets, owners, list(map(counted_tokens, targets)))
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a model gave for a share of an evaluation.
 
@@ -133,38 +157,28 @@ def evaluate(
     References are compared as tokens, so no output equals one with an unknown token, which is never written;
     teacher-forced metrics leave unknown tokens out.
     """
+    encoded = EncodedSet.of(items, source_codec, target_codec)
     outcome = outcome_of(
-        searcher,
-        items,
-        source_codec,
-        target_codec,
-        bound=bound,
-        search=search,
-        batch_size=batch_size,
-        progress=progress,
+        searcher, encoded, bound=bound, search=search, batch_size=batch_size, progress=progress, share=EVERYTHING
     )
-    return evaluation_of([outcome], items, target_codec, search.width)
+    return evaluation_of([outcome], encoded, search.width)
 
 
 def outcome_of(
     searcher: Searcher,
-    items: EvaluationSet,
-    source_codec: Codec,
-    target_codec: Codec,
+    encoded: EncodedSet,
     *,
     bound: LengthBound,
-    search: Greedy | Beam = Greedy(),
-    batch_size: int = ROWS,
-    progress: Progress | None = None,
-    share: Share = EVERYTHING,
+    search: Greedy | Beam,
+    batch_size: int,
+    progress: Progress | None,
+    share: Share,
 ) -> Outcome:
     """Return what the model gives for a share of the batches, see ``evaluate``."""
-    sources = [source_codec.encode(item.source, item.features) for item in items.items]
-    targets, owners = _targets(items, target_codec)
-    counted = [counted_tokens(target) for target in targets]
+    sources, targets, counted = encoded.sources, encoded.targets, encoded.counted
     tick = _Ticker(progress, len(targets) + len(sources))
     scores: dict[int, tuple[float, float]] = {}
-    pairs = [sources[owner] for owner in owners], targets
+    pairs = [sources[owner] for owner in encoded.owners], targets
     for batch, forced in score_in_batches(searcher, *pairs, batch_size, share):
         for pair, log_probs, correct in zip(batch.tolist(), forced.log_probs, forced.correct, strict=True):
             scores[pair] = float(-log_probs[counted[pair]].sum()), float(correct[counted[pair]].sum())
@@ -177,28 +191,22 @@ def outcome_of(
     return Outcome(scores, best)
 
 
-def evaluation_of(outcomes: Sequence[Outcome], items: EvaluationSet, target_codec: Codec, beam_size: int) -> Evaluation:
+def evaluation_of(outcomes: Sequence[Outcome], encoded: EncodedSet, beam_size: int) -> Evaluation:
     """Return the evaluation whose shares, all together, had these outcomes."""
     scores = {pair: values for outcome in outcomes for pair, values in outcome.scores.items()}
     best = {source: first for outcome in outcomes for source, first in outcome.hypotheses.items()}
-    targets, owners = _targets(items, target_codec)
+    items, targets, codec = encoded.items, encoded.targets, encoded.target_codec
     nll, correct = np.array([scores[pair] for pair in range(len(targets))], np.float64).reshape(-1, 2).T
-    tokens = np.array([counted_tokens(target).sum() for target in targets], np.float64)
+    tokens = np.array([mask.sum() for mask in encoded.counted], np.float64)
     unknown = np.array([np.count_nonzero(np.asarray(target) == UNK) for target in targets], np.float64)
     every = np.array([len(target) for target in targets], np.float64)
-    total = partial(_sums, owners, len(items))
+    total = partial(_sums, encoded.owners, len(items))
     teacher = TeacherForced(total(nll), total(tokens), total(correct), total(unknown), total(every))
     hypotheses = [best[source] for source in range(len(items))]
-    predictions = [target_codec.decode(hypothesis.ids) for hypothesis in hypotheses]
+    predictions = [codec.decode(hypothesis.ids) for hypothesis in hypotheses]
     truncated = np.array([hypothesis.truncated for hypothesis in hypotheses])
-    free = FreeRunningMetrics(items, target_codec, predictions, truncated)
+    free = FreeRunningMetrics(items, codec, predictions, truncated)
     return Evaluation(items, teacher, free, hypotheses, beam_size)
-
-
-def _targets(items: EvaluationSet, codec: Codec) -> tuple[list[list[int]], Ids]:
-    """Return the ids of all references [P], and the source [P] that each belongs to."""
-    targets = [codec.encode_tokens(tokens) for item in items.items for tokens in item.references]
-    return targets, np.repeat(np.arange(len(items)), [len(item.references) for item in items.items])
 
 
 class _Ticker:

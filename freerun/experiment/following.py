@@ -12,18 +12,17 @@ from typing import Any
 
 import torch
 
-from freerun.build import build_learner, model_sizes, new_model, order_of, trainer_settings
+from freerun.build import build_learner, new_model, order_of, trainer_settings
 from freerun.config import changed_keys, flatten, override, parse_config, shown, strategies_of
 from freerun.data.corpus import Corpus
 from freerun.distributed.ranks import Ranks
 from freerun.errors import RankError, RunError
 from freerun.experiment.dataset import DataSource, load_data
-from freerun.experiment.initial_model import as_initial_model_reads, read_initial_bundle
+from freerun.experiment.initial_model import as_initial_model_reads, data_hashes, network_sizes, read_initial_bundle
 from freerun.experiment.prepare import PreparedRun
 from freerun.experiment.request import COMMAND, DEVICE_KEY, TrainRequest, requested_keys, run_directory
 from freerun.experiment.run_hooks import RunHooks
 from freerun.forcing.registry import Trust
-from freerun.loading.torch_model import sizes_of
 from freerun.models.device import choose_device, deterministic, first_line, is_out_of_memory
 from freerun.models.torch_threads import Threads
 from freerun.training.followers import Follower
@@ -140,9 +139,8 @@ def _follow(request: TrainRequest, ranks: Ranks) -> None:
             reading = config.data if init is None else as_initial_model_reads(config.data, init)
             pairs = DataSource.open(reading, quiet=True)
             data = load_data(config, pairs, (init.source, init.target) if init else None)
-            hashes = {**pairs.hashes, **({} if init is None else {"init_sha256": init.weights_hash})}
-            sizes = sizes_of(init) if init else model_sizes(config.model, data.source, data.target)
-            model = new_model(config, sizes).to(device)
+            hashes = data_hashes(pairs.hashes, init)
+            model = new_model(config, network_sizes(config.model, data.source, data.target, init)).to(device)
             order = order_of(config.training, data.corpus)
             learner = build_learner(config, model, order, ranks)
             answer = {"keys": keys, "hashes": _hashes(hashes, data.corpus), "device": device.type}

@@ -6,12 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from freerun.architecture import ATTENTIONS
+from freerun.architecture import ATTENTIONS, Architecture
+from freerun.build import model_sizes
 from freerun.config import DataConfig, ModelConfig, SideForms, shown
+from freerun.data.codec import Codec
 from freerun.errors import ConfigError
+from freerun.loading.torch_model import sizes_of
 from freerun.runtime.bundle import Bundle, read_bundle
 
-__all__ = ["as_initial_model_reads", "bundle_settings", "check_initial_features", "read_initial_bundle"]
+__all__ = [
+    "as_initial_model_reads",
+    "bundle_settings",
+    "check_initial_features",
+    "data_hashes",
+    "network_sizes",
+    "read_initial_bundle",
+]
 
 
 def read_initial_bundle(init: str | None, raw: Mapping[str, Any], location: object) -> Bundle | None:
@@ -50,6 +60,16 @@ def _check_settings(raw: Mapping[str, Any], location: object, bundle: Bundle) ->
             "Expected the bundle's own values",
             "Leave these keys out, or start without --init",
         )
+
+
+def network_sizes(config: ModelConfig, source: Codec, target: Codec, init: Bundle | None) -> Architecture:
+    """Return the dimensions of a run's network: those of the initial model, if there is one."""
+    return model_sizes(config, source, target) if init is None else sizes_of(init)
+
+
+def data_hashes(pairs: Mapping[str, str], init: Bundle | None) -> dict[str, str]:
+    """Return the hashes of all that a run starts from: of its ``pairs``, and of the initial weights."""
+    return {**pairs, **({} if init is None else {"init_sha256": init.weights_hash})}
 
 
 def as_initial_model_reads(data: DataConfig, bundle: Bundle) -> DataConfig:

@@ -18,6 +18,7 @@ from freerun.experiment.initial_model import (
     as_initial_model_reads,
     bundle_settings,
     check_initial_features,
+    data_hashes,
     read_initial_bundle,
 )
 from freerun.experiment.memory_files import MemoryFiles, digest_of, restore_memory_files, write_memory_files
@@ -99,7 +100,7 @@ def prepared_run(plan: RunPlan) -> Iterator[PreparedRun]:
         pairs = DataSource.open(reading, "pairs" if "train" in plan.in_memory else spool.name)
         if init is not None:
             check_initial_features(init, pairs.name, pairs.feature_separator)
-        hashes = {**pairs.hashes, **({} if init is None else {"init_sha256": init.weights_hash})}
+        hashes = data_hashes(pairs.hashes, init)
         if plan.resumes:
             _check_data(plan.directory, hashes)
         config, training_data = resolve_config(plan, pairs, init)

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 import torch
 
-from freerun.architecture import Architecture
-from freerun.build import build_learner, model_sizes, new_model, order_of, selection_of, trainer_settings
+from freerun.build import build_learner, new_model, order_of, selection_of, trainer_settings
 from freerun.config import Config, to_toml
 from freerun.distributed.ranks import ALONE, Ranks
 from freerun.errors import Interrupted, RunError
 from freerun.evaluation.baseline import baselines
 from freerun.experiment.completed import complete_result
 from freerun.experiment.following import grace_of, prepare_followers
+from freerun.experiment.initial_model import network_sizes
 from freerun.experiment.lengthening import changed_length, explained
 from freerun.experiment.origin import changed_device, changed_processes, check_random_numbers, device_of, is_finished
 from freerun.experiment.plan import RunPlan, plan_run
@@ -23,7 +23,7 @@ from freerun.experiment.request import DEVICE_KEY, TrainRequest, run_directory
 from freerun.experiment.result import TrainResult
 from freerun.experiment.run_hooks import RunHooks
 from freerun.files import write_atomic
-from freerun.loading.torch_model import load_weights, sizes_of
+from freerun.loading.torch_model import load_weights
 from freerun.lock import inner_lock, only_writer
 from freerun.log import log
 from freerun.metrics.defined import defined
@@ -115,15 +115,17 @@ class TrainingRun:
         self.prepared = prepared
         self.config = prepared.config
         self.directory = prepared.plan.directory
-        self.model = new_model(self.config, self._sizes())
+        data = prepared.data
+        sizes = network_sizes(self.config.model, data.source, data.target, prepared.init)
+        self.model = new_model(self.config, sizes)
         if prepared.init:
             load_weights(self.model, prepared.init)
         self.model.to(device)
-        self.order = order_of(self.config.training, prepared.data.corpus)
+        self.order = order_of(self.config.training, data.corpus)
         self.learner = build_learner(self.config, self.model, self.order, ranks)
         self.settings = trainer_settings(self.config, self.order)
         self.checkpoints = Checkpoints(self.directory / "checkpoints", self.config.training.keep)
-        self.hooks = RunHooks(self.directory, self.config, prepared.data, self.model, prepared.most_frequent)
+        self.hooks = RunHooks(self.directory, self.config, data, self.model, prepared.most_frequent)
 
     def run(self, callbacks: Sequence[Callback] = (), requested: CheckpointRequest | None = None) -> TrainResult:
         """Train to the end, and return the best model's metrics.
@@ -154,12 +156,6 @@ class TrainingRun:
         return TrainResult(self.directory, metrics, progress.update, progress.best_update, self._baselines())
 
     # -- building -----------------------------------------------------------------------------------------------------
-
-    def _sizes(self) -> Architecture:
-        data = self.prepared.data
-        if self.prepared.init:
-            return sizes_of(self.prepared.init)
-        return model_sizes(self.config.model, data.source, data.target)
 
     def _trainer(self, callbacks: Sequence[Callback]) -> Trainer:
         tensorboard = [TensorBoardCallback(self.directory / "tensorboard")] if tensorboard_is_installed() else []

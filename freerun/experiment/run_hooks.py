@@ -12,15 +12,14 @@ from freerun.build import search_of
 from freerun.config import Config
 from freerun.data.batching import Batch
 from freerun.errors import RunError, UserError
-from freerun.evaluation.items import EvaluationSet
-from freerun.evaluation.searcher_evaluation import Outcome, evaluation_of, outcome_of
+from freerun.evaluation.searcher_evaluation import EncodedSet, Outcome, evaluation_of, outcome_of
 from freerun.experiment.dataset import TrainingData
 from freerun.metrics.defined import defined
 from freerun.models.seq2seq import Seq2Seq
 from freerun.models.torch_stepper import TorchStepper
 from freerun.runtime.bundle import read_bundle
 from freerun.runtime.writing import BundleParts, write_bundle
-from freerun.search.batches import EVERYTHING, ROWS, Share
+from freerun.search.batches import ROWS, Share
 from freerun.search.bound import LengthBound
 from freerun.search.searcher import StepperSearcher
 from freerun.training.callbacks import EvaluationResult
@@ -49,31 +48,29 @@ class RunHooks:
         model: Seq2Seq,
         everything: bool,
         check: Callable[[], None],
-        share: Share = EVERYTHING,
-        others: Callable[[], Sequence[Any]] = tuple,
+        share: Share,
+        others: Callable[[], Sequence[Any]],
     ) -> EvaluationResult:
         """Evaluate a model on the development pairs, with examples unless it is ``everything``."""
-        items = self._items(everything)
-        outcomes = [self._outcome(model, items, check, share), *map(Outcome.from_json, others())]
-        width = search_of(self._config.evaluation).width
-        evaluation = evaluation_of(outcomes, items, self._data.target, width)
-        outputs = zip(items.items[:_NUM_EXAMPLES], evaluation.free.texts, strict=False)
+        encoded = self._encoded(everything)
+        outcomes = [self._outcome(model, encoded, check, share), *map(Outcome.from_json, others())]
+        evaluation = evaluation_of(outcomes, encoded, search_of(self._config.evaluation).width)
+        outputs = zip(encoded.items.items[:_NUM_EXAMPLES], evaluation.free.texts, strict=False)
         examples = [(item.label, item.texts[0], text) for item, text in outputs]
         return EvaluationResult(defined(evaluation.metrics()), () if everything else examples)
 
     def outcome(self, model: Seq2Seq, everything: bool, check: Callable[[], None], share: Share) -> Any:
         """Return the outcome of a share of an evaluation, for the process that leads."""
-        return self._outcome(model, self._items(everything), check, share).as_json()
+        return self._outcome(model, self._encoded(everything), check, share).as_json()
 
-    def _items(self, everything: bool) -> EvaluationSet:
-        return self._data.dev if everything else self._data.sample
+    def _encoded(self, everything: bool) -> EncodedSet:
+        items = self._data.dev if everything else self._data.sample
+        return EncodedSet.of(items, self._data.source, self._data.target)
 
-    def _outcome(self, model: Seq2Seq, items: EvaluationSet, check: Callable[[], None], share: Share) -> Outcome:
+    def _outcome(self, model: Seq2Seq, encoded: EncodedSet, check: Callable[[], None], share: Share) -> Outcome:
         return outcome_of(
             StepperSearcher(lambda: TorchStepper(model)),
-            items,
-            self._data.source,
-            self._data.target,
+            encoded,
             bound=self._bound,
             search=search_of(self._config.evaluation),
             batch_size=ROWS,

@@ -126,7 +126,8 @@ def _seconds_per_update(config: Config, learner: Learner, order: BatchOrder, pro
     progress = Progress()
 
     def take() -> list[Batch]:
-        return [order.take(progress) for _ in range(config.training.accumulate)][::processes]
+        planned = [order.next(progress) for _ in range(config.training.accumulate)]
+        return [order.batch(pairs) for pairs in planned[::processes]]
 
     start, seconds, planned = 0.0, 0.0, []
     for number in range(_WARM + _MOST):

@@ -26,8 +26,8 @@ MAX_POSITIONS: Final = 2**15
 class Share:
     """What one of ``of`` processes computes: every ``of``-th batch, from batch ``number`` on.
 
-    Batches are ordered by length, so all shares take equally long; and they are those of one process, so each source
-    has the same batch-mates, and the same result to the last bit.
+    Batches are ordered by length, so all shares take equally long; and they are those of one process, so the other
+    rows in each batch are the same, and results are bit-identical.
     """
 
     number: int = 0

@@ -72,13 +72,13 @@ class Followers:
 
     def train(self, update: int, until: int, progress: Progress) -> None:
         """Have the others make the updates from ``update`` to ``until``, unless they are doing so already."""
-        if self.ranks.size > 1 and update > self._until:
+        if update > self._until:
             self._until = until
             self.ranks.command("train", update=update, until=until, epoch=progress.epoch, batch=progress.batch)
 
     def after_update(self, update: int) -> None:
         """Learn what signals have requested; after a request the others wait for the next command."""
-        if self.ranks.size > 1 and self._learn():
+        if self._learn():
             self._until = update
 
     def evaluate(self, learner: Learner, everything: bool, weights: Mapping[str, Tensor] | None) -> None:
@@ -96,8 +96,6 @@ class Followers:
         Raises:
             RankError: a process has other weights, which equal updates on equal processors cannot lead to.
         """
-        if self.ranks.size == 1:
-            return []
         answers = self.ranks.answers()
         self._learn()
         for rank, answer in enumerate(answers, start=1):
@@ -114,8 +112,7 @@ class Followers:
 
     def end(self, signal: int = 0) -> None:
         """End the training in the other processes; ``signal``: the number of the signal that stopped it, or 0."""
-        if self.ranks.size > 1:
-            self.ranks.command("end", signal=signal)
+        self.ranks.command("end", signal=signal)
 
     def _learn(self) -> bool:
         found = self.ranks.requests

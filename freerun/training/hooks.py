@@ -9,7 +9,7 @@ from torch import Tensor
 
 from freerun.data.batching import Batch
 from freerun.models.seq2seq import Seq2Seq
-from freerun.search.batches import EVERYTHING, Share
+from freerun.search.batches import Share
 from freerun.training.callbacks import EvaluationResult
 from freerun.training.selection import Metrics
 
@@ -24,8 +24,8 @@ class TrainerHooks(Protocol):
         model: Seq2Seq,
         everything: bool,
         check: Callable[[], None],
-        share: Share = EVERYTHING,
-        others: Callable[[], Sequence[Any]] = tuple,
+        share: Share,
+        others: Callable[[], Sequence[Any]],
     ) -> EvaluationResult:
         """Evaluate a model on the development pairs: on the fixed sample, or on ``everything``.
 

@@ -129,7 +129,7 @@ def test_a_signal_to_any_rank_stops_all_at_one_update_and_the_rest_follows_later
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_checkpoint_is_saved_once_whoever_is_asked_for_it(pairs, tmp_path, rank):
+def test_a_checkpoint_is_saved_once_whichever_rank_is_asked_for_it(pairs, tmp_path, rank):
     whole, asked = tmp_path / "whole", tmp_path / "asked"
     train(request_for(pairs, whole, "lstm"), 2)
     requests = {number: (StopRequest(), CheckpointRequest()) for number in range(2)}

@@ -52,15 +52,16 @@ def hooks():
 def test_an_evaluation_is_of_the_sample_or_of_everything(hooks, monkeypatch, everything, count, examples):
     calls = []
 
-    def outcome_of(searcher, items, source, target, *, bound, search, batch_size, progress, share):
-        calls.append((len(items.items), (bound.longest_target, bound.largest_ratio), search, share))
+    def outcome_of(searcher, encoded, *, bound, search, batch_size, progress, share):
+        calls.append((len(encoded.items.items), (bound.longest_target, bound.largest_ratio), search, share))
         progress(1, count)
         return "own"
 
-    def evaluation_of(outcomes, items, target, beam_size):
-        assert (outcomes, len(items.items), beam_size) == (["own", "other"], count, 3)
+    def evaluation_of(outcomes, encoded, beam_size):
+        assert (outcomes, len(encoded.items.items), beam_size) == (["own", "other"], count, 3)
         return SimpleNamespace(free=SimpleNamespace(texts=["x"] * count), metrics=lambda: {"nll.teacher": 1.0})
 
+    monkeypatch.setattr(run_hooks.EncodedSet, "of", lambda items, source, target: SimpleNamespace(items=items))
     monkeypatch.setattr(run_hooks, "outcome_of", outcome_of)
     monkeypatch.setattr(run_hooks, "evaluation_of", evaluation_of)
     monkeypatch.setattr(run_hooks.Outcome, "from_json", lambda value: value["of"])

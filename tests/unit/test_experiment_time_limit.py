@@ -105,6 +105,11 @@ class Clock:
         self.now += 0.01 * self.updates[-1]
 
 
+def order_that(gives):
+    """An order of batches that are planned as they are."""
+    return SimpleNamespace(next=gives, batch=lambda planned: planned)
+
+
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_an_average_update_is_estimated_by_its_positions(monkeypatch, accumulate):
     """The timed batches may be shorter than most: what counts is time per position."""
@@ -112,7 +117,7 @@ def test_an_average_update_is_estimated_by_its_positions(monkeypatch, accumulate
     sizes = np.arange(1, 1 + 200 * accumulate)
     batches = [SimpleNamespace(source=np.zeros((2, size)), target_in=np.zeros((1, size))) for size in sizes]
     left = iter(batches)
-    order = SimpleNamespace(take=lambda _: next(left))
+    order = order_that(lambda _: next(left))
     found = time_limit._seconds_per_update(config(accumulate=accumulate), clock, order)
     assert found == pytest.approx(0.01 * 3 * sizes.sum() / 200)
     assert 3 + 10 <= len(clock.updates) <= 3 + 60
@@ -121,9 +126,9 @@ def test_an_average_update_is_estimated_by_its_positions(monkeypatch, accumulate
 def test_few_updates_are_timed_if_they_are_slow(monkeypatch):
     clock = Clock(monkeypatch)
     batch = SimpleNamespace(source=np.zeros((100, 1)), target_in=np.zeros((100, 0)))
-    time_limit._seconds_per_update(config(), clock, SimpleNamespace(take=lambda _: batch))
+    time_limit._seconds_per_update(config(), clock, order_that(lambda _: batch))
     assert len(clock.updates) == 3 + 11
     clock.updates.clear()
     batch = SimpleNamespace(source=np.zeros((1, 1)), target_in=np.zeros((1, 0)))
-    time_limit._seconds_per_update(config(), clock, SimpleNamespace(take=lambda _: batch))
+    time_limit._seconds_per_update(config(), clock, order_that(lambda _: batch))
     assert len(clock.updates) == 3 + 60
