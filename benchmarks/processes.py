@@ -7,7 +7,8 @@ those of one alone. Every training is a process with the environment that the co
 its turn; the kinds take turns in every round, and medians of the rounds are compared. Nothing else may run.
 
 The two processes share every update, of two batches; what adding up their gradients takes is measured, too: in all,
-with the time that a process waits for the other one, and in bytes.
+with the time that a process waits for the other one, and in bytes. Two more processes have half of the batch each, so
+that their updates are as large as those of two threads.
 
 LSTM, one layer, batches of 64 per process, on the built-in CMUdict: without attention, and with the attention that is
 chosen without a configuration.
@@ -42,12 +43,16 @@ NETWORKS: Mapping[str, Mapping[str, Any]] = {
     "default attention": {"attention": "bahdanau", "bidirectional": True},
 }
 ONE, TWO_AT_ONCE, TWO_THREADS, TWO_PROCESSES = "one alone", "two at once", "two threads", "two processes"
+HALF_BATCHES = "two processes, half batches"
+BATCH = 64
 
 
 def configs(options: argparse.Namespace, processes: int) -> Callable[[Path], dict[str, Config]]:
     """Return a function from the pairs to the configuration of each network."""
     return lambda pairs: {
-        name: config_of(pairs, options.hidden, {"num_layers": 1, **model}, {"batch_size": 64, "accumulate": processes})
+        name: config_of(
+            pairs, options.hidden, {"num_layers": 1, **model}, {"batch_size": BATCH, "accumulate": processes}
+        )
         for name, model in NETWORKS.items()
     }
 
@@ -64,7 +69,7 @@ def work(options: argparse.Namespace) -> None:
         made, data = prepared(options.pairs, configs(options, ranks.size))
         order = order_of(next(iter(made.values())).training, data.corpus)
         # the batches that two processes share, for all kinds: others would have other lengths
-        shared = BatchOrder(data.corpus, 1, 64, None, together=max(2, ranks.size))
+        shared = BatchOrder(data.corpus, 1, options.batch, None, together=max(2, ranks.size))
         batches = list(first_batches(shared, options.updates * max(2, ranks.size)))[ranks.rank :: max(2, ranks.size)]
         learners = {
             name: build_learner(
@@ -126,8 +131,11 @@ class Stopwatch:
 class Worker:
     """A process that trains on request; ``place``: the variables of one of several processes."""
 
-    def __init__(self, options: argparse.Namespace, threads: int, place: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, options: argparse.Namespace, threads: int, place: Mapping[str, str] | None = None, batch: int = BATCH
+    ) -> None:
         command = [sys.executable, __file__, "--work", str(threads), "--hidden", str(options.hidden)]
+        command += ["--batch", str(batch)]
         command += ["--updates", str(options.updates), *(["--pairs", str(options.pairs)] if options.pairs else [])]
         command += ["--network", str(options.network)] if options.network and place else []
         self._process = subprocess.Popen(
@@ -170,14 +178,19 @@ def figures_of(workers: Sequence[Worker], network: str) -> list[dict[str, float]
     return [json.loads(worker.answer()) for worker in workers]
 
 
+def two_ranks(options: argparse.Namespace, batch: int) -> list[Worker]:
+    """Return two processes that share updates, with batches of so many pairs each."""
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [Worker(options, 1, {**meeting, "RANK": str(rank)}, batch) for rank in range(2)]
+
+
 def measured(options: argparse.Namespace) -> dict[str, dict[str, list[list[dict[str, float]]]]]:
     """Return network -> kind -> for each round the figures of each process."""
-    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     one, other, both = Worker(options, 1), Worker(options, 1), Worker(options, 2)
-    ranks = [Worker(options, 1, {**meeting, "RANK": str(rank)}) for rank in range(2)]
-    for worker in (one, other, both, *ranks):
+    ranks, halves = two_ranks(options, BATCH), two_ranks(options, BATCH // 2)
+    for worker in (one, other, both, *ranks, *halves):
         worker.answer()
-    kinds = {ONE: [one], TWO_AT_ONCE: [one, other], TWO_THREADS: [both], TWO_PROCESSES: ranks}
+    kinds = {ONE: [one], TWO_AT_ONCE: [one, other], TWO_THREADS: [both], TWO_PROCESSES: ranks, HALF_BATCHES: halves}
     found: dict[str, dict[str, list[Any]]] = {network: {kind: [] for kind in kinds} for network in NETWORKS}
     for number in range(options.rounds + 1):
         for network, rounds in found.items():
@@ -185,7 +198,7 @@ def measured(options: argparse.Namespace) -> dict[str, dict[str, list[list[dict[
                 figures = figures_of(workers, network)
                 if number:  # the first round warms up
                     rounds[kind].append(figures)
-    for worker in (one, other, both, *ranks):
+    for worker in (one, other, both, *ranks, *halves):
         worker.close()
     return found
 
@@ -209,7 +222,7 @@ def as_text(found: Mapping[str, Mapping[str, Sequence[Sequence[Mapping[str, floa
                 statistics.median(a / b for a, b in zip(speeds, others, strict=True)) for others in (alone, ceiling)
             )
             adding = ""
-            if kind == TWO_PROCESSES:
+            if kind in (TWO_PROCESSES, HALF_BATCHES):
                 parts = [statistics.median(each[0][key] for each in figures) for key in ("adding", "update", "bytes")]
                 adding = f"{parts[0]:.1f} of {parts[1]:.1f} ms, {parts[2] / 1e6:.1f} MB"
             speed = f"{statistics.median(speeds):,.0f}"
@@ -221,6 +234,7 @@ def main() -> None:
     """Measure and print, or train for another process that measures."""
     parser = arguments(__doc__)
     parser.add_argument("--work", type=int, metavar="THREADS", help="train for a process that measures")
+    parser.add_argument("--batch", type=int, metavar="PAIRS", help="of a process that trains", default=BATCH)
     parser.add_argument("--network", type=float, metavar="GBITS", help="pretend that a network is between processes")
     options = parser.parse_args()
     set_wait_policy(os.environ)
