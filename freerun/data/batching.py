@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from freerun.data.corpus import Corpus, IntArray
+from freerun.data.encoded_pairs import EncodedPairs, IntArray
 from freerun.randomness import numpy_generator
 from freerun.symbols import BOS, EOS, PAD
 
@@ -39,7 +39,7 @@ class Batch:
     target_out: Ids
     target_lengths: Ids
     pairs: Ids
-    corpus: Corpus = field(repr=False)
+    corpus: EncodedPairs = field(repr=False)
     features: Ids | None = None
 
     @property
@@ -57,14 +57,14 @@ class Batch:
         """The distinct targets (with EOS) of each row's source; rows with the same source share the list."""
         # A source with many pairs may be in many rows; its references are looked up once.
         by_group: dict[int, list[IntArray]] = {}
-        groups = [int(number) for number in self.corpus.group[self.pairs]]
+        groups = [int(number) for number in self.corpus.groups(self.pairs)]
         for group, pair in zip(groups, self.pairs, strict=True):
             if group not in by_group:
                 by_group[group] = self.corpus.references(int(pair))
         return [by_group[group] for group in groups]
 
 
-def make_batch(corpus: Corpus, indices: IntArray) -> Batch:
+def make_batch(corpus: EncodedPairs, indices: IntArray) -> Batch:
     """Build the batch of these pairs, in this order."""
     pairs = np.asarray(indices, dtype=np.int64)
     target_out = corpus.targets.padded(pairs, PAD)
@@ -74,10 +74,10 @@ def make_batch(corpus: Corpus, indices: IntArray) -> Batch:
     target_in[target_in == EOS] = PAD
     return Batch(
         source=corpus.sources.padded(pairs, PAD),
-        source_lengths=corpus.sources.lengths[pairs],
+        source_lengths=corpus.sources.lengths_of(pairs),
         target_in=target_in,
         target_out=target_out,
-        target_lengths=corpus.targets.lengths[pairs],
+        target_lengths=corpus.targets.lengths_of(pairs),
         pairs=pairs,
         corpus=corpus,
         features=None if corpus.features is None else corpus.features.padded(pairs, PAD),
@@ -93,8 +93,13 @@ def plan_epoch(
     seed: int,
     epoch: int,
     together: int = 1,
+    window: int = 0,
+    before: int | None = None,
 ) -> list[Ids]:
     """Return the batches of one epoch as arrays of pair indices; each pair is in exactly one batch.
+
+    If an epoch is planned in several windows, ``window`` is the number of this one, whose pairs alone are given.
+    ``before`` is the number of all batches before it; None: all epochs have one window, and as many batches as this.
 
     Full batches hold sources of equal length, which need no padding, and targets of similar lengths. The remaining
     pairs of each length are batched with those of neighbouring lengths. The batches are in random order; if
@@ -109,7 +114,7 @@ def plan_epoch(
     """
     if (batch_size is None) == (batch_tokens is None) or (batch_size or batch_tokens or 0) < 1:
         raise ValueError(f"one positive budget is needed, not batch_size={batch_size} and batch_tokens={batch_tokens}")
-    random = numpy_generator(seed, "batches", epoch)
+    random = numpy_generator(seed, "batches", epoch, *([window] if window else []))
     # Shuffled before sorting, so that pairs of equal lengths are batched differently in every epoch.
     order = random.permutation(len(source_lengths))
     order = order[np.lexsort((target_lengths[order], source_lengths[order]))]  # stable: ties stay in random order
@@ -125,19 +130,20 @@ def plan_epoch(
     if leftovers:
         batches += sizes.split(np.concatenate(leftovers))
     if together > 1:
-        return [batches[number] for number in _groups(sizes.positions(batches), together, epoch, random)]
+        before = epoch * len(batches) if before is None else before
+        return [batches[number] for number in _groups(sizes.positions(batches), together, before, random)]
     return [batches[number] for number in random.permutation(len(batches))]
 
 
-def _groups(positions: Ids, together: int, epoch: int, random: np.random.Generator) -> Ids:
-    """Return the order of an epoch's batches, ``positions`` [N] each, so that groups of ``together`` are similar.
+def _groups(positions: Ids, together: int, before: int, random: np.random.Generator) -> Ids:
+    """Return the order of a window's batches, ``positions`` [N] each, so that groups of ``together`` are similar.
 
-    If N is no multiple of ``together``, the first batches of an epoch complete a group of the one before, and the last
-    ones begin a group that the next epoch completes. All epochs have the same N.
+    If N is no multiple of ``together``, the first batches of a window complete a group of the one before, and the last
+    ones begin a group that the next window completes. ``before`` is the number of all batches before this window.
     """
     by_size = random.permutation(len(positions))
     by_size = by_size[np.argsort(positions[by_size], kind="stable")]
-    head = min(-epoch * len(positions) % together, len(positions))
+    head = min(-before % together, len(positions))
     loose = head + (len(positions) - head) % together
     start = int(random.integers(len(positions) - loose + 1))
     others = by_size[start : start + loose]

@@ -8,20 +8,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from freerun.data.codec import Codec
+from freerun.data.encoded_pairs import EncodedPairs, IntArray, Window
 from freerun.data.features import SourceText
 from freerun.data.readers import Pair
 from freerun.errors import DataError
-from freerun.symbols import source_length
+from freerun.symbols import UNK, source_length
 
-__all__ = ["Corpus", "FilterReport", "IntArray", "Ragged", "encode_corpus"]
-
-IntArray = npt.NDArray[np.integer[Any]]
+__all__ = ["Corpus", "FilterReport", "Ragged", "distinct", "encode_corpus"]
 
 _UINT16_IDS = 1 << 16
 
@@ -48,6 +46,10 @@ class Ragged:
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens in each row, EOS included: int64 [N]."""
         return np.diff(self.offsets)
+
+    def lengths_of(self, rows: IntArray) -> npt.NDArray[np.int64]:
+        """Return the lengths of the rows with these indices, EOS included: int64 [B]."""
+        return self.lengths[rows]
 
     def padded(self, rows: IntArray, padding: int) -> npt.NDArray[np.int64]:
         """Return the rows with these indices, right-padded with ``padding``: int64 [B, L]."""
@@ -86,12 +88,8 @@ class FilterReport:
 
 
 @dataclass(eq=False)
-class Corpus:
-    """Encoded pairs. ``group`` [N] numbers the distinct sources in order of appearance.
-
-    Sources are encoded by ``Codec.encode`` (reversed if the codec reverses), targets with EOS. Two sources with equal
-    ids count as one: a model cannot distinguish them.
-    """
+class Corpus(EncodedPairs):
+    """Encoded pairs in memory. ``group`` [N] numbers the distinct sources in order of appearance."""
 
     sources: Ragged
     targets: Ragged
@@ -104,25 +102,52 @@ class Corpus:
 
     @property
     def num_sources(self) -> int:
-        """Number of distinct sources."""
+        """See ``EncodedPairs``."""
         return int(self.group.max(initial=-1)) + 1
 
     @property
+    def num_tokens(self) -> tuple[int, int]:
+        """See ``EncodedPairs``."""
+        return len(self.sources.tokens), len(self.targets.tokens)
+
+    @cached_property
+    def num_unknown(self) -> tuple[int, int, int]:
+        """See ``EncodedPairs``."""
+        source, target = (int(np.count_nonzero(side.tokens == UNK)) for side in (self.sources, self.targets))
+        return source, target, 0 if self.features is None else int(np.count_nonzero(self.features.tokens == UNK))
+
+    @property
+    def digest(self) -> str:
+        """See ``EncodedPairs``."""
+        digest = hashlib.sha256()
+        for side in (self.sources, self.targets):
+            digest.update(side.tokens.tobytes())
+        return digest.hexdigest()
+
+    @property
+    def num_windows(self) -> int:
+        """One: all pairs are shuffled together."""
+        return 1
+
+    def window(self, seed: int, epoch: int, number: int) -> Window:
+        """See ``EncodedPairs``."""
+        return Window(None, self.sources.lengths, self.targets.lengths)
+
+    def groups(self, pairs: IntArray) -> IntArray:
+        """See ``EncodedPairs``."""
+        return self.group[pairs]
+
+    @property
     def largest_ratio(self) -> float:
-        """Largest target length / source length, both without EOS; an empty source counts as 1 token."""
+        """See ``EncodedPairs``."""
         sources = np.maximum(self.sources.lengths - 1, 1)
         return float(((self.targets.lengths - 1) / sources).max(initial=0.0))
 
     def references(self, pair: int) -> list[IntArray]:
-        """Return the distinct targets (with EOS) of all pairs with the source of pair ``pair``, in their order."""
+        """See ``EncodedPairs``."""
         members, starts = self._by_source
         number = self.group[pair]
-        # Repeated pairs yield one reference; a dict keeps the order.
-        distinct: dict[bytes, IntArray] = {}
-        for member in members[starts[number] : starts[number + 1]]:
-            target = self.targets[int(member)]
-            distinct.setdefault(target.tobytes(), target)
-        return list(distinct.values())
+        return distinct(self.targets[int(member)] for member in members[starts[number] : starts[number + 1]])
 
     @cached_property
     def _by_source(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -130,6 +155,14 @@ class Corpus:
         members = np.argsort(self.group, kind="stable")
         starts = np.concatenate([[0], np.cumsum(np.bincount(self.group, minlength=self.num_sources))])
         return members, starts
+
+
+def distinct(targets: Iterable[IntArray]) -> list[IntArray]:
+    """Return targets in their order, each once."""
+    found: dict[bytes, IntArray] = {}
+    for target in targets:
+        found.setdefault(target.tobytes(), target)
+    return list(found.values())
 
 
 def encode_corpus(

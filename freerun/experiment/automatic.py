@@ -134,7 +134,7 @@ def _only_with_luong(chosen: Mapping[str, Any]) -> str:
 
 def _description(data: TrainingData, values: Mapping[str, Any], processes: int) -> str:
     """Describe the data and what was chosen for them in a sentence; ``values`` by key path."""
-    sources, targets = (side.lengths.mean() - 1 for side in (data.corpus.sources, data.corpus.targets))  # without EOS
+    sources, targets = (length - 1 for length in data.corpus.mean_lengths)  # without EOS
     directions = "bidirectional" if values["model.bidirectional"] else "unidirectional"
     kind = attention_kinds().get(values["model.attention"])
     attention = "attention" if kind is None else kind.title

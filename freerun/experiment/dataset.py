@@ -9,12 +9,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from freerun.config import Config, DataConfig, SideForms
 from freerun.data.choose import choose_forms, choose_tokenisation
 from freerun.data.codec import Codec, build_codecs
-from freerun.data.corpus import Corpus, FilterReport, IntArray, encode_corpus
+from freerun.data.corpus import FilterReport, encode_corpus
+from freerun.data.encoded_pairs import EncodedPairs
 from freerun.data.features import SourceText, feature_tokens, source_key
 from freerun.data.hash_sampling import hash_sample
 from freerun.data.header import SAMPLE_PAIRS, looks_like_header
@@ -38,7 +37,6 @@ from freerun.experiment.input_fields import InputFields, choose_fields
 from freerun.experiment.pairs_spec import header_warning, location_of, may_have_header
 from freerun.experiment.run_columns import columns_for
 from freerun.log import log
-from freerun.symbols import UNK
 
 __all__ = ["DataSource", "TrainingData", "choose_text", "load_data", "source_reader", "write_held_out"]
 
@@ -168,7 +166,7 @@ class TrainingData:
 
     source: Codec
     target: Codec
-    corpus: Corpus
+    corpus: EncodedPairs
     report: FilterReport
     dev: EvaluationSet
     sample: EvaluationSet
@@ -287,12 +285,13 @@ def _warn_of_unknown_tokens(data: TrainingData, pairs: DataSource, init: str) ->
     """
     label = f"training pairs of {pairs.name}"
     vocabulary, fix = (f"the vocabulary of {init}", FIX_INIT) if init else ("the vocabulary", FIX_TRAINING)
-    if init and (count := _unknown_among(sources := data.corpus.sources.tokens)):
+    (sources, targets), (unknown_sources, unknown_targets, _) = data.corpus.num_tokens, data.corpus.num_unknown
+    if init and unknown_sources > MAX_UNKNOWN * sources:
         examples = _unknown_examples(data.source, (pair.source for pair in pairs.train()))
-        log.warning(unknown_sources_warning(label, examples, count, len(sources), vocabulary))
-    if count := _unknown_among(targets := data.corpus.targets.tokens):
+        log.warning(unknown_sources_warning(label, examples, unknown_sources, sources, vocabulary))
+    if unknown_targets > MAX_UNKNOWN * targets:
         examples = _unknown_examples(data.target, (pair.target for pair in pairs.train()))
-        log.warning(unknown_targets_warning(label, examples, count, len(targets), vocabulary, fix))
+        log.warning(unknown_targets_warning(label, examples, unknown_targets, targets, vocabulary, fix))
     dev_label = f"held-out pairs of {pairs.name}" if pairs.holds_out else "development pairs"
     warn_of_unknown_targets(dev_label, data.dev, data.target, vocabulary, fix)
     _warn_of_unknown_features(data, pairs, init, (label, dev_label))
@@ -300,22 +299,16 @@ def _warn_of_unknown_tokens(data: TrainingData, pairs: DataSource, init: str) ->
 
 def _warn_of_unknown_features(data: TrainingData, pairs: DataSource, init: str, labels: tuple[str, str]) -> None:
     """Log a warning if the model reads many features of the training or of the development sources as unknown."""
-    features, encoded = data.source.features, data.corpus.features
-    if features is None or encoded is None:
+    features = data.source.features
+    if features is None:
         return
-    train: Iterable[SourceText] = pairs.train() if np.any(encoded.tokens == UNK) else ()
+    train: Iterable[SourceText] = pairs.train() if data.corpus.num_unknown[2] else ()
     sides: tuple[Iterable[SourceText], ...] = (train, data.dev.items)
     vocabulary, fix = (f"the vocabulary of {init}", FIX_INIT) if init else ("the vocabulary", FIX_FEATURES)
     for label, sources in zip(labels, sides, strict=True):
         unknown, total = count_unknown_features(features, sources)
         if unknown.total() > MAX_UNKNOWN * total:
             log.warning(f"{label}: {unknown_features_warning(unknown, features, total, vocabulary, fix)}")
-
-
-def _unknown_among(tokens: IntArray) -> int:
-    """Return the number of unknown ids, 0 if they are too few for a warning."""
-    unknown = int(np.count_nonzero(tokens == UNK))
-    return unknown if unknown > MAX_UNKNOWN * len(tokens) else 0
 
 
 def _unknown_examples(codec: Codec, texts: Iterable[str]) -> Counter[str]:

@@ -6,7 +6,6 @@ compare what they have: the keys that the user set, the data, and the ids that t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 
 from freerun.build import build_learner, new_model, order_of, trainer_settings
 from freerun.config import changed_keys, flatten, override, parse_config, shown, strategies_of
-from freerun.data.corpus import Corpus
+from freerun.data.encoded_pairs import EncodedPairs
 from freerun.distributed.ranks import Ranks
 from freerun.errors import RankError, RunError
 from freerun.experiment.dataset import DataSource, load_data
@@ -88,12 +87,9 @@ def grace_of(ranks: Ranks) -> float:
     return 2.0 if ranks.size > 1 else 0.0
 
 
-def _hashes(hashes: Mapping[str, str], corpus: Corpus) -> dict[str, str]:
+def _hashes(hashes: Mapping[str, str], corpus: EncodedPairs) -> dict[str, str]:
     """Return the hashes of the data, and of the ids that the model reads."""
-    digest = hashlib.sha256()
-    for side in (corpus.sources, corpus.targets):
-        digest.update(side.tokens.tobytes())
-    return {**hashes, "ids_sha256": digest.hexdigest()}
+    return {**hashes, "ids_sha256": corpus.digest}
 
 
 def _with_own(config: dict[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:

@@ -166,7 +166,7 @@ SENTENCES = (
 
 def recipes_for(data: TrainingData) -> Sequence[Recipe]:
     """Return the recipes for the size and kind of these data: the best one, then quicker ones for too little time."""
-    is_long = data.corpus.targets.lengths.mean() > SENTENCE_TOKENS
+    is_long = data.corpus.mean_lengths[1] > SENTENCE_TOKENS
     table = SENTENCES if is_long and len(data.target.vocabulary) > SENTENCE_VOCABULARY else RECIPES
     pairs = min(recipe.pairs for recipe in table if len(data.corpus) <= recipe.pairs)
     return [recipe for recipe in table if recipe.pairs == pairs]

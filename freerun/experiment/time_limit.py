@@ -157,7 +157,7 @@ def _seconds_per_source(model: Seq2Seq, data: TrainingData, search: Beam) -> flo
     items = data.sample.take(range(min(_SOURCES, len(data.sample))))
     if not len(items):
         return 0.0
-    length = math.ceil(_LONGER * float(data.corpus.targets.lengths.mean()))
+    length = math.ceil(_LONGER * data.corpus.mean_lengths[1])
     searcher = StepperSearcher(lambda: TorchStepper(model))
     start = time.perf_counter()
     evaluate(searcher, items, data.source, data.target, bound=LengthBound(0, 0.0, length), search=search)

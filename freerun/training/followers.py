@@ -74,7 +74,7 @@ class Followers:
         """Have the others make the updates from ``update`` to ``until``, unless they are doing so already."""
         if update > self._until:
             self._until = until
-            self.ranks.command("train", update=update, until=until, epoch=progress.epoch, batch=progress.batch)
+            self.ranks.command("train", update=update, until=until, position=progress.position)
 
     def after_update(self, update: int) -> None:
         """Learn what signals have requested; after a request the others wait for the next command."""
@@ -169,7 +169,7 @@ class Follower:
         self.learner.load(model, optimizer, strategy, command["update"])
 
     def _train(self, command: Mapping[str, Any], requested: CheckpointRequest) -> None:
-        progress = Progress(epoch=command["epoch"], batch=command["batch"])
+        progress = Progress(**command["position"])
         for number in range(command["update"], command["until"] + 1):
             planned = [self.order.next(progress) for _ in range(self.accumulate)]
             try:

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 from freerun.data.batching import Batch, Ids, make_batch, plan_epoch
-from freerun.data.corpus import Corpus
+from freerun.data.encoded_pairs import EncodedPairs
 from freerun.training.progress import Progress
 
 __all__ = ["BatchOrder"]
 
 
 class BatchOrder:
-    """The batches of every epoch: a pure function of (seed, epoch), so that any position can be resumed from.
+    """The batches of every epoch: a pure function of (seed, epoch, window), so that any position can be resumed from.
 
-    ``together``: how many batches make an update; those of one update have similar sizes.
+    One window is planned at a time, so memory is bounded by its size.
+
+    Args:
+        corpus: the pairs; they say how an epoch is divided into windows, in which pairs are shuffled together.
+        seed: of the order.
+        batch_size: pairs per batch; or else ``batch_tokens``: positions per batch.
+        batch_tokens: see ``plan_epoch``.
+        together: how many batches make an update; those of one update have similar sizes.
     """
 
     def __init__(
-        self, corpus: Corpus, seed: int, batch_size: int | None, batch_tokens: int | None, together: int = 1
+        self, corpus: EncodedPairs, seed: int, batch_size: int | None, batch_tokens: int | None, together: int = 1
     ) -> None:
         self.corpus = corpus
         self._options = (batch_size, batch_tokens, seed, together)
-        self._epoch, self._plan = 0, self._planned(0)
-        self.batches_per_epoch = len(self._plan)
+        self._key, self._plan = (0, 0, 0), self._planned(0, 0, 0)
+        planned = sum(map(len, self._plan))
+        self.batches_per_epoch = max(1, round(len(self._plan) * len(corpus) / planned))
+        """With several windows an estimate: the first one's number, in proportion to its pairs."""
 
     @property
     def tokens_per_batch(self) -> float:
         """The mean number of target tokens per batch, EOS counted."""
-        return float(self.corpus.targets.lengths.sum()) / self.batches_per_epoch
+        return self.corpus.num_tokens[1] / self.batches_per_epoch
 
     @property
     def pairs_per_batch(self) -> float:
@@ -39,29 +48,50 @@ class BatchOrder:
 
     def next(self, progress: Progress) -> Ids:
         """Return the numbers of the next batch's pairs, and move ``progress`` past it."""
-        plan = self._of(progress.epoch)
+        plan = self._of(progress)
         pairs = plan[progress.batch]
         progress.batch += 1
         if progress.batch == len(plan):
-            progress.epoch, progress.batch = progress.epoch + 1, 0
+            progress.before += len(plan)
+            progress.window, progress.batch = progress.window + 1, 0
+        if progress.window == self.corpus.num_windows:
+            progress.epoch, progress.window = progress.epoch + 1, 0
         return pairs
+
+    def epochs(self, progress: Progress) -> float:
+        """Return how many epochs are over, with the fraction of the present one."""
+        windows = self.corpus.num_windows
+        in_window = progress.batch / len(self._of(progress)) if progress.batch else 0.0
+        return progress.epoch + (progress.window + in_window) / windows
 
     def num_tokens(self, pairs: Ids) -> int:
         """Return the number of target tokens of these pairs, EOS counted."""
-        return int(self.corpus.targets.lengths[pairs].sum())
+        return int(self.corpus.targets.lengths_of(pairs).sum())
 
     def batch(self, pairs: Ids) -> Batch:
         """Return the batch of these pairs."""
         return make_batch(self.corpus, pairs)
 
-    def _of(self, epoch: int) -> list[Ids]:
-        if epoch != self._epoch:
-            self._epoch, self._plan = epoch, self._planned(epoch)
+    def _of(self, progress: Progress) -> list[Ids]:
+        key = (progress.epoch, progress.window, progress.before)
+        if key[:2] != self._key[:2]:
+            self._key, self._plan = key, []  # the former plan's memory is free before the next one is made
+            self._plan = self._planned(*key)
         return self._plan
 
-    def _planned(self, epoch: int) -> list[Ids]:
+    def _planned(self, epoch: int, window: int, before: int) -> list[Ids]:
         batch_size, batch_tokens, seed, together = self._options
-        lengths = self.corpus.sources.lengths, self.corpus.targets.lengths
-        return plan_epoch(
-            *lengths, batch_size=batch_size, batch_tokens=batch_tokens, seed=seed, epoch=epoch, together=together
+        content = self.corpus.window(seed, epoch, window)
+        plan = plan_epoch(
+            content.source_lengths,
+            content.target_lengths,
+            batch_size=batch_size,
+            batch_tokens=batch_tokens,
+            seed=seed,
+            epoch=epoch,
+            together=together,
+            window=window,
+            # checkpoints of earlier versions do not have it; with one window it follows from the epoch
+            before=None if self.corpus.num_windows == 1 else before,
         )
+        return plan if content.pairs is None else [content.pairs[rows] for rows in plan]

@@ -215,7 +215,7 @@ class Trainer:
         is_new = (phase := self.learner.phase(number)) != self.learner.phase(self.progress.update)
         if is_new:
             self._message(f"From update {number:,} on: {phase}.")
-        position = self.progress.epoch, self.progress.batch
+        position = self.progress.position
         self.followers.train(number, self.settings.next_action(number), self.progress)
         planned = [self.order.next(self.progress) for _ in range(self.settings.accumulate)]
         try:
@@ -223,10 +223,10 @@ class Trainer:
         except NotFinite as error:
             raise self._not_finite(number, planned, error) from None
         except (RankError, Ended):
-            self.progress.epoch, self.progress.batch = position
+            self.progress.move_to(position)
             raise
         except MemoryFull as error:
-            self.progress.epoch, self.progress.batch = position
+            self.progress.move_to(position)
             self._save_at_stop("memory")
             consequence = f"the update was not applied, and a checkpoint of update {self.progress.update:,} was saved"
             raise error.as_error(f"update {number}", consequence, _MORE_MEMORY) from None
@@ -274,7 +274,7 @@ class Trainer:
         now = time.perf_counter()
         metrics = progress.take_interval()
         metrics["learning_rate"] = self.learner.learning_rate
-        metrics["epoch"] = round(progress.epoch + progress.batch / self.order.batches_per_epoch, 6)
+        metrics["epoch"] = round(self.order.epochs(progress), 6)
         seconds = self._interval_seconds + now - self._interval_started
         metrics["pairs_per_second"] = round(self._interval_pairs / max(seconds, 1e-9), 1)
         metrics["seconds"] = self._seconds()
