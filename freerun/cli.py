@@ -25,6 +25,7 @@ from freerun.bounds import (
     MAX_LENGTH,
     MAX_LOSS,
     MINUTES,
+    PROCESSES,
     RESTARTS,
     SAMPLES,
     SEED,
@@ -52,7 +53,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="List or write the built-in datasets.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(
+    help="Write the built-in datasets, or prepare large data for training.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(data_app, name="data")
 
 
@@ -611,6 +614,51 @@ def data_make(
     from freerun.commands.data import make
 
     make(name, directory, stress, seed)
+
+
+@data_app.command("prepare")
+def data_prepare(
+    subject: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PAIRS...|CONFIG.toml",
+            help="Files of pairs, or a configuration, whose section [data] names them.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for the prepared pairs.")],
+    dev: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DEV.tsv", help="Development pairs. Default: hold out 5 % of the sources."),
+    ] = None,
+    source_tokens: Annotated[
+        str | None, typer.Option(metavar="TOKENS", help="char, whitespace, sentencepiece:N or auto (the default).")
+    ] = None,
+    target_tokens: Annotated[str | None, typer.Option(metavar="TOKENS", help="The same for targets.")] = None,
+    columns: TrainingColumns = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL", help="Take this model's vocabularies, for train --init MODEL."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a key of [data], such as data.minimum_count=5."),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=PROCESSES.low, max=PROCESSES.high, metavar="N", help="Work in N processes. Default: one per core."
+        ),
+    ] = None,
+) -> None:
+    """Encode pairs once for many trainings, or for more than fit into memory: train then starts within seconds.
+
+    An interrupted preparation continues when the command is run again.
+    """
+    from freerun.commands.data import data_config, prepare
+
+    options = {"source_tokens": source_tokens, "target_tokens": target_tokens, "columns": columns}
+    given = {key: value for key, value in options.items() if value is not None}
+    prepare(data_config(subject, dev or [], given, settings or []), out, processes, init)
 
 
 def _show_version(requested: bool) -> None:

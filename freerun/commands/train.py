@@ -16,6 +16,7 @@ from freerun.commands.console import say, shown_notices
 from freerun.commands.tables import metrics_table
 from freerun.commands.train_progress import ConsoleProgress
 from freerun.config import read_toml, strategies_of
+from freerun.data.opening import is_read_once
 from freerun.data.readers import files_of
 from freerun.distributed.ranks import ALONE, Ranks
 from freerun.distributed.rendezvous import is_one_of_several, joined, was_restarted
@@ -148,7 +149,7 @@ def _check_files(data: Mapping[str, Any]) -> None:
     # what is no path is a mistake, reported with all others
     locations = [data[part] for part in ("train", "dev") if isinstance(data.get(part), str)]
     for file in [file for location in locations for file in files_of(location_of(location))]:
-        if file.exists() and not file.is_file():
+        if is_read_once(file):
             raise ConfigError.single(
                 "--processes",
                 f"{file} is a pipe, which only one process can read",

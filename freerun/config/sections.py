@@ -160,6 +160,8 @@ class DataConfig(Section):
     source_case: Literal["keep", "lower"] = "keep"
     minimum_count: PositiveCount = 1
     shared_vocabulary: bool = False
+    window: PositiveCount | None = None
+    """Of prepared data: how many pairs are shuffled together, in whole shards; by default 2,000,000."""
     max_source_length: Length = 1000
     max_target_length: Length = 1000
 

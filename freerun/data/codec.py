@@ -24,7 +24,7 @@ from freerun.symbols import BOS, EOS, PAD
 if TYPE_CHECKING:  # programs that only predict do not load the readers
     from freerun.data.readers import Pair
 
-__all__ = ["Codec", "build_codecs"]
+__all__ = ["Codec", "build_codecs", "check_specs", "check_target_tokens", "form_to_write"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def build_codecs(
         DataError: no target token is frequent enough to be in the vocabulary.
     """
     # Before the first pass: reading large data takes a while.
-    _check_specs(source_tokens, target_tokens, shared_vocabulary)
+    check_specs(source_tokens, target_tokens, shared_vocabulary)
     sides = (
         _Side(lambda: (normalise(pair.source, source_form, source_case) for pair in pairs()), source_tokens, "source"),
         _Side(lambda: (normalise(pair.target, target_form, "keep") for pair in pairs()), target_tokens, "target"),
@@ -124,22 +124,23 @@ def build_codecs(
         source = target = _build_side(_Side(lambda: _chain(sides), target_tokens, "target"), minimum_count)
     else:
         source, target = (_build_side(side, minimum_count) for side in sides)
-    # An empty source vocabulary is valid (all sources empty); without target tokens there is nothing to learn.
-    if len(target[1]) == len(Vocabulary(())):
-        raise _no_target_token(minimum_count)
+    check_target_tokens(target[1], minimum_count)
     features = None
     if feature_separator is not None:
         features = FeatureCodec.build((pair.features or "" for pair in pairs()), feature_separator, minimum_count)
     return (
         Codec(*source, normalisation=source_form, case=source_case, reverse=reverse_source, features=features),
-        Codec(*target, normalisation=target_form, written=_form_to_write(pairs, target_form)),
+        Codec(
+            *target,
+            normalisation=target_form,
+            written=form_to_write(target_form, lambda: all(is_normalized("NFC", pair.target) for pair in pairs())),
+        ),
     )
 
 
-def _form_to_write(pairs: Callable[[], Iterator[Pair]], form: Form) -> Form:
+def form_to_write(form: Form, is_composed: Callable[[], bool]) -> Form:
     """Return NFC if targets are read with their letters taken apart, though none of them is stored like that."""
-    is_apart = form in ("NFD", "NFKD")
-    return "NFC" if is_apart and all(is_normalized("NFC", pair.target) for pair in pairs()) else "none"
+    return "NFC" if form in ("NFD", "NFKD") and is_composed() else "none"
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,8 @@ class _Side:
     name: str
 
 
-def _check_specs(source_tokens: str, target_tokens: str, shared: bool) -> None:
+def check_specs(source_tokens: str, target_tokens: str, shared: bool) -> None:
+    """Check the tokens of both sides; raises ``ConfigError`` as ``build_codecs`` does."""
     parse_tokens_spec(source_tokens, "data.source_tokens")
     parse_tokens_spec(target_tokens, "data.target_tokens")
     if shared and source_tokens != target_tokens:
@@ -178,6 +180,16 @@ def _build_side(side: _Side, minimum_count: int) -> tuple[Tokenizer, Vocabulary]
     for text in side.texts():
         counts.update(tokenizer.tokens(text))
     return tokenizer, Vocabulary.from_counts(counts, minimum_count)
+
+
+def check_target_tokens(vocabulary: Vocabulary, minimum_count: int) -> None:
+    """Check that there are target tokens: without any there is nothing to learn; sources may all be empty.
+
+    Raises:
+        DataError: no target token is frequent enough.
+    """
+    if len(vocabulary) == len(Vocabulary(())):
+        raise _no_target_token(minimum_count)
 
 
 def _no_target_token(minimum_count: int) -> DataError:

@@ -19,7 +19,7 @@ from freerun.data.readers import Pair
 from freerun.errors import DataError
 from freerun.symbols import UNK, source_length
 
-__all__ = ["Corpus", "FilterReport", "Ragged", "distinct", "encode_corpus"]
+__all__ = ["Corpus", "FilterReport", "Ragged", "distinct", "encode_corpus", "no_pair_left"]
 
 _UINT16_IDS = 1 << 16
 
@@ -213,7 +213,7 @@ def encode_corpus(
         counts.development_sources += unseen.pop(raw, 0)
         targets.append(targets.raw(target_ids))
     if not hashes:
-        raise _no_pair_left(counts, max_source_length, max_target_length, location)
+        raise no_pair_left(counts.report(None), max_source_length, max_target_length, location)
     corpus = Corpus(
         sources.ragged(),
         targets.ragged(),
@@ -257,11 +257,14 @@ class _Counts:
     same_as_held_out: int = 0
     development_sources: int = 0
 
-    def report(self, corpus: Corpus) -> FilterReport:
-        longest = [int(rows.lengths.max()) - 1 for rows in (corpus.sources, corpus.targets)]
+    def report(self, corpus: Corpus | None) -> FilterReport:
+        """Return the report; ``corpus``: the pairs that were kept, if any were."""
+        longest = [0, 0]
+        if corpus is not None:
+            longest = [int(rows.lengths.max()) - 1 for rows in (corpus.sources, corpus.targets)]
         return FilterReport(
             read=self.read,
-            kept=len(corpus),
+            kept=0 if corpus is None else len(corpus),
             too_long_source=self.too_long_source,
             too_long_target=self.too_long_target,
             longest_source=longest[0],
@@ -271,7 +274,8 @@ class _Counts:
         )
 
 
-def _no_pair_left(counts: _Counts, max_source: int | None, max_target: int | None, location: object) -> DataError:
+def no_pair_left(counts: FilterReport, max_source: int | None, max_target: int | None, location: object) -> DataError:
+    """Return the error for pairs that were all left out."""
     if counts.read == 0:
         return DataError(location, "there are no pairs", "Expected at least one pair", "Check the file")
     if counts.same_as_held_out:

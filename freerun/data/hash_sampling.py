@@ -6,7 +6,10 @@ import hashlib
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-__all__ = ["hash_of", "hash_sample"]
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["hash_of", "hash_sample", "hashes_of"]
 
 T = TypeVar("T")
 
@@ -15,6 +18,13 @@ def hash_of(text: str, purpose: str, seed: int = 0) -> int:
     """Return a 64-bit hash of ``text``, uniform, stable across machines, independent for each purpose and seed."""
     key = f"{purpose}:{seed}".encode()
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, key=key).digest(), "little")
+
+
+def hashes_of(texts: Iterable[str], purpose: str, seed: int = 0) -> npt.NDArray[np.uint64]:
+    """Return ``hash_of`` each text."""
+    key = f"{purpose}:{seed}".encode()
+    digests = (hashlib.blake2b(text.encode(), digest_size=8, key=key).digest() for text in texts)
+    return np.frombuffer(b"".join(digests), "<u8")
 
 
 def hash_sample(items: Iterable[T], key: Callable[[T], str], size: int, purpose: str) -> tuple[list[T], int]:

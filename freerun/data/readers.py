@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, cast
 
 from freerun.data.features import Features
+from freerun.data.manifest import is_prepared, read_manifest
 from freerun.data.opening import Say, open_file, reject_read_once
 from freerun.errors import DataError
 from freerun.text import forbidden_character, lone_surrogate
@@ -44,6 +45,7 @@ __all__ = [
     "each_file",
     "files_of",
     "kind_of",
+    "open_lines",
     "read_pairs",
     "read_texts",
 ]
@@ -166,9 +168,13 @@ def column_count(path: Path) -> int:
 def content_hash(location: PairsLocation) -> str:
     """Return the SHA-256 (hex) of a file's raw bytes; for parallel files, of the two files' hashes in their order.
 
+    Prepared pairs have the hash of their manifest.
+
     Raises ``DataError`` for a file that cannot be read, and for a pipe, because a file with a hash is read again.
     """
     if isinstance(location, Path):
+        if is_prepared(location):
+            return read_manifest(location)[1]
         reject_read_once(location)
         with _as_data_error(str(location)):
             with open_file(location, str(location)) as handle:
@@ -193,6 +199,17 @@ def each_file(location: PairsLocation, change: Callable[[Path], Path]) -> PairsL
     if isinstance(location, Path):
         return change(location)
     return ParallelFiles(change(location.source), change(location.target))
+
+
+@contextlib.contextmanager
+def open_lines(path: Path, name: str) -> Iterator[BinaryIO]:
+    """Open a file of lines, decompressed by its suffix; messages call it ``name``.
+
+    Raises:
+        DataError: it cannot be read, also while it is being read within the block.
+    """
+    with _as_data_error(name), _Opener(None, {})(path, name) as stream:
+        yield stream
 
 
 @dataclass(frozen=True)

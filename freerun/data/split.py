@@ -12,12 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from freerun.data.hash_sampling import hash_of
+from freerun.data.hash_sampling import hash_of, hashes_of
 from freerun.data.normalisation import collapse_whitespace
 from freerun.errors import DataError
 
-__all__ = ["HeldOut", "held_out_sources", "hold_out"]
+__all__ = ["HeldOut", "check_enough", "held_out_count", "held_out_hashes", "held_out_sources", "hold_out"]
 
 _PURPOSE = "hold out"
 
@@ -57,15 +58,34 @@ def held_out_sources(
     """
     # The fraction is exact (the lowest hashes, not all below a bound): a random 5 % of 40 sources may be none.
     hashes = np.unique(np.frombuffer(array("Q", (_hash(s, seed) for s in sources)), dtype=np.uint64))
-    if len(hashes) < 2:
+    check_enough(len(hashes), location)
+    count = held_out_count(len(hashes), fraction, limit)
+    return HeldOut(count, len(hashes), int(hashes[count - 1]), seed)
+
+
+def check_enough(sources: int, location: object) -> None:
+    """Check that there are distinct sources for both sides.
+
+    Raises:
+        DataError: there are fewer than two.
+    """
+    if sources < 2:
         raise DataError(
             location,
-            f"{len(hashes)} distinct source{'' if len(hashes) == 1 else 's'}, too few to hold any out",
+            f"{sources} distinct source{'' if sources == 1 else 's'}, too few to hold any out",
             "Expected at least 2, one for training and one for evaluation",
             "Give the evaluation pairs with --dev",
         )
-    count = min(max(1, round(fraction * len(hashes))), limit, len(hashes) - 1)
-    return HeldOut(count, len(hashes), int(hashes[count - 1]), seed)
+
+
+def held_out_hashes(sources: Iterable[str], seed: int = 0) -> npt.NDArray[np.uint64]:
+    """Return the hashes that decide: those of held-out sources are the lowest."""
+    return hashes_of(map(collapse_whitespace, sources), _PURPOSE, seed)
+
+
+def held_out_count(sources: int, fraction: float, limit: int) -> int:
+    """Return how many of so many distinct sources are held out; there are at least two."""
+    return min(max(1, round(fraction * sources)), limit, sources - 1)
 
 
 def _hash(source: str, seed: int) -> int:

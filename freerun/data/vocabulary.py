@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 from freerun.data.tokenizers import load_sentencepiece
@@ -90,6 +90,10 @@ class Vocabulary:
         return hashlib.sha256(json.dumps(self._tokens).encode()).hexdigest()
 
     @cached_property
+    def _known(self) -> dict[str, int]:
+        return _Ids(self._ids)
+
+    @cached_property
     def _names(self) -> list[str]:
         """The tokens or display names of all ids."""
         return [*SPECIAL_NAMES, *self._tokens]
@@ -98,6 +102,10 @@ class Vocabulary:
         """Return the id of each token, UNK for a token that is not in the vocabulary."""
         find = self._ids.get
         return [find(token, UNK) for token in tokens]
+
+    def each_id(self, tokens: Iterable[str]) -> Iterator[int]:
+        """Return an iterator over ``ids``; for many tokens it takes less time."""
+        return map(self._known.__getitem__, tokens)
 
     def token(self, number: int) -> str:
         """Return the token of an id, or a special id's display name. Raises ``IndexError`` out of range."""
@@ -112,6 +120,13 @@ class Vocabulary:
             return [self.token(number) for number in numbers]  # names the invalid id
         names = self._names
         return [names[number] for number in numbers]
+
+
+class _Ids(dict[str, int]):
+    """Ids by token, and UNK for any other, which is not remembered."""
+
+    def __missing__(self, token: str) -> int:
+        return UNK
 
 
 def _first_repeated(tokens: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ def baselines(items: EvaluationSet, target_codec: Codec, majority: str | None = 
 
 
 def most_frequent_target(targets: Callable[[], Iterable[str]]) -> str:
-    """Return the most frequent text, and of several such the first in code point order.
+    """Return the most frequent text, and of several such the first to appear.
 
     ``targets`` is called twice; 8 bytes per text are kept in between. Raises ValueError without texts.
     """
@@ -36,9 +36,9 @@ def most_frequent_target(targets: Callable[[], Iterable[str]]) -> str:
     if not len(hashes):
         raise ValueError("no target to count")
     values, counts = np.unique(hashes, return_counts=True)
-    # Usually one text; several if counts tie (or, almost never, if hashes collide).
+    # Usually one text; several if counts tie.
     candidates = set(values[counts == counts.max()].tolist())
-    return min(text for text in targets() if _hash(text) in candidates)
+    return next(text for text in targets() if _hash(text) in candidates)
 
 
 def _hash(text: str) -> int:

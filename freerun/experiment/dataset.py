@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,7 @@ from freerun.data.hash_sampling import hash_sample
 from freerun.data.header import SAMPLE_PAIRS, looks_like_header
 from freerun.data.known_features import count_unknown_features, unknown_features_warning
 from freerun.data.normalisation import Form, normalise
+from freerun.data.prepared import Prepared
 from freerun.data.readers import Columns, Pair, PairsLocation, content_hash, describe, read_pairs
 from freerun.data.split import held_out_sources
 from freerun.data.unknown_tokens import (
@@ -31,16 +32,29 @@ from freerun.data.unknown_tokens import (
     unknown_targets_warning,
 )
 from freerun.data.writers import write_pairs
+from freerun.evaluation.baseline import most_frequent_target
 from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.evaluation.unknown_targets import warn_of_unknown_targets
 from freerun.experiment.input_fields import InputFields, choose_fields
 from freerun.experiment.pairs_spec import header_warning, location_of, may_have_header
-from freerun.experiment.run_columns import columns_for
+from freerun.experiment.prepared_data import check_window, pairs_of, prepared_data, prepared_keys
+from freerun.experiment.run_columns import columns_for, held_out_columns
 from freerun.log import log
 
-__all__ = ["DataSource", "TrainingData", "choose_text", "load_data", "source_reader", "write_held_out"]
+__all__ = [
+    "MAX_HELD_OUT",
+    "DataSource",
+    "TrainingData",
+    "choose_text",
+    "composed_form",
+    "held_out_notice",
+    "load_data",
+    "most_frequent_of",
+    "source_reader",
+    "write_held_out",
+]
 
-MAX_HELD_OUT = 2000
+MAX_HELD_OUT: Final = 2000
 _COMPOSED: Final[dict[Form, Form]] = {"NFD": "NFC", "NFKD": "NFKC"}
 """The form under which the same texts are equal as under each decomposed one."""
 
@@ -60,6 +74,8 @@ class DataSource:
     """The columns, and the separator of features."""
     forms: SideForms = field(default_factory=lambda: SideForms(source="NFC", target="NFC"))
     """The Unicode form of each side."""
+    prepared: Prepared | None = None
+    """The directory of prepared pairs, if they are not in files of text."""
 
     @property
     def feature_separator(self) -> str | None:
@@ -67,11 +83,16 @@ class DataSource:
         return self.fields.separator
 
     @staticmethod
-    def open(config: DataConfig, name: str | None = None, quiet: bool = False) -> DataSource:
+    def open(config: DataConfig, name: str | None = None, quiet: bool = False, limit: int | None = None) -> DataSource:
         """Open the two streams of a configuration; without development pairs some of the sources are held out.
 
         ``name`` is what messages call the training pairs, if not by their path. ``quiet``: nothing is logged.
+        ``limit``: only the first training pairs are looked at, for choices that need no more.
         """
+        prepared = prepared_data(config)
+        if prepared is not None:
+            return _of_prepared(config, prepared)
+        check_window(config)
         location = location_of(config.train)
         label = name or describe(location)
         warn = _no_warning if quiet else _warn_of_header
@@ -79,7 +100,7 @@ class DataSource:
         fields = choose_fields(config, label, quiet)
 
         def everything() -> Iterator[Pair]:
-            return fields.read_training(location, label)
+            return islice(fields.read_training(location, label), limit)
 
         warn(location, fields.columns, label)
         forms = _forms(config, everything, label, quiet)
@@ -103,11 +124,8 @@ class DataSource:
         held_out = held_out_sources(
             map(read_as, everything()), fraction=config.held_out, limit=MAX_HELD_OUT, location=label
         )
-        if not quiet:
-            log.info(
-                f"No development pairs given: {held_out.count:,} of {held_out.total:,} sources are held out for "
-                "evaluation (chosen by a hash, the same in every run)."
-            )
+        if not quiet and limit is None:
+            log.info(held_out_notice(held_out.count, f"{held_out.total:,}"))
         return DataSource(
             lambda: (pair for pair in everything() if read_as(pair) not in held_out),
             lambda: (pair for pair in everything() if read_as(pair) in held_out),
@@ -117,6 +135,35 @@ class DataSource:
             fields=fields,
             forms=forms,
         )
+
+
+def _of_prepared(config: DataConfig, prepared: Prepared) -> DataSource:
+    """Open prepared pairs; development pairs are those of the preparation, unless the configuration names others."""
+    data = DataConfig.model_validate({**prepared.manifest.data, "train": config.train})
+    fields, hashes = InputFields(data.columns, data.feature_separator), {"train_sha256": prepared.hash}
+
+    def train() -> Iterator[Pair]:
+        codecs = prepared.codecs(reverse_source=False)
+        return pairs_of(prepared, *codecs, config).texts(*codecs)
+
+    if config.dev is None:
+        columns, file = held_out_columns(data), prepared.dev()
+        dev: Callable[[], Iterator[Pair]] = lambda: read_pairs(file, columns)  # noqa: E731
+    else:
+        location = location_of(config.dev)
+        hashes["dev_sha256"] = content_hash(location)
+        dev_columns = columns_for(location, fields.columns, fields.separator)
+        dev = lambda: fields.checked(read_pairs(location, dev_columns), describe(location))  # noqa: E731
+    return DataSource(
+        train,
+        dev,
+        hashes,
+        str(prepared.directory),
+        holds_out=config.dev is None and prepared.manifest.holds_out,
+        fields=fields,
+        forms=data.forms,
+        prepared=prepared,
+    )
 
 
 def _forms(config: DataConfig, pairs: Callable[[], Iterator[Pair]], label: str, quiet: bool) -> SideForms:
@@ -131,13 +178,26 @@ def _forms(config: DataConfig, pairs: Callable[[], Iterator[Pair]], label: str, 
     return SideForms(source=choice.source, target=choice.target)
 
 
+def held_out_notice(count: int, total: str) -> str:
+    """Return the notice that some of the sources are held out."""
+    return (
+        f"No development pairs given: {count:,} of {total} sources are held out for evaluation (chosen by a hash, the "
+        "same in every run)."
+    )
+
+
+def composed_form(form: Form) -> Form:
+    """Return the form in which sources are compared, if the model reads them in ``form``."""
+    return _COMPOSED.get(form, form)
+
+
 def source_reader(config: DataConfig, separator: str | None) -> Callable[[Pair], str]:
     """Return a function from a pair to a text that is equal for sources (with their features) that count as one.
 
     It is the source as the tokenizer will read it: if case is folded, "Foo" and "foo" are one source. The text is
     composed even if the model reads what characters consist of, so that the same sources are held out.
     """
-    form = _COMPOSED.get(config.forms.source, config.forms.source)
+    form = composed_form(config.forms.source)
 
     def read_as(pair: Pair) -> str:
         source = normalise(pair.source, form, config.source_case)
@@ -174,7 +234,12 @@ class TrainingData:
 
 
 def choose_text(config: DataConfig, pairs: DataSource) -> dict[str, Any]:
-    """Return the tokenisations of both sides, with "auto" replaced and the reasons logged, and their Unicode forms."""
+    """Return the tokenisations of both sides, with "auto" replaced and the reasons logged, and their Unicode forms.
+
+    Of prepared pairs, all keys that their preparation fixed.
+    """
+    if pairs.prepared is not None:
+        return prepared_keys(pairs.prepared)
     if config.normalisation != "auto":
         return _choose_tokens(config, pairs)
     return {**_choose_tokens(config, pairs), "normalisation": pairs.forms.as_value()}
@@ -210,6 +275,8 @@ def _fineness(spec: str) -> tuple[int, int]:
 
 def load_data(config: Config, pairs: DataSource, codecs: tuple[Codec, Codec] | None = None) -> TrainingData:
     """Build the codecs (unless given: a bundle's, for fine-tuning) and encode all pairs."""
+    if pairs.prepared is not None:
+        return _load_prepared(config, pairs, pairs.prepared)
     options = config.data
     source, target = codecs or build_codecs(
         pairs.train,
@@ -239,6 +306,33 @@ def load_data(config: Config, pairs: DataSource, codecs: tuple[Codec, Codec] | N
     _log_data_summary(data)
     _warn_of_unknown_tokens(data, pairs, config.training.init if codecs else "")
     return data
+
+
+def _load_prepared(config: Config, pairs: DataSource, prepared: Prepared) -> TrainingData:
+    """Return the data of prepared pairs; a model that training starts from has the same codecs."""
+    source, target = prepared.codecs(config.model.reverse_source)
+    dev = group_pairs(pairs.dev(), source, target)
+    report = prepared.report
+    if config.data.dev is not None:
+        report = replace(report, development_sources=0)  # not known of others than those of the preparation
+    data = TrainingData(
+        source,
+        target,
+        pairs_of(prepared, source, target, config.data),
+        report,
+        dev,
+        _sample(dev, config.evaluation.max_sources),
+    )
+    _log_data_summary(data)
+    _warn_of_unknown_tokens(data, pairs, "")
+    return data
+
+
+def most_frequent_of(pairs: DataSource) -> str:
+    """Return the most frequent training target."""
+    if pairs.prepared is not None:
+        return pairs.prepared.manifest.most_frequent_target
+    return most_frequent_target(lambda: (pair.target for pair in pairs.train()))
 
 
 def _sample(dev: EvaluationSet, size: int) -> EvaluationSet:

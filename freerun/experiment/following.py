@@ -16,8 +16,9 @@ from freerun.config import changed_keys, flatten, override, parse_config, shown,
 from freerun.data.encoded_pairs import EncodedPairs
 from freerun.distributed.ranks import Ranks
 from freerun.errors import RankError, RunError
+from freerun.experiment.bundle_reading import as_bundle_reads
 from freerun.experiment.dataset import DataSource, load_data
-from freerun.experiment.initial_model import as_initial_model_reads, data_hashes, network_sizes, read_initial_bundle
+from freerun.experiment.initial_model import data_hashes, network_sizes, read_initial_bundle
 from freerun.experiment.prepare import PreparedRun
 from freerun.experiment.request import COMMAND, DEVICE_KEY, TrainRequest, requested_keys, run_directory
 from freerun.experiment.run_hooks import RunHooks
@@ -132,7 +133,7 @@ def _follow(request: TrainRequest, ranks: Ranks) -> None:
         device = choose_device(config.training.device, DEVICE_KEY, place.local_rank, place.local_size)
         with Threads(config.training.threads or place.cores):
             init = read_initial_bundle(config.training.init, {}, "rank 0's configuration")
-            reading = config.data if init is None else as_initial_model_reads(config.data, init)
+            reading = config.data if init is None else as_bundle_reads(config.data, init)
             pairs = DataSource.open(reading, quiet=True)
             data = load_data(config, pairs, (init.source, init.target) if init else None)
             hashes = data_hashes(pairs.hashes, init)

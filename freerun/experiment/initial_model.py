@@ -8,16 +8,15 @@ from typing import Any
 
 from freerun.architecture import ATTENTIONS, Architecture
 from freerun.build import model_sizes
-from freerun.config import DataConfig, ModelConfig, SideForms, shown
+from freerun.config import ModelConfig, shown
 from freerun.data.codec import Codec
 from freerun.errors import ConfigError
+from freerun.experiment.bundle_reading import forms_of
 from freerun.loading.torch_model import sizes_of
 from freerun.runtime.bundle import Bundle, read_bundle
 
 __all__ = [
-    "as_initial_model_reads",
     "bundle_settings",
-    "check_initial_features",
     "data_hashes",
     "network_sizes",
     "read_initial_bundle",
@@ -72,38 +71,6 @@ def data_hashes(pairs: Mapping[str, str], init: Bundle | None) -> dict[str, str]
     return {**pairs, **({} if init is None else {"init_sha256": init.weights_hash})}
 
 
-def as_initial_model_reads(data: DataConfig, bundle: Bundle) -> DataConfig:
-    """Return ``data`` with the Unicode forms of the bundle, and its feature separator if its model has features."""
-    features = bundle.source.features
-    separator = {} if features is None else {"feature_separator": features.separator}
-    return data.model_copy(update={"normalisation": _forms(bundle), **separator})
-
-
-def check_initial_features(bundle: Bundle, name: str, separator: str | None) -> None:
-    """Check that pairs have features if and only if the bundle's model has.
-
-    ``separator`` is that of the pairs, which messages call ``name``; None if they have no features.
-
-    Raises:
-        ConfigError: only one of them has.
-    """
-    has = bundle.source.features is not None
-    if has == (separator is not None):
-        return
-    here, there = ("no features", "some") if has else ("features", "none")
-    fix = (
-        "Add the features: a third column, chosen with --columns, or the key features in JSON Lines"
-        if has
-        else "Leave the features out, for example with --columns 1,2"
-    )
-    raise ConfigError.single(
-        "training.init",
-        f"{name} has {here}, and the model {bundle.directory} that training starts from has {there}",
-        f"Expected pairs with{'' if has else 'out'} features",
-        f"{fix}; or start without --init",
-    )
-
-
 def bundle_settings(bundle: Bundle) -> dict[str, Any]:
     """Return the values that a bundle fixes, by their key path in a configuration."""
     model, source, target = bundle.model, bundle.config["source"], bundle.config["target"]
@@ -118,11 +85,7 @@ def bundle_settings(bundle: Bundle) -> dict[str, Any]:
         "model.reverse_source": source["reverse"],
         "data.source_tokens": source["tokens"],
         "data.target_tokens": target["tokens"],
-        "data.normalisation": _forms(bundle).as_value(),
+        "data.normalisation": forms_of(bundle).as_value(),
         "data.source_case": source["case"],
         **({} if bundle.source.features is None else {"data.feature_separator": bundle.source.features.separator}),
     }
-
-
-def _forms(bundle: Bundle) -> SideForms:
-    return SideForms(source=bundle.source.normalisation, target=bundle.target.normalisation)

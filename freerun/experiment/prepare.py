@@ -11,18 +11,24 @@ from typing import Any
 from freerun.architecture import feature_encoder_for
 from freerun.config import Config, DataConfig, merge, parse_config, shown, to_toml
 from freerun.errors import ConfigError, RunError
-from freerun.evaluation.baseline import most_frequent_target
 from freerun.experiment.automatic import choose_before_data, choose_recipe
-from freerun.experiment.dataset import DataSource, TrainingData, choose_text, load_data, write_held_out
+from freerun.experiment.bundle_reading import as_bundle_reads, check_bundle_features
+from freerun.experiment.dataset import (
+    DataSource,
+    TrainingData,
+    choose_text,
+    load_data,
+    most_frequent_of,
+    write_held_out,
+)
 from freerun.experiment.initial_model import (
-    as_initial_model_reads,
     bundle_settings,
-    check_initial_features,
     data_hashes,
     read_initial_bundle,
 )
 from freerun.experiment.memory_files import MemoryFiles, digest_of, restore_memory_files, write_memory_files
 from freerun.experiment.plan import RunPlan, clean_up_run
+from freerun.experiment.prepared_data import check_initial_codecs, check_prepared_keys, prepared_keys
 from freerun.experiment.spool import Spool, existing_spool, spool_pairs
 from freerun.files import write_atomic
 from freerun.log import log
@@ -96,15 +102,19 @@ def prepared_run(plan: RunPlan) -> Iterator[PreparedRun]:
         spool = existing_spool(plan.directory, data) if plan.resumes else spool_pairs(plan.directory, data)
         stack.callback(spool.discard)
         plan = _naming_copies(plan, spool)
-        reading = spool.reading if init is None else as_initial_model_reads(spool.reading, init)
+        reading = spool.reading if init is None else as_bundle_reads(spool.reading, init)
         pairs = DataSource.open(reading, "pairs" if "train" in plan.in_memory else spool.name)
+        if pairs.prepared is not None:
+            check_prepared_keys(plan.raw, pairs.prepared, plan.name)
         if init is not None:
-            check_initial_features(init, pairs.name, pairs.feature_separator)
+            check_bundle_features(init, pairs.name, pairs.feature_separator)
+            if pairs.prepared is not None:
+                check_initial_codecs(init, pairs.prepared)
         hashes = data_hashes(pairs.hashes, init)
         if plan.resumes:
             _check_data(plan.directory, hashes)
         config, training_data = resolve_config(plan, pairs, init)
-        most_frequent = most_frequent_target(lambda: (pair.target for pair in pairs.train()))
+        most_frequent = most_frequent_of(pairs)
         files = (spool,) if memory is None else (spool, memory)
         yield PreparedRun(
             plan=plan,
@@ -178,6 +188,8 @@ def _check_data(directory: Path, hashes: Mapping[str, str]) -> None:
 def resolve_config(plan: RunPlan, pairs: DataSource, init: Bundle | None) -> tuple[Config, TrainingData]:
     """Choose what was left open: the tokens, and without a configuration the model's dimensions and the length."""
     chosen = _nested(bundle_settings(init)) if init else {"data": choose_text(plan.config.data, pairs)}
+    if init and pairs.prepared is not None:
+        chosen = merge(chosen, {"data": prepared_keys(pairs.prepared)})
     raw = merge(merge(plan.raw, _feature_settings(plan.config, pairs)), chosen)
     automatic = choose_before_data(raw) if plan.automatic else {}
     config = _parsed(plan, merge(automatic, raw))

@@ -19,6 +19,7 @@ from freerun.config import (
     strategies_of,
     with_new_names,
 )
+from freerun.data.manifest import is_prepared
 from freerun.data.readers import COLUMNS_WITH_FEATURES
 from freerun.errors import ConfigError, RunError
 from freerun.experiment.lengthening import (
@@ -197,8 +198,15 @@ def _requested_config(request: TrainRequest, saved: Mapping[str, Any], trust: Tr
 
 
 def _open_keys(raw: Mapping[str, Any], requested: Mapping[str, Any]) -> set[str]:
-    """Return the keys that the start of the run decided: those set to "auto", and those that an initial model set."""
+    """Return the keys that the start of the run decided.
+
+    They are those set to "auto", and those that an initial model, or the preparation of the pairs, set.
+    """
     open_keys = _automatic_keys(requested)
+    train = requested["data"]["train"]
+    if isinstance(train, str) and is_prepared(Path(train)):
+        unset = flatten(requested).keys() - flatten(raw).keys()
+        open_keys |= {key for key in unset if key.startswith("data.") and key != "data.window"}
     if requested["training"]["init"]:
         unset = flatten(requested).keys() - flatten(raw).keys()
         open_keys |= {key for key in unset if key.startswith("model.") or key in _SET_BY_A_BUNDLE}

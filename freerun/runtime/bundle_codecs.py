@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from freerun.data.codec import Codec
+from freerun.data.codec_files import FEATURE_VOCABULARY, codec_of, vocabulary_name
 from freerun.data.features import FeatureCodec
-from freerun.data.tokenizers import SentencePieceTokenizer, Tokenizer, make_tokenizer
 from freerun.data.vocabulary import Vocabulary
 from freerun.errors import BundleError
-from freerun.runtime.limits import FEATURE_VOCABULARY, Limits
+from freerun.runtime.limits import Limits
 from freerun.runtime.snapshot import Snapshot
 
 __all__ = ["read_codecs"]
@@ -29,27 +29,11 @@ def read_codecs(files: Snapshot, config: Mapping[str, Any], limits: Limits) -> t
 def _read_codec(
     files: Snapshot, side: str, config: Mapping[str, Any], limits: Limits, features: FeatureCodec | None = None
 ) -> Codec:
-    settings = config[side]
-    spec = settings["tokens"]
-    subwords = spec.startswith("sentencepiece")
-    name = f"{side}_vocabulary.{'model' if subwords else 'json'}"
-    path = files.directory / name
+    name = vocabulary_name(side, config[side]["tokens"])
     content = files.checked(name, limits.of(name), config["files"])
-    if subwords:
-        tokenizer: Tokenizer = SentencePieceTokenizer(content, spec, path)
-        vocabulary = Vocabulary.from_sentencepiece(content, path)
-    else:
-        tokenizer, vocabulary = make_tokenizer(spec), Vocabulary.from_json(content, path)
-    _check_size(files, side, vocabulary, config)
-    return Codec(
-        tokenizer,
-        vocabulary,
-        normalisation=settings["normalisation"],
-        case=settings["case"],
-        reverse=settings["reverse"],
-        features=features,
-        written=settings.get("written") or "none",
-    )
+    codec = codec_of(config[side], content, files.directory / name, features)
+    _check_size(files, side, codec.vocabulary, config)
+    return codec
 
 
 def _read_features(files: Snapshot, config: Mapping[str, Any], limits: Limits) -> FeatureCodec | None:

@@ -7,14 +7,13 @@ from math import prod
 from typing import Final
 
 from freerun.architecture import Architecture
+from freerun.data.codec_files import FEATURE_VOCABULARY
 from freerun.runtime.shapes import Shapes, expected_shapes
 
-__all__ = ["FEATURE_VOCABULARY", "MAX_CONFIG", "Limits"]
+__all__ = ["MAX_CONFIG", "Limits"]
 
 MAX_CONFIG: Final = 2**24
 """Maximum bytes of config.json and of metrics.json."""
-FEATURE_VOCABULARY: Final = "feature_vocabulary.json"
-"""The file of a bundle with features, one more vocabulary."""
 _FLOAT: Final = 4
 _ROOM: Final = 2**22
 """For names, shapes and nodes."""

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from freerun.data.codec import Codec
-from freerun.data.tokenizers import SentencePieceTokenizer
+from freerun.data.codec_files import codec_settings, vocabulary_files
 from freerun.files import bytes_hash, replacing_dir, write_atomic
 from freerun.runtime.bundle import FORMAT, VERSION, WEIGHTS
 from freerun.runtime.card import model_card
-from freerun.runtime.limits import FEATURE_VOCABULARY
 from freerun.search.bound import LengthBound
 
 __all__ = ["BundleParts", "as_json", "write_bundle"]
@@ -40,20 +39,15 @@ class BundleParts:
 
 def write_bundle(directory: Path, parts: BundleParts) -> str:
     """Write a bundle atomically, replacing ``directory``; return the SHA-256 of its weights."""
-    files: dict[str, bytes] = {WEIGHTS: parts.weights}
-    for side, codec in (("source", parts.source), ("target", parts.target)):
-        name, content = _vocabulary_file(side, codec)
-        files[name] = content
+    files: dict[str, bytes] = {WEIGHTS: parts.weights, **vocabulary_files(parts.source, parts.target)}
     features = parts.source.features
-    if features is not None:
-        files[FEATURE_VOCABULARY] = features.vocabulary.to_json().encode()
     hashes = {name: bytes_hash(content) for name, content in sorted(files.items())}
     config = {
         "format": FORMAT,
         "version": VERSION,
         "freerun": parts.freerun_version,
-        "source": _codec_settings(parts.source),
-        "target": _codec_settings(parts.target),
+        "source": codec_settings(parts.source),
+        "target": codec_settings(parts.target),
         **({} if features is None else {"features": {"separator": features.separator}}),
         "model": dict(parts.model),
         "length_bound": asdict(parts.bound),
@@ -68,22 +62,6 @@ def write_bundle(directory: Path, parts: BundleParts) -> str:
         for name, content in files.items():
             write_atomic(new / name, content)
     return hashes[WEIGHTS]
-
-
-def _vocabulary_file(side: str, codec: Codec) -> tuple[str, bytes]:
-    if isinstance(codec.tokenizer, SentencePieceTokenizer):
-        return f"{side}_vocabulary.model", codec.tokenizer.model
-    return f"{side}_vocabulary.json", codec.vocabulary.to_json().encode()
-
-
-def _codec_settings(codec: Codec) -> dict[str, Any]:
-    return {
-        "tokens": codec.tokenizer.spec,
-        "normalisation": codec.normalisation,
-        "case": codec.case,
-        "reverse": codec.reverse,
-        **({} if codec.written == "none" else {"written": codec.written}),
-    }
 
 
 def as_json(value: Mapping[str, Any]) -> bytes:

@@ -62,7 +62,7 @@ def test_without_a_majority_there_is_only_copying():
 
 
 @pytest.mark.parametrize(
-    ("targets", "expected"), [(["b", "a", "b"], "b"), (["b", "a", "c", "a", "b"], "a"), (["x"], "x"), (["", ""], "")]
+    ("targets", "expected"), [(["b", "a", "b"], "b"), (["b", "a", "c", "a", "b"], "b"), (["x"], "x"), (["", ""], "")]
 )
 def test_the_most_frequent_target(targets, expected):
     assert most_frequent_target(lambda: iter(targets)) == expected

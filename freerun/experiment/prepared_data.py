@@ -1,0 +1,98 @@
+"""Prepared pairs as training data: what their preparation fixed, and what a configuration may not contradict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from freerun.config import DataConfig, shown
+from freerun.data.codec import Codec
+from freerun.data.manifest import is_prepared
+from freerun.data.prepared import DEFAULT_WINDOW, Prepared, PreparedPairs, open_prepared
+from freerun.errors import ConfigError
+from freerun.runtime.bundle import Bundle
+
+__all__ = ["check_initial_codecs", "check_prepared_keys", "check_window", "pairs_of", "prepared_data", "prepared_keys"]
+
+
+def prepared_data(config: DataConfig) -> Prepared | None:
+    """Return the prepared pairs that a configuration names, None for files of pairs.
+
+    Raises:
+        DataError: they are not complete, or their manifest is damaged or too new.
+    """
+    if not isinstance(config.train, str) or not is_prepared(Path(config.train)):
+        return None
+    return open_prepared(Path(config.train))
+
+
+def prepared_keys(prepared: Prepared) -> dict[str, Any]:
+    """Return the keys of [data] that the preparation fixed, with their values."""
+    return dict(prepared.manifest.data)
+
+
+def check_prepared_keys(raw: Mapping[str, Any], prepared: Prepared, location: object) -> None:
+    """Check that the keys that were set, ``raw``, do not contradict the preparation; messages name ``location``.
+
+    Raises:
+        ConfigError: some do.
+    """
+    fixed = prepared_keys(prepared)
+    section = raw.get("data", {})
+    contradictions = [
+        f"data.{key} is {shown(value)} here and {shown(fixed.get(key))} there"
+        for key, value in section.items()
+        if key not in ("train", "dev", "window") and value not in (fixed.get(key), "auto")
+    ]
+    if contradictions:
+        raise ConfigError.single(
+            location,
+            f"the configuration contradicts the prepared pairs in {prepared.directory}: {'; '.join(contradictions)}",
+            "Expected the settings that the pairs were prepared with",
+            "Leave these keys out, or prepare the pairs again with these settings, into another directory",
+        )
+
+
+def check_initial_codecs(bundle: Bundle, prepared: Prepared) -> None:
+    """Check that the model that training starts from reads and writes the ids of prepared pairs.
+
+    Raises:
+        ConfigError: it has other vocabularies.
+    """
+    source, target = prepared.codecs(reverse_source=bundle.source.reverse)
+    sides = [("source", bundle.source, source), ("target", bundle.target, target)]
+    others = [side for side, one, other in sides if _identity(one) != _identity(other)]
+    if others:
+        raise ConfigError.single(
+            "training.init",
+            f"the {' and the '.join(others)} vocabulary of {bundle.directory} differs from that of the prepared pairs "
+            f"in {prepared.directory}",
+            "Expected pairs that were prepared with the vocabularies of this model",
+            f"Prepare them with: freerun data prepare ... --init {bundle.directory}",
+        )
+
+
+def _identity(codec: Codec) -> tuple[object, ...]:
+    features = None if codec.features is None else (codec.features.separator, codec.features.vocabulary)
+    return codec.tokenizer.spec, codec.vocabulary, codec.normalisation, codec.case, features
+
+
+def pairs_of(prepared: Prepared, source: Codec, target: Codec, config: DataConfig) -> PreparedPairs:
+    """Return the training pairs of prepared data."""
+    return PreparedPairs(prepared, source, target, config.window or DEFAULT_WINDOW)
+
+
+def check_window(config: DataConfig) -> None:
+    """Check that ``data.window`` is not set for files of pairs, all of which are shuffled together.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if config.window is not None:
+        raise ConfigError.single(
+            "data.window",
+            f"the value is {config.window:,}, but {shown(config.train)} is not a directory of prepared pairs",
+            "Expected no window: pairs from files are shuffled all together",
+            "Remove the key, or prepare the pairs with: freerun data prepare",
+        )

@@ -1,0 +1,260 @@
+"""The first pass: counts tokens for the vocabularies, and finds the sources that are held out.
+
+Held-out sources are those with the lowest hashes, so only the lowest ones of each block matter; their pairs do not
+belong to the training pairs, so their tokens are taken off the counts at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from freerun.data.features import feature_tokens, source_key
+from freerun.data.hash_sampling import hash_of
+from freerun.data.normalisation import Case, Form
+from freerun.data.readers import Columns, Pair
+from freerun.data.split import check_enough, held_out_count, held_out_hashes
+from freerun.preparation.blocks import Block, Texts, texts_of
+from freerun.preparation.sides import count_tokens, is_nfc, normalised
+
+__all__ = ["BlockCounts", "HeldOutPairs", "Reading", "Tally", "count_block", "lowest_texts"]
+
+_ALL: Final = 2**64 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How texts are read: as in the section [data] of a configuration, with every choice made.
+
+    Attributes:
+        columns: of TSV lines.
+        separator: of features, None if the pairs have none.
+        source_form, target_form: Unicode forms; composed_form: the one that sources are compared in.
+        source_case: of the sources.
+        source_tokens, target_tokens: how texts are split.
+        holds_out: some sources are held out.
+    """
+
+    columns: Columns | None
+    separator: str | None
+    source_form: Form
+    target_form: Form
+    composed_form: Form
+    source_case: Case
+    source_tokens: str
+    target_tokens: str
+    holds_out: bool
+
+    def texts(self, block: Block) -> Texts:
+        """Return the texts of a block, as they are in the file. Raises as ``texts_of`` does."""
+        return texts_of(block, self.columns, self.separator)
+
+
+@dataclass
+class Counts:
+    """Numbers of tokens of each kind, and of targets that are not in NFC."""
+
+    source: Counter[str] = field(default_factory=Counter)
+    target: Counter[str] = field(default_factory=Counter)
+    features: Counter[str] = field(default_factory=Counter)
+    decomposed: int = 0
+
+    def add(self, other: Counts) -> None:
+        """Add the numbers of other pairs."""
+        self.source.update(other.source)
+        self.target.update(other.target)
+        self.features.update(other.features)
+        self.decomposed += other.decomposed
+
+    def take_off(self, other: Counts) -> None:
+        """Take off the numbers of pairs that have been counted."""
+        for mine, its in ((self.source, other.source), (self.target, other.target), (self.features, other.features)):
+            mine.subtract(its)
+            for token in [token for token in its if not mine[token]]:
+                del mine[token]
+        self.decomposed -= other.decomposed
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BlockCounts:
+    """What the first pass finds in a block.
+
+    Attributes:
+        pairs: their number.
+        counts: of tokens, those of held-out pairs included.
+        hashes: the lowest distinct hashes of sources, sorted.
+        candidates: pairs that may be held out: hash, number in the block, and the pair.
+    """
+
+    pairs: int
+    counts: Counts
+    hashes: npt.NDArray[np.uint64]
+    candidates: list[tuple[int, int, Pair]]
+
+
+def count_block(block: Block, reading: Reading, bounds: tuple[int, int] = (_ALL, _ALL)) -> BlockCounts:
+    """Count a block.
+
+    ``bounds``: the largest hash that matters for the number of sources, and for what is held out.
+
+    Raises:
+        BadBlock: it cannot be read.
+    """
+    texts = reading.texts(block)
+    counts = counts_of(texts, reading)
+    if not reading.holds_out:
+        return BlockCounts(pairs=len(texts), counts=counts, hashes=np.zeros(0, np.uint64), candidates=[])
+    hashes = source_hashes(texts, reading)
+    chosen = np.flatnonzero(hashes <= np.uint64(bounds[1])).tolist()
+    candidates = [(int(hashes[number]), number, _pair(texts, number)) for number in chosen]
+    return BlockCounts(
+        pairs=len(texts), counts=counts, hashes=np.unique(hashes[hashes <= np.uint64(bounds[0])]), candidates=candidates
+    )
+
+
+def _pair(texts: Texts, number: int) -> Pair:
+    features = None if texts.features is None else texts.features[number]
+    return Pair(texts.sources[number], texts.targets[number], number + 1, features)
+
+
+def counts_of(texts: Texts, reading: Reading) -> Counts:
+    """Count the tokens of texts. Subwords are not counted: ``lowest_texts`` finds what they are learned from."""
+    counts = Counts()
+    if not reading.source_tokens.startswith("sentencepiece"):
+        sources = normalised(texts.sources, reading.source_form, reading.source_case)
+        counts.source = count_tokens(sources, reading.source_tokens)
+    if not reading.target_tokens.startswith("sentencepiece"):
+        counts.target = count_tokens(normalised(texts.targets, reading.target_form, "keep"), reading.target_tokens)
+    if texts.features is not None and reading.separator is not None:
+        for each, number in Counter(texts.features).items():
+            counts.features.update(dict.fromkeys(feature_tokens(each, reading.separator), number))
+    if reading.target_form in ("NFD", "NFKD") and not is_nfc(texts.targets):
+        counts.decomposed = sum(not is_nfc([target]) for target in texts.targets)
+    return counts
+
+
+def source_hashes(texts: Texts, reading: Reading) -> npt.NDArray[np.uint64]:
+    """Return the hash by which each source is held out or not."""
+    sources = normalised(texts.sources, reading.composed_form, reading.source_case)
+    if texts.features is None or reading.separator is None:
+        return held_out_hashes(sources)
+    tokens = {each: feature_tokens(each, reading.separator) for each in set(texts.features)}
+    keys = (source_key(source, tokens[each]) for source, each in zip(sources, texts.features, strict=True))
+    return held_out_hashes(keys)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutPairs:
+    """The pairs that are held out.
+
+    Attributes:
+        pairs: in the order of the file.
+        places: number of the block -> numbers of the pairs in it.
+        sources: number of held-out sources.
+        total: number of all distinct sources.
+        is_exact: False if ``total`` is an estimate.
+    """
+
+    pairs: list[Pair]
+    places: dict[int, list[int]]
+    sources: int
+    total: int
+    is_exact: bool
+
+
+class Tally:
+    """The counts of all blocks, in bounded memory.
+
+    Args:
+        fraction: of the sources that is held out.
+        limit: of their number.
+    """
+
+    def __init__(self, fraction: float, limit: int) -> None:
+        self.counts, self.pairs = Counts(), 0
+        self._fraction, self._limit = fraction, limit
+        # with so many distinct sources, the limit decides how many are held out
+        self._enough = math.ceil((limit + 1) / fraction) + 1
+        self._lowest = np.zeros(0, np.uint64)
+        self._candidates: defaultdict[int, list[tuple[int, int, Pair]]] = defaultdict(list)
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The largest hashes that still matter, see ``count_block``."""
+        held_out = int(self._lowest[self._limit - 1]) if len(self._lowest) >= self._limit else _ALL
+        return int(self._lowest[-1]) if self._is_saturated else _ALL, held_out
+
+    @property
+    def _is_saturated(self) -> bool:
+        return len(self._lowest) >= self._enough
+
+    def add(self, number: int, block: BlockCounts) -> None:
+        """Add the counts of block ``number``; blocks are added in their order."""
+        self.counts.add(block.counts)
+        self.pairs += block.pairs
+        if len(block.hashes):
+            self._lowest = np.unique(np.concatenate([self._lowest, block.hashes]))[: self._enough]
+        for value, index, pair in block.candidates:
+            self._candidates[value].append((number, index, pair))
+        if len(self._candidates) > 2 * self._limit:
+            bound = self.bounds[1]
+            for value in [value for value in self._candidates if value > bound]:
+                del self._candidates[value]
+
+    def held_out(self, location: object) -> HeldOutPairs:
+        """Return the pairs that are held out.
+
+        Raises:
+            DataError: at ``location``: there are too few sources.
+        """
+        distinct = len(self._lowest)
+        check_enough(distinct, location)
+        count = held_out_count(distinct, self._fraction, self._limit)
+        chosen = [place for value in self._lowest[:count].tolist() for place in self._candidates[value]]
+        chosen.sort(key=lambda place: place[:2])
+        places: defaultdict[int, list[int]] = defaultdict(list)
+        for number, index, _ in chosen:
+            places[number].append(index)
+        total = round((distinct - 1) / (int(self._lowest[-1]) / 2**64)) if self._is_saturated else distinct
+        return HeldOutPairs(
+            pairs=[pair for _, _, pair in chosen],
+            places=dict(places),
+            sources=count,
+            total=total,
+            is_exact=not self._is_saturated,
+        )
+
+
+# -- subwords ----------------------------------------------------------------------------------------------------------
+
+
+def lowest_texts(
+    block: Block, reading: Reading, excluded: Sequence[int], size: int, bounds: tuple[int, int]
+) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+    """Return (hash, text) of the sources, and of the targets, that subwords may be learned from.
+
+    They are the ``size`` texts with the lowest hashes up to ``bounds``, each once, as ``hash_sample`` finds them;
+    ``excluded`` are numbers of held-out pairs. A side without subwords has none.
+    """
+    texts = reading.texts(block)
+    without = set(excluded)
+    sources = normalised(texts.sources, reading.source_form, reading.source_case)
+    targets = normalised(texts.targets, reading.target_form, "keep")
+    sides = ((sources, reading.source_tokens, bounds[0]), (targets, reading.target_tokens, bounds[1]))
+    found = []
+    for side, spec, bound in sides:
+        chosen: dict[int, str] = {}
+        if spec.startswith("sentencepiece"):
+            for number, text in enumerate(side):
+                if number not in without and (value := hash_of(text, "sentencepiece")) <= bound:
+                    chosen.setdefault(value, text)
+        # in the order of their first occurrence
+        kept = set(sorted(chosen)[:size])
+        found.append([(value, text) for value, text in chosen.items() if value in kept])
+    return found[0], found[1]

@@ -1,0 +1,91 @@
+"""The last step of a preparation: everything that the manifest says of the whole data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from freerun.data.codec_files import codec_settings, vocabulary_files
+from freerun.data.manifest import FORMAT, VERSION, Counts, Manifest
+from freerun.data.prepared import DEV
+from freerun.data.shards import TARGET, open_shard, shard_name
+from freerun.evaluation.items import EvaluationSet
+from freerun.files import file_hash
+from freerun.preparation.encoding import Encoding, ShardRecord, hashes_of_sources
+from freerun.preparation.grouping import Grouped
+from freerun.symbols import EOS
+
+__all__ = ["finished_manifest"]
+
+
+def finished_manifest(
+    directory: Path,
+    records: Sequence[ShardRecord],
+    grouped: Grouped,
+    encoding: Encoding,
+    development: EvaluationSet,
+    settings: Mapping[str, Any],
+) -> Manifest:
+    """Return the manifest of a directory whose other files are complete; all shards are read and checked."""
+    sizes = [len(encoding.source.vocabulary), len(encoding.target.vocabulary)]
+    if encoding.source.features is not None:
+        sizes.append(len(encoding.source.features.vocabulary))
+    digests = [hashlib.sha256() for _ in range(2 * len(sizes))]
+    left, most_frequent = grouped.most_frequent_target, ""
+    for number, record in enumerate(records):
+        shard = open_shard(directory / shard_name(number), record.shard, encoding.dtype, sizes)
+        for digest, array in zip(digests, [*shard.lengths, *shard.tokens], strict=True):
+            digest.update(np.ascontiguousarray(array).data)
+        if 0 <= left < record.shard.pairs:
+            ids = [*shard.row(TARGET, left).tolist(), EOS]
+            most_frequent = encoding.target.text(encoding.target.decode(ids))
+        left -= record.shard.pairs
+    names = [DEV, *vocabulary_files(encoding.source, encoding.target)]
+    together = hashlib.sha256(encoding.dtype.encode() + b"".join(digest.digest() for digest in digests))
+    return Manifest(
+        format=FORMAT,
+        version=VERSION,
+        data=dict(settings),
+        codecs={"source": codec_settings(encoding.source), "target": codec_settings(encoding.target)},
+        holds_out=encoding.reading.holds_out,
+        most_frequent_target=most_frequent,
+        counts=_counts(records, grouped, encoding, development),
+        dtype=encoding.dtype,
+        tokens_sha256=together.hexdigest(),
+        files={**{name: file_hash(directory / name) for name in names}, **grouped.files},
+        shards=[record.shard for record in records],
+    )
+
+
+def _counts(records: Sequence[ShardRecord], grouped: Grouped, encoding: Encoding, development: EvaluationSet) -> Counts:
+    def total(name: str) -> int:
+        return sum(getattr(record, name) for record in records)
+
+    kept = sum(record.shard.pairs for record in records)
+    return Counts(
+        read=total("read"),
+        kept=kept,
+        same_as_held_out=total("same_as_held_out"),
+        too_long_source=total("too_long_source"),
+        too_long_target=total("too_long_target"),
+        longest_source=max(record.longest_source for record in records),
+        longest_target=max(record.longest_target for record in records),
+        development_sources=_development_sources(records, encoding, development),
+        sources=grouped.sources,
+        source_tokens=kept + sum(record.shard.source_tokens for record in records),
+        target_tokens=kept + sum(record.shard.target_tokens for record in records),
+        unknown_source_tokens=total("unknown_source_tokens"),
+        unknown_target_tokens=total("unknown_target_tokens"),
+        unknown_features=total("unknown_features"),
+        largest_ratio=max(record.largest_ratio for record in records),
+    )
+
+
+def _development_sources(records: Sequence[ShardRecord], encoding: Encoding, development: EvaluationSet) -> int:
+    """Return how many development sources are training sources, too."""
+    found = np.array(sorted({value for record in records for value in record.development}), np.uint64)
+    return int(np.isin(hashes_of_sources([*development.items], encoding), found).sum())

@@ -1,0 +1,161 @@
+"""The result of the first pass: the codecs that were learned from the training pairs, and what is held out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from freerun.config import DataConfig
+from freerun.data.codec import Codec, check_target_tokens, form_to_write
+from freerun.data.codec_files import FEATURE_VOCABULARY, codec_of, codec_settings, vocabulary_files, vocabulary_name
+from freerun.data.features import FeatureCodec
+from freerun.data.readers import Pair
+from freerun.data.tokenizers import (
+    MAX_TRAINING_TEXTS,
+    SentencePieceTokenizer,
+    Tokenizer,
+    make_tokenizer,
+    parse_tokens_spec,
+    train_sentencepiece,
+)
+from freerun.data.vocabulary import Vocabulary
+from freerun.files import write_atomic
+from freerun.preparation.blocks import Texts
+from freerun.preparation.counting import Counts, Reading, Tally, counts_of, lowest_texts
+
+__all__ = ["Learned", "learn_codecs"]
+
+_ALL = 2**64 - 1
+EachBlock = Callable[[Callable[..., Any], Callable[..., tuple[Any, ...]]], Iterator[tuple[int, Any]]]
+"""Applies a function to every block, with further arguments by number and block; yields numbers and results."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What the second pass needs.
+
+    Attributes:
+        source, target: the codecs; that of the sources does not reverse.
+        places: number of a block -> numbers of the pairs in it that are held out.
+        blocks: how many there are.
+    """
+
+    source: Codec
+    target: Codec
+    places: Mapping[int, list[int]]
+    blocks: int
+
+    def write(self, path: Path, directory: Path) -> None:
+        """Write the vocabularies to a directory, and the rest to ``path``, which is there if all is."""
+        for name, vocabulary in vocabulary_files(self.source, self.target).items():
+            write_atomic(directory / name, vocabulary)
+        features = self.source.features
+        content = {
+            "source": codec_settings(self.source),
+            "target": codec_settings(self.target),
+            "separator": None if features is None else features.separator,
+            "places": {str(block): numbers for block, numbers in self.places.items()},
+            "blocks": self.blocks,
+        }
+        write_atomic(path, json.dumps(content))
+
+    @classmethod
+    def read(cls, path: Path, directory: Path) -> Learned:
+        """Read what ``write`` wrote."""
+        values = json.loads(path.read_bytes())
+        features = None
+        if values["separator"] is not None:
+            file = directory / FEATURE_VOCABULARY
+            features = FeatureCodec(values["separator"], Vocabulary.from_json(file.read_bytes(), file))
+        codecs = {}
+        for side in ("source", "target"):
+            file = directory / vocabulary_name(side, values[side]["tokens"])
+            codecs[side] = codec_of(values[side], file.read_bytes(), file, features if side == "source" else None)
+        places = {int(block): numbers for block, numbers in values["places"].items()}
+        return cls(source=codecs["source"], target=codecs["target"], places=places, blocks=values["blocks"])
+
+
+def learn_codecs(
+    tally: Tally,
+    reading: Reading,
+    data: DataConfig,
+    *,
+    held_out: Sequence[Pair],
+    places: Mapping[int, list[int]],
+    blocks: int,
+    each_block: EachBlock,
+) -> Learned:
+    """Build the codecs from the counts of all blocks: the same as ``build_codecs`` builds from the training pairs.
+
+    Args:
+        tally: the counts.
+        reading: how texts are read.
+        data: the section [data].
+        held_out: the pairs that were counted, and are no training pairs; ``places``: where they are.
+        places: see ``Learned``.
+        blocks: how many there are.
+        each_block: for the texts that subwords are learned from.
+
+    Raises:
+        UserError: as ``build_codecs``.
+    """
+    counts = tally.counts
+    if held_out:
+        counts.take_off(counts_of(_texts(held_out, reading), reading))
+    texts = _subword_texts(reading, places, each_block)
+    if data.shared_vocabulary:
+        both = Counts(target=counts.source + counts.target)
+        source = target = _side("target", reading.target_tokens, both.target, [*texts[0], *texts[1]], data)
+    else:
+        source = _side("source", reading.source_tokens, counts.source, texts[0], data)
+        target = _side("target", reading.target_tokens, counts.target, texts[1], data)
+    check_target_tokens(target[1], data.minimum_count)
+    features = None
+    if reading.separator is not None:
+        vocabulary = Vocabulary.from_counts(counts.features, data.minimum_count)
+        features = FeatureCodec(reading.separator, vocabulary)
+    written = form_to_write(reading.target_form, lambda: not counts.decomposed)
+    return Learned(
+        source=Codec(*source, normalisation=reading.source_form, case=reading.source_case, features=features),
+        target=Codec(*target, normalisation=reading.target_form, written=written),
+        places=places,
+        blocks=blocks,
+    )
+
+
+def _texts(pairs: Sequence[Pair], reading: Reading) -> Texts:
+    features = None if reading.separator is None else [pair.features or "" for pair in pairs]
+    return Texts([pair.source for pair in pairs], [pair.target for pair in pairs], features)
+
+
+def _side(
+    side: str, spec: str, counts: Mapping[str, int], texts: Sequence[str], data: DataConfig
+) -> tuple[Tokenizer, Vocabulary]:
+    kind, size = parse_tokens_spec(spec, f"data.{side}_tokens")
+    if kind == "sentencepiece" and size is not None:
+        model = train_sentencepiece(iter(texts), size, f"data.{side}_tokens")
+        return SentencePieceTokenizer(model, spec), Vocabulary.from_sentencepiece(model)
+    return make_tokenizer(spec), Vocabulary.from_counts(counts, data.minimum_count)
+
+
+def _subword_texts(
+    reading: Reading, places: Mapping[int, list[int]], each_block: EachBlock
+) -> tuple[list[str], list[str]]:
+    """Return the source texts and the target texts that subwords are learned from, none for a side without them."""
+    found: tuple[dict[int, str], dict[int, str]] = ({}, {})
+    if not any(spec.startswith("sentencepiece") for spec in (reading.source_tokens, reading.target_tokens)):
+        return [], []
+    bounds = [_ALL, _ALL]
+    arguments = lambda number, block: (reading, places.get(number, []), MAX_TRAINING_TEXTS, tuple(bounds))  # noqa: E731
+    for _, sides in each_block(lowest_texts, arguments):
+        for side, texts in enumerate(sides):
+            for value, text in texts:
+                found[side].setdefault(value, text)
+            if len(found[side]) > 2 * MAX_TRAINING_TEXTS:
+                bounds[side] = sorted(found[side])[MAX_TRAINING_TEXTS - 1]
+                for value in [value for value in found[side] if value > bounds[side]]:
+                    del found[side][value]
+    return list(found[0].values()), list(found[1].values())

@@ -1,0 +1,395 @@
+"""The preparation of pairs: choices, two passes over the files, groups of equal sources, and the manifest.
+
+A directory is complete when it has its manifest, which is written last. Until then ``scratch`` holds what was finished:
+the result of the first pass, and a line for each shard. The same command continues from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from freerun.config import DataConfig, changed_keys, shown
+from freerun.data.codec import Codec, check_specs
+from freerun.data.corpus import FilterReport, no_pair_left
+from freerun.data.manifest import MANIFEST, PREPARATION, manifest_bytes
+from freerun.data.prepared import DEV, Prepared, open_prepared
+from freerun.data.readers import Pair, files_of, read_pairs
+from freerun.data.shards import dtype_for, shard_name
+from freerun.data.writers import write_pairs
+from freerun.errors import ConfigError, RunError
+from freerun.evaluation.items import EvaluationSet, group_pairs
+from freerun.experiment.bundle_reading import as_bundle_reads, check_bundle_features
+from freerun.experiment.dataset import MAX_HELD_OUT, DataSource, choose_text, composed_form, held_out_notice
+from freerun.experiment.pairs_spec import location_of
+from freerun.experiment.run_columns import held_out_columns
+from freerun.files import remove_leftovers, write_atomic
+from freerun.lock import LOCK, inner_lock, only_writer
+from freerun.log import log
+from freerun.preparation.blocks import BadBlock, Block, blocks_of
+from freerun.preparation.counting import Reading, Tally, count_block
+from freerun.preparation.encoding import Encoding, ShardRecord, encode_block, hashes_of_sources
+from freerun.preparation.finishing import finished_manifest
+from freerun.preparation.grouping import group_sources
+from freerun.preparation.learned_codecs import Learned, learn_codecs
+from freerun.preparation.workers import in_order
+from freerun.runtime.bundle import Bundle, read_bundle
+from freerun.version import VERSION
+
+__all__ = ["PrepareRequest", "Progress", "prepare"]
+
+SCRATCH: Final = "scratch"
+_COUNTED: Final = "counted.json"
+_SHARDS: Final = "shards.jsonl"
+SAMPLE_PAIRS: Final = 1_000_000
+"""Tokens and Unicode forms that are not set are chosen from so many of the first pairs."""
+_SMALL: Final = 16_000_000
+"""Bytes of pairs that one process reads in less time than others need to start."""
+
+Progress = Callable[[str, int, float | None], None]
+"""Is told the activity, how many pairs are done, and the fraction, None if it is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareRequest:
+    """The arguments of ``freerun data prepare``.
+
+    Attributes:
+        data: the section [data] of a configuration.
+        out: the directory for the prepared data.
+        processes: how many processes work; None: one per core, but one for little data.
+        cores: how many there are.
+        init: the model whose vocabularies are taken, None to learn them.
+    """
+
+    data: DataConfig
+    out: Path
+    processes: int | None
+    cores: int
+    init: Path | None = None
+
+
+def prepare(request: PrepareRequest, progress: Progress) -> tuple[Prepared, bool]:
+    """Prepare pairs, or continue what was interrupted; return the result, and False if it was there already.
+
+    Raises:
+        UserError: something that the user can fix; what was there before is unchanged.
+    """
+    with only_writer(inner_lock(request.out)):
+        _check_directory(request.out)
+        job = _Job.of(request, progress)
+        if _is_complete(job):
+            shutil.rmtree(job.scratch, ignore_errors=True)  # a kill came after the manifest
+            return open_prepared(job.out), False
+        with job.explained():
+            job.run()
+        return open_prepared(job.out), True
+
+
+def _check_directory(directory: Path) -> None:
+    """Check that a directory is new, empty, or has a preparation.
+
+    Raises:
+        RunError: it has something else.
+    """
+    remove_leftovers(directory, "*")
+    if (directory / PREPARATION).exists():
+        return
+    names = sorted(path.name for path in directory.iterdir() if path.name != LOCK)
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise RunError(
+            directory,
+            f"this directory is not empty: it holds {', '.join(names[:3])}{more}",
+            "Expected a new or empty directory",
+            "Choose another with --out",
+        )
+
+
+def _is_complete(job: _Job) -> bool:
+    """Return True if the directory has these pairs, prepared; write the record of a new preparation.
+
+    Raises:
+        RunError: it has others, or they were prepared with other settings.
+    """
+    path = job.out / PREPARATION
+    record, is_complete = job.record(), (job.out / MANIFEST).exists()
+    if not path.exists():
+        with job.explained():
+            write_atomic(path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+        return False
+    try:
+        before = json.loads(path.read_bytes())
+        changes = changed_keys(before, record)
+    except (OSError, ValueError, AttributeError):
+        changes = [("preparation.json", "damaged", "")]
+    if is_complete:
+        changes = [change for change in changes if change[0] != "freerun"]  # this one need not continue it
+    if changes:
+        key, old, new = changes[0]
+        what = {"pairs.train_sha256": "the pairs are others", "pairs.dev_sha256": "the development pairs are others"}
+        raise RunError(
+            job.out,
+            f"this directory has {'prepared pairs' if is_complete else 'a preparation that is not complete'}, but "
+            + what.get(key, f"{key} was {shown(old)}, and is {shown(new)} now"),
+            "Expected the same pairs and settings, to continue",
+            "Choose another directory with --out, or remove this one",
+        )
+    return is_complete
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Job:
+    """A preparation with all choices made."""
+
+    out: Path
+    pairs: DataSource
+    data: DataConfig
+    reading: Reading
+    processes: int
+    progress: Progress
+    bundle: Bundle | None
+
+    @classmethod
+    def of(cls, request: PrepareRequest, progress: Progress) -> _Job:
+        bundle = None if request.init is None else read_bundle(request.init)
+        reading_as = request.data if bundle is None else _as_bundle_reads(request.data, bundle)
+        pairs = DataSource.open(reading_as, limit=SAMPLE_PAIRS)
+        if bundle is not None:
+            check_bundle_features(bundle, pairs.name, pairs.feature_separator)
+        forms = reading_as.model_copy(update={"normalisation": pairs.forms})
+        chosen = {**pairs.fields.settings(), **choose_text(forms, pairs), "normalisation": pairs.forms.as_value()}
+        data = DataConfig.model_validate({**reading_as.model_dump(), **chosen})
+        check_specs(data.source_tokens, data.target_tokens, data.shared_vocabulary)
+        reading = Reading(
+            columns=pairs.fields.columns,
+            separator=pairs.fields.separator,
+            source_form=pairs.forms.source,
+            target_form=pairs.forms.target,
+            composed_form=composed_form(pairs.forms.source),
+            source_case=data.source_case,
+            source_tokens=data.source_tokens,
+            target_tokens=data.target_tokens,
+            holds_out=data.dev is None,
+        )
+        processes = request.processes or (1 if _num_bytes(data) < _SMALL else request.cores)
+        return cls(
+            out=request.out,
+            pairs=pairs,
+            data=data,
+            reading=reading,
+            processes=processes,
+            progress=progress,
+            bundle=bundle,
+        )
+
+    @property
+    def scratch(self) -> Path:
+        return self.out / SCRATCH
+
+    def record(self) -> dict[str, Any]:
+        """Return what identifies the preparation: the pairs, wherever they are, and the settings."""
+        init = {} if self.bundle is None else {"init": self.bundle.digest}
+        return {"freerun": VERSION, "pairs": self.pairs.hashes, **init, "data": settings_of(self.data)}
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Within the block, let what a user can fix be a ``UserError``."""
+        try:
+            yield
+        except BadBlock:
+            for _ in self.pairs.fields.read_training(location_of(self.data.train), self.pairs.name):
+                pass
+            raise  # a mistake of this program: the readers accept what ``texts_of`` does not
+        except OSError as error:
+            raise RunError(
+                self.out,
+                f"the prepared pairs could not be written ({error.strerror or error}); what is finished is kept",
+                "Expected enough disk space and permission to write",
+                "Free disk space, and run the same command again, which continues",
+            ) from error
+
+    def run(self) -> None:
+        """Prepare the pairs, from wherever an earlier process was interrupted."""
+        self.scratch.mkdir(exist_ok=True)
+        remove_leftovers(self.scratch, "*")
+        learned = self._learned()
+        encoding, development = self._encoding(learned)
+        records = self._encoded(encoding, learned)
+        if not any(record.shard.pairs for record in records):
+            report = FilterReport(
+                read=sum(record.read for record in records),
+                kept=0,
+                too_long_source=sum(record.too_long_source for record in records),
+                too_long_target=sum(record.too_long_target for record in records),
+                same_as_held_out=sum(record.same_as_held_out for record in records),
+                longest_source=0,
+                longest_target=0,
+            )
+            limits = self.data.max_source_length, self.data.max_target_length
+            raise no_pair_left(report, *limits, self.pairs.name)
+        total = 2 * sum(record.shard.pairs for record in records)
+        grouped = group_sources(
+            self.out,
+            self.scratch,
+            [record.shard.pairs for record in records],
+            lambda done: self.progress("grouping", done // 2, done / total),
+        )
+        manifest = finished_manifest(self.out, records, grouped, encoding, development, settings_of(self.data))
+        write_atomic(self.out / MANIFEST, manifest_bytes(manifest))
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    # -- the first pass -----------------------------------------------------------------------------------------------
+
+    def _learned(self) -> Learned:
+        """Return the result of the first pass."""
+        path = self.scratch / _COUNTED
+        if path.exists():
+            return Learned.read(path, self.out)
+        tally = Tally(self.data.held_out, MAX_HELD_OUT)
+        blocks = self._count(tally)
+        if self.reading.holds_out:
+            held_out = tally.held_out(self.pairs.name)
+            pairs, places = held_out.pairs, held_out.places
+            total = f"{held_out.total:,}" if held_out.is_exact else f"about {held_out.total:,}"
+            log.info(held_out_notice(held_out.sources, total))
+        else:
+            pairs, places = list(self.pairs.dev()), {}
+        write_pairs(self.out / DEV, pairs, self.reading.separator)
+        if self.bundle is not None:
+            source = replace(self.bundle.source, reverse=False)
+            learned = Learned(source=source, target=self.bundle.target, places=places, blocks=blocks)
+        else:
+            learned = learn_codecs(
+                tally,
+                self.reading,
+                self.data,
+                held_out=pairs if self.reading.holds_out else [],
+                places=places,
+                blocks=blocks,
+                each_block=self._each_block,
+            )
+        learned.write(path, self.out)
+        return learned
+
+    def _count(self, tally: Tally) -> int:
+        """Count all blocks; return how many there are."""
+        size, read, blocks = _num_bytes(self.data), 0, 0
+
+        def tasks() -> Iterator[tuple[int, tuple[Any, ...]]]:
+            nonlocal read
+            for block in blocks_of(location_of(self.data.train)):
+                read += block.num_bytes
+                yield block.num_bytes, (block, self.reading, tally.bounds)
+
+        done = 0
+        for num_bytes, counts in in_order(count_block, tasks(), self.processes):
+            tally.add(blocks, counts)
+            blocks, done = blocks + 1, done + num_bytes
+            self.progress("reading", tally.pairs, done / size if size else None)
+        return blocks
+
+    def _each_block(
+        self, function: Callable[..., Any], arguments: Callable[[int, Block], tuple[Any, ...]]
+    ) -> Iterator[tuple[int, Any]]:
+        blocks = enumerate(blocks_of(location_of(self.data.train)))
+        tasks = ((number, (block, *arguments(number, block))) for number, block in blocks)
+        return in_order(function, tasks, self.processes)
+
+    # -- the second pass ----------------------------------------------------------------------------------------------
+
+    def _encoding(self, learned: Learned) -> tuple[Encoding, EvaluationSet]:
+        """Return how blocks are encoded, and the development pairs."""
+        columns = held_out_columns(self.data)
+        dev: list[Pair] = list(read_pairs(self.out / DEV, columns))
+        development = group_pairs(dev, learned.source, learned.target)
+        most = max(len(learned.source.vocabulary), len(learned.target.vocabulary), _feature_ids(learned.source))
+        encoding = Encoding(
+            reading=self.reading,
+            source=learned.source,
+            target=learned.target,
+            max_source_length=self.data.max_source_length,
+            max_target_length=self.data.max_target_length,
+            dtype=dtype_for(max(most, self.data.max_source_length, self.data.max_target_length)),
+            directory=self.out,
+            scratch=self.scratch,
+            development=np.zeros(0, np.uint64),
+        )
+        # of all spellings, which the model may not distinguish
+        hashes = np.unique(hashes_of_sources([*dev], encoding))
+        return Encoding(**{**vars(encoding), "development": hashes}), development
+
+    def _encoded(self, encoding: Encoding, learned: Learned) -> list[ShardRecord]:
+        """Encode all blocks that have no shard yet; return the records of all shards."""
+        path = self.scratch / _SHARDS
+        records = _finished(path, self.out)
+        done = sum(record.read for record in records.values())
+
+        def tasks() -> Iterator[tuple[int, tuple[Any, ...]]]:
+            for number, block in enumerate(blocks_of(location_of(self.data.train))):
+                if number not in records:
+                    yield number, (number, block, learned.places.get(number, []), encoding)
+
+        with path.open("a", encoding="utf-8") as journal:
+            for number, record in in_order(encode_block, tasks(), self.processes):
+                journal.write(json.dumps({"number": number, **record.as_json()}) + "\n")
+                journal.flush()
+                records[number] = record
+                done += record.read
+                self.progress("encoding", done, len(records) / learned.blocks)
+        return [records[number] for number in range(len(records))]
+
+
+def _as_bundle_reads(data: DataConfig, bundle: Bundle) -> DataConfig:
+    """Return ``data`` with the tokens and the case of a bundle, too.
+
+    Raises:
+        ConfigError: the configuration sets others.
+    """
+    tokens = {"source_tokens": bundle.source.tokenizer.spec, "target_tokens": bundle.target.tokenizer.spec}
+    for key, spec in tokens.items():
+        if getattr(data, key) not in ("auto", spec):
+            raise ConfigError.single(
+                f"data.{key}",
+                f"the value is {shown(getattr(data, key))}, and the model {bundle.directory} has {shown(spec)}",
+                "Expected the tokens of the model whose vocabularies are taken",
+                "Leave them out, or leave out --init",
+            )
+    return as_bundle_reads(data, bundle).model_copy(update={**tokens, "source_case": bundle.source.case})
+
+
+def settings_of(data: DataConfig) -> dict[str, Any]:
+    """Return the keys of [data] that a preparation fixes."""
+    settings = data.model_dump(exclude_none=True, mode="json")
+    others = ("train", "dev", "window", *(() if data.dev is None else ("held_out",)))
+    return {key: value for key, value in settings.items() if key not in others}
+
+
+def _num_bytes(data: DataConfig) -> int:
+    return sum(file.stat().st_size for file in files_of(location_of(data.train)))
+
+
+def _feature_ids(source: Codec) -> int:
+    return 0 if source.features is None else len(source.features.vocabulary)
+
+
+def _finished(path: Path, directory: Path) -> dict[int, ShardRecord]:
+    """Return the records of the shards that are finished, by their numbers; what a kill cut off is removed."""
+    records: dict[int, ShardRecord] = {}
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    for line in lines:
+        values = json.loads(line)
+        number = values.pop("number")
+        record = ShardRecord.from_json(values)
+        file = directory / shard_name(number)
+        if file.exists() and file.stat().st_size == record.shard.bytes:
+            records[number] = record
+    write_atomic(path, b"".join(line + b"\n" for line in lines))
+    return records

@@ -1,0 +1,119 @@
+"""Texts to ids, thousands at a time: the same ids as ``Codec.encode``, several times faster.
+
+Shape suffixes: N texts, M ids of all texts.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import chain
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from freerun.data.codec import Codec
+from freerun.data.normalisation import Case, Form, normalise
+from freerun.symbols import UNK
+
+__all__ = ["Encoded", "count_tokens", "encode_texts", "normalised", "row_hashes"]
+
+Encoded = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
+"""The ids [M] of all texts, one after another, and the length of each text [N]; without EOS, in reading order."""
+_TEXTS: Final = 10_000
+"""Split at a time: tokens as strings take much memory."""
+_CODE_POINTS: Final = 0x110000
+
+
+def normalised(texts: list[str], form: Form, case: Case) -> list[str]:
+    """Return the texts, none of which has a line feed, as ``normalise`` returns each of them."""
+    # A line feed neither composes with other characters, nor is it part of a word.
+    together = "\n".join(texts)
+    if not texts or (together.isascii() and case == "keep"):
+        return texts
+    return normalise(together, form, case).split("\n")
+
+
+def is_nfc(texts: Sequence[str]) -> bool:
+    """Return True if all texts are in NFC."""
+    together = "\n".join(texts)
+    return together.isascii() or unicodedata.is_normalized("NFC", together)
+
+
+def count_tokens(texts: Sequence[str], spec: str) -> Counter[str]:
+    """Count the tokens of normalized texts, ``spec`` being "char" or "whitespace"."""
+    counts: Counter[str] = Counter()
+    if spec == "char":
+        found = np.bincount(_code_points("".join(texts)))
+        codes = np.flatnonzero(found)
+        return Counter(dict(zip(map(chr, codes.tolist()), found[codes].tolist(), strict=True)))
+    for some in _parts(texts):
+        counts.update("\n".join(some).split())
+    return counts
+
+
+def encode_texts(texts: Sequence[str], codec: Codec) -> Encoded:
+    """Encode normalized texts."""
+    spec = codec.tokenizer.spec
+    if spec == "char":
+        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+        return _table(codec)[_code_points("".join(texts))], lengths
+    counts, ids = [], []
+    split = str.split if spec == "whitespace" else codec.tokenizer.tokens
+    for some in _parts(texts):
+        tokens = [split(text) for text in some]
+        counts.append(np.fromiter(map(len, tokens), np.int64, len(tokens)))
+        ids.append(np.fromiter(codec.vocabulary.each_id(chain.from_iterable(tokens)), np.int32, int(counts[-1].sum())))
+    return np.concatenate([np.zeros(0, np.int32), *ids]), np.concatenate([np.zeros(0, np.int64), *counts])
+
+
+def _parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (texts[start : start + _TEXTS] for start in range(0, len(texts), _TEXTS))
+
+
+def _code_points(text: str) -> npt.NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le"), "<u4")
+
+
+@lru_cache(maxsize=2)
+def _table(codec: Codec) -> npt.NDArray[np.int32]:
+    """Return the id of each code point."""
+    table = np.full(_CODE_POINTS, UNK, np.int32)
+    for number in range(len(codec.vocabulary)):
+        token = codec.vocabulary.token(number)
+        if len(token) == 1:  # not the special ids
+            table[ord(token)] = number
+    return table
+
+
+# -- hashes of rows ----------------------------------------------------------------------------------------------------
+
+# odd constants of SplitMix64 (Steele et al. 2014) and of its finalizer
+_TOKEN, _POSITION, _LENGTH = (
+    np.uint64(number) for number in (0x9E3779B97F4A7C15, 0xD1B54A32D192ED03, 0x8CB92BA72F3D8DD7)
+)
+_SHIFTS: Final = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+
+
+def row_hashes(encoded: Encoded, purpose: int = 0) -> npt.NDArray[np.uint64]:
+    """Return a 64-bit hash of each row of ids: uint64 [N].
+
+    Equal rows have equal hashes; among 10^8 different ones the probability that any two are equal is 3e-4.
+    """
+    ids_M, lengths_N = encoded
+    ends_N = np.cumsum(lengths_N)
+    position_M = np.arange(len(ids_M), dtype=np.int64) - np.repeat(ends_N - lengths_N, lengths_N)
+    mixed_M = _mix((ids_M.astype(np.uint64) + np.uint64(1)) * _TOKEN + (position_M.astype(np.uint64)) * _POSITION)
+    # sums wrap around, so the difference of two of them is exact
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed_M, dtype=np.uint64)])
+    sum_N = sums[ends_N] - sums[ends_N - lengths_N]
+    return _mix(sum_N + (lengths_N.astype(np.uint64) + np.uint64(1 + purpose)) * _LENGTH)
+
+
+def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    for shift, factor in _SHIFTS:
+        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
+    return values ^ (values >> np.uint64(31))
