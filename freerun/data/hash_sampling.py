@@ -23,7 +23,8 @@ def hash_of(text: str, purpose: str, seed: int = 0) -> int:
 def hashes_of(texts: Iterable[str], purpose: str, seed: int = 0) -> npt.NDArray[np.uint64]:
     """Return ``hash_of`` each text."""
     key = f"{purpose}:{seed}".encode()
-    digests = (hashlib.blake2b(text.encode(), digest_size=8, key=key).digest() for text in texts)
+    blake2b = hashlib.blake2b
+    digests = [blake2b(text.encode(), digest_size=8, key=key).digest() for text in texts]
     return np.frombuffer(b"".join(digests), "<u8")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +22,7 @@ from freerun.data.known_features import count_unknown_features, unknown_features
 from freerun.data.normalisation import Form, normalise
 from freerun.data.prepared import Prepared
 from freerun.data.readers import Columns, Pair, PairsLocation, content_hash, describe, read_pairs
-from freerun.data.split import held_out_sources
+from freerun.data.split import HeldOut, held_out_sources
 from freerun.data.unknown_tokens import (
     FIX_FEATURES,
     FIX_INIT,
@@ -121,14 +122,19 @@ class DataSource:
             )
 
         read_as = source_reader(config, fields.separator)
-        held_out = held_out_sources(
-            map(read_as, everything()), fraction=config.held_out, limit=MAX_HELD_OUT, location=label
-        )
+
+        @cache
+        def held_out() -> HeldOut:
+            sources = map(read_as, everything())
+            return held_out_sources(sources, fraction=config.held_out, limit=MAX_HELD_OUT, location=label)
+
+        if limit is None:
+            held_out()  # too few sources are reported now
         if not quiet and limit is None:
-            log.info(held_out_notice(held_out.count, f"{held_out.total:,}"))
+            log.info(held_out_notice(held_out().count, f"{held_out().total:,}"))
         return DataSource(
-            lambda: (pair for pair in everything() if read_as(pair) not in held_out),
-            lambda: (pair for pair in everything() if read_as(pair) in held_out),
+            lambda: (pair for pair in everything() if read_as(pair) not in held_out()),
+            lambda: (pair for pair in everything() if read_as(pair) in held_out()),
             hashes,
             label,
             holds_out=True,

@@ -8,11 +8,12 @@ Shape suffixes: N pairs, K pairs of a shard, M pairs of a range.
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ __all__ = ["Grouped", "group_sources", "runs_bytes", "runs_name"]
 _RANGE_PAIRS: Final = 2_000_000
 """About so many pairs are merged at a time."""
 _SOURCE, _TARGET = 0, 1
+_GROUPS, _STARTS, _MEMBERS = "groups.npy", "starts.bin", "members.bin"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ def runs_bytes(source_hashes_K: npt.NDArray[np.uint64], target_hashes_K: npt.NDA
 
 
 def group_sources(
-    directory: Path, scratch: Path, pairs: Sequence[int], progress: Callable[[int], None] | None = None
+    directory: Path, scratch: Path, pairs: Sequence[int], progress: Callable[[int], None] = lambda done: None
 ) -> Grouped:
     """Write the files of the groups to ``directory``.
 
@@ -61,57 +63,81 @@ def group_sources(
         directory: of the prepared data.
         scratch: of the runs.
         pairs: of each shard.
-        progress: is told how many pairs have been merged.
+        progress: is told how many pairs have been merged, of the sources and then of the targets.
 
     Raises:
         OSError: a file cannot be read or written.
     """
     runs = [np.load(scratch / runs_name(number), mmap_mode="r") for number in range(len(pairs))]
     first = np.cumsum([0, *pairs])
-    total, sources, multiple, members_before = int(first[-1]), 0, 0, 0
-    names = dict(zip(("groups", "starts", "members"), GROUP_FILES, strict=True))
-    scratch_groups = scratch / "groups.npy"
-    groups_N = np.lib.format.open_memmap(scratch_groups, "w+", np.int32, (total,))
-    starts_parts: list[npt.NDArray[np.int64]] = [np.zeros(1, np.int64)]
-    members_path = scratch / "members.bin"
-    best, done = (0, 0), 0
-    with members_path.open("wb") as members_file:
+    done = 0
+    with _Groups.open(scratch, int(first[-1])) as groups:
         for hashes_M, pairs_M in _merged(runs, first, _SOURCE):
-            lead_M = _leads(hashes_M)
-            sizes = np.diff(np.flatnonzero(np.append(lead_M, True)))
-            sources += len(sizes)
-            several = np.repeat(sizes > 1, sizes)
-            members, member_sizes = pairs_M[several], sizes[sizes > 1]
-            numbers = np.arange(multiple + 1, multiple + 1 + len(member_sizes), dtype=np.int32)
-            groups_N[members] = np.repeat(numbers, member_sizes)
-            members_file.write(members.astype("<i8").tobytes())
-            starts_parts.append(members_before + np.cumsum(member_sizes))
-            multiple, members_before = multiple + len(member_sizes), members_before + len(members)
+            groups.add(hashes_M, pairs_M)
             done += len(pairs_M)
-            if progress is not None:
-                progress(done)
-    for hashes_M, pairs_M in _merged(runs, first, _TARGET):
-        starts = np.flatnonzero(_leads(hashes_M))
-        sizes = np.diff(np.append(starts, len(hashes_M)))
-        most = int(sizes.max(initial=0))
-        # pairs of equal hashes are in order, so the first one is where its target appears first
-        earliest = int(pairs_M[starts[sizes == most]].min()) if most else 0
-        best = max(best, (most, -earliest))
-        done += len(pairs_M)
-        if progress is not None:
             progress(done)
-    groups_N.flush()
-    del groups_N
-    arrays: dict[str, Any] = {
-        names["starts"]: np.concatenate(starts_parts),
-        names["members"]: np.memmap(members_path, "<i8", "r") if members_before else np.zeros(0, np.int64),
-        names["groups"]: np.load(scratch_groups, mmap_mode="r"),
-    }
-    for name, array in arrays.items():
-        with replacing_file(directory / name) as file:
-            np.save(file, array, allow_pickle=False)
-    files = {name: file_hash(directory / name) for name in arrays}
-    return Grouped(sources=sources, most_frequent_target=-best[1], files=files)
+    best = (0, 0)
+    for hashes_M, pairs_M in _merged(runs, first, _TARGET):
+        best = max(best, _most_frequent(hashes_M, pairs_M))
+        done += len(pairs_M)
+        progress(done)
+    return Grouped(sources=groups.sources, most_frequent_target=-best[1], files=groups.publish(directory))
+
+
+class _Groups:
+    """The files of the groups while they are written, in the scratch directory.
+
+    Attributes:
+        sources: number of distinct sources so far.
+    """
+
+    def __init__(self, scratch: Path, pairs: int, members: BinaryIO, starts: BinaryIO) -> None:
+        self.sources = 0
+        self._scratch, self._members, self._starts = scratch, members, starts
+        self._group_of_N = np.lib.format.open_memmap(scratch / _GROUPS, "w+", np.int32, (pairs,))
+        self._count, self._size = 0, 0
+        starts.write(bytes(8))
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, scratch: Path, pairs: int) -> Iterator[_Groups]:
+        with (scratch / _MEMBERS).open("wb") as members, (scratch / _STARTS).open("wb") as starts:
+            groups = cls(scratch, pairs, members, starts)
+            yield groups
+            groups._group_of_N.flush()
+
+    def add(self, hashes_M: npt.NDArray[np.uint64], pairs_M: npt.NDArray[np.int64]) -> None:
+        """Add the pairs of a range, sorted by the hashes of their sources."""
+        sizes = np.diff(np.flatnonzero(np.append(_leads(hashes_M), True)))
+        self.sources += len(sizes)
+        members, sizes = pairs_M[np.repeat(sizes > 1, sizes)], sizes[sizes > 1]
+        numbers = np.arange(self._count + 1, self._count + 1 + len(sizes), dtype=np.int32)
+        self._group_of_N[members] = np.repeat(numbers, sizes)
+        self._members.write(members.astype("<i8").tobytes())
+        self._starts.write((self._size + np.cumsum(sizes)).astype("<i8").tobytes())
+        self._count, self._size = self._count + len(sizes), self._size + len(members)
+
+    def publish(self, directory: Path) -> dict[str, str]:
+        """Write the arrays to the directory, and return the SHA-256 of their files."""
+        arrays = (
+            np.load(self._scratch / _GROUPS, mmap_mode="r"),
+            np.memmap(self._scratch / _STARTS, "<i8", "r"),
+            np.memmap(self._scratch / _MEMBERS, "<i8", "r") if self._size else np.zeros(0, np.int64),
+        )
+        for name, array in zip(GROUP_FILES, arrays, strict=True):
+            with replacing_file(directory / name) as file:
+                np.save(file, array, allow_pickle=False)
+        return {name: file_hash(directory / name) for name in GROUP_FILES}
+
+
+def _most_frequent(hashes_M: npt.NDArray[np.uint64], pairs_M: npt.NDArray[np.int64]) -> tuple[int, int]:
+    """Return how often the most frequent hash occurs, and minus the number of the first pair that has such a one."""
+    if not len(hashes_M):
+        return 0, 0
+    starts = np.flatnonzero(_leads(hashes_M))
+    sizes = np.diff(np.append(starts, len(hashes_M)))
+    # pairs of equal hashes are in order, so the first one is where its target appears first
+    return int(sizes.max()), -int(pairs_M[starts[sizes == sizes.max()]].min())
 
 
 def _leads(hashes_M: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:

@@ -26,6 +26,7 @@ Encoded = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
 _TEXTS: Final = 10_000
 """Split at a time: tokens as strings take much memory."""
 _CODE_POINTS: Final = 0x110000
+_SPACE, _LINE_FEED = 32, 10
 
 
 def normalised(texts: list[str], form: Form, case: Case) -> list[str]:
@@ -61,13 +62,32 @@ def encode_texts(texts: Sequence[str], codec: Codec) -> Encoded:
     if spec == "char":
         lengths = np.fromiter(map(len, texts), np.int64, len(texts))
         return _table(codec)[_code_points("".join(texts))], lengths
-    counts, ids = [], []
-    split = str.split if spec == "whitespace" else codec.tokenizer.tokens
+    split = _words if spec == "whitespace" else lambda some: _subwords(some, codec)
+    counts, ids = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
     for some in _parts(texts):
-        tokens = [split(text) for text in some]
-        counts.append(np.fromiter(map(len, tokens), np.int64, len(tokens)))
-        ids.append(np.fromiter(codec.vocabulary.each_id(chain.from_iterable(tokens)), np.int32, int(counts[-1].sum())))
-    return np.concatenate([np.zeros(0, np.int32), *ids]), np.concatenate([np.zeros(0, np.int64), *counts])
+        tokens, lengths = split(some)
+        counts.append(lengths)
+        ids.append(np.fromiter(codec.vocabulary.each_id(tokens), np.int32, len(tokens)))
+    return np.concatenate(ids), np.concatenate(counts)
+
+
+def _words(texts: Sequence[str]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Return the whitespace tokens of all texts, and their number in each."""
+    together = "\n".join(texts)
+    words = together.split()
+    codes = np.frombuffer(together.encode(), np.uint8)
+    spaces, ends = np.flatnonzero(codes == _SPACE), np.append(np.flatnonzero(codes == _LINE_FEED), len(codes))
+    # one space between two words, and none elsewhere: then there are more words than spaces, one in each text
+    framed = f"\n{together}\n"
+    is_plain = not any(each in framed for each in ("  ", " \n", "\n ", "\n\n"))
+    if is_plain and len(words) == len(spaces) + len(texts):
+        return words, np.diff(np.searchsorted(spaces, ends), prepend=0) + 1
+    return words, np.fromiter((len(text.split()) for text in texts), np.int64, len(texts))
+
+
+def _subwords(texts: Sequence[str], codec: Codec) -> tuple[list[str], npt.NDArray[np.int64]]:
+    tokens = [codec.tokenizer.tokens(text) for text in texts]
+    return list(chain.from_iterable(tokens)), np.fromiter(map(len, tokens), np.int64, len(tokens))
 
 
 def _parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
