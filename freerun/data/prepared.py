@@ -165,8 +165,9 @@ class PreparedPairs(EncodedPairs):
         if source.features is not None:
             sizes.append(len(source.features.vocabulary))
         self._sizes = sizes
-        per_window = max(1, round(window * len(entries) / len(self)))
-        self._windows = math.ceil(len(entries) / per_window)
+        self._filled = [number for number, entry in enumerate(entries) if entry.pairs]
+        per_window = max(1, round(window * len(self._filled) / len(self)))
+        self._windows = math.ceil(len(self._filled) / per_window)
         self._shards: OrderedDict[int, Shard] = OrderedDict()
         self._checked: set[int] = set()
         self._limit = per_window + _OTHERS
@@ -211,8 +212,7 @@ class PreparedPairs(EncodedPairs):
 
     def window(self, seed: int, epoch: int, number: int) -> Window:
         """See ``EncodedPairs``; the shards of an epoch's windows are drawn at random."""
-        entries = self.prepared.manifest.shards
-        drawn = numpy_generator(seed, "shards", epoch).permutation(len(entries))
+        drawn = numpy_generator(seed, "shards", epoch).permutation(self._filled)
         chosen = np.sort(np.array_split(drawn, self._windows)[number])
         shards = [self.shard(int(each)) for each in chosen]
         lengths = [np.concatenate([shard.lengths[side] for shard in shards]) for side in (SOURCE, TARGET)]

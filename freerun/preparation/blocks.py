@@ -26,6 +26,8 @@ MAX_BLOCK_BYTES: Final = 8_000_000
 """A block has at most so many lines and, unless a single line is longer, bytes: they bound the memory of a process."""
 _READ_BYTES: Final = 1 << 20
 _BOM: Final = b"\xef\xbb\xbf"
+_ROOM: Final = 8
+"""Bytes of a byte order mark and a line end, and a few more."""
 _TAB, _LINE_END = 9, 10
 
 
@@ -117,8 +119,8 @@ class _Lines:
             self._is_over = not content
             self._buffer += content
             self._lines += content.count(b"\n")
-            if len(self._buffer) > MAX_BLOCK_BYTES and not self._lines:
-                raise BadBlock  # no such line is allowed
+            if not self._lines and len(self._buffer) > max(MAX_BLOCK_BYTES, MAX_LINE_BYTES + _ROOM):
+                raise BadBlock  # no line may be as long
         unfinished = self._is_over and len(self._buffer) and not self._buffer.endswith(b"\n")
         return min(self._lines + bool(unfinished), MAX_BLOCK_LINES)
 
