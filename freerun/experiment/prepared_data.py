@@ -10,7 +10,9 @@ from freerun.config import DataConfig, shown
 from freerun.data.codec import Codec
 from freerun.data.manifest import is_prepared
 from freerun.data.prepared import DEFAULT_WINDOW, Prepared, PreparedPairs, open_prepared
+from freerun.data.readers import describe
 from freerun.errors import ConfigError
+from freerun.experiment.pairs_spec import location_of
 from freerun.runtime.bundle import Bundle
 
 __all__ = ["check_initial_codecs", "check_prepared_keys", "check_window", "pairs_of", "prepared_data", "prepared_keys"]
@@ -92,7 +94,8 @@ def check_window(config: DataConfig) -> None:
     if config.window is not None:
         raise ConfigError.single(
             "data.window",
-            f"the value is {config.window:,}, but {shown(config.train)} is not a directory of prepared pairs",
+            f"the value is {config.window:,}, but {describe(location_of(config.train))} is not a directory of prepared "
+            "pairs",
             "Expected no window: pairs from files are shuffled all together",
             "Remove the key, or prepare the pairs with: freerun data prepare",
         )

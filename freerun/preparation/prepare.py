@@ -24,7 +24,7 @@ from freerun.data.prepared import DEV, Prepared, open_prepared
 from freerun.data.readers import Pair, files_of, read_pairs
 from freerun.data.shards import dtype_for, shard_name
 from freerun.data.writers import write_pairs
-from freerun.errors import ConfigError, RunError
+from freerun.errors import ConfigError, DataError, RunError
 from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.experiment.bundle_reading import as_bundle_reads, check_bundle_features
 from freerun.experiment.dataset import MAX_HELD_OUT, DataSource, choose_text, composed_form, held_out_notice
@@ -88,8 +88,12 @@ def prepare(request: PrepareRequest, progress: Progress) -> tuple[Prepared, bool
         if _is_complete(job):
             shutil.rmtree(job.scratch, ignore_errors=True)  # a kill came after the manifest
             return open_prepared(job.out), False
-        with job.explained():
-            job.run()
+        try:
+            with job.explained():
+                job.run()
+        except (DataError, ConfigError):
+            job.discard()  # these pairs, or these settings, can never be prepared
+            raise
         return open_prepared(job.out), True
 
 
@@ -245,6 +249,14 @@ class _Job:
         manifest = finished_manifest(self.out, records, grouped, encoding, development, settings_of(self.data))
         write_atomic(self.out / MANIFEST, manifest_bytes(manifest))
         shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Remove everything that was written."""
+        for path in self.out.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != LOCK:
+                path.unlink(missing_ok=True)
 
     # -- the first pass -----------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from freerun.data.batching import Ids
-from freerun.errors import Ended, Interrupted, RankError, RunError, TrainingError
+from freerun.errors import Ended, Interrupted, RankError, RunError, TrainingError, UserError
 from freerun.files import write_atomic
 from freerun.search.batches import Share
 from freerun.training.averaging import average, temporary_weights
@@ -217,7 +217,12 @@ class Trainer:
             self._message(f"From update {number:,} on: {phase}.")
         position = self.progress.position
         self.followers.train(number, self.settings.next_action(number), self.progress)
-        planned = [self.order.next(self.progress) for _ in range(self.settings.accumulate)]
+        try:
+            planned = [self.order.next(self.progress) for _ in range(self.settings.accumulate)]
+        except UserError:  # a file of prepared pairs is damaged
+            self.progress.move_to(position)
+            self._save_at_stop("data")
+            raise
         try:
             step = self.learner.update(number, own_batches(self.order, planned, self.learner.ranks))
         except NotFinite as error:
