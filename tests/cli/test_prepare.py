@@ -13,11 +13,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from freerun.cli import main
 from freerun.commands import data as command
 from freerun.data.manifest import read_manifest
+from freerun.data.prepared import PreparedPairs, open_prepared
 from freerun.lock import inner_lock, only_writer
 from freerun.preparation import prepare
 from tests.killed import leftovers
@@ -414,17 +416,25 @@ def test_damage_in_a_later_window_stops_training_with_a_checkpoint(pairs, out, r
     """It is noticed before anything in the shard is trained on."""
     arguments = ["train", "out", "--out", "run", *settings("data.window=50", "training.updates=60")]
     assert main(["train", "out", "--out", "whole", *arguments[4:]]) == 0
-    _flip(out / "shard-00005.npy")
+    prepared = open_prepared(out)
+    later = PreparedPairs(prepared, *prepared.codecs(reverse_source=False), 50).window(1, 0, 5)
+    shard = out / f"shard-{next(n for n, first in enumerate(_firsts(prepared)) if first == later.pairs[0]):05d}.npy"
+    _flip(shard)
     capsys.readouterr()
     message = refused(*arguments)
-    assert message.startswith(f"{out}/shard-00005.npy: this file is damaged: ")
+    assert message.startswith(f"{shard}: this file is damaged: ")
     events = [json.loads(line) for line in (pairs / "run" / "journal.jsonl").read_text().splitlines()]
     assert (events[-1]["event"], events[-1]["reason"]) == ("stop", "data")
-    _flip(out / "shard-00005.npy")
+    _flip(shard)
     assert main([*arguments, "--resume"]) == 0
     weights = [(pairs / name / "last" / "model.safetensors").read_bytes() for name in ("run", "whole")]
     assert weights[0] == weights[1]
     capsys.readouterr()
+
+
+def _firsts(prepared):
+    """The number of each shard's first pair."""
+    return np.cumsum([0, *(entry.pairs for entry in prepared.manifest.shards)]).tolist()
 
 
 def test_damaged_groups_are_rejected_when_they_are_needed(out, refused, capsys):
