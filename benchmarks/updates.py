@@ -13,7 +13,8 @@ from freerun.build import build_learner, model_sizes, new_model
 from freerun.config import Config, parse_config
 from freerun.data.batching import Batch
 from freerun.data.builtin import make_dataset
-from freerun.experiment.dataset import DataSource, TrainingData, load_data
+from freerun.experiment.data_source import DataSource
+from freerun.experiment.dataset import TrainingData, load_data
 from freerun.forcing.registry import settings_of
 from freerun.training.learner import Learner
 from freerun.training.order import BatchOrder

@@ -18,7 +18,7 @@ from freerun.config import (
     TrainingConfig,
 )
 from freerun.data.codec import Codec
-from freerun.data.encoded_pairs import EncodedPairs
+from freerun.data.training_pairs import TrainingPairs
 from freerun.distributed.ranks import ALONE, Ranks
 from freerun.errors import ConfigError
 from freerun.forcing.phases import Phases
@@ -163,7 +163,7 @@ def selection_of(config: Config) -> Selection:
     return Selection(metric, metric in HIGHER_IS_BETTER)
 
 
-def order_of(config: TrainingConfig, corpus: EncodedPairs) -> BatchOrder:
+def order_of(config: TrainingConfig, corpus: TrainingPairs) -> BatchOrder:
     """Build the order of the batches."""
     return BatchOrder(corpus, config.seed, config.batch_size, config.batch_tokens, config.accumulate)
 

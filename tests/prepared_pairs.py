@@ -11,10 +11,12 @@ import pytest
 from freerun.commands.data import data_config
 from freerun.config import Config, parse_config
 from freerun.data.prepared import Prepared
-from freerun.experiment.dataset import DataSource, TrainingData, choose_text, load_data
+from freerun.experiment.data_source import DataSource
+from freerun.experiment.dataset import TrainingData, choose_text, load_data
 from freerun.forcing.registry import EVERYTHING
 from freerun.preparation import blocks
-from freerun.preparation.prepare import PrepareRequest, prepare
+from freerun.preparation.job import PrepareRequest
+from freerun.preparation.prepare_pairs import prepare
 
 __all__ = ["block_lines", "in_memory", "prepared", "training_data", "write_rows"]
 

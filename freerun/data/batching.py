@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from freerun.data.encoded_pairs import EncodedPairs, IntArray
+from freerun.data.training_pairs import IntArray, TrainingPairs
 from freerun.randomness import numpy_generator
 from freerun.symbols import BOS, EOS, PAD
 
@@ -39,7 +39,7 @@ class Batch:
     target_out: Ids
     target_lengths: Ids
     pairs: Ids
-    corpus: EncodedPairs = field(repr=False)
+    corpus: TrainingPairs = field(repr=False)
     features: Ids | None = None
 
     @property
@@ -64,7 +64,7 @@ class Batch:
         return [by_group[group] for group in groups]
 
 
-def make_batch(corpus: EncodedPairs, indices: IntArray) -> Batch:
+def make_batch(corpus: TrainingPairs, indices: IntArray) -> Batch:
     """Build the batch of these pairs, in this order."""
     pairs = np.asarray(indices, dtype=np.int64)
     target_out = corpus.targets.padded(pairs, PAD)

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from freerun.data.codec import Codec
-from freerun.data.encoded_pairs import EncodedPairs, IntArray, Window
 from freerun.data.features import SourceText
 from freerun.data.readers import Pair
+from freerun.data.training_pairs import IntArray, TrainingPairs, Window
 from freerun.errors import DataError
 from freerun.symbols import UNK, source_length
 
@@ -25,7 +25,7 @@ _UINT16_IDS = 1 << 16
 
 
 class Ragged:
-    """Rows of different lengths in one array: row i is ``tokens[offsets[i] : offsets[i + 1]]``.
+    """TokenRows of different lengths in one array: row i is ``tokens[offsets[i] : offsets[i + 1]]``.
 
     ``tokens`` is uint16 or int32, flat; ``offsets`` is int64 [N + 1].
     """
@@ -88,7 +88,7 @@ class FilterReport:
 
 
 @dataclass(eq=False)
-class Corpus(EncodedPairs):
+class Corpus(TrainingPairs):
     """Encoded pairs in memory. ``group`` [N] numbers the distinct sources in order of appearance."""
 
     sources: Ragged
@@ -102,23 +102,23 @@ class Corpus(EncodedPairs):
 
     @property
     def num_sources(self) -> int:
-        """See ``EncodedPairs``."""
+        """See ``TrainingPairs``."""
         return int(self.group.max(initial=-1)) + 1
 
     @property
     def num_tokens(self) -> tuple[int, int]:
-        """See ``EncodedPairs``."""
+        """See ``TrainingPairs``."""
         return len(self.sources.tokens), len(self.targets.tokens)
 
     @cached_property
     def num_unknown(self) -> tuple[int, int, int]:
-        """See ``EncodedPairs``."""
+        """See ``TrainingPairs``."""
         source, target = (int(np.count_nonzero(side.tokens == UNK)) for side in (self.sources, self.targets))
         return source, target, 0 if self.features is None else int(np.count_nonzero(self.features.tokens == UNK))
 
     @property
     def digest(self) -> str:
-        """See ``EncodedPairs``."""
+        """See ``TrainingPairs``."""
         digest = hashlib.sha256()
         for side in (self.sources, self.targets):
             digest.update(side.tokens.tobytes())
@@ -130,21 +130,21 @@ class Corpus(EncodedPairs):
         return 1
 
     def window(self, seed: int, epoch: int, number: int) -> Window:
-        """See ``EncodedPairs``."""
+        """See ``TrainingPairs``."""
         return Window(None, self.sources.lengths, self.targets.lengths)
 
     def groups(self, pairs: IntArray) -> IntArray:
-        """See ``EncodedPairs``."""
+        """See ``TrainingPairs``."""
         return self.group[pairs]
 
     @property
     def largest_ratio(self) -> float:
-        """See ``EncodedPairs``."""
+        """See ``TrainingPairs``."""
         sources = np.maximum(self.sources.lengths - 1, 1)
         return float(((self.targets.lengths - 1) / sources).max(initial=0.0))
 
     def references(self, pair: int) -> list[IntArray]:
-        """See ``EncodedPairs``."""
+        """See ``TrainingPairs``."""
         members, starts = self._by_source
         number = self.group[pair]
         return distinct(self.targets[int(member)] for member in members[starts[number] : starts[number + 1]])

@@ -28,7 +28,7 @@ __all__ = [
     "MANIFEST",
     "PREPARATION",
     "VERSION",
-    "Counts",
+    "DataCounts",
     "Manifest",
     "ShardEntry",
     "is_prepared",
@@ -64,7 +64,7 @@ class ShardEntry(_Part):
     sha256: Hash
 
 
-class Counts(_Part):
+class DataCounts(_Part):
     """Numbers of pairs, tokens and sources; those of a ``FilterReport`` have their names there.
 
     ``source_tokens`` and ``target_tokens`` count EOS; ``unknown_...`` count the tokens without an id of their own.
@@ -110,7 +110,7 @@ class Manifest(_Part):
     codecs: dict[Literal["source", "target"], dict[str, str | bool]]
     holds_out: bool
     most_frequent_target: str
-    counts: Counts
+    counts: DataCounts
     dtype: Literal["uint16", "int32"]
     tokens_sha256: Hash
     files: dict[Name, Hash]

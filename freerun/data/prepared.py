@@ -26,11 +26,11 @@ import numpy.typing as npt
 from freerun.data.codec import Codec
 from freerun.data.codec_files import FEATURE_VOCABULARY, codec_of, vocabulary_name
 from freerun.data.corpus import FilterReport, distinct
-from freerun.data.encoded_pairs import EncodedPairs, IntArray, Window
 from freerun.data.features import FeatureCodec
 from freerun.data.manifest import Manifest, read_manifest
 from freerun.data.readers import Pair
 from freerun.data.shards import FEATURES, SOURCE, TARGET, Shard, damaged, open_shard, shard_name
+from freerun.data.training_pairs import IntArray, TrainingPairs, Window
 from freerun.data.vocabulary import Vocabulary
 from freerun.errors import BundleError, DataError
 from freerun.files import bytes_hash, file_hash
@@ -141,7 +141,7 @@ def open_prepared(directory: Path) -> Prepared:
     return Prepared(directory, *read_manifest(directory))
 
 
-class PreparedPairs(EncodedPairs):
+class PreparedPairs(TrainingPairs):
     """The training pairs of a directory with prepared data.
 
     Args:
@@ -181,37 +181,37 @@ class PreparedPairs(EncodedPairs):
 
     @property
     def num_sources(self) -> int:
-        """See ``EncodedPairs``."""
+        """See ``TrainingPairs``."""
         return self._counts.sources
 
     @property
     def num_tokens(self) -> tuple[int, int]:
-        """See ``EncodedPairs``."""
+        """See ``TrainingPairs``."""
         return self._counts.source_tokens, self._counts.target_tokens
 
     @property
     def num_unknown(self) -> tuple[int, int, int]:
-        """See ``EncodedPairs``."""
+        """See ``TrainingPairs``."""
         counts = self._counts
         return counts.unknown_source_tokens, counts.unknown_target_tokens, counts.unknown_features
 
     @property
     def largest_ratio(self) -> float:
-        """See ``EncodedPairs``."""
+        """See ``TrainingPairs``."""
         return self._counts.largest_ratio
 
     @property
     def digest(self) -> str:
-        """See ``EncodedPairs``."""
+        """See ``TrainingPairs``."""
         return self.prepared.manifest.tokens_sha256
 
     @property
     def num_windows(self) -> int:
-        """See ``EncodedPairs``."""
+        """See ``TrainingPairs``."""
         return self._windows
 
     def window(self, seed: int, epoch: int, number: int) -> Window:
-        """See ``EncodedPairs``; the shards of an epoch's windows are drawn at random."""
+        """See ``TrainingPairs``; the shards of an epoch's windows are drawn at random."""
         drawn = numpy_generator(seed, "shards", epoch).permutation(self._filled)
         chosen = np.sort(np.array_split(drawn, self._windows)[number])
         shards = [self.shard(int(each)) for each in chosen]
@@ -222,12 +222,12 @@ class PreparedPairs(EncodedPairs):
         return Window(pairs, *(length.astype(np.int32) + 1 for length in lengths))
 
     def groups(self, pairs: IntArray) -> IntArray:
-        """See ``EncodedPairs``."""
+        """See ``TrainingPairs``."""
         groups = self._groups[0][pairs].astype(np.int64)
         return np.where(groups > 0, groups, -1 - np.asarray(pairs, np.int64))
 
     def references(self, pair: int) -> list[IntArray]:
-        """See ``EncodedPairs``."""
+        """See ``TrainingPairs``."""
         groups, starts, members = self._groups
         group = int(groups[pair])
         pairs = members[starts[group - 1] : starts[group]].tolist() if group else [pair]

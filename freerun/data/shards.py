@@ -18,8 +18,8 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from freerun.data.encoded_pairs import IntArray
 from freerun.data.manifest import ShardEntry
+from freerun.data.training_pairs import IntArray
 from freerun.errors import DataError
 
 __all__ = ["FEATURES", "SOURCE", "TARGET", "Shard", "dtype_for", "open_shard", "shard_bytes", "shard_name"]

@@ -13,11 +13,12 @@ import torch
 
 from freerun.build import build_learner, new_model, order_of, trainer_settings
 from freerun.config import changed_keys, flatten, override, parse_config, shown, strategies_of
-from freerun.data.encoded_pairs import EncodedPairs
+from freerun.data.training_pairs import TrainingPairs
 from freerun.distributed.ranks import Ranks
 from freerun.errors import RankError, RunError
 from freerun.experiment.bundle_reading import as_bundle_reads
-from freerun.experiment.dataset import DataSource, load_data
+from freerun.experiment.data_source import DataSource
+from freerun.experiment.dataset import load_data
 from freerun.experiment.initial_model import data_hashes, network_sizes, read_initial_bundle
 from freerun.experiment.prepare import PreparedRun
 from freerun.experiment.request import COMMAND, DEVICE_KEY, TrainRequest, requested_keys, run_directory
@@ -88,7 +89,7 @@ def grace_of(ranks: Ranks) -> float:
     return 2.0 if ranks.size > 1 else 0.0
 
 
-def _hashes(hashes: Mapping[str, str], corpus: EncodedPairs) -> dict[str, str]:
+def _hashes(hashes: Mapping[str, str], corpus: TrainingPairs) -> dict[str, str]:
     """Return the hashes of the data, and of the ids that the model reads."""
     return {**hashes, "ids_sha256": corpus.digest}
 

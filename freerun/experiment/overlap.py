@@ -12,7 +12,7 @@ from freerun.data.normalisation import collapse_whitespace
 from freerun.data.opening import reject_read_once
 from freerun.data.readers import Pair, files_of
 from freerun.errors import DataError
-from freerun.experiment.dataset import DataSource, source_reader
+from freerun.experiment.data_source import DataSource, source_reader
 from freerun.experiment.pairs_spec import PairsSpec, location_of
 from freerun.experiment.run_columns import columns_for
 from freerun.log import log

@@ -13,14 +13,8 @@ from freerun.config import Config, DataConfig, merge, parse_config, shown, to_to
 from freerun.errors import ConfigError, RunError
 from freerun.experiment.automatic import choose_before_data, choose_recipe
 from freerun.experiment.bundle_reading import as_bundle_reads, check_bundle_features
-from freerun.experiment.dataset import (
-    DataSource,
-    TrainingData,
-    choose_text,
-    load_data,
-    most_frequent_of,
-    write_held_out,
-)
+from freerun.experiment.data_source import DataSource
+from freerun.experiment.dataset import TrainingData, choose_text, load_data, most_frequent_of, write_held_out
 from freerun.experiment.initial_model import (
     bundle_settings,
     data_hashes,

@@ -57,7 +57,7 @@ class Reading:
 
 
 @dataclass
-class Counts:
+class TokenCounts:
     """Numbers of tokens of each kind, and of targets that are not in NFC."""
 
     source: Counter[str] = field(default_factory=Counter)
@@ -65,14 +65,14 @@ class Counts:
     features: Counter[str] = field(default_factory=Counter)
     decomposed: int = 0
 
-    def add(self, other: Counts) -> None:
+    def add(self, other: TokenCounts) -> None:
         """Add the numbers of other pairs."""
         self.source.update(other.source)
         self.target.update(other.target)
         self.features.update(other.features)
         self.decomposed += other.decomposed
 
-    def take_off(self, other: Counts) -> None:
+    def take_off(self, other: TokenCounts) -> None:
         """Take off the numbers of pairs that have been counted."""
         for mine, its in ((self.source, other.source), (self.target, other.target), (self.features, other.features)):
             mine.subtract(its)
@@ -93,7 +93,7 @@ class BlockCounts:
     """
 
     pairs: int
-    counts: Counts
+    counts: TokenCounts
     hashes: npt.NDArray[np.uint64]
     candidates: list[tuple[int, int, Pair]]
 
@@ -123,9 +123,9 @@ def _pair(texts: Texts, number: int) -> Pair:
     return Pair(texts.sources[number], texts.targets[number], number + 1, features)
 
 
-def counts_of(texts: Texts, reading: Reading) -> Counts:
+def counts_of(texts: Texts, reading: Reading) -> TokenCounts:
     """Count the tokens of texts. Subwords are not counted: ``lowest_texts`` finds what they are learned from."""
-    counts = Counts()
+    counts = TokenCounts()
     if not reading.source_tokens.startswith("sentencepiece"):
         sources = normalised(texts.sources, reading.source_form, reading.source_case)
         counts.source = count_tokens(sources, reading.source_tokens)
@@ -177,7 +177,7 @@ class Tally:
     """
 
     def __init__(self, fraction: float, limit: int) -> None:
-        self.counts, self.pairs = Counts(), 0
+        self.counts, self.pairs = TokenCounts(), 0
         self._fraction, self._limit = fraction, limit
         # with so many distinct sources, the limit decides how many are held out
         self._enough = math.ceil((limit + 1) / fraction) + 1

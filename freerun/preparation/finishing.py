@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from freerun.data.codec_files import codec_settings, vocabulary_files
-from freerun.data.manifest import FORMAT, VERSION, Counts, Manifest
+from freerun.data.manifest import FORMAT, VERSION, DataCounts, Manifest
 from freerun.data.prepared import DEV
 from freerun.data.shards import TARGET, open_shard, shard_name
 from freerun.evaluation.items import EvaluationSet
@@ -61,12 +61,14 @@ def finished_manifest(
     )
 
 
-def _counts(records: Sequence[ShardRecord], grouped: Grouped, encoding: Encoding, development: EvaluationSet) -> Counts:
+def _counts(
+    records: Sequence[ShardRecord], grouped: Grouped, encoding: Encoding, development: EvaluationSet
+) -> DataCounts:
     def total(name: str) -> int:
         return sum(getattr(record, name) for record in records)
 
     kept = sum(record.shard.pairs for record in records)
-    return Counts(
+    return DataCounts(
         read=total("read"),
         kept=kept,
         same_as_held_out=total("same_as_held_out"),

@@ -24,7 +24,7 @@ from freerun.data.tokenizers import (
 from freerun.data.vocabulary import Vocabulary
 from freerun.files import write_atomic
 from freerun.preparation.blocks import Texts
-from freerun.preparation.counting import Counts, Reading, Tally, counts_of, lowest_texts
+from freerun.preparation.counting import Reading, Tally, TokenCounts, counts_of, lowest_texts
 
 __all__ = ["Learned", "learn_codecs"]
 
@@ -107,7 +107,7 @@ def learn_codecs(
         counts.take_off(counts_of(_texts(held_out, reading), reading))
     texts = _subword_texts(reading, places, each_block)
     if data.shared_vocabulary:
-        both = Counts(target=counts.source + counts.target)
+        both = TokenCounts(target=counts.source + counts.target)
         source = target = _side("target", reading.target_tokens, both.target, [*texts[0], *texts[1]], data)
     else:
         source = _side("source", reading.source_tokens, counts.source, texts[0], data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from freerun.data.batching import Batch, Ids, make_batch, plan_epoch
-from freerun.data.encoded_pairs import EncodedPairs
+from freerun.data.training_pairs import TrainingPairs
 from freerun.training.progress import Progress
 
 __all__ = ["BatchOrder"]
@@ -23,7 +23,7 @@ class BatchOrder:
     """
 
     def __init__(
-        self, corpus: EncodedPairs, seed: int, batch_size: int | None, batch_tokens: int | None, together: int = 1
+        self, corpus: TrainingPairs, seed: int, batch_size: int | None, batch_tokens: int | None, together: int = 1
     ) -> None:
         self.corpus = corpus
         self._options = (batch_size, batch_tokens, seed, together)

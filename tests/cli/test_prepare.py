@@ -21,7 +21,7 @@ from freerun.commands import data as command
 from freerun.data.manifest import read_manifest
 from freerun.data.prepared import PreparedPairs, open_prepared
 from freerun.lock import inner_lock, only_writer
-from freerun.preparation import prepare
+from freerun.preparation import job
 from tests.killed import leftovers
 from tests.prepared_pairs import block_lines, write_rows
 
@@ -283,7 +283,7 @@ def test_two_preparations_into_one_directory(pairs, out, refused):
 def test_a_disk_that_fills_up(pairs, refused, monkeypatch, capsys):
     """What is finished is kept, and the same command continues with it."""
     written = []
-    real = prepare.encode_block
+    real = job.encode_block
 
     def full(number, *arguments):
         if number == 5:
@@ -291,7 +291,7 @@ def test_a_disk_that_fills_up(pairs, refused, monkeypatch, capsys):
         written.append(number)
         return real(number, *arguments)
 
-    monkeypatch.setattr(prepare, "encode_block", full)
+    monkeypatch.setattr(job, "encode_block", full)
     assert refused("data", "prepare", "pairs.tsv", "--out", "out") == (
         "out: the prepared pairs could not be written (No space left on device); what is finished is kept. Expected "
         "enough disk space and permission to write. Free disk space, and run the same command again, which continues."
@@ -300,7 +300,7 @@ def test_a_disk_that_fills_up(pairs, refused, monkeypatch, capsys):
         f"{pairs}/out: the preparation of these pairs is not complete. Expected a manifest.json. Run the same freerun "
         "data prepare command again, which continues it."
     )
-    monkeypatch.setattr(prepare, "encode_block", lambda number, *rest: (written.append(number), real(number, *rest))[1])
+    monkeypatch.setattr(job, "encode_block", lambda number, *rest: (written.append(number), real(number, *rest))[1])
     assert main(["data", "prepare", "pairs.tsv", "--out", "out"]) == 0
     assert written == [0, 1, 2, 3, 4, 5, 6, 7]
     assert main(["data", "prepare", "pairs.tsv", "--out", "whole"]) == 0
@@ -313,7 +313,7 @@ def test_a_shard_without_its_file_is_written_again(pairs, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "group_sources", stop)
+        patch.setattr(job, "group_sources", stop)
         assert main(["data", "prepare", "pairs.tsv", "--out", "out"]) == 130
     assert "Run the same command again to continue.\n" in capsys.readouterr().err
     (pairs / "out" / "shard-00002.npy").unlink()
@@ -325,7 +325,7 @@ def test_a_shard_without_its_file_is_written_again(pairs, monkeypatch, capsys):
 
 
 def test_a_killed_worker_is_reported(pairs, refused, monkeypatch):
-    monkeypatch.setattr(prepare, "count_block", _kill_this_process)
+    monkeypatch.setattr(job, "count_block", _kill_this_process)
     assert refused("data", "prepare", "pairs.tsv", "--out", "out", "--processes", "2") == (
         "freerun data prepare: one of its processes was killed, perhaps for lack of memory. Expected all of them to "
         "finish. Run the same command again, which continues; fewer --processes need less memory."

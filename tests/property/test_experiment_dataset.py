@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from freerun.config import parse_config
 from freerun.errors import ConfigError, UserError
-from freerun.experiment.dataset import DataSource, load_data
+from freerun.experiment.data_source import DataSource
+from freerun.experiment.dataset import load_data
 from freerun.forcing.registry import settings_of
 
 # spaces of several kinds, the mark of SentencePiece, a letter with a compatibility form, cases, a loose accent

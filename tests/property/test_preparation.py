@@ -21,7 +21,7 @@ from freerun.data.vocabulary import Vocabulary
 from freerun.errors import DataError
 from freerun.preparation import blocks, sides
 from freerun.preparation.blocks import BadBlock, blocks_of, texts_of
-from freerun.preparation.counting import Counts, Reading, Tally, count_block, counts_of
+from freerun.preparation.counting import Reading, Tally, TokenCounts, count_block, counts_of
 from freerun.preparation.grouping import group_sources, runs_bytes, runs_name
 from freerun.preparation.sides import count_tokens, encode_texts, normalised, row_hashes
 
@@ -293,7 +293,7 @@ def test_hashes_of_many_sources_are_those_of_each(sources):
 
 
 def test_counts_are_taken_off():
-    counts = Counts()
+    counts = TokenCounts()
     counts.add(counts_of(blocks.Texts(["ab", "b"], ["x y", "y"], ["P;Q", "Q"]), reading(separator=";")))
     assert counts.features == {"P": 1, "Q": 2}
     counts.take_off(counts_of(blocks.Texts(["b"], ["y"], ["Q"]), reading(separator=";")))

@@ -11,7 +11,8 @@ from freerun.data.readers import read_pairs
 from freerun.data.split import held_out_sources
 from freerun.errors import DataError
 from freerun.experiment import dataset
-from freerun.experiment.dataset import DataSource, choose_text, load_data, write_held_out
+from freerun.experiment.data_source import DataSource
+from freerun.experiment.dataset import choose_text, load_data, write_held_out
 from freerun.forcing.registry import settings_of
 from tests.notices import logged_notices
 

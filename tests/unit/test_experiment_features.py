@@ -16,7 +16,8 @@ from freerun.data.memory_pairs import pairs_in_memory
 from freerun.data.readers import ParallelFiles, read_pairs
 from freerun.errors import ConfigError, DataError, RunError
 from freerun.experiment import run as runs
-from freerun.experiment.dataset import DataSource, load_data, write_held_out
+from freerun.experiment.data_source import DataSource
+from freerun.experiment.dataset import load_data, write_held_out
 from freerun.experiment.overlap import Overlap, pairs_of_study, worst_overlap
 from freerun.experiment.pairs_spec import PairsSpec, dev_pairs_of, pairs_spec
 from freerun.experiment.request import TrainRequest

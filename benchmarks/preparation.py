@@ -1,6 +1,6 @@
 """Measures the preparation of large data, and how training starts from it.
 
-    python benchmarks/prepared_data.py --pairs 10000000 --work DIR [--processes 2] [--json FILE] [--keep]
+    python benchmarks/preparation.py --pairs 10000000 --work DIR [--processes 2] [--json FILE] [--keep]
 
 Writes synthetic pairs of about 10 source characters and 10 target symbols (a tenth of the sources has several targets),
 prepares them with the command line, and trains on the result: with one process and two, from the start and resumed in

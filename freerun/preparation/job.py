@@ -1,7 +1,6 @@
-"""The preparation of pairs: choices, two passes over the files, groups of equal sources, and the manifest.
+"""The steps of a preparation: choices, two passes over the files, groups of equal sources, and the manifest.
 
-A directory is complete when it has its manifest, which is written last. Until then ``scratch`` holds what was finished:
-the result of the first pass, and a line for each shard. The same command continues from there.
+What is finished is in the scratch directory: the result of the first pass, and a line for each shard.
 """
 
 from __future__ import annotations
@@ -16,22 +15,23 @@ from typing import Any, Final
 
 import numpy as np
 
-from freerun.config import DataConfig, changed_keys, shown
+from freerun.config import DataConfig, shown
 from freerun.data.codec import Codec, check_specs
 from freerun.data.corpus import FilterReport, no_pair_left
-from freerun.data.manifest import MANIFEST, PREPARATION, manifest_bytes
-from freerun.data.prepared import DEV, Prepared, open_prepared
+from freerun.data.manifest import MANIFEST, manifest_bytes
+from freerun.data.prepared import DEV
 from freerun.data.readers import Pair, files_of, read_pairs
 from freerun.data.shards import dtype_for, shard_name
 from freerun.data.writers import write_pairs
-from freerun.errors import ConfigError, DataError, RunError
+from freerun.errors import ConfigError, RunError
 from freerun.evaluation.items import EvaluationSet, group_pairs
 from freerun.experiment.bundle_reading import as_bundle_reads, check_bundle_features
-from freerun.experiment.dataset import MAX_HELD_OUT, DataSource, choose_text, composed_form, held_out_notice
+from freerun.experiment.data_source import MAX_HELD_OUT, DataSource, composed_form, held_out_notice
+from freerun.experiment.dataset import choose_text
 from freerun.experiment.pairs_spec import location_of
 from freerun.experiment.run_columns import held_out_columns
 from freerun.files import remove_leftovers, write_atomic
-from freerun.lock import LOCK, inner_lock, only_writer
+from freerun.lock import LOCK
 from freerun.log import log
 from freerun.preparation.blocks import BadBlock, Block, blocks_of
 from freerun.preparation.counting import Reading, Tally, count_block
@@ -43,7 +43,7 @@ from freerun.preparation.workers import in_order
 from freerun.runtime.bundle import Bundle, read_bundle
 from freerun.version import VERSION
 
-__all__ = ["PrepareRequest", "Progress", "prepare"]
+__all__ = ["PreparationJob", "PrepareRequest", "Progress"]
 
 SCRATCH: Final = "scratch"
 _COUNTED: Final = "counted.json"
@@ -76,81 +76,8 @@ class PrepareRequest:
     init: Path | None = None
 
 
-def prepare(request: PrepareRequest, progress: Progress) -> tuple[Prepared, bool]:
-    """Prepare pairs, or continue what was interrupted; return the result, and False if it was there already.
-
-    Raises:
-        UserError: something that the user can fix; what was there before is unchanged.
-    """
-    with only_writer(inner_lock(request.out)):
-        _check_directory(request.out)
-        job = _Job.of(request, progress)
-        if _is_complete(job):
-            shutil.rmtree(job.scratch, ignore_errors=True)  # a kill came after the manifest
-            return open_prepared(job.out), False
-        try:
-            with job.explained():
-                job.run()
-        except (DataError, ConfigError):
-            job.discard()  # these pairs, or these settings, can never be prepared
-            raise
-        return open_prepared(job.out), True
-
-
-def _check_directory(directory: Path) -> None:
-    """Check that a directory is new, empty, or has a preparation.
-
-    Raises:
-        RunError: it has something else.
-    """
-    remove_leftovers(directory, "*")
-    if (directory / PREPARATION).exists():
-        return
-    names = sorted(path.name for path in directory.iterdir() if path.name != LOCK)
-    if names:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise RunError(
-            directory,
-            f"this directory is not empty: it holds {', '.join(names[:3])}{more}",
-            "Expected a new or empty directory",
-            "Choose another with --out",
-        )
-
-
-def _is_complete(job: _Job) -> bool:
-    """Return True if the directory has these pairs, prepared; write the record of a new preparation.
-
-    Raises:
-        RunError: it has others, or they were prepared with other settings.
-    """
-    path = job.out / PREPARATION
-    record, is_complete = job.record(), (job.out / MANIFEST).exists()
-    if not path.exists():
-        with job.explained():
-            write_atomic(path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
-        return False
-    try:
-        before = json.loads(path.read_bytes())
-        changes = changed_keys(before, record)
-    except (OSError, ValueError, AttributeError):
-        changes = [("preparation.json", "damaged", "")]
-    if is_complete:
-        changes = [change for change in changes if change[0] != "freerun"]  # this one need not continue it
-    if changes:
-        key, old, new = changes[0]
-        what = {"pairs.train_sha256": "the pairs are others", "pairs.dev_sha256": "the development pairs are others"}
-        raise RunError(
-            job.out,
-            f"this directory has {'prepared pairs' if is_complete else 'a preparation that is not complete'}, but "
-            + what.get(key, f"{key} was {shown(old)}, and is {shown(new)} now"),
-            "Expected the same pairs and settings, to continue",
-            "Choose another directory with --out, or remove this one",
-        )
-    return is_complete
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Job:
+class PreparationJob:
     """A preparation with all choices made."""
 
     out: Path
@@ -162,7 +89,12 @@ class _Job:
     bundle: Bundle | None
 
     @classmethod
-    def of(cls, request: PrepareRequest, progress: Progress) -> _Job:
+    def of(cls, request: PrepareRequest, progress: Progress) -> PreparationJob:
+        """Make all choices for a request.
+
+        Raises:
+            UserError: the pairs cannot be read, or the settings contradict each other.
+        """
         bundle = None if request.init is None else read_bundle(request.init)
         reading_as = request.data if bundle is None else _as_bundle_reads(request.data, bundle)
         pairs = DataSource.open(reading_as, limit=SAMPLE_PAIRS)
@@ -196,6 +128,7 @@ class _Job:
 
     @property
     def scratch(self) -> Path:
+        """The directory of what is finished while the preparation is not complete."""
         return self.out / SCRATCH
 
     def record(self) -> dict[str, Any]:

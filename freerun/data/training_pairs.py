@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["EncodedPairs", "IntArray", "Rows", "Window"]
+__all__ = ["IntArray", "TokenRows", "TrainingPairs", "Window"]
 
 IntArray = npt.NDArray[np.integer[Any]]
 
 
-class Rows(Protocol):
-    """Rows of ids of different lengths."""
+class TokenRows(Protocol):
+    """TokenRows of ids of different lengths."""
 
     def lengths_of(self, rows: IntArray) -> npt.NDArray[np.int64]:
         """Return the lengths of the rows with these numbers, EOS included: int64 [B]."""
@@ -35,15 +35,15 @@ class Window:
     target_lengths: IntArray
 
 
-class EncodedPairs(ABC):
+class TrainingPairs(ABC):
     """Pairs as ids: sources as ``Codec.encode`` returns them, targets with EOS; pairs are numbered from 0.
 
     Two sources with equal ids count as one: a model cannot distinguish them.
     """
 
-    sources: Rows
-    targets: Rows
-    features: Rows | None
+    sources: TokenRows
+    targets: TokenRows
+    features: TokenRows | None
 
     @abstractmethod
     def __len__(self) -> int:

@@ -1,0 +1,93 @@
+"""Preparation of pairs in a directory of their own, which an interrupted preparation is continued in.
+
+The directory is complete when it has its manifest, which is written last.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from freerun.config import changed_keys, shown
+from freerun.data.manifest import MANIFEST, PREPARATION
+from freerun.data.prepared import Prepared, open_prepared
+from freerun.errors import ConfigError, DataError, RunError
+from freerun.files import remove_leftovers, write_atomic
+from freerun.lock import LOCK, inner_lock, only_writer
+from freerun.preparation.job import PreparationJob, PrepareRequest, Progress
+
+__all__ = ["prepare"]
+
+
+def prepare(request: PrepareRequest, progress: Progress) -> tuple[Prepared, bool]:
+    """Prepare pairs, or continue what was interrupted; return the result, and False if it was there already.
+
+    Raises:
+        UserError: something that the user can fix; what was there before is unchanged.
+    """
+    with only_writer(inner_lock(request.out)):
+        _check_directory(request.out)
+        job = PreparationJob.of(request, progress)
+        if _is_complete(job):
+            shutil.rmtree(job.scratch, ignore_errors=True)  # a kill came after the manifest
+            return open_prepared(job.out), False
+        try:
+            with job.explained():
+                job.run()
+        except (DataError, ConfigError):
+            job.discard()  # these pairs, or these settings, can never be prepared
+            raise
+        return open_prepared(job.out), True
+
+
+def _check_directory(directory: Path) -> None:
+    """Check that a directory is new, empty, or has a preparation.
+
+    Raises:
+        RunError: it has something else.
+    """
+    remove_leftovers(directory, "*")
+    if (directory / PREPARATION).exists():
+        return
+    names = sorted(path.name for path in directory.iterdir() if path.name != LOCK)
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise RunError(
+            directory,
+            f"this directory is not empty: it holds {', '.join(names[:3])}{more}",
+            "Expected a new or empty directory",
+            "Choose another with --out",
+        )
+
+
+def _is_complete(job: PreparationJob) -> bool:
+    """Return True if the directory has these pairs, prepared; write the record of a new preparation.
+
+    Raises:
+        RunError: it has others, or they were prepared with other settings.
+    """
+    path = job.out / PREPARATION
+    record, is_complete = job.record(), (job.out / MANIFEST).exists()
+    if not path.exists():
+        with job.explained():
+            write_atomic(path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+        return False
+    try:
+        before = json.loads(path.read_bytes())
+        changes = changed_keys(before, record)
+    except (OSError, ValueError, AttributeError):
+        changes = [("preparation.json", "damaged", "")]
+    if is_complete:
+        changes = [change for change in changes if change[0] != "freerun"]  # this one need not continue it
+    if changes:
+        key, old, new = changes[0]
+        what = {"pairs.train_sha256": "the pairs are others", "pairs.dev_sha256": "the development pairs are others"}
+        raise RunError(
+            job.out,
+            f"this directory has {'prepared pairs' if is_complete else 'a preparation that is not complete'}, but "
+            + what.get(key, f"{key} was {shown(old)}, and is {shown(new)} now"),
+            "Expected the same pairs and settings, to continue",
+            "Choose another directory with --out, or remove this one",
+        )
+    return is_complete
