@@ -10,7 +10,7 @@ from typing import Any
 from freerun.arguments import as_list, as_path, check_int, check_text, wrong_type
 from freerun.config import Config
 from freerun.data.memory_pairs import PairsInMemory, pairs_in_memory
-from freerun.data.readers import Columns, PairsLocation, ParallelFiles
+from freerun.data.readers import Columns, PairsPart, ParallelFiles
 from freerun.errors import ConfigError, DataError, UserError
 from freerun.experiment.pairs_spec import PairsSpec, pairs_spec
 from freerun.runtime.predictor import Predictor
@@ -68,7 +68,7 @@ def as_pairs(name: str, pairs: Pairs | None, columns: Columns | None, models: Se
     return pairs_spec(models, location, columns)
 
 
-def as_location(name: str, pairs: Any, position: str = "", alternative: str = "") -> PairsLocation | PairsInMemory:
+def as_location(name: str, pairs: Any, position: str = "", alternative: str = "") -> PairsPart | PairsInMemory:
     """Return pairs of any kind: the location of a file or of two, or pairs in memory.
 
     Args:

@@ -20,7 +20,7 @@ from freerun.data.hash_sampling import hash_sample
 from freerun.data.header import SAMPLE_PAIRS, looks_like_header
 from freerun.data.known_features import count_unknown_features, unknown_features_warning
 from freerun.data.normalisation import Form, normalise
-from freerun.data.readers import Columns, Pair, PairsLocation, content_hash, describe, read_pairs
+from freerun.data.readers import Columns, Pair, PairsLocation, content_hash, describe, label_of, read_parts
 from freerun.data.split import held_out_sources
 from freerun.data.unknown_tokens import (
     FIX_FEATURES,
@@ -94,7 +94,7 @@ class DataSource:
             warn(dev, columns, describe(dev))
             return DataSource(
                 everything,
-                lambda: fields.checked(read_pairs(dev, columns), describe(dev)),
+                lambda: fields.read_development(dev, columns, describe(dev)),
                 hashes,
                 label,
                 fields=fields,
@@ -149,17 +149,18 @@ def source_reader(config: DataConfig, separator: str | None) -> Callable[[Pair],
 
 
 def _warn_of_header(location: PairsLocation, columns: Columns | None, label: str) -> None:
-    """Log a warning if the first pair looks like the names of the columns."""
-    pairs = read_pairs(location, columns)
-    first = next(pairs)
-    others = ((pair.source, pair.target) for pair in islice(pairs, SAMPLE_PAIRS))
-    if may_have_header(location) and looks_like_header((first.source, first.target), others):
-        log.warning(header_warning(label, first))
+    """Log a warning if the first pair of a file looks like the names of the columns."""
+    for part, pairs in read_parts(location, columns):
+        first = next(pairs)
+        others = ((pair.source, pair.target) for pair in islice(pairs, SAMPLE_PAIRS))
+        if may_have_header(part) and looks_like_header((first.source, first.target), others):
+            log.warning(header_warning(label_of(part, location, label), first))
 
 
 def _no_warning(location: PairsLocation, columns: Columns | None, label: str) -> None:
     """Check that there is a first pair, as ``_warn_of_header`` does."""
-    next(read_pairs(location, columns))
+    for _, pairs in read_parts(location, columns):
+        next(pairs)
 
 
 @dataclass(frozen=True)
