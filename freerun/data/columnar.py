@@ -172,15 +172,16 @@ class _Reader:
 
     def _lists(self, array: Any, name: str, row: int) -> tuple[list[str], list[int]]:
         """Return the items of a column of lists, and the length of each list."""
-        self._check_nulls(array, name, range(row, row + len(array)))
+        self._check_nulls(array, f"the value of {name!r}", range(row, row + len(array)))
         lengths = _compute().list_value_length(array).to_pylist()
         rows = _repeated(range(row, row + len(array)), lengths)
         return self._texts(_plain(array.flatten()), name, row, rows), lengths
 
     def _texts(self, array: Any, name: str, row: int, rows: Sequence[int] | None = None) -> list[str]:
         """Return a column of strings, checked; ``rows`` has the row of each, by default consecutive ones."""
+        subject = f"{'the value' if rows is None else 'an item'} of {name!r}"
         rows = range(row, row + len(array)) if rows is None else rows
-        self._check_nulls(array, name, rows)
+        self._check_nulls(array, subject, rows)
         lengths = _compute().binary_length(array)
         if len(array) and _compute().max(lengths).as_py() > MAX_TEXT_BYTES:
             place = next(place for place, length in enumerate(lengths.to_pylist()) if length > MAX_TEXT_BYTES)
@@ -197,12 +198,12 @@ class _Reader:
                 check_field(text, f"{self._name}:{number}", f"value of {name!r}")
         return texts
 
-    def _check_nulls(self, array: Any, name: str, rows: Sequence[int]) -> None:
+    def _check_nulls(self, array: Any, subject: str, rows: Sequence[int]) -> None:
         if array.null_count:
             place = array.is_null().to_pylist().index(True)
             raise DataError(
                 f"{self._name}:{rows[place]}",
-                f"the value of {name!r} is null, or a null in a list" if _is_list(array.type) else f"{name!r} is null",
+                f"{subject} is null",
                 "Expected a text in every row",
                 'Remove the row, or write "" for an empty text',
             )

@@ -177,7 +177,7 @@ def parse_columns(text: str) -> Columns:
             "this does not name two or three columns",
             "Expected the numbers of the source's and of the target's column, and of the features' if there is one, "
             "counted from 1; or their names, in a Parquet or Arrow file",
-            "Write for example --columns 1,3 or --columns 1,2,3, or --columns source,target",
+            "Write for example --columns 1,3, --columns 1,2,3 or --columns source,target",
         )
     if is_by_name:
         return tuple(parts)

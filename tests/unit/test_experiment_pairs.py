@@ -65,20 +65,28 @@ def message(call, *arguments):
 
 
 @pytest.mark.parametrize(
-    ("text", "columns"), [("1,3", (1, 3)), ("1,3,2", (1, 3, 2)), (" 2 , 1 ", (2, 1)), ("1000000,1", (10**6, 1))]
+    ("text", "columns"),
+    [
+        ("1,3", (1, 3)),
+        ("1,3,2", (1, 3, 2)),
+        (" 2 , 1 ", (2, 1)),
+        ("1000000,1", (10**6, 1)),
+        ("a,b", ("a", "b")),
+        ("src, x2 ,Ä", ("src", "x2", "Ä")),
+    ],
 )
 def test_columns(text, columns):
     assert parse_columns(text) == chosen_columns(text) == columns
 
 
 @pytest.mark.parametrize(
-    "text", ["", "1", "1,2,3,4", "1,2,x", "0,1", "-1,2", "1.5,2", "a,b", "²,1", "1000001,1", f"1,{'9' * 5000}"]
+    "text", ["", "1", "1,2,3,4", "1,2,x", "0,1", "-1,2", "1.5,2", "a,", ",b,c", "²,1", "1000001,1", f"1,{'9' * 5000}"]
 )
 def test_columns_that_are_none(text):
     assert message(chosen_columns, text) == (
         f"--columns {cut(text)}: this does not name two or three columns. Expected the numbers of the source's "
-        "and of the target's column, and of the features' if there is one, counted from 1. Write for example --columns "
-        "1,3 or --columns 1,2,3."
+        "and of the target's column, and of the features' if there is one, counted from 1; or their names, in a "
+        "Parquet or Arrow file. Write for example --columns 1,3, --columns 1,2,3 or --columns source,target."
     )
 
 
