@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from freerun.config import absolute_paths, apply_overrides, override, read_toml, with_new_names
-from freerun.data.columnar import COLUMNAR_SUFFIXES
+from freerun.data.arrow_files import COLUMNAR_SUFFIXES
 from freerun.data.decompression import COMPRESSED
 from freerun.data.memory_pairs import PairsInMemory
 from freerun.data.readers import PairsLocation, files_of
