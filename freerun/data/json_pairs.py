@@ -1,4 +1,4 @@
-"""The fields of a line of JSON: ``{"source": "...", "target": "..." or ["...", "..."], "features": "..." or ["..."]}``."""
+"""Lines of JSON: objects with the keys ``source``, ``target`` (a string, or a list of references) and ``features``."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ def check_column_counts(location: PairFiles) -> None:
             raise DataError(
                 file,
                 f"{count} column{plural}, and {first[0]} has {first[1]}",
-                "Expected the same number of columns in all files of the list: source and target, or also features",
+                "Expected the same number of columns in all files of the list",
                 "Choose columns that all of them have with --columns or data.columns, or take one file out of the list",
             )
 

@@ -116,6 +116,19 @@ def test_an_alternative_takes_the_place_of_the_default():
     assert (training.updates, training.epochs, training.batch_size, training.batch_tokens) == (None, 2.0, None, 500)
 
 
+def test_lists_of_files_and_names_of_columns():
+    config = parse('[data]\ntrain = ["a.tsv", "b/*.tsv"]\ndev = ["c"]\ncolumns = ["src", "tgt", "2"]')
+    assert (config.data.train, config.data.dev) == (("a.tsv", "b/*.tsv"), ("c",))
+    assert config.data.columns == ("src", "tgt", "2")
+    assert tomllib.loads(to_toml(config))["data"]["train"] == ["a.tsv", "b/*.tsv"]
+    assert parse(to_toml(config)) == config
+
+
+def test_a_setting_may_be_a_list(tmp_path):
+    raw = apply_overrides({"data": {"train": "x"}}, ['data.train=["a.tsv", "b/*.tsv"]'], tmp_path)
+    assert raw == {"data": {"train": [str(tmp_path / "a.tsv"), str(tmp_path / "b" / "*.tsv")]}}
+
+
 def test_parallel_files_and_columns():
     config = parse('[data]\ntrain = { source = "a", target = "b" }\ncolumns = [3, 1]')
     assert config.data.train == FilePair(source="a", target="b")
@@ -257,6 +270,8 @@ def test_a_key_before_the_first_section_is_sent_to_its_own():
         ("evaluation", "length_penalty = 11", "11. Expected a number from 0 to 10."),
         ("data", "columns = [0, 1]", f"[0, 1]. {COLUMNS}"),
         ("data", 'columns = ["1", 2]', f'["1", 2]. {COLUMNS}'),
+        ("data", 'columns = ["a", ""]', f'["a", ""]. {COLUMNS}'),
+        ("data", 'columns = ["a"]', f'["a"]. {COLUMNS}'),
         ("data", "columns = [1]", f"[1]. {COLUMNS}"),
         ("data", "columns = [1, 2, 3, 4]", f"[1, 2, 3, 4]. {COLUMNS}"),
         ("data", "columns = [true, 2]", f"[true, 2]. {COLUMNS}"),
