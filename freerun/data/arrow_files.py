@@ -82,7 +82,7 @@ class ArrowBatches:
         from pyarrow.parquet import ParquetFile
 
         with ParquetFile(self._path, memory_map=True) as file:
-            schema = file.schema_arrow
+            schema = _decoded(file.schema_arrow)
             yield schema
             names = list(self._choose(schema))
             for batch in file.iter_batches(BATCH_ROWS, columns=names, use_threads=False):
@@ -91,13 +91,13 @@ class ArrowBatches:
 
     def _arrow_file(self, pyarrow: Any) -> Generator[Any, None, None]:
         with pyarrow.memory_map(str(self._path)) as source, pyarrow.ipc.open_file(source) as reader:
-            yield reader.schema
+            yield _decoded(reader.schema)
             for number in range(reader.num_record_batches):
                 yield from self._slices(reader.get_batch(number))
 
     def _arrow_stream(self, pyarrow: Any) -> Generator[Any, None, None]:
         with pyarrow.memory_map(str(self._path)) as source, pyarrow.ipc.open_stream(source) as reader:
-            yield reader.schema
+            yield _decoded(reader.schema)
             for batch in reader:
                 yield from self._slices(batch)
 
@@ -142,6 +142,12 @@ class ArrowBatches:
             f"Expected a complete {kind} file",
             "Copy the file again, or check the program that wrote it",
         )
+
+
+def _decoded(schema: Any) -> Any:
+    """Return the schema. Raises ValueError here, not where they are used, if its names are not UTF-8."""
+    len(schema.names)
+    return schema
 
 
 def _reason(error: Exception) -> str:

@@ -261,6 +261,12 @@ def test_damaged_files(path):
         assert "\n" not in text
 
 
+def test_names_that_are_not_utf8(tmp_path):
+    path = write(tmp_path / "x.arrow", table())
+    path.write_bytes(path.read_bytes().replace(b"target", b"t\xffrget"))
+    assert f"{path}: the Arrow file cannot be read, or is truncated or damaged: 'utf-8' codec can't" in message(path)
+
+
 def test_offsets_that_lead_out_of_the_file(tmp_path):
     path = write(tmp_path / "x.arrow", table())
     right, wild = (b"".join(offset.to_bytes(4, "little") for offset in (0, 1, last)) for last in (2, 10**6))
