@@ -4,6 +4,7 @@ import gzip
 import lzma
 import os
 import sys
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -109,12 +110,15 @@ def test_only_reading_is_reported(tmp_path):
 def test_lines_of_a_pipe_are_read_as_they_come():
     inner, outer = os.pipe()
     with os.fdopen(outer, "wb", buffering=0) as writer:
+        late = threading.Timer(20, writer.close)  # so that a reader that waits for more fails instead of hanging
+        late.start()
         writer.write(b"one\n")
         with open_lines(Path(f"/dev/fd/{inner}"), "it") as stream:
             os.close(inner)
             assert stream.readline() == b"one\n"
             writer.write(b"two\n")
             assert stream.readline() == b"two\n"
+        late.cancel()
 
 
 def test_without_the_package(tmp_path, monkeypatch):
