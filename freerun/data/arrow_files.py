@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from freerun.data.decompression import as_data_error
+from freerun.data.decompression import COMPRESSED, as_data_error
 from freerun.data.opening import is_read_once, open_file
 from freerun.errors import DataError, MissingExtraError
 from freerun.text import one_line
@@ -58,7 +58,14 @@ class ArrowBatches:
                 yield batch
 
     def _first_bytes(self) -> bytes:
-        """Check that the file is a regular one; return its first bytes."""
+        """Check that the file is a regular one, and not compressed; return its first bytes."""
+        if self._path.suffix.lower() in COMPRESSED:
+            raise DataError(
+                self._name,
+                "this is a compressed Parquet or Arrow file",
+                "Expected it without compression, because these formats compress their columns themselves",
+                "Decompress the file",
+            )
         if is_read_once(self._path):
             raise DataError(
                 self._name,

@@ -102,7 +102,8 @@ def as_data_error(name: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise DataError(name, "no such file", "Expected a file that exists", "Check the path") from error
+        pattern = ", or write a pattern in a list, data.train = [...]" if set("*?[") & set(name) else ""
+        raise DataError(name, "no such file", "Expected a file that exists", f"Check the path{pattern}") from error
     except IsADirectoryError as error:
         raise DataError(name, "this is a directory", "Expected a file", "Name a file in the directory") from error
     except PermissionError as error:

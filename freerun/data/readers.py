@@ -386,13 +386,6 @@ def _check_columns(location: PairsLocation, columns: Columns) -> None:
 
 
 def _columnar_pairs(path: Path, columns: Columns | None) -> Iterator[Pair]:
-    if path.suffix.lower() in COMPRESSED:
-        raise DataError(
-            path,
-            f"this is a compressed {kind_of(path)} file",
-            "Expected it without compression, because the format compresses its columns itself",
-            "Decompress the file",
-        )
     for batch in read_columnar(path, columns):
         if batch.features is None:
             yield from map(Pair, batch.sources, batch.targets, batch.rows)

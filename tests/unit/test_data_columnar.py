@@ -12,7 +12,7 @@ import pytest
 
 from freerun.data.arrow_files import BATCH_ROWS, COLUMNAR_SUFFIXES
 from freerun.data.columnar import columnar_column_count, read_columnar
-from freerun.data.readers import Pair, column_count, copy_pairs, kind_of, read_pairs
+from freerun.data.readers import Pair, PairFiles, column_count, copy_pairs, kind_of, read_pairs
 from freerun.errors import DataError, MissingExtraError
 
 NAMES = ["x.parquet", "x.arrow", "stream.arrow", "x.feather"]
@@ -286,10 +286,11 @@ def test_an_old_format(tmp_path):
 @pytest.mark.parametrize("name", ["x.parquet.gz", "x.arrow.zst"])
 def test_a_compressed_file(tmp_path, name):
     (tmp_path / name).write_bytes(b"x")
-    assert message(tmp_path / name) == (
-        f"{tmp_path / name}: this is a compressed {kind_of(tmp_path / name)} file. Expected it without compression, "
-        "because the format compresses its columns itself. Decompress the file."
+    expected = (
+        f"{tmp_path / name}: this is a compressed Parquet or Arrow file. Expected it without compression, because "
+        "these formats compress their columns themselves. Decompress the file."
     )
+    assert message(tmp_path / name) == message(PairFiles((tmp_path / name,))) == expected
 
 
 def test_what_is_no_file(tmp_path):

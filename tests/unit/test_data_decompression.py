@@ -107,6 +107,12 @@ def test_only_reading_is_reported(tmp_path):
         content(tmp_path / "y")
 
 
+def test_a_pattern_outside_a_list(tmp_path):
+    for name, more in (("x.tsv", ""), ("*.tsv", ", or write a pattern in a list, data.train = [...]")):
+        path = tmp_path / name
+        assert message(path) == f"{path}: no such file. Expected a file that exists. Check the path{more}."
+
+
 def test_lines_of_a_pipe_are_read_as_they_come():
     inner, outer = os.pipe()
     with os.fdopen(outer, "wb", buffering=0) as writer:
