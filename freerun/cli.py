@@ -106,12 +106,16 @@ Columns = Annotated[
     str | None,
     typer.Option(
         metavar="A,B[,C]",
-        help="Source, target and feature columns of a TSV file, counted from 1. Default: those of MODEL's run.",
+        help="Source, target and feature columns: numbers from 1 in a TSV file, names in a Parquet or Arrow file. "
+        "Default: those of MODEL's run.",
     ),
 ]
 TrainingColumns = Annotated[
     str | None,
-    typer.Option(metavar="A,B[,C]", help="Source, target and feature columns of a TSV file, counted from 1."),
+    typer.Option(
+        metavar="A,B[,C]",
+        help="Source, target and feature columns: numbers from 1 in a TSV file, names in a Parquet or Arrow file.",
+    ),
 ]
 TrainingSeed = Annotated[int | None, typer.Option(min=SEED.low, max=SEED.high, help="Same as --set training.seed=N.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]

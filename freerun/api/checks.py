@@ -10,7 +10,7 @@ from typing import Any
 from freerun.arguments import as_list, as_path, check_int, check_text, wrong_type
 from freerun.config import Config
 from freerun.data.memory_pairs import PairsInMemory, pairs_in_memory
-from freerun.data.readers import Columns, PairsLocation, ParallelFiles
+from freerun.data.readers import Columns, PairsPart, ParallelFiles
 from freerun.errors import ConfigError, DataError, UserError
 from freerun.experiment.pairs_spec import PairsSpec, pairs_spec
 from freerun.runtime.predictor import Predictor
@@ -44,8 +44,8 @@ def as_pairs(name: str, pairs: Pairs | None, columns: Columns | None, models: Se
     Args:
         name: of the argument, for messages.
         pairs: the argument.
-        columns: the source and target columns of a TSV file, and that of the features if the model has any, from 1;
-            None: those of the run of one of the models.
+        columns: the source and target columns, and that of the features if the model has any: numbers from 1 in a TSV
+            file, names in a Parquet or Arrow file. None: those of the run of one of the models.
         models: their paths, none for a loaded model.
 
     Raises:
@@ -68,7 +68,7 @@ def as_pairs(name: str, pairs: Pairs | None, columns: Columns | None, models: Se
     return pairs_spec(models, location, columns)
 
 
-def as_location(name: str, pairs: Any, position: str = "", alternative: str = "") -> PairsLocation | PairsInMemory:
+def as_location(name: str, pairs: Any, position: str = "", alternative: str = "") -> PairsPart | PairsInMemory:
     """Return pairs of any kind: the location of a file or of two, or pairs in memory.
 
     Args:
@@ -125,8 +125,10 @@ def _check_columns(columns: object) -> None:
     if columns is None:
         return
     if not isinstance(columns, tuple) or len(columns) not in (2, 3):
-        expected = "None or the numbers of two or three columns, for example (1, 3) or (1, 2, 3)"
+        expected = 'None or two or three columns, for example (1, 3), (1, 2, 3) or ("source", "target")'
         raise wrong_type("columns", columns, expected)
+    if all(isinstance(column, str) and column for column in columns):
+        return
     for number, column in enumerate(columns):
         check_int(f"columns[{number}]", column)
         if column < 1:

@@ -32,8 +32,8 @@ def compare(
         model: a run directory, a bundle directory, or a Predictor: A.
         other: the same for the second model: B.
         pairs: as in ``freerun.evaluate``, at best pairs that neither was trained on.
-        columns: the source and target columns of a TSV file, and that of the features if a model has any, from 1.
-            Default: those of the models' runs.
+        columns: the source and target columns, and that of the features if a model has any: numbers from 1 in a TSV
+            file, names in a Parquet or Arrow file. Default: those of the models' runs.
         beam_size: hypotheses kept at each step; 1 is greedy search.
         threads: for each call, as in ``freerun.load``; does not apply to a Predictor.
         device: of both models, as in ``freerun.load``; does not apply to a Predictor.

@@ -60,8 +60,8 @@ def diagnose(
     Args:
         model: a run directory, a bundle directory with weights, or a Predictor that runs with torch.
         pairs: as in ``freerun.evaluate``. Default: the development pairs of the model's run.
-        columns: the source and target columns of a TSV file, and that of the features if the model has any, from 1.
-            Default: those of the model's run.
+        columns: the source and target columns, and that of the features if the model has any: numbers from 1 in a TSV
+            file, names in a Parquet or Arrow file. Default: those of the model's run.
         html: a file to write the page to that ``freerun diagnose --html`` writes.
         threads: torch's number of threads; 0 leaves it unchanged. Does not apply to a Predictor.
         device: as in ``freerun.load``. Does not apply to a Predictor.

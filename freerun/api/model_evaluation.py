@@ -41,8 +41,8 @@ def evaluate(
         model: a run directory, a bundle directory, or a Predictor.
         pairs: a file, or pairs in memory: an iterable of (source, target), or of objects with these attributes; for a
             model with features, of (source, target, features). Default: the development pairs of the model's run.
-        columns: the source and target columns of a TSV file, and that of the features if the model has any, from 1.
-            Default: those of the model's run.
+        columns: the source and target columns, and that of the features if the model has any: numbers from 1 in a TSV
+            file, names in a Parquet or Arrow file. Default: those of the model's run.
         beam_size: hypotheses kept at each step; 1 is greedy search.
         length_penalty: rank by score / ((5 + n) / 6) ** length_penalty.
         early_stop: with a length penalty, end the search sooner; this may miss the best output.

@@ -104,7 +104,7 @@ def export(
         quantize: "int8" writes quantized graphs, too, and measures what they cost.
         max_loss: the largest loss of int8 in points of sequence accuracy; a larger one is an error.
         dev: pairs to measure int8 on, as in ``freerun.evaluate``. Default: the development pairs of the model's run.
-        columns: the columns of ``dev``, if it is a TSV file: source and target, and features if the model has any.
+        columns: the columns of ``dev``, as for ``freerun.evaluate``.
         progress: called with the number of sequences evaluated and of all, for one precision after the other.
 
     Raises:

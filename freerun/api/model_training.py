@@ -12,7 +12,7 @@ from freerun.api.training_callbacks import as_callbacks
 from freerun.arguments import as_path, check_flag, check_int, check_number, wrong_type
 from freerun.config import Config
 from freerun.data.memory_pairs import PairsInMemory
-from freerun.data.readers import PairsLocation
+from freerun.data.readers import PairsPart
 from freerun.device_name import check_device_name
 from freerun.errors import ConfigError
 from freerun.experiment.request import TrainRequest
@@ -112,7 +112,7 @@ def train(
     return run_training(request, as_callbacks(callbacks))
 
 
-def _source(source: Any) -> PairsLocation | PairsInMemory | Mapping[str, Any] | None:
+def _source(source: Any) -> PairsPart | PairsInMemory | Mapping[str, Any] | None:
     if source is None:
         return None
     if isinstance(source, Config | Mapping):

@@ -9,7 +9,7 @@ from pathlib import Path
 from freerun.api.model_comparison import compare as compare_models
 from freerun.commands.console import CountLine, shown_notices
 from freerun.commands.tables import aligned
-from freerun.data.readers import Columns, PairsLocation
+from freerun.data.readers import Columns, PairsPart
 from freerun.evaluation.comparison import Comparison
 
 __all__ = ["compare"]
@@ -18,7 +18,7 @@ __all__ = ["compare"]
 def compare(
     a: Path,
     b: Path,
-    pairs: PairsLocation,
+    pairs: PairsPart,
     beam_size: int = 1,
     threads: int = 0,
     as_json: bool = False,

@@ -9,7 +9,7 @@ from pathlib import Path
 from freerun.api.model_diagnosis import diagnose as diagnose_model
 from freerun.commands.console import CountLine, say, shown_notices
 from freerun.commands.tables import aligned
-from freerun.data.readers import Columns, PairsLocation
+from freerun.data.readers import Columns, PairsPart
 from freerun.diagnostics.diagnosis import Diagnosis
 from freerun.diagnostics.recovery import Recovery
 from freerun.diagnostics.summary import cells, error_rows
@@ -22,7 +22,7 @@ class DiagnoseRequest:
     """The arguments of ``freerun diagnose``; without ``pairs``, the run's development pairs are used."""
 
     model: Path
-    pairs: PairsLocation | None = None
+    pairs: PairsPart | None = None
     html: Path | None = None
     threads: int = 0
     json: bool = False

@@ -11,7 +11,7 @@ from freerun.api.model_evaluation import evaluate as evaluate_model
 from freerun.commands.console import CountLine, shown_notices
 from freerun.commands.tables import aligned, bands_table, metrics_table
 from freerun.data.features import Features
-from freerun.data.readers import Columns, PairsLocation
+from freerun.data.readers import Columns, PairsPart
 from freerun.evaluation.by_length import Band
 from freerun.evaluation.examples import Example
 from freerun.evaluation.free_running_metrics import flat
@@ -27,7 +27,7 @@ class EvaluateRequest:
     """The arguments of ``freerun evaluate``; without ``pairs``, the run's development pairs are evaluated."""
 
     model: Path
-    pairs: PairsLocation | None = None
+    pairs: PairsPart | None = None
     beam_size: int = 1
     length_penalty: float = 0.0
     early_stop: bool = False

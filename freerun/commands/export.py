@@ -9,7 +9,7 @@ from pathlib import Path
 from freerun.api.model_export import DEFAULT_MAX_LOSS, ExportResult
 from freerun.api.model_export import export as export_model
 from freerun.commands.console import CountLine, shown_notices
-from freerun.data.readers import Columns, PairsLocation
+from freerun.data.readers import Columns, PairsPart
 
 __all__ = ["DEFAULT_MAX_LOSS", "ExportRequest", "export"]
 
@@ -22,7 +22,7 @@ class ExportRequest:
     out: Path | None = None
     quantize: bool = False
     max_loss: float = DEFAULT_MAX_LOSS
-    dev: PairsLocation | None = None
+    dev: PairsPart | None = None
     json: bool = False
     columns: Columns | None = None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from freerun.commands.console import say, shown_notices
 from freerun.commands.output import open_output
 from freerun.commands.unknown_feature_counts import UnknownFeatures
-from freerun.data.readers import Columns, PairsLocation
+from freerun.data.readers import Columns, PairsPart
 from freerun.data.unknown_tokens import count_tokens, named_tokens
 from freerun.experiment.pairs_for_model import read_for_models
 from freerun.experiment.pairs_spec import pairs_spec
@@ -22,7 +22,7 @@ __all__ = ["score"]
 @shown_notices()
 def score(
     model: Path,
-    pairs: PairsLocation,
+    pairs: PairsPart,
     as_json: bool = False,
     threads: int = 0,
     columns: Columns | None = None,

@@ -147,7 +147,8 @@ def _check_files(data: Mapping[str, Any]) -> None:
         ConfigError: they come through a pipe, which only one process can read.
     """
     # what is no path is a mistake, reported with all others
-    locations = [data[part] for part in ("train", "dev") if isinstance(data.get(part), str)]
+    values = [data[part] for part in ("train", "dev") if data.get(part)]
+    locations = [value for value in values if isinstance(value, str) or _is_list_of_paths(value)]
     for file in [file for location in locations for file in files_of(location_of(location))]:
         if is_read_once(file):
             raise ConfigError.single(
@@ -156,6 +157,10 @@ def _check_files(data: Mapping[str, Any]) -> None:
                 "Expected files",
                 "Write the pairs to a file first, or train with one process",
             )
+
+
+def _is_list_of_paths(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 
 
 def _train_and_print(request: TrainRequest, ranks: Ranks) -> None:
@@ -180,7 +185,7 @@ def _print_next_steps(directory: Path, processes: int) -> None:
     say("")
     if (directory / "best").exists():
         say(f"  freerun predict {name} {example_argument(directory)}")
-        evaluation = f" {shlex.quote(str(pairs))}" if not isinstance(pairs, dict) else ""
+        evaluation = f" {shlex.quote(str(pairs))}" if isinstance(pairs, str | Path) else ""
         say(f"  freerun evaluate {name}{evaluation}")
     has_custom_code = any(":" in strategy for strategy in strategies_of(raw))
     options = f"{f' --processes {processes}' if processes > 1 else ''}{' --trust-code' if has_custom_code else ''}"

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import tomli_w
 
+from freerun.config.path_patterns import absolute_pattern, is_pattern
 from freerun.config.sections import Config
 from freerun.errors import ConfigError
 from freerun.files import real_path
@@ -164,6 +165,8 @@ def absolute_paths(raw: Mapping[str, Any], directory: Path) -> dict[str, Any]:
             value = data[key]
             if isinstance(value, dict):
                 data[key] = {side: _absolute(path, directory) for side, path in value.items()}
+            elif isinstance(value, list | tuple):
+                data[key] = [_absolute_entry(entry, directory) for entry in value]
             else:
                 data[key] = _absolute(value, directory)
     if isinstance(training, dict) and "init" in training:
@@ -181,6 +184,17 @@ def _absolute(path: Any, directory: Path) -> Any:
     except (OSError, RuntimeError):
         # no such user: reading the file will report that
         return str(directory / path)
+
+
+def _absolute_entry(entry: Any, directory: Path) -> Any:
+    """Resolve an entry of a list of files, which may be a pattern."""
+    absolute = _absolute(entry, directory)
+    if not isinstance(entry, str) or "\0" in entry or not is_pattern(absolute):
+        return absolute
+    try:
+        return absolute_pattern(entry, directory)
+    except RuntimeError:
+        return absolute  # no such user: finding the files will report that
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,10 +56,25 @@ ALTERNATIVES = (("updates", "epochs"), ("batch_size", "batch_tokens"))
 # messages show a field's description as what was expected; without one it is derived from the type
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 PathText = Annotated[str, Field(pattern=r"\A[^\x00]+\z", description="a path")]
+ColumnName = Annotated[str, Field(pattern=r"\A[^\x00]+\z")]
+
+
+def _kind_of_columns(value: object) -> str:
+    is_named = isinstance(value, list | tuple) and any(isinstance(item, str) for item in value)
+    return "names" if is_named else "numbers"
+
+
+_TwoOrThree = Field(strict=False, min_length=2, max_length=3)
 Columns = Annotated[
-    Annotated[tuple[Length, ...], Field(strict=False, min_length=2, max_length=3)] | None,
+    Annotated[
+        Annotated[tuple[Length, ...], _TwoOrThree, Tag("numbers")]
+        | Annotated[tuple[ColumnName, ...], _TwoOrThree, Tag("names")],
+        Field(discriminator=Discriminator(_kind_of_columns)),
+    ]
+    | None,
     Field(
-        description="two or three columns (source, target, features), counted from 1, for example [1, 2] or [1, 2, 3]",
+        description="two or three columns (source, target, features), counted from 1, for example [1, 2] or [1, 2, 3], "
+        'or names of columns, for example ["source", "target"]',
     ),
 ]
 Separator = Annotated[
@@ -109,16 +124,22 @@ class FilePair(Section):
 
 
 def _kind_of_files(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return "list"
     return "pair" if isinstance(value, dict | FilePair) else "path"
 
 
 Files = Annotated[
-    Annotated[PathText, Tag("path")] | Annotated[FilePair, Tag("pair")],
+    Annotated[PathText, Tag("path")]
+    | Annotated[FilePair, Tag("pair")]
+    | Annotated[tuple[PathText, ...], Field(strict=False, min_length=1), Tag("list")],
     Field(
         discriminator=Discriminator(_kind_of_files),
-        description='a path, or { source = "PATH", target = "PATH" } for two parallel files',
+        description='a path, { source = "PATH", target = "PATH" } for two parallel files, or a list of paths and '
+        'patterns, for example ["a.tsv", "b/*.tsv"]',
     ),
 ]
+"""One file of pairs, two parallel files, or files that are read one after another."""
 
 
 class SideForms(Section):

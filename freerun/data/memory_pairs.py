@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from freerun.arguments import check_items, wrong_type
 from freerun.data.features import Features
-from freerun.data.readers import Pair, check_field
+from freerun.data.field_check import check_field
+from freerun.data.readers import Pair
 from freerun.errors import DataError
 
 __all__ = ["PairsInMemory", "pairs_in_memory"]

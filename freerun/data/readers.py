@@ -1,9 +1,10 @@
-r"""Readers of pairs and texts: TSV, two parallel files and JSON Lines, each plain, ``.gz`` or ``.xz``.
+r"""Readers of pairs and texts: TSV, two parallel files and JSON Lines, plain or compressed; Parquet and Arrow.
 
-Everything is streamed: at most one line is in memory. ``opening`` decides which files can be opened and how to wait for
-a pipe; a pipe is read once, so code that needs several passes copies it first (``copy_pairs``). Lines end with ``\n``
-or ``\r\n``; other line ends of Unicode (U+2028, form feed) are ordinary text. Every error is a ``DataError`` with file,
-line and, for an invalid byte, its offset from the start of the (decompressed) file.
+Everything is streamed: at most one line is in memory, or one batch of rows (``columnar``). ``decompression`` opens and
+decompresses files of lines, ``opening`` decides which files can be opened and how to wait for a pipe; a pipe is read
+once, so code that needs several passes copies it first (``copy_pairs``). Lines end with ``\n`` or ``\r\n``; other line
+ends of Unicode (U+2028, form feed) are ordinary text. Every error is a ``DataError`` with file, line and, for an
+invalid byte, its offset from the start of the (decompressed) file.
 
 The file has more than 350 lines because a third of them are the error messages of all formats, kept in one place.
 """
@@ -11,23 +12,23 @@ The file has more than 350 lines because a third of them are the error messages 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import hashlib
 import io
-import json
-import lzma
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count, zip_longest
+from itertools import chain, count, zip_longest
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple, cast
+from typing import BinaryIO, NamedTuple, cast
 
+from freerun.data.arrow_files import COLUMNAR_SUFFIXES
+from freerun.data.columnar import columnar_column_count, read_columnar
+from freerun.data.columns import COLUMNS_WITH_FEATURES, ColumnNumbers, Columns, are_names, as_numbers, listed
+from freerun.data.decompression import COMPRESSED, as_data_error, open_lines
 from freerun.data.features import Features
+from freerun.data.json_pairs import json_fields
 from freerun.data.manifest import is_prepared, read_manifest
 from freerun.data.opening import Say, open_file, reject_read_once
 from freerun.errors import DataError
-from freerun.text import forbidden_character, lone_surrogate
 
 __all__ = [
     "COLUMNS_WITH_FEATURES",
@@ -35,18 +36,26 @@ __all__ = [
     "Columns",
     "MissingColumnError",
     "Pair",
+    "PairFiles",
     "PairsLocation",
+    "PairsPart",
     "ParallelFiles",
-    "check_field",
+    "check_column_counts",
     "column_count",
     "content_hash",
     "copy_pairs",
     "describe",
     "each_file",
     "files_of",
+    "has_columns",
+    "is_columnar",
     "kind_of",
+    "kinds_of",
+    "label_of",
     "open_lines",
+    "parts_of",
     "read_pairs",
+    "read_parts",
     "read_texts",
 ]
 
@@ -59,7 +68,7 @@ _JSON_SUFFIXES = (".jsonl", ".json")
 
 
 class Pair(NamedTuple):
-    """A source, one of its targets, the number of the pair's line (from 1), and the source's features if it has any."""
+    """A source, one of its targets, the number of its line or row (from 1), and the source's features if it has any."""
 
     source: str
     target: str
@@ -75,8 +84,17 @@ class ParallelFiles:
     target: Path
 
 
-PairsLocation = Path | ParallelFiles
-"""The location of pairs: one file of pairs, or two parallel files."""
+@dataclass(frozen=True)
+class PairFiles:
+    """Files of pairs that are read one after another, possibly of different formats."""
+
+    files: tuple[Path, ...]
+
+
+PairsLocation = Path | ParallelFiles | PairFiles
+"""The location of pairs: one file of pairs, two parallel files, or a list of files of pairs."""
+PairsPart = Path | ParallelFiles
+"""Pairs that a command line can name, and each part of a list."""
 
 
 class MissingColumnError(DataError):
@@ -88,28 +106,37 @@ class _Line(NamedTuple):
     text: str
 
 
-Columns = tuple[int, ...]
-"""Numbers (from 1) of the source's and the target's column of a TSV file, and of the features' column if it has one."""
-COLUMNS_WITH_FEATURES: Final[Columns] = (1, 2, 3)
-"""The usual columns of pairs with features, which training recognizes."""
 Sink = Callable[[bytes], object]
 """Receives the decompressed bytes of each line before they are parsed."""
 
 
 def read_pairs(location: PairsLocation, columns: Columns | None = None, on_wait: Say | None = None) -> Iterator[Pair]:
-    """Stream the pairs of a file, or of two parallel files, in order.
+    """Stream the pairs of a file, of two parallel files, or of a list of files, in order.
 
     Args:
         location: a TSV file; a JSON Lines file (``.jsonl`` or ``.json``, objects ``{"source": str, "target": str}``; a
             list of strings as target holds several references and yields several pairs; the key ``features``, a string
-            or a list of strings, is optional); or two parallel files.
-        columns: columns of a TSV file; without them it must have two columns. A third one is that of the features.
+            or a list of strings, is optional); a Parquet or Arrow file with such columns (``.parquet``, ``.arrow``,
+            ``.feather``); two parallel files; or a list of files.
+        columns: numbers of columns for TSV files, or names for Parquet and Arrow files; the other files of a list are
+            read by default: a TSV file must have two columns. A third column is that of the features.
         on_wait: called with a sentence if a pipe has no data for a while.
 
     Raises:
-        DataError: anything else, or no pair at all.
+        DataError: anything else, or a file without any pair.
+        MissingExtraError: the package that reads the format is not installed.
     """
-    return _pairs(location, columns, on_wait, {})
+    return chain.from_iterable(pairs for _, pairs in read_parts(location, columns, on_wait))
+
+
+def read_parts(
+    location: PairsLocation, columns: Columns | None = None, on_wait: Say | None = None
+) -> Iterator[tuple[PairsPart, Iterator[Pair]]]:
+    """Yield each file of a list (any other location as a whole) with the stream of its pairs, as ``read_pairs`` does.
+
+    The line of a pair is counted in its own file, which messages therefore name (``label_of``).
+    """
+    return _parts(location, columns, _Opener(on_wait, {}))
 
 
 def copy_pairs(
@@ -121,19 +148,29 @@ def copy_pairs(
     stream without line ends or with other content ends after one line. Without ``columns``, a TSV file may also have
     three, because training recognizes features when it reads the copy. Raises as ``read_pairs`` does otherwise.
     """
-    for _ in _pairs(location, columns, on_wait, copies):
-        pass
+    for _, pairs in _parts(location, columns, _Opener(on_wait, copies)):
+        for _ in pairs:
+            pass
 
 
-def _pairs(
-    location: PairsLocation, columns: Columns | None, on_wait: Say | None, copies: dict[Path, Sink]
-) -> Iterator[Pair]:
-    pairs = _pairs_of(location, columns, _Opener(on_wait, copies))
+def _parts(
+    location: PairsLocation, columns: Columns | None, opened: _Opener
+) -> Iterator[tuple[PairsPart, Iterator[Pair]]]:
+    if columns is not None:
+        _check_columns(location, columns)
+    elif isinstance(location, PairFiles):
+        check_column_counts(location)
+    for part in parts_of(location):
+        yield part, _pairs(part, columns, opened)
+
+
+def _pairs(part: PairsPart, columns: Columns | None, opened: _Opener) -> Iterator[Pair]:
+    pairs = _pairs_of(part, columns, opened)
     # Reported here for all formats: a pass over no pairs would look successful.
     first = next(pairs, None)
     if first is None:
         raise DataError(
-            describe(location),
+            describe(part),
             "the file is empty and has no pairs",
             "Expected at least one pair of source and target",
             "Check the path, or the program that wrote the file",
@@ -158,58 +195,93 @@ def read_texts(path: Path | BinaryIO, name: str, on_wait: Say | None = None, *, 
 def column_count(path: Path) -> int:
     """Return the number of tab-separated columns on the first line of a TSV file, 0 if the file is empty.
 
+    Of a Parquet or Arrow file, it is the number of columns that are read by default: 3 if there are features, else 2.
+
     Raises ``DataError`` as ``read_pairs`` does for a file or a line that cannot be read.
     """
+    if is_columnar(path):
+        return columnar_column_count(path)
     name = str(path)
     with _Opener(None, {})(path, name) as stream:
         return next((len(line.text.split("\t")) for line in _lines(stream, name)), 0)
 
 
+def check_column_counts(location: PairFiles) -> None:
+    """Check that all files of a list that have columns have the same number of them.
+
+    Raises:
+        DataError: two have different numbers, or a file cannot be read.
+    """
+    first: tuple[Path, int] | None = None
+    for file in location.files:
+        count = column_count(file) if has_columns(file) else 0
+        if not count:  # an empty file is reported as it is read
+            continue
+        first = first or (file, count)
+        if count != first[1]:
+            plural = "" if count == 1 else "s"
+            raise DataError(
+                file,
+                f"{count} column{plural}, and {first[0]} has {first[1]}",
+                "Expected the same number of columns in all files of the list",
+                "Choose columns that all of them have with --columns or data.columns, or take one file out of the list",
+            )
+
+
 def content_hash(location: PairsLocation) -> str:
-    """Return the SHA-256 (hex) of a file's raw bytes; for parallel files, of the two files' hashes in their order.
+    """Return the SHA-256 (hex) of a file's raw bytes; of several files, that of their hashes in their order.
 
-    Prepared pairs have the hash of their manifest.
-
-    Raises ``DataError`` for a file that cannot be read, and for a pipe, because a file with a hash is read again.
+    Names do not matter; prepared pairs have the hash of their manifest. Raises ``DataError`` for a file that cannot be
+    read, and for a pipe, because a file with a hash is read again.
     """
     if isinstance(location, Path):
         if is_prepared(location):
             return read_manifest(location)[1]
         reject_read_once(location)
-        with _as_data_error(str(location)):
+        with as_data_error(str(location)):
             with open_file(location, str(location)) as handle:
                 return hashlib.file_digest(cast(io.BufferedReader, handle), "sha256").hexdigest()
-    # A hash of hashes distinguishes pairs of files with equal concatenations.
-    both = content_hash(location.source) + content_hash(location.target)
-    return hashlib.sha256(both.encode()).hexdigest()
+    # A hash of hashes distinguishes files with equal concatenations, and the word a list from parallel files.
+    hashes = "".join(map(content_hash, files_of(location)))
+    return hashlib.sha256((hashes if isinstance(location, ParallelFiles) else f"list {hashes}").encode()).hexdigest()
 
 
 def describe(location: PairsLocation) -> str:
-    """Return the path or paths, as error messages name them."""
-    return str(location) if isinstance(location, Path) else f"{location.source} and {location.target}"
+    """Return the path or paths, as error messages name them; of a long list, the first one and their number."""
+    files = files_of(location)
+    if len(files) > 2:
+        return f"{files[0]} and {len(files) - 1:,} other files"
+    return " and ".join(map(str, files))
+
+
+def label_of(part: PairsPart, location: PairsLocation, label: str) -> str:
+    """Return what messages call a part of ``location``, whose own name is ``label``."""
+    return describe(part) if isinstance(location, PairFiles) else label
+
+
+def parts_of(location: PairsLocation) -> tuple[PairsPart, ...]:
+    """Return the files of a list; any other location as a whole."""
+    return location.files if isinstance(location, PairFiles) else (location,)
 
 
 def files_of(location: PairsLocation) -> list[Path]:
-    """Return the file, or both files in order."""
-    return [location] if isinstance(location, Path) else [location.source, location.target]
+    """Return the file, or all files in order."""
+    match location:
+        case Path():
+            return [location]
+        case ParallelFiles():
+            return [location.source, location.target]
+    return list(location.files)
 
 
 def each_file(location: PairsLocation, change: Callable[[Path], Path]) -> PairsLocation:
     """Apply ``change`` to each file of ``location``."""
-    if isinstance(location, Path):
-        return change(location)
-    return ParallelFiles(change(location.source), change(location.target))
-
-
-@contextlib.contextmanager
-def open_lines(path: Path, name: str) -> Iterator[BinaryIO]:
-    """Open a file of lines, decompressed by its suffix; messages call it ``name``.
-
-    Raises:
-        DataError: it cannot be read, also while it is being read within the block.
-    """
-    with _as_data_error(name), _Opener(None, {})(path, name) as stream:
-        yield stream
+    match location:
+        case Path():
+            return change(location)
+        case ParallelFiles():
+            return ParallelFiles(change(location.source), change(location.target))
+    return PairFiles(tuple(map(change, location.files)))
 
 
 @dataclass(frozen=True)
@@ -221,10 +293,7 @@ class _Opener:
 
     @contextlib.contextmanager
     def __call__(self, path: Path, name: str) -> Iterator[BinaryIO]:
-        with _as_data_error(name):
-            raw = open_file(path, name, self.on_wait)
-        with raw:
-            stream = _decompress(raw, path.suffix.lower())
+        with open_lines(path, name, self.on_wait) as stream:
             sink = self.copies.get(path)
             yield stream if sink is None else cast(BinaryIO, _Tee(stream, sink))
 
@@ -242,45 +311,66 @@ class _Tee:
         return line
 
 
-def _decompress(raw: BinaryIO, suffix: str) -> BinaryIO:
-    if suffix == ".gz":
-        # GzipFile reads lines in Python code; the buffer around it reads them in C.
-        return cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=raw)))
-    if suffix == ".xz":
-        return cast(BinaryIO, io.BufferedReader(lzma.LZMAFile(raw)))
-    return raw
-
-
-def _pairs_of(location: PairsLocation, columns: Columns | None, opened: _Opener) -> Iterator[Pair]:
-    kind = kind_of(location)
-    if columns is not None:
-        _check_columns(location, kind, columns)
-    if isinstance(location, ParallelFiles):
-        return _parallel_pairs(location, opened)
-    return _json_pairs(location, opened) if kind == "JSON Lines" else _tsv_pairs(location, columns, opened)
+def _pairs_of(part: PairsPart, columns: Columns | None, opened: _Opener) -> Iterator[Pair]:
+    if isinstance(part, ParallelFiles):
+        return _parallel_pairs(part, opened)
+    if is_columnar(part):
+        return _columnar_pairs(part, columns)
+    if kind_of(part) == "JSON Lines":
+        return _json_pairs(part, opened, columns is None or len(columns) > 2)
+    return _tsv_pairs(part, as_numbers(columns), opened)
 
 
 def kind_of(location: PairsLocation) -> str:
-    """Return the format: "TSV", "JSON Lines" or "parallel files"."""
-    if isinstance(location, ParallelFiles):
-        return "parallel files"
+    """Return the format: "TSV", "JSON Lines", "Parquet", "Arrow" or "parallel files"; of a list, all its formats."""
+    match location:
+        case ParallelFiles():
+            return "parallel files"
+        case PairFiles():
+            return " and ".join(dict.fromkeys(map(kind_of, location.files)))
     # The name decides, not the content: a TSV line may begin with a brace.
     suffixes = [suffix.lower() for suffix in location.suffixes]
-    if suffixes and suffixes[-1] in (".gz", ".xz"):
+    if suffixes and suffixes[-1] in COMPRESSED:
         suffixes.pop()
-    return "JSON Lines" if suffixes and suffixes[-1] in _JSON_SUFFIXES else "TSV"
+    suffix = suffixes[-1] if suffixes else ""
+    return COLUMNAR_SUFFIXES.get(suffix, "JSON Lines" if suffix in _JSON_SUFFIXES else "TSV")
 
 
-def _check_columns(location: PairsLocation, kind: str, columns: Columns) -> None:
-    chosen = f"columns {_numbers(columns)} were chosen"
-    if kind != "TSV":
+def kinds_of(location: PairsLocation) -> set[str]:
+    """Return the formats of all parts."""
+    return set(map(kind_of, parts_of(location)))
+
+
+def is_columnar(location: PairsLocation) -> bool:
+    """Return True if one of the files is a Parquet or Arrow file, whose columns have names."""
+    return not kinds_of(location).isdisjoint(COLUMNAR_SUFFIXES.values())
+
+
+def has_columns(location: PairsLocation, by_name: bool | None = None) -> bool:
+    """Return True if columns of one of the files can be chosen: by name, by number, or (None) in either way."""
+    is_tsv, is_named = "TSV" in kinds_of(location), is_columnar(location)
+    return is_tsv or is_named if by_name is None else is_named if by_name else is_tsv
+
+
+def _check_columns(location: PairsLocation, columns: Columns) -> None:
+    chosen = f"columns {listed(columns)} were chosen"
+    if not has_columns(location):
         raise DataError(
             describe(location),
-            f"{chosen}, but the format is {kind}",
-            "Expected a TSV file, because only TSV has columns",
+            f"{chosen}, but the format is {kind_of(location)}",
+            "Expected a TSV, Parquet or Arrow file, because only these have columns",
             "Omit --columns, or data.columns in a configuration",
         )
-    if min(columns) < 1:
+    if not has_columns(location, are_names(columns)):
+        kind = kind_of(location)
+        way, other, example = ("name", "numbers", "1,2") if are_names(columns) else ("number", "names", "source,target")
+        raise DataError(
+            describe(location),
+            f"{chosen} by {way}, but the format is {kind}",
+            f"Expected {other}, because the columns of such a file have no {way}s",
+            f"Choose the columns with, for example, --columns {example}",
+        )
+    if min(as_numbers(columns) or [1]) < 1:
         raise DataError(
             describe(location),
             f"{chosen}, but the first column is number 1",
@@ -289,19 +379,24 @@ def _check_columns(location: PairsLocation, kind: str, columns: Columns) -> None
         )
     # The source's column may be the target's, too: copying is a task. With features equal to either, there is none.
     if len(columns) > 2 and columns[2] in columns[:2]:
+        example = "source,target,features" if are_names(columns) else "1,2,3"
         raise DataError(
             describe(location),
             f"{chosen}, so the features are the {'target' if columns[2] == columns[1] else 'source'}",
             "Expected a separate column of features",
-            "Choose the columns with, for example, --columns 1,2,3",
+            f"Choose the columns with, for example, --columns {example}",
         )
 
 
-def _numbers(columns: Columns) -> str:
-    return ",".join(map(str, columns))
+def _columnar_pairs(path: Path, columns: Columns | None) -> Iterator[Pair]:
+    for batch in read_columnar(path, columns):
+        if batch.features is None:
+            yield from map(Pair, batch.sources, batch.targets, batch.rows)
+        else:
+            yield from map(Pair, batch.sources, batch.targets, batch.rows, batch.features)
 
 
-def _tsv_pairs(path: Path, columns: Columns | None, opened: _Opener) -> Iterator[Pair]:
+def _tsv_pairs(path: Path, columns: ColumnNumbers | None, opened: _Opener) -> Iterator[Pair]:
     name = str(path)
     with opened(path, name) as stream:
         for number, text in _lines(stream, name):
@@ -334,112 +429,27 @@ def _wrong_columns(name: str, number: int, count: int) -> DataError:
     return DataError(f"{name}:{number}", f"{count} tab-separated column{plural}", "Expected 2: source and target", fix)
 
 
-def _column_out_of_range(name: str, number: int, count: int, columns: Columns) -> MissingColumnError:
+def _column_out_of_range(name: str, number: int, count: int, columns: ColumnNumbers) -> MissingColumnError:
     plural = "" if count == 1 else "s"
     missing = max(columns)
     content = " of features" if columns[2:] == (missing,) and count >= max(columns[:2]) else ""
     return MissingColumnError(
         f"{name}:{number}",
         f"{count} tab-separated column{plural}, so there is no column {missing}{content}",
-        f"Expected at least {missing}, because columns {_numbers(columns)} were chosen",
+        f"Expected at least {missing}, because columns {listed(columns)} were chosen",
         "Choose other columns with --columns, or fix the line",
     )
 
 
-def _json_pairs(path: Path, opened: _Opener) -> Iterator[Pair]:
+def _json_pairs(path: Path, opened: _Opener, with_features: bool = True) -> Iterator[Pair]:
     name = str(path)
     with opened(path, name) as stream:
         for number, text in _lines(stream, name):
             if not text.strip():
                 raise _blank_line(name, number, "one JSON object")
-            source, targets, features = _json_fields(text, f"{name}:{number}")
+            source, targets, features = json_fields(text, f"{name}:{number}")
             for target in targets:
-                yield Pair(source, target, number, features)
-
-
-def _json_fields(text: str, location: str) -> tuple[str, list[str], Features | None]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:  # RecursionError: thousands of nested brackets
-        raise _bad_json(location, f"the line is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise _bad_json(location, f"the line is {_json_type(content)}")
-    missing = [key for key in ("source", "target") if key not in content]
-    if missing:
-        raise _bad_json(location, f"the object has no key {missing[0]!r}")
-    features = _json_features(content["features"], location) if "features" in content else None
-    return _json_source(content["source"], location), _json_targets(content["target"], location), features
-
-
-def _json_source(value: object, location: str) -> str:
-    if not isinstance(value, str):
-        raise _bad_json(location, f"the value of 'source' is {_json_type(value)}")
-    check_field(value, location, "source")
-    return value
-
-
-def _json_targets(value: object, location: str) -> list[str]:
-    if isinstance(value, list) and not value:
-        raise _bad_json(location, "the value of 'target' is an empty list")
-    targets: list[str] = []
-    for target in value if isinstance(value, list) else [value]:
-        if not isinstance(target, str):
-            item = "an item of 'target'" if isinstance(value, list) else "the value of 'target'"
-            raise _bad_json(location, f"{item} is {_json_type(target)}")
-        check_field(target, location, "target")
-        targets.append(target)
-    return targets
-
-
-def _json_features(value: object, location: str) -> Features:
-    if isinstance(value, str):
-        check_field(value, location, "feature text")
-        return value
-    if not isinstance(value, list):
-        raise _bad_features(location, f"the value of 'features' is {_json_type(value)}")
-    for item in value:
-        if not isinstance(item, str):
-            raise _bad_features(location, f"an item of 'features' is {_json_type(item)}")
-        check_field(item, location, "feature text")
-    return tuple(value)
-
-
-def _bad_features(location: str, what: str) -> DataError:
-    return DataError(location, what, "Expected a string or a list of strings", "Fix the line, or remove the key")
-
-
-def _json_type(value: object) -> str:
-    # By exact type, because True is an int in Python. The rest are int and float.
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
-def _bad_json(location: str, what: str) -> DataError:
-    return DataError(
-        location,
-        what,
-        'Expected one JSON object per line: {"source": string, "target": string or list of strings}',
-        "Fix the line",
-    )
-
-
-def check_field(text: str, location: str, key: str, fix: str = "Fix the escape \\u... in the line") -> None:
-    """Reject characters that a str or a JSON string may hold and a field of a TSV file may not."""
-    if name := forbidden_character(text):
-        raise DataError(
-            location,
-            f"the {key} contains {name}",
-            "Expected text that fits into one field of a TSV line",
-            "Remove the character, or replace it by a space",
-        )
-    # "\ud83d" is valid JSON and a valid str, but cannot be written as UTF-8.
-    if surrogate := lone_surrogate(text):
-        raise DataError(
-            location,
-            f"the {key} contains half a surrogate pair ({surrogate})",
-            "Expected complete Unicode characters",
-            fix,
-        )
+                yield Pair(source, target, number, features if with_features else None)
 
 
 def _parallel_pairs(files: ParallelFiles, opened: _Opener) -> Iterator[Pair]:
@@ -480,7 +490,7 @@ def _texts(stream: BinaryIO, name: str, kind: str, tabs: bool = False) -> Iterat
 def _lines(stream: BinaryIO, name: str) -> Iterator[_Line]:
     """Yield the lines without their ends; every byte is checked."""
     start = 0  # byte offset of the line in the file
-    with _as_data_error(name):  # around the loop, because entering it takes as long as reading a line
+    with as_data_error(name):  # around the loop, because entering it takes as long as reading a line
         for number in count(1):
             # The limit stops readline, so that a file without line ends is never in memory as a whole.
             raw = stream.readline(MAX_LINE_BYTES + 2)
@@ -522,35 +532,3 @@ def _decode(content: bytes, name: str, number: int, start: int) -> str:
             "Expected UTF-8 text",
             "Convert the file, for example with: iconv -f ENCODING -t UTF-8",
         ) from error
-
-
-@contextlib.contextmanager
-def _as_data_error(name: str) -> Iterator[None]:
-    """Convert errors of the file system and of decompression to ``DataError``."""
-    # From specific to general: most of these are OSErrors, BadGzipFile among them.
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise DataError(name, "no such file", "Expected a file that exists", "Check the path") from error
-    except IsADirectoryError as error:
-        raise DataError(name, "this is a directory", "Expected a file", "Name a file in the directory") from error
-    except PermissionError as error:
-        raise DataError(
-            name, "no permission to read the file", "Expected a readable file", "Change its mode"
-        ) from error
-    except EOFError as error:
-        raise _damage_error(name, "is truncated") from error
-    except (gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
-        raise _damage_error(name, f"is damaged: {error}") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise DataError(
-            name, f"the file cannot be read: {reason}", "Expected a readable file", "Check the path"
-        ) from error
-
-
-def _damage_error(name: str, what: str) -> DataError:
-    # Without a line number: decompression runs ahead of the lines, so it would name an undamaged one.
-    return DataError(
-        name, f"the compressed file {what}", "Expected a complete .gz or .xz file", "Copy or compress the file again"
-    )

@@ -14,7 +14,16 @@ from freerun.data.features import feature_tokens, source_key
 from freerun.data.header import SAMPLE_PAIRS, looks_like_header
 from freerun.data.normalisation import Form, normalise
 from freerun.data.prepared import Prepared
-from freerun.data.readers import Columns, Pair, PairsLocation, content_hash, describe, read_pairs
+from freerun.data.readers import (
+    Columns,
+    Pair,
+    PairsLocation,
+    content_hash,
+    describe,
+    label_of,
+    read_pairs,
+    read_parts,
+)
 from freerun.data.split import HeldOut, held_out_sources
 from freerun.experiment.input_fields import InputFields, choose_fields
 from freerun.experiment.pairs_spec import header_warning, location_of, may_have_header
@@ -83,7 +92,7 @@ class DataSource:
             warn(dev, columns, describe(dev))
             return DataSource(
                 everything,
-                lambda: fields.checked(read_pairs(dev, columns), describe(dev)),
+                lambda: fields.read_development(dev, columns, describe(dev)),
                 hashes,
                 label,
                 fields=fields,
@@ -128,7 +137,7 @@ def _of_prepared(config: DataConfig, prepared: Prepared) -> DataSource:
         location = location_of(config.dev)
         hashes["dev_sha256"] = content_hash(location)
         dev_columns = columns_for(location, fields.columns, fields.separator)
-        dev = lambda: fields.checked(read_pairs(location, dev_columns), describe(location))  # noqa: E731
+        dev = lambda: fields.read_development(location, dev_columns, describe(location))  # noqa: E731
     return DataSource(
         train,
         dev,
@@ -182,14 +191,15 @@ def source_reader(config: DataConfig, separator: str | None) -> Callable[[Pair],
 
 
 def _warn_of_header(location: PairsLocation, columns: Columns | None, label: str) -> None:
-    """Log a warning if the first pair looks like the names of the columns."""
-    pairs = read_pairs(location, columns)
-    first = next(pairs)
-    others = ((pair.source, pair.target) for pair in islice(pairs, SAMPLE_PAIRS))
-    if may_have_header(location) and looks_like_header((first.source, first.target), others):
-        log.warning(header_warning(label, first))
+    """Log a warning if the first pair of a file looks like the names of the columns."""
+    for part, pairs in read_parts(location, columns):
+        first = next(pairs)
+        others = ((pair.source, pair.target) for pair in islice(pairs, SAMPLE_PAIRS))
+        if may_have_header(part) and looks_like_header((first.source, first.target), others):
+            log.warning(header_warning(label_of(part, location, label), first))
 
 
 def _no_warning(location: PairsLocation, columns: Columns | None, label: str) -> None:
     """Check that there is a first pair, as ``_warn_of_header`` does."""
-    next(read_pairs(location, columns))
+    for _, pairs in read_parts(location, columns):
+        next(pairs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,17 @@ from freerun.data.readers import (
     COLUMNS_WITH_FEATURES,
     Columns,
     Pair,
+    PairFiles,
     PairsLocation,
+    check_column_counts,
     column_count,
+    is_columnar,
     kind_of,
+    kinds_of,
+    label_of,
+    parts_of,
     read_pairs,
+    read_parts,
 )
 from freerun.errors import DataError
 from freerun.experiment.pairs_spec import location_of
@@ -34,7 +41,7 @@ class InputFields:
     """The fields of pairs.
 
     Attributes:
-        columns: of a TSV file, None for the usual two and for other formats.
+        columns: numbers for TSV files or names for Parquet and Arrow files, None for the usual ones.
         separator: between the features of a source, None if the pairs have no features.
     """
 
@@ -48,16 +55,27 @@ class InputFields:
         columns = {} if self.columns is None else {"columns": list(self.columns)}
         return {**columns, "feature_separator": self.separator}
 
-    def checked(self, pairs: Iterator[Pair], location: str) -> Iterator[Pair]:
-        """Yield the pairs; raise ``DataError`` for one that lacks features or has a separator within one."""
-        return pairs if self.separator is None else with_features(pairs, location, self.separator)
-
     def read_training(self, location: PairsLocation, label: str) -> Iterator[Pair]:
-        """Read training pairs, checked as by ``checked``; if the first one has no features, none may have any."""
-        pairs = read_pairs(location, self.columns)
-        if self.separator is None and kind_of(location) == "JSON Lines":
-            return without_features(pairs, label)
-        return self.checked(pairs, label)
+        """Read training pairs; if the first one has no features, none may have any, and else all need some.
+
+        ``label`` is what messages call the pairs. Raises ``DataError`` for a pair that lacks features, has unexpected
+        ones, or one with a separator in it.
+        """
+        if self.separator is None and not kinds_of(location) <= {"TSV", "parallel files"}:
+            parts = read_parts(location, self.columns)
+            return chain.from_iterable(
+                without_features(pairs, label_of(part, location, label)) for part, pairs in parts
+            )
+        return self.read_development(location, self.columns, label)
+
+    def read_development(self, location: PairsLocation, columns: Columns | None, label: str) -> Iterator[Pair]:
+        """Read pairs for the same model; if it has no features, those of the pairs do not matter."""
+        if self.separator is None:
+            return read_pairs(location, columns)
+        parts = read_parts(location, columns)
+        return chain.from_iterable(
+            with_features(pairs, label_of(part, location, label), self.separator) for part, pairs in parts
+        )
 
 
 def choose_fields(config: DataConfig, label: str, quiet: bool = False) -> InputFields:
@@ -81,14 +99,17 @@ def choose_fields(config: DataConfig, label: str, quiet: bool = False) -> InputF
     fields = InputFields(columns, separator)
     if not quiet and (is_recognized or config.feature_separator is None):
         more = "" if config.feature_separator else "; data.feature_separator sets another separator"
-        log.info(f"{label}: {_reading(fields, is_recognized)}, separated by {shown(separator)}{more}.")
+        reading = _reading(fields, is_recognized, location)
+        log.info(f"{label}: {reading}, separated by {shown(separator)}{more}.")
     return fields
 
 
 def _has_three_columns(location: PairsLocation) -> bool:
-    if not isinstance(location, Path) or kind_of(location) != "TSV":
-        return False
-    return column_count(location) == len(COLUMNS_WITH_FEATURES)
+    """Return True if TSV files have three columns. Raises ``DataError`` for a list with different numbers of them."""
+    if isinstance(location, PairFiles):
+        check_column_counts(location)
+    files = [part for part in parts_of(location) if isinstance(part, Path) and kind_of(part) == "TSV"]
+    return any(column_count(file) == len(COLUMNS_WITH_FEATURES) for file in files[:1])
 
 
 def _check_features(pairs: list[Pair], label: str) -> None:
@@ -117,9 +138,11 @@ def _check_features(pairs: list[Pair], label: str) -> None:
     )
 
 
-def _reading(fields: InputFields, is_recognized: bool) -> str:
+def _reading(fields: InputFields, is_recognized: bool, location: PairsLocation) -> str:
     """Return where the features are read from, as the beginning of a sentence."""
     if is_recognized:
-        return "its three columns are read as source, target and features (as with --columns 1,2,3)"
-    where = "the key features" if fields.columns is None else f"column {fields.columns[-1]}"
+        whose = "their" if isinstance(location, PairFiles) else "its"
+        return f"{whose} three columns are read as source, target and features (as with --columns 1,2,3)"
+    field = "column features" if is_columnar(location) else "the key features"
+    where = field if fields.columns is None else f"column {fields.columns[-1]}"
     return f"{where} is read as features of the source"

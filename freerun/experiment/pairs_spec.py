@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -11,15 +12,18 @@ from freerun.bounds import LENGTH
 from freerun.config import FilePair
 from freerun.data.header import is_named_header
 from freerun.data.memory_pairs import PairsInMemory
+from freerun.data.pair_files import find_files
 from freerun.data.readers import (
     Columns,
     Pair,
+    PairFiles,
     PairsLocation,
+    PairsPart,
     ParallelFiles,
     describe,
     each_file,
     kind_of,
-    read_pairs,
+    read_parts,
 )
 from freerun.errors import ConfigError, UserError
 from freerun.experiment.run_columns import columns_for, columns_of_runs, data_of_run, held_out_columns
@@ -51,7 +55,7 @@ MEMORY_FILES: Final = {"train": "train.jsonl", "dev": "dev.jsonl"}
 
 @dataclass(frozen=True)
 class PairsSpec:
-    """The location of pairs, and the columns of a TSV file."""
+    """The location of pairs, and their columns: numbers for TSV files, names for Parquet and Arrow files."""
 
     location: PairsLocation | PairsInMemory
     columns: Columns | None = None
@@ -64,28 +68,33 @@ class PairsSpec:
     @property
     def name(self) -> str:
         """The names of the files without their directories."""
-        match self.location:
-            case PairsInMemory():
-                return str(self.location)
-            case ParallelFiles():
-                return f"{self.location.source.name} and {self.location.target.name}"
-        return self.location.name
+        if isinstance(self.location, PairsInMemory):
+            return str(self.location)
+        return describe(each_file(self.location, lambda file: Path(file.name)))
 
     def read(self) -> Iterator[Pair]:
         """Read the pairs once, so that a pipe will do.
 
         Logs a notice if a pipe has to be waited for, and a warning if the first line of a file looks like a header.
         """
-        return iter(self.location.pairs) if isinstance(self.location, PairsInMemory) else self._of_files(self.location)
+        return chain.from_iterable(pairs for _, pairs in self.read_parts())
 
-    def _of_files(self, location: PairsLocation) -> Iterator[Pair]:
-        pairs = read_pairs(location, self.columns, _notify)
-        first = next(pairs)
-        # By its words alone: a stream is not read ahead.
-        if may_have_header(location) and is_named_header(first.source, first.target):
-            _warn(header_warning(describe(location), first))
-        yield first
-        yield from pairs
+    def read_parts(self) -> Iterator[tuple[PairsPart | PairsInMemory, Iterator[Pair]]]:
+        """Yield each file of a list (any other location as a whole) and its pairs, as ``read`` does."""
+        if isinstance(self.location, PairsInMemory):
+            yield self.location, iter(self.location.pairs)
+            return
+        for part, pairs in read_parts(self.location, self.columns, _notify):
+            yield part, _with_header_warning(part, pairs)
+
+
+def _with_header_warning(location: PairsPart, pairs: Iterator[Pair]) -> Iterator[Pair]:
+    first = next(pairs)
+    # By its words alone: a stream is not read ahead.
+    if may_have_header(location) and is_named_header(first.source, first.target):
+        _warn(header_warning(describe(location), first))
+    yield first
+    yield from pairs
 
 
 def _notify(text: str) -> None:
@@ -102,9 +111,9 @@ def _warn(text: str) -> None:
     log.warning(text)
 
 
-def may_have_header(location: PairsLocation) -> bool:
+def may_have_header(location: PairsPart) -> bool:
     """Return True for the formats in which a first line with names of columns would be read as a pair."""
-    return kind_of(location) != "JSON Lines"
+    return kind_of(location) in ("TSV", "parallel files")
 
 
 def header_warning(location: str, first: Pair) -> str:
@@ -116,16 +125,27 @@ def header_warning(location: str, first: Pair) -> str:
     )
 
 
-def location_of(value: str | FilePair) -> PairsLocation:
-    """Return the location of the pairs that a configuration names."""
-    return Path(value) if isinstance(value, str) else ParallelFiles(Path(value.source), Path(value.target))
+def location_of(value: str | FilePair | Sequence[str]) -> PairsLocation:
+    """Return the location of the pairs that a configuration names; patterns are replaced by the files they match.
+
+    Raises:
+        DataError: a list names a file twice, or a pipe, or a pattern matches no file.
+    """
+    if isinstance(value, str):
+        return Path(value)
+    if isinstance(value, FilePair):
+        return ParallelFiles(Path(value.source), Path(value.target))
+    return PairFiles(find_files(value))
 
 
-def value_of(location: PairsLocation) -> str | dict[str, str]:
+def value_of(location: PairsLocation) -> str | dict[str, str] | list[str]:
     """Return a location as a configuration names it."""
-    if isinstance(location, Path):
-        return str(location)
-    return {"source": str(location.source), "target": str(location.target)}
+    match location:
+        case ParallelFiles():
+            return {"source": str(location.source), "target": str(location.target)}
+        case PairFiles():
+            return list(map(str, location.files))
+    return str(location)
 
 
 def copies_in(run: Path, location: PairsLocation) -> PairsLocation:
@@ -144,20 +164,23 @@ def copies_in(run: Path, location: PairsLocation) -> PairsLocation:
 
 
 def parse_columns(text: str) -> Columns:
-    """Return the value of ``--columns``: the numbers of two columns, or of three with features.
+    """Return the value of ``--columns``: the numbers or the names of two columns, or of three with features.
 
     Raises:
         ConfigError: the value is anything else.
     """
     parts = [part.strip() for part in text.split(",")]
-    if len(parts) not in (2, 3) or not all(map(_is_column, parts)):
+    is_by_name = not any(part.lstrip("+-").isdigit() for part in parts)
+    if len(parts) not in (2, 3) or not all(parts if is_by_name else map(_is_column, parts)):
         raise ConfigError.single(
             f"--columns {cut(text)}",
             "this does not name two or three columns",
             "Expected the numbers of the source's and of the target's column, and of the features' if there is one, "
-            "counted from 1",
-            "Write for example --columns 1,3 or --columns 1,2,3",
+            "counted from 1; or their names, in a Parquet or Arrow file",
+            "Write for example --columns 1,3, --columns 1,2,3 or --columns source,target",
         )
+    if is_by_name:
+        return tuple(parts)
     return tuple(map(int, parts))
 
 
@@ -171,7 +194,7 @@ def chosen_columns(text: str | None) -> Columns | None:
     return None if text is None else parse_columns(text)
 
 
-def named_files(files: Sequence[Path], command: str) -> PairsLocation | None:
+def named_files(files: Sequence[Path], command: str) -> PairsPart | None:
     """Return one file of pairs, or two parallel files; None if none was named.
 
     ``command`` names the command or option in messages.
@@ -188,7 +211,7 @@ def named_files(files: Sequence[Path], command: str) -> PairsLocation | None:
             command,
             f"{len(files)} files: {', '.join(map(str, files))}",
             "Expected one file of pairs, or two parallel files: source and target",
-            "Join files of pairs into one, for example with cat",
+            "Join files of pairs into one, for example with cat; or train from a list of files, data.train = [...]",
         )
     for file in files:
         if file.suffix == ".toml":
@@ -201,7 +224,7 @@ def named_files(files: Sequence[Path], command: str) -> PairsLocation | None:
     return ParallelFiles(*files)
 
 
-def one_location(files: Sequence[Path], command: str) -> PairsLocation:
+def one_location(files: Sequence[Path], command: str) -> PairsPart:
     """Return ``named_files`` of at least one file.
 
     Raises:
@@ -215,7 +238,7 @@ def one_location(files: Sequence[Path], command: str) -> PairsLocation:
 
 def training_files(
     files: Sequence[Path], dev: Sequence[Path], command: str = "freerun train"
-) -> tuple[PairsLocation | None, PairsLocation | None]:
+) -> tuple[PairsPart | None, PairsPart | None]:
     """Return what ``freerun train FILES --dev DEV ...`` names: pairs or a configuration, and development pairs.
 
     Two positional files are source and target, and so are two development files. Training and development files have
@@ -246,11 +269,11 @@ def training_files(
 
 
 def pairs_spec(
-    models: Sequence[Path], location: PairsLocation | PairsInMemory | None, columns: Columns | None
+    models: Sequence[Path], location: PairsPart | PairsInMemory | None, columns: Columns | None
 ) -> PairsSpec:
     """Return the pairs at ``location``, or else the development pairs of the first of ``models``.
 
-    Without ``columns``, a TSV file is read by the columns that the models' runs were trained with.
+    Without ``columns``, a file is read by the columns that the models' runs were trained with, if it may have these.
 
     Raises:
         UserError: there are no pairs and the model is not a run, or the runs were trained with different columns.

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from freerun.config import absolute_paths, apply_overrides, override, read_toml, with_new_names
+from freerun.data.arrow_files import COLUMNAR_SUFFIXES
+from freerun.data.decompression import COMPRESSED
 from freerun.data.memory_pairs import PairsInMemory
 from freerun.data.readers import PairsLocation, files_of
 from freerun.errors import ConfigError
@@ -35,7 +37,7 @@ __all__ = [
 DEVICE_KEY = "training.device"
 COMMAND = "freerun train"
 """The name of the command line's part of a configuration, in messages."""
-_DATA_SUFFIXES = (".gz", ".xz", ".tsv", ".txt", ".jsonl", ".json", ".toml", ".csv")
+_DATA_SUFFIXES = (*COMPRESSED, *COLUMNAR_SUFFIXES, ".tsv", ".txt", ".jsonl", ".json", ".toml", ".csv")
 
 Configuration = Path | Mapping[str, Any]
 """A TOML file, or its content."""
@@ -55,7 +57,7 @@ class TrainRequest:
         init: the model to start from.
         device: ``training.device``; a run may be resumed on another one.
         resume: resume the run in the run directory, if there is one.
-        columns: of the source and the target in a TSV file, as "A,B".
+        columns: of the source and the target, as "A,B": numbers in a TSV file, names in a Parquet or Arrow file.
         trust_code: import the custom strategies that a run directory names.
         minutes: the longest time that the training may plan with, if its length is chosen automatically.
         started: when the request was made (``time.monotonic``), from which ``minutes`` count.
@@ -178,7 +180,7 @@ def _configuration(configuration: Configuration | None) -> tuple[dict[str, Any],
     return absolute_paths(configuration, Path.cwd()), "config"
 
 
-def _pairs_value(request: TrainRequest, part: str) -> str | dict[str, str]:
+def _pairs_value(request: TrainRequest, part: str) -> str | dict[str, str] | list[str]:
     """Return training ("train") or development ("dev") pairs as a configuration names them."""
     location = request.pairs if part == "train" else request.dev
     assert location is not None

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from freerun.config import DataConfig, check_values, read_toml
-from freerun.data.readers import COLUMNS_WITH_FEATURES, Columns, PairsLocation, ParallelFiles, kind_of
+from freerun.data.columns import COLUMNS_WITH_FEATURES, Columns, are_names, listed
+from freerun.data.readers import PairsLocation, PairsPart, ParallelFiles, has_columns
 from freerun.errors import ConfigError
 from freerun.strict_json import parse
 
-__all__ = ["columns_for", "columns_of_runs", "data_of_run", "held_out_columns", "only_tsv"]
+__all__ = ["columns_for", "columns_of_runs", "data_of_run", "held_out_columns", "if_possible"]
 
 
-def only_tsv(location: PairsLocation, columns: Columns | None) -> Columns | None:
-    """Return columns that were chosen for other pairs, None unless these pairs are TSV, too."""
-    return columns if kind_of(location) == "TSV" else None
+def if_possible(location: PairsLocation, columns: Columns | None) -> Columns | None:
+    """Return columns that were chosen for other pairs, None if no file of these pairs has such numbers or names."""
+    return columns if columns is not None and has_columns(location, are_names(columns)) else None
 
 
 def columns_for(location: PairsLocation, columns: Columns | None, separator: str | None) -> Columns | None:
@@ -23,7 +24,8 @@ def columns_for(location: PairsLocation, columns: Columns | None, separator: str
 
     With a feature ``separator`` the model has features, so a TSV file has a column for them.
     """
-    return only_tsv(location, columns or (None if separator is None else COLUMNS_WITH_FEATURES))
+    usual = None if separator is None else COLUMNS_WITH_FEATURES
+    return if_possible(location, columns) or if_possible(location, usual)
 
 
 def held_out_columns(data: DataConfig) -> Columns | None:
@@ -38,7 +40,7 @@ def data_of_run(model: Path) -> DataConfig:
     return check_values(DataConfig, read_toml(path).get("data", {}), path)
 
 
-def columns_of_runs(models: Sequence[Path], location: PairsLocation) -> Columns | None:
+def columns_of_runs(models: Sequence[Path], location: PairsPart) -> Columns | None:
     """Return the columns that the runs among ``models`` were trained with, or those of pairs that one of them held out.
 
     A model with features that is not a run reads the usual three.
@@ -48,7 +50,7 @@ def columns_of_runs(models: Sequence[Path], location: PairsLocation) -> Columns 
     chosen: dict[Columns, Path] = {}
     for model in models:
         if not (model / "config.toml").is_file():
-            if _has_features(model) and (columns := only_tsv(location, COLUMNS_WITH_FEATURES)):
+            if _has_features(model) and (columns := if_possible(location, COLUMNS_WITH_FEATURES)):
                 chosen.setdefault(columns, model)
             continue
         data = data_of_run(model)
@@ -62,7 +64,7 @@ def columns_of_runs(models: Sequence[Path], location: PairsLocation) -> Columns 
 def _one_choice(chosen: dict[Columns, Path], location: Path) -> Columns:
     """Return the columns that all models can read: a model without features reads two of three."""
     if len({columns[:2] for columns in chosen}) > 1 or len({columns[2:] for columns in chosen} - {()}) > 1:
-        each = "; ".join(f"{model}: {_numbers(columns)}" for columns, model in chosen.items())
+        each = "; ".join(f"{model}: {listed(columns)}" for columns, model in chosen.items())
         raise ConfigError.single(
             location,
             f"the runs were trained with different columns ({each})",
@@ -71,7 +73,7 @@ def _one_choice(chosen: dict[Columns, Path], location: Path) -> Columns:
         )
     columns = max(chosen, key=len)
     fields = "source and target" if len(columns) == 2 else "source, target and features"
-    _notify(f"{location}: {fields} are columns {_numbers(columns)}, as in {chosen[columns]}; see --columns.")
+    _notify(f"{location}: {fields} are columns {listed(columns)}, as in {chosen[columns]}; see --columns.")
     return columns
 
 
@@ -79,10 +81,6 @@ def _notify(text: str) -> None:
     from freerun.log import log  # not above, as in pairs_spec
 
     log.info(text)
-
-
-def _numbers(columns: Columns) -> str:
-    return ",".join(map(str, columns))
 
 
 def _has_features(model: Path) -> bool:

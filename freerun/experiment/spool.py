@@ -18,7 +18,17 @@ from typing import Any, BinaryIO, Final
 
 from freerun.config import DataConfig
 from freerun.data.opening import is_read_once
-from freerun.data.readers import Columns, PairsLocation, Sink, copy_pairs, describe, each_file, files_of, kind_of
+from freerun.data.readers import (
+    Columns,
+    PairsLocation,
+    ParallelFiles,
+    Sink,
+    copy_pairs,
+    describe,
+    each_file,
+    files_of,
+    kind_of,
+)
 from freerun.errors import DataError, RunError
 from freerun.experiment.pairs_spec import COPIES, copies_in, location_of, value_of
 from freerun.files import new_sibling_dir, real_path, remove_leftovers, replacing_file, sync_dir
@@ -164,9 +174,10 @@ def _copied(location: PairsLocation, directory: Path, part: str, columns: Column
 
 def _names(location: PairsLocation, part: str) -> dict[Path, str]:
     """Return the names of the copies; the name decides the format, and copies are not compressed."""
-    if isinstance(location, Path):
-        return {location: f"{part}.jsonl" if kind_of(location) == "JSON Lines" else f"{part}.tsv"}
-    return {location.source: f"{part}.source.txt", location.target: f"{part}.target.txt"}
+    if isinstance(location, ParallelFiles):
+        return {location.source: f"{part}.source.txt", location.target: f"{part}.target.txt"}
+    assert isinstance(location, Path)  # a list has no pipes
+    return {location: f"{part}.jsonl" if kind_of(location) == "JSON Lines" else f"{part}.tsv"}
 
 
 def _writer(out: BinaryIO, file: Path) -> Sink:

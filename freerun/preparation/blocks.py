@@ -15,8 +15,19 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 
+from freerun.data.columnar import read_columnar
+from freerun.data.columns import ColumnNumbers, Columns, as_numbers
 from freerun.data.features import Features, contains_separator
-from freerun.data.readers import MAX_LINE_BYTES, Columns, PairsLocation, ParallelFiles, files_of, kind_of, open_lines
+from freerun.data.readers import (
+    MAX_LINE_BYTES,
+    PairsLocation,
+    PairsPart,
+    files_of,
+    is_columnar,
+    kind_of,
+    open_lines,
+    parts_of,
+)
 from freerun.text import forbidden_character, lone_surrogate
 
 __all__ = ["MAX_BLOCK_BYTES", "MAX_BLOCK_LINES", "BadBlock", "Block", "Texts", "blocks_of", "texts_of"]
@@ -36,23 +47,6 @@ class BadBlock(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
-    """Whole lines of a file of pairs, or of two parallel files.
-
-    ``kind`` is that of ``kind_of``. The first block of a file ``is_first``.
-    """
-
-    kind: str
-    contents: tuple[bytes, ...]
-    is_first: bool = False
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the content, decompressed."""
-        return sum(map(len, self.contents))
-
-
-@dataclass(frozen=True, eq=False)
 class Texts:
     """The texts of N pairs, and the features of their sources if they have any."""
 
@@ -64,23 +58,70 @@ class Texts:
         return len(self.sources)
 
 
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Whole lines of a file of pairs, or of two parallel files; or the pairs of some rows of a columnar file.
+
+    Attributes:
+        kind: that of ``kind_of``, or "columns".
+        contents: the lines of each file.
+        texts: of a columnar file, which are checked already.
+        is_first: the first block of its file.
+        num_bytes: of the content, decompressed.
+    """
+
+    kind: str
+    contents: tuple[bytes, ...] = ()
+    texts: Texts | None = None
+    is_first: bool = False
+    num_bytes: int = 0
+
+
 # -- cutting -----------------------------------------------------------------------------------------------------------
 
 
-def blocks_of(location: PairsLocation) -> Iterator[Block]:
+def blocks_of(location: PairsLocation, columns: Columns | None = None) -> Iterator[Block]:
     """Cut pairs into blocks, in their order; where they are cut depends only on the (decompressed) content.
+
+    ``columns`` are those of columnar files.
 
     Raises:
         DataError: a file cannot be read.
-        BadBlock: parallel files have different numbers of lines.
+        BadBlock: a file is empty, or parallel files have different numbers of lines.
     """
-    kind = kind_of(location)
-    files = files_of(location)
-    if isinstance(location, ParallelFiles):
-        yield from _blocks(files, kind)
-        return
-    for file in files:
-        yield from _blocks([file], kind_of(file))
+    for part in parts_of(location):
+        is_empty = True
+        for block in _part(part, columns):
+            is_empty = False
+            yield block
+        if is_empty:
+            raise BadBlock
+
+
+def _part(part: PairsPart, columns: Columns | None) -> Iterator[Block]:
+    if isinstance(part, Path) and is_columnar(part):
+        return _columnar_blocks(part, columns)
+    return _blocks(files_of(part), kind_of(part))
+
+
+def _columnar_blocks(path: Path, columns: Columns | None) -> Iterator[Block]:
+    sources: list[str] = []
+    targets: list[str] = []
+    features: list[Features] = []
+    size, is_first = 0, True
+
+    def block() -> Block:
+        return Block("columns", texts=Texts(sources, targets, features or None), is_first=is_first, num_bytes=size)
+
+    for batch in read_columnar(path, columns):
+        sources, targets = sources + batch.sources, targets + batch.targets
+        features = features + (batch.features or [])
+        size += sum(map(len, batch.sources)) + sum(map(len, batch.targets))
+        if len(sources) >= MAX_BLOCK_LINES // 2 or size >= MAX_BLOCK_BYTES // 2:
+            yield block()
+            sources, targets, features, size, is_first = [], [], [], 0, False
+    if sources:
+        yield block()
 
 
 def _blocks(files: Sequence[Path], kind: str) -> Iterator[Block]:
@@ -95,7 +136,8 @@ def _blocks(files: Sequence[Path], kind: str) -> Iterator[Block]:
 def _cut(streams: Sequence[_Lines], kind: str) -> Iterator[Block]:
     is_first = True
     while lines := min(stream.available() for stream in streams):
-        yield Block(kind, tuple(stream.take(lines) for stream in streams), is_first)
+        contents = tuple(stream.take(lines) for stream in streams)
+        yield Block(kind, contents, is_first=is_first, num_bytes=sum(map(len, contents)))
         is_first = False
     if any(stream.available() for stream in streams):
         raise BadBlock
@@ -145,19 +187,21 @@ def texts_of(block: Block, columns: Columns | None = None, separator: str | None
 
     Args:
         block: the block.
-        columns: of TSV lines, as for ``read_pairs``.
+        columns: as for ``read_pairs``.
         separator: of features; None if the pairs have none.
 
     Raises:
         BadBlock: ``read_pairs``, or the checks of features, would reject a line.
     """
     lines = [_text(content, block.is_first) for content in block.contents]
-    if block.kind == "parallel files":
+    if block.texts is not None:
+        texts = block.texts
+    elif block.kind == "parallel files":
         texts = _parallel(lines)
     elif block.kind == "JSON Lines":
         texts = _json(lines[0])
     else:
-        texts = _tsv(lines[0], columns)
+        texts = _tsv(lines[0], as_numbers(columns))
     if (texts.features is None) != (separator is None):
         raise BadBlock
     if separator is not None and any(_is_split(each, separator) for each in texts.features or ()):
@@ -199,7 +243,7 @@ def _parallel(lines: Sequence[str]) -> Texts:
     return Texts(lines[0].split("\n"), lines[1].split("\n"))
 
 
-def _tsv(text: str, columns: Columns | None) -> Texts:
+def _tsv(text: str, columns: ColumnNumbers | None) -> Texts:
     source, target, *features = columns or (1, 2)
     width = _width(text)
     if width == 0 or (columns is None and width != 2):
@@ -222,7 +266,7 @@ def _width(text: str) -> int:
     return width if (lines[:, -1] == _LINE_END).all() and (lines[:, :-1] == _TAB).all() else 0
 
 
-def _ragged(text: str, columns: Columns | None) -> Texts:
+def _ragged(text: str, columns: ColumnNumbers | None) -> Texts:
     """Return the chosen columns of lines that have different numbers of them."""
     if columns is None:
         raise BadBlock

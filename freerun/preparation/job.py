@@ -18,9 +18,10 @@ import numpy as np
 from freerun.config import DataConfig, shown
 from freerun.data.codec import Codec, check_specs
 from freerun.data.corpus import FilterReport, no_pair_left
+from freerun.data.decompression import COMPRESSED
 from freerun.data.manifest import MANIFEST, manifest_bytes
 from freerun.data.prepared import DEV
-from freerun.data.readers import Pair, files_of, read_pairs
+from freerun.data.readers import Pair, files_of, is_columnar, read_pairs
 from freerun.data.shards import dtype_for, shard_name
 from freerun.data.writers import write_pairs
 from freerun.errors import ConfigError, RunError
@@ -226,12 +227,13 @@ class PreparationJob:
 
     def _count(self, tally: Tally) -> int:
         """Count all blocks; return how many there are."""
-        size, read, blocks = _num_bytes(self.data), 0, 0
+        files, blocks = files_of(location_of(self.data.train)), 0
+        # of other files it is not known how many bytes they will be
+        is_plain = not any(is_columnar(file) or file.suffix.lower() in COMPRESSED for file in files)
+        size = _num_bytes(self.data) if is_plain else 0
 
         def tasks() -> Iterator[tuple[int, tuple[Any, ...]]]:
-            nonlocal read
-            for block in blocks_of(location_of(self.data.train)):
-                read += block.num_bytes
+            for block in blocks_of(location_of(self.data.train), self.reading.columns):
                 yield block.num_bytes, (block, self.reading, tally.bounds)
 
         done = 0
@@ -244,7 +246,7 @@ class PreparationJob:
     def _each_block(
         self, function: Callable[..., Any], arguments: Callable[[int, Block], tuple[Any, ...]]
     ) -> Iterator[tuple[int, Any]]:
-        blocks = enumerate(blocks_of(location_of(self.data.train)))
+        blocks = enumerate(blocks_of(location_of(self.data.train), self.reading.columns))
         tasks = ((number, (block, *arguments(number, block))) for number, block in blocks)
         return in_order(function, tasks, self.processes)
 
@@ -278,7 +280,7 @@ class PreparationJob:
         done = sum(record.read for record in records.values())
 
         def tasks() -> Iterator[tuple[int, tuple[Any, ...]]]:
-            for number, block in enumerate(blocks_of(location_of(self.data.train))):
+            for number, block in enumerate(blocks_of(location_of(self.data.train), self.reading.columns)):
                 if number not in records:
                     yield number, (number, block, learned.places.get(number, []), encoding)
 

@@ -123,7 +123,7 @@ WRONG = [
     ),
     (lambda p: freerun.evaluate("m", [("a", "b"), ("a", 1)]), f"pairs[1]: the value is ('a', 1) (tuple). {PAIR}"),
     (lambda p: freerun.evaluate("m", "p", columns=(1, "2")), "columns[1]: the value is '2' (str). Expected an int."),
-    (lambda p: freerun.evaluate("m", "p", columns=3), "columns: the value is 3 (int). Expected None or the numbers of"),
+    (lambda p: freerun.evaluate("m", "p", columns=3), "columns: the value is 3 (int). Expected None or two or three"),
     (
         lambda p: freerun.evaluate("m", "p", length_penalty="1"),
         "length_penalty: the value is '1' (str). Expected a num",

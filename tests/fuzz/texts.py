@@ -7,10 +7,15 @@ import io
 import json
 import lzma
 import random
+import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet
 import torch
 
+from freerun.data.arrow_files import COLUMNAR_SUFFIXES
 from freerun.data.readers import ParallelFiles, read_pairs, read_texts
 from freerun.errors import DataError
 from freerun.loading import load
@@ -20,6 +25,12 @@ from tests.exported import write_model
 from tests.fuzz.damage import ODD_VALUES, damaged_bytes
 from tests.networks import network
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+COMPRESS = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstd.compress}
 LINES = [
     "a b\tv w",
     "\ufeffc\tx",
@@ -43,7 +54,10 @@ LINES = [
     "a\r\tb\r",
     "\x1b[2J\t\x9b",
 ]
-SUFFIXES = [".tsv", ".tsv", ".jsonl", ".json", ".tsv.gz", ".jsonl.xz", ".txt"]
+SUFFIXES = [
+    *(".tsv", ".tsv", ".jsonl", ".json", ".tsv.gz", ".jsonl.xz", ".txt"),
+    *(".tsv.zst", ".parquet", ".arrow", ".feather"),
+]
 
 
 class Texts:
@@ -98,11 +112,13 @@ class Texts:
         content = draw.choice(["\n", "\n", "\r\n"]).join([*lines, ""]).encode("utf-8", "surrogatepass")
         if draw.random() < 0.6:
             content = damaged_bytes(draw, content, draw.randbytes(50))
-        if suffix.endswith((".gz", ".xz")):
-            content = (gzip.compress if suffix.endswith("gz") else lzma.compress)(content)
-            if draw.random() < 0.5:
-                content = damaged_bytes(draw, content)
         path = self._folder / f"{name}{suffix}"
+        if suffix in COLUMNAR_SUFFIXES:
+            content = _table(draw, path, lines)
+        elif path.suffix in COMPRESS:
+            content = COMPRESS[path.suffix](content)
+        if path.suffix in (*COMPRESS, *COLUMNAR_SUFFIXES) and draw.random() < 0.5:
+            content = damaged_bytes(draw, content)
         path.write_bytes(content)
         return path
 
@@ -119,6 +135,22 @@ class Texts:
 def _json_line(draw) -> str:
     values = {key: draw.choice(["a b", "x", "", ["b", "c"], *ODD_VALUES]) for key in ("source", "target")}
     return json.dumps(values)
+
+
+def _table(draw, path: Path, lines: list[str]) -> bytes:
+    """A Parquet or Arrow file with the fields of these lines; targets may be lists."""
+    texts = [line.encode("utf-8", "replace").decode() for line in lines]
+    targets = [[text] for text in texts] if draw.random() < 0.3 else texts
+    columns = {"source": texts, "target": targets, **({"features": texts} if draw.random() < 0.3 else {})}
+    table = pa.table(columns, pa.schema([(key, pa.array(value or ["x"]).type) for key, value in columns.items()]))
+    if path.suffix == ".parquet":
+        pa.parquet.write_table(table, path, compression=draw.choice(["none", "snappy"]))
+    elif path.suffix == ".feather":
+        pa.feather.write_feather(table, path)
+    else:
+        with pa.ipc.new_stream(path, table.schema) as writer:
+            writer.write_table(table)
+    return path.read_bytes()
 
 
 def _character(draw) -> str:

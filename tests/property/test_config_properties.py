@@ -17,7 +17,7 @@ COUNTS = st.integers(0, 10**9)
 SHARES = st.floats(0, 1, exclude_max=True)
 POSITIVE = st.floats(0, 1e38, exclude_min=True)
 PATHS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
-FILES = PATHS | st.fixed_dictionaries({"source": PATHS, "target": PATHS})
+FILES = PATHS | st.lists(PATHS, min_size=1) | st.fixed_dictionaries({"source": PATHS, "target": PATHS})
 TOKENS = st.sampled_from(["auto", "char", "whitespace", "sentencepiece:500"])
 SCHEDULES = st.one_of(
     st.fixed_dictionaries({"kind": st.just("constant")}, optional={"warmup": COUNTS}),

@@ -40,7 +40,14 @@ from tests.networks import CELLS, one_of
 FITTING_SCORES = [name for name, spec in attention_scores().items() if not spec.needs_equal_sizes]
 
 
-COLUMNS = "Expected two or three columns (source, target, features), counted from 1, for example [1, 2] or [1, 2, 3]."
+COLUMNS = (
+    "Expected two or three columns (source, target, features), counted from 1, for example [1, 2] or [1, 2, 3], or "
+    'names of columns, for example ["source", "target"].'
+)
+FILES = (
+    'Expected a path, { source = "PATH", target = "PATH" } for two parallel files, or a list of paths and patterns, '
+    'for example ["a.tsv", "b/*.tsv"].'
+)
 SEPARATOR = 'Expected the text between features, 1 to 8 characters without tabs and line ends, for example ";".'
 
 
@@ -107,6 +114,19 @@ def test_only_the_training_pairs_are_needed():
 def test_an_alternative_takes_the_place_of_the_default():
     training = section("training", "epochs = 2\nbatch_tokens = 500").training
     assert (training.updates, training.epochs, training.batch_size, training.batch_tokens) == (None, 2.0, None, 500)
+
+
+def test_lists_of_files_and_names_of_columns():
+    config = parse('[data]\ntrain = ["a.tsv", "b/*.tsv"]\ndev = ["c"]\ncolumns = ["src", "tgt", "2"]')
+    assert (config.data.train, config.data.dev) == (("a.tsv", "b/*.tsv"), ("c",))
+    assert config.data.columns == ("src", "tgt", "2")
+    assert tomllib.loads(to_toml(config))["data"]["train"] == ["a.tsv", "b/*.tsv"]
+    assert parse(to_toml(config)) == config
+
+
+def test_a_setting_may_be_a_list(tmp_path):
+    raw = apply_overrides({"data": {"train": "x"}}, ['data.train=["a.tsv", "b/*.tsv"]'], tmp_path)
+    assert raw == {"data": {"train": [str(tmp_path / "a.tsv"), str(tmp_path / "b" / "*.tsv")]}}
 
 
 def test_parallel_files_and_columns():
@@ -250,6 +270,8 @@ def test_a_key_before_the_first_section_is_sent_to_its_own():
         ("evaluation", "length_penalty = 11", "11. Expected a number from 0 to 10."),
         ("data", "columns = [0, 1]", f"[0, 1]. {COLUMNS}"),
         ("data", 'columns = ["1", 2]', f'["1", 2]. {COLUMNS}'),
+        ("data", 'columns = ["a", ""]', f'["a", ""]. {COLUMNS}'),
+        ("data", 'columns = ["a"]', f'["a"]. {COLUMNS}'),
         ("data", "columns = [1]", f"[1]. {COLUMNS}"),
         ("data", "columns = [1, 2, 3, 4]", f"[1, 2, 3, 4]. {COLUMNS}"),
         ("data", "columns = [true, 2]", f"[true, 2]. {COLUMNS}"),
@@ -259,12 +281,16 @@ def test_a_key_before_the_first_section_is_sent_to_its_own():
         ("data", 'feature_separator = "123456789"', f'"123456789". {SEPARATOR}'),
         ("data", "feature_separator = 3", f"3. {SEPARATOR}"),
         ("model", 'feature_encoder = "mean"', '"mean". Expected one of "summary", "sequence", "both".'),
-        ("data", "dev = 3", '3. Expected a path, or { source = "PATH", target = "PATH" } for two parallel files.'),
-        ("data", 'dev = ""', '"". Expected a path, or { source = "PATH", target = "PATH" } for two parallel files.'),
+        ("data", "dev = 3", f"3. {FILES}"),
+        ("data", 'dev = ""', f'"". {FILES}'),
+        ("data", "dev = []", f"[]. {FILES}"),
+        ("data", 'dev = ["a", 3]', f'["a", 3]. {FILES}'),
+        ("data", 'dev = ["a", ""]', f'["a", ""]. {FILES}'),
+        ("data", 'dev = [["a"]]', f'[["a"]]. {FILES}'),
         (
             "data",
             'dev = "a\\u0000b"',
-            '"a\\u0000b". Expected a path, or { source = "PATH", target = "PATH" } for two parallel files.',
+            f'"a\\u0000b". {FILES}',
         ),
     ],
 )
@@ -297,12 +323,7 @@ def test_figures_of_which_more_is_better_are_known():
 
 def test_missing_keys_are_told():
     assert problems("") == ["c.toml: data: this key is missing. Expected a section, [data]. Set data.train."]
-    assert problems("[data]") == [
-        (
-            'c.toml: data.train: this key is missing. Expected a path, or { source = "PATH", target = "PATH" } for two '
-            "parallel files. Set this key."
-        )
-    ]
+    assert problems("[data]") == [f"c.toml: data.train: this key is missing. {FILES} Set this key."]
     assert problems('[data]\ntrain = { source = "a" }') == [
         "c.toml: data.train.target: this key is missing. Expected a path. Set this key."
     ]
@@ -705,7 +726,7 @@ def test_the_home_folder_is_known(tmp_path, monkeypatch):
     assert absolute_paths({"data": {"train": "~/t"}}, tmp_path / "x")["data"]["train"] == str(tmp_path / "t")
 
 
-@pytest.mark.parametrize("value", [3, None, True, ["a"], "", "a\0b"])
+@pytest.mark.parametrize("value", [3, None, True, [3, "", "a\0b*", ["a"]], "", "a\0b"])
 def test_what_is_no_path_is_left_to_be_told(value, tmp_path):
     for raw in ({"data": {"train": value}}, {"training": {"init": value}}, {"data": {"dev": {"source": value}}}):
         assert absolute_paths(raw, tmp_path) == raw

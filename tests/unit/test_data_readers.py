@@ -252,7 +252,7 @@ def test_damaged_compressed_files(tmp_path, suffix):
     path = tmp_path / f"x.tsv{suffix}"
     assert message(write(path, whole[: len(whole) // 2])) == (
         f"{path}: the compressed file is truncated. "
-        "Expected a complete .gz or .xz file. Copy or compress the file again."
+        "Expected a complete .gz, .xz or .zst file. Copy or compress the file again."
     )
     assert "the compressed file is damaged" in message(write(path, whole[:-8] + bytes(8)))
     assert "the compressed file is damaged" in message(write(path, b"a\tb\n"))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from freerun.config import DataConfig
+from freerun.data.readers import PairFiles
 from freerun.errors import DataError
 from freerun.experiment.input_fields import InputFields, choose_fields
 from tests.notices import logged_notices
@@ -51,6 +54,61 @@ def test_three_columns_are_recognized():
     # what a run records is repeated silently
     assert choose(ROWS, **fields.settings()) == (fields, [])
     assert choose(ROWS, quiet=True) == (fields, [])
+
+
+def listed(*names, **data):
+    """The fields of a list of files, and what is said."""
+    with logged_notices() as said:
+        fields = choose_fields(DataConfig(train=list(names), **data), "the list")
+    return fields, said
+
+
+def write_rows(name, rows):
+    Path(name).write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def test_three_columns_of_a_list_are_recognized():
+    write_rows("a.tsv", ROWS[:30])
+    write_rows("b.tsv", ROWS[30:])
+    fields, said = listed("a.tsv", "b.tsv")
+    assert fields == InputFields((1, 2, 3), ";")
+    assert said[0].startswith("the list: their three columns are read as source, target and features (as with")
+    location = PairFiles((Path("a.tsv"), Path("b.tsv")))
+    assert [(p.source, p.target, p.features) for p in fields.read_training(location, "the list")] == ROWS
+
+
+def test_a_list_with_different_columns():
+    write_rows("a.tsv", ROWS)
+    write_rows("b.tsv", [row[:2] for row in ROWS])
+    with pytest.raises(DataError, match=r"^b.tsv: 2 columns, and a.tsv has 3. Expected the same number"):
+        listed("a.tsv", "b.tsv")
+    assert listed("a.tsv", "b.tsv", columns=(1, 2)) == (InputFields((1, 2)), [])
+
+
+def test_the_file_of_a_pair_without_features_is_named():
+    write_rows("a.tsv", ROWS)
+    Path("b.jsonl").write_text('{"source": "a", "target": "b", "features": "V"}\n{"source": "a", "target": "b"}\n')
+    fields, _ = listed("a.tsv", "b.jsonl")
+    location = PairFiles((Path("a.tsv"), Path("b.jsonl")))
+    for read in (fields.read_training, lambda *pairs: fields.read_development(pairs[0], (1, 2, 3), pairs[1])):
+        with pytest.raises(DataError, match=r"^b.jsonl:2: this pair has no features."):
+            list(read(location, "the list"))
+    write_rows("a.tsv", [row[:2] for row in ROWS])
+    fields, _ = listed("a.tsv", "b.jsonl")
+    with pytest.raises(DataError, match=r"^b.jsonl:1: this pair has features, and the first one has none."):
+        list(fields.read_training(location, "the list"))
+    assert len(list(fields.read_development(location, None, "the list"))) == 62
+
+
+def test_features_of_parquet_are_said():
+    columns = zip(("source", "target", "features"), zip(*ROWS, strict=True), strict=True)
+    pa.parquet.write_table(pa.table(dict(columns)), "x.parquet")
+    with logged_notices() as said:
+        fields = choose_fields(DataConfig(train="x.parquet"), "x.parquet")
+    assert fields == InputFields(None, ";")
+    assert said[0].startswith('x.parquet: column features is read as features of the source, separated by ";"')
+    chosen = choose_fields(DataConfig(train="x.parquet", columns=("source", "target")), "x.parquet")
+    assert chosen == InputFields(("source", "target"))
 
 
 def test_columns_that_are_chosen_are_not_examined():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from freerun.config import DataConfig
-from freerun.data.readers import ParallelFiles
+from freerun.data.readers import PairFiles, ParallelFiles
 from freerun.errors import UserError
 from freerun.experiment import spool as spooling
 from freerun.experiment.overlap import Overlap, pairs_of_study, worst_overlap
@@ -65,20 +65,28 @@ def message(call, *arguments):
 
 
 @pytest.mark.parametrize(
-    ("text", "columns"), [("1,3", (1, 3)), ("1,3,2", (1, 3, 2)), (" 2 , 1 ", (2, 1)), ("1000000,1", (10**6, 1))]
+    ("text", "columns"),
+    [
+        ("1,3", (1, 3)),
+        ("1,3,2", (1, 3, 2)),
+        (" 2 , 1 ", (2, 1)),
+        ("1000000,1", (10**6, 1)),
+        ("a,b", ("a", "b")),
+        ("src, x2 ,Ä", ("src", "x2", "Ä")),
+    ],
 )
 def test_columns(text, columns):
     assert parse_columns(text) == chosen_columns(text) == columns
 
 
 @pytest.mark.parametrize(
-    "text", ["", "1", "1,2,3,4", "1,2,x", "0,1", "-1,2", "1.5,2", "a,b", "²,1", "1000001,1", f"1,{'9' * 5000}"]
+    "text", ["", "1", "1,2,3,4", "1,2,x", "0,1", "-1,2", "1.5,2", "a,", ",b,c", "²,1", "1000001,1", f"1,{'9' * 5000}"]
 )
 def test_columns_that_are_none(text):
     assert message(chosen_columns, text) == (
         f"--columns {cut(text)}: this does not name two or three columns. Expected the numbers of the source's "
-        "and of the target's column, and of the features' if there is one, counted from 1. Write for example --columns "
-        "1,3 or --columns 1,2,3."
+        "and of the target's column, and of the features' if there is one, counted from 1; or their names, in a "
+        "Parquet or Arrow file. Write for example --columns 1,3, --columns 1,2,3 or --columns source,target."
     )
 
 
@@ -114,7 +122,9 @@ def test_training_and_development_files_have_one_form():
     assert "one file of training pairs, and two development files: b, c" in message(training_files, [A], [B, C])
 
 
-@pytest.mark.parametrize("location", [Path("/x"), ParallelFiles(Path("/x"), Path("/y"))])
+@pytest.mark.parametrize(
+    "location", [Path("/x"), ParallelFiles(Path("/x"), Path("/y")), PairFiles((Path("/y"), Path("/x")))]
+)
 def test_a_location_and_its_value_in_a_configuration(location):
     data = DataConfig(train=value_of(location))
     assert location_of(data.train) == location
@@ -144,6 +154,33 @@ def test_the_columns_of_the_run_are_those_of_other_pairs():
 @pytest.mark.parametrize("location", [Path("a.jsonl"), Path("a.json.gz"), ParallelFiles(A, B)])
 def test_only_tsv_has_columns(location):
     assert pairs_spec([run("m", columns=[1, 3])], location, None) == PairsSpec(location, None)
+
+
+def test_names_of_columns_are_those_of_other_columnar_files():
+    model = run("m", columns=["src", "tgt"])
+    with logged_notices() as said:
+        assert pairs_spec([model], Path("a.parquet"), None).columns == ("src", "tgt")
+    assert said == ["a.parquet: source and target are columns src,tgt, as in m; see --columns."]
+    assert pairs_spec([model], A, None).columns is None
+    assert pairs_spec([run("n", columns=[1, 3])], Path("a.arrow"), None).columns is None
+    features = run("f", columns=["src", "tgt", "f"], feature_separator=";")
+    assert pairs_spec([features], A, None).columns == (1, 2, 3)
+    assert pairs_spec([features], Path("a.feather"), None).columns == ("src", "tgt", "f")
+    assert pairs_spec([run("g", columns=[1, 3, 2], feature_separator=";")], Path("a.parquet"), None).columns is None
+
+
+def test_a_list_as_development_pairs():
+    for name in ("b.tsv", "a.tsv"):
+        Path(name).write_text(f"{name}\tx\n")
+    spec = dev_pairs_of(run("m", dev=["/missing", str(Path("*.tsv").absolute())], columns=[2, 1]))
+    assert spec == PairsSpec(
+        PairFiles((Path("/missing"), A.absolute().with_name("a.tsv"), B.absolute().with_name("b.tsv"))), (2, 1)
+    )
+    assert spec.name == "missing and 2 other files"
+    spec = dev_pairs_of(run("n", dev=[str(Path("*.tsv").absolute())]))
+    assert [pair.source for pair in spec.read()] == ["a.tsv", "b.tsv"]
+    assert spec.name == "a.tsv and b.tsv"
+    assert "no file matches this pattern" in message(dev_pairs_of, run("o", dev=["/missing/*.tsv"]))
 
 
 def test_a_model_without_columns_says_nothing():
@@ -194,6 +231,14 @@ def test_a_header_is_said_as_pairs_are_read():
     assert said == []
 
 
+def test_a_header_of_each_file_of_a_list():
+    for name in ("a.tsv", "b.tsv", "c.tsv"):
+        Path(name).write_text(("source\ttarget\n" if name != "b.tsv" else "") + "a\tb\n")
+    with logged_notices() as said:
+        assert len(list(PairsSpec(PairFiles((Path("a.tsv"), Path("b.tsv"), Path("c.tsv")))).read())) == 5
+    assert [text.partition(": the first line")[0] for text in said] == ["warning: a.tsv", "warning: c.tsv"]
+
+
 # -- pairs that are read once ------------------------------------------------------------------------------------------
 
 
@@ -209,6 +254,17 @@ def test_pairs_that_can_be_read_again_are_not_copied():
     spool = spool_pairs(Path("run"), data)
     assert (spool.reading, spool.copies, dict(spool.recorded)) == (data, None, {})
     assert not Path("run").exists()
+
+
+def test_a_list_is_not_copied_and_has_no_pipes():
+    A.write_text("a\tb\n")
+    data = DataConfig(train=[str(A.absolute())], dev=str(fifo("ff.tsv", b"c\td\n")))
+    spool = spool_pairs(Path("run"), data)
+    assert spool.reading.train == (str(A.absolute()),)
+    assert list(spool.recorded) == ["dev"]
+    assert existing_spool(Path("run"), data).reading.train == (str(A.absolute()),)
+    with_pipe = DataConfig(train=[str(A.absolute()), "/dev/stdin"])
+    assert "this is a pipe, or an open file of one process, in a list" in message(spool_pairs, Path("run"), with_pipe)
 
 
 def test_a_copy_is_read_now_and_named_later():

@@ -105,12 +105,12 @@ def test_columns():
     assert plan("pairs.tsv", columns="1,3,2").config.data.columns == (1, 3, 2)
 
 
-@pytest.mark.parametrize("text", ["1", "1,2,3,4", "0,1", "a,b", "1,-2", "", "1;2", "²,1", "1.5,2"])
+@pytest.mark.parametrize("text", ["1", "1,2,3,4", "0,1", "a,", "1,-2", "", "1;2", "²,1", "1.5,2"])
 def test_wrong_columns_are_told(text):
     assert refusal(ConfigError, subject="pairs.tsv", columns=text) == (
         f"--columns {text}: this does not name two or three columns. Expected the numbers of the source's and of the "
-        "target's column, and of the features' if there is one, counted from 1. Write for example --columns 1,3 or "
-        "--columns 1,2,3."
+        "target's column, and of the features' if there is one, counted from 1; or their names, in a Parquet "
+        "or Arrow file. Write for example --columns 1,3, --columns 1,2,3 or --columns source,target."
     )
 
 
@@ -170,6 +170,9 @@ def test_a_path_that_is_not_utf8_is_told():
         ("/data/pairs.tsv", "pairs"),
         ("a/pairs.tsv.gz", "pairs"),
         ("pairs.jsonl.xz", "pairs"),
+        ("pairs.tsv.zst", "pairs"),
+        ("pairs.parquet", "pairs"),
+        ("pairs.feather", "pairs"),
         ("pairs.v2.txt", "pairs.v2"),
         ("pairs", "pairs"),
         (".tsv", ".tsv"),
