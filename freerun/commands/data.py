@@ -20,6 +20,7 @@ from freerun.config import (
     override,
     read_toml,
 )
+from freerun.config.path_patterns import is_pattern
 from freerun.config.sections import Section
 from freerun.data.builtin import DATASETS, make_dataset
 from freerun.data.prepared import Prepared
@@ -92,7 +93,8 @@ def _base(files: Sequence[Path]) -> tuple[dict[str, Any], str]:
                 "Expected a configuration alone, or files of pairs",
                 "Name the configuration alone; it names its data in data.train and data.dev",
             )
-    names: Any = str(files[0]) if len(files) == 1 else [str(file) for file in files]
+    is_single = len(files) == 1 and not is_pattern(str(files[0]))  # a pattern in quotes, say
+    names: Any = str(files[0]) if is_single else [str(file) for file in files]
     # as training without a configuration does
     raw = {"data": {"normalisation": "auto"}}
     return merge(raw, absolute_paths({"data": {"train": names}}, Path.cwd())), _COMMAND
