@@ -200,6 +200,8 @@ def texts_of(block: Block, columns: Columns | None = None, separator: str | None
         texts = _parallel(lines)
     elif block.kind == "JSON Lines":
         texts = _json(lines[0])
+        if columns is not None and len(columns) == 2:  # of other files in the list: no file's features are read
+            texts = Texts(texts.sources, texts.targets)
     else:
         texts = _tsv(lines[0], as_numbers(columns))
     if (texts.features is None) != (separator is None):

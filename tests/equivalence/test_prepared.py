@@ -9,6 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -300,3 +302,21 @@ def test_other_formats_give_the_same_tokens(tmp_path, monkeypatch):
     block_lines(monkeypatch, 1000)
     found.add(prepared([path], tmp_path / "out", "data.normalisation=NFC", **options).manifest.tokens_sha256)
     assert len(found) == 1
+
+
+def test_lists_of_formats_give_the_same_tokens(tmp_path):
+    """Pairs of TSV, JSON Lines and Parquet in one list; features are read if three columns are chosen."""
+    rows = [(f"a{n}", f"b c{n % 9}", "V;PST" if n % 2 else "N") for n in range(9000)]
+    parts = rows[:100], rows[100:200], rows[200:]
+    write_rows(tmp_path / "1.tsv", parts[0])
+    objects = [dict(zip(("source", "target", "features"), row, strict=True)) for row in parts[1]]
+    (tmp_path / "2.jsonl").write_text("".join(json.dumps(each) + "\n" for each in objects))
+    names = ("source", "target", "features")
+    pa.parquet.write_table(pa.table(dict(zip(names, zip(*parts[2], strict=True), strict=True))), tmp_path / "3.parquet")
+    write_rows(tmp_path / "all.tsv", rows)
+    files = [tmp_path / name for name in ("1.tsv", "2.jsonl", "3.parquet")]
+    for columns in ("1,2", "1,2,3"):
+        one = prepared([tmp_path / "all.tsv"], tmp_path / f"one {columns}", columns=columns)
+        several = prepared(files, tmp_path / f"several {columns}", columns=columns)
+        assert several.manifest.tokens_sha256 == one.manifest.tokens_sha256
+        assert ("feature_separator" in several.manifest.data) == (columns == "1,2,3")
