@@ -212,6 +212,20 @@ def test_batches_of_an_update_have_similar_sizes_across_windows(tmp_path, monkey
     assert np.median(ratios) < 1.2
 
 
+def test_windows_have_random_numbers_of_their_own(tmp_path, monkeypatch):
+    block_lines(monkeypatch, 50)
+    path = write_rows(tmp_path / "pairs.tsv", [("s", "x")] * 50 + [("t", "x")] * 450)
+    options = {"source_tokens": "whitespace", "target_tokens": "whitespace"}
+    directory = prepared([path], tmp_path / "out", "data.normalisation=NFC", **options)
+    corpus = PreparedPairs(directory, *directory.codecs(False), 50)
+    order, progress, places = BatchOrder(corpus, 1, 5, None), Progress(), []
+    first = np.cumsum([0, *(entry.pairs for entry in directory.manifest.shards)])
+    while not progress.epoch:
+        pairs = order.next(progress)
+        places.append((pairs - first[np.searchsorted(first, pairs[0], side="right") - 1]).tolist())
+    assert len({tuple(each) for each in places}) > len(places) / 2, "pairs of equal lengths are shuffled differently"
+
+
 def test_windows_are_whole_shards_in_random_order(tmp_path, monkeypatch):
     block_lines(monkeypatch, 10)
     path = write_rows(tmp_path / "pairs.tsv", [(f"s{n}", "x") for n in range(200)])
