@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -19,6 +20,7 @@ from freerun.errors import DataError
 __all__ = [
     "bytes_hash",
     "file_hash",
+    "files_allowed",
     "naming",
     "new_sibling_dir",
     "open_text_file",
@@ -40,6 +42,8 @@ _RANDOM = "[a-z0-9_]" * 8
 _MAX_NAME_BYTES = 230
 """Bytes of the final name in a partial file's name: file systems allow 255 in all."""
 _OPEN_FILE = "/proc/self/fd/{}"
+_MOST_FILES = 16_384
+"""Files that a process needs at most."""
 _DESCRIPTORS = re.compile(r"/proc/(\d+)(/task/\d+)?/fd")
 """The directory of a process's open files; /dev/stdout and /dev/fd lead there."""
 
@@ -268,6 +272,21 @@ def sync_dir(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def files_allowed() -> int:
+    """Return how many files this process may open, after raising the limit as far as it may."""
+    if sys.platform == "win32":
+        return 512
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return _MOST_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 def bytes_hash(content: bytes) -> str:

@@ -116,7 +116,8 @@ def prepare(data: DataConfig, out: Path, processes: int | None, init: Path | Non
         say(f"{out}: these pairs are prepared already.")
     print(summary(prepared))
     say("")
-    say(f"  freerun train {shlex.quote(str(out))}")
+    start = "" if init is None else f" --init {shlex.quote(str(init))}"
+    say(f"  freerun train {shlex.quote(str(out))}{start}")
 
 
 def summary(prepared: Prepared) -> str:

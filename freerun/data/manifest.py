@@ -18,7 +18,9 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from freerun.errors import DataError
+from freerun.config import DataConfig, check_values
+from freerun.data.normalisation import Form
+from freerun.errors import ConfigError, DataError
 from freerun.files import bytes_hash
 from freerun.strict_json import parse
 from freerun.text import shown
@@ -28,9 +30,12 @@ __all__ = [
     "MANIFEST",
     "PREPARATION",
     "VERSION",
+    "CodecSettings",
+    "Codecs",
     "DataCounts",
     "Manifest",
     "ShardEntry",
+    "Side",
     "is_prepared",
     "manifest_bytes",
     "read_manifest",
@@ -46,6 +51,7 @@ _MAX_BYTES: Final = 2**28
 
 Count = Annotated[int, Field(ge=0, le=2**48)]
 Hash = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
+Side = Literal["source", "target", "features"]
 Name = Annotated[str, Field(pattern=r"\A[a-z_]+\.(json|model|tsv|npy)\z")]
 
 
@@ -62,6 +68,23 @@ class ShardEntry(_Part):
     feature_tokens: Count
     bytes: Count
     sha256: Hash
+
+
+class CodecSettings(_Part):
+    """How a side is encoded, as in a bundle; sources are stored in reading order, so ``reverse`` is False."""
+
+    tokens: Annotated[str, Field(pattern=r"\A(char|whitespace|sentencepiece:[0-9]{1,7})\z")]
+    normalisation: Form
+    case: Literal["keep", "lower"]
+    reverse: Literal[False]
+    written: Form = "none"
+
+
+class Codecs(_Part):
+    """How both sides are encoded."""
+
+    source: CodecSettings
+    target: CodecSettings
 
 
 class DataCounts(_Part):
@@ -94,10 +117,11 @@ class Manifest(_Part):
         format: ``FORMAT``.
         version: of the format.
         data: keys of [data] that the preparation fixed.
-        codecs: how each side is encoded, as in a bundle; sources are stored in reading order.
+        codecs: how each side is encoded.
         holds_out: the development pairs were held out of the training pairs, not given.
         most_frequent_target: the output of the trivial baseline.
         counts: of pairs and tokens.
+        unknown: the most frequent tokens that the vocabularies lack, with their counts, by side.
         dtype: of the numbers in shards.
         tokens_sha256: SHA-256 of all ids in their order, which does not depend on files' formats or on shards.
         files: SHA-256 of every file that is not a shard.
@@ -107,10 +131,11 @@ class Manifest(_Part):
     format: Literal["freerun prepared data"]
     version: Literal[1]
     data: dict[str, Any]
-    codecs: dict[Literal["source", "target"], dict[str, str | bool]]
+    codecs: Codecs
     holds_out: bool
     most_frequent_target: str
     counts: DataCounts
+    unknown: dict[Side, dict[str, Count]]
     dtype: Literal["uint16", "int32"]
     tokens_sha256: Hash
     files: dict[Name, Hash]
@@ -151,11 +176,23 @@ def read_manifest(directory: Path) -> tuple[Manifest, str]:
         raise _damaged(path, f"this is not JSON ({error})") from error
     _check_version(path, values)
     try:
-        return Manifest.model_validate(values), bytes_hash(content)
+        manifest = Manifest.model_validate(values)
+        _check_keys(path, manifest.data)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise _damaged(path, f"{place} is {shown(first['input'])}") from error
+    return manifest, bytes_hash(content)
+
+
+def _check_keys(path: Path, data: dict[str, Any]) -> None:
+    """Check the keys of [data] in a manifest: those of each training are not among them."""
+    if others := data.keys() & {"train", "dev", "window"}:
+        raise _damaged(path, f"data has the key {shown(min(others))}")
+    try:
+        check_values(DataConfig, {**data, "train": "pairs"}, "data")
+    except ConfigError as error:
+        raise _damaged(path, f"{error.where}: {error.what}") from error
 
 
 def _check_version(path: Path, values: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Literal
 
-__all__ = ["Case", "Form", "collapse_whitespace", "normalise"]
+__all__ = ["Case", "Form", "collapse_whitespace", "is_collapsed", "normalise"]
 
 Form = Literal["NFC", "NFD", "NFKC", "NFKD", "none"]
 Case = Literal["keep", "lower"]
@@ -24,6 +24,16 @@ def normalise(text: str, form: Form = "NFC", case: Case = "keep") -> str:
 def collapse_whitespace(text: str) -> str:
     """Strip ``text``, and replace every run of Unicode whitespace in it by one space."""
     return " ".join(text.split())
+
+
+def is_collapsed(lines: str) -> bool:
+    """Return True if ``collapse_whitespace`` would change none of the lines, which end with line feeds.
+
+    It may also return False for other texts, but hardly ever does.
+    """
+    framed = f"\n{lines}\n"
+    # a space is the only whitespace that counts as printable
+    return not any(each in framed for each in ("  ", " \n", "\n ")) and framed.replace("\n", "").isprintable()
 
 
 def _in_form(text: str, form: Form) -> str:

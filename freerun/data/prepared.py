@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +33,7 @@ from freerun.data.shards import FEATURES, SOURCE, TARGET, Shard, damaged, open_s
 from freerun.data.training_pairs import IntArray, TrainingPairs, Window
 from freerun.data.vocabulary import Vocabulary
 from freerun.errors import BundleError, DataError
-from freerun.files import bytes_hash, file_hash
+from freerun.files import bytes_hash, file_hash, files_allowed
 from freerun.randomness import numpy_generator
 from freerun.symbols import EOS
 
@@ -45,6 +45,8 @@ DEV: Final = "dev.tsv"
 GROUP_FILES: Final = ("groups.npy", "group_starts.npy", "group_members.npy")
 _OTHERS: Final = 64
 """Shards outside the window that are kept open, for references."""
+_RESERVED: Final = 128
+"""Files that a process opens for other purposes: a mapped shard is an open file."""
 
 
 class Prepared:
@@ -85,8 +87,8 @@ class Prepared:
             if separator is not None:
                 path = self.directory / FEATURE_VOCABULARY
                 features = FeatureCodec(separator, Vocabulary.from_json(self._checked(path.name), path))
-            settings = {**self.manifest.codecs["source"], "reverse": reverse_source}
-            return self._codec("source", settings, features), self._codec("target", self.manifest.codecs["target"])
+            source, target = (side.model_dump() for side in (self.manifest.codecs.source, self.manifest.codecs.target))
+            return self._codec("source", {**source, "reverse": reverse_source}, features), self._codec("target", target)
         except BundleError as error:  # unlikely: the hashes are those of the manifest
             raise damaged(Path(error.where), error.what) from error
 
@@ -103,19 +105,47 @@ class Prepared:
         self._checked(DEV)
         return self.directory / DEV
 
-    def array(self, name: str) -> npt.NDArray[Any]:
-        """Map an array of the groups into memory.
+    def groups(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+        """Map the arrays of the groups into memory.
 
         Raises:
-            DataError: it is missing or damaged.
+            DataError: one is missing or damaged.
         """
+        groups, starts, members = (self._array(name) for name in GROUP_FILES)
+        kept = self.manifest.counts.kept
+        is_flat = groups.shape == (kept,) and starts.ndim == members.ndim == 1
+        fits = is_flat and len(starts) and starts[0] == 0 and starts[-1] == len(members)
+        in_range = fits and 0 <= groups.min() <= groups.max() < len(starts) and (np.diff(starts) > 0).all()
+        if not in_range or (len(members) and not 0 <= members.min() <= members.max() < kept):
+            raise damaged(self.directory / GROUP_FILES[0], "it does not fit the pairs")
+        return groups, starts, members
+
+    def _array(self, name: str) -> npt.NDArray[Any]:
         path = self.directory / name
         try:
             self._check(name, file_hash(path))
-            array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
             raise damaged(path, f"it cannot be read as an array ({error})") from error
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "i":
+            raise damaged(path, "it is not an array of whole numbers")
         return array
+
+    def check(self, progress: Callable[[int, float], None]) -> None:
+        """Read and check all files; ``progress`` is told how many pairs were checked, and the fraction.
+
+        Raises:
+            DataError: one is missing or damaged.
+        """
+        source, target = self.codecs(reverse_source=False)
+        pairs = PreparedPairs(self, source, target)
+        self.groups()
+        self.dev()
+        done = 0
+        for number, entry in enumerate(self.manifest.shards):
+            pairs.shard(number)
+            done += entry.pairs
+            progress(done, done / len(pairs))
 
     def _checked(self, name: str) -> bytes:
         """Return the content of a file that is not a shard."""
@@ -170,7 +200,7 @@ class PreparedPairs(TrainingPairs):
         self._windows = math.ceil(len(self._filled) / per_window)
         self._shards: OrderedDict[int, Shard] = OrderedDict()
         self._checked: set[int] = set()
-        self._limit = per_window + _OTHERS
+        self._limit = min(per_window + _OTHERS, max(1, files_allowed() - _RESERVED))
         self.sources = _Column(self, SOURCE, reverse=source.reverse)
         self.targets = _Column(self, TARGET)
         self.features = None if source.features is None else _Column(self, FEATURES, ends=False)
@@ -244,8 +274,8 @@ class PreparedPairs(TrainingPairs):
             yield Pair(texts[0], texts[1], number + 1, features)
 
     @cached_property
-    def _groups(self) -> list[npt.NDArray[Any]]:
-        return [self.prepared.array(name) for name in GROUP_FILES]
+    def _groups(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+        return self.prepared.groups()
 
     def locate(self, rows: IntArray) -> tuple[list[int], list[int]]:
         """Return the shard of each row, and its number there."""

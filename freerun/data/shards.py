@@ -7,6 +7,7 @@ order: whether a model reads them in reverse is its own choice.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import mmap
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from freerun.data.manifest import ShardEntry
 from freerun.data.training_pairs import IntArray
 from freerun.errors import DataError
+from freerun.symbols import UNK
 
 __all__ = ["FEATURES", "SOURCE", "TARGET", "Shard", "dtype_for", "open_shard", "shard_bytes", "shard_name"]
 
@@ -82,7 +84,9 @@ def open_shard(path: Path, entry: ShardEntry, dtype: str, sizes: Sequence[int], 
     lengths, tokens = columns[: len(sizes)], columns[len(sizes) :]
     starts = [np.concatenate([[0], np.cumsum(length, dtype=np.int64)]) for length in lengths]
     for start, count, ids, size in zip(starts, counts, tokens, sizes, strict=True):
-        if start[-1] != count or (check and count and not 0 <= int(ids.min()) <= int(ids.max()) < size):
+        # no row has PAD, BOS or EOS
+        is_good = start[-1] == count and (not check or not count or UNK <= int(ids.min()) <= int(ids.max()) < size)
+        if not is_good or (check and (np.diff(start) < 0).any()):
             raise damaged(path, "its ids do not fit the vocabularies")
     return Shard(lengths, tokens, starts)
 
@@ -95,6 +99,13 @@ def _mapped(path: Path, entry: ShardEntry) -> mmap.mmap:
                 raise damaged(path, f"it has {size:,} bytes, and had {entry.bytes:,} when it was written")
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise DataError(
+                path,
+                "this process may not open more files",
+                "Expected as many as a window has shards, and some hundred more",
+                "Raise the limit (ulimit -n), or lower data.window",
+            ) from error
         raise damaged(path, f"it cannot be read ({error.strerror})") from error
     return mapped
 

@@ -7,7 +7,6 @@ source ids of a held-out source for any other reason.
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,13 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from freerun.data.hash_sampling import hash_of, hashes_of
-from freerun.data.normalisation import collapse_whitespace
+from freerun.data.normalisation import collapse_whitespace, is_collapsed
 from freerun.errors import DataError
 
 __all__ = ["HeldOut", "check_enough", "held_out_count", "held_out_hashes", "held_out_sources", "hold_out"]
 
 _PURPOSE = "hold out"
-_LOOSE = re.compile(r"[^\S \n]|  | \n|\n ")
 
 
 def hold_out(source: str, fraction: float, seed: int = 0) -> bool:
@@ -83,8 +81,7 @@ def check_enough(sources: int, location: object) -> None:
 def held_out_hashes(sources: Iterable[str], seed: int = 0) -> npt.NDArray[np.uint64]:
     """Return the hashes that decide: those of held-out sources are the lowest."""
     texts = list(sources)
-    # the pattern finds whitespace that is not collapsed yet, in all texts at once
-    if _LOOSE.search("\n".join(["", *texts, ""])):
+    if not is_collapsed("\n".join(texts)):
         texts = list(map(collapse_whitespace, texts))
     return hashes_of(texts, _PURPOSE, seed)
 

@@ -18,8 +18,11 @@ def tsv(rows: Iterable[Sequence[str]]) -> str:
         # An invariant of the readers' pairs; a field with a tab would come back as two.
         if any(character in field for field in row for character in "\t\n"):
             raise ValueError(f"a TSV field cannot hold a tab or line end: {row!r}")
-        lines.append("\t".join(row) + "\n")
-    return "".join(lines)
+        line = "\t".join(row)
+        # readers take one "\r" before a line end, and a byte order mark at the beginning, for no part of the text
+        lines.append(f"{line}\r\n" if line.endswith("\r") else f"{line}\n")
+    text = "".join(lines)
+    return f"\ufeff{text}" if text.startswith("\ufeff") else text
 
 
 def write_pairs(path: Path, pairs: Iterable[Pair], feature_separator: str | None = None) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from freerun.config import Config, DataConfig
 from freerun.data.choose import choose_tokenisation
 from freerun.data.codec import Codec, build_codecs
 from freerun.data.corpus import FilterReport, encode_corpus
-from freerun.data.features import SourceText
+from freerun.data.features import FeatureCodec
 from freerun.data.hash_sampling import hash_sample
 from freerun.data.known_features import count_unknown_features, unknown_features_warning
 from freerun.data.prepared import Prepared
@@ -141,7 +140,7 @@ def _load_prepared(config: Config, pairs: DataSource, prepared: Prepared) -> Tra
         _sample(dev, config.evaluation.max_sources),
     )
     _log_data_summary(data)
-    _warn_of_unknown_tokens(data, pairs, "")
+    _warn_of_unknown_tokens(data, pairs, config.training.init)
     return data
 
 
@@ -198,10 +197,10 @@ def _warn_of_unknown_tokens(data: TrainingData, pairs: DataSource, init: str) ->
     vocabulary, fix = (f"the vocabulary of {init}", FIX_INIT) if init else ("the vocabulary", FIX_TRAINING)
     (sources, targets), (unknown_sources, unknown_targets, _) = data.corpus.num_tokens, data.corpus.num_unknown
     if init and unknown_sources > MAX_UNKNOWN * sources:
-        examples = _unknown_examples(data.source, (pair.source for pair in pairs.train()))
+        examples = _unknown_examples(pairs, "source", data.source)
         log.warning(unknown_sources_warning(label, examples, unknown_sources, sources, vocabulary))
     if unknown_targets > MAX_UNKNOWN * targets:
-        examples = _unknown_examples(data.target, (pair.target for pair in pairs.train()))
+        examples = _unknown_examples(pairs, "target", data.target)
         log.warning(unknown_targets_warning(label, examples, unknown_targets, targets, vocabulary, fix))
     dev_label = f"held-out pairs of {pairs.name}" if pairs.holds_out else "development pairs"
     warn_of_unknown_targets(dev_label, data.dev, data.target, vocabulary, fix)
@@ -213,20 +212,34 @@ def _warn_of_unknown_features(data: TrainingData, pairs: DataSource, init: str, 
     features = data.source.features
     if features is None:
         return
-    train: Iterable[SourceText] = pairs.train() if data.corpus.num_unknown[2] else ()
-    sides: tuple[Iterable[SourceText], ...] = (train, data.dev.items)
     vocabulary, fix = (f"the vocabulary of {init}", FIX_INIT) if init else ("the vocabulary", FIX_FEATURES)
-    for label, sources in zip(labels, sides, strict=True):
-        unknown, total = count_unknown_features(features, sources)
+    sides = (_unknown_training_features(data, pairs, features), count_unknown_features(features, data.dev.items))
+    for label, (unknown, total) in zip(labels, sides, strict=True):
         if unknown.total() > MAX_UNKNOWN * total:
             log.warning(f"{label}: {unknown_features_warning(unknown, features, total, vocabulary, fix)}")
 
 
-def _unknown_examples(codec: Codec, texts: Iterable[str]) -> Counter[str]:
-    """Count unknown tokens of the first texts that have some, because their ids do not identify them."""
+def _unknown_training_features(
+    data: TrainingData, pairs: DataSource, features: FeatureCodec
+) -> tuple[Counter[str], int]:
+    """Return the unknown features of the training sources, and the number of all."""
+    if pairs.prepared is not None:
+        manifest = pairs.prepared.manifest
+        # those that are named; the others are too rare to matter
+        return Counter(manifest.unknown.get("features", {})), sum(shard.feature_tokens for shard in manifest.shards)
+    return count_unknown_features(features, pairs.train() if data.corpus.num_unknown[2] else ())
+
+
+def _unknown_examples(pairs: DataSource, side: Literal["source", "target"], codec: Codec) -> Counter[str]:
+    """Count unknown tokens of the first texts that have some, because their ids do not identify them.
+
+    Of prepared pairs, these are the most frequent ones.
+    """
+    if pairs.prepared is not None:
+        return Counter(pairs.prepared.manifest.unknown.get(side, {}))
     unknown: Counter[str] = Counter()
-    for text in texts:
-        unknown.update(codec.unknown(text))
+    for pair in pairs.train():
+        unknown.update(codec.unknown(pair.source if side == "source" else pair.target))
         if len(unknown) >= MAX_NAMED:
             break
     return unknown

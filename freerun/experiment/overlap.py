@@ -14,6 +14,7 @@ from freerun.data.readers import Pair, files_of
 from freerun.errors import DataError
 from freerun.experiment.data_source import DataSource, source_reader
 from freerun.experiment.pairs_spec import PairsSpec, location_of
+from freerun.experiment.prepared_data import count_training_sources, prepared_keys
 from freerun.experiment.run_columns import columns_for
 from freerun.log import log
 
@@ -108,6 +109,8 @@ def worst_overlap(pairs: str | None, arms: Iterable[DataConfig]) -> Overlap:
 
 def _overlap(pairs: str | None, data: DataConfig) -> Overlap:
     source = DataSource.open(data, quiet=True)
+    if source.prepared is not None:
+        data = DataConfig.model_validate({**data.model_dump(), **prepared_keys(source.prepared)})
     compare = source_reader(data, source.feature_separator)
 
     def read_as(pair: Pair) -> str:
@@ -115,8 +118,11 @@ def _overlap(pairs: str | None, data: DataConfig) -> Overlap:
 
     chosen = data.model_copy(update=source.fields.settings())
     reported = source.dev() if pairs is None else pairs_of_study(pairs, chosen).read()
-    sources = set(map(read_as, reported))
-    training = sources.intersection(map(read_as, source.train()))
-    development = sources.intersection(map(read_as, source.dev()))
+    sources = {read_as(pair): pair for pair in reported}
+    if source.prepared is not None:
+        training = count_training_sources(source.prepared, list(sources.values()))
+    else:
+        training = len(sources.keys() & map(read_as, source.train()))
+    development = sources.keys() & map(read_as, source.dev())
     name = None if pairs is None else Path(pairs).name
-    return Overlap(name, len(sources), len(training), len(development))
+    return Overlap(name, len(sources), training, len(development))

@@ -26,6 +26,8 @@ from freerun.preparation.sides import count_tokens, is_nfc, normalised
 __all__ = ["BlockCounts", "HeldOutPairs", "Reading", "Tally", "count_block", "lowest_texts"]
 
 _ALL: Final = 2**64 - 1
+_MERGED_TOGETHER: Final = 1_000_000
+_MARGIN: Final = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,21 +176,24 @@ class Tally:
     Args:
         fraction: of the sources that is held out.
         limit: of their number.
+        keeps_all: keep every candidate that may still be held out, and not only the likely ones.
     """
 
-    def __init__(self, fraction: float, limit: int) -> None:
+    def __init__(self, fraction: float, limit: int, keeps_all: bool = False) -> None:
         self.counts, self.pairs = TokenCounts(), 0
-        self._fraction, self._limit = fraction, limit
+        self._fraction, self._limit, self._keeps_all = fraction, limit, keeps_all
         # with so many distinct sources, the limit decides how many are held out
         self._enough = math.ceil((limit + 1) / fraction) + 1
         self._lowest = np.zeros(0, np.uint64)
+        self._new: list[npt.NDArray[np.uint64]] = []
         self._candidates: defaultdict[int, list[tuple[int, int, Pair]]] = defaultdict(list)
+        self._bound = _ALL
+        """The largest hash of a candidate that was kept so far."""
 
     @property
     def bounds(self) -> tuple[int, int]:
         """The largest hashes that still matter, see ``count_block``."""
-        held_out = int(self._lowest[self._limit - 1]) if len(self._lowest) >= self._limit else _ALL
-        return int(self._lowest[-1]) if self._is_saturated else _ALL, held_out
+        return int(self._lowest[-1]) if self._is_saturated else _ALL, self._bound
 
     @property
     def _is_saturated(self) -> bool:
@@ -198,24 +203,43 @@ class Tally:
         """Add the counts of block ``number``; blocks are added in their order."""
         self.counts.add(block.counts)
         self.pairs += block.pairs
-        if len(block.hashes):
-            self._lowest = np.unique(np.concatenate([self._lowest, block.hashes]))[: self._enough]
+        self._new.append(block.hashes)
+        # merged when there are as many new ones, so that sorting takes as long as reading
+        if sum(map(len, self._new)) >= min(len(self._lowest), _MERGED_TOGETHER):
+            self._merge()
         for value, index, pair in block.candidates:
             self._candidates[value].append((number, index, pair))
-        if len(self._candidates) > 2 * self._limit:
-            bound = self.bounds[1]
-            for value in [value for value in self._candidates if value > bound]:
-                del self._candidates[value]
 
-    def held_out(self, location: object) -> HeldOutPairs:
-        """Return the pairs that are held out.
+    def take_off(self, pairs: Sequence[Pair], reading: Reading) -> None:
+        """Take the tokens of held-out pairs off the counts."""
+        features = None if reading.separator is None else [pair.features or "" for pair in pairs]
+        texts = Texts([pair.source for pair in pairs], [pair.target for pair in pairs], features)
+        self.counts.take_off(counts_of(texts, reading))
+
+    def _merge(self) -> None:
+        self._lowest = np.unique(np.concatenate([self._lowest, *self._new]))[: self._enough]
+        self._new = []
+        rank = self._limit
+        if not self._keeps_all:
+            # a source far from being held out now would be so in the end only by a rare coincidence
+            rank = min(rank, math.ceil(2 * self._fraction * len(self._lowest)) + _MARGIN)
+        if rank <= len(self._lowest):
+            self._bound = min(self._bound, int(self._lowest[rank - 1]))
+        for value in [value for value in self._candidates if value > self._bound]:
+            del self._candidates[value]
+
+    def held_out(self, location: object) -> HeldOutPairs | None:
+        """Return the pairs that are held out; None if some of them were not kept, in which case all have to be.
 
         Raises:
             DataError: at ``location``: there are too few sources.
         """
+        self._merge()
         distinct = len(self._lowest)
         check_enough(distinct, location)
         count = held_out_count(distinct, self._fraction, self._limit)
+        if int(self._lowest[count - 1]) > self._bound:
+            return None
         chosen = [place for value in self._lowest[:count].tolist() for place in self._candidates[value]]
         chosen.sort(key=lambda place: place[:2])
         places: defaultdict[int, list[int]] = defaultdict(list)

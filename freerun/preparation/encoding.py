@@ -15,12 +15,13 @@ import numpy.typing as npt
 from freerun.data.codec import Codec
 from freerun.data.features import Features, SourceText
 from freerun.data.manifest import ShardEntry
+from freerun.data.row_hashes import Encoded, row_hashes, source_hashes
 from freerun.data.shards import shard_bytes, shard_name
 from freerun.files import bytes_hash, write_atomic
 from freerun.preparation.blocks import Block
 from freerun.preparation.counting import Reading
 from freerun.preparation.grouping import runs_bytes, runs_name
-from freerun.preparation.sides import Encoded, encode_texts, normalised, row_hashes
+from freerun.preparation.sides import encode_texts, normalised
 from freerun.symbols import UNK
 
 __all__ = ["Encoding", "ShardRecord", "encode_block", "hashes_of_sources"]
@@ -90,8 +91,8 @@ def encode_block(number: int, block: Block, excluded: list[int], encoding: Encod
     targets = encode_texts(normalised(texts.targets, reading.target_form, "keep"), encoding.target)
     columns = [sources, targets]
     if texts.features is not None:
-        columns.append(_encoded_features(texts.features, encoding.source))
-    hashes_N = _source_hashes(columns)
+        columns.append(encode_features(texts.features, encoding.source))
+    hashes_N = source_hashes(sources, columns[2] if len(columns) > 2 else None)
 
     left_N = np.ones(len(texts), np.bool_)
     left_N[excluded] = False
@@ -137,22 +138,13 @@ def hashes_of_sources(sources: list[SourceText], encoding: Encoding) -> npt.NDAr
     """Return the hash of each source, by which it is compared with those of the training pairs."""
     reading = encoding.reading
     texts = normalised([each.source for each in sources], reading.source_form, reading.source_case)
-    columns = [encode_texts(texts, encoding.source)]
+    features = None
     if encoding.source.features is not None:
-        columns.append(_encoded_features([each.features or "" for each in sources], encoding.source))
-    return _source_hashes([columns[0], columns[0], *columns[1:]])
+        features = encode_features([each.features or "" for each in sources], encoding.source)
+    return source_hashes(encode_texts(texts, encoding.source), features)
 
 
-def _source_hashes(columns: list[Encoded]) -> npt.NDArray[np.uint64]:
-    """Return a hash of each source with its features; ``columns``: sources, targets and maybe features."""
-    hashes_N = row_hashes(columns[0])
-    if len(columns) == 2:
-        return hashes_N
-    # a row of two: the hash of the ids, and that of the features
-    return hashes_N * np.uint64(3) + row_hashes(columns[2], purpose=1)
-
-
-def _encoded_features(features: list[Features], codec: Codec) -> Encoded:
+def encode_features(features: list[Features], codec: Codec) -> Encoded:
     assert codec.features is not None
     known = {each: np.array(codec.features.encode(each), np.int32) for each in set(features)}
     rows = [known[each] for each in features]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from freerun.data.codec_files import codec_settings, vocabulary_files
-from freerun.data.manifest import FORMAT, VERSION, DataCounts, Manifest
+from freerun.data.manifest import FORMAT, VERSION, Codecs, CodecSettings, DataCounts, Manifest, Side
 from freerun.data.prepared import DEV
-from freerun.data.shards import TARGET, open_shard, shard_name
+from freerun.data.shards import TARGET, Shard, open_shard, shard_name
+from freerun.errors import DataError, RunError
 from freerun.evaluation.items import EvaluationSet
 from freerun.files import file_hash
 from freerun.preparation.encoding import Encoding, ShardRecord, hashes_of_sources
@@ -29,36 +30,60 @@ def finished_manifest(
     encoding: Encoding,
     development: EvaluationSet,
     settings: Mapping[str, Any],
+    unknown: Mapping[Side, dict[str, int]],
+    progress: Callable[[float], None],
 ) -> Manifest:
-    """Return the manifest of a directory whose other files are complete; all shards are read and checked."""
+    """Return the manifest of a directory whose other files are complete; all shards are read and checked.
+
+    Raises:
+        RunError: a shard is not as it was written; it has been removed.
+    """
     sizes = [len(encoding.source.vocabulary), len(encoding.target.vocabulary)]
     if encoding.source.features is not None:
         sizes.append(len(encoding.source.features.vocabulary))
     digests = [hashlib.sha256() for _ in range(2 * len(sizes))]
     left, most_frequent = grouped.most_frequent_target, ""
     for number, record in enumerate(records):
-        shard = open_shard(directory / shard_name(number), record.shard, encoding.dtype, sizes)
+        shard = _checked_shard(directory / shard_name(number), record, encoding, sizes)
         for digest, array in zip(digests, [*shard.lengths, *shard.tokens], strict=True):
             digest.update(np.ascontiguousarray(array).data)
         if 0 <= left < record.shard.pairs:
             ids = [*shard.row(TARGET, left).tolist(), EOS]
             most_frequent = encoding.target.text(encoding.target.decode(ids))
         left -= record.shard.pairs
+        progress((number + 1) / len(records))
     names = [DEV, *vocabulary_files(encoding.source, encoding.target)]
     together = hashlib.sha256(encoding.dtype.encode() + b"".join(digest.digest() for digest in digests))
     return Manifest(
         format=FORMAT,
         version=VERSION,
         data=dict(settings),
-        codecs={"source": codec_settings(encoding.source), "target": codec_settings(encoding.target)},
+        codecs=Codecs(
+            source=CodecSettings(**codec_settings(encoding.source)),
+            target=CodecSettings(**codec_settings(encoding.target)),
+        ),
         holds_out=encoding.reading.holds_out,
         most_frequent_target=most_frequent,
         counts=_counts(records, grouped, encoding, development),
+        unknown=dict(unknown),
         dtype=encoding.dtype,
         tokens_sha256=together.hexdigest(),
         files={**{name: file_hash(directory / name) for name in names}, **grouped.files},
         shards=[record.shard for record in records],
     )
+
+
+def _checked_shard(path: Path, record: ShardRecord, encoding: Encoding, sizes: Sequence[int]) -> Shard:
+    try:
+        return open_shard(path, record.shard, encoding.dtype, sizes)
+    except DataError as error:
+        path.unlink(missing_ok=True)  # it is made again
+        raise RunError(
+            path,
+            f"{error.what}, while the others were being prepared",
+            "Expected files that nothing else writes to",
+            "Check the disk, and run the same command again, which continues",
+        ) from error
 
 
 def _counts(

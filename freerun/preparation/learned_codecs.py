@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from freerun.config import DataConfig
 from freerun.data.codec import Codec, check_target_tokens, form_to_write
 from freerun.data.codec_files import FEATURE_VOCABULARY, codec_of, codec_settings, vocabulary_files, vocabulary_name
 from freerun.data.features import FeatureCodec
-from freerun.data.readers import Pair
+from freerun.data.manifest import Side
+from freerun.data.prepared import DEV
 from freerun.data.tokenizers import (
     MAX_TRAINING_TEXTS,
     SentencePieceTokenizer,
@@ -21,12 +23,12 @@ from freerun.data.tokenizers import (
     parse_tokens_spec,
     train_sentencepiece,
 )
+from freerun.data.unknown_tokens import MAX_NAMED
 from freerun.data.vocabulary import Vocabulary
-from freerun.files import write_atomic
-from freerun.preparation.blocks import Texts
-from freerun.preparation.counting import Reading, Tally, TokenCounts, counts_of, lowest_texts
+from freerun.files import file_hash, write_atomic
+from freerun.preparation.counting import Reading, TokenCounts, lowest_texts
 
-__all__ = ["Learned", "learn_codecs"]
+__all__ = ["Learned", "learn_codecs", "unknown_tokens"]
 
 _ALL = 2**64 - 1
 EachBlock = Callable[[Callable[..., Any], Callable[..., tuple[Any, ...]]], Iterator[tuple[int, Any]]]
@@ -41,16 +43,19 @@ class Learned:
         source, target: the codecs; that of the sources does not reverse.
         places: number of a block -> numbers of the pairs in it that are held out.
         blocks: how many there are.
+        unknown: see ``unknown_tokens``.
     """
 
     source: Codec
     target: Codec
     places: Mapping[int, list[int]]
     blocks: int
+    unknown: Mapping[Side, dict[str, int]]
 
     def write(self, path: Path, directory: Path) -> None:
-        """Write the vocabularies to a directory, and the rest to ``path``, which is there if all is."""
-        for name, vocabulary in vocabulary_files(self.source, self.target).items():
+        """Write the vocabularies to a directory, then the rest to ``path``; the development pairs are there already."""
+        files = vocabulary_files(self.source, self.target)
+        for name, vocabulary in files.items():
             write_atomic(directory / name, vocabulary)
         features = self.source.features
         content = {
@@ -59,13 +64,20 @@ class Learned:
             "separator": None if features is None else features.separator,
             "places": {str(block): numbers for block, numbers in self.places.items()},
             "blocks": self.blocks,
+            "unknown": dict(self.unknown),
+            "files": {name: file_hash(directory / name) for name in (*files, DEV)},
         }
         write_atomic(path, json.dumps(content))
 
     @classmethod
-    def read(cls, path: Path, directory: Path) -> Learned:
-        """Read what ``write`` wrote."""
-        values = json.loads(path.read_bytes())
+    def read(cls, path: Path, directory: Path) -> Learned | None:
+        """Read what ``write`` wrote; None if it is missing, or a file has changed since."""
+        try:
+            values = json.loads(path.read_bytes())
+            if any(file_hash(directory / name) != sha256 for name, sha256 in values["files"].items()):
+                return None
+        except (OSError, ValueError):
+            return None
         features = None
         if values["separator"] is not None:
             file = directory / FEATURE_VOCABULARY
@@ -74,41 +86,34 @@ class Learned:
         for side in ("source", "target"):
             file = directory / vocabulary_name(side, values[side]["tokens"])
             codecs[side] = codec_of(values[side], file.read_bytes(), file, features if side == "source" else None)
-        places = {int(block): numbers for block, numbers in values["places"].items()}
-        return cls(source=codecs["source"], target=codecs["target"], places=places, blocks=values["blocks"])
+        return cls(
+            source=codecs["source"],
+            target=codecs["target"],
+            places={int(block): numbers for block, numbers in values["places"].items()},
+            blocks=values["blocks"],
+            unknown=values["unknown"],
+        )
 
 
 def learn_codecs(
-    tally: Tally,
-    reading: Reading,
-    data: DataConfig,
-    *,
-    held_out: Sequence[Pair],
-    places: Mapping[int, list[int]],
-    blocks: int,
-    each_block: EachBlock,
-) -> Learned:
-    """Build the codecs from the counts of all blocks: the same as ``build_codecs`` builds from the training pairs.
+    counts: TokenCounts, reading: Reading, data: DataConfig, places: Mapping[int, list[int]], each_block: EachBlock
+) -> tuple[Codec, Codec]:
+    """Build the codecs from the counts of the training pairs: the same as ``build_codecs`` builds from the pairs.
 
     Args:
-        tally: the counts.
+        counts: of the training pairs' tokens.
         reading: how texts are read.
         data: the section [data].
-        held_out: the pairs that were counted, and are no training pairs; ``places``: where they are.
-        places: see ``Learned``.
-        blocks: how many there are.
+        places: of the held-out pairs, see ``Learned``.
         each_block: for the texts that subwords are learned from.
 
     Raises:
         UserError: as ``build_codecs``.
     """
-    counts = tally.counts
-    if held_out:
-        counts.take_off(counts_of(_texts(held_out, reading), reading))
     texts = _subword_texts(reading, places, each_block)
     if data.shared_vocabulary:
-        both = TokenCounts(target=counts.source + counts.target)
-        source = target = _side("target", reading.target_tokens, both.target, [*texts[0], *texts[1]], data)
+        both = counts.source + counts.target
+        source = target = _side("target", reading.target_tokens, both, [*texts[0], *texts[1]], data)
     else:
         source = _side("source", reading.source_tokens, counts.source, texts[0], data)
         target = _side("target", reading.target_tokens, counts.target, texts[1], data)
@@ -118,17 +123,29 @@ def learn_codecs(
         vocabulary = Vocabulary.from_counts(counts.features, data.minimum_count)
         features = FeatureCodec(reading.separator, vocabulary)
     written = form_to_write(reading.target_form, lambda: not counts.decomposed)
-    return Learned(
-        source=Codec(*source, normalisation=reading.source_form, case=reading.source_case, features=features),
-        target=Codec(*target, normalisation=reading.target_form, written=written),
-        places=places,
-        blocks=blocks,
+    return (
+        Codec(*source, normalisation=reading.source_form, case=reading.source_case, features=features),
+        Codec(*target, normalisation=reading.target_form, written=written),
     )
 
 
-def _texts(pairs: Sequence[Pair], reading: Reading) -> Texts:
-    features = None if reading.separator is None else [pair.features or "" for pair in pairs]
-    return Texts([pair.source for pair in pairs], [pair.target for pair in pairs], features)
+def unknown_tokens(counts: TokenCounts, source: Codec, target: Codec) -> dict[Side, dict[str, int]]:
+    """Return the most frequent tokens that the vocabularies lack, with their counts: of each side, and of features.
+
+    Subwords are not counted, so those of a side with subwords are not known.
+    """
+    unknown: dict[Side, dict[str, int]] = {
+        "source": _most_frequent_unknown(counts.source, source.vocabulary),
+        "target": _most_frequent_unknown(counts.target, target.vocabulary),
+    }
+    if source.features is not None:
+        unknown["features"] = _most_frequent_unknown(counts.features, source.features.vocabulary)
+    return unknown
+
+
+def _most_frequent_unknown(counts: Counter[str], vocabulary: Vocabulary) -> dict[str, int]:
+    unknown = [token for token in counts if token not in vocabulary]
+    return {token: counts[token] for token in sorted(unknown, key=lambda token: (-counts[token], token))[:MAX_NAMED]}
 
 
 def _side(

@@ -12,10 +12,11 @@ from pathlib import Path
 from freerun.config import changed_keys, shown
 from freerun.data.manifest import MANIFEST, PREPARATION
 from freerun.data.prepared import Prepared, open_prepared
-from freerun.errors import ConfigError, DataError, RunError
-from freerun.files import remove_leftovers, write_atomic
+from freerun.errors import DataError, RunError
+from freerun.files import write_atomic
 from freerun.lock import LOCK, inner_lock, only_writer
-from freerun.preparation.job import PreparationJob, PrepareRequest, Progress
+from freerun.log import log
+from freerun.preparation.job import HopelessError, PreparationJob, PrepareRequest, Progress
 
 __all__ = ["prepare"]
 
@@ -31,14 +32,28 @@ def prepare(request: PrepareRequest, progress: Progress) -> tuple[Prepared, bool
         job = PreparationJob.of(request, progress)
         if _is_complete(job):
             shutil.rmtree(job.scratch, ignore_errors=True)  # a kill came after the manifest
-            return open_prepared(job.out), False
+            damage = damage_of(job.out, progress)
+            if damage is None:
+                return open_prepared(job.out), False
+            log.warning(f"{damage} The pairs are prepared again.")
+            (job.out / MANIFEST).unlink()
         try:
             with job.explained():
                 job.run()
-        except (DataError, ConfigError):
-            job.discard()  # these pairs, or these settings, can never be prepared
-            raise
+        except HopelessError as error:
+            job.discard()
+            raise error.reason from None
         return open_prepared(job.out), True
+
+
+def damage_of(directory: Path, progress: Progress) -> str | None:
+    """Return what is wrong with prepared pairs, None if all files are as they were written."""
+    try:
+        prepared = open_prepared(directory)
+        prepared.check(lambda done, fraction: progress("checking", done, fraction))
+    except DataError as error:
+        return f"{error.where}: {error.what}."
+    return None
 
 
 def _check_directory(directory: Path) -> None:
@@ -47,10 +62,11 @@ def _check_directory(directory: Path) -> None:
     Raises:
         RunError: it has something else.
     """
-    remove_leftovers(directory, "*")
     if (directory / PREPARATION).exists():
         return
-    names = sorted(path.name for path in directory.iterdir() if path.name != LOCK)
+    # a preparation that was killed as it began may have left its first file unfinished
+    names = [path.name for path in directory.iterdir() if path.name != LOCK]
+    names = sorted(name for name in names if not name.startswith(f".{PREPARATION}."))
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise RunError(

@@ -16,13 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from freerun.data.codec import Codec
-from freerun.data.normalisation import Case, Form, normalise
+from freerun.data.normalisation import Case, Form, is_collapsed, normalise
+from freerun.data.row_hashes import Encoded
 from freerun.symbols import UNK
 
-__all__ = ["Encoded", "count_tokens", "encode_texts", "normalised", "row_hashes"]
+__all__ = ["count_tokens", "encode_texts", "normalised"]
 
-Encoded = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
-"""The ids [M] of all texts, one after another, and the length of each text [N]; without EOS, in reading order."""
 _TEXTS: Final = 10_000
 """Split at a time: tokens as strings take much memory."""
 _CODE_POINTS: Final = 0x110000
@@ -75,14 +74,12 @@ def _words(texts: Sequence[str]) -> tuple[list[str], npt.NDArray[np.int64]]:
     """Return the whitespace tokens of all texts, and their number in each."""
     together = "\n".join(texts)
     words = together.split()
+    if not is_collapsed(together) or "\n\n" in f"\n{together}\n":
+        return words, np.fromiter((len(text.split()) for text in texts), np.int64, len(texts))
+    # no text is empty, and there is one space between two words: a text has one word more than spaces
     codes = np.frombuffer(together.encode(), np.uint8)
     spaces, ends = np.flatnonzero(codes == _SPACE), np.append(np.flatnonzero(codes == _LINE_FEED), len(codes))
-    # one space between two words, and none elsewhere: then there are more words than spaces, one in each text
-    framed = f"\n{together}\n"
-    is_plain = not any(each in framed for each in ("  ", " \n", "\n ", "\n\n"))
-    if is_plain and len(words) == len(spaces) + len(texts):
-        return words, np.diff(np.searchsorted(spaces, ends), prepend=0) + 1
-    return words, np.fromiter((len(text.split()) for text in texts), np.int64, len(texts))
+    return words, np.diff(np.searchsorted(spaces, ends), prepend=0) + 1
 
 
 def _subwords(texts: Sequence[str], codec: Codec) -> tuple[list[str], npt.NDArray[np.int64]]:
@@ -107,33 +104,3 @@ def _table(codec: Codec) -> npt.NDArray[np.int32]:
         if len(token) == 1:  # not the special ids
             table[ord(token)] = number
     return table
-
-
-# -- hashes of rows ----------------------------------------------------------------------------------------------------
-
-# odd constants of SplitMix64 (Steele et al. 2014) and of its finalizer
-_TOKEN, _POSITION, _LENGTH = (
-    np.uint64(number) for number in (0x9E3779B97F4A7C15, 0xD1B54A32D192ED03, 0x8CB92BA72F3D8DD7)
-)
-_SHIFTS: Final = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
-
-
-def row_hashes(encoded: Encoded, purpose: int = 0) -> npt.NDArray[np.uint64]:
-    """Return a 64-bit hash of each row of ids: uint64 [N].
-
-    Equal rows have equal hashes; among 10^8 different ones the probability that any two are equal is 3e-4.
-    """
-    ids_M, lengths_N = encoded
-    ends_N = np.cumsum(lengths_N)
-    position_M = np.arange(len(ids_M), dtype=np.int64) - np.repeat(ends_N - lengths_N, lengths_N)
-    mixed_M = _mix((ids_M.astype(np.uint64) + np.uint64(1)) * _TOKEN + (position_M.astype(np.uint64)) * _POSITION)
-    # sums wrap around, so the difference of two of them is exact
-    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed_M, dtype=np.uint64)])
-    sum_N = sums[ends_N] - sums[ends_N - lengths_N]
-    return _mix(sum_N + (lengths_N.astype(np.uint64) + np.uint64(1 + purpose)) * _LENGTH)
-
-
-def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    for shift, factor in _SHIFTS:
-        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
-    return values ^ (values >> np.uint64(31))

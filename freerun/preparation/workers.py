@@ -57,7 +57,7 @@ def in_order(
             "Run the same command again, which continues; fewer --processes need less memory",
         ) from error
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)  # nothing is written after this
 
 
 def _next(running: deque[tuple[K, Future[T]]]) -> tuple[K, T]:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from freerun.data.batching import Batch
 from freerun.distributed.ranks import ALONE, Ranks
-from freerun.errors import Ended, RankError, TrainingError
+from freerun.errors import Ended, TrainingError, UserError
 from freerun.forcing.loss import Losses
 from freerun.forcing.strategy import Strategy
 from freerun.forcing.training_batch import TrainingBatch, Update
@@ -136,7 +136,7 @@ class Learner:
 
         Raises:
             NotFinite: before the step, which is then not applied.
-            MemoryFull, RankError, Ended: the same; all processes but this one (or but the lost one) wait in vain.
+            MemoryFull, UserError, Ended: the same; all processes but this one (or but the lost one) wait in vain.
         """
         self.optimizer.zero_grad(set_to_none=True)
         computed, reason = None, ""
@@ -146,7 +146,7 @@ class Learner:
             if not is_out_of_memory(error):
                 raise
             reason = first_line(error)
-        except (RankError, Ended):
+        except (UserError, Ended):  # a lost rank, or damaged references
             self._undo()
             raise
         if computed is None:

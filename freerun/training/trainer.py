@@ -217,13 +217,9 @@ class Trainer:
             self._message(f"From update {number:,} on: {phase}.")
         position = self.progress.position
         self.followers.train(number, self.settings.next_action(number), self.progress)
+        planned: list[Ids] = []
         try:
-            planned = [self.order.next(self.progress) for _ in range(self.settings.accumulate)]
-        except UserError:  # a file of prepared pairs is damaged
-            self.progress.move_to(position)
-            self._save_at_stop("data")
-            raise
-        try:
+            planned += [self.order.next(self.progress) for _ in range(self.settings.accumulate)]
             step = self.learner.update(number, own_batches(self.order, planned, self.learner.ranks))
         except NotFinite as error:
             raise self._not_finite(number, planned, error) from None
@@ -235,6 +231,10 @@ class Trainer:
             self._save_at_stop("memory")
             consequence = f"the update was not applied, and a checkpoint of update {self.progress.update:,} was saved"
             raise error.as_error(f"update {number}", consequence, _MORE_MEMORY) from None
+        except UserError:  # a file of prepared pairs is damaged
+            self.progress.move_to(position)
+            self._save_at_stop("data")
+            raise
         if is_new:  # now that a checkpoint cannot be of an update before it
             self.journal.write("phase", self.progress.update, strategy=phase)
         self.progress.update = number
