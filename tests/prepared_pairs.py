@@ -15,7 +15,7 @@ from freerun.experiment.data_source import DataSource
 from freerun.experiment.dataset import TrainingData, choose_text, load_data
 from freerun.forcing.registry import EVERYTHING
 from freerun.preparation import blocks
-from freerun.preparation.job import PrepareRequest
+from freerun.preparation.choices import PrepareRequest
 from freerun.preparation.prepare_pairs import prepare
 
 __all__ = ["block_lines", "in_memory", "prepared", "training_data", "write_rows"]

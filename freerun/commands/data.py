@@ -27,7 +27,7 @@ from freerun.data.prepared import Prepared
 from freerun.errors import UserError
 from freerun.experiment.pairs_spec import named_files, parse_columns, value_of
 from freerun.files import real_path
-from freerun.preparation.job import PrepareRequest
+from freerun.preparation.choices import PrepareRequest
 from freerun.preparation.prepare_pairs import prepare as run_preparation
 from freerun.streams import is_terminal, write_notice
 from freerun.text import cut, duration

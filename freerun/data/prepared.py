@@ -244,12 +244,15 @@ class PreparedPairs(TrainingPairs):
         """See ``TrainingPairs``; the shards of an epoch's windows are drawn at random."""
         drawn = numpy_generator(seed, "shards", epoch).permutation(self._filled)
         chosen = np.sort(np.array_split(drawn, self._windows)[number])
-        shards = [self.shard(int(each)) for each in chosen]
-        lengths = [np.concatenate([shard.lengths[side] for shard in shards]) for side in (SOURCE, TARGET)]
+        lengths: tuple[list[IntArray], list[IntArray]] = ([], [])
+        for each in chosen.tolist():
+            shard = self.shard(each)  # not all at once: there may be more than files may be open
+            for side in (SOURCE, TARGET):
+                lengths[side].append(shard.lengths[side].astype(np.int32) + 1)
         pairs = None
         if self._windows > 1:
             pairs = np.concatenate([np.arange(self._first[each], self._first[each + 1]) for each in chosen])
-        return Window(pairs, *(length.astype(np.int32) + 1 for length in lengths))
+        return Window(pairs, np.concatenate(lengths[SOURCE]), np.concatenate(lengths[TARGET]))
 
     def groups(self, pairs: IntArray) -> IntArray:
         """See ``TrainingPairs``."""
@@ -328,14 +331,11 @@ class _Column:
 
     def padded(self, rows: IntArray, padding: int) -> npt.NDArray[np.int64]:
         """Return the rows with these numbers, right-padded with ``padding``: int64 [B, L]."""
-        found = [
-            self._pairs.shard(shard).row(self._column, row)
-            for shard, row in zip(*self._pairs.locate(rows), strict=True)
-        ]
-        longest = max(map(len, found), default=0) + self._ends
-        out = np.full((len(found), longest), padding, dtype=np.int64)
-        for values, ids in zip(out, found, strict=True):
-            values[: len(ids)] = ids[:: self._step]
+        lengths = self.lengths_of(rows) - self._ends
+        out = np.full((len(lengths), int(lengths.max(initial=0)) + self._ends), padding, dtype=np.int64)
+        located = zip(*self._pairs.locate(rows), strict=True)
+        for values, length, (shard, row) in zip(out, lengths.tolist(), located, strict=True):
+            values[:length] = self._pairs.shard(shard).row(self._column, row)[:: self._step]
             if self._ends:
-                values[len(ids)] = EOS
+                values[length] = EOS
         return out

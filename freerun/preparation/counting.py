@@ -23,7 +23,7 @@ from freerun.data.split import check_enough, held_out_count, held_out_hashes
 from freerun.preparation.blocks import Block, Texts, texts_of
 from freerun.preparation.sides import count_tokens, is_nfc, normalised
 
-__all__ = ["BlockCounts", "HeldOutPairs", "Reading", "Tally", "count_block", "lowest_texts"]
+__all__ = ["BlockCounts", "Bounds", "HeldOutPairs", "Reading", "Tally", "count_block", "lowest_texts"]
 
 _ALL: Final = 2**64 - 1
 _MERGED_TOGETHER: Final = 1_000_000
@@ -83,6 +83,32 @@ class TokenCounts:
         self.decomposed -= other.decomposed
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What of a block may still matter.
+
+    Attributes:
+        distinct: the largest hash that matters for the number of sources.
+        candidate: the largest hash of a source that may be held out.
+        fraction: of the sources that may be held out.
+        limit: of their number.
+    """
+
+    distinct: int = _ALL
+    candidate: int = _ALL
+    fraction: float = 1.0
+    limit: int = _ALL
+
+    def of(self, lowest: npt.NDArray[np.uint64]) -> int:
+        """Return the largest hash of a candidate among these lowest hashes, all distinct and sorted.
+
+        With more sources, the rank of a hash grows, but so does the number of those that are held out. So a source far
+        from being held out would be so in the end only by a coincidence, which ``Tally`` notices.
+        """
+        rank = min(self.limit, math.ceil(2 * self.fraction * len(lowest)) + _MARGIN)
+        return min(self.candidate, int(lowest[rank - 1])) if rank <= len(lowest) else self.candidate
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BlockCounts:
     """What the first pass finds in a block.
@@ -92,18 +118,18 @@ class BlockCounts:
         counts: of tokens, those of held-out pairs included.
         hashes: the lowest distinct hashes of sources, sorted.
         candidates: pairs that may be held out: hash, number in the block, and the pair.
+        bound: the largest hash of a source that would be among them.
     """
 
     pairs: int
     counts: TokenCounts
     hashes: npt.NDArray[np.uint64]
     candidates: list[tuple[int, int, Pair]]
+    bound: int = _ALL
 
 
-def count_block(block: Block, reading: Reading, bounds: tuple[int, int] = (_ALL, _ALL)) -> BlockCounts:
-    """Count a block.
-
-    ``bounds``: the largest hash that matters for the number of sources, and for what is held out.
+def count_block(block: Block, reading: Reading, bounds: Bounds) -> BlockCounts:
+    """Count a block; ``bounds``: of what may still matter.
 
     Raises:
         BadBlock: it cannot be read.
@@ -113,10 +139,15 @@ def count_block(block: Block, reading: Reading, bounds: tuple[int, int] = (_ALL,
     if not reading.holds_out:
         return BlockCounts(pairs=len(texts), counts=counts, hashes=np.zeros(0, np.uint64), candidates=[])
     hashes = source_hashes(texts, reading)
-    chosen = np.flatnonzero(hashes <= np.uint64(bounds[1])).tolist()
-    candidates = [(int(hashes[number]), number, _pair(texts, number)) for number in chosen]
+    lowest = np.unique(hashes)
+    bound = bounds.of(lowest)
+    chosen = np.flatnonzero(hashes <= np.uint64(bound)).tolist()
     return BlockCounts(
-        pairs=len(texts), counts=counts, hashes=np.unique(hashes[hashes <= np.uint64(bounds[0])]), candidates=candidates
+        pairs=len(texts),
+        counts=counts,
+        hashes=lowest[lowest <= np.uint64(bounds.distinct)],
+        candidates=[(int(hashes[number]), number, _pair(texts, number)) for number in chosen],
+        bound=bound,
     )
 
 
@@ -191,9 +222,11 @@ class Tally:
         """The largest hash of a candidate that was kept so far."""
 
     @property
-    def bounds(self) -> tuple[int, int]:
-        """The largest hashes that still matter, see ``count_block``."""
-        return int(self._lowest[-1]) if self._is_saturated else _ALL, self._bound
+    def bounds(self) -> Bounds:
+        """What of the next block may still matter."""
+        distinct = int(self._lowest[-1]) if self._is_saturated else _ALL
+        fraction = 1.0 if self._keeps_all else self._fraction
+        return Bounds(distinct=distinct, candidate=self._bound, fraction=fraction, limit=self._limit)
 
     @property
     def _is_saturated(self) -> bool:
@@ -204,6 +237,7 @@ class Tally:
         self.counts.add(block.counts)
         self.pairs += block.pairs
         self._new.append(block.hashes)
+        self._bound = min(self._bound, block.bound)
         # merged when there are as many new ones, so that sorting takes as long as reading
         if sum(map(len, self._new)) >= min(len(self._lowest), _MERGED_TOGETHER):
             self._merge()
@@ -219,12 +253,7 @@ class Tally:
     def _merge(self) -> None:
         self._lowest = np.unique(np.concatenate([self._lowest, *self._new]))[: self._enough]
         self._new = []
-        rank = self._limit
-        if not self._keeps_all:
-            # a source far from being held out now would be so in the end only by a rare coincidence
-            rank = min(rank, math.ceil(2 * self._fraction * len(self._lowest)) + _MARGIN)
-        if rank <= len(self._lowest):
-            self._bound = min(self._bound, int(self._lowest[rank - 1]))
+        self._bound = self.bounds.of(self._lowest)
         for value in [value for value in self._candidates if value > self._bound]:
             del self._candidates[value]
 

@@ -15,8 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from freerun.config import DataConfig, shown
-from freerun.data.codec import Codec, check_specs
+from freerun.data.codec import Codec
 from freerun.data.codec_files import FEATURE_VOCABULARY
 from freerun.data.corpus import FilterReport, no_pair_left
 from freerun.data.decompression import COMPRESSED
@@ -25,35 +24,27 @@ from freerun.data.prepared import DEV, GROUP_FILES
 from freerun.data.readers import Pair, files_of, is_columnar, read_pairs
 from freerun.data.shards import dtype_for, shard_name
 from freerun.data.writers import write_pairs
-from freerun.errors import ConfigError, DataError, RunError, UserError
+from freerun.errors import DataError, RunError, UserError
 from freerun.evaluation.items import EvaluationSet, group_pairs
-from freerun.experiment.bundle_reading import as_bundle_reads, check_bundle_features
-from freerun.experiment.data_source import MAX_HELD_OUT, DataSource, composed_form, held_out_notice
-from freerun.experiment.dataset import choose_text
+from freerun.experiment.data_source import MAX_HELD_OUT, held_out_notice
 from freerun.experiment.pairs_spec import location_of
 from freerun.experiment.run_columns import held_out_columns
 from freerun.files import remove_leftovers, write_atomic
 from freerun.log import log
 from freerun.preparation.blocks import MAX_BLOCK_LINES, BadBlock, Block, blocks_of
-from freerun.preparation.counting import HeldOutPairs, Reading, Tally, count_block
+from freerun.preparation.choices import Choices, PrepareRequest, choose, num_bytes, settings_of, state_of
+from freerun.preparation.counting import HeldOutPairs, Tally, count_block
 from freerun.preparation.encoding import Encoding, ShardRecord, encode_block, hashes_of_sources
 from freerun.preparation.finishing import finished_manifest
 from freerun.preparation.grouping import group_sources, runs_name, runs_size
 from freerun.preparation.learned_codecs import Learned, learn_codecs, unknown_tokens
 from freerun.preparation.workers import in_order
-from freerun.runtime.bundle import Bundle, read_bundle
-from freerun.version import VERSION
 
-__all__ = ["HopelessError", "PreparationJob", "PrepareRequest", "Progress"]
+__all__ = ["HopelessError", "PreparationJob", "Progress"]
 
 SCRATCH: Final = "scratch"
 _COUNTED: Final = "counted.json"
 _SHARDS: Final = "shards.jsonl"
-SAMPLE_PAIRS: Final = 1_000_000
-"""Tokens and Unicode forms that are not set are chosen from so many of the first pairs."""
-_SMALL: Final = 16_000_000
-"""Bytes of pairs that one process reads in less time than others need to start."""
-
 Progress = Callable[[str, int, float | None], None]
 """Is told the activity, how many pairs are done, and the fraction, None if it is not known."""
 
@@ -75,96 +66,22 @@ def hopeless() -> Iterator[None]:
         raise HopelessError(error) from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class PrepareRequest:
-    """The arguments of ``freerun data prepare``.
-
-    Attributes:
-        data: the section [data] of a configuration.
-        out: the directory for the prepared data.
-        processes: how many processes work; None: one per core, but one for little data.
-        cores: how many there are.
-        init: the model whose vocabularies are taken, None to learn them.
-    """
-
-    data: DataConfig
-    out: Path
-    processes: int | None
-    cores: int
-    init: Path | None = None
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PreparationJob:
-    """A preparation with all choices made."""
+class PreparationJob(Choices):
+    """A preparation with all choices made, in a directory."""
 
     out: Path
-    pairs: DataSource
-    data: DataConfig
-    reading: Reading
-    processes: int
     progress: Progress
-    bundle: Bundle | None
-    state: Sequence[tuple[int, ...]]
-    """Of the files of pairs, before they were read for the first time."""
 
     @classmethod
     def of(cls, request: PrepareRequest, progress: Progress) -> PreparationJob:
-        """Make all choices for a request.
-
-        Raises:
-            UserError: the pairs cannot be read, or the settings contradict each other.
-        """
-        bundle = None if request.init is None else read_bundle(request.init)
-        requested = request.data.model_copy(update={"window": None})  # that is a choice of each training
-        reading_as = requested if bundle is None else _as_bundle_reads(requested, bundle)
-        state = _state_of(requested)
-        pairs = DataSource.open(reading_as, limit=SAMPLE_PAIRS)
-        if pairs.prepared is not None:
-            raise DataError(
-                pairs.prepared.directory,
-                "these pairs are prepared already",
-                "Expected files of pairs",
-                f"Train on them: freerun train {pairs.prepared.directory}",
-            )
-        if bundle is not None:
-            check_bundle_features(bundle, pairs.name, pairs.feature_separator)
-        forms = reading_as.model_copy(update={"normalisation": pairs.forms})
-        chosen = {**pairs.fields.settings(), **choose_text(forms, pairs), "normalisation": pairs.forms.as_value()}
-        data = DataConfig.model_validate({**reading_as.model_dump(), **chosen})
-        check_specs(data.source_tokens, data.target_tokens, data.shared_vocabulary)
-        reading = Reading(
-            columns=pairs.fields.columns,
-            separator=pairs.fields.separator,
-            source_form=pairs.forms.source,
-            target_form=pairs.forms.target,
-            composed_form=composed_form(pairs.forms.source),
-            source_case=data.source_case,
-            source_tokens=data.source_tokens,
-            target_tokens=data.target_tokens,
-            holds_out=data.dev is None,
-        )
-        processes = request.processes or (1 if _num_bytes(data) < _SMALL else request.cores)
-        return cls(
-            out=request.out,
-            pairs=pairs,
-            data=data,
-            reading=reading,
-            processes=processes,
-            progress=progress,
-            bundle=bundle,
-            state=state,
-        )
+        """Make all choices for a request. Raises as ``choose`` does."""
+        return cls(**vars(choose(request)), out=request.out, progress=progress)
 
     @property
     def scratch(self) -> Path:
         """The directory of what is finished while the preparation is not complete."""
         return self.out / SCRATCH
-
-    def record(self) -> dict[str, Any]:
-        """Return what identifies the preparation: the pairs, wherever they are, and the settings."""
-        init = {} if self.bundle is None else {"init": self.bundle.digest}
-        return {"freerun": VERSION, "pairs": self.pairs.hashes, **init, "data": settings_of(self.data)}
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
@@ -215,7 +132,7 @@ class PreparationJob:
         Raises:
             DataError: they have changed in the meantime.
         """
-        if _state_of(self.data) != self.state:
+        if state_of(self.data) != self.state:
             raise DataError(
                 self.pairs.name,
                 "the pairs changed while they were being prepared",
@@ -287,16 +204,16 @@ class PreparationJob:
         files, blocks = files_of(location_of(self.data.train)), 0
         # of other files it is not known how many bytes they will be
         is_plain = not any(is_columnar(file) or file.suffix.lower() in COMPRESSED for file in files)
-        size = _num_bytes(self.data) if is_plain else 0
+        size = num_bytes(self.data) if is_plain else 0
 
         def tasks() -> Iterator[tuple[int, tuple[Any, ...]]]:
             for block in blocks_of(location_of(self.data.train), self.reading.columns):
                 yield block.num_bytes, (block, self.reading, tally.bounds)
 
         done = 0
-        for num_bytes, counts in in_order(count_block, tasks(), self.processes):
+        for read, counts in in_order(count_block, tasks(), self.processes):
             tally.add(blocks, counts)
-            blocks, done = blocks + 1, done + num_bytes
+            blocks, done = blocks + 1, done + read
             self.progress("reading", tally.pairs, done / size if size else None)
         return blocks
 
@@ -353,45 +270,6 @@ class PreparationJob:
                 done += record.read
                 self.progress("encoding", done, len(records) / learned.blocks)
         return [records[number] for number in range(len(records))]
-
-
-def _as_bundle_reads(data: DataConfig, bundle: Bundle) -> DataConfig:
-    """Return ``data`` with the tokens and the case of a bundle, too.
-
-    Raises:
-        ConfigError: the configuration sets others.
-    """
-    tokens = {"source_tokens": bundle.source.tokenizer.spec, "target_tokens": bundle.target.tokenizer.spec}
-    for key, spec in tokens.items():
-        if getattr(data, key) not in ("auto", spec):
-            raise ConfigError.single(
-                f"data.{key}",
-                f"the value is {shown(getattr(data, key))}, and the model {bundle.directory} has {shown(spec)}",
-                "Expected the tokens of the model whose vocabularies are taken",
-                "Leave them out, or leave out --init",
-            )
-    return as_bundle_reads(data, bundle).model_copy(update={**tokens, "source_case": bundle.source.case})
-
-
-def settings_of(data: DataConfig) -> dict[str, Any]:
-    """Return the keys of [data] that a preparation fixes."""
-    settings = data.model_dump(exclude_none=True, mode="json")
-    others = ("train", "dev", "window", *(() if data.dev is None else ("held_out",)))
-    return {key: value for key, value in settings.items() if key not in others}
-
-
-def _state_of(data: DataConfig) -> list[tuple[int, ...]]:
-    """Return size and time of the files of pairs; nothing of a file that cannot be read, which is reported later."""
-    states: list[tuple[int, ...]] = []
-    for file in files_of(location_of(data.train)):
-        with contextlib.suppress(OSError):
-            status = file.stat()
-            states.append((status.st_size, status.st_mtime_ns, status.st_ino))
-    return states
-
-
-def _num_bytes(data: DataConfig) -> int:
-    return sum(file.stat().st_size for file in files_of(location_of(data.train)))
 
 
 def _feature_ids(source: Codec) -> int:

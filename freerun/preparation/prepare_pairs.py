@@ -16,7 +16,8 @@ from freerun.errors import DataError, RunError
 from freerun.files import write_atomic
 from freerun.lock import LOCK, inner_lock, only_writer
 from freerun.log import log
-from freerun.preparation.job import HopelessError, PreparationJob, PrepareRequest, Progress
+from freerun.preparation.choices import PrepareRequest
+from freerun.preparation.job import HopelessError, PreparationJob, Progress
 
 __all__ = ["prepare"]
 

@@ -16,10 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import freerun
 from freerun.cli import main
 from freerun.commands import data as command
 from freerun.data.manifest import read_manifest
 from freerun.data.prepared import PreparedPairs, open_prepared
+from freerun.errors import DataError
 from freerun.lock import inner_lock, only_writer
 from freerun.preparation import job
 from tests.killed import leftovers
@@ -268,6 +270,107 @@ def test_a_directory_with_something_else(pairs, out, refused):
     assert content(out) == before
 
 
+def test_what_looks_like_a_leftover_is_left_alone(pairs, refused):
+    """A directory in which there is something else may be the user's own."""
+    names = [".bashrc.old", ".notes.abcd1234.tmp", "text"]
+    for name in names:
+        (pairs / "home" / name).parent.mkdir(exist_ok=True)
+        (pairs / "home" / name).write_text(name)
+    assert "this directory is not empty" in refused("data", "prepare", "pairs.tsv", "--out", "home")
+    assert sorted(path.name for path in (pairs / "home").iterdir()) == names
+
+
+def test_a_file_that_cannot_be_read_halfway_costs_nothing(pairs, refused, monkeypatch, capsys):
+    real, written = job.encode_block, []
+
+    def fail(number, *arguments):
+        if number == 5:
+            raise DataError("pairs.tsv", "the file cannot be read: Input/output error")
+        written.append(number)
+        return real(number, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "encode_block", fail)
+        assert "Input/output error" in refused("data", "prepare", "pairs.tsv", "--out", "out")
+        assert written == [0, 1, 2, 3, 4]
+    monkeypatch.setattr(job, "encode_block", lambda number, *rest: (written.append(number), real(number, *rest))[1])
+    assert main(["data", "prepare", "pairs.tsv", "--out", "out"]) == 0
+    assert written == list(range(8))
+    capsys.readouterr()
+
+
+def test_pairs_that_change_while_they_are_read(pairs, refused, monkeypatch):
+    real = job.learn_codecs
+
+    def change(*arguments):
+        with (pairs / "pairs.tsv").open("a") as file:
+            file.write("more\tt1\n")
+        return real(*arguments)
+
+    monkeypatch.setattr(job, "learn_codecs", change)
+    assert refused("data", "prepare", "pairs.tsv", "--out", "out") == (
+        f"{pairs}/pairs.tsv: the pairs changed while they were being prepared. Expected files that nothing else writes "
+        "to. Run the command again when they are complete."
+    )
+    assert not (pairs / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["dev.tsv", "source_vocabulary.json", "scratch/counted.json", "scratch/shards.jsonl"])
+def test_intermediate_files_that_have_changed_are_not_trusted(pairs, out, monkeypatch, capsys, name):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "group_sources", stop)
+        assert main(["data", "prepare", "pairs.tsv", "--out", "again"]) == 130
+    changed = pairs / "again" / name
+    changed.write_bytes(changed.read_bytes()[:-9] + b"xx\n")
+    assert main(["data", "prepare", "pairs.tsv", "--out", "again"]) == 0, capsys.readouterr().err
+    assert content(pairs / "again") == content(out)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("shard-00001.npy", "flip"),
+        ("groups.npy", "flip"),
+        ("group_members.npy", "cut"),
+        ("dev.tsv", "cut"),
+        ("manifest.json", "cut"),
+        ("target_vocabulary.json", "remove"),
+    ],
+)
+def test_the_same_command_repairs_damage(pairs, out, capsys, name, change):
+    before = content(out)
+    {"flip": _flip, "cut": _cut, "remove": Path.unlink}[change](out / name)
+    assert main(["data", "prepare", "pairs.tsv", "--out", "out"]) == 0
+    assert "The pairs are prepared again." in capsys.readouterr().err
+    assert content(out) == before
+
+
+def test_few_open_files(pairs, out):
+    """A process may open fewer files than there are shards, while it prepares and while it trains."""
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60)){_IN_SMALL_BLOCKS}"
+    limited = limited.replace("MAX_BLOCK_LINES = 50", "MAX_BLOCK_LINES = 4")
+    arguments = [["data", "prepare", "pairs.tsv", "--out", "small"], ["train", "small", "--out", "run", *settings()]]
+    for each in arguments:
+        done = subprocess.run([sys.executable, "-c", limited, *each], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert len(list((pairs / "small").glob("shard-*"))) == 100
+    assert read_manifest(pairs / "small")[0].tokens_sha256 == read_manifest(out)[0].tokens_sha256
+
+
+def test_too_few_open_files_are_not_called_damage(out, refused, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("mmap.mmap", fail)
+    assert refused("train", "out", "--out", "run", *settings()).endswith(
+        "this process may not open more files. Expected as many as a window has shards, and some hundred more. Raise "
+        "the limit (ulimit -n), or lower data.window."
+    )
+
+
 def test_two_preparations_into_one_directory(pairs, out, refused):
     before = content(out)
     with only_writer(inner_lock(out)):
@@ -393,6 +496,12 @@ def test_damaged_files_are_rejected(pairs, out, refused, name, change, message):
         (lambda values: values["counts"].update(kept=-1), "damaged: counts.kept is -1."),
         (lambda values: values["counts"].update(kept=5), "the manifest's shards do not have the pairs that it counts."),
         (lambda values: values["shards"].clear(), "damaged: shards is []."),
+        (lambda values: values["data"].update(minimum_count="x"), 'damaged: data: minimum_count: the value is "x".'),
+        (lambda values: values["data"].update(more=1), "damaged: data: more: unknown key."),
+        (lambda values: values["data"].update(dev="/etc/passwd"), 'damaged: data has the key "dev".'),
+        (lambda values: values["codecs"].pop("source"), "damaged: codecs.source is"),
+        (lambda values: values["codecs"]["target"].pop("tokens"), "damaged: codecs.target.tokens is"),
+        (lambda values: values["codecs"]["target"].update(tokens="words"), 'damaged: codecs.target.tokens is "words".'),
         (lambda values: values["shards"][0].update(sha256="x"), 'damaged: shards.0.sha256 is "x".'),
         (lambda values: values["files"].update({"../x.json": "0" * 64}), "damaged: files."),
     ],
@@ -462,11 +571,16 @@ def test_damaged_groups_are_rejected_when_they_are_needed(out, refused, capsys):
                 "another directory."
             ),
         ),
-        (["--columns", "1,2"], "data.columns is [1, 2] here and not set there."),
+        (["--columns", "2,1"], "data.columns is [2, 1] here and not set there."),
     ],
 )
 def test_other_settings_than_the_preparation(out, refused, arguments, message):
     assert message.format(out=out) in refused("train", "out", "--out", "run", *arguments)
+
+
+def test_settings_with_the_same_meaning_do_not_contradict(out, capsys):
+    same = ["--columns", "1,2", "--set", 'data.normalisation={source="NFC", target="NFC"}']
+    assert main(["train", "out", "--out", "run", *same, *settings()]) == 0, capsys.readouterr().err
 
 
 def test_a_window_of_pairs_that_are_not_prepared(pairs, refused):
@@ -475,6 +589,29 @@ def test_a_window_of_pairs_that_are_not_prepared(pairs, refused):
         f"window: "
         "pairs from files are shuffled all together. Remove the key, or prepare the pairs with: freerun data prepare."
     )
+
+
+def test_a_window_of_pairs_that_are_missing(pairs, refused):
+    message = "no such file. Expected a file that exists. Check the path."
+    assert refused("train", "gone", "--set", "data.window=100") == f"{pairs}/gone: {message}"
+
+
+def test_a_window_is_left_to_trainings(pairs, capsys):
+    assert main(["data", "prepare", "pairs.tsv", "--out", "out", "--set", "data.window=100"]) == 0
+    assert "window" not in read_manifest(pairs / "out")[0].data
+    capsys.readouterr()
+
+
+def test_prepared_pairs_are_not_prepared_again(pairs, out, refused):
+    assert refused("data", "prepare", "out", "--out", "again") == (
+        f"{out}: these pairs are prepared already. Expected files of pairs. Train on them: freerun train {out}."
+    )
+
+
+def test_training_from_python(out):
+    result = freerun.train("out", out="run", settings=SHORT)
+    assert result.model.predict("bcd").text
+    freerun.evaluate("run")
 
 
 def test_a_directory_that_is_not_prepared(pairs, refused):

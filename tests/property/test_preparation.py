@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from freerun.data.codec import Codec
@@ -175,8 +175,10 @@ def test_a_long_line_is_rejected_before_it_is_in_memory(small_blocks, tmp_path, 
     case=st.sampled_from(["keep", "lower"]),
     spec=st.sampled_from(["char", "whitespace"]),
 )
-def test_ids_are_those_of_the_codec(texts, form, case, spec, monkeypatch):
-    monkeypatch.setattr(sides, "_TEXTS", 4)
+@example(texts=["a \u00a0 b", "c\u00a0d", "e f"], form="NFC", case="keep", spec="whitespace")
+@example(texts=["a  b", "c\x0bd", "e f"], form="NFC", case="keep", spec="whitespace")
+@example(texts=["a b", "", "e f"], form="NFC", case="keep", spec="whitespace")
+def test_ids_are_those_of_the_codec(texts, form, case, spec):
     normal = normalised(texts, form, case)
     assert normal == [normalise(text, form, case) for text in texts]
     counts = count_tokens(normal, spec)
@@ -184,7 +186,9 @@ def test_ids_are_those_of_the_codec(texts, form, case, spec, monkeypatch):
     assert counts == Counter(token for text in normal for token in tokenizer.tokens(text))
     known = sorted(counts)[::2]  # the others are unknown
     codec = Codec(tokenizer, Vocabulary(known), normalisation=form, case=case)
-    ids, lengths = encode_texts(normal, codec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sides, "_TEXTS", 4)
+        ids, lengths = encode_texts(normal, codec)
     expected = [codec.encode(text)[:-1] for text in texts]
     assert lengths.tolist() == list(map(len, expected))
     assert ids.tolist() == [number for row in expected for number in row]
@@ -243,16 +247,19 @@ def reading(**changes):
     numbers=st.lists(st.integers(0, 30), min_size=2, max_size=60),
     fraction=st.sampled_from([0.05, 0.3, 0.9]),
     limit=st.sampled_from([1, 3, 2000]),
+    margin=st.sampled_from([0, 64]),
 )
-def test_the_same_sources_are_held_out_as_in_training(small_blocks, tmp_path, numbers, fraction, limit):
+def test_the_same_sources_are_held_out_as_in_training(
+    small_blocks, tmp_path, numbers, fraction, limit, margin, monkeypatch
+):
+    monkeypatch.setattr("freerun.preparation.counting._MARGIN", margin)
     path = tmp_path / "pairs.tsv"
     rows = [(f"s{number}{' ' * (place % 2)}", f"t {place}") for place, number in enumerate(numbers)]
     path.write_text("".join("\t".join(row) + "\n" for row in rows))
-    tally = Tally(fraction, limit)
-    sizes = []
-    for number, block in enumerate(blocks_of(path)):
-        tally.add(number, count_block(block, reading(), tally.bounds))
-        sizes.append(len(texts_of(block)))
+    sizes = [len(texts_of(block)) for block in blocks_of(path)]
+    tally = counted(path, Tally(fraction, limit))
+    if outcome(lambda: tally.held_out("pairs")) is None:
+        tally = counted(path, Tally(fraction, limit, keeps_all=True))
     expected = outcome(lambda: held_out_sources((s for s, _ in rows), fraction=fraction, limit=limit))
     found = outcome(lambda: tally.held_out("pairs"))
     if not isinstance(expected, HeldOut):
@@ -270,6 +277,35 @@ def test_the_same_sources_are_held_out_as_in_training(small_blocks, tmp_path, nu
     tally.counts.take_off(counts_of(blocks.Texts([s for s, _ in held_out], [t for _, t in held_out]), reading()))
     assert tally.counts.target == training
     assert all(tally.counts.target.values())
+
+
+def counted(path, tally):
+    """A tally of all blocks of a file."""
+    for number, block in enumerate(blocks_of(path)):
+        tally.add(number, count_block(block, reading(), tally.bounds))
+    return tally
+
+
+def test_few_candidates_are_kept(tmp_path):
+    """Far fewer than all pairs, of few sources or of many."""
+    for sources in (1500, 30_000):
+        path = tmp_path / f"{sources}.tsv"
+        path.write_text("".join(f"s{number % sources}\tt\n" for number in range(60_000)))
+        tally = counted(path, Tally(0.05, 2000))
+        kept = sum(map(len, tally._candidates.values()))
+        assert len(tally.held_out("pairs").pairs) <= kept < 60_000 / 5
+
+
+def test_candidates_that_were_dropped_too_early_are_noticed(tmp_path, monkeypatch):
+    """The only source of the first block that is held out in the end is not the lowest there."""
+    monkeypatch.setattr("freerun.preparation.counting._MARGIN", 0)
+    names = sorted((f"s{number}" for number in range(60)), key=lambda name: _hash(name, 0))
+    path = tmp_path / "pairs.tsv"
+    path.write_text("".join(f"{name}\tt\n" for name in [*names[:5], *names[40:]]))
+    monkeypatch.setattr(blocks, "MAX_BLOCK_LINES", 5)
+    assert counted(path, Tally(0.2, 9)).held_out("pairs") is None
+    found = counted(path, Tally(0.2, 9, keeps_all=True)).held_out("pairs")
+    assert [pair.source for pair in found.pairs] == names[:5]
 
 
 def test_the_number_of_very_many_sources_is_estimated(tmp_path):
