@@ -658,11 +658,12 @@ def data_prepare(
 
     An interrupted preparation continues when the command is run again.
     """
-    from freerun.commands.data import data_config, prepare
+    from freerun.commands.data import data_config, initial_model, prepare
 
     options = {"source_tokens": source_tokens, "target_tokens": target_tokens, "columns": columns}
     given = {key: value for key, value in options.items() if value is not None}
-    prepare(data_config(subject, dev or [], given, settings or []), out, processes, init)
+    data = data_config(subject, dev or [], given, settings or [])
+    prepare(data, out, processes, init or initial_model(subject))
 
 
 def _show_version(requested: bool) -> None:

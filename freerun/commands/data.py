@@ -33,7 +33,7 @@ from freerun.streams import is_terminal, write_notice
 from freerun.text import cut, duration
 from freerun.threads import cores
 
-__all__ = ["data_config", "list_datasets", "make", "prepare"]
+__all__ = ["data_config", "initial_model", "list_datasets", "make", "prepare"]
 
 _COMMAND = "freerun data prepare"
 
@@ -98,6 +98,15 @@ def _base(files: Sequence[Path]) -> tuple[dict[str, Any], str]:
     # as training without a configuration does
     raw = {"data": {"normalisation": "auto"}}
     return merge(raw, absolute_paths({"data": {"train": names}}, Path.cwd())), _COMMAND
+
+
+def initial_model(files: Sequence[Path]) -> Path | None:
+    """Return the model that a configuration's training starts from, None if there is none."""
+    if len(files) != 1 or files[0].suffix != ".toml":
+        return None
+    training = absolute_paths(read_toml(files[0]), real_path(files[0].parent)).get("training")
+    init = training.get("init") if isinstance(training, dict) else None
+    return Path(init) if init and isinstance(init, str) else None
 
 
 def prepare(data: DataConfig, out: Path, processes: int | None, init: Path | None) -> None:

@@ -25,7 +25,7 @@ _UINT16_IDS = 1 << 16
 
 
 class Ragged:
-    """TokenRows of different lengths in one array: row i is ``tokens[offsets[i] : offsets[i + 1]]``.
+    """Rows of different lengths in one array: row i is ``tokens[offsets[i] : offsets[i + 1]]``.
 
     ``tokens`` is uint16 or int32, flat; ``offsets`` is int64 [N + 1].
     """

@@ -15,7 +15,7 @@ IntArray = npt.NDArray[np.integer[Any]]
 
 
 class TokenRows(Protocol):
-    """TokenRows of ids of different lengths."""
+    """Rows of ids of different lengths."""
 
     def lengths_of(self, rows: IntArray) -> npt.NDArray[np.int64]:
         """Return the lengths of the rows with these numbers, EOS included: int64 [B]."""

@@ -118,6 +118,15 @@ def test_a_configuration_names_the_pairs(pairs, capsys):
     assert "unknown" not in capsys.readouterr().err
 
 
+def test_a_configuration_names_the_model_whose_vocabularies_are_taken(pairs, capsys):
+    assert main(["train", "pairs.tsv", "--out", "first", *settings()]) == 0
+    text = '[data]\ntrain = "pairs.tsv"\n[training]\ninit = "first"\nupdates = 2\n'
+    (pairs / "config.toml").write_text(text)
+    assert main(["data", "prepare", "config.toml", "--out", "out"]) == 0
+    assert capsys.readouterr().err.endswith(f"\n  freerun train out --init {pairs}/first\n")
+    assert "init" in json.loads((pairs / "out" / "preparation.json").read_bytes())
+
+
 def test_progress_and_time_left(pairs, capsys, monkeypatch):
     monkeypatch.setattr(command.PrepareProgress, "__init__", _eager(command.PrepareProgress.__init__))
     assert main(["data", "prepare", "pairs.tsv", "--out", "out", "--target-tokens", "whitespace"]) == 0
@@ -669,6 +678,19 @@ def test_several_trainings_compare_a_study(pairs, out, capsys):
     )
     assert main(["study", "study.toml", "--out", "studied"]) == 0, capsys.readouterr().err
     capsys.readouterr()
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_updates_of_windows(pairs, out):
+    """As one process with two batches per update, to the byte."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    common = settings("data.window=120", "training.updates=40")
+    for name, more in (("one", ["--set", "training.accumulate=2"]), ("two", ["--processes", "2"])):
+        arguments = [sys.executable, "-m", "freerun", "train", "out", "--out", name, *common, *more]
+        done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    weights = [(pairs / name / "best" / "model.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
 
 
 # -- kills -------------------------------------------------------------------------------------------------------------

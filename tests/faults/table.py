@@ -87,6 +87,13 @@ COMMANDS: Mapping[str, Command] = {
     "inspect": Command(("inspect", "bundle")),
     "data list": Command(("data", "list")),
     "data make": Command(("data", "make", "copy", "made"), "made/.lock"),
+    "data prepare": Command(
+        ("data", "prepare", "train.tsv", "--out", "prepared"),
+        "prepared/.lock",
+        any_bytes=("prepared/scratch",),
+        between=("prepared",),
+        again=("data", "prepare", "train.tsv", "--out", "prepared"),
+    ),
 }
 """The commands by what a table calls them; the words before an option are the command's name."""
 
