@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +28,6 @@ from freerun.data.codec_files import FEATURE_VOCABULARY, codec_of, vocabulary_na
 from freerun.data.corpus import FilterReport, distinct
 from freerun.data.features import FeatureCodec
 from freerun.data.manifest import Manifest, read_manifest
-from freerun.data.readers import Pair
 from freerun.data.shards import FEATURES, SOURCE, TARGET, Shard, damaged, open_shard, shard_name
 from freerun.data.training_pairs import IntArray, TrainingPairs, Window
 from freerun.data.vocabulary import Vocabulary
@@ -265,16 +264,6 @@ class PreparedPairs(TrainingPairs):
         group = int(groups[pair])
         pairs = members[starts[group - 1] : starts[group]].tolist() if group else [pair]
         return distinct(self.targets.row(each) for each in pairs)
-
-    def texts(self, source: Codec, target: Codec) -> Iterator[Pair]:
-        """Stream the pairs as the model reads and writes them: ids are decoded, so unknown tokens are ``<unk>``."""
-        for number in range(len(self)):
-            features = None
-            if self.features is not None and source.features is not None:
-                features = source.features.decode(self.features.row(number).tolist())
-            sides = zip((source, target), (self.sources, self.targets), strict=True)
-            texts = [codec.text(codec.decode(rows.row(number).tolist())) for codec, rows in sides]
-            yield Pair(texts[0], texts[1], number + 1, features)
 
     @cached_property
     def _groups(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:

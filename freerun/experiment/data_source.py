@@ -27,7 +27,7 @@ from freerun.data.readers import (
 from freerun.data.split import HeldOut, held_out_sources
 from freerun.experiment.input_fields import InputFields, choose_fields
 from freerun.experiment.pairs_spec import header_warning, location_of, may_have_header
-from freerun.experiment.prepared_data import check_window, pairs_of, prepared_data
+from freerun.experiment.prepared_data import check_window, prepared_data
 from freerun.experiment.run_columns import columns_for, held_out_columns
 from freerun.log import log
 
@@ -40,7 +40,10 @@ _COMPOSED: Final[dict[Form, Form]] = {"NFD": "NFC", "NFKD": "NFKC"}
 
 @dataclass(frozen=True)
 class DataSource:
-    """Training and development pairs as streams; each call reads the files again."""
+    """Training and development pairs as streams; each call reads the files again.
+
+    Of ``prepared`` pairs, there is a stream of the development pairs only.
+    """
 
     train: Callable[[], Iterator[Pair]]
     dev: Callable[[], Iterator[Pair]]
@@ -121,14 +124,14 @@ class DataSource:
         )
 
 
+def _no_texts() -> Iterator[Pair]:
+    raise RuntimeError("prepared pairs are ids, and have no texts")
+
+
 def _of_prepared(config: DataConfig, prepared: Prepared) -> DataSource:
     """Open prepared pairs; development pairs are those of the preparation, unless the configuration names others."""
     data = DataConfig.model_validate({**prepared.manifest.data, "train": config.train})
     fields, hashes = InputFields(data.columns, data.feature_separator), {"train_sha256": prepared.hash}
-
-    def train() -> Iterator[Pair]:
-        codecs = prepared.codecs(reverse_source=False)
-        return pairs_of(prepared, *codecs, config).texts(*codecs)
 
     if config.dev is None:
         columns, file = held_out_columns(data), prepared.dev()
@@ -139,7 +142,7 @@ def _of_prepared(config: DataConfig, prepared: Prepared) -> DataSource:
         dev_columns = columns_for(location, fields.columns, fields.separator)
         dev = lambda: fields.read_development(location, dev_columns, describe(location))  # noqa: E731
     return DataSource(
-        train,
+        _no_texts,
         dev,
         hashes,
         str(prepared.directory),

@@ -128,7 +128,7 @@ class BlockCounts:
     bound: int = _ALL
 
 
-def count_block(block: Block, reading: Reading, bounds: Bounds) -> BlockCounts:
+def count_block(block: Block, bounds: Bounds, reading: Reading) -> BlockCounts:
     """Count a block; ``bounds``: of what may still matter.
 
     Raises:
@@ -288,7 +288,7 @@ class Tally:
 
 
 def lowest_texts(
-    block: Block, reading: Reading, excluded: Sequence[int], size: int, bounds: tuple[int, int]
+    block: Block, excluded: Sequence[int], size: int, bounds: tuple[int, int], reading: Reading
 ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
     """Return (hash, text) of the sources, and of the targets, that subwords may be learned from.
 

@@ -31,7 +31,7 @@ from freerun.experiment.pairs_spec import location_of
 from freerun.experiment.run_columns import held_out_columns
 from freerun.files import remove_leftovers, write_atomic
 from freerun.log import log
-from freerun.preparation.blocks import MAX_BLOCK_LINES, BadBlock, Block, blocks_of
+from freerun.preparation.blocks import MAX_BLOCK_LINES, BadBlock, blocks_of
 from freerun.preparation.choices import Choices, PrepareRequest, choose, num_bytes, settings_of, state_of
 from freerun.preparation.counting import HeldOutPairs, Tally, count_block
 from freerun.preparation.encoding import Encoding, ShardRecord, encode_block, hashes_of_sources
@@ -208,22 +208,22 @@ class PreparationJob(Choices):
 
         def tasks() -> Iterator[tuple[int, tuple[Any, ...]]]:
             for block in blocks_of(location_of(self.data.train), self.reading.columns):
-                yield block.num_bytes, (block, self.reading, tally.bounds)
+                yield block.num_bytes, (block, tally.bounds)
 
         done = 0
-        for read, counts in in_order(count_block, tasks(), self.processes):
+        for read, counts in in_order(count_block, tasks(), self.processes, self.reading):
             tally.add(blocks, counts)
             blocks, done = blocks + 1, done + read
             self.progress("reading", tally.pairs, done / size if size else None)
         return blocks
 
     def _each_block(
-        self, function: Callable[..., Any], arguments: Callable[[int, Block], tuple[Any, ...]]
+        self, function: Callable[..., Any], arguments: Callable[[int], tuple[Any, ...]]
     ) -> Iterator[tuple[int, Any]]:
         blocks = enumerate(blocks_of(location_of(self.data.train), self.reading.columns))
-        tasks = ((number, (block, *arguments(number, block))) for number, block in blocks)
+        tasks = ((number, (block, *arguments(number))) for number, block in blocks)
         pairs = 0
-        for number, result in in_order(function, tasks, self.processes):
+        for number, result in in_order(function, tasks, self.processes, self.reading):
             yield number, result
             pairs += MAX_BLOCK_LINES
             self.progress("choosing texts for subwords", pairs, None)
@@ -260,10 +260,10 @@ class PreparationJob(Choices):
         def tasks() -> Iterator[tuple[int, tuple[Any, ...]]]:
             for number, block in enumerate(blocks_of(location_of(self.data.train), self.reading.columns)):
                 if number not in records:
-                    yield number, (number, block, learned.places.get(number, []), encoding)
+                    yield number, (number, block, learned.places.get(number, []))
 
         with path.open("a", encoding="utf-8") as journal:
-            for number, record in in_order(encode_block, tasks(), self.processes):
+            for number, record in in_order(encode_block, tasks(), self.processes, encoding):
                 journal.write(json.dumps({"number": number, **record.as_json()}) + "\n")
                 journal.flush()
                 records[number] = record

@@ -32,7 +32,7 @@ __all__ = ["Learned", "learn_codecs", "unknown_tokens"]
 
 _ALL = 2**64 - 1
 EachBlock = Callable[[Callable[..., Any], Callable[..., tuple[Any, ...]]], Iterator[tuple[int, Any]]]
-"""Applies a function to every block, with further arguments by number and block; yields numbers and results."""
+"""Applies a function to every block, with further arguments by its number; yields numbers and results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +166,7 @@ def _subword_texts(
     if not any(spec.startswith("sentencepiece") for spec in (reading.source_tokens, reading.target_tokens)):
         return [], []
     bounds = [_ALL, _ALL]
-    arguments = lambda number, block: (reading, places.get(number, []), MAX_TRAINING_TEXTS, tuple(bounds))  # noqa: E731
+    arguments = lambda number: (places.get(number, []), MAX_TRAINING_TEXTS, tuple(bounds))  # noqa: E731
     for _, sides in each_block(lowest_texts, arguments):
         for side, texts in enumerate(sides):
             for value, text in texts:

@@ -20,16 +20,18 @@ __all__ = ["in_order"]
 K = TypeVar("K")
 T = TypeVar("T")
 
+_shared: list[Any] = []
+"""In a worker process: what all tasks share."""
 _AHEAD: Final = 2
 """Blocks per process that have been read and are not finished: they bound the memory."""
 
 
 def in_order(
-    function: Callable[..., T], tasks: Iterable[tuple[K, tuple[Any, ...]]], processes: int
+    function: Callable[..., T], tasks: Iterable[tuple[K, tuple[Any, ...]]], processes: int, shared: object
 ) -> Iterator[tuple[K, T]]:
-    """Yield (key, ``function(*arguments)``) for each (key, arguments) of ``tasks``, in their order.
+    """Yield (key, ``function(*arguments, shared)``) for each (key, arguments) of ``tasks``, in their order.
 
-    With one process the function runs in this one.
+    ``shared``, which may be large, is sent to each process once. With one process the function runs in this one.
 
     Raises:
         RunError: a process was killed.
@@ -37,14 +39,14 @@ def in_order(
     """
     if processes == 1:
         for key, arguments in tasks:
-            yield key, function(*arguments)
+            yield key, function(*arguments, shared)
         return
     context = multiprocessing.get_context("spawn")  # a fork of a program with threads may hang
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker, initargs=(shared,))
     running: deque[tuple[K, Future[T]]] = deque()
     try:
         for key, arguments in tasks:
-            running.append((key, pool.submit(function, *arguments)))
+            running.append((key, pool.submit(_call, function, arguments)))
             if len(running) >= _AHEAD * processes:
                 yield _next(running)
         while running:
@@ -65,8 +67,13 @@ def _next(running: deque[tuple[K, Future[T]]]) -> tuple[K, T]:
     return key, future.result()
 
 
-def _start_worker() -> None:
+def _call(function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    return function(*arguments, _shared[0])
+
+
+def _start_worker(shared: object) -> None:
     """Let this process end with the one that started it, however that ends, and leave Ctrl-C to it."""
+    _shared.append(shared)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
