@@ -136,7 +136,7 @@ OBJECT = st.fixed_dictionaries(
 
 @relaxed
 @given(lines=st.lists(st.one_of(OBJECT, OBJECT, OBJECT, JSON).map(json.dumps), max_size=5))
-@example(lines=['{"source": "a", "target": []}'])
+@example(lines=['{"source": "a", "target": "b"}', '{"source": "a", "target": []}'])
 @example(lines=['{"source": "a", "target": ["b\\tc"]}'])
 @example(lines=['{"source": "a", "target": "b", "features": null}'])
 @example(lines=['{"source": "a", "target": "b", "features": ["x\\n"]}'])

@@ -75,7 +75,7 @@ def test_the_overlap_with_prepared_pairs(tmp_path, settings, features):
     more = [("P;Q",), ("Q",), ("",)] if features else [(), (), ()]
     rows = [(f"W{number} ﬁx", "t u", *more[number % 3]) for number in range(40)]
     path = write_rows(tmp_path / "train.tsv", rows)
-    dev = write_rows(tmp_path / "dev.tsv", [*rows[:7], ("new", "t", *more[0])])
+    dev = write_rows(tmp_path / "dev.tsv", [*rows[:7], ("new", "t", *more[0]), ("w0 ﬁx", "t", *more[0])])
     fixed = {"source_tokens": "whitespace", "target_tokens": "char", "normalisation": "NFC", **settings}
     fixed |= {"columns": [1, 2, 3], "feature_separator": ";"} if features else {}
     changes = [f"data.{key}={value if isinstance(value, int | list) else repr(value)}" for key, value in fixed.items()]
