@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["hash_of", "hash_sample", "hashes_of"]
+__all__ = ["SUBWORDS", "hash_of", "hash_sample", "hashes_of"]
+
+SUBWORDS: Final = "sentencepiece"
+"""The purpose of the sample of texts that subwords are learned from."""
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from freerun.bounds import MAX_PIECES
-from freerun.data.hash_sampling import hash_sample
+from freerun.data.hash_sampling import SUBWORDS, hash_sample
 from freerun.errors import BundleError, ConfigError, MissingExtraError
 from freerun.text import shown
 
@@ -142,7 +142,7 @@ def train_sentencepiece(texts: Iterator[str], size: int, location: object) -> by
     possible sizes, if ``size`` does not suit the texts.
     """
     # SentencePiece can sample by itself, but with a seed from the system. Repeated texts count once.
-    sample, _ = hash_sample(texts, lambda text: text, MAX_TRAINING_TEXTS, "sentencepiece")
+    sample, _ = hash_sample(texts, lambda text: text, MAX_TRAINING_TEXTS, SUBWORDS)
     if not any(text.strip() for text in sample):
         raise ConfigError.single(
             location, f"sentencepiece:{size} cannot be trained on empty texts", _EXPECTED, "Choose char"

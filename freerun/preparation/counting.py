@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from freerun.data.features import feature_tokens, source_key
-from freerun.data.hash_sampling import hash_of
+from freerun.data.hash_sampling import SUBWORDS, hash_of
 from freerun.data.normalisation import Case, Form
 from freerun.data.readers import Columns, Pair
 from freerun.data.split import check_enough, held_out_count, held_out_hashes
@@ -305,7 +305,7 @@ def lowest_texts(
         chosen: dict[int, str] = {}
         if spec.startswith("sentencepiece"):
             for number, text in enumerate(side):
-                if number not in without and (value := hash_of(text, "sentencepiece")) <= bound:
+                if number not in without and (value := hash_of(text, SUBWORDS)) <= bound:
                     chosen.setdefault(value, text)
         # in the order of their first occurrence
         kept = set(sorted(chosen)[:size])

@@ -763,7 +763,8 @@ def test_the_complete_configuration_has_every_default():
     config = parse('[data]\ntrain = "t"')
     raw = tomllib.loads(to_toml(config))
     features = {"data.feature_separator", "model.feature_encoder"}
-    optional = {"data.dev", "data.columns", "training.epochs", "training.batch_tokens", "forcing.phases", *features}
+    data = {"data.dev", "data.columns", "data.window"}
+    optional = {*data, "training.epochs", "training.batch_tokens", "forcing.phases", *features}
     for name, info in Config.model_fields.items():
         missing = {f"{name}.{key}" for key in info.annotation.model_fields if key not in raw[name]}
         assert missing <= optional

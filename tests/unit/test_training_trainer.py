@@ -79,6 +79,9 @@ class Order:
         progress.epoch, progress.batch = (progress.epoch + progress.batch // 4, progress.batch % 4)
         return PAIRS
 
+    def epochs(self, progress):
+        return progress.epoch + progress.batch / 4
+
     def batch(self, pairs):
         assert pairs == PAIRS
         return BATCH
