@@ -183,6 +183,7 @@ free = { strategy = "free_running" }
 """
 
 
+@pytest.mark.slow
 def test_a_study_passes_both_on_to_its_trainings(pairs):
     text_of_config(pairs, 100_000)
     (pairs / "study.toml").write_text(STUDY)

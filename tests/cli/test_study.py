@@ -52,6 +52,7 @@ def folder(pairs):
     return pairs
 
 
+@pytest.mark.slow
 def test_a_study_is_begun_gone_on_with_and_kept(freerun, folder):
     out = folder / "out"
     first = freerun("study", folder / "study.toml", "--out", out)
@@ -254,6 +255,7 @@ def test_a_folder_of_something_else_is_left_alone(freerun, folder):
     assert "this directory is not empty and contains no study" in result.err
 
 
+@pytest.mark.slow
 def test_a_stopped_study_goes_on_where_it_was(freerun, folder):
     (folder / "base.toml").write_text(BASE.format(updates=400).replace("every = 2", "every = 0"))
     (folder / "study.toml").write_text(STUDY.replace("[1, 2]", "[1]"))
