@@ -70,7 +70,11 @@ def rank_of(process):
 
 def ranks_of(launcher):
     """The processes of a training, by rank."""
-    return {rank_of(child): child for child in children(launcher.pid)}
+    ranks = {}
+    for child in children(launcher.pid):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            ranks[rank_of(child)] = child
+    return ranks
 
 
 def wait_for_update(run, update, launcher):
