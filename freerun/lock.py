@@ -29,7 +29,7 @@ from freerun.files import real_path
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["BUSY_MESSAGE", "LOCK", "holder", "inner_lock", "only_writer", "outer_lock"]
+__all__ = ["BUSY_MESSAGE", "LOCK", "check_empty", "holder", "inner_lock", "only_writer", "outer_lock"]
 
 LOCK = ".lock"
 BUSY_MESSAGE = "is writing here"
@@ -39,6 +39,26 @@ _PAUSE_SECONDS = 0.05
 """Between tries: the holder may be about to end, or to write its note."""
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _MAX_COMMAND = 200
+
+
+def check_empty(directory: Path, leftovers: tuple[str, ...]) -> None:
+    """Check that there is nothing in a directory but a lock, and files whose names begin with one of ``leftovers``.
+
+    These may be there if an earlier process was killed as it began.
+
+    Raises:
+        RunError: there is something else.
+    """
+    names = sorted(path.name for path in directory.iterdir()) if directory.exists() else []
+    names = [name for name in names if name != LOCK and not name.startswith(leftovers)]
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise RunError(
+            directory,
+            f"this directory is not empty: it holds {', '.join(names[:3])}{more}",
+            "Expected a new or empty directory",
+            "Choose another with --out",
+        )
 
 
 def inner_lock(directory: Path) -> Path:

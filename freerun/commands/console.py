@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Final, TextIO
 
 from freerun.streams import is_terminal, write_notice
 from freerun.text import one_line
 
-__all__ = ["CountLine", "say", "shown_notices"]
+__all__ = ["CountLine", "StatusLine", "say", "shown_notices"]
+
+_ERASED: Final = "\r\x1b[2K"
+"""Goes back to the beginning of a terminal's line and erases it."""
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
@@ -41,6 +45,27 @@ def shown_notices() -> Iterator[None]:
         log.propagate = propagates
 
 
+class StatusLine:
+    """A line of progress: rewritten in place on a terminal, else a new line each time."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.is_terminal = is_terminal(self.stream)
+
+    def show(self, text: str) -> None:
+        """Show the line in place of the one before."""
+        if self.is_terminal:
+            # a line that wraps could not be rewritten in place
+            write_notice(f"{_ERASED}{text[: shutil.get_terminal_size().columns - 1]}", self.stream)
+        else:
+            say(text, self.stream)
+
+    def clear(self) -> None:
+        """Remove the line, so that the next output has a line of its own."""
+        if self.is_terminal:
+            write_notice(_ERASED, self.stream)
+
+
 class CountLine:
     """A line on a terminal that counts finished work and is removed at the end; without a terminal, nothing."""
 
@@ -57,9 +82,9 @@ class CountLine:
     def clear(self) -> None:
         """Remove the line."""
         if self._shows:
-            write_notice("\r\x1b[2K")
+            write_notice(_ERASED)
 
     def __call__(self, done: int, total: int) -> None:
         """Rewrite the line."""
         if self._shows:
-            write_notice(f"\r\x1b[2K{self._activity}: {done:,} of {total:,} {self._unit}")
+            write_notice(f"{_ERASED}{self._activity}: {done:,} of {total:,} {self._unit}")

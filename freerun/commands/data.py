@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import shlex
-import shutil
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from freerun.commands.console import say, shown_notices
+from freerun.commands.console import StatusLine, say, shown_notices
 from freerun.config import (
     DataConfig,
     absolute_paths,
     apply_overrides,
     check_values,
-    merge,
     override,
     read_toml,
 )
@@ -29,7 +26,6 @@ from freerun.experiment.pairs_spec import named_files, parse_columns, value_of
 from freerun.files import real_path
 from freerun.preparation.choices import PrepareRequest
 from freerun.preparation.prepare_pairs import prepare as run_preparation
-from freerun.streams import is_terminal, write_notice
 from freerun.text import cut, duration
 from freerun.threads import cores
 
@@ -95,9 +91,8 @@ def _base(files: Sequence[Path]) -> tuple[dict[str, Any], str]:
             )
     is_single = len(files) == 1 and not is_pattern(str(files[0]))  # a pattern in quotes, say
     names: Any = str(files[0]) if is_single else [str(file) for file in files]
-    # as training without a configuration does
-    raw = {"data": {"normalisation": "auto"}}
-    return merge(raw, absolute_paths({"data": {"train": names}}, Path.cwd())), _COMMAND
+    # the form as training without a configuration chooses it
+    return absolute_paths({"data": {"normalisation": "auto", "train": names}}, Path.cwd()), _COMMAND
 
 
 def initial_model(files: Sequence[Path]) -> Path | None:
@@ -146,8 +141,8 @@ class PrepareProgress:
     """Shows what a preparation is doing: rewritten in place on a terminal, else a line every half a minute."""
 
     def __init__(self) -> None:
-        self._is_terminal = is_terminal(sys.stderr)
-        self._every = 0.5 if self._is_terminal else 30.0
+        self._line = StatusLine()
+        self._every = 0.5 if self._line.is_terminal else 30.0
         self._activity, self._start, self._first = "", time.perf_counter(), 0.0
         self._shown = self._start
 
@@ -166,13 +161,8 @@ class PrepareProgress:
             if fraction > self._first:
                 left = (now - self._start) * (1 - min(1.0, fraction)) / (fraction - self._first)
                 parts.append(f"{duration(left)} left")
-        line = "  ".join(parts)
-        if self._is_terminal:
-            write_notice(f"\r\x1b[2K{line[: shutil.get_terminal_size().columns - 1]}")
-        else:
-            say(line)
+        self._line.show("  ".join(parts))
 
     def clear(self) -> None:
         """Remove the line."""
-        if self._is_terminal:
-            write_notice("\r\x1b[2K")
+        self._line.clear()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,15 @@ from freerun.data.features import FeatureCodec
 from freerun.data.tokenizers import SentencePieceTokenizer, Tokenizer, make_tokenizer
 from freerun.data.vocabulary import Vocabulary
 
-__all__ = ["FEATURE_VOCABULARY", "codec_of", "codec_settings", "vocabulary_files", "vocabulary_name"]
+__all__ = [
+    "FEATURE_VOCABULARY",
+    "codec_of",
+    "codec_settings",
+    "codecs_of",
+    "vocabulary_files",
+    "vocabulary_name",
+    "vocabulary_sizes",
+]
 
 FEATURE_VOCABULARY: Final = "feature_vocabulary.json"
 """The file of sources with features, one more vocabulary."""
@@ -68,3 +77,32 @@ def codec_of(settings: Mapping[str, Any], content: bytes, path: Path, features: 
         features=features,
         written=settings.get("written") or "none",
     )
+
+
+def codecs_of(
+    sides: Mapping[str, Mapping[str, Any]], separator: str | None, read: Callable[[str], bytes], directory: Path
+) -> tuple[Codec, Codec]:
+    """Return the codecs of the sources and of the targets.
+
+    Args:
+        sides: the settings of ``source`` and ``target``.
+        separator: of features, None if there are none.
+        read: returns the content of a file by its name.
+        directory: of the files, for messages.
+
+    Raises:
+        BundleError: a file is damaged.
+    """
+    features = None
+    if separator is not None:
+        vocabulary = Vocabulary.from_json(read(FEATURE_VOCABULARY), directory / FEATURE_VOCABULARY)
+        features = FeatureCodec(separator, vocabulary)
+    names = {side: vocabulary_name(side, settings["tokens"]) for side, settings in sides.items()}
+    codecs = {side: codec_of(sides[side], read(name), directory / name) for side, name in names.items()}
+    return replace(codecs["source"], features=features), codecs["target"]
+
+
+def vocabulary_sizes(source: Codec, target: Codec) -> list[int]:
+    """Return the numbers of ids: of sources, of targets and, if there are some, of features."""
+    features = [] if source.features is None else [len(source.features.vocabulary)]
+    return [len(source.vocabulary), len(target.vocabulary), *features]

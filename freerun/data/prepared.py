@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -24,13 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from freerun.data.codec import Codec
-from freerun.data.codec_files import FEATURE_VOCABULARY, codec_of, vocabulary_name
+from freerun.data.codec_files import codecs_of, vocabulary_sizes
 from freerun.data.corpus import FilterReport, distinct
-from freerun.data.features import FeatureCodec
 from freerun.data.manifest import Manifest, read_manifest
 from freerun.data.shards import FEATURES, SOURCE, TARGET, Shard, damaged, open_shard, shard_name
 from freerun.data.training_pairs import IntArray, TrainingPairs, Window
-from freerun.data.vocabulary import Vocabulary
 from freerun.errors import BundleError, DataError
 from freerun.files import bytes_hash, file_hash, files_allowed
 from freerun.randomness import numpy_generator
@@ -80,20 +78,12 @@ class Prepared:
         Raises:
             DataError: a vocabulary is missing or damaged.
         """
-        separator = self.feature_separator
+        sides = {side: settings.model_dump() for side, settings in self.manifest.codecs}
+        sides["source"]["reverse"] = reverse_source
         try:
-            features = None
-            if separator is not None:
-                path = self.directory / FEATURE_VOCABULARY
-                features = FeatureCodec(separator, Vocabulary.from_json(self._checked(path.name), path))
-            source, target = (side.model_dump() for side in (self.manifest.codecs.source, self.manifest.codecs.target))
-            return self._codec("source", {**source, "reverse": reverse_source}, features), self._codec("target", target)
+            return codecs_of(sides, self.feature_separator, self._checked, self.directory)
         except BundleError as error:  # unlikely: the hashes are those of the manifest
             raise damaged(Path(error.where), error.what) from error
-
-    def _codec(self, side: str, settings: dict[str, Any], features: FeatureCodec | None = None) -> Codec:
-        name = vocabulary_name(side, settings["tokens"])
-        return codec_of(settings, self._checked(name), self.directory / name, features)
 
     def dev(self) -> Path:
         """Return the file of the development pairs.
@@ -131,7 +121,7 @@ class Prepared:
         return array
 
     def check(self, progress: Callable[[int, float], None]) -> None:
-        """Read and check all files; ``progress`` is told how many pairs were checked, and the fraction.
+        """Read and check all files; ``progress`` is called with the number of checked pairs, and the fraction.
 
         Raises:
             DataError: one is missing or damaged.
@@ -190,10 +180,7 @@ class PreparedPairs(TrainingPairs):
         self._first = np.cumsum([0, *(entry.pairs for entry in entries)])
         if self._first[-1] != self._counts.kept:
             raise DataError(prepared.directory, "the manifest's shards do not have the pairs that it counts")
-        sizes = [len(source.vocabulary), len(target.vocabulary)]
-        if source.features is not None:
-            sizes.append(len(source.features.vocabulary))
-        self._sizes = sizes
+        self._sizes = vocabulary_sizes(source, target)
         self._filled = [number for number, entry in enumerate(entries) if entry.pairs]
         per_window = max(1, round(window * len(self._filled) / len(self)))
         self._windows = math.ceil(len(self._filled) / per_window)
@@ -269,10 +256,10 @@ class PreparedPairs(TrainingPairs):
     def _groups(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
         return self.prepared.groups()
 
-    def locate(self, rows: IntArray) -> tuple[list[int], list[int]]:
+    def locate(self, rows: IntArray) -> list[tuple[int, int]]:
         """Return the shard of each row, and its number there."""
         shards = np.searchsorted(self._first, rows, side="right") - 1
-        return shards.tolist(), (rows - self._first[shards]).tolist()
+        return list(zip(shards.tolist(), (rows - self._first[shards]).tolist(), strict=True))
 
     def shard(self, number: int) -> Shard:
         """Return a shard, which is checked when it is opened for the first time.
@@ -308,23 +295,25 @@ class _Column:
 
     def row(self, number: int) -> IntArray:
         """Return the ids of a row, EOS included."""
-        shards, rows = self._pairs.locate(np.array([number]))
-        ids = self._pairs.shard(shards[0]).row(self._column, rows[0])[:: self._step]
+        ((shard, row),) = self._pairs.locate(np.array([number]))
+        ids = self._pairs.shard(shard).row(self._column, row)[:: self._step]
         return np.append(ids, np.array([EOS], ids.dtype)) if self._ends else ids
 
     def lengths_of(self, rows: IntArray) -> npt.NDArray[np.int64]:
         """Return the lengths of the rows with these numbers, EOS included: int64 [B]."""
-        located = zip(*self._pairs.locate(rows), strict=True)
-        lengths = [self._pairs.shard(shard).lengths[self._column][row] for shard, row in located]
-        return np.array(lengths, np.int64) + self._ends
+        return self._lengths(self._pairs.locate(rows)) + self._ends
 
     def padded(self, rows: IntArray, padding: int) -> npt.NDArray[np.int64]:
         """Return the rows with these numbers, right-padded with ``padding``: int64 [B, L]."""
-        lengths = self.lengths_of(rows) - self._ends
+        located = self._pairs.locate(rows)
+        lengths = self._lengths(located)
         out = np.full((len(lengths), int(lengths.max(initial=0)) + self._ends), padding, dtype=np.int64)
-        located = zip(*self._pairs.locate(rows), strict=True)
         for values, length, (shard, row) in zip(out, lengths.tolist(), located, strict=True):
             values[:length] = self._pairs.shard(shard).row(self._column, row)[:: self._step]
             if self._ends:
                 values[length] = EOS
         return out
+
+    def _lengths(self, located: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
+        """Return the lengths of located rows, without EOS."""
+        return np.array([self._pairs.shard(shard).lengths[self._column][row] for shard, row in located], np.int64)

@@ -31,6 +31,7 @@ from freerun.data.opening import Say, open_file, reject_read_once
 from freerun.errors import DataError
 
 __all__ = [
+    "BOM",
     "COLUMNS_WITH_FEATURES",
     "MAX_LINE_BYTES",
     "Columns",
@@ -63,7 +64,7 @@ MAX_LINE_BYTES = 1_000_000
 """Longer lines are rejected before all of them is read."""
 
 # Some editors put it before the first line to mark UTF-8; it is not part of the text.
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _JSON_SUFFIXES = (".jsonl", ".json")
 
 
@@ -494,13 +495,13 @@ def _lines(stream: BinaryIO, name: str) -> Iterator[_Line]:
         for number in count(1):
             # The limit stops readline, so that a file without line ends is never in memory as a whole.
             raw = stream.readline(MAX_LINE_BYTES + 2)
-            if not raw or (number == 1 and raw == _BOM):
+            if not raw or (number == 1 and raw == BOM):
                 return
             # At most one "\r" belongs to the line end; others are text. The last line may have no end.
             content = raw[:-1].removesuffix(b"\r") if raw.endswith(b"\n") else raw
             if len(content) > MAX_LINE_BYTES:
                 raise _too_long(name, number)
-            skipped = len(_BOM) if number == 1 and content.startswith(_BOM) else 0
+            skipped = len(BOM) if number == 1 and content.startswith(BOM) else 0
             yield _Line(number, _decode(content[skipped:], name, number, start + skipped))
             start += len(raw)
 

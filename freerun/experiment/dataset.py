@@ -92,7 +92,15 @@ def _fineness(spec: str) -> tuple[int, int]:
 def load_data(config: Config, pairs: DataSource, codecs: tuple[Codec, Codec] | None = None) -> TrainingData:
     """Build the codecs (unless given: a bundle's, for fine-tuning) and encode all pairs."""
     if pairs.prepared is not None:
-        return _load_prepared(config, pairs, pairs.prepared)
+        data = _prepared_data(config, pairs, pairs.prepared)
+    else:
+        data = _encoded_data(config, pairs, codecs)
+    _log_data_summary(data)
+    _warn_of_unknown_tokens(data, pairs, config.training.init if codecs else "")
+    return data
+
+
+def _encoded_data(config: Config, pairs: DataSource, codecs: tuple[Codec, Codec] | None) -> TrainingData:
     options = config.data
     source, target = codecs or build_codecs(
         pairs.train,
@@ -118,30 +126,18 @@ def load_data(config: Config, pairs: DataSource, codecs: tuple[Codec, Codec] | N
         held_out=dev_pairs if pairs.holds_out else (),
         development=dev.items,
     )
-    data = TrainingData(source, target, corpus, report, dev, _sample(dev, config.evaluation.max_sources))
-    _log_data_summary(data)
-    _warn_of_unknown_tokens(data, pairs, config.training.init if codecs else "")
-    return data
+    return TrainingData(source, target, corpus, report, dev, _sample(dev, config.evaluation.max_sources))
 
 
-def _load_prepared(config: Config, pairs: DataSource, prepared: Prepared) -> TrainingData:
+def _prepared_data(config: Config, pairs: DataSource, prepared: Prepared) -> TrainingData:
     """Return the data of prepared pairs; a model that training starts from has the same codecs."""
     source, target = prepared.codecs(config.model.reverse_source)
+    corpus = pairs_of(prepared, source, target, config.data)
     dev = group_pairs(pairs.dev(), source, target)
     report = prepared.report
     if config.data.dev is not None:
         report = replace(report, development_sources=0)  # not known of others than those of the preparation
-    data = TrainingData(
-        source,
-        target,
-        pairs_of(prepared, source, target, config.data),
-        report,
-        dev,
-        _sample(dev, config.evaluation.max_sources),
-    )
-    _log_data_summary(data)
-    _warn_of_unknown_tokens(data, pairs, config.training.init)
-    return data
+    return TrainingData(source, target, corpus, report, dev, _sample(dev, config.evaluation.max_sources))
 
 
 def most_frequent_of(pairs: DataSource) -> str:

@@ -29,7 +29,7 @@ from freerun.experiment.resume_plan import check_shares, resume_config
 from freerun.experiment.time_limit import TimeLimit
 from freerun.files import remove_leftovers
 from freerun.forcing.registry import EVERYTHING, NO_CUSTOM_CODE, Trust
-from freerun.lock import LOCK
+from freerun.lock import check_empty
 from freerun.log import log
 
 __all__ = ["RunPlan", "check_output_dir", "clean_up_run", "plan_run"]
@@ -169,18 +169,8 @@ def check_output_dir(directory: Path) -> None:
         )
     if directory.exists() and not directory.is_dir():
         raise RunError(directory, "this is a file", "Expected a new or empty directory", "Choose another with --out")
-    names = sorted(path.name for path in directory.iterdir()) if directory.exists() else []
-    # the lock of this process; and a run that was killed as it began may have left an unfinished config.toml, or pairs
-    leftovers = (".config.toml.", f".{COPIES}.", ".memory.")
-    names = [name for name in names if name != LOCK and not name.startswith(leftovers)]
-    if names:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise RunError(
-            directory,
-            f"this directory is not empty: it holds {', '.join(names[:3])}{more}",
-            "Expected a new or empty directory",
-            "Choose another with --out",
-        )
+    # a run that was killed as it began may have left an unfinished config.toml, or pairs
+    check_empty(directory, (".config.toml.", f".{COPIES}.", ".memory."))
 
 
 def clean_up_run(directory: Path) -> None:

@@ -26,10 +26,16 @@ __all__ = [
     "check_prepared_keys",
     "check_window",
     "count_training_sources",
+    "names_prepared",
     "pairs_of",
     "prepared_data",
     "prepared_keys",
 ]
+
+
+def names_prepared(train: object) -> bool:
+    """Return True if a value of ``data.train`` names a directory of prepared pairs."""
+    return isinstance(train, str) and is_prepared(Path(train))
 
 
 def prepared_data(config: DataConfig) -> Prepared | None:
@@ -38,9 +44,7 @@ def prepared_data(config: DataConfig) -> Prepared | None:
     Raises:
         DataError: they are not complete, or their manifest is damaged or too new.
     """
-    if not isinstance(config.train, str) or not is_prepared(Path(config.train)):
-        return None
-    return open_prepared(Path(config.train))
+    return open_prepared(Path(str(config.train))) if names_prepared(config.train) else None
 
 
 def prepared_keys(prepared: Prepared) -> dict[str, Any]:

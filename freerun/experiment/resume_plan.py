@@ -19,7 +19,6 @@ from freerun.config import (
     strategies_of,
     with_new_names,
 )
-from freerun.data.manifest import is_prepared
 from freerun.data.readers import COLUMNS_WITH_FEATURES
 from freerun.errors import ConfigError, RunError
 from freerun.experiment.lengthening import (
@@ -33,6 +32,7 @@ from freerun.experiment.lengthening import (
     with_length,
 )
 from freerun.experiment.memory_files import complete_memory_files, is_memory_file
+from freerun.experiment.prepared_data import names_prepared
 from freerun.experiment.request import (
     COMMAND,
     DEVICE_KEY,
@@ -203,8 +203,7 @@ def _open_keys(raw: Mapping[str, Any], requested: Mapping[str, Any]) -> set[str]
     They are those set to "auto", and those that an initial model, or the preparation of the pairs, set.
     """
     open_keys = _automatic_keys(requested)
-    train = requested["data"]["train"]
-    if isinstance(train, str) and is_prepared(Path(train)):
+    if names_prepared(requested["data"]["train"]):
         unset = flatten(requested).keys() - flatten(raw).keys()
         open_keys |= {key for key in unset if key.startswith("data.") and key != "data.window"}
     if requested["training"]["init"]:

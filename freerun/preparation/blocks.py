@@ -19,6 +19,7 @@ from freerun.data.columnar import read_columnar
 from freerun.data.columns import ColumnNumbers, Columns, as_numbers
 from freerun.data.features import Features, contains_separator
 from freerun.data.readers import (
+    BOM,
     MAX_LINE_BYTES,
     PairsLocation,
     PairsPart,
@@ -36,7 +37,6 @@ MAX_BLOCK_LINES: Final = 100_000
 MAX_BLOCK_BYTES: Final = 8_000_000
 """A block has at most so many lines and, unless a single line is longer, bytes: they bound the memory of a process."""
 _READ_BYTES: Final = 1 << 20
-_BOM: Final = b"\xef\xbb\xbf"
 _ROOM: Final = 8
 """Bytes of a byte order mark and a line end, and a few more."""
 _TAB, _LINE_END = 9, 10
@@ -217,8 +217,8 @@ def _is_split(features: Features, separator: str) -> bool:
 
 def _text(content: bytes, is_first: bool) -> str:
     """Return the text of lines that all end with a line feed, without the last one."""
-    if is_first and content.startswith(_BOM):
-        content = content[len(_BOM) :]
+    if is_first and content.startswith(BOM):
+        content = content[len(BOM) :]
     ends_with_line_feed = content.endswith(b"\n")
     if b"\r" in content:
         content = content.replace(b"\r\n", b"\n")

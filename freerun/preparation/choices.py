@@ -108,7 +108,7 @@ def choose(request: PrepareRequest) -> Choices:
         target_tokens=data.target_tokens,
         holds_out=data.dev is None,
     )
-    processes = request.processes or (1 if num_bytes(data) < _SMALL else request.cores)
+    processes = request.processes or (1 if num_bytes(state) < _SMALL else request.cores)
     return Choices(pairs=pairs, data=data, reading=reading, processes=processes, bundle=bundle, state=state)
 
 
@@ -147,6 +147,6 @@ def state_of(data: DataConfig) -> list[tuple[int, ...]]:
     return states
 
 
-def num_bytes(data: DataConfig) -> int:
-    """Return the size of the files of pairs."""
-    return sum(file.stat().st_size for file in files_of(location_of(data.train)))
+def num_bytes(state: Sequence[tuple[int, ...]]) -> int:
+    """Return the size of all files, by their states."""
+    return sum(size for size, *_ in state)

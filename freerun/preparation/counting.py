@@ -94,10 +94,10 @@ class Bounds:
         limit: of their number.
     """
 
-    distinct: int = _ALL
-    candidate: int = _ALL
-    fraction: float = 1.0
-    limit: int = _ALL
+    distinct: int
+    candidate: int
+    fraction: float
+    limit: int
 
     def of(self, lowest: npt.NDArray[np.uint64]) -> int:
         """Return the largest hash of a candidate among these lowest hashes, all distinct and sorted.

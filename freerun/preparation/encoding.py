@@ -89,10 +89,8 @@ def encode_block(number: int, block: Block, excluded: list[int], encoding: Encod
     texts = reading.texts(block)
     sources = encode_texts(normalised(texts.sources, reading.source_form, reading.source_case), encoding.source)
     targets = encode_texts(normalised(texts.targets, reading.target_form, "keep"), encoding.target)
-    columns = [sources, targets]
-    if texts.features is not None:
-        columns.append(encode_features(texts.features, encoding.source))
-    hashes_N = source_hashes(sources, columns[2] if len(columns) > 2 else None)
+    features = None if texts.features is None else encode_features(texts.features, encoding.source)
+    hashes_N = source_hashes(sources, features)
 
     left_N = np.ones(len(texts), np.bool_)
     left_N[excluded] = False
@@ -102,7 +100,7 @@ def encode_block(number: int, block: Block, excluded: list[int], encoding: Encod
     long_target_N = left_N & ~same_N & ~long_source_N & (targets[1] > encoding.max_target_length)
     kept_N = left_N & ~same_N & ~long_source_N & ~long_target_N
 
-    columns = [_kept(column, kept_N) for column in columns]
+    columns = [_kept(column, kept_N) for column in (sources, targets, features) if column is not None]
     content = shard_bytes([lengths for _, lengths in columns], [ids for ids, _ in columns], encoding.dtype)
     write_atomic(encoding.directory / shard_name(number), content)
     runs = runs_bytes(hashes_N[kept_N], row_hashes(columns[1]))

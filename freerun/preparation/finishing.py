@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from freerun.data.codec_files import codec_settings, vocabulary_files
+from freerun.data.codec_files import codec_settings, vocabulary_files, vocabulary_sizes
 from freerun.data.manifest import FORMAT, VERSION, Codecs, CodecSettings, DataCounts, Manifest, Side
 from freerun.data.prepared import DEV
 from freerun.data.shards import TARGET, Shard, open_shard, shard_name
@@ -38,9 +38,7 @@ def finished_manifest(
     Raises:
         RunError: a shard is not as it was written; it has been removed.
     """
-    sizes = [len(encoding.source.vocabulary), len(encoding.target.vocabulary)]
-    if encoding.source.features is not None:
-        sizes.append(len(encoding.source.features.vocabulary))
+    sizes = vocabulary_sizes(encoding.source, encoding.target)
     digests = [hashlib.sha256() for _ in range(2 * len(sizes))]
     left, most_frequent = grouped.most_frequent_target, ""
     for number, record in enumerate(records):

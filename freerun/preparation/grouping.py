@@ -139,7 +139,7 @@ def group_sources(
         directory: of the prepared data.
         scratch: of the runs.
         pairs: of each shard.
-        progress: is told which fraction is done.
+        progress: is called with the fraction that is done.
 
     Raises:
         OSError: a file cannot be read or written.

@@ -15,8 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from freerun.data.codec import Codec
-from freerun.data.codec_files import FEATURE_VOCABULARY
+from freerun.data.codec_files import FEATURE_VOCABULARY, vocabulary_sizes
 from freerun.data.corpus import FilterReport, no_pair_left
 from freerun.data.decompression import COMPRESSED
 from freerun.data.manifest import MANIFEST, PREPARATION, manifest_bytes
@@ -31,7 +30,7 @@ from freerun.experiment.pairs_spec import location_of
 from freerun.experiment.run_columns import held_out_columns
 from freerun.files import remove_leftovers, write_atomic
 from freerun.log import log
-from freerun.preparation.blocks import MAX_BLOCK_LINES, BadBlock, blocks_of
+from freerun.preparation.blocks import MAX_BLOCK_LINES, BadBlock, Block, blocks_of
 from freerun.preparation.choices import Choices, PrepareRequest, choose, num_bytes, settings_of, state_of
 from freerun.preparation.counting import HeldOutPairs, Tally, count_block
 from freerun.preparation.encoding import Encoding, ShardRecord, encode_block, hashes_of_sources
@@ -46,7 +45,7 @@ SCRATCH: Final = "scratch"
 _COUNTED: Final = "counted.json"
 _SHARDS: Final = "shards.jsonl"
 Progress = Callable[[str, int, float | None], None]
-"""Is told the activity, how many pairs are done, and the fraction, None if it is not known."""
+"""Is called with the activity, the number of pairs that are done, and the fraction, None if it is not known."""
 
 
 class HopelessError(Exception):
@@ -204,10 +203,10 @@ class PreparationJob(Choices):
         files, blocks = files_of(location_of(self.data.train)), 0
         # of other files it is not known how many bytes they will be
         is_plain = not any(is_columnar(file) or file.suffix.lower() in COMPRESSED for file in files)
-        size = num_bytes(self.data) if is_plain else 0
+        size = num_bytes(self.state) if is_plain else 0
 
         def tasks() -> Iterator[tuple[int, tuple[Any, ...]]]:
-            for block in blocks_of(location_of(self.data.train), self.reading.columns):
+            for block in self._blocks():
                 yield block.num_bytes, (block, tally.bounds)
 
         done = 0
@@ -217,10 +216,13 @@ class PreparationJob(Choices):
             self.progress("reading", tally.pairs, done / size if size else None)
         return blocks
 
+    def _blocks(self) -> Iterator[Block]:
+        return blocks_of(location_of(self.data.train), self.reading.columns)
+
     def _each_block(
         self, function: Callable[..., Any], arguments: Callable[[int], tuple[Any, ...]]
     ) -> Iterator[tuple[int, Any]]:
-        blocks = enumerate(blocks_of(location_of(self.data.train), self.reading.columns))
+        blocks = enumerate(self._blocks())
         tasks = ((number, (block, *arguments(number))) for number, block in blocks)
         pairs = 0
         for number, result in in_order(function, tasks, self.processes, self.reading):
@@ -235,21 +237,21 @@ class PreparationJob(Choices):
         columns = held_out_columns(self.data)
         dev: list[Pair] = list(read_pairs(self.out / DEV, columns))
         development = group_pairs(dev, learned.source, learned.target)
-        most = max(len(learned.source.vocabulary), len(learned.target.vocabulary), _feature_ids(learned.source))
+        sizes = vocabulary_sizes(learned.source, learned.target)
         encoding = Encoding(
             reading=self.reading,
             source=learned.source,
             target=learned.target,
             max_source_length=self.data.max_source_length,
             max_target_length=self.data.max_target_length,
-            dtype=dtype_for(max(most, self.data.max_source_length, self.data.max_target_length)),
+            dtype=dtype_for(max(*sizes, self.data.max_source_length, self.data.max_target_length)),
             directory=self.out,
             scratch=self.scratch,
             development=np.zeros(0, np.uint64),
         )
         # of all spellings, which the model may not distinguish
         hashes = np.unique(hashes_of_sources([*dev], encoding))
-        return Encoding(**{**vars(encoding), "development": hashes}), development
+        return replace(encoding, development=hashes), development
 
     def _encoded(self, encoding: Encoding, learned: Learned) -> list[ShardRecord]:
         """Encode all blocks that have no shard yet; return the records of all shards."""
@@ -258,7 +260,7 @@ class PreparationJob(Choices):
         done = sum(record.read for record in records.values())
 
         def tasks() -> Iterator[tuple[int, tuple[Any, ...]]]:
-            for number, block in enumerate(blocks_of(location_of(self.data.train), self.reading.columns)):
+            for number, block in enumerate(self._blocks()):
                 if number not in records:
                     yield number, (number, block, learned.places.get(number, []))
 
@@ -270,10 +272,6 @@ class PreparationJob(Choices):
                 done += record.read
                 self.progress("encoding", done, len(records) / learned.blocks)
         return [records[number] for number in range(len(records))]
-
-
-def _feature_ids(source: Codec) -> int:
-    return 0 if source.features is None else len(source.features.vocabulary)
 
 
 def _finished(path: Path, directory: Path, scratch: Path) -> dict[int, ShardRecord]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from freerun.config import DataConfig
 from freerun.data.codec import Codec, check_target_tokens, form_to_write
-from freerun.data.codec_files import FEATURE_VOCABULARY, codec_of, codec_settings, vocabulary_files, vocabulary_name
+from freerun.data.codec_files import codec_settings, codecs_of, vocabulary_files
 from freerun.data.features import FeatureCodec
 from freerun.data.manifest import Side
 from freerun.data.prepared import DEV
@@ -78,17 +78,11 @@ class Learned:
                 return None
         except (OSError, ValueError):
             return None
-        features = None
-        if values["separator"] is not None:
-            file = directory / FEATURE_VOCABULARY
-            features = FeatureCodec(values["separator"], Vocabulary.from_json(file.read_bytes(), file))
-        codecs = {}
-        for side in ("source", "target"):
-            file = directory / vocabulary_name(side, values[side]["tokens"])
-            codecs[side] = codec_of(values[side], file.read_bytes(), file, features if side == "source" else None)
+        sides = {side: values[side] for side in ("source", "target")}
+        source, target = codecs_of(sides, values["separator"], lambda name: (directory / name).read_bytes(), directory)
         return cls(
-            source=codecs["source"],
-            target=codecs["target"],
+            source=source,
+            target=target,
             places={int(block): numbers for block, numbers in values["places"].items()},
             blocks=values["blocks"],
             unknown=values["unknown"],

@@ -14,7 +14,7 @@ from freerun.data.manifest import MANIFEST, PREPARATION
 from freerun.data.prepared import Prepared, open_prepared
 from freerun.errors import DataError, RunError
 from freerun.files import write_atomic
-from freerun.lock import LOCK, inner_lock, only_writer
+from freerun.lock import check_empty, inner_lock, only_writer
 from freerun.log import log
 from freerun.preparation.choices import PrepareRequest
 from freerun.preparation.job import HopelessError, PreparationJob, Progress
@@ -29,7 +29,8 @@ def prepare(request: PrepareRequest, progress: Progress) -> tuple[Prepared, bool
         UserError: something that the user can fix; what was there before is unchanged.
     """
     with only_writer(inner_lock(request.out)):
-        _check_directory(request.out)
+        if not (request.out / PREPARATION).exists():
+            check_empty(request.out, (f".{PREPARATION}.",))
         job = PreparationJob.of(request, progress)
         if _is_complete(job):
             shutil.rmtree(job.scratch, ignore_errors=True)  # a kill came after the manifest
@@ -55,27 +56,6 @@ def damage_of(directory: Path, progress: Progress) -> str | None:
     except DataError as error:
         return f"{error.where}: {error.what}."
     return None
-
-
-def _check_directory(directory: Path) -> None:
-    """Check that a directory is new, empty, or has a preparation.
-
-    Raises:
-        RunError: it has something else.
-    """
-    if (directory / PREPARATION).exists():
-        return
-    # a preparation that was killed as it began may have left its first file unfinished
-    names = [path.name for path in directory.iterdir() if path.name != LOCK]
-    names = sorted(name for name in names if not name.startswith(f".{PREPARATION}."))
-    if names:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise RunError(
-            directory,
-            f"this directory is not empty: it holds {', '.join(names[:3])}{more}",
-            "Expected a new or empty directory",
-            "Choose another with --out",
-        )
 
 
 def _is_complete(job: PreparationJob) -> bool:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from freerun.config import DataConfig
-from freerun.data.manifest import is_prepared
 from freerun.data.memory_pairs import PairsInMemory
 from freerun.data.normalisation import Form, normalise
 from freerun.data.readers import PairsLocation, describe
 from freerun.experiment.input_fields import choose_fields
 from freerun.experiment.pairs_spec import location_of
+from freerun.experiment.prepared_data import names_prepared
 
 __all__ = ["source_forms"]
 
@@ -26,7 +25,7 @@ def source_forms(config: DataConfig, pairs: PairsLocation | PairsInMemory | None
         config: of a trial.
         pairs: what it was trained on; pairs in memory, whose file a trial may no longer have, are read here.
     """
-    if isinstance(config.train, str) and is_prepared(Path(config.train)):
+    if names_prepared(config.train):
         return ()  # their form is fixed
     if config.source_tokens != "char" or config.shared_vocabulary or config.forms.source not in _FORMS:
         return ()

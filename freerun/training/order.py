@@ -27,7 +27,7 @@ class BatchOrder:
     ) -> None:
         self.corpus = corpus
         self._options = (batch_size, batch_tokens, seed, together)
-        self._key, self._plan = (0, 0, 0), self._planned(0, 0, 0)
+        self._key, self._plan = (0, 0), self._planned(0, 0, 0)
         planned = sum(map(len, self._plan))
         self.batches_per_epoch = max(1, round(len(self._plan) * len(corpus) / planned))
         """With several windows an estimate: the first one's number, in proportion to its pairs."""
@@ -73,10 +73,10 @@ class BatchOrder:
         return make_batch(self.corpus, pairs)
 
     def _of(self, progress: Progress) -> list[Ids]:
-        key = (progress.epoch, progress.window, progress.before)
-        if key[:2] != self._key[:2]:
+        key = (progress.epoch, progress.window)
+        if key != self._key:
             self._key, self._plan = key, []  # the former plan's memory is free before the next one is made
-            self._plan = self._planned(*key)
+            self._plan = self._planned(*key, progress.before)
         return self._plan
 
     def _planned(self, epoch: int, window: int, before: int) -> list[Ids]:
