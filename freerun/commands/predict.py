@@ -134,19 +134,7 @@ def _predictions(predictor: Predictor, texts: Iterable[SourceLine], request: Pre
 
 def _shown(prediction: Prediction, request: PredictRequest) -> str:
     if request.json:
-        hypotheses = [
-            {
-                "text": h.text,
-                "tokens": list(h.tokens),
-                "score": h.score,
-                "rank_score": h.rank_score,
-                "token_scores": list(h.token_scores),
-                "truncated": h.truncated,
-            }
-            for h in prediction.hypotheses
-        ]
-        features = {} if prediction.features is None else {"features": prediction.features}
-        return json_line({"source": prediction.source, **features, "hypotheses": hypotheses}) + "\n"
+        return json_line(prediction.as_json()) + "\n"
     if request.many:
         lines = [f"{rank}\t{h.score:.6f}\t{one_line(h.text)}\n" for rank, h in enumerate(prediction.hypotheses, 1)]
         return "".join(lines) + "\n"

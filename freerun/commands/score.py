@@ -44,7 +44,7 @@ def score(
             without += scored.score is None
             count_tokens(unknown, scored.unknown)
             unknown_features.add(codec.unknown(scored.features or "") if codec else ())
-            out.write(_as_json(scored) if as_json else _as_line(scored))
+            out.write(json_line(scored.as_json()) + "\n" if as_json else _as_line(scored))
     unknown_features.report()
     if without:
         say(
@@ -52,17 +52,6 @@ def score(
             f"in the vocabulary: {named_tokens(unknown)}. The model can never write them. Check the targets' spelling, "
             "case and Unicode form, or use a model trained on data with these tokens."
         )
-
-
-def _as_json(scored: Scored) -> str:
-    values = {
-        "source": scored.source,
-        **({} if scored.features is None else {"features": scored.features}),
-        "target": scored.target,
-        "score": scored.score,
-        "token_scores": list(scored.token_scores),
-    }
-    return json_line(values) + "\n"
 
 
 def _as_line(scored: Scored) -> str:

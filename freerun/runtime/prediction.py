@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from freerun.data.features import Features
 
@@ -28,6 +29,17 @@ class PredictedHypothesis:
     rank_score: float
     token_scores: tuple[float, ...]
     truncated: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that ``freerun predict --json`` prints for it."""
+        return {
+            "text": self.text,
+            "tokens": self.tokens,
+            "score": self.score,
+            "rank_score": self.rank_score,
+            "token_scores": self.token_scores,
+            "truncated": self.truncated,
+        }
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,11 @@ class Prediction:
     def score(self) -> float:
         """The best output's score."""
         return self.hypotheses[0].score
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that ``freerun predict --json`` prints for it."""
+        features = {} if self.features is None else {"features": self.features}
+        return {"source": self.source, **features, "hypotheses": [each.as_json() for each in self.hypotheses]}
 
     def _repr_html_(self) -> str:
         """Return the hypotheses and their scores as HTML, for notebooks."""
@@ -96,3 +113,13 @@ class Scored:
     token_scores: tuple[float | None, ...]
     unknown: tuple[str, ...] = ()
     features: Features | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that ``freerun score --json`` prints for it."""
+        return {
+            "source": self.source,
+            **({} if self.features is None else {"features": self.features}),
+            "target": self.target,
+            "score": self.score,
+            "token_scores": self.token_scores,
+        }

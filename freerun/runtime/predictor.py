@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
@@ -13,6 +12,7 @@ from freerun.data.codec import Codec
 from freerun.data.features import Features
 from freerun.errors import BundleError, DataError
 from freerun.runtime.bundle import Bundle
+from freerun.runtime.encoded_texts import EncodedPair, EncodedText
 from freerun.runtime.prediction import PredictedHypothesis, Prediction, Scored
 from freerun.runtime.sources import (
     Source,
@@ -132,7 +132,21 @@ class Predictor:
         if type(texts) is not list:
             texts = as_list("texts", texts, _TEXTS)
         _check_search(search, prefix)
-        prefix_ids = self._prefix_ids(prefix) if prefix else []
+        prefix_ids = self.prefix_ids(prefix)
+        return self.predict_encoded(self.encode(texts, rows), search, prefix_ids)
+
+    def encode(
+        self, texts: Sequence[Source], rows: Sequence[int] | None = None, max_length: int | None = None
+    ) -> list[EncodedText]:
+        """Check texts and return them as ids, for ``predict_encoded``, which also takes texts of several calls.
+
+        Args:
+            texts: as in ``predict_batch``.
+            rows: as in ``predict_batch``.
+            max_length: the maximum number of tokens per output, instead of the model's bound.
+
+        Raises as ``predict_batch`` does.
+        """
         numbers = range(len(texts)) if rows is None else rows
         features = None
         if self.source.features is not None:
@@ -140,17 +154,27 @@ class Predictor:
         for position, (number, text) in enumerate(zip(numbers, texts, strict=True)):
             if type(text) is not str or not text.isprintable():  # nearly every text is, and the check takes 0.1 µs
                 check_text_alone(text, f"texts[{position}]", f"text {number + 1}")
-        tokens = [self.source.tokens(text) for text in texts]
+        tokens = [self.source.tokens(text) for text in texts]  # type: ignore[arg-type]
         encoded = [self._ids(each, number) for each, number in zip(tokens, numbers, strict=True)]
-        bounds = [self.bound.of_one(len(ids)) for ids in encoded]
-        if features is not None:
-            self._append_features(encoded, features)
-        outputs = self._outputs(encoded, bounds, search, prefix_ids, numbers)
-        for number, hypotheses in zip(numbers, outputs, strict=True):
+        bounds = [self.bound.of_one(len(ids)) if max_length is None else max_length for ids in encoded]
+        if features is None:
+            return list(map(EncodedText, texts, tokens, encoded, bounds, numbers))  # type: ignore[arg-type]
+        self._append_features(encoded, features)
+        return list(map(EncodedText, texts, tokens, encoded, bounds, numbers, features))
+
+    def predict_encoded(
+        self, texts: Sequence[EncodedText], search: Search = Greedy(), prefix_ids: Sequence[int] = ()
+    ) -> list[Prediction]:
+        """Return the outputs for texts that ``encode`` returned; ``prefix_ids`` are those of ``prefix_ids``.
+
+        Raises:
+            BundleError: as ``predict_batch`` does.
+        """
+        outputs = self._outputs(texts, search, prefix_ids)
+        for text, hypotheses in zip(texts, outputs, strict=True):
             for hypothesis in hypotheses:
-                check_score(hypothesis.score, f"text {number + 1}")
-        predictions = [self._prediction(*each) for each in zip(texts, tokens, encoded, outputs, strict=True)]
-        return predictions if features is None else self._with_features(predictions, features)
+                check_score(hypothesis.score, f"text {text.row + 1}")
+        return list(map(self._prediction, texts, outputs))
 
     def _ids(self, tokens: list[str], number: int) -> list[int]:
         """Return the ids of a source, the end token last."""
@@ -170,23 +194,11 @@ class Predictor:
         for ids, each in zip(encoded, features, strict=True):
             ids += self.source.features.encode(each)
 
-    def _with_features(self, predictions: Iterable[Prediction], features: Iterable[Features]) -> list[Prediction]:
-        codec = self.source.features
-        assert codec is not None
-        return [
-            replace(prediction, features=stored_features(each), unknown_features=tuple(codec.unknown(each)))
-            for prediction, each in zip(predictions, features, strict=True)
-        ]
-
-    def _outputs(
-        self,
-        sources: list[list[int]],
-        bounds: list[int],
-        search: Search,
-        prefix: Sequence[int],
-        numbers: Sequence[int],
-    ) -> list[list[Hypothesis]]:
-        """Return the hypotheses of each source, in the order of the sources."""
+    def _outputs(self, texts: Sequence[EncodedText], search: Search, prefix: Sequence[int]) -> list[list[Hypothesis]]:
+        """Return the hypotheses of each text, in the order of the texts."""
+        sources = [text.ids for text in texts]
+        bounds = [text.bound for text in texts]
+        numbers = [text.row for text in texts]
         if len(sources) == 1:
             return self.searcher.search(sources, bounds, search, prefix, numbers)
         outputs: list[list[Hypothesis]] = [[] for _ in sources]
@@ -227,9 +239,14 @@ class Predictor:
         for window in windows(enumerate(pairs)):
             yield from self._scored([pair for _, pair in window], [number for number, _ in window])
 
-    def _prediction(self, text: str, tokens: list[str], ids: list[int], hypotheses: Sequence[Hypothesis]) -> Prediction:
-        unknown = tuple(self.source.unknown_among(tokens)) if UNK in ids else ()
-        return Prediction(text, tuple(map(self._readable, hypotheses)), unknown)
+    def _prediction(self, text: EncodedText, hypotheses: Sequence[Hypothesis]) -> Prediction:
+        unknown = tuple(self.source.unknown_among(text.tokens)) if UNK in text.ids else ()
+        readable = tuple(map(self._readable, hypotheses))
+        if text.features is None:
+            return Prediction(text.text, readable, unknown)
+        assert self.source.features is not None
+        unknown_features = tuple(self.source.features.unknown(text.features))
+        return Prediction(text.text, readable, unknown, stored_features(text.features), unknown_features)
 
     def _readable(self, hypothesis: Hypothesis) -> PredictedHypothesis:
         tokens = self.target.decode(hypothesis.ids)
@@ -242,7 +259,14 @@ class Predictor:
             hypothesis.truncated,
         )
 
-    def _prefix_ids(self, prefix: str) -> list[int]:
+    def prefix_ids(self, prefix: str) -> list[int]:
+        """Return the ids of a text that outputs shall begin with.
+
+        Raises:
+            DataError: it has a token that the model cannot write.
+        """
+        if not prefix:
+            return []
         tokens = self.target.tokens(prefix)
         unknown = [token for token in tokens if token not in self.target.vocabulary]
         if unknown:
@@ -256,6 +280,14 @@ class Predictor:
         return ids[: ids.index(EOS)]
 
     def _scored(self, pairs: Sequence[_Pair], numbers: Sequence[int]) -> list[Scored]:
+        return self.score_encoded(self.encode_pairs(pairs, numbers))
+
+    def encode_pairs(self, pairs: Sequence[_Pair], numbers: Sequence[int] | None = None) -> list[EncodedPair]:
+        """Check pairs and return them as ids, for ``score_encoded``, which also takes pairs of several calls.
+
+        ``numbers`` are those of the pairs in a longer list, for messages. Raises as ``score_stream`` does.
+        """
+        numbers = range(len(pairs)) if numbers is None else numbers
         for number, pair in zip(numbers, pairs, strict=True):
             _check_pair(pair, number)
         sources = [
@@ -270,21 +302,30 @@ class Predictor:
             self._append_features(sources, given)
         tokens = [self.target.tokens(pair.target) for pair in pairs]
         targets = [self.target.encode_tokens(each) for each in tokens]
+        texts = [pair.source for pair in pairs], [pair.target for pair in pairs]
+        return list(map(EncodedPair, *texts, tokens, sources, targets, numbers, features))
+
+    def score_encoded(self, pairs: Sequence[EncodedPair]) -> list[Scored]:
+        """Return the scores of pairs that ``encode_pairs`` returned.
+
+        Raises:
+            BundleError: the model gives a pair a score that is not finite.
+        """
+        ids = [pair.source_ids for pair in pairs], [pair.target_ids for pair in pairs]
         scores: list[list[float]] = [[]] * len(pairs)
-        for batch, forced in score_in_batches(self.searcher, sources, targets, self.batch_size):
+        for batch, forced in score_in_batches(self.searcher, *ids, self.batch_size):
             for n, log_probs in zip(batch, forced.log_probs, strict=True):
                 scores[n] = log_probs.tolist()
-                check_score(sum(scores[n]), f"pair {numbers[n] + 1}")
-        return [self._as_scored(*each) for each in zip(pairs, features, tokens, targets, scores, strict=True)]
+                check_score(sum(scores[n]), f"pair {pairs[n].number + 1}")
+        return list(map(self._as_scored, pairs, scores))
 
-    def _as_scored(
-        self, pair: _Pair, features: Features | None, tokens: list[str], ids: list[int], scores: list[float]
-    ) -> Scored:
-        """Return the ``scores`` of a target's ``ids``; those of UNK do not belong to the tokens that it stands for."""
+    def _as_scored(self, pair: EncodedPair, scores: list[float]) -> Scored:
+        """Return the ``scores`` of a target's ids; those of UNK do not belong to the tokens that it stands for."""
+        ids, features = pair.target_ids, pair.features
         if UNK not in ids:
             return Scored(pair.source, pair.target, float(sum(scores)), tuple(scores), features=features)
         known = tuple(None if number == UNK else score for number, score in zip(ids, scores, strict=True))
-        unknown = tuple(self.target.unknown_among(tokens))
+        unknown = tuple(self.target.unknown_among(pair.tokens))
         return Scored(pair.source, pair.target, None, known, unknown, features)
 
 
