@@ -120,13 +120,15 @@ def load_bundles(
         precision=precision,
         device=place,
     )
+    members = [_member(bundle, runtime, precision, threads, place) for bundle in bundles]
     predictor = Predictor(
-        searcher=_searcher(bundles, mean, runtime, precision, threads, place),
+        searcher=_searcher(members, mean),
         source=first.source,
         target=first.target,
         bound=first.bound if max_length is None else replace(first.bound, fixed=max_length),
         load_again=(_load_again, (loaded,)),
         bundle=first if len(bundles) == 1 else None,
+        runtime=members[0].runtime,
     )
     return predictor, first
 
@@ -163,21 +165,19 @@ def _loaded_again(loaded: _Loaded) -> Predictor:
     return load_bundles(models, *options, loaded.digests[0])[0]
 
 
-def _searcher(
-    bundles: Sequence[Bundle], mean: Mean, runtime: Runtime | None, precision: Precision, threads: int, device: str
-) -> Searcher:
+def _searcher(members: Sequence[_Member], mean: Mean) -> Searcher:
     """Return the searcher of one model, or of an ensemble."""
-    members = [_member(bundle, runtime, precision, threads, device) for bundle in bundles]
     if len(members) > 1:
         return StepperSearcher(lambda: EnsembleStepper([member.new_stepper() for member in members], mean))
     return members[0].searcher
 
 
 class _Member(NamedTuple):
-    """How to run a bundle: steppers for an ensemble, and the searcher of the model alone."""
+    """How to run a bundle: steppers for an ensemble, the searcher of the model alone, and what runs both."""
 
     new_stepper: Callable[[], Stepper]
     searcher: Searcher
+    runtime: str
 
 
 def _member(bundle: Bundle, runtime: Runtime | None, precision: Precision, threads: int, device: str) -> _Member:
@@ -190,7 +190,7 @@ def _member(bundle: Bundle, runtime: Runtime | None, precision: Precision, threa
         return _compiled(bundle, precision, threads)
     if not on_cpu or runtime == "torch" or (runtime is None and precision == "fp32" and not bundle.has_graphs()):
         new_stepper = _torch_steppers(bundle, threads, device)
-        return _Member(new_stepper, StepperSearcher(new_stepper))
+        return _Member(new_stepper, StepperSearcher(new_stepper), "torch")
     if not bundle.has_graphs(precision):
         quantize = "" if precision == "fp32" else f" --quantize {precision}"
         raise BundleError(
@@ -201,7 +201,7 @@ def _member(bundle: Bundle, runtime: Runtime | None, precision: Precision, threa
         )
     graphs = Graphs(bundle, precision, threads or _ONNX_THREADS)
     steppers = StepperSearcher(lambda: OnnxStepper(graphs))
-    return _Member(lambda: OnnxStepper(graphs), DirectSearcher(OnnxGreedy(graphs), steppers))
+    return _Member(lambda: OnnxStepper(graphs), DirectSearcher(OnnxGreedy(graphs), steppers), "onnxruntime")
 
 
 def _compiled(bundle: Bundle, precision: Precision, threads: int) -> _Member:
@@ -212,7 +212,7 @@ def _compiled(bundle: Bundle, precision: Precision, threads: int) -> _Member:
     threads = resolve_threads(threads) or 1
     steppers = StepperSearcher(lambda: CompiledStepper(model))
     searcher = DirectSearcher(CompiledGreedy(model, threads), steppers, CompiledBeam(model, threads))
-    return _Member(lambda: CompiledStepper(model), searcher)
+    return _Member(lambda: CompiledStepper(model), searcher, "compiled")
 
 
 def _torch_steppers(bundle: Bundle, threads: int, device: str) -> Callable[[], Stepper]:

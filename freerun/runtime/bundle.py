@@ -52,6 +52,7 @@ __all__ = [
     "WEIGHTS",
     "Bundle",
     "arrays_file",
+    "bundle_identity",
     "find_bundle",
     "graph_file",
     "read_bundle",
@@ -264,18 +265,18 @@ def read_bundle(model: Path) -> Bundle:
     """
     failures = 0
     for _ in range(_ATTEMPTS):
-        before = _identity(model)
+        before = bundle_identity(model)
         try:
             bundle = _read(find_bundle(model))
         except BundleError:
             # The bundle may have been replaced meanwhile, or be missing for a moment between two renames.
-            if _identity(model) == before:
+            if bundle_identity(model) == before:
                 failures += 1
                 if failures == _MAX_FAILURES:
                     raise
                 time.sleep(0.002 * failures)
             continue
-        if bundle.files.identity("config.json") == _identity(model):
+        if bundle.files.identity("config.json") == bundle_identity(model):
             return bundle
     raise BundleError(
         model, "the bundle keeps being replaced", "Expected a bundle that stays unchanged for a moment", "Try again"
@@ -287,7 +288,7 @@ _MAX_FAILURES: Final = 6
 """Failed attempts to read an unchanged bundle before the error is raised, after 30 ms in all."""
 
 
-def _identity(model: Path) -> Identity | None:
+def bundle_identity(model: Path) -> Identity | None:
     """Return the identity of the bundle's current config.json, None if it has none."""
     try:
         return identity_of((find_bundle(model) / "config.json").stat())

@@ -65,10 +65,11 @@ class Predictor:
         longest_source: int = MAX_POSITIONS,
         load_again: Reload | None = None,
         bundle: Bundle | None = None,
+        runtime: str = "",
     ) -> None:
         """``longest_source`` is in tokens, with the end token and without features (each of which counts once, so
         their number is limited by the vocabulary); without ``load_again`` it cannot be pickled. ``bundle`` is the only
-        one that it was loaded from.
+        one that it was loaded from, and ``runtime`` names what runs it: "compiled", "onnxruntime" or "torch".
         """
         self.searcher = searcher
         self.source = source
@@ -77,6 +78,7 @@ class Predictor:
         self.batch_size = batch_size
         self.longest_source = longest_source
         self.bundle = bundle
+        self.runtime = runtime
         self._load_again = load_again
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,0 +1,156 @@
+"""The thread of a worker that decodes: a batch of whatever waits, whenever it is free."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from freerun.errors import FreerunError
+from freerun.server.counts import Counts
+from freerun.server.fair_queue import Batch, FairQueue, Job
+from freerun.server.problem import Problem, unavailable
+from freerun.server.server_log import ServerLog
+
+__all__ = ["BatchRunner", "Call"]
+
+_SMOOTHING: Final = 0.2
+_SLOW: Final = 0.002
+"""Seconds for a text until one was measured."""
+
+
+class Call(Protocol):
+    """What decodes a batch. Two that are equal may share one."""
+
+    @property
+    def model(self) -> str:
+        """The name of its model."""
+        ...
+
+    def run(self, items: Sequence[Any]) -> list[Any]:
+        """Return a result for each item. Called in the runner's thread."""
+        ...
+
+    def count(self, counts: Counts, results: Sequence[Any]) -> None:
+        """Count what was decoded."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """Stands in the place of a result that could not be computed."""
+
+    error: Exception
+
+
+class BatchRunner:
+    """Decodes jobs in a thread; created and called in the thread of an event loop, except for ``_run``."""
+
+    def __init__(self, capacity: int, counts: Counts, log: ServerLog) -> None:
+        self._queue = FairQueue(capacity)
+        self._counts, self._log = counts, log
+        self._loop = asyncio.get_running_loop()
+        self._changed = threading.Condition()
+        self._seconds_per_text = _SLOW
+        self._thread = threading.Thread(target=self._run, name="freerun batches", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Texts that wait."""
+        return len(self._queue)
+
+    def wait_estimate(self) -> float:
+        """Return the seconds that a text added now would wait."""
+        return len(self._queue) * self._seconds_per_text
+
+    def has_room(self, texts: int = 1) -> bool:
+        """Return True if so many more texts may wait."""
+        return self._queue.has_room(texts)
+
+    def submit(self, job: Job, timeout: float) -> None:
+        """Let a job wait for its turn; then ``job.handle``, a future, has its results.
+
+        Raises:
+            Problem: the queue has no room, or so many texts wait that its time would be up before its turn.
+        """
+        with self._changed:
+            if not self._queue.has_room(len(job.items)):
+                raise self._refusal("The queue is full")
+            if self.wait_estimate() > timeout:
+                raise self._refusal("More texts wait than can be answered in time")
+            job.handle = self._loop.create_future()
+            self._queue.add(job)
+            self._changed.notify()
+
+    def _refusal(self, what: str) -> Problem:
+        detail = f"{what}: {self.waiting:,} texts wait. Try again later."
+        return unavailable(detail, min(60.0, self.wait_estimate()), limit="queue", maximum=self._queue.capacity)
+
+    def cancel(self, job: Job) -> None:
+        """Do not decode what is left of a job."""
+        if not job.is_cancelled:
+            job.is_cancelled = True
+            self._counts.add("skipped_texts", job.call.model, by=job.missing)  # type: ignore[attr-defined]
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while (batch := self._queue.take()) is None:
+                    self._changed.wait()
+            began = time.perf_counter()
+            results = self._results(batch)
+            seconds = time.perf_counter() - began
+            with self._changed:
+                self._queue.charge(batch.key, seconds)
+            each = seconds / len(batch.parts)
+            self._seconds_per_text += _SMOOTHING * (each - self._seconds_per_text)
+            self._count(batch, results, seconds)
+            self._loop.call_soon_threadsafe(_deliver, batch, results)
+
+    def _count(self, batch: Batch, results: Sequence[Any], seconds: float) -> None:
+        call: Any = batch.call
+        self._counts.observe("batch_texts", len(batch.parts), call.model)
+        self._counts.observe("batch_seconds", seconds, call.model)
+        call.count(self._counts, [each for each in results if not isinstance(each, _Failed)])
+
+    def _results(self, batch: Batch) -> list[Any]:
+        """Decode a batch. If that fails, decode each text alone, so that none fails because of another."""
+        call: Any = batch.call
+        items = [job.items[number] for job, number in batch.parts]
+        try:
+            return list(call.run(items))
+        except Exception as error:  # noqa: BLE001 (whatever it is, the service goes on)
+            if len(items) == 1:
+                return [self._failed(error)]
+        return [self._result_of_one(call.run, item) for item in items]
+
+    def _result_of_one(self, run: Callable[[Sequence[Any]], list[Any]], item: Any) -> Any:
+        try:
+            return run([item])[0]
+        except Exception as error:  # noqa: BLE001
+            return self._failed(error)
+
+    def _failed(self, error: Exception) -> _Failed:
+        self._log.error("a text could not be decoded", error, trace=not isinstance(error, FreerunError))
+        return _Failed(error)
+
+
+def _deliver(batch: Batch, results: Sequence[Any]) -> None:
+    """Hand out results, in the thread of the event loop."""
+    for (job, number), result in zip(batch.parts, results, strict=True):
+        job.results[number] = result
+        job.missing -= 1
+        if not job.missing and not job.handle.done():
+            _finish(job)
+
+
+def _finish(job: Job) -> None:
+    failed = next((each for each in job.results if isinstance(each, _Failed)), None)
+    if failed is None:
+        job.handle.set_result(job.results)
+    else:
+        job.handle.set_exception(Problem(500, "The model could not process this text. The service's log says why."))

@@ -1,0 +1,235 @@
+"""The description of the API (OpenAPI 3.1), generated from the types that validate requests, and as a page to read."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from pydantic_core import to_json
+
+from freerun.server import asked
+from freerun.server.documents import Document
+from freerun.server.serve_settings import RequestLimits
+from freerun.version import VERSION
+
+__all__ = ["docs_page", "openapi", "openapi_document"]
+
+_JSON, _FORM, _STREAM, _TEXT = "application/json", "application/x-www-form-urlencoded", "application/x-ndjson", "text/plain"
+_PROBLEM: Final = "application/problem+json"
+
+_STATUSES: Final = {
+    400: "The body cannot be read, or names something that is not served.",
+    401: "The service needs a key.",
+    404: "There is no such model.",
+    408: "The request did not arrive in time.",
+    413: "A limit of size is exceeded; `limit` names it.",
+    415: "The body has another type than expected.",
+    422: "The body is well formed, and something in it is wrong.",
+    431: "The headers are too large.",
+    500: "The model could not process a text, or the service has a fault; its log says which.",
+    503: "The queue is full, the time is up, or the service is ending: try again after `Retry-After` seconds.",
+}
+
+
+class _Operation(NamedTuple):
+    """One address and method: the types of its request and answer, and the statuses of refusals."""
+
+    method: str
+    path: str
+    summary: str
+    description: str = ""
+    request: type[BaseModel] | None = None
+    answer: type[BaseModel] | str | None = None
+    request_types: tuple[str, ...] = (_JSON,)
+    refusals: tuple[int, ...] = ()
+    is_list: bool = False
+
+
+_PREDICT = """\
+One object for each text, in their order, as `freerun predict --json` prints it. An empty text has an empty output.
+
+**Streams.** With `Accept: application/x-ndjson` the body may have any length. Each of its lines is a text: with
+`Content-Type: application/x-ndjson` a JSON string or an object {"text", "features"}, with `text/plain` the text itself,
+followed by a tab and its features if the model reads any. Options are fields of the query, those of `sample` as
+`sample.seed=1`. Each line is answered with one line, in the same order: a prediction, or {"error": ...}. Read while you
+write: the service reads only as fast as you do."""
+
+_ASKING: Final = (400, 401, 404, 408, 413, 415, 422, 500, 503)
+_TRANSLATING: Final = (400, 401, 408, 413, 415, 422, 500, 503)
+
+_OPERATIONS: Final = (
+    _Operation("post", "/v1/models/{name}/predict", "Predict texts", _PREDICT, asked.PredictRequest, asked.PredictAnswer, refusals=_ASKING),
+    _Operation(
+        "post",
+        "/v1/models/{name}/score",
+        "Score pairs",
+        "The log-probability that the model gives to each target.",
+        asked.ScoreRequest,
+        asked.ScoreAnswer,
+        refusals=_ASKING,
+    ),
+    _Operation("get", "/v1/models", "List the models", answer=asked.ModelList, refusals=(401,)),
+    _Operation("get", "/v1/models/{name}", "Describe a model", answer=asked.ModelDetails, refusals=(401, 404)),
+    _Operation(
+        "post",
+        "/translate",
+        "LibreTranslate: translate",
+        "Each line of `q` is one input of the model that is served for this pair of codes.",
+        asked.TranslateRequest,
+        asked.TranslateAnswer,
+        (_JSON, _FORM),
+        _TRANSLATING,
+    ),
+    _Operation(
+        "post",
+        "/detect",
+        "LibreTranslate: detect the language",
+        "The source languages that are served, those first whose model knows most of the text's tokens.",
+        asked.DetectRequest,
+        asked.Detected,
+        (_JSON, _FORM),
+        (400, 401, 408, 413, 415, 422, 503),
+        is_list=True,
+    ),
+    _Operation("get", "/languages", "LibreTranslate: list languages", answer=asked.Language, refusals=(401,), is_list=True),
+    _Operation("get", "/frontend/settings", "LibreTranslate: settings of its page", answer=asked.FrontendSettings),
+    _Operation("get", "/health", "LibreTranslate: the service can answer", answer=asked.Health, refusals=(503,)),
+    _Operation("get", "/live", "The process runs", answer=_JSON),
+    _Operation("get", "/ready", "The service can answer", answer=_JSON, refusals=(503,)),
+    _Operation("get", "/v2/health/live", "KServe: the process runs", answer=_JSON),
+    _Operation("get", "/v2/health/ready", "KServe: the service can answer", answer=_JSON, refusals=(503,)),
+    _Operation("get", "/metrics", "Counts of all workers, for Prometheus", answer=_TEXT, refusals=(401,)),
+)
+
+
+def openapi(limits: RequestLimits) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of a service with these limits."""
+    kinds = {each for operation in _OPERATIONS for each in (operation.request, operation.answer) if isinstance(each, type)}
+    kinds |= {asked.ProblemDetails, asked.StreamLine, asked.PredictOptions}
+    ordered = sorted(kinds, key=lambda kind: kind.__name__)
+    _, definitions = models_json_schema(
+        [(kind, "validation") for kind in ordered], ref_template="#/components/schemas/{model}"
+    )
+    paths: dict[str, Any] = {}
+    for operation in _OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _described(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "freerun serve",
+            "version": VERSION,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            "description": "Sequence-to-sequence models behind HTTP. " + _limits_text(limits),
+        },
+        "paths": paths,
+        "components": {
+            "schemas": _with_limits(definitions["$defs"], limits),
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            },
+        },
+    }
+
+
+def _limits_text(limits: RequestLimits) -> str:
+    return (
+        f"A request may have {limits.max_bytes:,} bytes and {limits.max_texts:,} texts, and each text "
+        f"{limits.max_characters:,} characters and {limits.max_tokens:,} tokens."
+    )
+
+
+def _with_limits(schemas: dict[str, Any], limits: RequestLimits) -> dict[str, Any]:
+    """Add the limits, which are settings of the service, to the types."""
+    for name in ("PredictRequest", "PredictOptions"):
+        properties = schemas[name]["properties"]
+        properties["beam_size"]["maximum"] = limits.max_beam_size
+        for option, maximum in (("num_hypotheses", limits.max_beam_size), ("max_length", limits.max_length)):
+            properties[option]["anyOf"][0]["maximum"] = maximum
+    schemas["PredictRequest"]["properties"]["texts"]["maxItems"] = limits.max_texts
+    schemas["ScoreRequest"]["properties"]["pairs"]["maxItems"] = limits.max_texts
+    schemas["TranslateRequest"]["properties"]["alternatives"]["maximum"] = limits.max_beam_size - 1
+    return schemas
+
+
+def _described(operation: _Operation) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "summary": operation.summary,
+        "operationId": f"{operation.method}{operation.path.replace('{name}', 'model').replace('/', '_')}",
+        "responses": {"200": _answer(operation)},
+    }
+    if operation.description:
+        described["description"] = operation.description
+    if "{name}" in operation.path:
+        described["parameters"] = [
+            {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "description": "A model."}
+        ]
+    if operation.request is not None:
+        schema = _reference(operation.request)
+        content = {each: {"schema": schema} for each in operation.request_types}
+        described["requestBody"] = {"required": True, "content": content}
+    if 401 in operation.refusals:
+        described["security"] = [{"bearer": []}, {"header": []}, {}]
+    for status in operation.refusals:
+        described["responses"][str(status)] = _refusal(status)
+    return described
+
+
+def _answer(operation: _Operation) -> dict[str, Any]:
+    kind = operation.answer
+    if not isinstance(kind, type):
+        schema: dict[str, Any] = {"type": "string" if kind == _TEXT else "object"}
+        return {"description": operation.summary, "content": {kind: {"schema": schema}}}
+    schema = _reference(kind)
+    if operation.is_list:
+        schema = {"type": "array", "items": schema}
+    content = {_JSON: {"schema": schema}}
+    if operation.request is asked.PredictRequest:
+        content[_STREAM] = {"schema": {"$ref": "#/components/schemas/Predicted"}}
+    return {"description": operation.summary, "content": content}
+
+
+def _refusal(status: int) -> dict[str, Any]:
+    refusal: dict[str, Any] = {
+        "description": _STATUSES[status],
+        "content": {_PROBLEM: {"schema": _reference(asked.ProblemDetails)}},
+    }
+    if status == 503:
+        refusal["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
+    return refusal
+
+
+def _reference(kind: type[BaseModel]) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}
+
+
+def openapi_document(limits: RequestLimits) -> Document:
+    """Return what GET /openapi.json answers."""
+    return Document.of(to_json(openapi(limits), indent=1), _JSON)
+
+
+def docs_page(limits: RequestLimits) -> Document:
+    """Return the same as a page to read, which needs no script."""
+    environment = Environment(
+        loader=PackageLoader("freerun.server", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["type_name"] = _type_name
+    page = environment.get_template("docs_page.html").render(api=openapi(limits), statuses=_STATUSES, version=VERSION)
+    return Document.of(page.encode(), "text/html; charset=utf-8")
+
+
+def _type_name(schema: dict[str, Any]) -> str:
+    """Return the type of a value in words: "list of Pair", "number or null"."""
+    if "$ref" in schema:
+        return str(schema["$ref"]).rsplit("/", 1)[-1]
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(map(_type_name, schema["anyOf"])))
+    if "const" in schema:
+        return f'"{schema["const"]}"'
+    if "enum" in schema:
+        return " or ".join(f'"{each}"' for each in schema["enum"])
+    if schema.get("type") == "array":
+        return f"list of {_type_name(schema.get('items', {}))}"
+    return str(schema.get("type", "any value"))

@@ -1,0 +1,194 @@
+"""The settings of a service: the options of ``freerun serve``, checked before anything starts."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from freerun.bounds import Range
+from freerun.errors import ConfigError
+from freerun.loading import Precision
+from freerun.text import shown
+
+__all__ = [
+    "CONNECTIONS",
+    "DEFAULT_LIMITS",
+    "PORT",
+    "QUEUE",
+    "SECONDS",
+    "SERVE_WORKERS",
+    "RequestLimits",
+    "ServeSettings",
+    "parse_languages",
+    "parse_models",
+]
+
+PORT: Final = Range(0, 65535)
+SERVE_WORKERS: Final = Range(1, 64)
+QUEUE: Final = Range(1, 10**6)
+SECONDS: Final = Range(0.1, 86400.0, is_whole=False)
+CONNECTIONS: Final = Range(1, 10**5)
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""Names of models and codes of languages: they are part of addresses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestLimits:
+    """What one request may ask for; each is an option of ``freerun serve``.
+
+    Attributes:
+        max_texts: texts, or pairs to score.
+        max_characters: characters of a text, of its features, of a target or of a prefix.
+        max_tokens: source tokens of a text, and target tokens of a target.
+        max_bytes: bytes of a body, except of a stream.
+        max_beam_size: ``beam_size`` and ``num_hypotheses``.
+        max_length: the largest ``max_length`` that a request may set.
+    """
+
+    max_texts: int = 1000
+    max_characters: int = 10_000
+    max_tokens: int = 1000
+    max_bytes: int = 4_000_000
+    max_beam_size: int = 100
+    max_length: int = 2000
+
+
+DEFAULT_LIMITS: Final = RequestLimits()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings:
+    """All of ``freerun serve``'s options.
+
+    Attributes:
+        models: the directory of each model, by name.
+        host: the address to listen on.
+        port: 0 for any free one.
+        workers: the number of processes that answer.
+        threads: threads of each worker that decode one batch.
+        queue: texts that may wait in each worker.
+        timeout: seconds until an accepted request is answered, with 503 if its result is not there yet.
+        drain: seconds that running requests have to finish when the service stops, or a model was replaced.
+        api_key_file: a file with one key per line; None: no key is needed.
+        cors: the origins whose pages may read answers.
+        languages: the codes (source, target) under which LibreTranslate's clients find each model.
+        precision: of all models.
+        log_json: write events as JSON Lines.
+        log_requests: write a line for each request.
+        read_timeout: seconds without progress after which a client that sends or reads slowly is cut off.
+        keep_alive: seconds that an idle connection stays open.
+        connections: clients that may be connected to each worker.
+        limits: of one request.
+    """
+
+    models: Mapping[str, Path]
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 1
+    threads: int = 1
+    queue: int = 4000
+    timeout: float = 30.0
+    drain: float = 30.0
+    api_key_file: Path | None = None
+    cors: Sequence[str] = ()
+    languages: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    precision: Precision = "fp32"
+    log_json: bool = False
+    log_requests: bool = False
+    read_timeout: float = 20.0
+    keep_alive: float = 15.0
+    connections: int = 4000
+    limits: RequestLimits = DEFAULT_LIMITS
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for settings that do not fit together."""
+        if self.queue < self.limits.max_texts:
+            raise ConfigError.single(
+                "--queue",
+                f"it has room for {self.queue:,} texts, but a request may have {self.limits.max_texts:,}",
+                "Expected a queue that has room for one request",
+                f"Use --queue {self.limits.max_texts} or more, or a smaller --max-texts",
+            )
+        for origin in self.cors:
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
+                raise ConfigError.single(
+                    "--cors",
+                    f"{shown(origin)} is not an origin",
+                    "Expected a scheme and a host, such as https://example.org, or *",
+                    "Leave out the path",
+                )
+
+    @property
+    def is_local(self) -> bool:
+        """Return True if only programs on this machine can connect."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_models(arguments: Sequence[str]) -> dict[str, Path]:
+    """Return the models by name, from ``MODEL`` or ``NAME=MODEL``; without a name, that of the directory.
+
+    Raises:
+        ConfigError: a name that addresses cannot have, or that two models share.
+    """
+    models: dict[str, Path] = {}
+    for argument in arguments:
+        name, equals, path = argument.partition("=")
+        if not equals or "/" in name:  # a path may have an equals sign
+            name, path = _name_of(Path(argument)), argument
+        if not _NAME.fullmatch(name):
+            raise ConfigError.single(
+                argument,
+                f"{shown(name)} cannot be the name of a model",
+                "Expected up to 64 letters, digits, dots, hyphens and underscores",
+                "Name it: NAME=MODEL",
+            )
+        if name in models:
+            raise ConfigError.single(
+                argument,
+                f"two models have the name {shown(name)}",
+                "Expected a different name for each",
+                "Name them: NAME=MODEL",
+            )
+        models[name] = Path(path)
+    return models
+
+
+def _name_of(path: Path) -> str:
+    """Return a name for a bundle or run directory; a run's best bundle has the run's name."""
+    resolved = path.resolve()
+    directory = resolved.parent if resolved.name == "best" else resolved
+    return re.sub(r"[^A-Za-z0-9._-]", "-", directory.name).lstrip("-._") or "model"
+
+
+def parse_languages(arguments: Sequence[str], models: Mapping[str, Path]) -> dict[str, tuple[str, str]]:
+    """Return the codes of source and target for each model, from ``NAME=SOURCE:TARGET``; by default its name, twice.
+
+    Raises:
+        ConfigError: another form, an unknown model, or a pair of codes that two models share.
+    """
+    languages = {name: (name, name) for name in models}
+    for argument in arguments:
+        name, _, codes = argument.partition("=")
+        source, _, target = codes.partition(":")
+        if not all(map(_NAME.fullmatch, (name, source, target))):
+            expected = "Expected NAME=SOURCE:TARGET, such as demo=en:ja"
+            raise ConfigError.single("--languages", f"{shown(argument)} is not a pair of codes", expected, "Check it")
+        if name not in models:
+            known = f"Expected one of {', '.join(models)}"
+            raise ConfigError.single("--languages", f"no model has the name {shown(name)}", known, "Check the name")
+        languages[name] = (source, target)
+    pairs = list(languages.values())
+    for name, pair in languages.items():
+        if pairs.count(pair) > 1:
+            what = f"two models translate {pair[0]} to {pair[1]}, one of them {name}"
+            raise ConfigError.single("--languages", what, "Expected one model for each pair of codes", "Change one")
+    return languages

@@ -1,0 +1,390 @@
+"""The process that ``freerun serve`` starts: it loads models, forks workers, and replaces both.
+
+Workers are forked after the models are loaded, so they share the memory of the weights, and one that dies is replaced
+within milliseconds. All accept from one socket, which outlives each of them: clients that wait there are not lost.
+When models are loaded again, new workers take over, and the old ones finish what they have begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Final, NoReturn
+
+from freerun.errors import ConfigError, UserError, exit_code
+from freerun.server.api_keys import ApiKeys, others_can_read, read_keys
+from freerun.server.counts import CountTable
+from freerun.server.serve_settings import ServeSettings
+from freerun.server.served_models import ModelLoader, ServedModel
+from freerun.server.server_log import ServerLog
+from freerun.server.worker import BACKLOG, WorkerSetup, run_worker
+
+__all__ = ["serve"]
+
+_LOOK: Final = 1.0
+"""Seconds between two looks at the models' files."""
+_PATIENCE: Final = 60.0
+"""Seconds that new workers have to answer."""
+_GRACE: Final = 5.0
+"""Seconds beyond ``drain`` after which a worker is killed."""
+_FIRST_DELAY, _LONGEST_DELAY = 0.05, 5.0
+"""Seconds before a worker is replaced that died right after it had started."""
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A child. ``ready`` is a pipe that has a byte when it answers; -1 afterwards."""
+
+    process: int
+    row: int
+    ready: int
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_ready(self) -> bool:
+        """Return True once it answers."""
+        if self.ready >= 0 and select.select([self.ready], [], [], 0)[0]:
+            answered = bool(os.read(self.ready, 1))
+            os.close(self.ready)
+            self.ready = -1 if answered else -2
+        return self.ready == -1
+
+    def forget(self) -> None:
+        """Close the pipe of a worker that has ended."""
+        if self.ready >= 0:
+            os.close(self.ready)
+        self.ready = -2
+
+
+@dataclass(eq=False)
+class _Generation:
+    """Workers with the same models. ``ends`` is the time at which those that still run are killed."""
+
+    models: Mapping[str, ServedModel]
+    keys: ApiKeys | None
+    workers: list[_Worker] = field(default_factory=list)
+    ends: float | None = None
+
+
+def serve(settings: ServeSettings) -> int:
+    """Serve models until a signal ends it; return the exit code.
+
+    Raises:
+        UserError: a model or the file of keys cannot be used, or the address is not free.
+    """
+    return _Supervisor(settings).run()
+
+
+class _Supervisor:
+    def __init__(self, settings: ServeSettings) -> None:
+        self._settings = settings
+        self._log = ServerLog(settings.log_json)
+        self._loader = ModelLoader(settings.models, settings.languages, settings.precision, settings.threads)
+        # two generations at a time, and workers that were killed and not yet reaped
+        self._rows = 2 * settings.workers + 2
+        self._table = CountTable(self._rows, list(settings.models))
+        self._counts = self._table.row(self._rows - 1)
+        self._generations: list[_Generation] = []
+        self._received: list[int] = []
+        self._delay = 0.0
+        self._start_at = 0.0
+        self._lifeline = os.pipe()
+
+    def run(self) -> int:
+        keys = self._keys()
+        listener = _listener(self._settings)
+        with listener:
+            self._loader.load()
+            with _signals(self._received) as wakeup:
+                self._wakeup = wakeup
+                self._listener = listener
+                self._generations = [_Generation(self._loader.models, keys)]
+                self._fill(self._generations[0])
+                if not self._wait_until_ready(self._generations[0]):
+                    self._stop(0.0)
+                    raise UserError("serve", "the workers cannot start", "Expected them to answer", "See the log above")
+                self._announce(listener)
+                return self._watch()
+
+    def _keys(self) -> ApiKeys | None:
+        path = self._settings.api_key_file
+        if path is None:
+            if not self._settings.is_local:
+                self._log.warning(
+                    f"anybody who can reach {self._settings.host} can use this service: "
+                    "set --api-key-file, or listen on 127.0.0.1 behind a proxy"
+                )
+            return None
+        keys = read_keys(path)
+        if others_can_read(path):
+            self._log.warning(f"other users of this machine can read the keys: chmod 600 {path}")
+        return keys
+
+    def _announce(self, listener: socket.socket) -> None:
+        host, port = listener.getsockname()[:2]
+        names = ", ".join(self._loader.models)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        runtimes = ", ".join(sorted({model.predictor.runtime for model in self._loader.models.values()}))
+        self._log.info(f"serving {names} at {address}", workers=self._settings.workers, runtime=runtimes)
+        if sys.stderr.isatty() and not self._settings.log_json:
+            self._log.info("press Ctrl-C to stop")
+
+    # ------------------------------------------------------------------------------------------------- the main loop
+
+    def _watch(self) -> int:
+        """Replace workers and models until a signal ends the service."""
+        looked = time.monotonic()
+        while True:
+            self._sleep(min(_LOOK, max(0.01, self._start_at - time.monotonic())) if self._start_at else _LOOK)
+            signals, self._received[:] = list(self._received), []
+            for ending in (signal.SIGTERM, signal.SIGINT):
+                if ending in signals:
+                    return self._end(ending)
+            self._reap()
+            self._kill_late()
+            self._fill(self._generations[-1])
+            hung_up = signal.SIGHUP in signals
+            if hung_up or time.monotonic() - looked >= _LOOK:
+                looked = time.monotonic()
+                if hung_up or self._loader.changed():
+                    self._reload(all_of_them=hung_up)
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait for a signal, but no longer."""
+        if select.select([self._wakeup], [], [], seconds)[0]:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wakeup, 4096)
+
+    def _reap(self) -> None:
+        """Find out which workers have ended."""
+        for generation in self._generations:
+            for worker in list(generation.workers):
+                process, status = os.waitpid(worker.process, os.WNOHANG)
+                if process:
+                    generation.workers.remove(worker)
+                    worker.forget()
+                    self._table.clear_gauges(worker.row)
+                    if generation.ends is None:
+                        self._report_death(worker, status)
+        self._generations[:-1] = [each for each in self._generations[:-1] if each.workers]
+
+    def _report_death(self, worker: _Worker, status: int) -> None:
+        """Log the death of a worker; those that die at once are not replaced at once."""
+        code = os.waitstatus_to_exitcode(status)
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        self._log.error(f"worker {worker.process} died ({how}) and is replaced")
+        self._counts.add("replaced_workers")
+        lived = time.monotonic() - worker.began
+        self._delay = 0.0 if lived > 10 else min(_LONGEST_DELAY, 2 * self._delay or _FIRST_DELAY)
+        self._start_at = time.monotonic() + self._delay
+
+    def _fill(self, generation: _Generation) -> None:
+        """Start the workers that a generation lacks."""
+        if time.monotonic() < self._start_at:
+            return
+        self._start_at = 0.0
+        while len(generation.workers) < self._settings.workers:
+            generation.workers.append(self._forked(generation))
+
+    def _kill_late(self) -> None:
+        """Kill workers whose time to finish is over by far."""
+        for generation in self._generations:
+            if generation.ends is not None and time.monotonic() > generation.ends:
+                for worker in generation.workers:
+                    os.kill(worker.process, signal.SIGKILL)
+
+    def _forked(self, generation: _Generation) -> _Worker:
+        taken = {worker.row for each in self._generations for worker in each.workers}
+        taken |= {worker.row for worker in generation.workers}
+        row = next(row for row in range(self._rows) if row not in taken)
+        ready_out, ready_in = os.pipe()
+        gc.collect()
+        process = os.fork()
+        if process:
+            os.close(ready_in)
+            return _Worker(process, row, ready_out)
+        self._be_a_worker(generation, row, ready_in)
+
+    def _be_a_worker(self, generation: _Generation, row: int, ready: int) -> NoReturn:
+        """Run in the child, to its end."""
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            os.close(self._lifeline[1])
+            setup = WorkerSetup(
+                settings=self._settings,
+                models=generation.models,
+                keys=generation.keys,
+                listener=self._listener,
+                table=self._table,
+                row=row,
+                supervisor=self._lifeline[0],
+                ready=ready,
+            )
+            run_worker(setup)
+            code = 0
+        except BaseException as error:  # noqa: BLE001 (the child must not go on as the parent)
+            self._log.error("a worker failed", error, trace=True)
+            code = exit_code(error)
+        finally:
+            os._exit(code)
+
+    def _wait_until_ready(self, generation: _Generation) -> bool:
+        """Wait until all workers answer; return False if one dies first, or a signal ends the service."""
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            if all(worker.is_ready for worker in generation.workers):
+                return True
+            if any(worker.ready == -2 for worker in generation.workers):
+                return False
+            if {signal.SIGTERM, signal.SIGINT} & set(self._received):
+                return False
+            pipes = [worker.ready for worker in generation.workers if worker.ready >= 0]
+            select.select([*pipes, self._wakeup], [], [], 0.2)
+            self._sleep(0.0)
+        return False
+
+    # ------------------------------------------------------------------------------------------------ new models, end
+
+    def _reload(self, all_of_them: bool) -> None:
+        """Load models again, and let new workers take over; if anything fails, the old ones stay."""
+        if len(self._generations) > 1:  # one takes over at a time
+            self._received.append(signal.SIGHUP) if all_of_them else None
+            return
+        try:
+            models = self._loader.loaded_again(all_of_them)
+            keys = self._keys() if all_of_them else self._generations[-1].keys
+        except Exception as error:  # noqa: BLE001 (whatever is wrong with new files, the old models serve)
+            self._not_reloaded(error)
+            return
+        new = _Generation(models, keys)
+        self._generations.append(new)
+        self._fill(new)
+        if not self._wait_until_ready(new):
+            self._generations.remove(new)
+            _end_workers(new, signal.SIGKILL)
+            self._reap_all(new)
+            self._not_reloaded(None)
+            return
+        self._loader.models = models
+        old = self._generations[-2]
+        old.ends = time.monotonic() + self._settings.drain + _GRACE
+        _end_workers(old, signal.SIGTERM)
+        self._counts.add("reloads", "loaded")
+        self._log.info("new models took over", **{name: model.bundle.digest[:12] for name, model in models.items()})
+
+    def _not_reloaded(self, error: Exception | None) -> None:
+        self._counts.add("reloads", "failed")
+        is_ours = not isinstance(error, UserError)
+        self._log.error("the models were not loaded again: the old ones serve", error, trace=is_ours)
+
+    def _end(self, ending: int) -> int:
+        """End the service: finish what runs, refuse what is new."""
+        self._log.info("stopping: running requests are finished")
+        self._stop(self._settings.drain)
+        return 0 if ending == signal.SIGTERM else 128 + ending
+
+    def _stop(self, drain: float) -> None:
+        _refuse_new_clients(self._listener)
+        for generation in self._generations:
+            _end_workers(generation, signal.SIGTERM if drain else signal.SIGKILL)
+        self._received.clear()
+        deadline = time.monotonic() + drain + _GRACE
+        while any(generation.workers for generation in self._generations):
+            self._sleep(0.1)
+            for generation in self._generations:
+                generation.ends = deadline
+            self._reap()
+            if len(self._generations) == 1 and not self._generations[0].workers:
+                return
+            if time.monotonic() > deadline or {signal.SIGTERM, signal.SIGINT} & set(self._received):
+                for generation in self._generations:
+                    _end_workers(generation, signal.SIGKILL)
+
+    def _reap_all(self, generation: _Generation) -> None:
+        for worker in generation.workers:
+            os.waitpid(worker.process, 0)
+            worker.forget()
+            self._table.clear_gauges(worker.row)
+
+
+def _end_workers(generation: _Generation, how: signal.Signals) -> None:
+    for worker in generation.workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.process, how)
+
+
+def _listener(settings: ServeSettings) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        ConfigError: the host is unknown, or the port is not free.
+    """
+    where = f"{settings.host}:{settings.port}"
+    try:
+        family, *_, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        fix = "Use an address of this machine, such as 127.0.0.1"
+        raise ConfigError.single("--host", f"{where}: {error.strerror}", "Expected an address to listen on", fix) from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        fix = "Choose another --port, or stop the program that uses it"
+        raise ConfigError.single("--port", f"{where}: {error.strerror}", "Expected a free port", fix) from None
+    listener.setblocking(False)
+    return listener
+
+
+def _refuse_new_clients(listener: socket.socket) -> None:
+    """Drop attempts to connect, so that the clients which are connected can be accepted, and none is cut off.
+
+    Closing the socket would cut off those that no worker has accepted yet. The filter is a program for the kernel with
+    one instruction, which returns 0: keep no byte of the packet. Connections that exist have no filter. Where there is
+    no such thing (it is Linux's), clients of the last moment are cut off.
+    """
+    instruction = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+    program = struct.pack("HP", 1, ctypes.addressof(instruction))
+    with contextlib.suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, 26, program)  # SO_ATTACH_FILTER
+
+
+@contextlib.contextmanager
+def _signals(received: list[int]) -> Iterator[int]:
+    """Within the block, append signals to ``received``; yield a pipe that has bytes after each."""
+
+    def receive(number: int, _: FrameType | None) -> None:
+        received.append(number)
+
+    out, into = os.pipe()
+    os.set_blocking(out, False)
+    os.set_blocking(into, False)
+    before = {number: signal.signal(number, receive) for number in _SIGNALS}
+    old = signal.set_wakeup_fd(into, warn_on_full_buffer=False)
+    try:
+        yield out
+    finally:
+        signal.set_wakeup_fd(old)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(out)
+        os.close(into)

@@ -1,0 +1,197 @@
+"""A process that answers requests, forked from the supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import uvicorn
+
+from freerun.server.api_keys import ApiKeys
+from freerun.server.batch_runner import BatchRunner
+from freerun.server.connection import Connection, ConnectionRules
+from freerun.server.counts import Counts, CountTable
+from freerun.server.serve_settings import ServeSettings
+from freerun.server.served_models import ServedModel
+from freerun.server.server_log import ServerLog
+from freerun.server.service import Service
+
+__all__ = ["BACKLOG", "WorkerSetup", "run_worker"]
+
+BACKLOG: Final = 4096
+"""Connections that wait to be accepted."""
+_AT_ONCE: Final = 8
+"""Connections that a worker accepts at once, so that the others get some, too."""
+_IDLE: Final = 1.0
+"""Seconds that idle connections stay open when the worker ends: a request may be on its way."""
+_LAST_CLIENTS: Final = 0.1
+"""Seconds in which connections that were made before the service stopped are accepted."""
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """What a worker gets from the supervisor.
+
+    Attributes:
+        settings: the service's.
+        models: by name.
+        keys: those that clients must show, or None.
+        listener: the socket that all workers accept from.
+        table: the counts of all processes.
+        row: the worker's own row in it.
+        supervisor: a pipe that is at its end when the supervisor has died.
+        ready: a pipe to write a byte to when the worker answers.
+    """
+
+    settings: ServeSettings
+    models: Mapping[str, ServedModel]
+    keys: ApiKeys | None
+    listener: socket.socket
+    table: CountTable
+    row: int
+    supervisor: int
+    ready: int
+
+
+def run_worker(setup: WorkerSetup) -> None:
+    """Answer requests until SIGTERM or the supervisor's death, then finish what runs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the supervisor decides
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    gc.freeze()  # objects of before the fork stay shared memory
+    asyncio.run(_serve(setup))
+
+
+async def _serve(setup: WorkerSetup) -> None:
+    settings = setup.settings
+    counts = setup.table.row(setup.row)
+    log = ServerLog(settings.log_json, partial(counts.add, "lost_log_lines"))
+    asyncio.get_running_loop().set_exception_handler(partial(_log_unexpected, log))
+    logging.getLogger("uvicorn.error").addHandler(_UvicornErrors(log))
+    logging.getLogger("uvicorn.error").propagate = False
+    runner = BatchRunner(settings.queue, counts, log)
+    rules = ConnectionRules(settings.read_timeout, settings.connections, counts)
+    service = Service(
+        settings=settings,
+        models=setup.models,
+        keys=setup.keys,
+        runner=runner,
+        counts=counts,
+        table=setup.table,
+        log=log,
+        rules=rules,
+    )
+    config = uvicorn.Config(
+        service,
+        http=partial(Connection, rules=rules),  # type: ignore[arg-type]
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=_AT_ONCE,
+        timeout_keep_alive=max(1, round(settings.keep_alive)),
+    )
+    server = _WorkerServer(config, setup, rules, counts)
+    await server.serve(sockets=[setup.listener])
+    if server.lost:
+        log.warning("ended before all requests were answered", requests=server.lost)
+    log.flush()
+
+
+class _WorkerServer(uvicorn.Server):
+    """uvicorn's server, which ends by finishing what runs."""
+
+    def __init__(self, config: uvicorn.Config, setup: WorkerSetup, rules: ConnectionRules, counts: Counts) -> None:
+        super().__init__(config)
+        self._setup, self._rules, self._counts = setup, rules, counts
+        self.lost = 0
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Let SIGTERM end the server; uvicorn would take SIGINT, too."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._end)
+        loop.add_reader(self._setup.supervisor, self._end)
+        try:
+            yield
+        finally:
+            loop.remove_reader(self._setup.supervisor)
+
+    def _end(self) -> None:
+        self.should_exit = True
+        asyncio.get_running_loop().remove_reader(self._setup.supervisor)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer."""
+        await super().startup(sockets)
+        self._setup.listener.listen(BACKLOG)  # uvicorn has set it to _AT_ONCE
+        with contextlib.suppress(OSError):
+            os.write(self._setup.ready, b"1")
+        os.close(self._setup.ready)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look after connections about once a second."""
+        if counter % 10 == 0:
+            self._counts.set("connections", len(self.server_state.connections))
+            self._check_connections()
+        return await super().on_tick(counter)
+
+    def _check_connections(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Connection):
+                connection.check_progress(now)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what was asked, within ``drain`` seconds; then close."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        deadline = now + self._setup.settings.drain
+        self._rules.is_draining = True
+        await asyncio.sleep(_LAST_CLIENTS)
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        while self.server_state.connections and loop.time() < deadline:
+            await asyncio.sleep(0.02)
+            if loop.time() - now > _IDLE:
+                self._close_idle()
+        self.lost = sum(not each.is_idle for each in self.server_state.connections if isinstance(each, Connection))
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+    def _close_idle(self) -> None:
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Connection) and connection.is_idle:
+                connection.transport.close()
+        self._check_connections()
+
+
+class _UvicornErrors(logging.Handler):
+    """Passes uvicorn's errors on to the log; its warnings are about requests that clients got wrong."""
+
+    def __init__(self, log: ServerLog) -> None:
+        super().__init__(logging.ERROR)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        self._log.error("the application failed", error, trace=True, message=record.getMessage().strip())
+
+
+def _log_unexpected(log: ServerLog, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error: BaseException | None = context.get("exception")
+    log.error(context.get("message", "unexpected"), error, trace=True)
+
+
