@@ -424,8 +424,8 @@ static void check_all(const freerun_model *m, const texts *t, outputs o) {
 
 /* -- other searches --------------------------------------------------------------------------------------------------- */
 
-/* The weights of a step of many rows, and of one of its rows that was stepped alone: the same numbers to the last bit,
- * nothing behind a row's memory, and no weights where there is no room for them. */
+/* The weights of a step of many rows, and of one of its rows that was stepped alone: the same numbers to the last bit, those
+ * with which the step has read, nothing behind a row's memory, and no weights where there is no room for them. */
 static void check_attention(const freerun_model *m, freerun_steps *one, freerun_steps *other, int64_t rows, int64_t which) {
     const writing *w = &one->rows[one->now].w;
     int64_t positions = one->entries + below(3);
@@ -435,6 +435,7 @@ static void check_attention(const freerun_model *m, freerun_steps *one, freerun_
     if (freerun_attended(other, 1, positions, alone) != result) fail("an unexpected result of weights alone");
     if (freerun_attended(one, rows + 1, positions, weights) != FREERUN_BAD_SOURCE) fail("weights of rows that are not there");
     if (!m->attention) return;
+    float *read = array(one->r.read, sizeof *read);
     for (int64_t row = 0; row < rows; row++) {
         const source *of = &one->sources[w->source[row]];
         double sum = 0;
@@ -444,6 +445,10 @@ static void check_attention(const freerun_model *m, freerun_steps *one, freerun_
             if (row == which && !same(weight, alone[n])) fail("a weight that depends on other rows");
             sum += weight;
         }
+        const float *values = one->r.values + of->first_entry * one->r.read;
+        one->r.step->average(of->entries, weights + row * positions, values, one->r.read, read);
+        for (int64_t n = 0; n < one->r.read; n++)
+            if (!same(read[n], w->read[row * one->r.read + n])) fail("weights that were not read with");
         if (sum == sum && fabs(sum - 1) > 1e-3) fail("weights that do not add up to 1");
         if (freerun_attended(one, rows, of->entries - 1, weights) != FREERUN_BAD_SOURCE) fail("weights without room");
     }
