@@ -297,15 +297,29 @@ static void follow(const reading *r, writing *to, int64_t row, const writing *fr
         copy_state(r, from->c + origin * r->hidden, from->capacity, to->c + row * r->hidden, to->capacity);
 }
 
+/* Return the queries [rows][hidden] of a step. They last until the next one: within the recurrence h changes, so they are
+ * never h itself there. */
+static const float *queries(const reading *r, const writing *w) {
+    const freerun_attention *a = r->m->attention;
+    return a->query || a->is_within ? w->query : w->h + (r->m->layers - 1) * w->capacity * r->hidden;
+}
+
+/* Compute a row's attention weights in `weights`; return its source. */
+static const source *weigh(const reading *r, const writing *w, int64_t row) {
+    const source *of = &r->sources[w->source[row]];
+    const float *query = queries(r, w) + row * r->hidden, *keys = r->keys + of->first_entry * r->hidden;
+    r->step->attend(r->m->hidden, of->entries, query, keys, r->hidden, r->m->attention->vector, w->weights);
+    return of;
+}
+
 /* Read the memory of each row's source, given the top layer's h. */
 static void read_memory(const reading *r, const writing *w, const float *h) {
     const freerun_attention *a = r->m->attention;
     if (a->query) multiply(r, a->query, w->rows, h, r->hidden, w->query, r->hidden);
-    const float *query = a->query ? w->query : h;
+    else if (a->is_within) memcpy(w->query, h, (size_t)(w->rows * r->hidden) * sizeof(float));
     for (int64_t row = 0; row < w->rows; row++) {
-        const source *of = &r->sources[w->source[row]];
-        const float *keys = r->keys + of->first_entry * r->hidden, *values = r->values + of->first_entry * r->read;
-        r->step->attend(r->m->hidden, of->entries, query + row * r->hidden, keys, r->hidden, a->vector, w->weights);
+        const source *of = weigh(r, w, row);
+        const float *values = r->values + of->first_entry * r->read;
         r->step->average(of->entries, w->weights, values, r->read, w->read + row * r->read);
     }
 }
@@ -619,6 +633,7 @@ struct freerun_steps {
         char *memory;
     } rows[2];
     int now; /* which of them is the last step's */
+    int is_stepped; /* 1 after the first step */
 };
 
 /* Make room for `rows`, unless there is enough. */
@@ -694,6 +709,7 @@ static int made_step(freerun_steps *s, int64_t rows, const int64_t *tokens, cons
         w->token[row] = tokens[row];
     }
     step_all(&s->r, w);
+    s->is_stepped = 1;
     return 1;
 }
 
@@ -706,6 +722,21 @@ int freerun_step(freerun_steps *s, int64_t rows, const int64_t *tokens, const in
     if (!made_step(s, rows, tokens, origins)) return FREERUN_NO_MEMORY;
     for (int64_t row = 0; row < rows; row++)
         s->r.step->log_probs(vocabulary, s->rows[s->now].w.logits + row * s->r.vocabulary, log_probs + row * vocabulary);
+    return FREERUN_OK;
+}
+
+int freerun_attended(freerun_steps *s, int64_t rows, int64_t positions, float *weights) {
+    if (!s || !s->is_stepped || !s->r.m->attention || !freerun_placed(weights, sizeof *weights)) return FREERUN_BAD_SOURCE;
+    const writing *w = &s->rows[s->now].w;
+    if (rows != w->rows) return FREERUN_BAD_SOURCE;
+    for (int64_t row = 0; row < rows; row++)
+        if (positions < s->sources[w->source[row]].entries) return FREERUN_BAD_SOURCE;
+    if (freerun_times(rows, positions) > PTRDIFF_MAX / (int64_t)sizeof *weights) return FREERUN_BAD_SOURCE;
+    memset(weights, 0, (size_t)(rows * positions) * sizeof *weights);
+    for (int64_t row = 0; row < rows; row++) {
+        const source *of = weigh(&s->r, w, row);
+        memcpy(weights + row * positions, w->weights, (size_t)of->entries * sizeof *weights);
+    }
     return FREERUN_OK;
 }
 

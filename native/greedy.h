@@ -21,7 +21,7 @@ enum { FREERUN_LSTM, FREERUN_GRU, FREERUN_RNN };
 enum { FREERUN_OK, FREERUN_NO_MEMORY, FREERUN_BAD_SOURCE, FREERUN_BAD_MODEL, FREERUN_STOPPED };
 
 /* Increases whenever something below changes. */
-#define FREERUN_VERSION 5
+#define FREERUN_VERSION 6
 
 /* Largest size in a model, and most inputs of an 8 bit product, whose sums then fit into 32 bits. */
 #define FREERUN_MAX_SIZE INT32_MAX
@@ -162,6 +162,13 @@ int freerun_start(const freerun_model *model, int64_t count, const int64_t *ids,
  * whatever other rows are in the call. Returns FREERUN_OK; or BAD_SOURCE for an array that is NULL or misaligned, or an id
  * or origin that does not exist, or NO_MEMORY: then nothing has changed. */
 int freerun_step(freerun_steps *steps, int64_t rows, const int64_t *tokens, const int64_t *origins, float *log_probs);
+
+/* Write the attention weights [rows][positions] of the last step that was made, whose number of rows is `rows`: a row's first
+ * weights are those of its source's tokens, then those of its features, if they are entries of the memory; the rest is 0.
+ * They add up to 1, up to rounding, unless scores are not finite, and a row's are bit-identical whatever other rows are in the
+ * call. Returns FREERUN_OK; or BAD_SOURCE for a model without attention, before the first step, for another number of rows,
+ * fewer `positions` than a row's memory has entries, more weights than memory can hold, or an array as above. */
+int freerun_attended(freerun_steps *steps, int64_t rows, int64_t positions, float *weights);
 
 /* Write the k best tokens of each row of log-probabilities [rows][vocabulary], best first, ties to the lowest id: ids [rows][k]
  * and their log-probabilities. PAD, BOS and UNK are left out, so k is at most vocabulary - 3. A NaN takes the

@@ -1,4 +1,4 @@
-"""The torch model behind the ``Stepper`` protocol of ``freerun.search``."""
+"""The torch model behind the ``AttendingStepper`` protocol of ``freerun.search``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from freerun.models.seq2seq import Seq2Seq
 from freerun.models.torch_threads import Threads
 from freerun.search.batches import split_features
 from freerun.search.entries import SharedEntries
+from freerun.search.stepper import Weights
 
 __all__ = ["TorchStepper"]
 
@@ -39,6 +40,17 @@ class TorchStepper:
         self._entries = SharedEntries(0)
         self._tables: Tables | None = None
         self._log_probs_NV: Tensor | None = None
+        self._before_NH: Tensor | None = None
+
+    @property
+    def attends(self) -> bool:
+        """See ``AttendingStepper``."""
+        return self.model.decoder.attention is not None
+
+    @property
+    def attends_features(self) -> bool:
+        """See ``AttendingStepper``."""
+        return self.model.sizes.has_feature_entries
 
     @torch.inference_mode()
     def start(self, source_ids: Ids, lengths: Ids) -> None:
@@ -58,7 +70,7 @@ class TorchStepper:
         self._encoded = self.model.encode(source, real, feature_ids_BQ=features)
         self._entries = SharedEntries(len(lengths))
         self._tables = self.model.decoder.tables()
-        self._log_probs_NV = None
+        self._log_probs_NV = self._before_NH = None
 
     @torch.inference_mode()
     def step(
@@ -78,6 +90,7 @@ class TorchStepper:
         assert self._encoded is not None and self._tables is not None, "start() comes first"
         device = self.model.device
         encoded, products = self._continued(origins)
+        self._before_NH = encoded.state.h_LBH[-1]
         features, self._encoded = self.model.decoder.step(
             torch.as_tensor(tokens, device=device), encoded, self._tables, products_BG=products
         )
@@ -130,6 +143,26 @@ class TorchStepper:
         index = torch.as_tensor(tokens, device=self._log_probs_NV.device).unsqueeze(1)
         values: NDArray[np.floating] = self._log_probs_NV.gather(1, index).squeeze(1).cpu().numpy()
         return values
+
+    @torch.inference_mode()
+    def attention(self) -> Weights:
+        """Return the attention weights [N, S] of the last step, see ``AttendingStepper``."""
+        assert self._encoded is not None and self._before_NH is not None, "step() comes first"
+        attention, memory = self.model.decoder.attention, self._encoded.memory
+        assert attention is not None and memory is not None, "check attends first"
+        with Threads(self._threads), products_of_fp32(self.model.device):
+            after_1NH = self._encoded.state.h_LBH[-1:]
+            weights_NS = attention.weights_along(self._before_NH.unsqueeze(0), after_1NH, memory)[:, 0]
+            if self.attends_features and memory.mask_BS is not None:
+                weights_NS = _without_gaps(weights_NS, memory.mask_BS)
+            values: Weights = weights_NS.float().cpu().numpy()
+        return values
+
+
+def _without_gaps(weights_NS: Tensor, mask_BS: Tensor) -> Tensor:
+    """Move each row's padding between tokens and features to its end; N is a multiple of B."""
+    order_BS = mask_BS.byte().argsort(dim=1, descending=True, stable=True)
+    return weights_NS.gather(1, order_BS.repeat_interleave(len(weights_NS) // len(mask_BS), 0))
 
 
 def log_softmax(logits: Tensor) -> Tensor:

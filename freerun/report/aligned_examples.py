@@ -13,6 +13,7 @@ from freerun.data.codec import Codec
 from freerun.diagnostics.record import Recorded
 from freerun.evaluation.items import EvaluationSet
 from freerun.randomness import numpy_generator
+from freerun.search.attended import in_reading_order
 from freerun.search.batches import pad, pad_sources
 from freerun.symbols import BOS, EOS, UNK, source_length
 
@@ -66,7 +67,7 @@ def examples(
             if weights.size <= _MAX_WEIGHTS:
                 ids = recorded.pairs.sources[row]
                 length = source_length(ids)
-                example["attention"] = _in_reading_order(weights, length, source.reverse)
+                example["attention"] = _percent_of_weights(in_reading_order(weights, length, source.reverse))
                 if source.features is not None and weights.shape[1] > length:
                     example["sourceTokens"] += source.features.vocabulary.tokens(ids[length:])
     return result
@@ -147,9 +148,6 @@ def _attention(recorded: Recorded, rows: Ids, attention_of: AttentionOf) -> list
     return result
 
 
-def _in_reading_order(weights: npt.NDArray[np.float32], length: int, reverse: bool) -> list[list[int]]:
-    """Return the weights in per cent, in the reading order of the source; EOS and the features stay last."""
-    if reverse:
-        weights = np.concatenate([weights[:, : length - 1][:, ::-1], weights[:, length - 1 :]], 1)
+def _percent_of_weights(weights: npt.NDArray[np.float32]) -> list[list[int]]:
     values: list[list[int]] = np.rint(100 * weights.astype(np.float64)).astype(int).tolist()
     return values

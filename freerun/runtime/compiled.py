@@ -34,7 +34,7 @@ Array = npt.NDArray[Any]
 LIBRARY: Final = Path(__file__).with_name("greedy.so")
 PRODUCT_LEVELS: Final = 64
 """Largest magnitude of an int8 weight: products of such weights add up without overflow on every CPU."""
-_VERSION: Final = 5
+_VERSION: Final = 6
 """FREERUN_VERSION of native/greedy.h."""
 _PANEL: Final = 64
 _FOUR: Final = 4
@@ -150,6 +150,8 @@ def opened(path: Path) -> ctypes.CDLL:
     compiled.freerun_start.restype = c_int32
     compiled.freerun_step.argtypes = [c_void_p, c_int64, *[c_void_p] * 3]
     compiled.freerun_step.restype = c_int32
+    compiled.freerun_attended.argtypes = [c_void_p, c_int64, c_int64, c_void_p]
+    compiled.freerun_attended.restype = c_int32
     compiled.freerun_best.argtypes = [c_int64, c_int64, c_void_p, c_int64, c_void_p, c_void_p]
     compiled.freerun_best.restype = c_int32
     compiled.freerun_end.argtypes = [c_void_p]

@@ -1,6 +1,6 @@
 """A ``Stepper`` in the compiled library: every search but greedy search, which has a call of its own.
 
-Shape suffixes: B sources, N rows, V vocabulary.
+Shape suffixes: B sources, N rows, S memory entries, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from freerun.runtime.compiled_model import BAD_SOURCE, CompiledModel
 from freerun.search.loop import writable
-from freerun.search.stepper import Ids, LogProbs
+from freerun.search.stepper import Ids, LogProbs, Weights
 from freerun.search.top import best_allowed
 from freerun.symbols import NEVER_WRITTEN, PAD
 
@@ -22,7 +22,7 @@ __all__ = ["CompiledStepper"]
 
 
 class CompiledStepper:
-    """Steps a model in the C library, which keeps the state; only ids and log-probabilities are copied out.
+    """Steps a model in the C library, which keeps the state; only ids, log-probabilities and weights are copied out.
 
     It holds the state of one search, so each thread needs its own; they may share their ``model``. A row does not
     depend, to the last bit, on the other rows.
@@ -32,7 +32,18 @@ class CompiledStepper:
         self.vocabulary_size = model.sizes.target_vocabulary
         self._model = model
         self._steps = ctypes.c_void_p()
+        self._entries = 0
         self._log_probs_NV: Any = None
+
+    @property
+    def attends(self) -> bool:
+        """See ``AttendingStepper``."""
+        return self._model.sizes.attention_spec.reads_memory
+
+    @property
+    def attends_features(self) -> bool:
+        """See ``AttendingStepper``."""
+        return self._model.sizes.has_feature_entries
 
     def __del__(self) -> None:
         self._end()
@@ -56,6 +67,8 @@ class CompiledStepper:
         if self._model.sizes.has_features:
             features = ~inside & (source_ids != PAD)
             arrays += [_filled(source_ids[features]), features.sum(axis=1, dtype=np.int64)]
+        entries = arrays[1] + arrays[3] if self.attends_features else arrays[1]
+        self._entries = int(entries.max(initial=0))
         addresses = [each.ctypes.data for each in arrays] + [None] * (4 - len(arrays))
         stop = ctypes.c_int32()
         self._model.run(partial(self._start, len(lengths), addresses, stop), stop, int(lengths.sum()))
@@ -100,6 +113,13 @@ class CompiledStepper:
         assert self._log_probs_NV is not None, "step() comes first"
         values: LogProbs = np.take_along_axis(self._log_probs_NV, tokens[:, None], 1)[:, 0]
         return values
+
+    def attention(self) -> Weights:
+        """See ``AttendingStepper``; S is that of the source with the largest memory."""
+        assert self._log_probs_NV is not None, "step() comes first"
+        weights = np.empty((len(self._log_probs_NV), self._entries), np.float32)
+        self._model.check(self._model.library.freerun_attended(self._steps, *weights.shape, weights.ctypes.data))
+        return weights
 
 
 def _filled(ids: Ids) -> Ids:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from freerun.search.stepper import Ids, Stepper
 from freerun.symbols import BOS, NEVER_WRITTEN, PAD, UNK
 
-__all__ = ["Forced", "counted_tokens", "score_targets"]
+__all__ = ["Forced", "counted_tokens", "forced_steps", "score_targets"]
 
 
 class Forced(NamedTuple):
@@ -63,7 +63,18 @@ def counted_tokens(target: Sequence[int] | Ids) -> npt.NDArray[np.bool_]:
 
 
 def _force(stepper: Stepper, fed: Ids, sizes: Ids, log_probs: npt.NDArray[np.float64], argmax: Ids) -> None:
-    """Fill ``log_probs`` and ``argmax`` [B, T] in place, step by step; rows leave with their EOS."""
+    """Fill ``log_probs`` and ``argmax`` [B, T] in place."""
+    for step, active, best in forced_steps(stepper, fed, sizes):
+        log_probs[active, step] = stepper.log_prob_of(fed[active, step])
+        argmax[active, step] = best
+
+
+def forced_steps(stepper: Stepper, fed: Ids, sizes: Ids) -> Iterator[tuple[int, Ids, Ids]]:
+    """Step through targets ``fed`` [B, T] of ``sizes`` [B] tokens; a row leaves with its last token.
+
+    The sources are those that ``stepper`` has started. Yields the position of each step, the rows [N] that still have a
+    token there, and the token [N] that greedy search would have written.
+    """
     active = np.arange(len(sizes))
     for step in range(fed.shape[1]):
         origins = np.flatnonzero(sizes[active] > step)
@@ -71,5 +82,4 @@ def _force(stepper: Stepper, fed: Ids, sizes: Ids, log_probs: npt.NDArray[np.flo
         previous = fed[active, step - 1] if step else np.full(len(active), BOS, np.int64)
         # What is banned in search is banned here: the best token is then the one that greedy search writes.
         best, _ = stepper.step(previous, origins, 1, NEVER_WRITTEN)
-        log_probs[active, step] = stepper.log_prob_of(fed[active, step])
-        argmax[active, step] = best[:, 0]
+        yield step, active, best[:, 0]

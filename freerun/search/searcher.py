@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
+from freerun.search.attended import attention_weights
 from freerun.search.batches import EVERYTHING, ROWS, Share, pad_sources, similar_lengths
 from freerun.search.beam import beam_search
 from freerun.search.bound import check_shortest
@@ -15,7 +16,7 @@ from freerun.search.forced_scoring import Forced, score_targets
 from freerun.search.hypothesis import Hypothesis
 from freerun.search.methods import Beam, Sampling, Search
 from freerun.search.sampling import sample
-from freerun.search.stepper import Ids, Stepper
+from freerun.search.stepper import Ids, Stepper, Weights
 from freerun.symbols import source_length
 
 __all__ = [
@@ -37,7 +38,7 @@ BeamDecoder: TypeAlias = Callable[[Sequences, Sequence[int], Beam], list[list[Hy
 
 
 class Searcher(Protocol):
-    """A model that writes outputs and scores given ones. Several threads may use it at once."""
+    """A model that writes outputs, and scores and attends for given ones. Several threads may use it at once."""
 
     def search(
         self,
@@ -59,6 +60,10 @@ class Searcher(Protocol):
 
     def score(self, sources: Sequences, targets: Sequences) -> Forced:
         """Return the log-probabilities of the tokens of one target per source."""
+        ...
+
+    def attention(self, sources: Sequences, targets: Sequences) -> list[Weights] | None:
+        """Return the attention weights of one target per source, see ``attention_weights``; None if there are none."""
         ...
 
 
@@ -101,6 +106,10 @@ class StepperSearcher:
         """See ``Searcher``."""
         return score_targets(self.stepper, *pad_sources(sources), targets)
 
+    def attention(self, sources: Sequences, targets: Sequences) -> list[Weights] | None:
+        """See ``Searcher``."""
+        return attention_weights(self.stepper, sources, targets)
+
 
 class DirectSearcher:
     """Greedy search by ``decoder``, beam search by ``beam_decoder`` if there is one; ``fallback`` does the rest."""
@@ -133,6 +142,10 @@ class DirectSearcher:
     def score(self, sources: Sequences, targets: Sequences) -> Forced:
         """See ``Searcher``."""
         return self._fallback.score(sources, targets)
+
+    def attention(self, sources: Sequences, targets: Sequences) -> list[Weights] | None:
+        """See ``Searcher``."""
+        return self._fallback.attention(sources, targets)
 
 
 def search_in_batches(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Ids", "LogProbs", "Stepper"]
+__all__ = ["AttendingStepper", "Ids", "LogProbs", "Stepper", "Weights"]
 
 Ids: TypeAlias = npt.NDArray[np.int64]
 """Token ids or row numbers."""
 LogProbs: TypeAlias = npt.NDArray[np.floating[Any]]
 """Natural logarithms of probabilities, float32 (float64 when the model is)."""
+Weights: TypeAlias = npt.NDArray[np.float32]
+"""Attention weights: at least 0, and a step's add up to 1."""
 
 
 class Stepper(Protocol):
@@ -48,4 +50,29 @@ class Stepper(Protocol):
 
     def log_prob_of(self, tokens: Ids) -> LogProbs:
         """Return the log-probabilities [N] of ``tokens`` [N] as next tokens of the rows of the last step."""
+        ...
+
+
+@runtime_checkable
+class AttendingStepper(Stepper, Protocol):
+    """A stepper that returns its attention weights, if its model has attention.
+
+    Shape suffixes: N rows, S memory entries.
+    """
+
+    @property
+    def attends(self) -> bool:
+        """True if the model has attention."""
+        ...
+
+    @property
+    def attends_features(self) -> bool:
+        """True if a source's features are entries of the memory, after those of its tokens."""
+        ...
+
+    def attention(self) -> Weights:
+        """Return the attention weights [N, S] of the rows of the last step; only for a model that attends.
+
+        A row's first weights are those of its own source's tokens and features; the rest is 0.
+        """
         ...

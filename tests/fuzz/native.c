@@ -424,6 +424,36 @@ static void check_all(const freerun_model *m, const texts *t, outputs o) {
 
 /* -- other searches --------------------------------------------------------------------------------------------------- */
 
+/* The weights of a step of many rows, and of one of its rows that was stepped alone: the same numbers to the last bit, those
+ * with which the step has read, nothing behind a row's memory, and no weights where there is no room for them. */
+static void check_attention(const freerun_model *m, freerun_steps *one, freerun_steps *other, int64_t rows, int64_t which) {
+    const writing *w = &one->rows[one->now].w;
+    int64_t positions = one->entries + below(3);
+    float *weights = structures(rows * positions, sizeof *weights), *alone = structures(positions, sizeof *alone);
+    int result = m->attention ? FREERUN_OK : FREERUN_BAD_SOURCE;
+    if (freerun_attended(one, rows, positions, weights) != result) fail("an unexpected result of weights");
+    if (freerun_attended(other, 1, positions, alone) != result) fail("an unexpected result of weights alone");
+    if (freerun_attended(one, rows + 1, positions, weights) != FREERUN_BAD_SOURCE) fail("weights of rows that are not there");
+    if (!m->attention) return;
+    float *read = array(one->r.read, sizeof *read);
+    for (int64_t row = 0; row < rows; row++) {
+        const source *of = &one->sources[w->source[row]];
+        double sum = 0;
+        for (int64_t n = 0; n < positions; n++) {
+            float weight = weights[row * positions + n];
+            if (n >= of->entries && weight != 0) fail("a weight behind a row's memory");
+            if (row == which && !same(weight, alone[n])) fail("a weight that depends on other rows");
+            sum += weight;
+        }
+        const float *values = one->r.values + of->first_entry * one->r.read;
+        one->r.step->average(of->entries, weights + row * positions, values, one->r.read, read);
+        for (int64_t n = 0; n < one->r.read; n++)
+            if (!same(read[n], w->read[row * one->r.read + n])) fail("weights that were not read with");
+        if (sum == sum && fabs(sum - 1) > 1e-3) fail("weights that do not add up to 1");
+        if (freerun_attended(one, rows, of->entries - 1, weights) != FREERUN_BAD_SOURCE) fail("weights without room");
+    }
+}
+
 /* Steps of random rows, each again alone: the same numbers to the last bit. */
 static void check_steps(const freerun_model *m, const texts *t) {
     freerun_steps *one = NULL, *other = NULL;
@@ -432,6 +462,8 @@ static void check_steps(const freerun_model *m, const texts *t) {
     for (int n = 0; n < 2; n++)
         if (freerun_start(m, rows, t->ids, t->lengths, t->feature_ids, t->feature_counts, n ? &other : &one, NULL))
             fail("sources that are not read");
+    if (freerun_attended(one, rows, one->entries, structures(rows * one->entries, sizeof(float))) != FREERUN_BAD_SOURCE)
+        fail("weights before the first step");
     float *log_probs = structures(most * vocabulary, sizeof *log_probs), *alone = structures(vocabulary, sizeof *alone);
     int64_t *tokens = structures(most, 8), *origins = structures(most, 8);
     for (int64_t step = 0; step < 4; step++) {
@@ -446,6 +478,7 @@ static void check_steps(const freerun_model *m, const texts *t) {
         if (freerun_step(other, 1, tokens + followed, &origin, alone)) fail("a step that is not made alone");
         for (int64_t id = 0; id < vocabulary; id++)
             if (!same(log_probs[followed * vocabulary + id], alone[id])) fail("a step that depends on other rows");
+        check_attention(m, one, other, now, followed);
         chosen = followed;
         rows = now;
         tokens[0] = chance(50) ? vocabulary : -1;

@@ -408,6 +408,12 @@ class Steps:
         rows = len(tokens) if rows is None else rows
         return self.library.freerun_step(self.steps if steps is True else steps, rows, *arrays), log_probs
 
+    def attended(self, rows=2, positions=6, steps=True, address=True):
+        """The code of attention weights, and the weights."""
+        weights = np.full((2, 6), np.nan, np.float32)
+        steps, address = self.steps if steps is True else steps, weights.ctypes.data if address is True else address
+        return self.library.freerun_attended(steps, rows, positions, address), weights
+
     def beam(self, count=2, how=(3, 2, 0, 0.0), model=None, stop=None, **changes):
         """The code of a beam search."""
         self.outputs = Outputs(ctypes.pointer(ctypes.c_int32(7)), ctypes.pointer(ctypes.c_float(7)))
@@ -483,6 +489,44 @@ def test_steps_that_cannot_be_made_are_rejected_and_change_nothing(steps, librar
     expected = other.step((4, 5, 6), (2, 1, 0))
     library.freerun_end(other.steps)
     assert (code, found.tolist()) == (OK, expected[1].tolist())
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_weights_that_cannot_be_are_rejected_and_change_nothing(library, name):
+    steps = Steps(library, name)
+    largest = 5 if name == "entries" else 3  # of the second source
+    assert (steps.attended(steps=None)[0], steps.start(), steps.attended()[0]) == (BAD_SOURCE, OK, BAD_SOURCE)
+    assert steps.step()[0] == OK
+    for rows in (LEAST, -1, 0, 1, 3, MOST):
+        assert steps.attended(rows)[0] == BAD_SOURCE, rows
+    for positions in (LEAST, -1, 0, largest - 1, 2**60, MOST):
+        assert steps.attended(positions=positions)[0] == BAD_SOURCE, positions
+    for address in misaligned((ctypes.c_float * 12)()):
+        assert steps.attended(address=address)[0] == BAD_SOURCE
+    assert [steps.attended(positions=positions)[0] for positions in (largest, 6)] == [OK, OK]
+    code, weights = steps.attended()
+    assert (code, weights.sum(1).tolist()) == (OK, pytest.approx([1, 1], abs=1e-6))
+    assert not weights[0, largest - 1 - (name == "entries") :].any()
+    assert not weights[1, largest:].any()
+    expected = steps.step((4, 5), (1, 0))[1]
+    library.freerun_end(steps.steps)
+    other = Steps(library, name)
+    assert (other.start(), other.step()[0]) == (OK, OK)
+    assert other.step((4, 5), (1, 0))[1].tolist() == expected.tolist()
+    library.freerun_end(other.steps)
+
+
+def test_a_step_that_is_rejected_leaves_the_weights_of_the_one_before(steps):
+    assert (steps.start(), steps.step()[0]) == (OK, OK)
+    before = steps.attended()[1]
+    assert steps.step((4, 5, 6), (0, 1, 2))[0] == BAD_SOURCE
+    assert steps.attended()[1].tolist() == before.tolist()
+
+
+def test_a_model_without_attention_has_no_weights(library):
+    steps = Steps(library, "gru")
+    assert (steps.start(), steps.step()[0], steps.attended()[0]) == (OK, OK, BAD_SOURCE)
+    library.freerun_end(steps.steps)
 
 
 def best_of(library, log_probs, k, rows=None, vocabulary=None, addresses=()):
