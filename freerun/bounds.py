@@ -15,6 +15,7 @@ from freerun.text import shown
 __all__ = [
     "ACCUMULATE",
     "BEAM_SIZE",
+    "CONNECTIONS",
     "COUNT",
     "DEFAULT_RESTARTS",
     "DEFAULT_TIMEOUT",
@@ -28,17 +29,22 @@ __all__ = [
     "MAX_PIECES",
     "MINUTES",
     "NUM_HYPOTHESES",
+    "PORT",
     "POSITIVE_TEMPERATURE",
     "PROCESSES",
+    "QUEUE",
+    "REQUEST_SIZE",
     "RESTARTS",
     "SAMPLES",
     "SEED",
+    "SERVE_SECONDS",
     "SIZE",
     "TEMPERATURE",
     "THREADS",
     "TIMEOUT",
     "TOP_K",
     "TRIALS",
+    "WORKERS",
     "Range",
     "shown_number",
 ]
@@ -117,6 +123,17 @@ MINUTES: Final = Range(0.1, 10.0**5, is_whole=False)
 """A time limit: up to ten weeks."""
 TRIALS: Final = Range(2, 10_000)
 """Trials of a tuning."""
+
+# -- service ----------------------------------------------------------------------------------------------------------
+
+PORT: Final = Range(0, 65_535)
+WORKERS: Final = Range(1, 64)
+QUEUE: Final = Range(1, 10**6)
+"""Texts that wait, or one request's texts."""
+SERVE_SECONDS: Final = Range(0.1, 86_400.0, is_whole=False)
+CONNECTIONS: Final = Range(1, 10**5)
+REQUEST_SIZE: Final = Range(1, 10**9)
+"""Bytes, characters or attention weights of one request."""
 
 # -- other numbers ----------------------------------------------------------------------------------------------------
 

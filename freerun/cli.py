@@ -18,6 +18,7 @@ import typer
 
 from freerun.bounds import (
     BEAM_SIZE,
+    CONNECTIONS,
     DEFAULT_RESTARTS,
     DEFAULT_TIMEOUT,
     EXAMPLES,
@@ -25,15 +26,20 @@ from freerun.bounds import (
     MAX_LENGTH,
     MAX_LOSS,
     MINUTES,
+    PORT,
     PROCESSES,
+    QUEUE,
+    REQUEST_SIZE,
     RESTARTS,
     SAMPLES,
     SEED,
+    SERVE_SECONDS,
     TEMPERATURE,
     THREADS,
     TIMEOUT,
     TOP_K,
     TRIALS,
+    WORKERS,
 )
 from freerun.distributed.status import is_launched, write_status
 from freerun.errors import ConfigError, Ended, Interrupted, MissingExtraError, RankError, UserError, exit_code
@@ -589,6 +595,125 @@ def export(
             columns=chosen_columns(columns),
         )
     )
+
+
+@app.command()
+def serve(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL [NAME=MODEL ...]", help="Bundle or run directories, with names.")
+    ],
+    host: Annotated[str, typer.Option(help="The address to listen on. 0.0.0.0: all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=PORT.high, help="0: any free port.")] = 8080,
+    workers: Annotated[int, typer.Option(min=1, max=WORKERS.high, help="Processes that answer requests.")] = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, max=THREADS.high, help="Threads of each worker that decode a batch.")
+    ] = 1,
+    queue: Annotated[
+        int, typer.Option(min=1, max=QUEUE.high, help="Texts that may wait in each worker; beyond it, 503.")
+    ] = 4000,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            min=SERVE_SECONDS.low, max=SERVE_SECONDS.high, metavar="S", help="Seconds for a request; then 503."
+        ),
+    ] = 30.0,
+    drain: Annotated[
+        float,
+        typer.Option(
+            min=SERVE_SECONDS.low,
+            max=SERVE_SECONDS.high,
+            metavar="S",
+            help="Seconds that running requests have to finish when the service stops or a model is replaced.",
+        ),
+    ] = 30.0,
+    api_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A file with one key per line. Clients must send one.")
+    ] = None,
+    cors: Annotated[
+        list[str] | None, typer.Option(metavar="ORIGIN", help="Let pages of this origin read answers. Repeatable.")
+    ] = None,
+    languages: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=SOURCE:TARGET",
+            help="Codes for clients of LibreTranslate, such as demo=en:ja. Default: NAME=NAME:NAME. Repeatable.",
+        ),
+    ] = None,
+    precision: Precision = "fp32",
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON Lines.")] = False,
+    log_requests: Annotated[bool, typer.Option("--log-requests", help="Log a line for each request.")] = False,
+    read_timeout: Annotated[
+        float,
+        typer.Option(
+            min=SERVE_SECONDS.low,
+            max=SERVE_SECONDS.high,
+            metavar="S",
+            help="Seconds without progress until a client that sends or reads too slowly is cut off.",
+        ),
+    ] = 20.0,
+    keep_alive: Annotated[
+        float,
+        typer.Option(
+            min=SERVE_SECONDS.low, max=SERVE_SECONDS.high, metavar="S", help="Seconds that idle connections stay open."
+        ),
+    ] = 15.0,
+    max_connections: Annotated[
+        int, typer.Option(min=1, max=CONNECTIONS.high, help="Clients connected to each worker; beyond it, 503.")
+    ] = 4000,
+    max_texts: Annotated[int, typer.Option(min=1, max=QUEUE.high, help="Texts of a request.")] = 1000,
+    max_characters: Annotated[int, typer.Option(min=1, max=REQUEST_SIZE.high, help="Characters of a text.")] = 10_000,
+    max_tokens: Annotated[int, typer.Option(min=1, max=MAX_LENGTH.high, help="Tokens of a text.")] = 1000,
+    max_bytes: Annotated[
+        int, typer.Option(min=1, max=REQUEST_SIZE.high, help="Bytes of a request, unless it is a stream.")
+    ] = 4_000_000,
+    max_beam_size: Annotated[
+        int, typer.Option(min=1, max=BEAM_SIZE.high, help="Beam size and number of outputs of a request.")
+    ] = 100,
+    max_length: Annotated[
+        int, typer.Option(min=0, max=MAX_LENGTH.high, help="The largest max_length that a request may set.")
+    ] = 2000,
+    max_weights: Annotated[
+        int, typer.Option(min=1, max=REQUEST_SIZE.high, help="Attention weights of an answer.")
+    ] = 4_000_000,
+) -> None:
+    """Answer HTTP requests with one or several models, and show a page to try them.
+
+    Several models have names: en=runs/english ko=runs/korean. SIGHUP, or a bundle that is replaced, loads models again.
+    The page is at /, and the API is described at /docs.
+    """
+    from freerun.commands.serve import serve as run
+    from freerun.server.serve_settings import RequestLimits, ServeSettings, parse_languages, parse_models
+
+    named = parse_models(models)
+    settings = ServeSettings(
+        models=named,
+        host=host,
+        port=port,
+        workers=workers,
+        threads=threads,
+        queue=queue,
+        timeout=timeout,
+        drain=drain,
+        api_key_file=api_key_file,
+        cors=tuple(cors or ()),
+        languages=parse_languages(languages or [], named),
+        precision=precision,
+        log_json=log_json,
+        log_requests=log_requests,
+        read_timeout=read_timeout,
+        keep_alive=keep_alive,
+        max_connections=max_connections,
+        limits=RequestLimits(
+            max_texts=max_texts,
+            max_characters=max_characters,
+            max_tokens=max_tokens,
+            max_bytes=max_bytes,
+            max_beam_size=max_beam_size,
+            max_length=max_length,
+            max_weights=max_weights,
+        ),
+    )
+    raise typer.Exit(run(settings))
 
 
 @app.command()

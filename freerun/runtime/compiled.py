@@ -23,6 +23,7 @@ __all__ = [
     "Linear",
     "Model",
     "Outputs",
+    "instructions",
     "library",
     "linear",
     "opened",
@@ -126,6 +127,15 @@ def library() -> ctypes.CDLL | None:
     except (OSError, AttributeError):  # AttributeError: some other library
         return None
     return compiled if compiled.freerun_version() == _VERSION else None
+
+
+def instructions() -> str | None:
+    """Return the instruction set that the library uses here: "avx512", "avx2" or "base"; None without the library."""
+    compiled = library()
+    if compiled is None:
+        return None
+    name: bytes = compiled.freerun_instructions()
+    return name.decode()
 
 
 def opened(path: Path) -> ctypes.CDLL:

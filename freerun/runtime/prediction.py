@@ -7,7 +7,10 @@ from typing import Any
 
 from freerun.data.features import Features
 
-__all__ = ["PredictedHypothesis", "Prediction", "Scored"]
+__all__ = ["END_NAME", "PredictedHypothesis", "Prediction", "Scored"]
+
+END_NAME = "⏎"
+"""Stands for the end token, where tokens are named."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class PredictedHypothesis:
         rank_score: ranks the hypotheses: the score under the length penalty.
         token_scores: one log-probability per token, then that of the end token unless ``truncated``.
         truncated: True if it reached the length bound without an end token.
+        attention: for each of ``token_scores`` the weight of each of the prediction's ``source_tokens``; None unless
+            it was asked for.
     """
 
     text: str
@@ -29,6 +34,7 @@ class PredictedHypothesis:
     rank_score: float
     token_scores: tuple[float, ...]
     truncated: bool
+    attention: tuple[tuple[float, ...], ...] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that ``freerun predict --json`` prints for it."""
@@ -39,6 +45,7 @@ class PredictedHypothesis:
             "rank_score": self.rank_score,
             "token_scores": self.token_scores,
             "truncated": self.truncated,
+            **({} if self.attention is None else {"attention": self.attention}),
         }
 
 
@@ -54,6 +61,8 @@ class Prediction:
     """Those of the source, as given; None if the model reads no features."""
     unknown_features: tuple[str, ...] = ()
     """The features that are not in the vocabulary."""
+    source_tokens: tuple[str, ...] | None = None
+    """What the weights of ``attention`` belong to: source tokens, ``END_NAME``, and features that are attended to."""
 
     @property
     def text(self) -> str:
@@ -73,7 +82,9 @@ class Prediction:
     def as_json(self) -> dict[str, Any]:
         """Return the object that ``freerun predict --json`` prints for it."""
         features = {} if self.features is None else {"features": self.features}
-        return {"source": self.source, **features, "hypotheses": [each.as_json() for each in self.hypotheses]}
+        hypotheses = [each.as_json() for each in self.hypotheses]
+        tokens = {} if self.source_tokens is None else {"source_tokens": self.source_tokens}
+        return {"source": self.source, **features, "hypotheses": hypotheses, **tokens}
 
     def _repr_html_(self) -> str:
         """Return the hypotheses and their scores as HTML, for notebooks."""

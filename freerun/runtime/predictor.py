@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from dataclasses import replace
+from itertools import chain, islice
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+
+from freerun.architecture import Architecture
 from freerun.arguments import as_list, check_items, check_text, wrong_type
 from freerun.data.codec import Codec
 from freerun.data.features import Features
-from freerun.errors import BundleError, DataError
+from freerun.errors import BundleError, ConfigError, DataError
 from freerun.runtime.bundle import Bundle
 from freerun.runtime.encoded_texts import EncodedPair, EncodedText
-from freerun.runtime.prediction import PredictedHypothesis, Prediction, Scored
+from freerun.runtime.prediction import END_NAME, PredictedHypothesis, Prediction, Scored
 from freerun.runtime.sources import (
     Source,
     check_features_type,
@@ -23,12 +27,14 @@ from freerun.runtime.sources import (
     split_sources,
     stored_features,
 )
+from freerun.search.attended import in_reading_order
 from freerun.search.batches import MAX_POSITIONS, ROWS
 from freerun.search.bound import LengthBound
 from freerun.search.hypothesis import Hypothesis
 from freerun.search.methods import Beam, Greedy, Sampling, Search
 from freerun.search.searcher import Searcher, score_in_batches, search_in_batches
-from freerun.symbols import EOS, UNK
+from freerun.search.stepper import Weights
+from freerun.symbols import EOS, UNK, source_length
 
 __all__ = ["Predictor", "check_score", "windows"]
 
@@ -117,25 +123,32 @@ class Predictor:
         return self.predict_batch([(text, features)], search, prefix)[0]
 
     def predict_batch(
-        self, texts: Iterable[Source], search: Search = Greedy(), prefix: str = "", rows: Sequence[int] | None = None
+        self,
+        texts: Iterable[Source],
+        search: Search = Greedy(),
+        prefix: str = "",
+        rows: Sequence[int] | None = None,
+        attention: bool = False,
     ) -> list[Prediction]:
         """Return the outputs for several texts, in their order; texts do not influence each other.
 
         For a model with features, ``texts`` are pairs (text, features), with features as in ``predict``. ``rows``
-        numbers the texts if they are part of a longer list (a sample depends on the number of its text).
+        numbers the texts if they are part of a longer list (a sample depends on the number of its text). ``attention``
+        adds the attention weights of each output, if ``has_attention``.
 
         Raises:
             TypeError: an argument of another type; ``texts`` is a single text.
             DataError: ``prefix`` has a token that the model cannot write, or a text is longer than ``longest_source``
                 or is not one line of valid Unicode without tabs; or a model with features gets a text without any, or
                 another model features.
+            ConfigError: ``attention`` is asked of a model that has none.
             BundleError: the model gives a text a score that is not finite, or its bundle turns out to be damaged.
         """
         if type(texts) is not list:
             texts = as_list("texts", texts, _TEXTS)
         _check_search(search, prefix)
         prefix_ids = self.prefix_ids(prefix)
-        return self.predict_encoded(self.encode(texts, rows), search, prefix_ids)
+        return self.predict_encoded(self.encode(texts, rows), search, prefix_ids, attention=attention)
 
     def encode(
         self, texts: Sequence[Source], rows: Sequence[int] | None = None, max_length: int | None = None
@@ -165,18 +178,64 @@ class Predictor:
         return list(map(EncodedText, texts, tokens, encoded, bounds, numbers, features))
 
     def predict_encoded(
-        self, texts: Sequence[EncodedText], search: Search = Greedy(), prefix_ids: Sequence[int] = ()
+        self,
+        texts: Sequence[EncodedText],
+        search: Search = Greedy(),
+        prefix_ids: Sequence[int] = (),
+        *,
+        attention: bool = False,
     ) -> list[Prediction]:
         """Return the outputs for texts that ``encode`` returned; ``prefix_ids`` are those of ``prefix_ids``.
 
         Raises:
-            BundleError: as ``predict_batch`` does.
+            BundleError, ConfigError: as ``predict_batch`` does.
         """
+        if attention and not self.has_attention:
+            raise ConfigError.single(
+                "attention",
+                "this model has no attention weights to return",
+                "Expected a model with attention, in the compiled library or torch",
+                "Leave attention out",
+            )
         outputs = self._outputs(texts, search, prefix_ids)
         for text, hypotheses in zip(texts, outputs, strict=True):
             for hypothesis in hypotheses:
                 check_score(hypothesis.score, f"text {text.row + 1}")
-        return list(map(self._prediction, texts, outputs))
+        predictions = list(map(self._prediction, texts, outputs))
+        return self._with_attention(texts, outputs, predictions) if attention else predictions
+
+    @property
+    def has_attention(self) -> bool:
+        """Return True if attention weights can be asked for; onnxruntime's graphs do not return any."""
+        if self.bundle is None or self.runtime not in ("compiled", "torch"):
+            return False
+        return Architecture.of(self.bundle.model).attention_spec.reads_memory
+
+    def _with_attention(
+        self,
+        texts: Sequence[EncodedText],
+        outputs: Sequence[Sequence[Hypothesis]],
+        predictions: Sequence[Prediction],
+    ) -> list[Prediction]:
+        """Add the attention weights, which a second pass over the outputs returns."""
+        ids = [text.ids for text, hypotheses in zip(texts, outputs, strict=True) for _ in hypotheses]
+        written = [(*each.ids, *(() if each.truncated else (EOS,))) for each in chain.from_iterable(outputs)]
+        found = iter(self.searcher.attention(ids, written) or ())
+        return [self._attending(*each, found) for each in zip(texts, predictions, strict=True)]
+
+    def _attending(self, text: EncodedText, prediction: Prediction, found: Iterator[Weights]) -> Prediction:
+        """Return a prediction with the weights of its hypotheses, the next ones of ``found``."""
+        length = source_length(text.ids)
+        weights = [in_reading_order(next(found), length, self.source.reverse) for _ in prediction.hypotheses]
+        hypotheses = [
+            replace(each, attention=tuple(map(tuple, rows.astype(np.float64).round(6).tolist())))
+            for each, rows in zip(prediction.hypotheses, weights, strict=True)
+        ]
+        features = self.source.features
+        attended = () if features is None or weights[0].shape[1] == length else text.ids[length:]
+        names = [] if features is None else features.vocabulary.tokens(attended)
+        tokens = (*text.tokens, END_NAME, *names)
+        return replace(prediction, hypotheses=tuple(hypotheses), source_tokens=tokens)
 
     def _ids(self, tokens: list[str], number: int) -> list[int]:
         """Return the ids of a source, the end token last."""

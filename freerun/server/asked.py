@@ -16,8 +16,8 @@ from freerun.server.problem import invalid
 
 __all__ = [
     "Answer",
-    "Detected",
     "DetectRequest",
+    "Detected",
     "FrontendSettings",
     "Health",
     "Language",
@@ -99,7 +99,9 @@ class PredictOptions(_Asked):
             Problem: options that exclude each other, or are out of range.
         """
         if self.sample is not None and (self.beam_size > 1 or self.length_penalty or self.early_stop):
-            raise invalid("sample cannot be combined with beam_size, length_penalty or early_stop. Leave one of them out.")
+            raise invalid(
+                "sample cannot be combined with beam_size, length_penalty or early_stop. Leave one of them out."
+            )
         if self.early_stop and not self.length_penalty:
             raise invalid("early_stop needs a length_penalty above 0. Add one, or leave early_stop out.")
         number = self.num_hypotheses or 1
@@ -140,7 +142,9 @@ class ScoreRequest(_Asked):
     """Pairs to score."""
 
     pairs: list[Pair] = Field(
-        min_length=1, examples=[[{"source": "melanin", "target": "M EH L AH N IH N"}]], description="One line each side."
+        min_length=1,
+        examples=[[{"source": "melanin", "target": "M EH L AH N IH N"}]],
+        description="One line each side.",
     )
 
 
@@ -239,7 +243,7 @@ class RuntimeDetails(Answer):
 class ModelDetails(ModelSummary):
     """A model: what it is, how good it is, and what runs it."""
 
-    features: Any = Field(description="null, or the features that the model knows: separator, vocabulary, symbols.")  # type: ignore[assignment]
+    features: Any = Field(description="null, or the features that the model knows: separator, vocabulary, symbols.")
     digest: str = Field(description="SHA-256 that names the model and all files that its outputs depend on.")
     card: str = Field(description="The model card, in Markdown.")
     metrics: dict[str, float | None] = Field(description="On the development pairs.")

@@ -50,6 +50,7 @@ class BatchRunner:
     """Decodes jobs in a thread; created and called in the thread of an event loop, except for ``_run``."""
 
     def __init__(self, capacity: int, counts: Counts, log: ServerLog) -> None:
+        self.capacity = capacity
         self._queue = FairQueue(capacity)
         self._counts, self._log = counts, log
         self._loop = asyncio.get_running_loop()
@@ -135,7 +136,7 @@ class BatchRunner:
             return self._failed(error)
 
     def _failed(self, error: Exception) -> _Failed:
-        self._log.error("a text could not be decoded", error, trace=not isinstance(error, FreerunError))
+        self._log.failure("a text could not be decoded", error, trace=not isinstance(error, FreerunError))
         return _Failed(error)
 
 

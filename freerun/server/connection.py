@@ -77,7 +77,7 @@ class Connection(HttpToolsProtocol):
         self.header_bytes = 0
         super().on_headers_complete()
         self.progress_at = self.loop.time()
-        if self.rules.is_draining and self.cycle is not None:
+        if self.rules.is_draining:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
@@ -98,7 +98,7 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """End an answer; a body that was not read is dropped for some time."""
         super().on_response_complete()
-        if self.is_reading and self.cycle is not None and self.cycle.response_complete:
+        if self.is_reading and self.cycle.response_complete:
             self.dropping_until = self.loop.time() + _LINGER
 
     def send_400_response(self, msg: str) -> None:
@@ -107,24 +107,34 @@ class Connection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Close after the answer to the current request, or to the next one: it may be on its way already."""
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.is_answering:
             self.cycle.keep_alive = False
 
     # ---------------------------------------------------------------------------------------------------- our own
 
     @property
+    def has_asked(self) -> bool:
+        """Return True once the headers of a request have arrived."""
+        cycle: object = self.cycle  # None at first, whatever uvicorn declares
+        return cycle is not None
+
+    @property
+    def is_answering(self) -> bool:
+        """Return True from the headers of a request to the end of its answer."""
+        return self.has_asked and not self.cycle.response_complete
+
+    @property
     def is_idle(self) -> bool:
-        """Return True between two requests."""
-        is_answering = self.cycle is not None and not self.cycle.response_complete
-        return not is_answering and (not self.is_reading or self.cycle is None)
+        """Return True before the first request and between two."""
+        return not self.is_answering and not (self.is_reading and self.has_asked)
 
     def refuse(self, problem: Problem) -> None:
         """Write an answer without the application, and close."""
         if self.transport.is_closing():
             return
         self.was_refused = True
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            if self.cycle is not None and not self.cycle.response_complete:
+        if not (self.is_answering and self.cycle.response_started):
+            if self.is_answering:
                 self.cycle.disconnected = True  # the application's answer would follow this one
                 self.cycle.message_event.set()
             self.transport.write(_as_http(problem))
@@ -140,7 +150,7 @@ class Connection(HttpToolsProtocol):
         elif self.is_reading and now - self.progress_at > self.rules.read_timeout:
             if self.flow.read_paused:  # we do not read: the client cannot send
                 self.progress_at = now
-            elif self.cycle is None and not self.header_bytes:
+            elif not self.has_asked and not self.header_bytes:
                 self.transport.close()  # it never asked for anything
             else:
                 self.rules.counts.add("cut_off_connections")

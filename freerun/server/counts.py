@@ -23,7 +23,23 @@ ENDPOINTS: Final = (
     "documents",
     "other",
 )
-OUTCOMES: Final = ("200", "304", "400", "401", "404", "405", "408", "413", "415", "422", "431", "499", "500", "503", "other")
+OUTCOMES: Final = (
+    "200",
+    "304",
+    "400",
+    "401",
+    "404",
+    "405",
+    "408",
+    "413",
+    "415",
+    "422",
+    "431",
+    "499",
+    "500",
+    "503",
+    "other",
+)
 """HTTP statuses; 499: the client went away before its answer."""
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -53,13 +69,20 @@ def _metrics(models: Sequence[str]) -> list[_Metric]:
     none: tuple[tuple[str, ...], ...] = ((),)
     model = ("model",)
     return [
-        _Metric("counter", "requests", "Requests, by what was asked and the status answered.", ("endpoint", "status"), asked),
-        _Metric("histogram", "request_seconds", "Time from a request's headers to its answer.", ("endpoint",), timed, _SECONDS),
+        _Metric("counter", "requests", "Requests by what was asked and the status.", ("endpoint", "status"), asked),
+        _Metric(
+            "histogram",
+            "request_seconds",
+            "Time from headers to answer.",
+            ("endpoint",),
+            timed,
+            _SECONDS,
+        ),
         _Metric("counter", "texts", "Texts predicted and pairs scored.", model, named),
         _Metric("counter", "tokens", "Target tokens written or scored, end tokens included.", model, named),
         _Metric("counter", "truncated_outputs", "Outputs that reached the length bound.", model, named),
         _Metric("counter", "unknown_tokens", "Source tokens that are not in the vocabulary.", model, named),
-        _Metric("counter", "skipped_texts", "Texts not decoded: their client went away, or their time was up.", model, named),
+        _Metric("counter", "skipped_texts", "Texts whose client went away or whose time was up.", model, named),
         _Metric("histogram", "batch_texts", "Texts that were decoded together.", model, named, _SIZES),
         _Metric("histogram", "batch_seconds", "Time to decode a batch.", model, named, _SECONDS),
         _Metric("gauge", "queue_texts", "Texts that wait.", (), none),
@@ -129,7 +152,7 @@ class Counts:
     """The numbers that one process counts."""
 
     def __init__(
-        self, numbers: memoryview, columns: dict[tuple[str, ...], int], bounds: dict[str, tuple[float, ...]]
+        self, numbers: memoryview[float], columns: dict[tuple[str, ...], int], bounds: dict[str, tuple[float, ...]]
     ) -> None:
         self._numbers, self._columns, self._bounds = numbers, columns, bounds
 

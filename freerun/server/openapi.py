@@ -16,7 +16,12 @@ from freerun.version import VERSION
 
 __all__ = ["docs_page", "openapi", "openapi_document"]
 
-_JSON, _FORM, _STREAM, _TEXT = "application/json", "application/x-www-form-urlencoded", "application/x-ndjson", "text/plain"
+_JSON, _FORM, _STREAM, _TEXT = (
+    "application/json",
+    "application/x-www-form-urlencoded",
+    "application/x-ndjson",
+    "text/plain",
+)
 _PROBLEM: Final = "application/problem+json"
 
 _STATUSES: Final = {
@@ -60,7 +65,15 @@ _ASKING: Final = (400, 401, 404, 408, 413, 415, 422, 500, 503)
 _TRANSLATING: Final = (400, 401, 408, 413, 415, 422, 500, 503)
 
 _OPERATIONS: Final = (
-    _Operation("post", "/v1/models/{name}/predict", "Predict texts", _PREDICT, asked.PredictRequest, asked.PredictAnswer, refusals=_ASKING),
+    _Operation(
+        "post",
+        "/v1/models/{name}/predict",
+        "Predict texts",
+        _PREDICT,
+        asked.PredictRequest,
+        asked.PredictAnswer,
+        refusals=_ASKING,
+    ),
     _Operation(
         "post",
         "/v1/models/{name}/score",
@@ -93,7 +106,7 @@ _OPERATIONS: Final = (
         (400, 401, 408, 413, 415, 422, 503),
         is_list=True,
     ),
-    _Operation("get", "/languages", "LibreTranslate: list languages", answer=asked.Language, refusals=(401,), is_list=True),
+    _Operation("get", "/languages", "LibreTranslate: languages", answer=asked.Language, refusals=(401,), is_list=True),
     _Operation("get", "/frontend/settings", "LibreTranslate: settings of its page", answer=asked.FrontendSettings),
     _Operation("get", "/health", "LibreTranslate: the service can answer", answer=asked.Health, refusals=(503,)),
     _Operation("get", "/live", "The process runs", answer=_JSON),
@@ -106,7 +119,9 @@ _OPERATIONS: Final = (
 
 def openapi(limits: RequestLimits) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of a service with these limits."""
-    kinds = {each for operation in _OPERATIONS for each in (operation.request, operation.answer) if isinstance(each, type)}
+    kinds = {
+        each for operation in _OPERATIONS for each in (operation.request, operation.answer) if isinstance(each, type)
+    }
     kinds |= {asked.ProblemDetails, asked.StreamLine, asked.PredictOptions}
     ordered = sorted(kinds, key=lambda kind: kind.__name__)
     _, definitions = models_json_schema(

@@ -56,7 +56,17 @@ class Predicting:
             raise invalid(str(error)) from None
         for text in encoded:
             self._check(text)
+        if self.options.attention:
+            self._check_weights(encoded)
         return encoded
+
+    def _check_weights(self, encoded: Sequence[EncodedText]) -> None:
+        """Refuse texts whose attention weights may be too many."""
+        outputs, maximum = self.options.num_hypotheses or 1, self._limits.max_weights
+        weights = outputs * sum(len(text.ids) * (text.bound + 1) for text in encoded)
+        if weights > maximum:
+            detail = f"These texts may have {weights:,} attention weights, and {maximum:,} are allowed. Send fewer."
+            raise over_limit("max-weights", maximum, detail)
 
     def _check(self, text: EncodedText) -> None:
         """Refuse a text with too many tokens, or with a bound that the prefix exceeds."""
@@ -129,8 +139,8 @@ def check_options(options: PredictOptions, limits: RequestLimits) -> None:
 def check_texts(texts: Sequence[str], features: Sequence[Features] | None, limits: RequestLimits) -> None:
     """Refuse too many texts, or one that is too long."""
     if len(texts) > limits.max_texts:
-        detail = f"A request may have {limits.max_texts:,} texts, and this one has {len(texts):,}. Send several, or a stream."
-        raise over_limit("max-texts", limits.max_texts, detail)
+        detail = f"A request may have {limits.max_texts:,} texts, and this one has {len(texts):,}."
+        raise over_limit("max-texts", limits.max_texts, f"{detail} Send several, or a stream.")
     for number, text in enumerate(texts, 1):
         check_characters(f"text {number}", text, limits)
     for number, each in enumerate(features or (), 1):
@@ -150,13 +160,14 @@ def features_for(
 ) -> Sequence[Features] | None:
     """Return the features of each text, or None; raises Problem if there are any that the model cannot read."""
     if features is None and served.has_features:
-        raise invalid(f'The model {served.name} needs features for each text: "features": ["...", ...]. "" stands for none.')
+        raise invalid(
+            f'The model {served.name} needs features for each text: "features": ["...", ...]. "" stands for none.'
+        )
     if features is not None and not served.has_features:
         raise invalid(f"The model {served.name} was trained without features. Leave features out.")
     if features is not None and len(features) != len(texts):
         raise invalid(f"There are {len(texts)} texts and features for {len(features)}. Give one entry for each text.")
     return features
-
 
 
 async def score(state: ServiceState, name: str, scope: Scope, receive: Receive) -> bytes:

@@ -54,8 +54,8 @@ def over_limit(limit: str, maximum: float, detail: str, status: int = 413) -> Pr
 
 
 def invalid(detail: str, errors: list[dict[str, str]] | None = None) -> Problem:
-    """Return the refusal of a request whose content is wrong; ``errors`` has a pointer and a detail for each mistake."""
-    return Problem(422, detail, **({} if errors is None else {"errors": errors}))
+    """Return the refusal of a request whose content is wrong; ``errors``: a pointer and a detail for each mistake."""
+    return Problem(422, detail) if errors is None else Problem(422, detail, errors=errors)
 
 
 def unavailable(detail: str, seconds: float, **members: Any) -> Problem:

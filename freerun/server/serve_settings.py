@@ -9,29 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from freerun.bounds import Range
 from freerun.errors import ConfigError
 from freerun.loading import Precision
 from freerun.text import shown
 
 __all__ = [
-    "CONNECTIONS",
     "DEFAULT_LIMITS",
-    "PORT",
-    "QUEUE",
-    "SECONDS",
-    "SERVE_WORKERS",
     "RequestLimits",
     "ServeSettings",
     "parse_languages",
     "parse_models",
 ]
 
-PORT: Final = Range(0, 65535)
-SERVE_WORKERS: Final = Range(1, 64)
-QUEUE: Final = Range(1, 10**6)
-SECONDS: Final = Range(0.1, 86400.0, is_whole=False)
-CONNECTIONS: Final = Range(1, 10**5)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Names of models and codes of languages: they are part of addresses."""
 
@@ -47,6 +36,7 @@ class RequestLimits:
         max_bytes: bytes of a body, except of a stream.
         max_beam_size: ``beam_size`` and ``num_hypotheses``.
         max_length: the largest ``max_length`` that a request may set.
+        max_weights: attention weights: source tokens x output tokens, added up over all outputs.
     """
 
     max_texts: int = 1000
@@ -55,6 +45,7 @@ class RequestLimits:
     max_bytes: int = 4_000_000
     max_beam_size: int = 100
     max_length: int = 2000
+    max_weights: int = 4_000_000
 
 
 DEFAULT_LIMITS: Final = RequestLimits()
@@ -81,7 +72,7 @@ class ServeSettings:
         log_requests: write a line for each request.
         read_timeout: seconds without progress after which a client that sends or reads slowly is cut off.
         keep_alive: seconds that an idle connection stays open.
-        connections: clients that may be connected to each worker.
+        max_connections: clients that may be connected to each worker.
         limits: of one request.
     """
 
@@ -101,7 +92,7 @@ class ServeSettings:
     log_requests: bool = False
     read_timeout: float = 20.0
     keep_alive: float = 15.0
-    connections: int = 4000
+    max_connections: int = 4000
     limits: RequestLimits = DEFAULT_LIMITS
 
     def __post_init__(self) -> None:

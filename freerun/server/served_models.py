@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from freerun.data.codec import Codec
 from freerun.data.vocabulary import Vocabulary
-from freerun.errors import UserError
 from freerun.loading import Precision, load_bundles
 from freerun.runtime.bundle import Bundle, bundle_identity
+from freerun.runtime.compiled import instructions
 from freerun.runtime.predictor import Predictor
 from freerun.search.methods import Beam
 from freerun.server.serve_settings import RequestLimits
@@ -69,7 +69,9 @@ class ModelLoader:
 
     def changed(self) -> list[str]:
         """Return the names of models whose files were replaced since they were last looked at."""
-        return [name for name, path in self._paths.items() if bundle_identity(path) not in (None, self._identities[name])]
+        return [
+            name for name, path in self._paths.items() if bundle_identity(path) not in (None, self._identities[name])
+        ]
 
     def loaded_again(self, all_of_them: bool = False) -> dict[str, ServedModel]:
         """Return the models, those that were replaced loaded again; ``models`` stay as they are.
@@ -145,7 +147,11 @@ def details_of(served: ServedModel, limits: RequestLimits) -> dict[str, Any]:
         "source": _side(predictor.source),
         "target": _side(predictor.target),
         "languages": {"source": source, "target": target},
-        "runtime": {**predictor.runtime, "precision": served.precision},
+        "runtime": {
+            "name": predictor.runtime,
+            "instructions": instructions() if predictor.runtime == "compiled" else None,
+            "precision": served.precision,
+        },
         "limits": {name: getattr(limits, name) for name in RequestLimits.__dataclass_fields__},
     }
 

@@ -43,7 +43,7 @@ class ServerLog:
         """Log something to look into."""
         self._log("warning", event, values)
 
-    def error(self, event: str, error: BaseException | None = None, trace: bool = False, **values: Any) -> None:
+    def failure(self, event: str, error: BaseException | None = None, trace: bool = False, **values: Any) -> None:
         """Log a failure, with the traceback if it is a mistake of the program."""
         if error is not None:
             values["error"] = str(error) or type(error).__name__

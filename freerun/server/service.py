@@ -86,7 +86,7 @@ class Service:
             if status != 499:  # an answer has begun: uvicorn closes the connection
                 status = 500
                 raise
-            self._state.log.error("a request failed", error, trace=True, path=scope["path"])
+            self._state.log.failure("a request failed", error, trace=True, path=scope["path"])
             await _send_problem(Problem(500, "The service has a fault. Its log says which."), send_counted)
         finally:
             seconds = time.perf_counter() - began
@@ -209,7 +209,7 @@ class Service:
 
         self._state.counts.set("queue_texts", self._state.runner.waiting)
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(self._state.table)  # type: ignore[arg-type]  # all that it needs is collect()
+        registry.register(self._state.table)
         await _send(generate_latest(registry), send, CONTENT_TYPE_LATEST.encode())
 
 
@@ -239,5 +239,7 @@ async def _send(body: bytes, send: Send, media_type: bytes = _JSON) -> None:
 
 async def _send_problem(problem: Problem, send: Send) -> None:
     response = problem.response()
-    await send({"type": "http.response.start", "status": problem.status, "headers": [*response.raw_headers, *_API_HEADERS]})
+    await send(
+        {"type": "http.response.start", "status": problem.status, "headers": [*response.raw_headers, *_API_HEADERS]}
+    )
     await send({"type": "http.response.body", "body": bytes(response.body), "more_body": False})

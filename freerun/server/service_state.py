@@ -65,7 +65,9 @@ class ServiceState:
         """Check a request's key: in its headers, or ``key`` from its body. Raises Problem 401 for a wrong one."""
         if self.keys is None or self.keys.accept(key) or self.keys.accept(key_in_headers(scope)):
             return
-        detail = "This service needs a key, and the request has none that is valid. Send it as: Authorization: Bearer KEY"
+        detail = (
+            "This service needs a key, and the request has none that is valid. Send it as: Authorization: Bearer KEY"
+        )
         raise Problem(401, detail, headers={"WWW-Authenticate": "Bearer"})
 
     async def body(self, scope: Scope, receive: Receive) -> bytes:
@@ -79,7 +81,7 @@ class ServiceState:
         length = header_of(scope, b"content-length")
         if length.isdigit() and int(length[:20]) > limit:
             raise _too_large(limit)
-        content = b""
+        content = bytearray()
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -88,7 +90,7 @@ class ServiceState:
             if len(content) > limit:
                 raise _too_large(limit)
             if not message.get("more_body", False):
-                return content
+                return bytes(content)
 
     async def computed(self, size: int, function: Callable[..., T], *arguments: Any) -> T:
         """Return ``function(*arguments)``, from another thread if ``size`` bytes will take long."""
@@ -115,14 +117,15 @@ class ServiceState:
         late = unavailable(f"There was no result within {timeout:g} s. Try again later.", 1.0, limit="timeout")
         timer = loop.call_later(timeout, give_up, late)
         watcher = loop.create_task(_until_gone(receive))
-        watcher.add_done_callback(lambda task: task.cancelled() or give_up(ClientGone()))
+        watcher.add_done_callback(lambda task: None if task.cancelled() else give_up(ClientGone()))
         try:
             results: list[Any] = await job.handle
             return results
         finally:
             timer.cancel()
             watcher.cancel()
-            self.runner.cancel(job) if not job.handle.done() else None
+            if not job.handle.done():
+                self.runner.cancel(job)
 
 
 async def _until_gone(receive: Receive) -> None:
@@ -131,7 +134,9 @@ async def _until_gone(receive: Receive) -> None:
 
 
 def _too_large(limit: int) -> Problem:
-    return over_limit("max-bytes", limit, f"The body has more than {limit:,} bytes. Send several requests, or a stream.")
+    return over_limit(
+        "max-bytes", limit, f"The body has more than {limit:,} bytes. Send several requests, or a stream."
+    )
 
 
 def header_of(scope: Scope, name: bytes) -> str:

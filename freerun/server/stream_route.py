@@ -149,9 +149,8 @@ class _Stream:
         limits = self._state.limits
         try:
             text, features = self._parsed(line.removesuffix(b"\r"))
-            given = None if features is None else [features]
+            given = features_for(self._predicting.call.served, [text], None if features is None else [features])
             check_texts([text], given, limits)
-            given = features_for(self._predicting.call.served, [text], given)
             encoded = self._predicting.encode([text], given, number)
             return encoded[0] if encoded else None
         except Problem as problem:

@@ -184,7 +184,7 @@ class _Supervisor:
         """Log the death of a worker; those that die at once are not replaced at once."""
         code = os.waitstatus_to_exitcode(status)
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        self._log.error(f"worker {worker.process} died ({how}) and is replaced")
+        self._log.failure(f"worker {worker.process} died ({how}) and is replaced")
         self._counts.add("replaced_workers")
         lived = time.monotonic() - worker.began
         self._delay = 0.0 if lived > 10 else min(_LONGEST_DELAY, 2 * self._delay or _FIRST_DELAY)
@@ -212,10 +212,10 @@ class _Supervisor:
         ready_out, ready_in = os.pipe()
         gc.collect()
         process = os.fork()
-        if process:
-            os.close(ready_in)
-            return _Worker(process, row, ready_out)
-        self._be_a_worker(generation, row, ready_in)
+        if not process:
+            self._be_a_worker(generation, row, ready_in)
+        os.close(ready_in)
+        return _Worker(process, row, ready_out)
 
     def _be_a_worker(self, generation: _Generation, row: int, ready: int) -> NoReturn:
         """Run in the child, to its end."""
@@ -238,7 +238,7 @@ class _Supervisor:
             run_worker(setup)
             code = 0
         except BaseException as error:  # noqa: BLE001 (the child must not go on as the parent)
-            self._log.error("a worker failed", error, trace=True)
+            self._log.failure("a worker failed", error, trace=True)
             code = exit_code(error)
         finally:
             os._exit(code)
@@ -263,7 +263,8 @@ class _Supervisor:
     def _reload(self, all_of_them: bool) -> None:
         """Load models again, and let new workers take over; if anything fails, the old ones stay."""
         if len(self._generations) > 1:  # one takes over at a time
-            self._received.append(signal.SIGHUP) if all_of_them else None
+            if all_of_them:
+                self._received.append(signal.SIGHUP)
             return
         try:
             models = self._loader.loaded_again(all_of_them)
@@ -290,7 +291,7 @@ class _Supervisor:
     def _not_reloaded(self, error: Exception | None) -> None:
         self._counts.add("reloads", "failed")
         is_ours = not isinstance(error, UserError)
-        self._log.error("the models were not loaded again: the old ones serve", error, trace=is_ours)
+        self._log.failure("the models were not loaded again: the old ones serve", error, trace=is_ours)
 
     def _end(self, ending: int) -> int:
         """End the service: finish what runs, refuse what is new."""
@@ -342,7 +343,9 @@ def _listener(settings: ServeSettings) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
         fix = "Use an address of this machine, such as 127.0.0.1"
-        raise ConfigError.single("--host", f"{where}: {error.strerror}", "Expected an address to listen on", fix) from None
+        raise ConfigError.single(
+            "--host", f"{where}: {error.strerror}", "Expected an address to listen on", fix
+        ) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)

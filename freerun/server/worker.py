@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -78,7 +78,7 @@ async def _serve(setup: WorkerSetup) -> None:
     logging.getLogger("uvicorn.error").addHandler(_UvicornErrors(log))
     logging.getLogger("uvicorn.error").propagate = False
     runner = BatchRunner(settings.queue, counts, log)
-    rules = ConnectionRules(settings.read_timeout, settings.connections, counts)
+    rules = ConnectionRules(settings.read_timeout, settings.max_connections, counts)
     service = Service(
         settings=settings,
         models=setup.models,
@@ -187,11 +187,9 @@ class _UvicornErrors(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        self._log.error("the application failed", error, trace=True, message=record.getMessage().strip())
+        self._log.failure("the application failed", error, trace=True, message=record.getMessage().strip())
 
 
 def _log_unexpected(log: ServerLog, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     error: BaseException | None = context.get("exception")
-    log.error(context.get("message", "unexpected"), error, trace=True)
-
-
+    log.failure(context.get("message", "unexpected"), error, trace=True)
