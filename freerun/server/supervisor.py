@@ -340,7 +340,8 @@ def _listener(settings: ServeSettings) -> socket.socket:
         family, *_, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # asyncio sends answers at once (TCP_NODELAY) only where it finds this protocol
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         fix = "Use an address of this machine, such as 127.0.0.1"
         raise ConfigError.single(
