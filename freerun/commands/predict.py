@@ -19,7 +19,7 @@ from freerun.data.source_lines import SourceLine, read_sources, split_line
 from freerun.data.unknown_tokens import count_tokens, named_tokens
 from freerun.errors import DataError, UserError
 from freerun.loading import Mean, Precision, Runtime, load
-from freerun.runtime.prediction import PredictedHypothesis, Prediction
+from freerun.runtime.prediction import Prediction, empty_prediction
 from freerun.runtime.predictor import WINDOW, Predictor, windows
 from freerun.search.methods import Search
 from freerun.streams import binary_input, is_terminal
@@ -49,6 +49,7 @@ class PredictRequest:
     precision: Precision = "fp32"
     device: str = "cpu"
     many: bool = False
+    attention: bool = False
     json: bool = False
     line_buffered: bool = False
 
@@ -71,6 +72,8 @@ def predict(request: PredictRequest) -> None:
         device=request.device,
     )
     texts = _texts(request, predictor.source.features)
+    if request.attention:
+        predictor.check_attention()  # before the output is opened
     stats = PredictionStats(predictor.source)
     with open_output(request.output) as out:
         for prediction in _predictions(predictor, texts, request):
@@ -118,16 +121,17 @@ def _check_argument(text: str, number: int, allowed: str = "") -> None:
         raise DataError(f"text {number}", f"{text!r} is not valid UTF-8", "Expected UTF-8 text")
 
 
-_EMPTY = PredictedHypothesis("", (), 0.0, 0.0, (), False)
-
-
 def _predictions(predictor: Predictor, texts: Iterable[SourceLine], request: PredictRequest) -> Iterator[Prediction]:
     """Yield one prediction per text; an empty line gives an empty line, whatever the model would predict."""
-    empty = Prediction("", (_EMPTY,), features=None if predictor.source.features is None else "")
+    empty = empty_prediction(predictor.source.features is not None)
     for window in windows(enumerate(texts), 1 if request.line_buffered else WINDOW):
         rows = [row for row, text in window if text]
         nonempty = [text for _, text in window if text]
-        predictions = iter(predictor.predict_batch(nonempty, request.search, request.prefix, rows) if nonempty else ())
+        predictions = iter(
+            predictor.predict_batch(nonempty, request.search, request.prefix, rows, attention=request.attention)
+            if nonempty
+            else ()
+        )
         for _, text in window:
             yield next(predictions) if text else empty
 
