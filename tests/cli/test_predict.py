@@ -197,3 +197,12 @@ def test_a_target_with_an_unknown_token_has_no_score(freerun: Freerun, trained: 
     assert float(plain.out.splitlines()[0]) == pytest.approx(lines[0]["score"], abs=1e-6)
     assert "warning: 3 of 4 targets" in plain.err
     assert freerun("score", trained / "run", trained / "dev.tsv").err == ""
+
+
+def test_attention_is_part_of_the_json_and_of_nothing_else(freerun: Freerun, trained: Path) -> None:
+    values = json.loads(freerun("predict", trained, "abc", "--json", "--attention").out)
+    rows = values["hypotheses"][0]["attention"]
+    assert len(rows) == len(values["hypotheses"][0]["token_scores"])
+    assert {len(row) for row in rows} == {len(values["source_tokens"])}
+    result = freerun("predict", trained, "abc", "--attention")
+    assert (result.code, "--attention without --json" in result.err) == (2, True)
