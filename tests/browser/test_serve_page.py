@@ -44,8 +44,8 @@ class Service:
         raise AssertionError("the service ended before it had an address")
 
     def stop(self):
-        self.process.kill()
-        self.process.wait()
+        self.process.terminate()
+        self.process.wait(30)
         self.process.stderr.close()
 
 
@@ -329,7 +329,8 @@ def test_probabilities_are_shown_as_numbers_on_demand(page):
 def heat(browser):
     """The labels of the attention's rows and columns, and the weights."""
     return browser.execute_script("""
-        const labels = (selector) => [...document.querySelectorAll(selector)].map((each) => each.firstChild.textContent);
+        const first = (each) => each.firstChild.textContent;
+        const labels = (selector) => [...document.querySelectorAll(selector)].map(first);
         const rows = [...document.querySelectorAll("#heat tbody tr")];
         return [labels("#heat tbody th"), labels("#heat thead th"),
           rows.map((row) => [...row.querySelectorAll("td")].map((cell) => Number(cell.style.getPropertyValue("--p"))))];
@@ -375,9 +376,7 @@ def test_pasted_lines_become_a_table(page, bundles, capsys):
 
 
 def test_a_table_is_copied_as_tsv(page, bundles, capsys):
-    page.execute_cdp_cmd(
-        "Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
-    )
+    page.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]})
     click(page, "#many")
     predict_lines(page, "A B\nC")
     click(page, "#copy")
@@ -551,7 +550,8 @@ def test_scripts_are_only_those_of_the_page(browser, service):
     visit(browser, service.address)
     browser.execute_script("""
         window.violations = [];
-        document.addEventListener("securitypolicyviolation", (event) => window.violations.push(event.effectiveDirective));
+        const note = (event) => window.violations.push(event.effectiveDirective);
+        document.addEventListener("securitypolicyviolation", note);
         const script = document.createElement("script");
         try { script.textContent = "window.ran = true"; } catch { window.violations.push("trusted-types"); }
         document.body.append(script);
@@ -610,6 +610,7 @@ def test_everybody_can_use_it(browser, service, theme):
         assert audit(browser) == []
         click(browser, "#many")
         predict_lines(browser, "ab\tUP\ncab")
+        assert audit(browser) == []
         browser.execute_script("document.getElementById('key-dialog').showModal()")
         assert audit(browser) == []
     finally:
@@ -622,7 +623,7 @@ def test_it_fits_the_screen(browser, service, width):
     emulate(browser, "light", width)
     try:
         visit(browser, service.address)
-        predicted(browser, " ".join("A B C".split() * 30))
+        predicted(browser, " ".join("ABC" * 30))
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -14,6 +14,7 @@ export function showAbout(model, say) {
   const rows = metricRows(model.metrics);
   at("metrics").hidden = rows.length === 0;
   at("metric-rows").replaceChildren(...rows.map((row) => metricRow(row, say)));
+  at("card-section").hidden = model.card === "";
   at("card").replaceChildren(...blocksOf(model.card).map(blockElement));
 }
 

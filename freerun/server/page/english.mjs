@@ -98,7 +98,8 @@ export const english = {
   keyUse: "Use this key",
   keyEnter: "Enter an API key",
 
-  // settings of the page
+  // settings of the page, and links
+  apiDocs: "API documentation",
   colors: "Colors",
   colorsSystem: "as the system",
   colorsLight: "light",

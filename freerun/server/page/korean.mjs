@@ -97,7 +97,8 @@ export const korean = {
   keyUse: "이 키 사용",
   keyEnter: "API 키 입력",
 
-  // settings of the page
+  // settings of the page, and links
+  apiDocs: "API 문서",
   colors: "색상",
   colorsSystem: "시스템 설정",
   colorsLight: "밝게",

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
+import { readFile, readdir } from "node:fs/promises";
 import { test } from "node:test";
 
 import { english } from "../../../freerun/server/page/english.mjs";
@@ -12,13 +12,23 @@ test("the dictionaries have the same keys, and functions of the same parameters"
   assert.deepEqual(shape(korean), shape(english));
 });
 
-test("every text that the page names is in the dictionaries, and every text is used", async () => {
+/** The page's files with these endings. */
+async function filesOf(...endings) {
   const folder = new URL("../../../freerun/server/page/", import.meta.url);
-  const names = ["index.html", "about", "api", "attention", "key", "lines", "main", "many", "outputs", "single", "words"];
-  const files = names.map((name) => (name.includes(".") ? name : `${name}.mjs`));
-  const sources = await Promise.all(files.map((name) => readFile(new URL(name, folder), "utf8")));
-  const used = new Set(sources.flatMap((text) => [...text.matchAll(/(?:\bsay\.|data-say(?:-hint)?=")(\w+)/g)]).map(([, key]) => key));
+  const names = (await readdir(folder)).filter((name) => endings.some((ending) => name.endsWith(ending)));
+  return Promise.all(names.map((name) => readFile(new URL(name, folder), "utf8")));
+}
+
+test("every text that the page names is in the dictionaries, and every text is used", async () => {
+  const names = (await filesOf("index.html", ".mjs")).flatMap((text) => [...text.matchAll(/(?:\bsay\.|data-say(?:-hint)?=")(\w+)/g)]);
+  const used = new Set(names.map(([, key]) => key));
   assert.deepEqual([...used].sort(), Object.keys(english).sort());
+});
+
+test("all addresses are relative, so that the page may be anywhere", async () => {
+  for (const text of await filesOf("index.html", ".mjs", ".css")) {
+    assert.doesNotMatch(text, /https?:|(?:href|src)="\/|url\(|(?:get|post|fetch)\(["`]\//);
+  }
 });
 
 test("the first language with a dictionary is chosen, English without any", () => {
