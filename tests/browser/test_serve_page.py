@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shlex
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -22,7 +20,6 @@ from tests.trained import HOSTILE
 pytestmark = pytest.mark.slow
 
 AXE = Path(__file__).parent / "page_audit"
-COMMAND = shlex.split(os.environ.get("FREERUN_SERVE", f"{sys.executable} -m freerun serve"))
 KEY = "an-api-key-of-this-test"
 WIDTHS = (380, 768, 1280)
 
@@ -35,7 +32,7 @@ class Service:
         self.start(port)
 
     def start(self, port):
-        command = [*COMMAND, *map(str, self.arguments), "--port", str(port)]
+        command = [sys.executable, "-m", "freerun", "serve", *map(str, self.arguments), "--port", str(port)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
             if found := re.search(r"http://127\.0\.0\.1:(\d+)", line):
