@@ -347,6 +347,13 @@ def test_attention_is_a_table_of_the_chosen_output(page):
     ).endswith("false,true")
 
 
+def test_a_long_text_has_outputs_without_attention(page):
+    predicted(page, "A B C " * 100)
+    assert "too long to show the attention" in said(page, "heat")
+    predicted(page, "A B")
+    assert heat(page)[1] == ["a", "b", "⏎"]
+
+
 def test_a_model_without_attention_shows_none(browser, service):
     visit(browser, service.address, "characters")
     predicted(browser, "ab")

@@ -8,6 +8,8 @@ import { caseThatHelps, describeUnknown, describeUnknownFeatures, inCase } from 
 
 /** Milliseconds without a key press before a prediction starts. */
 const DEBOUNCE = 100;
+/** Attention grows with the square of the length: for longer texts the answer would be megabytes. */
+const MAX_ATTENDING = 500;
 
 export class Single {
   #latest = new Latest();
@@ -53,7 +55,8 @@ export class Single {
     }
     at("results").classList.add("waiting");
     const began = performance.now();
-    const search = { beam_size: options.beamSize, num_hypotheses: options.numHypotheses, attention: model.attention };
+    const attention = model.attention && line.source.length <= MAX_ATTENDING;
+    const search = { beam_size: options.beamSize, num_hypotheses: options.numHypotheses, attention };
     const predictions = await this.#latest.run((signal) => this.request([line], search, signal));
     if (predictions) this.#show(line, predictions[0], performance.now() - began);
   }
@@ -75,7 +78,9 @@ export class Single {
     const items = outputItems(hypotheses.map((each) => shownHypothesis(each, model.target.tokens)), separatorOf(model), say);
     const isAttending = Boolean(sourceTokens) && hypotheses.every(({ attention }) => attention);
     at("outputs").classList.toggle("ranked", isAttending);
-    at("attention").hidden = !isAttending;
+    at("attention").hidden = !model.attention;
+    at("attention-note").textContent = "";
+    at("heat").replaceChildren(element("p", "soft", say.attentionTooLarge));
     if (isAttending) {
       const ranked = hypotheses.map((each, place) => ({ ...each, rank: place + 1 }));
       items.forEach((item, place) => item.prepend(this.#chooser(ranked[place], sourceTokens)));
