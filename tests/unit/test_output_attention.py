@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import freerun
 from freerun import Beam, ConfigError
+from freerun.cli import main
 from freerun.runtime.prediction import END_NAME
 from tests import trained
 from tests.trained import once
@@ -106,6 +108,13 @@ def test_json_has_the_weights_at_each_hypothesis(runs):
     values = prediction.as_json()
     assert values["source_tokens"] == ("a", "b", END_NAME)
     assert [each["attention"] for each in values["hypotheses"]] == list(prediction.attention.weights)
+
+
+def test_the_command_prints_them(runs, capfd):
+    assert main(["predict", str(runs["words"]), "A B", "--json", "--attention"]) == 0
+    values = json.loads(capfd.readouterr().out)
+    [expected] = freerun.load(runs["words"]).predict_batch(["A B"], attention=True)
+    assert values == json.loads(json.dumps(expected.as_json()))
 
 
 @pytest.mark.parametrize("name", [*MODELS, "none"])
