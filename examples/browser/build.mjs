@@ -12,7 +12,10 @@ import { fileURLToPath } from "node:url";
 
 const HERE = path.dirname(fileURLToPath(import.meta.url));
 const ORT = path.join(HERE, "node_modules", "onnxruntime-web");
-const PAGE = ["index.html", "style.css", "icon.svg", "page", "freerun"];
+const PAGE = ["index.html", "style.css", "page", "freerun"];
+/** The page of `freerun serve`, and what both pages have in common. */
+const SERVED = path.join(HERE, "..", "..", "freerun", "server", "page");
+const SHARED = ["base.css", "elements.mjs", "english.mjs", "icon.svg", "outputs.mjs", "words.mjs"];
 const RUNTIME = {
   "ort.mjs": "dist/ort.wasm.bundle.min.mjs",
   "ort.wasm": "dist/ort-wasm-simd-threaded.wasm",
@@ -28,8 +31,9 @@ async function build(out, bundle, examples) {
   const files = bundle ? await filesOf(bundle) : [];
   await mkdir(out, { recursive: true });
   // remove only files of earlier builds: the directory may contain others
-  await Promise.all([...PAGE, "ort", "model"].map((name) => rm(path.join(out, name), { recursive: true, force: true })));
+  await Promise.all([...PAGE, "shared", "ort", "model"].map((name) => rm(path.join(out, name), { recursive: true, force: true })));
   await Promise.all(PAGE.map((name) => cp(path.join(HERE, name), path.join(out, name), { recursive: true })));
+  await Promise.all(SHARED.map((name) => cp(path.join(SERVED, name), path.join(out, "shared", name))));
   await Promise.all(Object.entries(RUNTIME).map(([to, from]) => cp(path.join(ORT, from), path.join(out, "ort", to))));
   await Promise.all(files.map((file) => cp(file, path.join(out, "model", path.basename(file)))));
   await writeFile(path.join(out, "examples.json"), JSON.stringify(examples));

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from pydantic_core import to_json
@@ -245,8 +247,17 @@ def docs_page(limits: RequestLimits) -> Document:
         loader=PackageLoader("freerun.server", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["type_name"] = _type_name
+    environment.filters["prose"] = _prose
     page = environment.get_template("docs_page.html").render(api=openapi(limits), statuses=_STATUSES, version=VERSION)
     return Document.of(page.encode(), "text/html; charset=utf-8")
+
+
+def _prose(text: str) -> Markup:
+    """Return the Markdown of a description as HTML: paragraphs, code and emphasis."""
+    paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+    html = "".join(f"<p>{escape(paragraph)}</p>" for paragraph in paragraphs)
+    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", html)
+    return Markup(re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", html))  # escaped above
 
 
 def _type_name(schema: dict[str, Any]) -> str:

@@ -54,17 +54,20 @@ class Predicting:
             raise invalid(str(error)) from None
         for text in encoded:
             self._check(text)
-        if self.options.attention:
-            self._check_weights(encoded)
+        self._check_size(encoded)
         return encoded
 
-    def _check_weights(self, encoded: Sequence[EncodedText]) -> None:
-        """Refuse texts whose attention weights may be too many."""
-        outputs, maximum = self.options.num_hypotheses or 1, self._limits.max_weights
-        weights = outputs * sum(len(text.ids) * (text.bound + 1) for text in encoded)
-        if weights > maximum:
-            detail = f"These texts may have {weights:,} attention weights, and {maximum:,} are allowed. Send fewer."
-            raise over_limit("max-weights", maximum, detail)
+    def _check_size(self, encoded: Sequence[EncodedText]) -> None:
+        """Refuse texts whose outputs may be too large an answer."""
+        outputs, limits = self.options.num_hypotheses or 1, self._limits
+        tokens = outputs * sum(text.bound + 1 for text in encoded)
+        if tokens > limits.max_output_tokens:
+            detail = f"The outputs may have {tokens:,} tokens, and {limits.max_output_tokens:,} are allowed."
+            raise over_limit("max-output-tokens", limits.max_output_tokens, f"{detail} Send fewer texts, or a stream.")
+        weights = outputs * sum(len(text.ids) * (text.bound + 1) for text in encoded) if self.options.attention else 0
+        if weights > limits.max_weights:
+            detail = f"The outputs may have {weights:,} attention weights, and {limits.max_weights:,} are allowed."
+            raise over_limit("max-weights", limits.max_weights, f"{detail} Send fewer texts, or a stream.")
 
     def _check(self, text: EncodedText) -> None:
         """Refuse a text with too many tokens, or with a bound that the prefix exceeds."""
@@ -88,7 +91,7 @@ async def predict(state: ServiceState, name: str, scope: Scope, receive: Receive
     state.runner.check_room()
     body = await state.body(scope, receive)
     asked, predicting, encoded = await state.computed(len(body), _prepared, served, body, state.limits)
-    results = await state.results(predict_job(predicting.call, encoded), receive) if encoded else []
+    results = await state.results(predict_job(predicting.call, encoded), scope, receive) if encoded else []
     found = {text.row: result for text, result in zip(encoded, results, strict=True)}
     empty = predicting.empty()
     predictions = [found.get(row, empty) for row in range(len(asked.texts))]
@@ -176,7 +179,7 @@ async def score(state: ServiceState, name: str, scope: Scope, receive: Receive) 
     state.runner.check_room()
     body = await state.body(scope, receive)
     encoded = await state.computed(len(body), _prepared_pairs, served, body, state.limits)
-    results = await state.results(score_job(ScoreCall(served), encoded), receive)
+    results = await state.results(score_job(ScoreCall(served), encoded), scope, receive)
     return to_json({"model": name, "scores": list(map(_scored_json, results))})
 
 

@@ -44,7 +44,7 @@ async def translate(state: ServiceState, scope: Scope, receive: Receive) -> byte
     for model in dict.fromkeys(served):
         numbers = [number for number, each in enumerate(served) if each is model]
         predicting = Predicting(model, options, state.limits)
-        found_outputs = await _outputs(state, receive, predicting, [texts[number] for number in numbers])
+        found_outputs = await _outputs(state, scope, receive, predicting, [texts[number] for number in numbers])
         for number, each in zip(numbers, found_outputs, strict=True):
             outputs[number] = each
     answer: dict[str, Any] = {"translatedText": [each[0] for each in outputs]}
@@ -58,7 +58,7 @@ async def translate(state: ServiceState, scope: Scope, receive: Receive) -> byte
 
 
 async def _outputs(
-    state: ServiceState, receive: Receive, predicting: Predicting, texts: Sequence[str]
+    state: ServiceState, scope: Scope, receive: Receive, predicting: Predicting, texts: Sequence[str]
 ) -> list[list[str]]:
     """Return the best output for each text and its alternatives; each line of a text is an input of the model."""
     lines = [text.replace("\r\n", "\n").split("\n") for text in texts]
@@ -66,7 +66,7 @@ async def _outputs(
     check_texts(flat, None, state.limits)
     features = [""] * len(flat) if predicting.call.served.has_features else None
     encoded = predicting.encode(flat, features)
-    results = await state.results(predict_job(predicting.call, encoded), receive) if encoded else []
+    results = await state.results(predict_job(predicting.call, encoded), scope, receive) if encoded else []
     found = {item.row: result for item, result in zip(encoded, results, strict=True)}
     predictions = (found.get(row, predicting.empty()) for row in range(len(flat)))
     return [_joined(list(islice(predictions, len(each)))) for each in lines]

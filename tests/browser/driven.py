@@ -11,8 +11,8 @@ BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 @contextmanager
-def chromium(**logs):
-    """A headless browser that keeps its console, and further ``logs`` (name: level)."""
+def chromium(languages=None, **logs):
+    """A headless browser that keeps its console, and further ``logs`` (name: level); its user reads ``languages``."""
     if not (BROWSER and DRIVER):
         missing("no chromium and chromedriver on the PATH (Debian: chromium, chromium-driver)")
     from selenium import webdriver
@@ -23,6 +23,8 @@ def chromium(**logs):
     # as root, and where /dev/shm is small, it would not start otherwise
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1000"):
         options.add_argument(argument)
+    if languages:
+        options.add_experimental_option("prefs", {"intl.accept_languages": languages})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", **logs})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     try:

@@ -197,3 +197,10 @@ def test_a_target_with_an_unknown_token_has_no_score(freerun: Freerun, trained: 
     assert float(plain.out.splitlines()[0]) == pytest.approx(lines[0]["score"], abs=1e-6)
     assert "warning: 3 of 4 targets" in plain.err
     assert freerun("score", trained / "run", trained / "dev.tsv").err == ""
+
+
+def test_attention_needs_json_and_a_model_that_has_some(freerun: Freerun, trained: Path) -> None:
+    result = freerun("predict", trained / "run", "abc", "--attention")
+    assert (result.code, "--attention without --json" in result.err) == (2, True)
+    result = freerun("predict", trained / "run", "abc", "--json", "--attention")
+    assert (result.code, result.out, "no attention weights to return" in result.err) == (2, "", True)

@@ -5,9 +5,9 @@ import * as ort from "../ort/ort.mjs";
 import { Bundle } from "../freerun/bundle.mjs";
 import { BundleError } from "../freerun/errors.mjs";
 import { openBeam } from "../freerun/model.mjs";
-import { read, readExamples } from "./files.mjs";
-import { Latest } from "./latest.mjs";
-import { element, outputItems, percent } from "./outputs.mjs";
+import { at, button, element } from "../shared/elements.mjs";
+import { english as say } from "../shared/english.mjs";
+import { outputItems, percent } from "../shared/outputs.mjs";
 import {
   caseThatHelps,
   describeFeatures,
@@ -15,7 +15,9 @@ import {
   describeUnknown,
   describeUnknownFeatures,
   inCase,
-} from "./words.mjs";
+} from "../shared/words.mjs";
+import { read, readExamples } from "./files.mjs";
+import { Latest } from "./latest.mjs";
 
 const BEAM_SIZE = 5;
 /** Milliseconds without a key press before a prediction starts. */
@@ -25,7 +27,6 @@ const MOST_TOKENS = 1000;
 /** Offered if the build has no examples and the model has their tokens in its vocabulary. */
 const COMMON_EXAMPLES = ["phonology", "PHONOLOGY", "sequence", "SEQUENCE", "free running"];
 
-const at = (id) => document.getElementById(id);
 const latest = new Latest();
 const models = new Map(); // by precision
 let bundle;
@@ -38,7 +39,7 @@ async function start() {
   ort.env.wasm.wasmPaths = { wasm: new URL("../ort/ort.wasm", import.meta.url).href };
   bundle = await Bundle.open(read);
   await modelOf("fp32");
-  at("model").textContent = describeModel(bundle.config);
+  at("model").textContent = describeModel(bundle.config, say);
   at("precision-choice").hidden = !bundle.precisions("encoder", "step").includes("int8");
   if (bundle.features) showFeatures(bundle.features);
   showExamples(await readExamples());
@@ -93,10 +94,10 @@ function show({ text, features }, hypotheses, milliseconds) {
   at("results").hidden = false;
   at("results").classList.remove("waiting");
   Object.assign(at("outputs").dataset, { source: text, features: features ?? "" });
-  at("outputs").replaceChildren(...outputItems(hypotheses, bundle.target.separator));
+  at("outputs").replaceChildren(...outputItems(hypotheses, bundle.target.separator, say));
   at("time").textContent = `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms in this browser`;
   const [best] = hypotheses;
-  at("announcement").textContent = `Best output: ${best.text}, probability ${percent(Math.exp(best.score))}`;
+  at("announcement").textContent = say.bestOutput(best.text, percent(Math.exp(best.score)));
 }
 
 /** Return notes about the text. */
@@ -107,26 +108,30 @@ function notes(text, tokens) {
   }
   const unknown = bundle.source.unknown(tokens);
   if (unknown.length === 0) return [];
-  const helpful = caseThatHelps(bundle.source, unknown);
-  const fix = helpful ? [chooser(`Write it in ${helpful} case`, inCase(text, helpful))] : [];
-  return [describeUnknown(unknown), ...fix];
+  const helpful = caseThatHelps(unknown, isKnown);
+  const fix = helpful ? [chooser(say.writeInCase(helpful), inCase(text, helpful))] : [];
+  return [describeUnknown(unknown, say), ...fix];
+}
+
+function isKnown(text) {
+  return bundle.source.unknown(bundle.source.tokens(text)).length === 0;
 }
 
 /** Return notes about the features, null for a model without. */
 function featureNotes(features) {
   const unknown = features ? bundle.features.unknown(features) : [];
-  return unknown.length > 0 ? [element("div", "", describeUnknownFeatures(unknown))] : [];
+  return unknown.length > 0 ? [element("div", "", describeUnknownFeatures(unknown, say))] : [];
 }
 
 /** Show the second field. */
 function showFeatures(codec) {
   at("features-field").hidden = false;
-  at("known-features").textContent = describeFeatures(codec);
+  at("known-features").textContent = describeFeatures({ separator: codec.separator, tokens: codec.vocabulary.tokens }, say);
 }
 
 /** Show example lines to click: a source, or a source, a tab and its features. */
 function showExamples(given) {
-  const readable = COMMON_EXAMPLES.filter((text) => bundle.source.unknown(bundle.source.tokens(text)).length === 0);
+  const readable = COMMON_EXAMPLES.filter(isKnown);
   const texts = given.length > 0 ? given : readable;
   at("examples").append(...texts.map((text) => chooser(text.replace("\t", " "), text)));
   at("examples").hidden = texts.length === 0;
@@ -135,15 +140,12 @@ function showExamples(given) {
 /** Return a button that puts a source into its field, and the features after a tab, if any, into theirs. */
 function chooser(label, line) {
   const [text, features] = line.split("\t");
-  const button = element("button", "", label);
-  button.type = "button";
-  button.addEventListener("click", () => {
+  return button(label, () => {
     at("source").value = text;
     if (features !== undefined) at("features").value = features;
     at("source").focus();
     predict().catch(showError);
   });
-  return button;
 }
 
 function showError(error) {

@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { Codec } from "../freerun/codec.mjs";
-import { FeatureCodec } from "../freerun/features.mjs";
-import { percent } from "../page/outputs.mjs";
+import { english } from "../../../freerun/server/page/english.mjs";
+import { percent } from "../../../freerun/server/page/outputs.mjs";
 import {
   caseThatHelps,
   describeFeatures,
@@ -11,19 +11,20 @@ import {
   describeUnknown,
   describeUnknownFeatures,
   inCase,
-} from "../page/words.mjs";
+} from "../../../freerun/server/page/words.mjs";
 
 const codec = new Codec({ tokens: "char", normalisation: "NFC", case: "keep", reverse: false }, ["a", "b", "É"]);
 
 test("unknown tokens are named, unseen ones by their number", () => {
-  assert.match(describeUnknown(["x", "\u200b", "\u0301"]), /“x”, “U\+200B”, “U\+0301”: not in the model/);
-  assert.match(describeUnknown([..."cdefghijkl"]), /“j” and 2 others/);
+  assert.match(describeUnknown(["x", "\u200b", "\u0301"], english), /“x”, “U\+200B”, “U\+0301”: not in the model/);
+  assert.match(describeUnknown([..."cdefghijkl"], english), /“j” and 2 others/);
 });
 
 test("a case that the model knows is offered", () => {
-  assert.equal(caseThatHelps(codec, ["A", "B"]), "lower");
-  assert.equal(caseThatHelps(codec, ["é"]), "upper");
-  assert.equal(caseThatHelps(codec, ["A", "x"]), "");
+  const isKnown = (text) => codec.unknown(codec.tokens(text)).length === 0;
+  assert.equal(caseThatHelps(["A", "B"], isKnown), "lower");
+  assert.equal(caseThatHelps(["é"], isKnown), "upper");
+  assert.equal(caseThatHelps(["A", "x"], isKnown), "");
   assert.equal(inCase("aé", "upper"), "AÉ");
 });
 
@@ -31,17 +32,17 @@ test("a model is described", () => {
   const model = { cell: "lstm", num_layers: 2, hidden_size: 8, attention: "dot" };
   const config = { model, source: { tokens: "char" }, target: { tokens: "whitespace" } };
   const said = "LSTM, 2 layers of 8 units, dot attention: characters";
-  assert.equal(describeModel(config), `${said} to words`);
-  assert.equal(describeModel({ ...config, features: { separator: ";" } }), `${said} and features to words`);
+  assert.equal(describeModel(config, english), `${said} to words`);
+  assert.equal(describeModel({ ...config, features: { separator: ";" } }, english), `${said} and features to words`);
 });
 
 test("features are described", () => {
-  const described = (separator, tokens) => describeFeatures(new FeatureCodec(separator, tokens));
+  const described = (separator, tokens) => describeFeatures({ separator, tokens }, english);
   assert.equal(described(";", ["V", "\u200b"]), "Separated by “;”. Known: “V”, “U+200B”.");
   assert.equal(described(" ", [..."abcdefghij"]).slice(0, 37), "Separated by spaces. Known: “a”, “b”,");
   assert.match(described(" ", [..."abcdefghijklmnopqrstu"]), /“t” and 1 other\.$/);
   assert.equal(described("+", []), "Separated by “+”. Known: none.");
-  assert.equal(describeUnknownFeatures(["FUT"]), "“FUT”: not among the model’s features, so mapped to UNK.");
+  assert.equal(describeUnknownFeatures(["FUT"], english), "“FUT”: not among the model’s features, so mapped to UNK.");
 });
 
 test("probabilities are readable", () => {
