@@ -21,6 +21,7 @@ from freerun.server.batch_runner import BatchRunner
 from freerun.server.connection import Connection, ConnectionRules
 from freerun.server.counts import Counts, CountTable
 from freerun.server.listener import BACKLOG
+from freerun.server.listener import refuse_new_clients
 from freerun.server.serve_settings import ServeSettings
 from freerun.server.served_models import ServedModel
 from freerun.server.server_log import ServerLog
@@ -120,11 +121,16 @@ class _WorkerServer(uvicorn.Server):
         """Let SIGTERM end the server; uvicorn would take SIGINT, too."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._end)
-        loop.add_reader(self._setup.supervisor, self._end)
+        loop.add_reader(self._setup.supervisor, self._end_alone)
         try:
             yield
         finally:
             loop.remove_reader(self._setup.supervisor)
+
+    def _end_alone(self) -> None:
+        """End because the supervisor has died, and do what it would have done first."""
+        refuse_new_clients(self._setup.listener)
+        self._end()
 
     def _end(self) -> None:
         self.should_exit = True
@@ -160,6 +166,7 @@ class _WorkerServer(uvicorn.Server):
         await asyncio.sleep(_LAST_CLIENTS)
         for server in self.servers:
             server.close()
+        await asyncio.sleep(_LAST_CLIENTS)  # asyncio needs some rounds to make a connection of what it has accepted
         for connection in list(self.server_state.connections):
             connection.shutdown()
         while self.server_state.connections and loop.time() < deadline:
