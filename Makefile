@@ -31,6 +31,7 @@ demo: $(DEMO_DATA)/test.tsv ## Train a small model on CMUdict and evaluate it (a
 	$(BIN)/freerun train configs/demo.toml --out $(DEMO_RUN) --resume
 	$(BIN)/freerun evaluate $(DEMO_RUN) $(DEMO_DATA)/test.tsv --examples 20
 	@echo "Now try: $(BIN)/freerun predict $(DEMO_RUN) phonology"
+	@echo "Or, as a service with a page to try it: $(BIN)/freerun serve $(DEMO_RUN)"
 
 $(DEMO_DATA)/test.tsv: | $(INSTALLED)
 	$(BIN)/freerun data make cmudict $(DEMO_DATA)

@@ -301,6 +301,10 @@ def predict(
     precision: Precision = "fp32",
     threads: Threads = 0,
     device: Device = "cpu",
+    attention: Annotated[
+        bool,
+        typer.Option("--attention", help="With --json: add how much each output token attends to each source token."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Predict one line per source text, in input order.
@@ -314,6 +318,7 @@ def predict(
     sampling = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p, "--seed": seed}
     _check_requires("predict", "--sample", sample, sampling)
     _check_requires("predict", "--length-penalty", length_penalty > 0, {"--early-stop": early_stop or None})
+    _check_requires("predict", "--json", as_json, {"--attention": attention or None})
     if sample and (beam_size > 1 or length_penalty):
         raise UserError(
             "predict",
@@ -342,6 +347,7 @@ def predict(
             precision=precision,
             device=device,
             many=num_hypotheses is not None,
+            attention=attention,
             json=as_json,
             line_buffered=line_buffered,
         )

@@ -49,6 +49,7 @@ class PredictRequest:
     precision: Precision = "fp32"
     device: str = "cpu"
     many: bool = False
+    attention: bool = False
     json: bool = False
     line_buffered: bool = False
 
@@ -71,6 +72,8 @@ def predict(request: PredictRequest) -> None:
         device=request.device,
     )
     texts = _texts(request, predictor.source.features)
+    if request.attention:
+        predictor.check_attention()  # before the output is opened
     stats = PredictionStats(predictor.source)
     with open_output(request.output) as out:
         for prediction in _predictions(predictor, texts, request):
@@ -127,7 +130,11 @@ def _predictions(predictor: Predictor, texts: Iterable[SourceLine], request: Pre
     for window in windows(enumerate(texts), 1 if request.line_buffered else WINDOW):
         rows = [row for row, text in window if text]
         nonempty = [text for _, text in window if text]
-        predictions = iter(predictor.predict_batch(nonempty, request.search, request.prefix, rows) if nonempty else ())
+        predictions = iter(
+            predictor.predict_batch(nonempty, request.search, request.prefix, rows, attention=request.attention)
+            if nonempty
+            else ()
+        )
         for _, text in window:
             yield next(predictions) if text else empty
 

@@ -190,19 +190,24 @@ class Predictor:
         Raises:
             BundleError, ConfigError: as ``predict_batch`` does.
         """
-        if attention and not self.has_attention:
-            raise ConfigError.single(
-                "attention",
-                "this model has no attention weights to return",
-                "Expected a model with attention, in the compiled library or torch",
-                "Leave attention out",
-            )
+        if attention:
+            self.check_attention()
         outputs = self._outputs(texts, search, prefix_ids)
         for text, hypotheses in zip(texts, outputs, strict=True):
             for hypothesis in hypotheses:
                 check_score(hypothesis.score, f"text {text.row + 1}")
         predictions = list(map(self._prediction, texts, outputs))
         return self._with_attention(texts, outputs, predictions) if attention else predictions
+
+    def check_attention(self) -> None:
+        """Raise ConfigError unless ``has_attention``."""
+        if not self.has_attention:
+            raise ConfigError.single(
+                "attention",
+                "this model has no attention weights to return",
+                "Expected one model with attention, in the compiled library or torch",
+                "Leave attention out",
+            )
 
     @property
     def has_attention(self) -> bool:
