@@ -197,7 +197,17 @@ class Service:
 def exchange(connection, method, path, body=None, headers=()):
     """Send a request over a connection of ``http.client``, and return its Answer."""
     connection.request(method, path, body, dict(headers))
-    response = connection.getresponse()
+    return _answer(connection.getresponse())
+
+
+def answer_from(connection):
+    """Return the next answer that a socket receives."""
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    return _answer(response)
+
+
+def _answer(response):
     return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -78,7 +79,7 @@ def logged_to(standard_error, lines=3, flush=2.0):
 
 
 def test_lines_that_a_full_disk_refuses_are_counted():
-    with open("/dev/full", "wb") as full:
+    with Path("/dev/full").open("wb") as full:
         assert logged_to(full) == 3
 
 

@@ -68,7 +68,7 @@ def settings(**values):
 
 def test_a_queue_has_room_for_one_request_at_least():
     assert settings(queue=50, limits=RequestLimits(max_texts=50)).queue == 50
-    with pytest.raises(ConfigError, match="room for 49 texts, but a request may have 50.*Use --queue 50 or more"):
+    with pytest.raises(ConfigError, match=r"room for 49 texts, but a request may have 50.*Use --queue 50 or more"):
         settings(queue=49, limits=RequestLimits(max_texts=50))
 
 
