@@ -678,6 +678,10 @@ def serve(
     max_length: Annotated[
         int, typer.Option(min=0, max=MAX_LENGTH.high, help="The largest max_length that a request may set.")
     ] = 2000,
+    max_output_tokens: Annotated[
+        int,
+        typer.Option(min=1, max=REQUEST_SIZE.high, help="Tokens that a request's outputs may have, by their bounds."),
+    ] = 2_000_000,
     max_weights: Annotated[
         int, typer.Option(min=1, max=REQUEST_SIZE.high, help="Attention weights of an answer.")
     ] = 4_000_000,
@@ -716,6 +720,7 @@ def serve(
             max_bytes=max_bytes,
             max_beam_size=max_beam_size,
             max_length=max_length,
+            max_output_tokens=max_output_tokens,
             max_weights=max_weights,
         ),
     )

@@ -19,7 +19,7 @@ from freerun.data.source_lines import SourceLine, read_sources, split_line
 from freerun.data.unknown_tokens import count_tokens, named_tokens
 from freerun.errors import DataError, UserError
 from freerun.loading import Mean, Precision, Runtime, load
-from freerun.runtime.prediction import PredictedHypothesis, Prediction
+from freerun.runtime.prediction import Prediction, empty_prediction
 from freerun.runtime.predictor import WINDOW, Predictor, windows
 from freerun.search.methods import Search
 from freerun.streams import binary_input, is_terminal
@@ -121,12 +121,9 @@ def _check_argument(text: str, number: int, allowed: str = "") -> None:
         raise DataError(f"text {number}", f"{text!r} is not valid UTF-8", "Expected UTF-8 text")
 
 
-_EMPTY = PredictedHypothesis("", (), 0.0, 0.0, (), False)
-
-
 def _predictions(predictor: Predictor, texts: Iterable[SourceLine], request: PredictRequest) -> Iterator[Prediction]:
     """Yield one prediction per text; an empty line gives an empty line, whatever the model would predict."""
-    empty = Prediction("", (_EMPTY,), features=None if predictor.source.features is None else "")
+    empty = empty_prediction(predictor.source.features is not None)
     for window in windows(enumerate(texts), 1 if request.line_buffered else WINDOW):
         rows = [row for row, text in window if text]
         nonempty = [text for _, text in window if text]

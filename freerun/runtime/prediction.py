@@ -7,7 +7,7 @@ from typing import Any
 
 from freerun.data.features import Features
 
-__all__ = ["END_NAME", "PredictedHypothesis", "Prediction", "Scored"]
+__all__ = ["END_NAME", "OutputAttention", "PredictedHypothesis", "Prediction", "Scored", "empty_prediction"]
 
 END_NAME = "⏎"
 """Stands for the end token, where tokens are named."""
@@ -24,8 +24,6 @@ class PredictedHypothesis:
         rank_score: ranks the hypotheses: the score under the length penalty.
         token_scores: one log-probability per token, then that of the end token unless ``truncated``.
         truncated: True if it reached the length bound without an end token.
-        attention: for each of ``token_scores`` the weight of each of the prediction's ``source_tokens``; None unless
-            it was asked for.
     """
 
     text: str
@@ -34,7 +32,6 @@ class PredictedHypothesis:
     rank_score: float
     token_scores: tuple[float, ...]
     truncated: bool
-    attention: tuple[tuple[float, ...], ...] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that ``freerun predict --json`` prints for it."""
@@ -45,8 +42,20 @@ class PredictedHypothesis:
             "rank_score": self.rank_score,
             "token_scores": self.token_scores,
             "truncated": self.truncated,
-            **({} if self.attention is None else {"attention": self.attention}),
         }
+
+
+@dataclass(frozen=True)
+class OutputAttention:
+    """How much each token of a prediction's outputs attends to each source token.
+
+    Attributes:
+        source_tokens: the source tokens, ``END_NAME``, and the features if they are attended to.
+        weights: for each hypothesis, and each of its ``token_scores``, the weights of the source tokens; they sum to 1.
+    """
+
+    source_tokens: tuple[str, ...]
+    weights: tuple[tuple[tuple[float, ...], ...], ...]
 
 
 @dataclass(frozen=True)
@@ -61,8 +70,8 @@ class Prediction:
     """Those of the source, as given; None if the model reads no features."""
     unknown_features: tuple[str, ...] = ()
     """The features that are not in the vocabulary."""
-    source_tokens: tuple[str, ...] | None = None
-    """What the weights of ``attention`` belong to: source tokens, ``END_NAME``, and features that are attended to."""
+    attention: OutputAttention | None = None
+    """That of each hypothesis, if it was asked for."""
 
     @property
     def text(self) -> str:
@@ -83,8 +92,12 @@ class Prediction:
         """Return the object that ``freerun predict --json`` prints for it."""
         features = {} if self.features is None else {"features": self.features}
         hypotheses = [each.as_json() for each in self.hypotheses]
-        tokens = {} if self.source_tokens is None else {"source_tokens": self.source_tokens}
-        return {"source": self.source, **features, "hypotheses": hypotheses, **tokens}
+        values = {"source": self.source, **features, "hypotheses": hypotheses}
+        if self.attention is not None:
+            for hypothesis, weights in zip(hypotheses, self.attention.weights, strict=True):
+                hypothesis["attention"] = weights
+            values["source_tokens"] = self.attention.source_tokens
+        return values
 
     def _repr_html_(self) -> str:
         """Return the hypotheses and their scores as HTML, for notebooks."""
@@ -101,6 +114,11 @@ class Prediction:
         if not self.features:
             return ""
         return f" ({self.features if isinstance(self.features, str) else ', '.join(self.features)})"
+
+
+def empty_prediction(has_features: bool) -> Prediction:
+    """Return the prediction for an empty line: an empty output, whatever the model would write."""
+    return Prediction("", (PredictedHypothesis("", (), 0.0, 0.0, (), False),), features="" if has_features else None)
 
 
 @dataclass(frozen=True)

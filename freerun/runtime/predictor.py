@@ -1,14 +1,14 @@
-"""Predictions for texts: the class through which programs use a model."""
+"""Predictions for texts: the class through which programs use a model.
+
+Over 350 lines, because predicting and scoring each check texts, turn them into ids, and name what is wrong with them.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, Protocol, TypeVar
-
-import numpy as np
 
 from freerun.architecture import Architecture
 from freerun.arguments import as_list, check_items, check_text, wrong_type
@@ -17,7 +17,8 @@ from freerun.data.features import Features
 from freerun.errors import BundleError, ConfigError, DataError
 from freerun.runtime.bundle import Bundle
 from freerun.runtime.encoded_texts import EncodedPair, EncodedText
-from freerun.runtime.prediction import END_NAME, PredictedHypothesis, Prediction, Scored
+from freerun.runtime.output_attention import with_attention
+from freerun.runtime.prediction import PredictedHypothesis, Prediction, Scored
 from freerun.runtime.sources import (
     Source,
     check_features_type,
@@ -27,14 +28,12 @@ from freerun.runtime.sources import (
     split_sources,
     stored_features,
 )
-from freerun.search.attended import in_reading_order
 from freerun.search.batches import MAX_POSITIONS, ROWS
 from freerun.search.bound import LengthBound
 from freerun.search.hypothesis import Hypothesis
 from freerun.search.methods import Beam, Greedy, Sampling, Search
 from freerun.search.searcher import Searcher, score_in_batches, search_in_batches
-from freerun.search.stepper import Weights
-from freerun.symbols import EOS, UNK, source_length
+from freerun.symbols import EOS, UNK
 
 __all__ = ["Predictor", "check_score", "windows"]
 
@@ -197,7 +196,7 @@ class Predictor:
             for hypothesis in hypotheses:
                 check_score(hypothesis.score, f"text {text.row + 1}")
         predictions = list(map(self._prediction, texts, outputs))
-        return self._with_attention(texts, outputs, predictions) if attention else predictions
+        return with_attention(self.searcher, self.source, texts, outputs, predictions) if attention else predictions
 
     def check_attention(self) -> None:
         """Raise ConfigError unless ``has_attention``."""
@@ -215,32 +214,6 @@ class Predictor:
         if self.bundle is None or self.runtime not in ("compiled", "torch"):
             return False
         return Architecture.of(self.bundle.model).attention_spec.reads_memory
-
-    def _with_attention(
-        self,
-        texts: Sequence[EncodedText],
-        outputs: Sequence[Sequence[Hypothesis]],
-        predictions: Sequence[Prediction],
-    ) -> list[Prediction]:
-        """Add the attention weights, which a second pass over the outputs returns."""
-        ids = [text.ids for text, hypotheses in zip(texts, outputs, strict=True) for _ in hypotheses]
-        written = [(*each.ids, *(() if each.truncated else (EOS,))) for each in chain.from_iterable(outputs)]
-        found = iter(self.searcher.attention(ids, written) or ())
-        return [self._attending(*each, found) for each in zip(texts, predictions, strict=True)]
-
-    def _attending(self, text: EncodedText, prediction: Prediction, found: Iterator[Weights]) -> Prediction:
-        """Return a prediction with the weights of its hypotheses, the next ones of ``found``."""
-        length = source_length(text.ids)
-        weights = [in_reading_order(next(found), length, self.source.reverse) for _ in prediction.hypotheses]
-        hypotheses = [
-            replace(each, attention=tuple(map(tuple, rows.astype(np.float64).round(6).tolist())))
-            for each, rows in zip(prediction.hypotheses, weights, strict=True)
-        ]
-        features = self.source.features
-        attended = () if features is None or weights[0].shape[1] == length else text.ids[length:]
-        names = [] if features is None else features.vocabulary.tokens(attended)
-        tokens = (*text.tokens, END_NAME, *names)
-        return replace(prediction, hypotheses=tuple(hypotheses), source_tokens=tokens)
 
     def _ids(self, tokens: list[str], number: int) -> list[int]:
         """Return the ids of a source, the end token last."""

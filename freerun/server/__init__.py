@@ -3,7 +3,7 @@
 | file | content |
 |---|---|
 | supervisor | the process that was started: loads models, and starts and replaces workers |
-| worker | a process that answers requests |
+| http_worker | a process that answers requests |
 | connection | one client: its limits of time and size |
 | service | the application: routes, keys, headers and counts |
 | prediction_routes, translation_routes, stream_route, status_routes | what each address answers |

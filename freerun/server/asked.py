@@ -16,7 +16,7 @@ from freerun.server.problem import invalid
 
 __all__ = [
     "Answer",
-    "DetectRequest",
+    "DetectBody",
     "Detected",
     "FrontendSettings",
     "Health",
@@ -24,17 +24,17 @@ __all__ = [
     "ModelDetails",
     "ModelList",
     "ModelSummary",
-    "Pair",
+    "PairToScore",
     "PredictAnswer",
+    "PredictBody",
     "PredictOptions",
-    "PredictRequest",
     "ProblemDetails",
     "Sample",
     "ScoreAnswer",
-    "ScoreRequest",
+    "ScoreBody",
     "StreamLine",
     "TranslateAnswer",
-    "TranslateRequest",
+    "TranslateBody",
 ]
 
 
@@ -114,7 +114,7 @@ class PredictOptions(_Asked):
             raise invalid(str(error)) from None
 
 
-class PredictRequest(PredictOptions):
+class PredictBody(PredictOptions):
     """Texts to predict."""
 
     texts: list[str] = Field(min_length=1, description="Source texts, one line each.", examples=[["phonology"]])
@@ -130,7 +130,7 @@ class StreamLine(_Asked):
     features: Features | None = None
 
 
-class Pair(_Asked):
+class PairToScore(_Asked):
     """A source and a target to score."""
 
     source: str
@@ -138,17 +138,17 @@ class Pair(_Asked):
     features: Features | None = None
 
 
-class ScoreRequest(_Asked):
+class ScoreBody(_Asked):
     """Pairs to score."""
 
-    pairs: list[Pair] = Field(
+    pairs: list[PairToScore] = Field(
         min_length=1,
         examples=[[{"source": "melanin", "target": "M EH L AH N IH N"}]],
         description="One line each side.",
     )
 
 
-class Hypothesis(Answer):
+class OutputHypothesis(Answer):
     """One output."""
 
     text: str
@@ -169,7 +169,7 @@ class Predicted(Answer):
 
     source: str
     features: Features | None = None
-    hypotheses: list[Hypothesis]
+    hypotheses: list[OutputHypothesis]
     source_tokens: list[str] | None = Field(None, description="With attention: the tokens that weights belong to.")
     unknown: list[str] | None = Field(None, description="Source tokens that the model does not know, if there are any.")
     unknown_features: list[str] | None = Field(None, description="Features that the model does not know, likewise.")
@@ -182,7 +182,7 @@ class PredictAnswer(Answer):
     predictions: list[Predicted]
 
 
-class Scored(Answer):
+class ScoredPair(Answer):
     """The score of a pair: the object that `freerun score --json` prints."""
 
     source: str
@@ -197,7 +197,7 @@ class ScoreAnswer(Answer):
     """One score for each pair, in their order."""
 
     model: str
-    scores: list[Scored]
+    scores: list[ScoredPair]
 
 
 class ModelSummary(Answer):
@@ -256,7 +256,7 @@ class ModelDetails(ModelSummary):
     limits: dict[str, int] = Field(description="What one request may ask for.")
 
 
-class TranslateRequest(BaseModel):
+class TranslateBody(BaseModel):
     """LibreTranslate's request; unknown keys are ignored, as there."""
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -269,7 +269,7 @@ class TranslateRequest(BaseModel):
     api_key: str | None = Field(None, description="A key, if the service needs one.")
 
 
-class DetectRequest(BaseModel):
+class DetectBody(BaseModel):
     """A text, or several, whose language is asked for."""
 
     q: str | list[str]
@@ -329,3 +329,4 @@ class ProblemDetails(Answer):
     limit: str | None = Field(None, description="The limit that was exceeded: an option of freerun serve.")
     maximum: float | None = None
     errors: list[dict[str, str]] | None = Field(None, description="A JSON pointer and a detail for each mistake.")
+    line: int | None = Field(None, description="In a stream: the number of the line, from 1.")

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from freerun.errors import FreerunError
 from freerun.server.counts import Counts
-from freerun.server.fair_queue import Batch, FairQueue, Job
+from freerun.server.fair_queue import FairQueue, Job, TextBatch
 from freerun.server.problem import Problem, unavailable
 from freerun.server.server_log import ServerLog
 
@@ -72,6 +72,11 @@ class BatchRunner:
         """Return True if so many more texts may wait."""
         return self._queue.has_room(texts)
 
+    def check_room(self) -> None:
+        """Raise Problem if no text can be added now, so that nothing of a request needs to be read."""
+        if not self.has_room():
+            raise self._refusal("The queue is full")
+
     def submit(self, job: Job, timeout: float) -> None:
         """Let a job wait for its turn; then ``job.handle``, a future, has its results.
 
@@ -112,13 +117,13 @@ class BatchRunner:
             self._count(batch, results, seconds)
             self._loop.call_soon_threadsafe(_deliver, batch, results)
 
-    def _count(self, batch: Batch, results: Sequence[Any], seconds: float) -> None:
+    def _count(self, batch: TextBatch, results: Sequence[Any], seconds: float) -> None:
         call: Any = batch.call
         self._counts.observe("batch_texts", len(batch.parts), call.model)
         self._counts.observe("batch_seconds", seconds, call.model)
         call.count(self._counts, [each for each in results if not isinstance(each, _Failed)])
 
-    def _results(self, batch: Batch) -> list[Any]:
+    def _results(self, batch: TextBatch) -> list[Any]:
         """Decode a batch. If that fails, decode each text alone, so that none fails because of another."""
         call: Any = batch.call
         items = [job.items[number] for job, number in batch.parts]
@@ -140,7 +145,7 @@ class BatchRunner:
         return _Failed(error)
 
 
-def _deliver(batch: Batch, results: Sequence[Any]) -> None:
+def _deliver(batch: TextBatch, results: Sequence[Any]) -> None:
     """Hand out results, in the thread of the event loop."""
     for (job, number), result in zip(batch.parts, results, strict=True):
         job.results[number] = result

@@ -15,7 +15,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-__all__ = ["Batch", "FairQueue", "Job"]
+__all__ = ["FairQueue", "Job", "TextBatch"]
 
 _LENGTHS: Final = (64, 256, 1024, 4096)
 """Bounds of the classes of lengths, in tokens: below the first one, a batch of words and phrases takes no longer."""
@@ -23,7 +23,7 @@ _POSITIONS: Final = 2**15
 """Rows x tokens of a batch, which bound its memory and its time."""
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, kw_only=True)
 class Job:
     """One request's texts.
 
@@ -55,7 +55,7 @@ class Job:
 
 
 @dataclass(slots=True)
-class Batch:
+class TextBatch:
     """Texts to decode in one call: (job, number of the item) each. ``key`` names their class."""
 
     key: Hashable
@@ -111,7 +111,7 @@ class FairQueue:
             self._classes[key] = _Class(used, self._arrivals)
         return self._classes[key]
 
-    def take(self) -> Batch | None:
+    def take(self) -> TextBatch | None:
         """Take out the texts that are decoded next; None if none wait."""
         while self._classes:
             key, chosen = min(self._classes.items(), key=lambda each: (each[1].used, each[1].arrived))
@@ -121,7 +121,7 @@ class FairQueue:
                 del self._classes[key]
                 self._used[key] = chosen.used
             if parts:
-                return Batch(key, parts[0][0].call, parts)
+                return TextBatch(key, parts[0][0].call, parts)
         return None
 
     def _parts(self, chosen: _Class) -> list[tuple[Job, int]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel
@@ -38,7 +39,8 @@ _STATUSES: Final = {
 }
 
 
-class _Operation(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class _Operation:
     """One address and method: the types of its request and answer, and the statuses of refusals."""
 
     method: str
@@ -50,6 +52,11 @@ class _Operation(NamedTuple):
     request_types: tuple[str, ...] = (_JSON,)
     refusals: tuple[int, ...] = ()
     is_list: bool = False
+
+
+def _read(path: str, summary: str, answer: type[BaseModel] | str, *refusals: int) -> _Operation:
+    """Return an operation that takes nothing but an address."""
+    return _Operation(method="get", path=path, summary=summary, answer=answer, refusals=refusals)
 
 
 _PREDICT = """\
@@ -66,54 +73,61 @@ _TRANSLATING: Final = (400, 401, 408, 413, 415, 422, 500, 503)
 
 _OPERATIONS: Final = (
     _Operation(
-        "post",
-        "/v1/models/{name}/predict",
-        "Predict texts",
-        _PREDICT,
-        asked.PredictRequest,
-        asked.PredictAnswer,
+        method="post",
+        path="/v1/models/{name}/predict",
+        summary="Predict texts",
+        description=_PREDICT,
+        request=asked.PredictBody,
+        answer=asked.PredictAnswer,
         refusals=_ASKING,
     ),
     _Operation(
-        "post",
-        "/v1/models/{name}/score",
-        "Score pairs",
-        "The log-probability that the model gives to each target.",
-        asked.ScoreRequest,
-        asked.ScoreAnswer,
+        method="post",
+        path="/v1/models/{name}/score",
+        summary="Score pairs",
+        description="The log-probability that the model gives to each target.",
+        request=asked.ScoreBody,
+        answer=asked.ScoreAnswer,
         refusals=_ASKING,
     ),
-    _Operation("get", "/v1/models", "List the models", answer=asked.ModelList, refusals=(401,)),
-    _Operation("get", "/v1/models/{name}", "Describe a model", answer=asked.ModelDetails, refusals=(401, 404)),
+    _read("/v1/models", "List the models", asked.ModelList, 401),
+    _read("/v1/models/{name}", "Describe a model", asked.ModelDetails, 401, 404),
     _Operation(
-        "post",
-        "/translate",
-        "LibreTranslate: translate",
-        "Each line of `q` is one input of the model that is served for this pair of codes.",
-        asked.TranslateRequest,
-        asked.TranslateAnswer,
-        (_JSON, _FORM),
-        _TRANSLATING,
+        method="post",
+        path="/translate",
+        summary="LibreTranslate: translate",
+        description="Each line of `q` is one input of the model that is served for this pair of codes.",
+        request=asked.TranslateBody,
+        answer=asked.TranslateAnswer,
+        request_types=(_JSON, _FORM),
+        refusals=_TRANSLATING,
     ),
     _Operation(
-        "post",
-        "/detect",
-        "LibreTranslate: detect the language",
-        "The source languages that are served, those first whose model knows most of the text's tokens.",
-        asked.DetectRequest,
-        asked.Detected,
-        (_JSON, _FORM),
-        (400, 401, 408, 413, 415, 422, 503),
+        method="post",
+        path="/detect",
+        summary="LibreTranslate: detect the language",
+        description="The source languages that are served, those first whose model knows most of the text's tokens.",
+        request=asked.DetectBody,
+        answer=asked.Detected,
+        request_types=(_JSON, _FORM),
+        refusals=(400, 401, 408, 413, 415, 422, 503),
         is_list=True,
     ),
-    _Operation("get", "/languages", "LibreTranslate: languages", answer=asked.Language, refusals=(401,), is_list=True),
-    _Operation("get", "/frontend/settings", "LibreTranslate: settings of its page", answer=asked.FrontendSettings),
-    _Operation("get", "/health", "LibreTranslate: the service can answer", answer=asked.Health, refusals=(503,)),
-    _Operation("get", "/live", "The process runs", answer=_JSON),
-    _Operation("get", "/ready", "The service can answer", answer=_JSON, refusals=(503,)),
-    _Operation("get", "/v2/health/live", "KServe: the process runs", answer=_JSON),
-    _Operation("get", "/v2/health/ready", "KServe: the service can answer", answer=_JSON, refusals=(503,)),
-    _Operation("get", "/metrics", "Counts of all workers, for Prometheus", answer=_TEXT, refusals=(401,)),
+    _Operation(
+        method="get",
+        path="/languages",
+        summary="LibreTranslate: list languages",
+        answer=asked.Language,
+        refusals=(401,),
+        is_list=True,
+    ),
+    _read("/frontend/settings", "LibreTranslate: settings of its page", asked.FrontendSettings),
+    _read("/health", "LibreTranslate: the service can answer", asked.Health, 503),
+    _read("/live", "The process runs", _JSON),
+    _read("/ready", "The service can answer", _JSON, 503),
+    _read("/v2/health/live", "KServe: the process runs", _JSON),
+    _read("/v2/health/ready", "KServe: the service can answer", _JSON, 503),
+    _read("/metrics", "Counts of all workers, for Prometheus", _TEXT, 401),
 )
 
 
@@ -158,14 +172,14 @@ def _limits_text(limits: RequestLimits) -> str:
 
 def _with_limits(schemas: dict[str, Any], limits: RequestLimits) -> dict[str, Any]:
     """Add the limits, which are settings of the service, to the types."""
-    for name in ("PredictRequest", "PredictOptions"):
+    for name in ("PredictBody", "PredictOptions"):
         properties = schemas[name]["properties"]
         properties["beam_size"]["maximum"] = limits.max_beam_size
         for option, maximum in (("num_hypotheses", limits.max_beam_size), ("max_length", limits.max_length)):
             properties[option]["anyOf"][0]["maximum"] = maximum
-    schemas["PredictRequest"]["properties"]["texts"]["maxItems"] = limits.max_texts
-    schemas["ScoreRequest"]["properties"]["pairs"]["maxItems"] = limits.max_texts
-    schemas["TranslateRequest"]["properties"]["alternatives"]["maximum"] = limits.max_beam_size - 1
+    schemas["PredictBody"]["properties"]["texts"]["maxItems"] = limits.max_texts
+    schemas["ScoreBody"]["properties"]["pairs"]["maxItems"] = limits.max_texts
+    schemas["TranslateBody"]["properties"]["alternatives"]["maximum"] = limits.max_beam_size - 1
     return schemas
 
 
@@ -201,7 +215,7 @@ def _answer(operation: _Operation) -> dict[str, Any]:
     if operation.is_list:
         schema = {"type": "array", "items": schema}
     content = {_JSON: {"schema": schema}}
-    if operation.request is asked.PredictRequest:
+    if operation.request is asked.PredictBody:
         content[_STREAM] = {"schema": {"$ref": "#/components/schemas/Predicted"}}
     return {"description": operation.summary, "content": content}
 

@@ -11,17 +11,15 @@ from starlette.types import Receive, Scope
 from freerun.data.features import Features
 from freerun.errors import UserError
 from freerun.runtime.encoded_texts import EncodedPair, EncodedText
-from freerun.runtime.prediction import PredictedHypothesis, Prediction, Scored
-from freerun.server.asked import Pair, PredictOptions, PredictRequest, ScoreRequest
-from freerun.server.calls import PredictCall, ScoreCall, predict_job, score_job
+from freerun.runtime.prediction import Prediction, Scored, empty_prediction
+from freerun.server.asked import PairToScore, PredictBody, PredictOptions, ScoreBody
+from freerun.server.model_calls import PredictCall, ScoreCall, predict_job, score_job
 from freerun.server.problem import invalid, over_limit
 from freerun.server.serve_settings import RequestLimits
 from freerun.server.served_models import ServedModel
 from freerun.server.service_state import ServiceState, check_json_type, validated
 
 __all__ = ["Predicting", "check_characters", "check_texts", "features_for", "predict", "prediction_json", "score"]
-
-_EMPTY = PredictedHypothesis("", (), 0.0, 0.0, (), False)
 
 
 class Predicting:
@@ -56,17 +54,20 @@ class Predicting:
             raise invalid(str(error)) from None
         for text in encoded:
             self._check(text)
-        if self.options.attention:
-            self._check_weights(encoded)
+        self._check_size(encoded)
         return encoded
 
-    def _check_weights(self, encoded: Sequence[EncodedText]) -> None:
-        """Refuse texts whose attention weights may be too many."""
-        outputs, maximum = self.options.num_hypotheses or 1, self._limits.max_weights
-        weights = outputs * sum(len(text.ids) * (text.bound + 1) for text in encoded)
-        if weights > maximum:
-            detail = f"These texts may have {weights:,} attention weights, and {maximum:,} are allowed. Send fewer."
-            raise over_limit("max-weights", maximum, detail)
+    def _check_size(self, encoded: Sequence[EncodedText]) -> None:
+        """Refuse texts whose outputs may be too large an answer."""
+        outputs, limits = self.options.num_hypotheses or 1, self._limits
+        tokens = outputs * sum(text.bound + 1 for text in encoded)
+        if tokens > limits.max_output_tokens:
+            detail = f"The outputs may have {tokens:,} tokens, and {limits.max_output_tokens:,} are allowed."
+            raise over_limit("max-output-tokens", limits.max_output_tokens, f"{detail} Send fewer texts, or a stream.")
+        weights = outputs * sum(len(text.ids) * (text.bound + 1) for text in encoded) if self.options.attention else 0
+        if weights > limits.max_weights:
+            detail = f"The outputs may have {weights:,} attention weights, and {limits.max_weights:,} are allowed."
+            raise over_limit("max-weights", limits.max_weights, f"{detail} Send fewer texts, or a stream.")
 
     def _check(self, text: EncodedText) -> None:
         """Refuse a text with too many tokens, or with a bound that the prefix exceeds."""
@@ -80,16 +81,17 @@ class Predicting:
 
     def empty(self) -> Prediction:
         """Return the prediction for an empty text."""
-        return Prediction("", (_EMPTY,), features="" if self.call.served.has_features else None)
+        return empty_prediction(self.call.served.has_features)
 
 
 async def predict(state: ServiceState, name: str, scope: Scope, receive: Receive) -> bytes:
     """Answer a request for predictions."""
     check_json_type(scope)
     served = state.model(name)
+    state.runner.check_room()
     body = await state.body(scope, receive)
     asked, predicting, encoded = await state.computed(len(body), _prepared, served, body, state.limits)
-    results = await state.results(predict_job(predicting.call, encoded), receive) if encoded else []
+    results = await state.results(predict_job(predicting.call, encoded), scope, receive) if encoded else []
     found = {text.row: result for text, result in zip(encoded, results, strict=True)}
     empty = predicting.empty()
     predictions = [found.get(row, empty) for row in range(len(asked.texts))]
@@ -99,8 +101,8 @@ async def predict(state: ServiceState, name: str, scope: Scope, receive: Receive
 
 def _prepared(
     served: ServedModel, body: bytes, limits: RequestLimits
-) -> tuple[PredictRequest, Predicting, list[EncodedText]]:
-    asked = validated(PredictRequest, body)
+) -> tuple[PredictBody, Predicting, list[EncodedText]]:
+    asked = validated(PredictBody, body)
     predicting = Predicting(served, asked, limits)
     check_texts(asked.texts, asked.features, limits)
     return asked, predicting, predicting.encode(asked.texts, features_for(served, asked.texts, asked.features))
@@ -174,14 +176,15 @@ async def score(state: ServiceState, name: str, scope: Scope, receive: Receive) 
     """Answer a request for scores."""
     check_json_type(scope)
     served = state.model(name)
+    state.runner.check_room()
     body = await state.body(scope, receive)
     encoded = await state.computed(len(body), _prepared_pairs, served, body, state.limits)
-    results = await state.results(score_job(ScoreCall(served), encoded), receive)
+    results = await state.results(score_job(ScoreCall(served), encoded), scope, receive)
     return to_json({"model": name, "scores": list(map(_scored_json, results))})
 
 
 def _prepared_pairs(served: ServedModel, body: bytes, limits: RequestLimits) -> list[EncodedPair]:
-    pairs = validated(ScoreRequest, body).pairs
+    pairs = validated(ScoreBody, body).pairs
     if len(pairs) > limits.max_texts:
         detail = f"A request may have {limits.max_texts:,} pairs, and this one has {len(pairs):,}. Send several."
         raise over_limit("max-texts", limits.max_texts, detail)
@@ -200,7 +203,7 @@ def _prepared_pairs(served: ServedModel, body: bytes, limits: RequestLimits) -> 
     return encoded
 
 
-def _check_pair(number: int, pair: Pair, served: ServedModel, limits: RequestLimits) -> None:
+def _check_pair(number: int, pair: PairToScore, served: ServedModel, limits: RequestLimits) -> None:
     check_characters(f"source of pair {number}", pair.source, limits)
     check_characters(f"target of pair {number}", pair.target, limits)
     check_characters(f"features of pair {number}", pair.features or "", limits)

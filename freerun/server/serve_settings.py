@@ -36,6 +36,7 @@ class RequestLimits:
         max_bytes: bytes of a body, except of a stream.
         max_beam_size: ``beam_size`` and ``num_hypotheses``.
         max_length: the largest ``max_length`` that a request may set.
+        max_output_tokens: tokens that the outputs of a request may have, by their length bounds.
         max_weights: attention weights: source tokens x output tokens, added up over all outputs.
     """
 
@@ -45,6 +46,7 @@ class RequestLimits:
     max_bytes: int = 4_000_000
     max_beam_size: int = 100
     max_length: int = 2000
+    max_output_tokens: int = 2_000_000
     max_weights: int = 4_000_000
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import select
 import sys
 import threading
 import time
@@ -28,7 +29,10 @@ class ServerLog:
     """Events of one process. Messages name no texts and no keys."""
 
     def __init__(self, as_json: bool, lost: Callable[[], None] | None = None) -> None:
-        """``lost`` is called for each line that could not be written. Without it lines are written at once."""
+        """``lost`` is called for each line that could not be written.
+
+        Without it there is no thread, which a process that forks must not have, and a line is written at once or not.
+        """
         self._as_json = as_json
         self._lost = lost
         self._lines: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
@@ -56,7 +60,8 @@ class ServerLog:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
         line = self._json_line(stamp, level, event, values) if self._as_json else _line(stamp, level, event, values)
         if self._lost is None:
-            _written(line)
+            if _is_writable():
+                _written(line)
         elif self._lines.qsize() < _WAITING:
             self._lines.put(line)
         else:
@@ -86,6 +91,14 @@ def _line(stamp: str, level: str, event: str, values: dict[str, Any]) -> str:
     trace = values.pop("traceback", "")
     named = "".join(f" {name}={one_line(str(value))}" for name, value in values.items())
     return f"{stamp} {'' if level == 'info' else level + ': '}{one_line(event)}{named}\n{trace}"
+
+
+def _is_writable() -> bool:
+    """Return True if a line can be written without waiting."""
+    try:
+        return bool(select.select([], [sys.stderr.fileno()], [], 0)[1])
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _written(line: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -67,7 +67,7 @@ class Service:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, and count it."""
-        began = time.perf_counter()
+        began = scope["began"] = asyncio.get_running_loop().time()
         status = 499
 
         async def send_counted(message: Message) -> None:
@@ -89,7 +89,8 @@ class Service:
             self._state.log.failure("a request failed", error, trace=True, path=scope["path"])
             await _send_problem(Problem(500, "The service has a fault. Its log says which."), send_counted)
         finally:
-            seconds = time.perf_counter() - began
+            seconds = asyncio.get_running_loop().time() - began
+            self._state.release(scope)
             self._state.counts.request(scope["endpoint_name"], status, seconds)
             if self._state.settings.log_requests:
                 self._log_request(scope, status, seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ T = TypeVar("T")
 _LARGE: Final = 65_536
 """Bytes of a body whose texts are checked in another thread, so that other requests need not wait."""
 _SHOWN_MISTAKES: Final = 20
+_MAX_BODIES: Final = 64
+"""Bodies of ``max_bytes`` that a worker holds at a time."""
 
 
 class ClientGone(Exception):
@@ -48,6 +51,7 @@ class ServiceState:
     table: CountTable
     log: ServerLog
     rules: ConnectionRules
+    held: Counter[str] = field(default_factory=Counter)
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "freerun requests"))
 
     @property
@@ -74,7 +78,7 @@ class ServiceState:
         """Return the body of a request.
 
         Raises:
-            Problem: it has more than ``max_bytes``.
+            Problem: it has more than ``max_bytes``, or there is no memory for it beside the bodies of other requests.
             ClientGone: it does not come to its end.
         """
         limit = self.limits.max_bytes
@@ -89,8 +93,20 @@ class ServiceState:
             content += message.get("body", b"")
             if len(content) > limit:
                 raise _too_large(limit)
+            self._hold(scope, len(content))
             if not message.get("more_body", False):
                 return bytes(content)
+
+    def _hold(self, scope: Scope, size: int) -> None:
+        """Count the bytes of a body as held until ``release``."""
+        self.held["bytes"] += size - scope.get("held_bytes", 0)
+        scope["held_bytes"] = size
+        if self.held["bytes"] > _MAX_BODIES * self.limits.max_bytes:
+            raise unavailable("Too many large requests at once. Try again later.", 1.0, limit="max-bytes")
+
+    def release(self, scope: Scope) -> None:
+        """Forget the body of a request that has ended."""
+        self.held["bytes"] -= scope.get("held_bytes", 0)
 
     async def computed(self, size: int, function: Callable[..., T], *arguments: Any) -> T:
         """Return ``function(*arguments)``, from another thread if ``size`` bytes will take long."""
@@ -98,8 +114,8 @@ class ServiceState:
             return function(*arguments)
         return await asyncio.get_running_loop().run_in_executor(self.threads, function, *arguments)
 
-    async def results(self, job: Job, receive: Receive) -> list[Any]:
-        """Wait for the results of a job.
+    async def results(self, job: Job, scope: Scope, receive: Receive) -> list[Any]:
+        """Wait for the results of a job, until ``timeout`` seconds after its request began.
 
         Raises:
             Problem: the queue is full, or the results are not there in time.
@@ -107,7 +123,8 @@ class ServiceState:
         """
         loop = asyncio.get_running_loop()
         timeout = self.settings.timeout
-        self.runner.submit(job, timeout)
+        left = scope["began"] + timeout - loop.time()
+        self.runner.submit(job, left)
 
         def give_up(error: Exception) -> None:
             if not job.handle.done():
@@ -115,7 +132,7 @@ class ServiceState:
                 job.handle.set_exception(error)
 
         late = unavailable(f"There was no result within {timeout:g} s. Try again later.", 1.0, limit="timeout")
-        timer = loop.call_later(timeout, give_up, late)
+        timer = loop.call_later(max(0.0, left), give_up, late)
         watcher = loop.create_task(_until_gone(receive))
         watcher.add_done_callback(lambda task: None if task.cancelled() else give_up(ClientGone()))
         try:

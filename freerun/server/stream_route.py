@@ -10,14 +10,14 @@ from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from pydantic import ValidationError
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from starlette.types import Receive, Scope, Send
 
 from freerun.data.features import Features
 from freerun.runtime.encoded_texts import EncodedText
 from freerun.server.asked import PredictOptions, StreamLine
-from freerun.server.calls import predict_job
 from freerun.server.fair_queue import Job
+from freerun.server.model_calls import predict_job
 from freerun.server.prediction_routes import Predicting, check_texts, features_for, prediction_json
 from freerun.server.problem import Problem, over_limit
 from freerun.server.service_state import (
@@ -154,6 +154,7 @@ class _Stream:
             encoded = self._predicting.encode([text], given, number)
             return encoded[0] if encoded else None
         except Problem as problem:
+            problem.members["line"] = number + 1
             return problem
 
     def _parsed(self, line: bytes) -> tuple[str, Features | None]:
@@ -165,10 +166,19 @@ class _Stream:
         if not self._is_json:
             text, tab, features = content.partition("\t")
             return text, features if tab or (self._predicting.call.served.has_features and not text) else None
+        if not content.strip():
+            return "", "" if self._predicting.call.served.has_features else None
         if content.lstrip().startswith('"'):
-            content = f'{{"text": {content}}}'
+            return self._string(content), None
         parsed = validated(StreamLine, content.encode())
         return parsed.text, parsed.features
+
+    @staticmethod
+    def _string(content: str) -> str:
+        try:
+            return str(from_json(content))
+        except ValueError as error:
+            raise Problem(400, f"The line is not JSON: {str(error)[:200]}.") from None
 
     def is_done(self, group: _Group) -> bool:
         """Return True if a group's answers are there."""

@@ -8,13 +8,11 @@ When models are loaded again, new workers take over, and the old ones finish wha
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import select
 import signal
 import socket
-import struct
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -22,13 +20,14 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Final, NoReturn
 
-from freerun.errors import ConfigError, UserError, exit_code
+from freerun.errors import UserError, exit_code
 from freerun.server.api_keys import ApiKeys, others_can_read, read_keys
 from freerun.server.counts import CountTable
+from freerun.server.http_worker import WorkerSetup, run_worker
+from freerun.server.listener import open_listener, refuse_new_clients
 from freerun.server.serve_settings import ServeSettings
 from freerun.server.served_models import ModelLoader, ServedModel
 from freerun.server.server_log import ServerLog
-from freerun.server.worker import BACKLOG, WorkerSetup, run_worker
 
 __all__ = ["serve"]
 
@@ -104,7 +103,7 @@ class _Supervisor:
 
     def run(self) -> int:
         keys = self._keys()
-        listener = _listener(self._settings)
+        listener = open_listener(self._settings.host, self._settings.port)
         with listener:
             self._loader.load()
             with _signals(self._received) as wakeup:
@@ -300,7 +299,7 @@ class _Supervisor:
         return 0 if ending == signal.SIGTERM else 128 + ending
 
     def _stop(self, drain: float) -> None:
-        _refuse_new_clients(self._listener)
+        refuse_new_clients(self._listener)
         for generation in self._generations:
             _end_workers(generation, signal.SIGTERM if drain else signal.SIGKILL)
         self._received.clear()
@@ -327,49 +326,6 @@ def _end_workers(generation: _Generation, how: signal.Signals) -> None:
     for worker in generation.workers:
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker.process, how)
-
-
-def _listener(settings: ServeSettings) -> socket.socket:
-    """Return a socket that listens.
-
-    Raises:
-        ConfigError: the host is unknown, or the port is not free.
-    """
-    where = f"{settings.host}:{settings.port}"
-    try:
-        family, *_, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        # asyncio sends answers at once (TCP_NODELAY) only where it finds this protocol
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    except OSError as error:
-        fix = "Use an address of this machine, such as 127.0.0.1"
-        raise ConfigError.single(
-            "--host", f"{where}: {error.strerror}", "Expected an address to listen on", fix
-        ) from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        fix = "Choose another --port, or stop the program that uses it"
-        raise ConfigError.single("--port", f"{where}: {error.strerror}", "Expected a free port", fix) from None
-    listener.setblocking(False)
-    return listener
-
-
-def _refuse_new_clients(listener: socket.socket) -> None:
-    """Drop attempts to connect, so that the clients which are connected can be accepted, and none is cut off.
-
-    Closing the socket would cut off those that no worker has accepted yet. The filter is a program for the kernel with
-    one instruction, which returns 0: keep no byte of the packet. Connections that exist have no filter. Where there is
-    no such thing (it is Linux's), clients of the last moment are cut off.
-    """
-    instruction = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
-    program = struct.pack("HP", 1, ctypes.addressof(instruction))
-    with contextlib.suppress(OSError):
-        listener.setsockopt(socket.SOL_SOCKET, 26, program)  # SO_ATTACH_FILTER
 
 
 @contextlib.contextmanager

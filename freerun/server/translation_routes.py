@@ -15,8 +15,8 @@ from pydantic_core import to_json
 from starlette.types import Receive, Scope
 
 from freerun.runtime.prediction import Prediction
-from freerun.server.asked import DetectRequest, PredictOptions, TranslateRequest
-from freerun.server.calls import predict_job
+from freerun.server.asked import DetectBody, PredictOptions, TranslateBody
+from freerun.server.model_calls import predict_job
 from freerun.server.prediction_routes import Predicting, check_texts
 from freerun.server.problem import Problem
 from freerun.server.served_models import ServedModel
@@ -30,10 +30,13 @@ _FORM = "application/x-www-form-urlencoded"
 
 async def translate(state: ServiceState, scope: Scope, receive: Receive) -> bytes:
     """POST /translate: predict each line of each text, with the model for a pair of languages."""
-    asked = await _asked(state, scope, receive, TranslateRequest, lists=("q",))
+    state.runner.check_room()
+    asked = await _asked(state, scope, receive, TranslateBody, lists=("q",))
     state.check_key(scope, asked.api_key)
     texts = [asked.q] if isinstance(asked.q, str) else asked.q
-    found = [_detected(state, text) for text in texts] if asked.source == _AUTO else []
+    found = [_detected(state, text, asked.target) for text in texts] if asked.source == _AUTO else []
+    if found and not found[0]:
+        raise _unsupported(_AUTO, asked.target)
     sources = [each[0]["language"] for each in found] or [asked.source] * len(texts)
     served = [_model_for(state, source, asked.target) for source in sources]
     options = PredictOptions(num_hypotheses=1 + asked.alternatives)
@@ -41,7 +44,7 @@ async def translate(state: ServiceState, scope: Scope, receive: Receive) -> byte
     for model in dict.fromkeys(served):
         numbers = [number for number, each in enumerate(served) if each is model]
         predicting = Predicting(model, options, state.limits)
-        found_outputs = await _outputs(state, receive, predicting, [texts[number] for number in numbers])
+        found_outputs = await _outputs(state, scope, receive, predicting, [texts[number] for number in numbers])
         for number, each in zip(numbers, found_outputs, strict=True):
             outputs[number] = each
     answer: dict[str, Any] = {"translatedText": [each[0] for each in outputs]}
@@ -55,7 +58,7 @@ async def translate(state: ServiceState, scope: Scope, receive: Receive) -> byte
 
 
 async def _outputs(
-    state: ServiceState, receive: Receive, predicting: Predicting, texts: Sequence[str]
+    state: ServiceState, scope: Scope, receive: Receive, predicting: Predicting, texts: Sequence[str]
 ) -> list[list[str]]:
     """Return the best output for each text and its alternatives; each line of a text is an input of the model."""
     lines = [text.replace("\r\n", "\n").split("\n") for text in texts]
@@ -63,7 +66,7 @@ async def _outputs(
     check_texts(flat, None, state.limits)
     features = [""] * len(flat) if predicting.call.served.has_features else None
     encoded = predicting.encode(flat, features)
-    results = await state.results(predict_job(predicting.call, encoded), receive) if encoded else []
+    results = await state.results(predict_job(predicting.call, encoded), scope, receive) if encoded else []
     found = {item.row: result for item, result in zip(encoded, results, strict=True)}
     predictions = (found.get(row, predicting.empty()) for row in range(len(flat)))
     return [_joined(list(islice(predictions, len(each)))) for each in lines]
@@ -85,22 +88,28 @@ def _model_for(state: ServiceState, source: str, target: str) -> ServedModel:
     for served in state.models.values():
         if served.languages == (source, target):
             return served
-    raise Problem(400, f"{source[:64]} to {target[:64]} is not supported. GET /languages lists what is.")
+    raise _unsupported(source, target)
+
+
+def _unsupported(source: str, target: str) -> Problem:
+    return Problem(400, f"{source[:64]} to {target[:64]} is not supported. GET /languages lists what is.")
 
 
 async def detect(state: ServiceState, scope: Scope, receive: Receive) -> bytes:
     """POST /detect: the source languages that are served, those first whose model knows most of a text's tokens."""
-    asked = await _asked(state, scope, receive, DetectRequest, lists=("q",))
+    asked = await _asked(state, scope, receive, DetectBody, lists=("q",))
     state.check_key(scope, asked.api_key)
     texts = [asked.q] if isinstance(asked.q, str) else asked.q
     check_texts(texts, None, state.limits)
     return to_json([each for text in texts for each in _detected(state, text)])
 
 
-def _detected(state: ServiceState, text: str) -> list[dict[str, Any]]:
-    """Return the served source languages with the percentage of a text's tokens that their model knows."""
+def _detected(state: ServiceState, text: str, target: str | None = None) -> list[dict[str, Any]]:
+    """Return the served source languages (of ``target``) with the percentage of a text's tokens that they know."""
     known: dict[str, float] = {}
     for served in state.models.values():
+        if target is not None and served.languages[1] != target:
+            continue
         codec = served.predictor.source
         lines = [codec.tokens(line) for line in text.split("\n")]
         total = sum(map(len, lines))

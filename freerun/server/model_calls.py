@@ -66,9 +66,11 @@ class ScoreCall:
 
 def predict_job(call: PredictCall, items: Sequence[EncodedText]) -> Job:
     """Return a job that predicts texts."""
-    return Job(call, items, [len(item.ids) for item in items], call.search.width, ROWS)
+    lengths = [len(item.ids) for item in items]
+    return Job(call=call, items=items, lengths=lengths, width=call.search.width, rows=ROWS)
 
 
 def score_job(call: ScoreCall, items: Sequence[EncodedPair]) -> Job:
     """Return a job that scores pairs."""
-    return Job(call, items, [max(len(item.source_ids), len(item.target_ids)) for item in items], 1, ROWS)
+    lengths = [max(len(item.source_ids), len(item.target_ids)) for item in items]
+    return Job(call=call, items=items, lengths=lengths, width=1, rows=ROWS)

@@ -20,15 +20,14 @@ from freerun.server.api_keys import ApiKeys
 from freerun.server.batch_runner import BatchRunner
 from freerun.server.connection import Connection, ConnectionRules
 from freerun.server.counts import Counts, CountTable
+from freerun.server.listener import BACKLOG
 from freerun.server.serve_settings import ServeSettings
 from freerun.server.served_models import ServedModel
 from freerun.server.server_log import ServerLog
 from freerun.server.service import Service
 
-__all__ = ["BACKLOG", "WorkerSetup", "run_worker"]
+__all__ = ["WorkerSetup", "run_worker"]
 
-BACKLOG: Final = 4096
-"""Connections that wait to be accepted."""
 _AT_ONCE: Final = 8
 """Connections that a worker accepts at once, so that the others get some, too."""
 _IDLE: Final = 1.0
@@ -37,7 +36,7 @@ _LAST_CLIENTS: Final = 0.1
 """Seconds in which connections that were made before the service stopped are accepted."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkerSetup:
     """What a worker gets from the supervisor.
 

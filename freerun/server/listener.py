@@ -1,0 +1,58 @@
+"""The socket that all workers accept from."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import socket
+import struct
+from typing import Final
+
+from freerun.errors import ConfigError
+
+__all__ = ["BACKLOG", "open_listener", "refuse_new_clients"]
+
+BACKLOG: Final = 4096
+"""Connections that wait to be accepted."""
+_SO_ATTACH_FILTER: Final = 26
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        ConfigError: the host is unknown, or the port is not free.
+    """
+    where = f"{host}:{port}"
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        # asyncio sends answers at once (TCP_NODELAY) only where it finds this protocol
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    except OSError as error:
+        fix = "Use an address of this machine, such as 127.0.0.1"
+        raise ConfigError.single(
+            "--host", f"{where}: {error.strerror}", "Expected an address to listen on", fix
+        ) from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        fix = "Choose another --port, or stop the program that uses it"
+        raise ConfigError.single("--port", f"{where}: {error.strerror}", "Expected a free port", fix) from None
+    listener.setblocking(False)
+    return listener
+
+
+def refuse_new_clients(listener: socket.socket) -> None:
+    """Drop attempts to connect, so that the clients which are connected can be accepted, and none is cut off.
+
+    Closing the socket would cut off those that no worker has accepted yet. The filter is a program for the kernel with
+    one instruction, which returns 0: keep no byte of the packet. Connections that exist have no filter. Where there is
+    no such thing (it is Linux's), clients of the last moment are cut off.
+    """
+    instruction = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+    program = struct.pack("HP", 1, ctypes.addressof(instruction))
+    with contextlib.suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
