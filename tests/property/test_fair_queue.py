@@ -30,7 +30,7 @@ class Queue(RuleBasedStateMachine):
         if not self.queue.has_room(len(lengths)):
             assert len(self.queue) + len(lengths) > CAPACITY
             return
-        job = Job(call, list(range(len(lengths))), lengths, width, ROWS)
+        job = Job(call=call, items=list(range(len(lengths))), lengths=lengths, width=width, rows=ROWS)
         self.waiting[job] = list(range(len(lengths)))
         self.queue.add(job)
 
@@ -83,11 +83,15 @@ class Queue(RuleBasedStateMachine):
 TestQueue = Queue.TestCase
 
 
+def job(call, texts):
+    return Job(call=call, items=range(texts), lengths=[1] * texts, width=1, rows=1)
+
+
 def busy(queue, calls, seconds, until):
     """Keep all classes full until a time; return the seconds that each has been given."""
     used = dict.fromkeys(calls, 0.0)
     for call in calls:
-        queue.add(Job(call, range(10_000), [1] * 10_000, 1, 1))
+        queue.add(job(call, 10_000))
     while sum(used.values()) < until:
         batch = queue.take()
         queue.charge(batch.key, seconds[batch.call])
@@ -110,10 +114,10 @@ def test_no_class_takes_more_than_its_share(seconds):
 def test_a_class_waits_a_bounded_time_whatever_arrives(arrivals, seconds):
     """Between two of its batches, each other class gets its own share, and one batch more at most."""
     queue = FairQueue(10**9)
-    queue.add(Job("mine", range(1000), [1] * 1000, 1, 1))
+    queue.add(job("mine", 1000))
     classes, longest, waited, mine = {"mine"}, seconds, 0.0, 0
     for call, texts, cost in arrivals:
-        queue.add(Job(call, range(texts), [1] * texts, 1, 1))
+        queue.add(job(call, texts))
         classes.add(call)
         batch = queue.take()
         cost = seconds if batch.call == "mine" else cost
@@ -128,12 +132,12 @@ def test_a_class_waits_a_bounded_time_whatever_arrives(arrivals, seconds):
 def test_new_classes_without_end_do_not_starve_an_old_one(arrivals, seconds):
     """As if each request had a seed of its own: those that came before are served once, and then it is its turn."""
     queue = FairQueue(10**9)
-    queue.add(Job("mine", range(1000), [1] * 1000, 1, 1))
+    queue.add(job("mine", 1000))
     others, since = 0, 0
     for count in arrivals:
         for _ in range(count):
             others += 1
-            queue.add(Job(("other", others), [0], [1], 1, 1))
+            queue.add(job(("other", others), 1))
         batch = queue.take()
         queue.charge(batch.key, seconds)
         since = 0 if batch.call == "mine" else since + 1

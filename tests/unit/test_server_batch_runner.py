@@ -54,7 +54,7 @@ class Running:
         self.call = Doubling()
 
     def submit(self, *items, timeout=10.0):
-        job = Job(self.call, items, [1] * len(items), 1, 64)
+        job = Job(call=self.call, items=items, lengths=[1] * len(items), width=1, rows=64)
         self.runner.submit(job, timeout)
         return job
 

@@ -8,7 +8,7 @@ from freerun.server.fair_queue import FairQueue, Job
 
 
 def job(call="a", texts=1, length=5, width=1, rows=64):
-    return Job(call, list(range(texts)), [length] * texts, width, rows)
+    return Job(call=call, items=list(range(texts)), lengths=[length] * texts, width=width, rows=rows)
 
 
 def queue_of(*jobs, capacity=10_000):

@@ -88,24 +88,24 @@ def test_every_key_of_a_request_is_documented():
     requests = {each.request for each in _OPERATIONS if each.request} | {asked.StreamLine, asked.PredictOptions}
     for kind in requests:
         assert SCHEMAS[kind.__name__]["properties"].keys() == kind.model_fields.keys()
-    for name in ("PredictOptions", "Sample", "TranslateRequest"):
+    for name in ("PredictOptions", "Sample", "TranslateBody"):
         for key, schema in SCHEMAS[name]["properties"].items():
             assert schema.get("description") or "anyOf" in schema, (name, key)
 
 
 def test_limits_are_those_of_the_service():
     schemas = openapi(RequestLimits(max_texts=7, max_beam_size=5, max_length=11))["components"]["schemas"]
-    assert schemas["PredictRequest"]["properties"]["texts"]["maxItems"] == 7
-    assert schemas["ScoreRequest"]["properties"]["pairs"]["maxItems"] == 7
-    assert schemas["PredictRequest"]["properties"]["beam_size"]["maximum"] == 5
-    assert schemas["PredictRequest"]["properties"]["max_length"]["anyOf"][0]["maximum"] == 11
-    assert schemas["TranslateRequest"]["properties"]["alternatives"]["maximum"] == 4
+    assert schemas["PredictBody"]["properties"]["texts"]["maxItems"] == 7
+    assert schemas["ScoreBody"]["properties"]["pairs"]["maxItems"] == 7
+    assert schemas["PredictBody"]["properties"]["beam_size"]["maximum"] == 5
+    assert schemas["PredictBody"]["properties"]["max_length"]["anyOf"][0]["maximum"] == 11
+    assert schemas["TranslateBody"]["properties"]["alternatives"]["maximum"] == 4
 
 
 def test_requests_forbid_unknown_keys_where_the_service_does():
-    for name in ("PredictRequest", "ScoreRequest", "Pair", "Sample", "StreamLine"):
+    for name in ("PredictBody", "ScoreBody", "PairToScore", "Sample", "StreamLine"):
         assert SCHEMAS[name]["additionalProperties"] is False
-    assert "additionalProperties" not in SCHEMAS["TranslateRequest"]
+    assert "additionalProperties" not in SCHEMAS["TranslateBody"]
 
 
 def test_the_document_is_json():
