@@ -59,6 +59,9 @@ class Connection(HttpToolsProtocol):
         """Parse bytes of a request."""
         if self.was_refused:
             return
+        if not self.is_reading and not self.is_answering:  # also for empty lines, which begin no request
+            self.is_reading = True
+            self.progress_at = self.loop.time()
         self.header_bytes += len(data)
         super().data_received(data)
         # counted until the headers end, so the limit is reached by the headers themselves
@@ -133,7 +136,9 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.was_refused = True
-        if not (self.is_answering and self.cycle.response_started):
+        if self.pipeline:  # an earlier request is being answered, whose client would take this for its answer
+            self.cycle.disconnected = True
+        elif not (self.is_answering and self.cycle.response_started):
             if self.is_answering:
                 self.cycle.disconnected = True  # the application's answer would follow this one
                 self.cycle.message_event.set()
@@ -173,6 +178,12 @@ class Connection(HttpToolsProtocol):
 def _as_http(problem: Problem) -> bytes:
     response = problem.response()
     head = f"HTTP/1.1 {problem.status} {problem.as_json()['title']}\r\n"
-    headers = {"content-type": PROBLEM_JSON, "content-length": str(len(response.body)), **problem.headers}
+    headers = {
+        "content-type": PROBLEM_JSON,
+        "content-length": str(len(response.body)),
+        "cache-control": "no-store",
+        "x-content-type-options": "nosniff",
+        **problem.headers,
+    }
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return f"{head}{lines}connection: close\r\n\r\n".encode() + bytes(response.body)

@@ -3,7 +3,8 @@
 Texts that can share a call form a *class*: the same model, search options and prefix, and a similar length, because a
 call ends with its longest output. A batch has texts of one class, and each request in the class has an equal share of
 it. Classes share time as in fair queueing (Demers, Keshav and Shenker 1989): the next batch is of the class that has
-used the least of it, so a flood of long texts doubles the wait of short ones at worst.
+used the least of it, so a flood of long texts doubles the wait of short ones at worst. New classes start at a clock
+that shows an equal share, and that never stays behind what waiting classes have used (WF2Q+, Bennett and Zhang 1997).
 """
 
 from __future__ import annotations
@@ -115,6 +116,7 @@ class FairQueue:
         while self._classes:
             key, chosen = min(self._classes.items(), key=lambda each: (each[1].used, each[1].arrived))
             parts = self._parts(chosen)
+            self._clock = max(self._clock, chosen.used)
             if not chosen.jobs:
                 del self._classes[key]
                 self._used[key] = chosen.used
@@ -150,6 +152,6 @@ class FairQueue:
             self._classes[key].used += seconds
         else:
             self._used[key] = self._used.get(key, self._clock) + seconds
-        self._clock += seconds / (len(self._classes) + 1)
+        self._clock += seconds / (len(self._classes) + (key not in self._classes))
         if len(self._used) > 64:
             self._used = {each: used for each, used in self._used.items() if used > self._clock}

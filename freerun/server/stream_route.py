@@ -93,8 +93,8 @@ def _options_in_query(scope: Scope) -> PredictOptions:
         raise Problem(400, "The query has more than 50 fields.") from None
     for key, value in pairs:
         part, dot, option = key.partition(".")
-        if dot and part == "sample":
-            values.setdefault(part, {})[option] = value
+        if dot and part == "sample" and isinstance(values.setdefault(part, {}), dict):
+            values[part][option] = value
         else:
             values[key] = value
     try:
