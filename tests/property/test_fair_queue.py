@@ -60,7 +60,7 @@ class Queue(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data):
         job = data.draw(st.sampled_from(list(self.waiting)))
-        job.is_cancelled = True
+        self.queue.cancel(job)
 
     def numbers_that_count(self):
         return {job: numbers for job, numbers in self.waiting.items() if not job.is_cancelled}
@@ -68,9 +68,9 @@ class Queue(RuleBasedStateMachine):
     @invariant()
     def no_text_is_lost_or_decoded_twice(self):
         assert all(count == 1 for count in self.decoded.values())
-        live = sum(map(len, self.numbers_that_count().values()))
-        everything = sum(map(len, self.waiting.values()))
-        assert live <= len(self.queue) <= min(everything, CAPACITY)
+        waiting = self.numbers_that_count()
+        assert len(self.queue) == sum(map(len, waiting.values())) <= CAPACITY
+        assert self.queue.cost == sum(job.cost * len(numbers) for job, numbers in waiting.items())
 
     def teardown(self):
         while (batch := self.queue.take()) is not None:

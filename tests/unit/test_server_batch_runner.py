@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from freerun.errors import DataError
-from freerun.server.batch_runner import BatchRunner
+from freerun.server.batch_runner import BatchRunner, FailedText
 from freerun.server.counts import CountTable
 from freerun.server.fair_queue import Job
 from freerun.server.problem import Problem
@@ -105,11 +105,11 @@ def test_an_error_hits_only_the_request_whose_text_it_is():
         good, bad = running.submit(1, 2), running.submit(3, 13)
         running.call.gate.set()
         assert await good.handle == [2, 4]
-        with pytest.raises(Problem) as caught:
-            await bad.handle
-        return caught.value, running
+        assert await bad.handle == [6, FailedText()]
+        return running
 
-    problem, running = run(test)
+    running = run(test)
+    problem = FailedText().problem()
     assert problem.status == 500
     assert "unlucky" not in problem.detail
     assert running.log.failures == [("a text could not be decoded", "unlucky", True)]
@@ -119,8 +119,7 @@ def test_an_error_hits_only_the_request_whose_text_it_is():
 def test_an_error_of_a_known_kind_is_logged_without_a_traceback():
     async def test(running):
         running.call = Doubling(error=DataError("x", "is wrong", "Expected y", "Fix it"))
-        with pytest.raises(Problem):
-            await running.submit(13).handle
+        assert await running.submit(13).handle == [FailedText()]
         return running.log.failures
 
     [(_, _, trace)] = run(test)
@@ -130,8 +129,7 @@ def test_an_error_of_a_known_kind_is_logged_without_a_traceback():
 def test_the_thread_survives_errors():
     async def test(running):
         for _ in range(3):
-            with pytest.raises(Problem):
-                await running.submit(13).handle
+            assert await running.submit(13).handle == [FailedText()]
         return await running.submit(4).handle
 
     assert run(test) == [8]
@@ -157,7 +155,7 @@ def test_a_full_queue_refuses_a_request_and_says_when_to_come_back():
 def test_a_request_that_could_not_be_answered_in_time_is_refused_at_once():
     async def test(running):
         await running.busy()
-        running.runner._seconds_per_text = 1.0
+        running.runner._seconds, running.runner._cost = 2.0, 2.0
         running.submit(*range(1, 6))
         assert running.runner.waiting == 5
         assert running.runner.wait_estimate() == 5.0
@@ -170,12 +168,26 @@ def test_a_request_that_could_not_be_answered_in_time_is_refused_at_once():
 
 def test_the_estimate_follows_what_was_measured():
     async def test(running):
-        running.runner._seconds_per_text = 1.0
+        running.runner._seconds = running.runner._cost = 1.0
         for _ in range(5):
-            await running.submit(1).handle
-        return running.runner._seconds_per_text
+            await running.submit(1, 2).handle
+        return running.runner._seconds, running.runner._cost
 
-    assert 0.3 < run(test) < 0.4  # 0.8 ** 5 of the first guess
+    seconds, cost = run(test)
+    assert 0.8**5 < seconds < 0.8**5 + 0.1
+    assert cost == pytest.approx(0.8**5 + 2 * (1 - 0.8**5) / (1 - 0.8))
+
+
+def test_long_texts_and_wide_beams_wait_longer():
+    """The estimate is of their cost, so a slow text does not make short ones be refused."""
+
+    async def test(running):
+        await running.busy()
+        running.runner._seconds = running.runner._cost = 1.0
+        running.runner.submit(Job(call=running.call, items=[1], lengths=[30], width=2, rows=64), 1000.0)
+        return running.runner.wait_estimate()
+
+    assert run(test) == 60.0
 
 
 def test_what_is_left_of_a_cancelled_request_is_not_decoded():

@@ -80,7 +80,7 @@ def test_the_queue_says_how_much_room_there_is():
 def test_cancelled_texts_are_left_out():
     one, two = job(texts=3), job(texts=2)
     queue = queue_of(one, two)
-    one.is_cancelled = True
+    queue.cancel(one)
     assert [number for _, number in queue.take().parts] == [0, 1]
     assert len(queue) == 0
 
@@ -88,7 +88,8 @@ def test_cancelled_texts_are_left_out():
 def test_a_queue_of_cancelled_texts_is_empty_after_a_look():
     one, two = job("a"), job("b")
     queue = queue_of(one, two)
-    one.is_cancelled = two.is_cancelled = True
+    queue.cancel(one)
+    queue.cancel(two)
     assert queue.take() is None
     assert len(queue) == 0
 
