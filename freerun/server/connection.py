@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from freerun.server.arrival_clock import ArrivalClock
 from freerun.server.counts import Counts
 from freerun.server.problem import PROBLEM_JSON, Problem
 
@@ -28,6 +29,7 @@ class ConnectionRules:
     """What all connections of a worker share."""
 
     def __init__(self, read_timeout: float, maximum: int, counts: Counts) -> None:
+        self.clock = ArrivalClock()
         self.read_timeout = read_timeout
         self.maximum = maximum
         self.counts = counts
@@ -78,6 +80,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start the application."""
         self.header_bytes = 0
+        self.scope["arrived"] = self.rules.clock.arrived()  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
         self.progress_at = self.loop.time()
         if self.rules.is_draining:

@@ -115,7 +115,7 @@ class ServiceState:
         return await asyncio.get_running_loop().run_in_executor(self.threads, function, *arguments)
 
     async def results(self, job: Job, scope: Scope, receive: Receive) -> list[Any]:
-        """Wait for the results of a job, until ``timeout`` seconds after its request began.
+        """Wait for the results of a job, until ``timeout`` seconds after its request arrived.
 
         Raises:
             Problem: the queue is full, or the results are not there in time.
@@ -123,7 +123,7 @@ class ServiceState:
         """
         loop = asyncio.get_running_loop()
         timeout = self.settings.timeout
-        left = scope["began"] + timeout - loop.time()
+        left = scope["arrived"] + timeout - loop.time()
         self.runner.submit(job, left)
 
         def give_up(error: Exception) -> None:
