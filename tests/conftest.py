@@ -34,3 +34,22 @@ def one_thread():
 def pytest_runtest_setup(item):
     if item.get_closest_marker("shared_data") and not SHARED.is_dir():
         pytest.skip(f"{SHARED} is missing: set FREERUN_SHARED to the directory with the datasets")
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory):
+    """The exported bundles of tests/trained.py, by name."""
+    from tests.trained import MODELS, WITH_FEATURES, bundles
+
+    return bundles(tmp_path_factory, {**MODELS, **WITH_FEATURES})
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory, bundles):
+    """A service with all of these bundles and no key, shared by the tests that do not change it."""
+    from tests.serving import Service
+
+    models = [f"{name}={path}" for name, path in bundles.items()]
+    languages = [part for name in bundles for part in ("--languages", f"{name}=from-{name}:to-{name}")]
+    with Service(*models, *languages, log=tmp_path_factory.mktemp("service") / "log") as service:
+        yield service

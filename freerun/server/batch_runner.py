@@ -15,11 +15,10 @@ from freerun.server.fair_queue import FairQueue, Job, TextBatch
 from freerun.server.problem import Problem, unavailable
 from freerun.server.server_log import ServerLog
 
-__all__ = ["BatchRunner", "Call"]
+__all__ = ["BatchRunner", "Call", "FailedText"]
 
-_SMOOTHING: Final = 0.2
-_SLOW: Final = 0.002
-"""Seconds for a text until one was measured."""
+_MEMORY: Final = 0.8
+"""What a batch counts for the estimate of speed, compared with the batch after it."""
 
 
 class Call(Protocol):
@@ -40,10 +39,12 @@ class Call(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Failed:
-    """Stands in the place of a result that could not be computed."""
+class FailedText:
+    """Stands in the place of a result that could not be computed; the log says why."""
 
-    error: Exception
+    def problem(self) -> Problem:
+        """Return the answer to the request."""
+        return Problem(500, "The model could not process this text. The service's log says why.")
 
 
 class BatchRunner:
@@ -55,7 +56,7 @@ class BatchRunner:
         self._counts, self._log = counts, log
         self._loop = asyncio.get_running_loop()
         self._changed = threading.Condition()
-        self._seconds_per_text = _SLOW
+        self._seconds = self._cost = 0.0  # of the last batches
         self._thread = threading.Thread(target=self._run, name="freerun batches", daemon=True)
         self._thread.start()
 
@@ -65,8 +66,8 @@ class BatchRunner:
         return len(self._queue)
 
     def wait_estimate(self) -> float:
-        """Return the seconds that a text added now would wait."""
-        return len(self._queue) * self._seconds_per_text
+        """Return the seconds that a text added now would wait, from the speed of the last batches."""
+        return self._queue.cost * self._seconds / self._cost if self._cost else 0.0
 
     def has_room(self, texts: int = 1) -> bool:
         """Return True if so many more texts may wait."""
@@ -78,7 +79,7 @@ class BatchRunner:
             raise self._refusal("The queue is full")
 
     def submit(self, job: Job, timeout: float) -> None:
-        """Let a job wait for its turn; then ``job.handle``, a future, has its results.
+        """Let a job wait for its turn; then ``job.handle``, a future, has its results, or a ``FailedText`` for each.
 
         Raises:
             Problem: the queue has no room, or so many texts wait that its time would be up before its turn.
@@ -98,9 +99,10 @@ class BatchRunner:
 
     def cancel(self, job: Job) -> None:
         """Do not decode what is left of a job."""
-        if not job.is_cancelled:
-            job.is_cancelled = True
-            self._counts.add("skipped_texts", job.call.model, by=job.missing)  # type: ignore[attr-defined]
+        with self._changed:
+            if not job.is_cancelled:
+                self._counts.add("skipped_texts", job.call.model, by=job.waiting)  # type: ignore[attr-defined]
+                self._queue.cancel(job)
 
     def _run(self) -> None:
         while True:
@@ -112,8 +114,8 @@ class BatchRunner:
             seconds = time.perf_counter() - began
             with self._changed:
                 self._queue.charge(batch.key, seconds)
-            each = seconds / len(batch.parts)
-            self._seconds_per_text += _SMOOTHING * (each - self._seconds_per_text)
+            self._seconds = _MEMORY * self._seconds + seconds
+            self._cost = _MEMORY * self._cost + sum(job.cost for job, _ in batch.parts)
             self._count(batch, results, seconds)
             self._loop.call_soon_threadsafe(_deliver, batch, results)
 
@@ -121,7 +123,7 @@ class BatchRunner:
         call: Any = batch.call
         self._counts.observe("batch_texts", len(batch.parts), call.model)
         self._counts.observe("batch_seconds", seconds, call.model)
-        call.count(self._counts, [each for each in results if not isinstance(each, _Failed)])
+        call.count(self._counts, [each for each in results if not isinstance(each, FailedText)])
 
     def _results(self, batch: TextBatch) -> list[Any]:
         """Decode a batch. If that fails, decode each text alone, so that none fails because of another."""
@@ -140,9 +142,9 @@ class BatchRunner:
         except Exception as error:  # noqa: BLE001
             return self._failed(error)
 
-    def _failed(self, error: Exception) -> _Failed:
+    def _failed(self, error: Exception) -> FailedText:
         self._log.failure("a text could not be decoded", error, trace=not isinstance(error, FreerunError))
-        return _Failed(error)
+        return FailedText()
 
 
 def _deliver(batch: TextBatch, results: Sequence[Any]) -> None:
@@ -151,12 +153,4 @@ def _deliver(batch: TextBatch, results: Sequence[Any]) -> None:
         job.results[number] = result
         job.missing -= 1
         if not job.missing and not job.handle.done():
-            _finish(job)
-
-
-def _finish(job: Job) -> None:
-    failed = next((each for each in job.results if isinstance(each, _Failed)), None)
-    if failed is None:
-        job.handle.set_result(job.results)
-    else:
-        job.handle.set_exception(Problem(500, "The model could not process this text. The service's log says why."))
+            job.handle.set_result(job.results)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from freerun.server.arrival_clock import ArrivalClock
 from freerun.server.counts import Counts
 from freerun.server.problem import PROBLEM_JSON, Problem
 
@@ -28,6 +29,7 @@ class ConnectionRules:
     """What all connections of a worker share."""
 
     def __init__(self, read_timeout: float, maximum: int, counts: Counts) -> None:
+        self.clock = ArrivalClock()
         self.read_timeout = read_timeout
         self.maximum = maximum
         self.counts = counts
@@ -59,6 +61,9 @@ class Connection(HttpToolsProtocol):
         """Parse bytes of a request."""
         if self.was_refused:
             return
+        if not self.is_reading and not self.is_answering:  # also for empty lines, which begin no request
+            self.is_reading = True
+            self.progress_at = self.loop.time()
         self.header_bytes += len(data)
         super().data_received(data)
         # counted until the headers end, so the limit is reached by the headers themselves
@@ -75,6 +80,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start the application."""
         self.header_bytes = 0
+        self.scope["arrived"] = self.rules.clock.arrived()  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
         self.progress_at = self.loop.time()
         if self.rules.is_draining:
@@ -133,7 +139,9 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.was_refused = True
-        if not (self.is_answering and self.cycle.response_started):
+        if self.pipeline:  # an earlier request is being answered, whose client would take this for its answer
+            self.cycle.disconnected = True
+        elif not (self.is_answering and self.cycle.response_started):
             if self.is_answering:
                 self.cycle.disconnected = True  # the application's answer would follow this one
                 self.cycle.message_event.set()
@@ -173,6 +181,12 @@ class Connection(HttpToolsProtocol):
 def _as_http(problem: Problem) -> bytes:
     response = problem.response()
     head = f"HTTP/1.1 {problem.status} {problem.as_json()['title']}\r\n"
-    headers = {"content-type": PROBLEM_JSON, "content-length": str(len(response.body)), **problem.headers}
+    headers = {
+        "content-type": PROBLEM_JSON,
+        "content-length": str(len(response.body)),
+        "cache-control": "no-store",
+        "x-content-type-options": "nosniff",
+        **problem.headers,
+    }
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return f"{head}{lines}connection: close\r\n\r\n".encode() + bytes(response.body)

@@ -3,7 +3,8 @@
 Texts that can share a call form a *class*: the same model, search options and prefix, and a similar length, because a
 call ends with its longest output. A batch has texts of one class, and each request in the class has an equal share of
 it. Classes share time as in fair queueing (Demers, Keshav and Shenker 1989): the next batch is of the class that has
-used the least of it, so a flood of long texts doubles the wait of short ones at worst.
+used the least of it, so a flood of long texts doubles the wait of short ones at worst. New classes start at a clock
+that shows an equal share, and that never stays behind what waiting classes have used (WF2Q+, Bennett and Zhang 1997).
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ class Job:
         rows: the maximum number of rows in a batch.
         results: one for each item, in their order; filled by the one who decodes.
         missing: items without a result.
-        is_cancelled: nobody waits for the results any longer.
+        waiting: items in the queue.
+        is_cancelled: the results are not needed any longer.
         handle: for the one who waits.
+        cost: a measure of the time that an item takes: the average length times the rows.
     """
 
     call: Hashable
@@ -45,10 +48,13 @@ class Job:
     rows: int
     results: list[Any] = field(default_factory=list)
     missing: int = 0
+    waiting: int = 0
     is_cancelled: bool = False
     handle: Any = None
+    cost: int = 0
 
     def __post_init__(self) -> None:
+        self.cost = max(1, sum(self.lengths) // len(self.lengths)) * self.width
         self.results = [None] * len(self.items)
         self.missing = len(self.items)
 
@@ -84,6 +90,7 @@ class FairQueue:
         self._clock = 0.0
         self._arrivals = 0
         self._waiting = 0
+        self.cost = 0
 
     def __len__(self) -> int:
         """Return the number of texts that wait."""
@@ -100,7 +107,19 @@ class FairQueue:
             by_key.setdefault((job.call, bisect_left(_LENGTHS, length)), deque()).append(number)
         for key, numbers in by_key.items():
             self._class(key).jobs.append((job, numbers))
-        self._waiting += len(job.items)
+        job.waiting = len(job.items)
+        self._count(job, job.waiting)
+
+    def _count(self, job: Job, items: int) -> None:
+        """Add to the number of texts that wait, and to their cost: that of the job's average item for each."""
+        self._waiting += items
+        self.cost += items * job.cost
+
+    def cancel(self, job: Job) -> None:
+        """Leave out what is left of a job."""
+        job.is_cancelled = True
+        self._count(job, -job.waiting)
+        job.waiting = 0
 
     def _class(self, key: Hashable) -> _Class:
         """Return a class; one that was empty starts with no advantage over those that had to wait."""
@@ -115,6 +134,7 @@ class FairQueue:
         while self._classes:
             key, chosen = min(self._classes.items(), key=lambda each: (each[1].used, each[1].arrived))
             parts = self._parts(chosen)
+            self._clock = max(self._clock, chosen.used)
             if not chosen.jobs:
                 del self._classes[key]
                 self._used[key] = chosen.used
@@ -129,7 +149,6 @@ class FairQueue:
         while chosen.jobs:
             job, numbers = chosen.jobs[0]
             if job.is_cancelled:
-                self._waiting -= len(numbers)
                 chosen.jobs.popleft()
                 continue
             longest = max(longest, job.lengths[numbers[0]])
@@ -137,7 +156,8 @@ class FairQueue:
             if parts and (rows > job.rows or rows * longest > _POSITIONS):
                 break
             parts.append((job, numbers.popleft()))
-            self._waiting -= 1
+            job.waiting -= 1
+            self._count(job, -1)
             if numbers:
                 chosen.jobs.rotate(-1)
             else:
@@ -150,6 +170,6 @@ class FairQueue:
             self._classes[key].used += seconds
         else:
             self._used[key] = self._used.get(key, self._clock) + seconds
-        self._clock += seconds / (len(self._classes) + 1)
+        self._clock += seconds / (len(self._classes) + (key not in self._classes))
         if len(self._used) > 64:
             self._used = {each: used for each, used in self._used.items() if used > self._clock}

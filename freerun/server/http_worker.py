@@ -7,6 +7,7 @@ import contextlib
 import gc
 import logging
 import os
+import select
 import signal
 import socket
 from collections.abc import Iterator, Mapping
@@ -29,12 +30,12 @@ from freerun.server.service import Service
 
 __all__ = ["WorkerSetup", "run_worker"]
 
-_AT_ONCE: Final = 8
-"""Connections that a worker accepts at once, so that the others get some, too."""
+_AT_ONCE: Final = 16
+"""Connections that one of several workers accepts at once, so that the others get some, too."""
 _IDLE: Final = 1.0
 """Seconds that idle connections stay open when the worker ends: a request may be on its way."""
-_LAST_CLIENTS: Final = 0.1
-"""Seconds in which connections that were made before the service stopped are accepted."""
+_LAST_CLIENTS: Final = (0.1, 2.0)
+"""Seconds, at least and at most, in which connections that were made before the service stopped are accepted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ async def _serve(setup: WorkerSetup) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=_AT_ONCE,
+        backlog=BACKLOG if settings.workers == 1 else _AT_ONCE,
         timeout_keep_alive=max(1, round(settings.keep_alive)),
     )
     server = _WorkerServer(config, setup, rules, counts)
@@ -139,7 +140,7 @@ class _WorkerServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to answer."""
         await super().startup(sockets)
-        self._setup.listener.listen(BACKLOG)  # uvicorn has set it to _AT_ONCE
+        self._setup.listener.listen(BACKLOG)  # which uvicorn may have set to _AT_ONCE
         with contextlib.suppress(OSError):
             os.write(self._setup.ready, b"1")
         os.close(self._setup.ready)
@@ -163,7 +164,7 @@ class _WorkerServer(uvicorn.Server):
         now = loop.time()
         deadline = now + self._setup.settings.drain
         self._rules.is_draining = True
-        await asyncio.sleep(_LAST_CLIENTS)
+        await self._accept_last_clients()
         for server in self.servers:
             server.close()
         await asyncio.sleep(_LAST_CLIENTS)  # asyncio needs some rounds to make a connection of what it has accepted
@@ -176,6 +177,15 @@ class _WorkerServer(uvicorn.Server):
         self.lost = sum(not each.is_idle for each in self.server_state.connections if isinstance(each, Connection))
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+
+    async def _accept_last_clients(self) -> None:
+        """Wait until nobody waits to be accepted. New workers take them, or attempts to connect are dropped."""
+        at_least, at_most = _LAST_CLIENTS
+        await asyncio.sleep(at_least)
+        for _ in range(round(at_most / at_least)):
+            if not select.select([self._setup.listener], [], [], 0)[0]:
+                return
+            await asyncio.sleep(at_least)
 
     def _close_idle(self) -> None:
         for connection in list(self.server_state.connections):

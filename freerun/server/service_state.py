@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope
 
 from freerun.server.api_keys import ApiKeys
-from freerun.server.batch_runner import BatchRunner
+from freerun.server.batch_runner import BatchRunner, FailedText
 from freerun.server.connection import ConnectionRules
 from freerun.server.counts import Counts, CountTable
 from freerun.server.fair_queue import Job
@@ -115,7 +115,7 @@ class ServiceState:
         return await asyncio.get_running_loop().run_in_executor(self.threads, function, *arguments)
 
     async def results(self, job: Job, scope: Scope, receive: Receive) -> list[Any]:
-        """Wait for the results of a job, until ``timeout`` seconds after its request began.
+        """Wait for the results of a job, until ``timeout`` seconds after its request arrived.
 
         Raises:
             Problem: the queue is full, or the results are not there in time.
@@ -123,7 +123,7 @@ class ServiceState:
         """
         loop = asyncio.get_running_loop()
         timeout = self.settings.timeout
-        left = scope["began"] + timeout - loop.time()
+        left = scope["arrived"] + timeout - loop.time()
         self.runner.submit(job, left)
 
         def give_up(error: Exception) -> None:
@@ -137,12 +137,15 @@ class ServiceState:
         watcher.add_done_callback(lambda task: None if task.cancelled() else give_up(ClientGone()))
         try:
             results: list[Any] = await job.handle
-            return results
         finally:
             timer.cancel()
             watcher.cancel()
             if not job.handle.done():
                 self.runner.cancel(job)
+        for result in results:
+            if isinstance(result, FailedText):
+                raise result.problem()
+        return results
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from freerun.data.features import Features
 from freerun.runtime.encoded_texts import EncodedText
 from freerun.server.asked import PredictOptions, StreamLine
+from freerun.server.batch_runner import FailedText
 from freerun.server.fair_queue import Job
 from freerun.server.model_calls import predict_job
 from freerun.server.prediction_routes import Predicting, check_texts, features_for, prediction_json
@@ -93,8 +94,8 @@ def _options_in_query(scope: Scope) -> PredictOptions:
         raise Problem(400, "The query has more than 50 fields.") from None
     for key, value in pairs:
         part, dot, option = key.partition(".")
-        if dot and part == "sample":
-            values.setdefault(part, {})[option] = value
+        if dot and part == "sample" and isinstance(values.setdefault(part, {}), dict):
+            values[part][option] = value
         else:
             values[key] = value
     try:
@@ -186,16 +187,15 @@ class _Stream:
 
     async def answers(self, group: _Group) -> bytes:
         """Wait for a group's results, and return its lines."""
-        try:
-            results = iter(await group.job.handle if group.job else ())
-        except Problem as problem:  # one text of the group could not be decoded
-            lines = [problem if isinstance(line, EncodedText) else line for line in group.lines]
-            return b"".join(self._answer(line, None) for line in lines)
+        results = iter(await group.job.handle if group.job else ())
         return b"".join(
             self._answer(line, next(results) if isinstance(line, EncodedText) else None) for line in group.lines
         )
 
     def _answer(self, line: EncodedText | Problem | None, result: Any) -> bytes:
+        if isinstance(result, FailedText) and isinstance(line, EncodedText):
+            number, line = line.row + 1, result.problem()
+            line.members["line"] = number
         if isinstance(line, Problem):
             return to_json({"error": line.as_json()}) + b"\n"
         prediction = self._predicting.empty() if line is None else result

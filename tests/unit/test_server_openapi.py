@@ -1,0 +1,133 @@
+"""The description of the API: it is complete, and it describes what is there."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import jsonschema_rs
+import pytest
+from starlette.routing import Route
+
+from freerun.server import asked
+from freerun.server.connection import ConnectionRules
+from freerun.server.counts import CountTable
+from freerun.server.openapi import _OPERATIONS, docs_page, openapi, openapi_document
+from freerun.server.serve_settings import DEFAULT_LIMITS, RequestLimits, ServeSettings
+from freerun.server.service import Service
+
+DOCUMENT = openapi(DEFAULT_LIMITS)
+SCHEMAS = DOCUMENT["components"]["schemas"]
+
+
+def parts(value, path=""):
+    """Every object in JSON, with its path."""
+    if isinstance(value, dict):
+        yield path, value
+        for key, each in value.items():
+            yield from parts(each, f"{path}/{key}")
+    elif isinstance(value, list):
+        for number, each in enumerate(value):
+            yield from parts(each, f"{path}/{number}")
+
+
+def service():
+    """The application without models."""
+    table = CountTable(1, [])
+    return Service(
+        settings=ServeSettings(models={}),
+        models={},
+        keys=None,
+        runner=None,
+        counts=table.row(0),
+        table=table,
+        log=None,
+        rules=ConnectionRules(1.0, 1, table.row(0)),
+    )
+
+
+def test_every_reference_leads_to_a_schema():
+    references = [value["$ref"] for _, value in parts(DOCUMENT) if "$ref" in value]
+    assert len(references) > 30
+    assert {each.removeprefix("#/components/schemas/") for each in references} <= SCHEMAS.keys()
+
+
+def test_every_schema_is_valid_and_used():
+    for name, schema in SCHEMAS.items():
+        jsonschema_rs.meta.validate({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
+        is_used = f'"#/components/schemas/{name}"' in json.dumps(DOCUMENT)
+        assert is_used or name in ("PredictOptions", "StreamLine")
+
+
+def test_it_has_what_openapi_3_1_asks_for():
+    assert DOCUMENT["openapi"].startswith("3.1.")
+    assert {"title", "version"} <= DOCUMENT["info"].keys()
+    operations = [each for path in DOCUMENT["paths"].values() for each in path.values()]
+    names = [each["operationId"] for each in operations]
+    assert len(set(names)) == len(names)
+    for path, operations_of_path in DOCUMENT["paths"].items():
+        for operation in operations_of_path.values():
+            given = {each["name"] for each in operation.get("parameters", []) if each["in"] == "path"}
+            assert given == set(re.findall(r"{(\w+)}", path))
+            assert all("description" in response for response in operation["responses"].values())
+
+
+def test_every_route_is_described_and_every_description_has_a_route():
+    routes = {
+        (method.lower(), route.path)
+        for route in service()._routes()
+        if isinstance(route, Route)
+        for method in route.methods - {"HEAD"}
+    }
+    described = {(method, path) for path, methods in DOCUMENT["paths"].items() for method in methods}
+    documents = {("get", path) for _, path in routes if path in ("/", "/docs", "/openapi.json") or "/page/" in path}
+    assert routes - documents == described
+
+
+def test_every_key_of_a_request_is_documented():
+    requests = {each.request for each in _OPERATIONS if each.request} | {asked.StreamLine, asked.PredictOptions}
+    for kind in requests:
+        assert SCHEMAS[kind.__name__]["properties"].keys() == kind.model_fields.keys()
+    for name in ("PredictOptions", "Sample", "TranslateBody"):
+        for key, schema in SCHEMAS[name]["properties"].items():
+            assert schema.get("description") or "anyOf" in schema, (name, key)
+
+
+def test_limits_are_those_of_the_service():
+    schemas = openapi(RequestLimits(max_texts=7, max_beam_size=5, max_length=11))["components"]["schemas"]
+    assert schemas["PredictBody"]["properties"]["texts"]["maxItems"] == 7
+    assert schemas["ScoreBody"]["properties"]["pairs"]["maxItems"] == 7
+    assert schemas["PredictBody"]["properties"]["beam_size"]["maximum"] == 5
+    assert schemas["PredictBody"]["properties"]["max_length"]["anyOf"][0]["maximum"] == 11
+    assert schemas["TranslateBody"]["properties"]["alternatives"]["maximum"] == 4
+
+
+def test_requests_forbid_unknown_keys_where_the_service_does():
+    for name in ("PredictBody", "ScoreBody", "PairToScore", "Sample", "StreamLine"):
+        assert SCHEMAS[name]["additionalProperties"] is False
+    assert "additionalProperties" not in SCHEMAS["TranslateBody"]
+
+
+def test_the_document_is_json():
+    document = openapi_document(DEFAULT_LIMITS)
+    assert json.loads(document.content) == json.loads(json.dumps(DOCUMENT))
+
+
+@pytest.fixture(scope="module")
+def page():
+    return docs_page(DEFAULT_LIMITS).content.decode()
+
+
+def test_the_page_has_every_address_type_and_status(page):
+    for path in DOCUMENT["paths"]:
+        assert path in page
+    for name in SCHEMAS:
+        assert name in page
+    for status in (400, 401, 404, 408, 413, 415, 422, 431, 500, 503):
+        assert f'id="status-{status}"' in page
+
+
+def test_the_page_has_no_script_and_loads_nothing_from_elsewhere(page):
+    assert "<script" not in page
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+    assert "style=" not in page
