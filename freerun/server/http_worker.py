@@ -21,8 +21,7 @@ from freerun.server.api_keys import ApiKeys
 from freerun.server.batch_runner import BatchRunner
 from freerun.server.connection import Connection, ConnectionRules
 from freerun.server.counts import Counts, CountTable
-from freerun.server.listener import BACKLOG
-from freerun.server.listener import refuse_new_clients
+from freerun.server.listener import BACKLOG, refuse_new_clients
 from freerun.server.serve_settings import ServeSettings
 from freerun.server.served_models import ServedModel
 from freerun.server.server_log import ServerLog
@@ -36,6 +35,8 @@ _IDLE: Final = 1.0
 """Seconds that idle connections stay open when the worker ends: a request may be on its way."""
 _LAST_CLIENTS: Final = (0.1, 2.0)
 """Seconds, at least and at most, in which connections that were made before the service stopped are accepted."""
+_SETTLING: Final = 0.1
+"""Seconds in which asyncio makes connections of the last clients that it has accepted: it takes some rounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +168,7 @@ class _WorkerServer(uvicorn.Server):
         await self._accept_last_clients()
         for server in self.servers:
             server.close()
-        await asyncio.sleep(_LAST_CLIENTS)  # asyncio needs some rounds to make a connection of what it has accepted
+        await asyncio.sleep(_SETTLING)
         for connection in list(self.server_state.connections):
             connection.shutdown()
         while self.server_state.connections and loop.time() < deadline:
