@@ -15,9 +15,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Final, NoReturn
 
 from freerun.errors import UserError, exit_code
@@ -25,6 +24,7 @@ from freerun.server.api_keys import ApiKeys, others_can_read, read_keys
 from freerun.server.counts import CountTable
 from freerun.server.http_worker import WorkerSetup, run_worker
 from freerun.server.listener import open_listener, refuse_new_clients
+from freerun.server.received_signals import received_signals
 from freerun.server.serve_settings import ServeSettings
 from freerun.server.served_models import ModelLoader, ServedModel
 from freerun.server.server_log import ServerLog
@@ -107,7 +107,7 @@ class _Supervisor:
         listener = open_listener(self._settings.host, self._settings.port)
         with listener:
             self._loader.load()
-            with _signals(self._received) as wakeup:
+            with received_signals(_SIGNALS, self._received) as wakeup:
                 self._wakeup = wakeup
                 self._listener = listener
                 self._generations = [_Generation(self._loader.models, keys)]
@@ -332,25 +332,3 @@ def _end_workers(generation: _Generation, how: signal.Signals) -> None:
     for worker in generation.workers:
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker.process, how)
-
-
-@contextlib.contextmanager
-def _signals(received: list[int]) -> Iterator[int]:
-    """Within the block, append signals to ``received``; yield a pipe that has bytes after each."""
-
-    def receive(number: int, _: FrameType | None) -> None:
-        received.append(number)
-
-    out, into = os.pipe()
-    os.set_blocking(out, False)
-    os.set_blocking(into, False)
-    before = {number: signal.signal(number, receive) for number in _SIGNALS}
-    old = signal.set_wakeup_fd(into, warn_on_full_buffer=False)
-    try:
-        yield out
-    finally:
-        signal.set_wakeup_fd(old)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(out)
-        os.close(into)

@@ -131,7 +131,7 @@ def clients_of(process, port):
     inodes = set()
     for entry in Path(f"/proc/{process}/fd").iterdir():
         with contextlib.suppress(OSError):
-            inodes |= set(re.findall(r"socket:\[(\d+)]", os.readlink(entry)))
+            inodes |= set(re.findall(r"socket:\[(\d+)]", str(entry.readlink())))
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     ours = [row for row in rows if row[9] in inodes and row[1].endswith(f":{port:04X}")]
     return {int(row[2].rpartition(":")[2], 16) for row in ours} - {0}
@@ -215,9 +215,7 @@ def test_a_killed_worker_loses_only_the_requests_that_it_held(serve):
     assert {each.error for each in load.lost} <= CLOSED
     assert load.refused == 0
     assert load.wrong == []
-    assert [event["event"] for event in service.events("died")] == [
-        f"worker {victim} died (signal 9) and is replaced"
-    ]
+    assert [event["event"] for event in service.events("died")] == [f"worker {victim} died (signal 9) and is replaced"]
     assert service.metric("replaced_workers_total") == 1
 
 
