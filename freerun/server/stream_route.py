@@ -65,7 +65,8 @@ async def predict_stream(state: ServiceState, name: str, scope: Scope, receive: 
     stream = _Stream(state, predicting, is_json=content_type_of(scope) != "text/plain")
     groups: deque[_Group] = deque()
     try:
-        async for lines in _groups_of_lines(receive, 2 * state.limits.max_bytes):
+        reading = _groups_of_lines(receive, 2 * state.limits.max_bytes)
+        while lines := await _next(reading, stream, groups, send):
             if len(groups) == _GROUPS:
                 await send(_chunk(await stream.answers(groups.popleft())))
             groups.append(await stream.group(lines))
@@ -74,11 +75,30 @@ async def predict_stream(state: ServiceState, name: str, scope: Scope, receive: 
         while groups:
             await send(_chunk(await stream.answers(groups.popleft())))
     except Problem as problem:  # a line that has no end: the rest cannot be understood
+        while groups:
+            await send(_chunk(await stream.answers(groups.popleft())))
         await send(_chunk(to_json({"error": problem.as_json()}) + b"\n"))
     finally:
         for group in groups:
             stream.cancel(group)
     await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _next(
+    reading: AsyncIterator[list[bytes]], stream: _Stream, groups: deque[_Group], send: Send
+) -> list[bytes] | None:
+    """Return the next lines, None after the last ones. Answers that are there earlier are sent: a client may wait."""
+    coming = asyncio.ensure_future(anext(reading, None))
+    try:
+        while groups and not coming.done():
+            job = groups[0].job
+            if job is not None:
+                await asyncio.wait({coming, job.handle}, return_when=asyncio.FIRST_COMPLETED)
+            if stream.is_done(groups[0]):
+                await send(_chunk(await stream.answers(groups.popleft())))
+        return await coming
+    finally:
+        coming.cancel()
 
 
 def _chunk(content: bytes) -> dict[str, Any]:
