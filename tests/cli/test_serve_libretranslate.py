@@ -48,8 +48,7 @@ def test_the_client_of_libretranslate_translates(client, translator):
 
 
 def test_the_client_of_libretranslate_detects(client):
-    assert [each["language"] for each in client.detect("abc")] == ["de", "en"]
-    assert client.detect("a b x x")[0] == {"confidence": 50.0, "language": "en"} or True
+    assert {each["language"] for each in client.detect("abc")} == {"de", "en"}
     assert all(0 <= each["confidence"] <= 100 for each in client.detect("a b x x"))
 
 
@@ -151,14 +150,14 @@ def test_keys_of_other_versions_are_ignored(service):
         ({"q": 1}, 422, "q"),
         ({"q": "a", "alternatives": -1}, 422, "alternatives"),
         ({}, 422, "q: Field required."),
-        ({"q": "a\tb\0"}, 422, "character"),
+        ({"q": "a\tb"}, 422, "text 1: contains a tab."),
     ],
 )
 def test_what_cannot_be_translated_is_explained_in_the_key_that_clients_show(service, values, status, message):
     answer = translate(service, **values)
     assert answer.status == status
     assert message in answer.json["error"]
-    if values.get("q") != 1 and "\0" not in str(values.get("q")):
+    if values.get("q") != 1:
         assert translate(service, form=True, **values).status == status
 
 
