@@ -129,7 +129,7 @@ class Requests:
         return "answered" if answers else "closed"
 
     def _exchanged(self, content: bytes) -> bytes:
-        with self._service.socket(9.0) as connection, suppress(ConnectionError):
+        with self._service.socket(9.0) as connection, suppress(OSError):
             connection.sendall(content)
             select.select([connection], [], [], WAIT)
             connection.shutdown(socket.SHUT_WR)  # nothing more comes: the service need not wait for it
