@@ -6,13 +6,13 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import httptools
 
-__all__ = ["Answer", "Clients", "Request"]
+__all__ = ["Answer", "Clients", "Request", "arrivals"]
 
 _LONGEST_IDLE = 5.0
 """Seconds after which a connection is not used again: a request might meet the service's --keep-alive."""
@@ -178,3 +178,26 @@ class Clients:
         for connection in self.idle:
             connection.close()
         self.idle.clear()
+
+
+async def arrivals(
+    clients: Clients,
+    rate: float,
+    seconds: float,
+    next_request: Callable[[], Request],
+    answered: Callable[[Request, Answer], None],
+) -> list[float]:
+    """Send requests at a fixed rate, however many wait; return how late each was sent, in seconds."""
+    start, number, late = time.perf_counter(), 0, []
+    running: set[asyncio.Task[Answer]] = set()
+    while (now := time.perf_counter() - start) < seconds:
+        for each in range(number, int(now * rate)):
+            late.append(now - each / rate)
+            request = next_request()
+            task = asyncio.create_task(clients.ask(request))
+            running.add(task)
+            task.add_done_callback(running.discard)
+            task.add_done_callback(lambda done, request=request: answered(request, done.result()))
+        number = max(number, int(now * rate))
+        await asyncio.sleep(0.001)
+    return late

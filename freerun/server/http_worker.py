@@ -21,7 +21,7 @@ from freerun.server.api_keys import ApiKeys
 from freerun.server.batch_runner import BatchRunner
 from freerun.server.connection import Connection, ConnectionRules
 from freerun.server.counts import Counts, CountTable
-from freerun.server.listener import BACKLOG
+from freerun.server.listener import BACKLOG, refuse_new_clients
 from freerun.server.serve_settings import ServeSettings
 from freerun.server.served_models import ServedModel
 from freerun.server.server_log import ServerLog
@@ -35,6 +35,8 @@ _IDLE: Final = 1.0
 """Seconds that idle connections stay open when the worker ends: a request may be on its way."""
 _LAST_CLIENTS: Final = (0.1, 2.0)
 """Seconds, at least and at most, in which connections that were made before the service stopped are accepted."""
+_SETTLING: Final = 0.1
+"""Seconds in which asyncio makes connections of the last clients that it has accepted: it takes some rounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +123,16 @@ class _WorkerServer(uvicorn.Server):
         """Let SIGTERM end the server; uvicorn would take SIGINT, too."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._end)
-        loop.add_reader(self._setup.supervisor, self._end)
+        loop.add_reader(self._setup.supervisor, self._end_alone)
         try:
             yield
         finally:
             loop.remove_reader(self._setup.supervisor)
+
+    def _end_alone(self) -> None:
+        """End because the supervisor has died, and do what it would have done first."""
+        refuse_new_clients(self._setup.listener)
+        self._end()
 
     def _end(self) -> None:
         self.should_exit = True
@@ -161,6 +168,7 @@ class _WorkerServer(uvicorn.Server):
         await self._accept_last_clients()
         for server in self.servers:
             server.close()
+        await asyncio.sleep(_SETTLING)
         for connection in list(self.server_state.connections):
             connection.shutdown()
         while self.server_state.connections and loop.time() < deadline:

@@ -15,9 +15,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Final, NoReturn
 
 from freerun.errors import UserError, exit_code
@@ -25,6 +24,7 @@ from freerun.server.api_keys import ApiKeys, others_can_read, read_keys
 from freerun.server.counts import CountTable
 from freerun.server.http_worker import WorkerSetup, run_worker
 from freerun.server.listener import open_listener, refuse_new_clients
+from freerun.server.received_signals import received_signals
 from freerun.server.serve_settings import ServeSettings
 from freerun.server.served_models import ModelLoader, ServedModel
 from freerun.server.server_log import ServerLog
@@ -39,7 +39,8 @@ _GRACE: Final = 5.0
 """Seconds beyond ``drain`` after which a worker is killed."""
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 5.0
 """Seconds before a worker is replaced that died right after it had started."""
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+_ENDING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+_SIGNALS: Final = (*_ENDING, signal.SIGHUP, signal.SIGCHLD)
 
 
 @dataclass(eq=False)
@@ -106,15 +107,16 @@ class _Supervisor:
         listener = open_listener(self._settings.host, self._settings.port)
         with listener:
             self._loader.load()
-            with _signals(self._received) as wakeup:
+            with received_signals(_SIGNALS, self._received) as wakeup:
                 self._wakeup = wakeup
                 self._listener = listener
                 self._generations = [_Generation(self._loader.models, keys)]
                 self._fill(self._generations[0])
-                if not self._wait_until_ready(self._generations[0]):
+                if self._wait_until_ready(self._generations[0]):
+                    self._announce(listener)
+                elif not _ENDING & set(self._received):
                     self._stop(0.0)
                     raise UserError("serve", "the workers cannot start", "Expected them to answer", "See the log above")
-                self._announce(listener)
                 return self._watch()
 
     def _keys(self) -> ApiKeys | None:
@@ -147,8 +149,8 @@ class _Supervisor:
         looked = time.monotonic()
         while True:
             self._sleep(min(_LOOK, max(0.01, self._start_at - time.monotonic())) if self._start_at else _LOOK)
-            signals, self._received[:] = list(self._received), []
-            for ending in (signal.SIGTERM, signal.SIGINT):
+            signals = [self._received.pop(0) for _ in range(len(self._received))]  # more may arrive meanwhile
+            for ending in _ENDING:
                 if ending in signals:
                     return self._end(ending)
             self._reap()
@@ -210,9 +212,11 @@ class _Supervisor:
         row = next(row for row in range(self._rows) if row not in taken)
         ready_out, ready_in = os.pipe()
         gc.collect()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until the child has handlers of its own
         process = os.fork()
         if not process:
             self._be_a_worker(generation, row, ready_in)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         os.close(ready_in)
         return _Worker(process, row, ready_out)
 
@@ -223,6 +227,7 @@ class _Supervisor:
             signal.set_wakeup_fd(-1)
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             os.close(self._lifeline[1])
             setup = WorkerSetup(
                 settings=self._settings,
@@ -250,7 +255,7 @@ class _Supervisor:
                 return True
             if any(worker.ready == -2 for worker in generation.workers):
                 return False
-            if {signal.SIGTERM, signal.SIGINT} & set(self._received):
+            if _ENDING & set(self._received):
                 return False
             pipes = [worker.ready for worker in generation.workers if worker.ready >= 0]
             select.select([*pipes, self._wakeup], [], [], 0.2)
@@ -273,6 +278,7 @@ class _Supervisor:
             return
         new = _Generation(models, keys)
         self._generations.append(new)
+        self._start_at = 0.0  # without its workers it could not be seen to answer
         self._fill(new)
         if not self._wait_until_ready(new):
             self._generations.remove(new)
@@ -311,7 +317,7 @@ class _Supervisor:
             self._reap()
             if len(self._generations) == 1 and not self._generations[0].workers:
                 return
-            if time.monotonic() > deadline or {signal.SIGTERM, signal.SIGINT} & set(self._received):
+            if time.monotonic() > deadline or _ENDING & set(self._received):
                 for generation in self._generations:
                     _end_workers(generation, signal.SIGKILL)
 
@@ -326,25 +332,3 @@ def _end_workers(generation: _Generation, how: signal.Signals) -> None:
     for worker in generation.workers:
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker.process, how)
-
-
-@contextlib.contextmanager
-def _signals(received: list[int]) -> Iterator[int]:
-    """Within the block, append signals to ``received``; yield a pipe that has bytes after each."""
-
-    def receive(number: int, _: FrameType | None) -> None:
-        received.append(number)
-
-    out, into = os.pipe()
-    os.set_blocking(out, False)
-    os.set_blocking(into, False)
-    before = {number: signal.signal(number, receive) for number in _SIGNALS}
-    old = signal.set_wakeup_fd(into, warn_on_full_buffer=False)
-    try:
-        yield out
-    finally:
-        signal.set_wakeup_fd(old)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(out)
-        os.close(into)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import datetime
 import importlib.metadata
@@ -16,14 +17,18 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 SERVER_CORE, CLIENT_CORE = 0, 1
+BEAM = 5
+MODEL = "model"
+PREDICT = f"/v1/models/{MODEL}/predict"
+SCORE = f"/v1/models/{MODEL}/score"
 PACKAGES = ("freerun", "uvicorn", "starlette", "httptools", "numpy")
 MEBIBYTE = 2**20
+QUANTILES = {"median": 0.5, "90 %": 0.9, "99 %": 0.99, "99.9 %": 0.999, "longest": 1.0}
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
@@ -35,9 +40,12 @@ def pin(core: int) -> None:
     os.sched_setaffinity(0, {cores[core % len(cores)]})
 
 
-def pinned(core: int | None) -> Any:
-    """Return what a child has to call before its program starts; None: it may run on all cores."""
-    return None if core is None else partial(pin, core)
+def on_core(core: int | None) -> list[str]:
+    """Return the beginning of a command that runs on one core only; None: on all."""
+    if core is None:
+        return []
+    cores = sorted(os.sched_getaffinity(0))
+    return ["taskset", "--cpu-list", str(cores[core % len(cores)])]
 
 
 def free_port() -> int:
@@ -53,11 +61,10 @@ class Service:
         self.port = port
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log", prefix="service-")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [*on_core(core), sys.executable, *arguments],
             stdout=subprocess.DEVNULL,
             stderr=self.log,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
-            preexec_fn=pinned(core),
         )
         self._wait()
 
@@ -188,14 +195,9 @@ def wrk(
         file.write(script)
         file.flush()
         before = service.cpu_seconds()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "60s", "-s", file.name]
-        output = subprocess.run(
-            [*command, f"http://127.0.0.1:{service.port}"],
-            check=True,
-            capture_output=True,
-            text=True,
-            preexec_fn=pinned(core),
-        ).stdout
+        load = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "60s", "-s", file.name]
+        command = [*on_core(core), "wrk", *load, f"http://127.0.0.1:{service.port}"]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         cpu = service.cpu_seconds() - before
     figures: dict[str, float] = json.loads(output.rpartition("JSON ")[2])
     number = max(1.0, figures["requests"])
@@ -203,8 +205,9 @@ def wrk(
 
 
 def _quoted(text: str) -> str:
-    """Return a text in quotes as Lua reads it."""
-    return '"' + "".join(f"\\{byte:03d}" if byte < 32 or byte > 126 or byte in b'"\\' else chr(byte) for byte in text.encode()) + '"'
+    """Return an ASCII text in quotes as Lua reads it."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
 
 
 # -- conditions of a measurement ---------------------------------------------------------------------------------------
@@ -245,3 +248,23 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def quantiles(values: Sequence[float]) -> dict[str, float]:
+    """Return the quantiles of seconds in milliseconds."""
+    ordered = sorted(values)
+    return {
+        name: round(1000 * ordered[min(len(ordered) - 1, int(part * len(ordered)))], 2)
+        for name, part in QUANTILES.items()
+        if ordered
+    }
+
+
+def memory(service: Service) -> dict[str, float]:
+    """Return the resident MiB of each process: the supervisor's first, then the workers'."""
+    return {str(process): round(resident_mebibytes(process), 2) for process in service.processes}
+
+
+def core_of(options: argparse.Namespace) -> int | None:
+    """Return the core of the service; several workers may run on all."""
+    return SERVER_CORE if options.workers == 1 else None

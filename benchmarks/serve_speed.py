@@ -1,7 +1,7 @@
 """Measures ``freerun serve``: requests per second, what HTTP costs, and what batches give.
 
-    python benchmarks/serve.py --a MODEL --b MODEL --words FILE [--seconds 6] [--rounds 5] [--json OUT]
-    python benchmarks/serve.py --tables OUT
+    python benchmarks/serve_speed.py --a MODEL --b MODEL --words FILE [--seconds 6] [--rounds 5] [--json OUT]
+    python benchmarks/serve_speed.py --tables OUT
 
 Model A is small, exported with int8, and searched greedily: its requests show what HTTP costs. Model B has a beam of 5:
 its requests show what batches give, next to a plain handler in Starlette (``plain_handler.py``). The service has one
@@ -18,32 +18,25 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from service import (
+from serve_tables import MANY, SIZES, SOME, Figures, as_text
+from service_process import (
+    BEAM,
     SERVER_CORE,
     Service,
     conditions,
     free_port,
     freerun_service,
-    markdown,
-    pinned,
+    on_core,
     words_of,
     wrk,
 )
-
-SIZES = [2**n for n in range(10)]
-"""Texts of a request."""
-MANY = 64
-"""Connections at a time."""
-BEAM = 5
-Figures = dict[str, float]
-
 
 # -- a predictor in a process of its own -------------------------------------------------------------------------------
 
@@ -77,11 +70,19 @@ class Alone:
     """A process that predicts on request, on the service's core."""
 
     def __init__(self, model: Path, precision: str, beam: int, options: argparse.Namespace) -> None:
-        command = [sys.executable, __file__, "--work", str(model), "--precision", precision, "--beam-size", str(beam)]
+        command = [
+            *on_core(SERVER_CORE),
+            sys.executable,
+            __file__,
+            "--work",
+            str(model),
+            "--precision",
+            precision,
+            "--beam-size",
+            str(beam),
+        ]
         command += ["--words", str(options.words), "--seconds", str(options.seconds / 3), "--texts", str(options.texts)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=pinned(SERVER_CORE)
-        )
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._answer()
 
     def _answer(self) -> str:
@@ -129,9 +130,7 @@ class HttpCost:
         self._alone = Alone(options.a, "int8", 1, options)
         opened.callback(self._alone.close)
         queue = str(2 * MANY * SIZES[-1])  # room for a request of every client: none is refused
-        self._service = opened.enter_context(
-            freerun_service({"a": options.a}, "--precision", "int8", "--queue", queue)
-        )
+        self._service = opened.enter_context(freerun_service({"a": options.a}, "--precision", "int8", "--queue", queue))
 
     def round(self) -> dict[str, Figures]:
         """Measure everything once."""
@@ -141,7 +140,7 @@ class HttpCost:
             found[f"live, {connections}"] = wrk(self._service, "/live", [], connections, seconds)
         for size in SIZES:
             found[f"alone, {size} texts"] = self._alone.measured(size)
-            for connections in (1, MANY):
+            for connections in (1, SOME, MANY) if size == 1 else (1, SOME):
                 each = seconds if size == 1 else seconds / 2
                 found[f"{size} texts, {connections}"] = wrk(
                     self._service, "/v1/models/a/predict", bodies(self._words, size), connections, each
@@ -202,120 +201,6 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
                     found[name].setdefault(kind, []).append(figures)
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
     return found
-
-
-# -- tables ------------------------------------------------------------------------------------------------------------
-
-
-class Medians:
-    """The medians over rounds of one measurement."""
-
-    def __init__(self, figures: Mapping[str, Sequence[Figures]]) -> None:
-        self._figures = figures
-
-    def of(self, kind: str, figure: str) -> float:
-        """Return the median of a figure of a contender."""
-        return statistics.median(each[figure] for each in self._figures[kind])
-
-    def failed(self) -> int:
-        """Return the number of requests that failed, in all rounds."""
-        return round(sum(each.get("failed", 0) for rounds in self._figures.values() for each in rounds))
-
-
-def requests_table(a: Medians) -> str:
-    """Return the table of requests with one text, and without any."""
-    predict = a.of("alone, 1 texts", "mean_us")
-    rows = [["`predict`, without HTTP", "", f"{1e6 / predict:,.0f}", f"{predict:.0f}", f"{predict:.0f}", "", ""]]
-    for label, kind, own in (("`/live`", "live", 0.0), ("one text", "1 texts", predict)):
-        for connections in (1, MANY):
-            name = f"{kind}, {connections}"
-            speed, cpu = a.of(name, "per_second"), a.of(name, "cpu_us")
-            wall = 1e6 / speed
-            beyond = [f"{wall - own:.0f}", f"{cpu - own:.0f}"] if own else ["", ""]
-            rows.append([label, str(connections), f"{speed:,.0f}", f"{wall:.0f}", f"{cpu:.0f}", *beyond])
-    head = ["request", "connections", "requests/s", "µs/request", "CPU µs/request"]
-    return markdown([*head, "beyond `predict`, µs", "beyond `predict`, CPU µs"], rows)
-
-
-def http_fraction(a: Medians, size: int) -> float:
-    """Return the fraction of a request's time that is not the prediction's, for one connection."""
-    return 1 - a.of(f"alone, {size} texts", "mean_us") * a.of(f"{size} texts, 1", "per_second") / 1e6
-
-
-def sizes_table(a: Medians) -> str:
-    """Return the table of requests with several texts, and from which number of texts on HTTP is paid for."""
-    rows = []
-    for size in SIZES:
-        batch = size * 1e6 / a.of(f"alone, {size} texts", "mean_us")
-        one, many = (size * a.of(f"{size} texts, {connections}", "per_second") for connections in (1, MANY))
-        fraction = f"{100 * http_fraction(a, size):.0f} %"
-        rows.append([str(size), f"{batch:,.0f}", f"{one:,.0f}", f"{many:,.0f}", fraction])
-    head = ["texts per request", "`predict_batch`, texts/s", "1 connection, texts/s", f"{MANY} connections, texts/s"]
-    paid = paid_from(a)
-    sentence = "HTTP takes half of the time or more at every size." if paid is None else (
-        f"With one connection, HTTP takes less than half of the time from {paid} texts per request on."
-    )
-    return f"{markdown([*head, 'HTTP, 1 connection'], rows)}\n\n{sentence}"
-
-
-def paid_from(a: Medians) -> int | None:
-    """Return the number of texts from which on HTTP takes less than half of the time, None if there is none."""
-    paid = None
-    for size in reversed(SIZES):
-        if http_fraction(a, size) >= 0.5:
-            break
-        paid = size
-    return paid
-
-
-def batches_table(b: Medians) -> str:
-    """Return the table of the service, the plain handler and the predictor alone, with what could be reached."""
-    plain, service = b.of(f"plain, {MANY}", "per_second"), b.of(f"service, {MANY}", "per_second")
-    alone = {size: size * 1e6 / b.of(f"alone, {size} texts", "mean_us") for size in (1, MANY, 512)}
-    speeds = {
-        "`predict`, without HTTP": alone[1],
-        f"`predict_batch` of {MANY}, without HTTP": alone[MANY],
-        "`predict_batch` of 512, without HTTP": alone[512],
-        f"plain handler, {MANY} connections": plain,
-        f"freerun serve, {MANY} connections": service,
-    }
-    rows = [
-        [name, f"{speed:,.0f}", f"{speed / plain:.2f}", f"{speed / alone[MANY]:.2f}"] for name, speed in speeds.items()
-    ]
-    table = markdown(["", "texts/s", "of the plain handler", f"of `predict_batch` of {MANY}"], rows)
-    ceiling = (
-        f"Ceiling: {MANY} clients with one text each make batches of {MANY} at most. `predict_batch` of {MANY} is "
-        f"{alone[MANY] / alone[1]:.2f} x as fast as `predict` and {alone[MANY] / plain:.2f} x as fast as the plain "
-        f"handler: no service with this model on one core can be more than that. The service reaches "
-        f"{service / plain:.2f} x."
-    )
-    return f"{table}\n\n{ceiling}"
-
-
-def latency_table(b: Medians) -> str:
-    """Return the table of latencies with one connection."""
-    predict = b.of("alone, 1 texts", "median_us") / 1000
-    rows = [["`predict`, without HTTP", f"{predict:.2f}", "", ""]]
-    for label, kind in (("plain handler", "plain, 1"), ("freerun serve", "service, 1")):
-        median, p99 = b.of(kind, "median_ms"), b.of(kind, "p99_ms")
-        rows.append([label, f"{median:.2f}", f"{p99:.2f}", f"{1000 * (median - predict):.0f}"])
-    return markdown(["one connection", "median, ms", "99 %, ms", "beyond `predict`, µs"], rows)
-
-
-def as_text(document: Mapping[str, Any]) -> str:
-    """Return all tables of a measurement in Markdown."""
-    a, b = Medians(document["figures"]["a"]), Medians(document["figures"]["b"])
-    parts = [
-        "Model A, int8, greedy: requests with one text.",
-        requests_table(a),
-        "Model A: requests with several texts.",
-        sizes_table(a),
-        f"Model B, beam {BEAM}, one text per request.",
-        batches_table(b),
-        latency_table(b),
-    ]
-    failed = a.failed() + b.failed()
-    return "\n\n".join([*parts, f"Requests that failed: {failed}."])
 
 
 def main() -> None:
