@@ -1,4 +1,4 @@
-"""Pass damaged files and odd arguments to freerun, in processes with limits; report everything but clean answers.
+"""Pass damaged files, arguments and requests to freerun, in processes with limits; report everything but clean answers.
 
 A case is a number that determines what is damaged and how, so the number of a finding repeats it. The targets are in
 tests/fuzz/. Results are stored in build/fuzz/: the same command resumes, and starts again if the code or the fuzzers
@@ -42,6 +42,7 @@ TARGETS: Final = {
     "checkpoints": ("tests.fuzz.checkpoints", "Checkpoints"),
     "arguments": ("tests.fuzz.arguments", "Arguments"),
     "configurations": ("tests.fuzz.configurations", "Configurations"),
+    "requests": ("tests.fuzz.requests", "Requests"),
 }
 CHUNK: Final = 200
 SECONDS: Final = 10.0

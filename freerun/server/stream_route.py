@@ -63,13 +63,15 @@ async def predict_stream(state: ServiceState, name: str, scope: Scope, receive: 
     scope["connection"].is_stream = True
     stream = _Stream(state, predicting, scope, send, is_json=content_type_of(scope) != "text/plain")
     try:
-        async for lines in _groups_of_lines(receive, _longest_line(state.limits)):
+        reading = _groups_of_lines(receive, _longest_line(state.limits))
+        while lines := await stream.next_of(reading):
             await stream.begin()  # not before: reading is what invites a client to send that expects "100 Continue"
             await stream.take(lines)
         await stream.begin()
         await stream.answer_all()
     except Problem as problem:  # a line that has no end: the rest cannot be understood
         await stream.begin()
+        await stream.answer_all()
         await stream.write(to_json({"error": problem.as_json()}) + b"\n")
     finally:
         stream.cancel()
@@ -148,6 +150,22 @@ class _Stream:
     def _check_client(self) -> None:
         if self._scope["connection"].transport.is_closing():
             raise ClientGone
+
+    async def next_of(self, reading: AsyncIterator[list[bytes]]) -> list[bytes] | None:
+        """Return the next lines, None after the last ones. Answers that are there earlier are sent meanwhile."""
+        coming = asyncio.ensure_future(anext(reading, None))
+        try:
+            while self._groups and not coming.done():
+                job = self._groups[0].job
+                self._scope["connection"].is_patient = True  # the client may wait for them
+                if job is not None:
+                    await asyncio.wait({coming, job.handle}, return_when=asyncio.FIRST_COMPLETED)
+                if self._is_done(self._groups[0]):
+                    await self._answer_first()
+            self._scope["connection"].is_patient = False
+            return await coming
+        finally:
+            coming.cancel()
 
     async def take(self, lines: list[bytes]) -> None:
         """Let lines wait for the model, and answer those before them that are ready."""

@@ -92,7 +92,7 @@ def damaged_json(draw, content: bytes) -> bytes:
             case 4 if isinstance(inside[key], int | float) and not isinstance(inside[key], bool):
                 inside[key] = inside[key] * draw.choice([-1, 2, 10, 1000]) + draw.choice([-1, 0, 1])
             case _:
-                inside[key] = draw.choice(ODD_VALUES)
+                inside[key] = copy.deepcopy(draw.choice(ODD_VALUES))  # it may be damaged, too
     try:
         return json.dumps(value).encode()
     except (RecursionError, ValueError):  # one was put into itself, or is nested too deeply to be written

@@ -1,4 +1,4 @@
-"""Some hundreds of damaged bundles, texts, arguments and configurations; ``make fuzz`` tries many more."""
+"""Some hundreds of damaged bundles, texts, arguments, configurations and requests; ``make fuzz`` tries many more."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tests.fuzz.arguments import Arguments
 from tests.fuzz.bundles import Bundles
 from tests.fuzz.commands import Result, check
 from tests.fuzz.configurations import Configurations
+from tests.fuzz.requests import Requests
 from tests.fuzz.texts import Texts
 
 
@@ -119,3 +120,19 @@ def test_many_odd_arguments(arguments):
 @pytest.mark.slow
 def test_many_odd_configurations(configurations):
     assert outcomes(configurations, range(1000, 4000)) >= {"done", "rejected"}
+
+
+@pytest.fixture(scope="module")
+def damaged_requests(tmp_path_factory):
+    return Requests(tmp_path_factory.mktemp("requests"))
+
+
+def test_a_damaged_request_is_answered_or_its_connection_closed(damaged_requests):
+    assert outcomes(damaged_requests, range(1000)) >= {"answered", "closed"}
+    damaged_requests.check()
+
+
+@pytest.mark.slow
+def test_many_damaged_requests(damaged_requests):
+    assert outcomes(damaged_requests, range(1000, 20_000)) >= {"answered", "closed"}
+    damaged_requests.check()

@@ -77,6 +77,9 @@ def run(test, **options):
             return await asyncio.wait_for(test(running), 20)
         finally:
             running.call.gate.set()
+            while running.runner.waiting:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.02)  # the thread hands out its last results
 
     return asyncio.run(body())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 
@@ -31,10 +32,10 @@ def parts(value, path=""):
             yield from parts(each, f"{path}/{number}")
 
 
-def service():
-    """The application without models."""
+async def routes():
+    """The routes of the application."""
     table = CountTable(1, [])
-    return Service(
+    service = Service(
         settings=ServeSettings(models={}),
         models={},
         keys=None,
@@ -44,6 +45,7 @@ def service():
         log=None,
         rules=ConnectionRules(1.0, 1, table.row(0)),
     )
+    return service._routes()
 
 
 def test_every_reference_leads_to_a_schema():
@@ -73,15 +75,15 @@ def test_it_has_what_openapi_3_1_asks_for():
 
 
 def test_every_route_is_described_and_every_description_has_a_route():
-    routes = {
+    there = {
         (method.lower(), route.path)
-        for route in service()._routes()
+        for route in asyncio.run(routes())
         if isinstance(route, Route)
         for method in route.methods - {"HEAD"}
     }
     described = {(method, path) for path, methods in DOCUMENT["paths"].items() for method in methods}
-    documents = {("get", path) for _, path in routes if path in ("/", "/docs", "/openapi.json") or "/page/" in path}
-    assert routes - documents == described
+    documents = {("get", path) for _, path in there if path in ("/", "/docs", "/openapi.json") or "/page/" in path}
+    assert there - documents == described
 
 
 def test_every_key_of_a_request_is_documented():

@@ -1,0 +1,192 @@
+"""``freerun serve`` for clients of LibreTranslate."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+from urllib.parse import urlencode
+
+import pytest
+from libretranslatepy import LibreTranslateAPI
+
+from tests.serving import Service
+
+KEY = "0123456789abcdef-key"
+FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.fixture(scope="module")
+def translator(tmp_path_factory, bundles):
+    """A service with a key, of two models that have codes of languages."""
+    directory = tmp_path_factory.mktemp("translator")
+    (directory / "keys").write_text(f"{KEY}\n")
+    models = [f"{name}={bundles[name]}" for name in ("words", "characters", "summary")]
+    languages = ["words=en:fr", "characters=de:fr", "summary=en:de"]
+    options = [part for each in languages for part in ("--languages", each)]
+    with Service(*models, *options, "--api-key-file", directory / "keys", log=directory / "log") as service:
+        yield service
+
+
+@pytest.fixture
+def client(translator):
+    return LibreTranslateAPI(translator.url, KEY)
+
+
+def best(service, model, text, **options):
+    answer = service.ask(
+        "POST", f"/v1/models/{model}/predict", {"texts": [text], **options}, {"Authorization": f"Bearer {KEY}"}
+    )
+    return [each["text"] for each in answer.json["predictions"][0]["hypotheses"]]
+
+
+# ------------------------------------------------------------------------------------------------- the client of others
+
+
+def test_the_client_of_libretranslate_translates(client, translator):
+    assert client.translate("a b", "en", "fr") == best(translator, "words", "a b")[0]
+    assert client.translate("ab", "de", "fr") == best(translator, "characters", "ab")[0]
+
+
+def test_the_client_of_libretranslate_detects(client):
+    assert {each["language"] for each in client.detect("abc")} == {"de", "en"}
+    assert all(0 <= each["confidence"] <= 100 for each in client.detect("a b x x"))
+
+
+def test_the_client_of_libretranslate_lists_languages(client):
+    assert client.languages() == [
+        {"code": "en", "name": "en", "targets": ["fr", "de"]},
+        {"code": "de", "name": "de", "targets": ["fr"]},
+    ]
+
+
+@pytest.mark.parametrize("key", [None, "", "wrong-key-0123456789"])
+def test_the_client_of_libretranslate_needs_the_key(translator, key):
+    client = LibreTranslateAPI(translator.url, key)
+    for call in (lambda: client.translate("a", "en", "fr"), lambda: client.detect("a"), client.languages):
+        with pytest.raises(urllib.error.HTTPError, match="401") as caught:
+            call()
+        assert json.loads(caught.value.read())["error"].startswith("This service needs a key")
+
+
+def test_without_keys_the_client_of_libretranslate_needs_none(service):
+    client = LibreTranslateAPI(service.url)
+    assert (
+        client.translate("a b", "from-words", "to-words")
+        == service.predict("words", ["a b"])[0]["hypotheses"][0]["text"]
+    )
+    assert {each["code"] for each in client.languages()} == {
+        f"from-{name}" for name in ("characters", "words", "summary", "sequence")
+    }
+    assert len(client.detect("abc")) == 4
+
+
+# ----------------------------------------------------------------------------------------------------------- /translate
+
+
+def translate(service, form=False, **values):
+    values = {"source": "from-words", "target": "to-words", **values}
+    if form:
+        return service.ask("POST", "/translate", urlencode(values, doseq=True), {"Content-Type": FORM})
+    return service.post("/translate", values)
+
+
+def output(service, text, model="words"):
+    features = {"features": [""]} if model in ("summary", "sequence") else {}
+    return service.predict(model, [text], **features)[0]["hypotheses"][0]["text"]
+
+
+@pytest.mark.parametrize("form", [False, True])
+def test_a_text_is_translated_into_a_text_and_a_list_into_a_list(service, form):
+    expected = output(service, "a b"), output(service, "c")
+    assert translate(service, form, q="a b").json == {"translatedText": expected[0]}
+    assert translate(service, form, q=["a b", "c"]).json == {"translatedText": list(expected)}
+
+
+def test_each_line_is_an_input(service):
+    expected = "\n".join([output(service, "a b"), "", output(service, "c")])
+    assert translate(service, q="a b\n\nc").json["translatedText"] == expected
+    assert translate(service, q="a b\r\n\r\nc").json["translatedText"] == expected
+
+
+def test_alternatives_are_the_next_outputs(service):
+    best_one, *others = [each["text"] for each in service.predict("words", ["a b"], num_hypotheses=3)[0]["hypotheses"]]
+    for form in (False, True):
+        answer = translate(service, form, q="a b", alternatives=2).json
+        assert answer == {"translatedText": best_one, "alternatives": others}
+    answer = translate(service, q=["a b"], alternatives=2).json
+    assert answer == {"translatedText": [best_one], "alternatives": [others]}
+
+
+def test_the_language_is_detected_if_that_is_asked_for(service):
+    answer = translate(service, q="a b c", source="auto").json
+    assert answer["detectedLanguage"] == {"confidence": 100.0, "language": "from-words"}
+    assert answer["translatedText"] == output(service, "a b c")
+    answer = translate(service, q=["a", "b"], source="auto").json
+    assert [each["language"] for each in answer["detectedLanguage"]] == ["from-words"] * 2
+
+
+def test_a_model_with_features_translates_without_any(service):
+    answer = translate(service, q="ab", source="from-summary", target="to-summary").json
+    assert answer["translatedText"] == output(service, "ab", "summary")
+
+
+@pytest.mark.parametrize("q", ["", "\n\n"])
+def test_nothing_is_translated_into_nothing(service, q):
+    assert translate(service, q=q).json == {"translatedText": q}
+    assert translate(service, q=[]).json == {"translatedText": []}
+
+
+def test_keys_of_other_versions_are_ignored(service):
+    assert translate(service, q="a b", format="text", more=1).json == {"translatedText": output(service, "a b")}
+
+
+@pytest.mark.parametrize(
+    ("values", "status", "message"),
+    [
+        ({"q": "a", "format": "html"}, 422, "format"),
+        ({"q": "a", "source": "to-words"}, 400, "to-words to to-words is not supported. GET /languages lists what is."),
+        ({"q": "a", "target": "xx"}, 400, "from-words to xx is not supported."),
+        ({"q": "a", "source": "auto", "target": "xx"}, 400, "auto to xx is not supported."),
+        ({"q": 1}, 422, "q"),
+        ({"q": "a", "alternatives": -1}, 422, "alternatives"),
+        ({}, 422, "q: Field required."),
+        ({"q": "a\tb"}, 422, "text 1: contains a tab."),
+    ],
+)
+def test_what_cannot_be_translated_is_explained_in_the_key_that_clients_show(service, values, status, message):
+    answer = translate(service, **values)
+    assert answer.status == status
+    assert message in answer.json["error"]
+    if values.get("q") != 1:
+        assert translate(service, form=True, **values).status == status
+
+
+@pytest.mark.parametrize("content", [b"q=\xff", b"a=1&" * 10_001])
+def test_a_form_that_cannot_be_read_is_refused(service, content):
+    assert service.ask("POST", "/translate", content, {"Content-Type": FORM}).status == 400
+
+
+@pytest.mark.parametrize("path", ["/translate", "/detect"])
+def test_other_types_than_json_and_forms_are_refused(service, path):
+    assert service.ask("POST", path, b"q=a", {"Content-Type": "multipart/form-data"}).status == 415
+
+
+# ----------------------------------------------------------------------------------------------------- detect, settings
+
+
+def test_a_language_is_detected_by_the_tokens_that_its_model_knows(service):
+    answer = service.post("/detect", {"q": "a b c"}).json
+    assert answer[0] == {"confidence": 100.0, "language": "from-words"}
+    assert [each["confidence"] for each in answer] == sorted((each["confidence"] for each in answer), reverse=True)
+    assert {each["confidence"] for each in service.post("/detect", {"q": "1 2"}).json} == {0.0}
+    assert len(service.post("/detect", {"q": ["a", "b"]}).json) == 8
+    assert service.ask("POST", "/detect", b"q=a+b+c", {"Content-Type": FORM}).json == answer
+
+
+def test_settings_say_whether_a_key_is_needed(service, translator):
+    assert service.get("/frontend/settings").json["keyRequired"] is False
+    settings = translator.get("/frontend/settings").json
+    assert settings["keyRequired"] is True
+    assert settings["charLimit"] == 10_000
+    assert settings["language"]["source"]["code"] == "en"
+    assert settings["language"]["target"]["code"] == "fr"
