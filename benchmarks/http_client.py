@@ -55,29 +55,35 @@ class Answer:
     error: str = ""
 
 
+Done = Callable[[Request, Answer], None]
+
+
 @dataclass(slots=True)
 class _Waiting:
-    """A request that waits for its answer."""
+    """A request that waits for its answer, with which ``done`` is called."""
 
+    request: Request
     answer: Answer
-    future: asyncio.Future[Answer]
+    done: Done
     chunks: list[bytes] = field(default_factory=list)
 
 
 class _Connection(asyncio.Protocol):
-    """A connection to the service; ``waiting`` is its request without an answer."""
+    """A connection to the service; ``_waiting`` is its request without an answer."""
 
-    def __init__(self, clients: Clients) -> None:
+    def __init__(self, clients: Clients, waiting: _Waiting) -> None:
         self._clients = clients
         self._parser = httptools.HttpResponseParser(self)
-        self.waiting: _Waiting | None = None
+        self._waiting: _Waiting | None = waiting
         self.is_open = True
         self.idle_since = 0.0
         self._transport: asyncio.WriteTransport
 
     def connection_made(self, transport: Any) -> None:
-        """Keep the transport."""
+        """Send the first request."""
         self._transport = transport
+        if self._waiting is not None:
+            self._transport.write(self._waiting.request.content)
 
     @property
     def is_usable(self) -> bool:
@@ -86,10 +92,10 @@ class _Connection(asyncio.Protocol):
             self.close()
         return self.is_open
 
-    def send(self, waiting: _Waiting, content: bytes) -> None:
-        """Send a request."""
-        self.waiting = waiting
-        self._transport.write(content)
+    def send(self, waiting: _Waiting) -> None:
+        """Send a further request."""
+        self._waiting = waiting
+        self._transport.write(waiting.request.content)
 
     def data_received(self, data: bytes) -> None:
         """Parse an answer."""
@@ -101,13 +107,13 @@ class _Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """Keep part of a body."""
-        if self.waiting is not None:
-            self.waiting.chunks.append(body)
+        if self._waiting is not None:
+            self._waiting.chunks.append(body)
 
     def on_message_complete(self) -> None:
         """Hand out the answer."""
         status, keeps = self._parser.get_status_code(), self._parser.should_keep_alive()
-        waiting, self.waiting = self.waiting, None
+        waiting, self._waiting = self._waiting, None
         self.idle_since = time.perf_counter()
         if not keeps:
             self.close()
@@ -128,7 +134,7 @@ class _Connection(asyncio.Protocol):
 
     def _end(self, error: str) -> None:
         self.is_open = False
-        waiting, self.waiting = self.waiting, None
+        waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.answer.error = error
             self._clients.finish(waiting)
@@ -141,37 +147,46 @@ class Clients:
         self._port, self.maximum = port, maximum
         self.idle: deque[_Connection] = deque()
         self.busy = self.most = 0
+        self._connecting: set[asyncio.Task[None]] = set()
 
     async def ask(self, request: Request) -> Answer:
-        """Send a request on a connection that is free, or a new one; return the answer."""
-        loop = asyncio.get_running_loop()
+        """Send a request, and return the answer."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.start(request, lambda _, answer: future.set_result(answer))
+        return await future
+
+    def start(self, request: Request, done: Done) -> None:
+        """Send a request on a connection that is free, or a new one; ``done`` is called with the answer."""
         answer = Answer(time.perf_counter())
         if self.busy >= self.maximum:
             answer.error = "not sent: all connections are busy"
-            return answer
-        waiting = _Waiting(answer, loop.create_future())
+            done(request, answer)
+            return
+        waiting = _Waiting(request, answer, done)
         self.busy += 1
         self.most = max(self.most, self.busy)
         while self.idle:
             connection = self.idle.pop()  # the one that was used last
             if connection.is_usable:
-                break
-        else:
-            try:
-                _, connection = await loop.create_connection(lambda: _Connection(self), "127.0.0.1", self._port)
-            except OSError as error:
-                answer.error = f"not connected: {type(error).__name__}"
-                self.finish(waiting)
-                return await waiting.future
-        connection.send(waiting, request.content)
-        return await waiting.future
+                connection.send(waiting)
+                return
+        task = asyncio.get_running_loop().create_task(self._connect(waiting))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, waiting: _Waiting) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.create_connection(lambda: _Connection(self, waiting), "127.0.0.1", self._port)
+        except OSError as error:
+            waiting.answer.error = f"not connected: {type(error).__name__}"
+            self.finish(waiting)
 
     def finish(self, waiting: _Waiting) -> None:
         """Note the time of an answer, and hand it out."""
         self.busy -= 1
         waiting.answer.seconds = time.perf_counter() - waiting.answer.sent
-        if not waiting.future.done():
-            waiting.future.set_result(waiting.answer)
+        waiting.done(waiting.request, waiting.answer)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -181,23 +196,15 @@ class Clients:
 
 
 async def arrivals(
-    clients: Clients,
-    rate: float,
-    seconds: float,
-    next_request: Callable[[], Request],
-    answered: Callable[[Request, Answer], None],
+    clients: Clients, rate: float, seconds: float, next_request: Callable[[], Request], done: Done
 ) -> list[float]:
     """Send requests at a fixed rate, however many wait; return how late each was sent, in seconds."""
     start, number, late = time.perf_counter(), 0, []
-    running: set[asyncio.Task[Answer]] = set()
     while (now := time.perf_counter() - start) < seconds:
-        for each in range(number, int(now * rate)):
+        due = int(now * rate)
+        for each in range(number, due):
             late.append(now - each / rate)
-            request = next_request()
-            task = asyncio.create_task(clients.ask(request))
-            running.add(task)
-            task.add_done_callback(running.discard)
-            task.add_done_callback(lambda done, request=request: answered(request, done.result()))
-        number = max(number, int(now * rate))
+            clients.start(next_request(), done)
+        number = due
         await asyncio.sleep(0.001)
     return late

@@ -48,7 +48,7 @@ def main() -> None:
         command.add_argument("--model", type=Path, required=True)
         command.add_argument("--words", type=Path, required=True, help="texts: the first column of this file")
         command.add_argument("--workers", type=int, default=1)
-        command.add_argument("--connections", type=int, default=6000, help="at most [6000]")
+        command.add_argument("--connections", type=int, default=3500, help="at most [3500]")
         command.add_argument("--json", type=Path, help="write the figures to this file")
         if name == "overload":
             command.add_argument("--factor", type=float, default=10.0, help="of what can be answered [10]")

@@ -609,6 +609,12 @@ def serve(
         list[str], typer.Argument(metavar="MODEL [NAME=MODEL ...]", help="Bundle or run directories, with names.")
     ],
     host: Annotated[str, typer.Option(help="The address to listen on. 0.0.0.0: all of this machine's.")] = "127.0.0.1",
+    host_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="On 127.0.0.1: also answer for this host, as proxies may pass it on. Repeatable."
+        ),
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=PORT.high, help="0: any free port.")] = 8080,
     workers: Annotated[int, typer.Option(min=1, max=WORKERS.high, help="Processes that answer requests.")] = 1,
     threads: Annotated[
@@ -678,6 +684,14 @@ def serve(
     max_length: Annotated[
         int, typer.Option(min=0, max=MAX_LENGTH.high, help="The largest max_length that a request may set.")
     ] = 2000,
+    max_cost: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=REQUEST_SIZE.high,
+            help="Steps that a text may take: beam size x length of the output x (1 + source tokens / 64).",
+        ),
+    ] = 200_000,
     max_output_tokens: Annotated[
         int,
         typer.Option(min=1, max=REQUEST_SIZE.high, help="Tokens that a request's outputs may have, by their bounds."),
@@ -698,6 +712,7 @@ def serve(
     settings = ServeSettings(
         models=named,
         host=host,
+        host_names=tuple(name.lower() for name in host_name or ()),
         port=port,
         workers=workers,
         threads=threads,
@@ -720,6 +735,7 @@ def serve(
             max_bytes=max_bytes,
             max_beam_size=max_beam_size,
             max_length=max_length,
+            max_cost=max_cost,
             max_output_tokens=max_output_tokens,
             max_weights=max_weights,
         ),

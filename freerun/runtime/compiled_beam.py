@@ -10,6 +10,7 @@ from typing import Final
 
 from freerun.runtime.compiled import BeamSettings, Outputs
 from freerun.runtime.compiled_model import CompiledModel, in_threads
+from freerun.runtime.interruptible import stop_flag
 from freerun.search.hypothesis import Hypothesis, penalised
 from freerun.search.methods import Beam
 from freerun.symbols import EOS
@@ -39,7 +40,7 @@ class CompiledBeam:
             BundleError: the arrays, which the first call reads, are damaged or not of this bundle's sizes.
         """
         self._model()
-        stop = ctypes.c_int32()
+        stop = stop_flag()
         shared = len(sources) if self._threads == 1 else -(-len(sources) // (4 * self._threads))
         size = max(_MIN_ROWS, shared)
         parts = [slice(first, first + size) for first in range(0, len(sources), size)]

@@ -12,6 +12,7 @@ from freerun.architecture import Architecture
 from freerun.runtime.bundle import Bundle, arrays_file
 from freerun.runtime.compiled import library
 from freerun.runtime.compiled_model import CompiledModel, in_threads
+from freerun.runtime.interruptible import stop_flag
 from freerun.search.hypothesis import Hypothesis
 from freerun.symbols import EOS
 
@@ -56,7 +57,7 @@ class CompiledGreedy:
         Raises:
             BundleError: the arrays, which the first call reads, are damaged or not of this bundle's sizes.
         """
-        model, stop = self._model(), ctypes.c_int32()
+        model, stop = self._model(), stop_flag()
         if len(sources) == 1:
             return self._decoded(model, stop, sources, bounds)
 

@@ -35,7 +35,7 @@ from freerun.runtime.forked import renew_when_forked
 from freerun.runtime.interruptible import interruptible
 from freerun.symbols import PAD, source_length
 
-__all__ = ["BAD_SOURCE", "CompiledModel", "in_threads"]
+__all__ = ["BAD_SOURCE", "STOPPED", "CompiledModel", "in_threads"]
 
 T = TypeVar("T")
 
@@ -105,7 +105,7 @@ class CompiledModel:
     def check(self, result: int) -> None:
         """Raise the exception for an error code of the library."""
         if result == STOPPED:
-            raise RuntimeError("stopped, because another part of the same call has failed")
+            raise RuntimeError("stopped by another thread, or because another part of the same call has failed")
         if result == NO_MEMORY:
             raise MemoryError("no memory for decoding")
         if result == BAD_SOURCE:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from freerun.runtime.compiled_model import BAD_SOURCE, CompiledModel
+from freerun.runtime.compiled_model import BAD_SOURCE, STOPPED, CompiledModel
+from freerun.runtime.interruptible import stop_flag
 from freerun.search.loop import writable
 from freerun.search.stepper import Ids, LogProbs, Weights
 from freerun.search.top import best_allowed
@@ -70,7 +71,7 @@ class CompiledStepper:
         entries = arrays[1] + arrays[3] if self.attends_features else arrays[1]
         self._entries = int(entries.max(initial=0))
         addresses = [each.ctypes.data for each in arrays] + [None] * (4 - len(arrays))
-        stop = ctypes.c_int32()
+        stop = stop_flag()
         self._model.run(partial(self._start, len(lengths), addresses, stop), stop, int(lengths.sum()))
 
     def _start(self, count: int, addresses: Sequence[int | None], stop: ctypes.c_int32) -> int:
@@ -86,6 +87,8 @@ class CompiledStepper:
             ValueError: an id or a row does not exist.
         """
         assert self._steps.value is not None, "start() comes first"
+        if stop_flag().value:
+            self._model.check(STOPPED)
         rows = len(tokens)
         log_probs = np.empty((rows, self.vocabulary_size), np.float32)
         arrays = [np.ascontiguousarray(each, np.int64) for each in (tokens, origins)]

@@ -7,15 +7,36 @@ Therefore another thread makes the long call, and the main thread waits where it
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ctypes import c_int32
 from typing import Final, Generic, TypeVar
 
-__all__ = ["interruptible"]
+__all__ = ["interruptible", "stop_flag", "stopped_by"]
 
 T = TypeVar("T")
 
 _MAX_WAIT: Final = 10.0
 """Seconds to wait for a call to stop."""
+
+
+_flags = threading.local()
+
+
+@contextmanager
+def stopped_by(flag: c_int32) -> Iterator[None]:
+    """Within the block, let another thread end this thread's calls of the C library early, by setting ``flag`` to 1."""
+    _flags.current = flag
+    try:
+        yield
+    finally:
+        del _flags.current
+
+
+def stop_flag() -> c_int32:
+    """Return the flag of ``stopped_by``, otherwise a new one."""
+    flag: c_int32 | None = getattr(_flags, "current", None)
+    return c_int32() if flag is None else flag
 
 
 def interruptible(call: Callable[[], T], stop: Callable[[], None]) -> T:

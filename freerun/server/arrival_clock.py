@@ -16,23 +16,23 @@ class ArrivalClock:
     """
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._turn = self._turn_before = self._loop.time()
+        self._turn = self._turn_before = 0.0
         self._is_new, self._follows = True, False
 
     def arrived(self) -> float:
         """Return the time, on the loop's clock, from which the deadline of a request counts that is read now."""
         if self._is_new:
-            now = self._loop.time()
+            loop = asyncio.get_running_loop()
+            now = loop.time()
             self._turn_before = self._turn if self._follows else now
             self._turn, self._is_new = now, False
-            self._loop.call_soon(self._end_turn)
+            loop.call_soon(self._end_turn)
         return 2 * self._turn_before - self._turn
 
     def _end_turn(self) -> None:
         """Called at the beginning of the next turn."""
         self._is_new, self._follows = True, True
-        self._loop.call_soon(self._pass_turn)
+        asyncio.get_running_loop().call_soon(self._pass_turn)
 
     def _pass_turn(self) -> None:
         """Called a turn later: if nothing was read in between, the loop was not busy."""

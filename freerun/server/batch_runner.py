@@ -6,10 +6,12 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
+from ctypes import c_int32
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from freerun.errors import FreerunError
+from freerun.runtime.interruptible import stopped_by
 from freerun.server.counts import Counts
 from freerun.server.fair_queue import FairQueue, Job, TextBatch
 from freerun.server.problem import Problem, unavailable
@@ -56,7 +58,9 @@ class BatchRunner:
         self._counts, self._log = counts, log
         self._loop = asyncio.get_running_loop()
         self._changed = threading.Condition()
-        self._seconds = self._cost = 0.0  # of the last batches
+        self._running: list[tuple[Job, int]] = []
+        self._stop = c_int32()
+        self._speeds: dict[str, tuple[float, float]] = {}  # seconds and cost of the last batches of each model
         self._thread = threading.Thread(target=self._run, name="freerun batches", daemon=True)
         self._thread.start()
 
@@ -66,8 +70,13 @@ class BatchRunner:
         return len(self._queue)
 
     def wait_estimate(self) -> float:
-        """Return the seconds that a text added now would wait, from the speed of the last batches."""
-        return self._queue.cost * self._seconds / self._cost if self._cost else 0.0
+        """Return the seconds that a text added now would wait, from the speed of the last batches of each model."""
+        speeds = self._speeds
+        return sum(
+            waiting * speeds[model][0] / speeds[model][1]
+            for model, waiting in self._queue.costs.items()
+            if model in speeds
+        )
 
     def has_room(self, texts: int = 1) -> bool:
         """Return True if so many more texts may wait."""
@@ -101,23 +110,35 @@ class BatchRunner:
         """Do not decode what is left of a job."""
         with self._changed:
             if not job.is_cancelled:
-                self._counts.add("skipped_texts", job.call.model, by=job.waiting)  # type: ignore[attr-defined]
+                self._counts.add("skipped_texts", job.model, by=job.waiting)
                 self._queue.cancel(job)
+            if self._running and all(each.is_cancelled for each, _ in self._running):
+                self._stop.value = 1
 
     def _run(self) -> None:
         while True:
             with self._changed:
                 while (batch := self._queue.take()) is None:
                     self._changed.wait()
+                self._running = batch.parts
+                self._stop = c_int32()
             began = time.perf_counter()
             results = self._results(batch)
             seconds = time.perf_counter() - began
             with self._changed:
+                self._running = []
                 self._queue.charge(batch.key, seconds)
-            self._seconds = _MEMORY * self._seconds + seconds
-            self._cost = _MEMORY * self._cost + sum(job.cost for job, _ in batch.parts)
+            if not self._stop.value:
+                self._measure(batch, seconds)
             self._count(batch, results, seconds)
             self._loop.call_soon_threadsafe(_deliver, batch, results)
+
+    def _measure(self, batch: TextBatch, seconds: float) -> None:
+        """Update the speed of a model."""
+        model = batch.parts[0][0].model
+        old_seconds, old_cost = self._speeds.get(model, (0.0, 0.0))
+        cost = sum(job.costs[number] for job, number in batch.parts)
+        self._speeds[model] = _MEMORY * old_seconds + seconds, _MEMORY * old_cost + cost
 
     def _count(self, batch: TextBatch, results: Sequence[Any], seconds: float) -> None:
         call: Any = batch.call
@@ -130,8 +151,11 @@ class BatchRunner:
         call: Any = batch.call
         items = [job.items[number] for job, number in batch.parts]
         try:
-            return list(call.run(items))
+            with stopped_by(self._stop):
+                return list(call.run(items))
         except Exception as error:  # noqa: BLE001 (whatever it is, the service goes on)
+            if self._stop.value:  # no answer needs them
+                return [FailedText()] * len(items)
             if len(items) == 1:
                 return [self._failed(error)]
         return [self._result_of_one(call.run, item) for item in items]

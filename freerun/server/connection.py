@@ -1,86 +1,114 @@
 """One client's connection: uvicorn's, with limits of time and size, and an end that loses no request.
 
 uvicorn waits for ever for a client that has sent half of a request, or that does not read its answer, and holds any
-number of connections and any size of headers.
+number of connections, any size of headers and any number of pipelined requests.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from freerun.server.arrival_clock import ArrivalClock
 from freerun.server.counts import Counts
-from freerun.server.problem import PROBLEM_JSON, Problem
+from freerun.server.problem import PROBLEM_JSON, Problem, over_limit
 
 __all__ = ["Connection", "ConnectionRules"]
 
 _MAX_HEADERS: Final = 64_000
 """Bytes of the headers of one request, its address included."""
+_MAX_PIPELINED: Final = 128
+"""Requests that a client may send before the first is answered; it has to repeat the others."""
 _PROGRESS: Final = 256
-"""Bytes of a body within ``read_timeout`` that count as progress."""
+"""Bytes of a body within ``read_timeout`` that count as progress; in a stream, one is enough."""
 _LINGER: Final = 2.0
-"""Seconds that the rest of a refused body is read and dropped: if it were not, the client might miss the answer."""
+"""Seconds that the rest of a rejected body is read and dropped: if it were not, the client might miss the answer."""
 
 
 class ConnectionRules:
-    """What all connections of a worker share."""
+    """What all connections of a worker share: limits in seconds, and the maximum number of connections."""
 
-    def __init__(self, read_timeout: float, maximum: int, counts: Counts) -> None:
+    def __init__(self, *, read_timeout: float, keep_alive: float, maximum: int, counts: Counts) -> None:
         self.clock = ArrivalClock()
-        self.read_timeout = read_timeout
+        self.read_timeout, self.keep_alive = read_timeout, keep_alive
         self.maximum = maximum
         self.counts = counts
         self.is_draining = False
 
 
 class Connection(HttpToolsProtocol):
-    """Created by uvicorn for each client."""
+    """Created by uvicorn for each client. A request's scope has it as ``connection``.
+
+    Attributes:
+        when_lost: functions to call when the client is gone.
+        is_stream: the current request is a stream, in which any byte is progress.
+        is_patient: the client need not send anything now, because answers are due to it.
+        is_reading: the first byte of the first request, or the end of the current one, is awaited.
+        unanswered: requests whose headers have arrived and whose answers are not complete.
+        is_ending: nothing more is read; the connection is closed after the last answer.
+    """
 
     def __init__(self, *arguments: Any, rules: ConnectionRules, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.rules = rules
-        self.is_reading = True  # a request, or the first byte of the first one
-        self.progress_at = self.loop.time()
+        self.when_lost: set[Callable[[], None]] = set()
+        self.is_stream = self.is_patient = self.is_ending = self.has_headers = False
+        self.is_reading = True
+        self.unanswered = 0
+        self.progress_at = self.idle_since = self.sent_at = self.loop.time()
         self.header_bytes = self.body_bytes = self.unsent = 0
         self.dropping_until: float | None = None
-        self.was_refused = False
+        self._rejection: Problem | None = None
 
     # ------------------------------------------------------------------------------------------- uvicorn's callbacks
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept a client, or tell it that there are too many."""
         super().connection_made(transport)
-        if len(self.connections) > self.rules.maximum:
-            self.rules.counts.add("refused_connections")
-            self.refuse(Problem(503, "Too many connections. Try again later.", headers={"Retry-After": "1"}))
+        maximum = self.rules.maximum
+        if len(self.connections) > maximum:
+            self.rules.counts.add("rejected_connections")
+            detail = f"More than {maximum:,} clients are connected. Try again later."
+            headers = {"Retry-After": "1"}
+            self.reject(Problem(503, detail, headers=headers, limit="max-connections", maximum=maximum))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell those who compute for the client."""
+        super().connection_lost(exc)
+        for function in tuple(self.when_lost):
+            function()
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes of a request."""
-        if self.was_refused:
+        if self.is_ending:
             return
-        if not self.is_reading and not self.is_answering:  # also for empty lines, which begin no request
-            self.is_reading = True
-            self.progress_at = self.loop.time()
         self.header_bytes += len(data)
         super().data_received(data)
         # counted until the headers end, so the limit is reached by the headers themselves
-        if self.header_bytes > _MAX_HEADERS and not self.transport.is_closing():
-            self.refuse(Problem(431, f"The headers have more than {_MAX_HEADERS:,} bytes."))
+        if self.header_bytes > _MAX_HEADERS:
+            self.reject(over_limit("headers", _MAX_HEADERS, f"The headers have more than {_MAX_HEADERS:,} bytes.", 431))
 
     def on_message_begin(self) -> None:
         """Begin a request."""
+        if self.unanswered >= _MAX_PIPELINED:
+            self.is_ending = True
+            raise ValueError("too many pipelined requests")  # which ends the parsing
         super().on_message_begin()
-        self.is_reading = True
+        self.is_reading, self.has_headers = True, False
         self.body_bytes = 0
         self.progress_at = self.loop.time()
 
     def on_headers_complete(self) -> None:
-        """Start the application."""
+        """Start the application, or let the request wait for the answers to those before it."""
         self.header_bytes = 0
+        self.unanswered += 1
+        self.has_headers = True
+        self.is_stream = self.is_patient = False
         self.scope["arrived"] = self.rules.clock.arrived()  # type: ignore[typeddict-unknown-key]
+        self.scope["connection"] = self  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
         self.progress_at = self.loop.time()
         if self.rules.is_draining:
@@ -90,7 +118,7 @@ class Connection(HttpToolsProtocol):
         """Take bytes of a body."""
         self.header_bytes = 0
         self.body_bytes += len(body)
-        if self.body_bytes >= _PROGRESS:
+        if self.body_bytes >= _PROGRESS or self.is_stream:
             self.body_bytes, self.progress_at = 0, self.loop.time()
         super().on_body(body)
 
@@ -102,51 +130,75 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """End an answer; a body that was not read is dropped for some time."""
-        super().on_response_complete()
-        if self.is_reading and self.cycle.response_complete:
-            self.dropping_until = self.loop.time() + _LINGER
+        """End an answer, and go on to the next request; a body that was not read is dropped for some time.
+
+        In place of uvicorn's, which reads on while requests wait, and has a timer for each answer.
+        """
+        self.unanswered -= 1
+        self.server_state.total_requests += 1
+        now = self.idle_since = self.loop.time()
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self.flow.resume_reading()
+        if self.is_ending and not self.unanswered:
+            self._finish()
+        elif self.is_reading and self.has_headers:
+            self.dropping_until = now + _LINGER
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse bytes that are not HTTP."""
-        self.refuse(Problem(400, "This is not a valid HTTP request."))
+        """Reject bytes that are not HTTP."""
+        if self.is_ending:  # no mistake, but too many requests
+            self._finish_when_answered()
+        else:
+            self.reject(Problem(400, "This is not a valid HTTP request."))
 
     def shutdown(self) -> None:
         """Close after the answer to the current request, or to the next one: it may be on its way already."""
-        if self.is_answering:
+        if self.unanswered:
             self.cycle.keep_alive = False
 
     # ---------------------------------------------------------------------------------------------------- our own
 
     @property
-    def has_asked(self) -> bool:
-        """Return True once the headers of a request have arrived."""
-        cycle: object = self.cycle  # None at first, whatever uvicorn declares
-        return cycle is not None
-
-    @property
-    def is_answering(self) -> bool:
-        """Return True from the headers of a request to the end of its answer."""
-        return self.has_asked and not self.cycle.response_complete
-
-    @property
     def is_idle(self) -> bool:
-        """Return True before the first request and between two."""
-        return not self.is_answering and not (self.is_reading and self.has_asked)
+        """Return True before the first byte of a request."""
+        return not self.unanswered and not self.header_bytes and not (self.is_reading and self.has_headers)
 
-    def refuse(self, problem: Problem) -> None:
-        """Write an answer without the application, and close."""
-        if self.transport.is_closing():
+    def reject(self, problem: Problem) -> None:
+        """Read nothing more; answer what came before, then this, and close."""
+        if self.transport.is_closing() or self.is_ending:
             return
-        self.was_refused = True
-        if self.pipeline:  # an earlier request is being answered, whose client would take this for its answer
-            self.cycle.disconnected = True
-        elif not (self.is_answering and self.cycle.response_started):
-            if self.is_answering:
-                self.cycle.disconnected = True  # the application's answer would follow this one
-                self.cycle.message_event.set()
-            self.transport.write(_as_http(problem))
-            self.rules.counts.request("other", problem.status, 0.0)
+        self.is_ending = True
+        self._rejection = problem
+        if self.is_reading and self.has_headers:
+            self._abandon()
+        self._finish_when_answered()
+
+    def _abandon(self) -> None:
+        """Give up the request whose body does not come to its end."""
+        cycle = self.cycle
+        if cycle.response_started:
+            self._rejection = None  # it would be read as part of the answer, or as that of another request
+        if cycle.response_complete:
+            return
+        cycle.disconnected = True
+        cycle.message_event.set()
+        self.unanswered -= 1
+        if self.pipeline and self.pipeline[0][0] is cycle:  # the newest one is on the left
+            self.pipeline.popleft()
+
+    def _finish_when_answered(self) -> None:
+        if not self.unanswered:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Close, after the rejection."""
+        if self._rejection is not None:
+            self.transport.write(_as_http(self._rejection))
+            self.rules.counts.request("other", self._rejection.status, 0.0)
         self.transport.close()
 
     def check_progress(self, now: float) -> None:
@@ -155,14 +207,20 @@ class Connection(HttpToolsProtocol):
             self._cut_off()
         elif self.dropping_until is not None and now > self.dropping_until:
             self.transport.close()
-        elif self.is_reading and now - self.progress_at > self.rules.read_timeout:
-            if self.flow.read_paused:  # we do not read: the client cannot send
-                self.progress_at = now
-            elif not self.has_asked and not self.header_bytes:
-                self.transport.close()  # it never asked for anything
-            else:
-                self.rules.counts.add("cut_off_connections")
-                self.refuse(Problem(408, f"The request was not complete after {self.rules.read_timeout:g} s."))
+        elif self.is_reading and (self.has_headers or self.header_bytes):
+            self._check_request(now)
+        elif not self.unanswered and now - self.idle_since > self.rules.keep_alive:
+            self.transport.close()
+
+    def _check_request(self, now: float) -> None:
+        """Reject a request that does not come to its end."""
+        timeout = self.rules.read_timeout
+        if self.flow.read_paused or self.is_patient:  # the client cannot or need not send
+            self.progress_at = now
+        elif now - self.progress_at > timeout:
+            self.rules.counts.add("cut_off_connections")
+            detail = f"The request made no progress for {timeout:g} s."
+            self.reject(over_limit("read-timeout", timeout, detail, 408))
 
     def _reads_too_slowly(self, now: float) -> bool:
         """Return True if nothing of what waits to be sent has left for ``read_timeout``."""

@@ -3,14 +3,14 @@
 Texts that can share a call form a *class*: the same model, search options and prefix, and a similar length, because a
 call ends with its longest output. A batch has texts of one class, and each request in the class has an equal share of
 it. Classes share time as in fair queueing (Demers, Keshav and Shenker 1989): the next batch is of the class that has
-used the least of it, so a flood of long texts doubles the wait of short ones at worst. New classes start at a clock
+used the least of it, and the cost of a batch is bounded. New classes start at a clock
 that shows an equal share, and that never stays behind what waiting classes have used (WF2Q+, Bennett and Zhang 1997).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,8 +19,8 @@ __all__ = ["FairQueue", "Job", "TextBatch"]
 
 _LENGTHS: Final = (64, 256, 1024, 4096)
 """Bounds of the classes of lengths, in tokens: below the first one, a batch of words and phrases takes no longer."""
-_POSITIONS: Final = 2**15
-"""Rows x tokens of a batch, which bound its memory and its time."""
+_MAX_COST: Final = 50_000
+"""Cost of a batch: about a second for a large model, so that nothing has to wait much longer for its turn."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -29,32 +29,36 @@ class Job:
 
     Attributes:
         call: what a call needs besides the texts: jobs with equal ones may share it.
+        model: the name of the model, whose speed is measured.
         items: the texts, ready to be decoded.
         lengths: the length of each in tokens.
+        costs: a measure of the time that each may take.
         width: the rows that a text takes in a batch.
+        answer_bytes: an estimate of the memory that the results take.
         rows: the maximum number of rows in a batch.
         results: one for each item, in their order; filled by the one who decodes.
         missing: items without a result.
         waiting: items in the queue.
         is_cancelled: the results are not needed any longer.
         handle: for the one who waits.
-        cost: a measure of the time that an item takes: the average length times the rows.
     """
 
     call: Hashable
+    model: str
     items: Sequence[Any]
     lengths: Sequence[int]
+    costs: Sequence[int]
     width: int
     rows: int
+    answer_bytes: int = 0
     results: list[Any] = field(default_factory=list)
     missing: int = 0
     waiting: int = 0
     is_cancelled: bool = False
     handle: Any = None
-    cost: int = 0
+    waiting_cost: int = 0
 
     def __post_init__(self) -> None:
-        self.cost = max(1, sum(self.lengths) // len(self.lengths)) * self.width
         self.results = [None] * len(self.items)
         self.missing = len(self.items)
 
@@ -90,7 +94,7 @@ class FairQueue:
         self._clock = 0.0
         self._arrivals = 0
         self._waiting = 0
-        self.cost = 0
+        self.costs: Counter[str] = Counter()
 
     def __len__(self) -> int:
         """Return the number of texts that wait."""
@@ -107,19 +111,19 @@ class FairQueue:
             by_key.setdefault((job.call, bisect_left(_LENGTHS, length)), deque()).append(number)
         for key, numbers in by_key.items():
             self._class(key).jobs.append((job, numbers))
-        job.waiting = len(job.items)
-        self._count(job, job.waiting)
+        self._count(job, len(job.items), sum(job.costs))
 
-    def _count(self, job: Job, items: int) -> None:
-        """Add to the number of texts that wait, and to their cost: that of the job's average item for each."""
+    def _count(self, job: Job, items: int, cost: int) -> None:
+        """Add to the number of texts that wait, and to their cost."""
+        job.waiting += items
+        job.waiting_cost += cost
         self._waiting += items
-        self.cost += items * job.cost
+        self.costs[job.model] += cost
 
     def cancel(self, job: Job) -> None:
         """Leave out what is left of a job."""
         job.is_cancelled = True
-        self._count(job, -job.waiting)
-        job.waiting = 0
+        self._count(job, -job.waiting, -job.waiting_cost)
 
     def _class(self, key: Hashable) -> _Class:
         """Return a class; one that was empty starts with no advantage over those that had to wait."""
@@ -145,19 +149,17 @@ class FairQueue:
     def _parts(self, chosen: _Class) -> list[tuple[Job, int]]:
         """Take texts out of a class, one of each job in turn, until the batch is full."""
         parts: list[tuple[Job, int]] = []
-        rows = longest = 0
+        rows = cost = 0
         while chosen.jobs:
             job, numbers = chosen.jobs[0]
             if job.is_cancelled:
                 chosen.jobs.popleft()
                 continue
-            longest = max(longest, job.lengths[numbers[0]])
-            rows += job.width
-            if parts and (rows > job.rows or rows * longest > _POSITIONS):
+            rows, cost = rows + job.width, cost + job.costs[numbers[0]]
+            if parts and (rows > job.rows or cost > _MAX_COST):
                 break
-            parts.append((job, numbers.popleft()))
-            job.waiting -= 1
-            self._count(job, -1)
+            parts.append((job, numbers[0]))
+            self._count(job, -1, -job.costs[numbers.popleft()])
             if numbers:
                 chosen.jobs.rotate(-1)
             else:

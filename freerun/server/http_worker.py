@@ -35,6 +35,8 @@ _IDLE: Final = 1.0
 """Seconds that idle connections stay open when the worker ends: a request may be on its way."""
 _LAST_CLIENTS: Final = (0.1, 2.0)
 """Seconds, at least and at most, in which connections that were made before the service stopped are accepted."""
+_SILENCE: Final = 10.0
+"""Seconds between two reports of the same error of the event loop."""
 _SETTLING: Final = 0.1
 """Seconds in which asyncio makes connections of the last clients that it has accepted: it takes some rounds."""
 
@@ -76,11 +78,16 @@ async def _serve(setup: WorkerSetup) -> None:
     settings = setup.settings
     counts = setup.table.row(setup.row)
     log = ServerLog(settings.log_json, partial(counts.add, "lost_log_lines"))
-    asyncio.get_running_loop().set_exception_handler(partial(_log_unexpected, log))
+    asyncio.get_running_loop().set_exception_handler(_LoopErrors(log))
     logging.getLogger("uvicorn.error").addHandler(_UvicornErrors(log))
     logging.getLogger("uvicorn.error").propagate = False
     runner = BatchRunner(settings.queue, counts, log)
-    rules = ConnectionRules(settings.read_timeout, settings.max_connections, counts)
+    rules = ConnectionRules(
+        read_timeout=settings.read_timeout,
+        keep_alive=settings.keep_alive,
+        maximum=settings.max_connections,
+        counts=counts,
+    )
     service = Service(
         settings=settings,
         models=setup.models,
@@ -101,7 +108,6 @@ async def _serve(setup: WorkerSetup) -> None:
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG if settings.workers == 1 else _AT_ONCE,
-        timeout_keep_alive=max(1, round(settings.keep_alive)),
     )
     server = _WorkerServer(config, setup, rules, counts)
     await server.serve(sockets=[setup.listener])
@@ -204,9 +210,22 @@ class _UvicornErrors(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, asyncio.CancelledError):  # a request that did not end within ``drain``, which is counted
+            return
         self._log.failure("the application failed", error, trace=True, message=record.getMessage().strip())
 
 
-def _log_unexpected(log: ServerLog, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    error: BaseException | None = context.get("exception")
-    log.failure(context.get("message", "unexpected"), error, trace=True)
+class _LoopErrors:
+    """Logs what fails in the event loop, outside of requests: each kind once in a while only."""
+
+    def __init__(self, log: ServerLog) -> None:
+        self._log = log
+        self._logged: dict[str, float] = {}
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log an error: asyncio's ``exception_handler``."""
+        message, error = context.get("message", "unexpected"), context.get("exception")
+        if loop.time() - self._logged.get(message, -_SILENCE) >= _SILENCE:
+            self._logged[message] = loop.time()
+            # one of the operating system, such as too many open files, is no mistake of ours
+            self._log.failure(message, error, trace=not isinstance(error, OSError))

@@ -14,7 +14,16 @@ __all__ = ["BACKLOG", "open_listener", "refuse_new_clients"]
 
 BACKLOG: Final = 4096
 """Connections that wait to be accepted."""
+_SENDING: Final = 262_144
+"""Bytes of answers that the kernel takes from a worker: what has left is noticed in steps of a part of it."""
 _SO_ATTACH_FILTER: Final = 26
+_DROP_SYN: Final = (
+    (0x30, 0, 0, 13),  # load the byte with the flags of TCP
+    (0x54, 0, 0, 0x12),  # and SYN | ACK
+    (0x15, 0, 1, 0x02),  # if it is SYN alone,
+    (0x06, 0, 0, 0),  # keep nothing,
+    (0x06, 0, 0, 0xFFFFFFFF),  # else everything
+)
 
 
 def open_listener(host: str, port: int) -> socket.socket:
@@ -35,6 +44,7 @@ def open_listener(host: str, port: int) -> socket.socket:
         ) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SENDING)  # its connections inherit it
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:
@@ -48,11 +58,11 @@ def open_listener(host: str, port: int) -> socket.socket:
 def refuse_new_clients(listener: socket.socket) -> None:
     """Drop attempts to connect, so that the clients which are connected can be accepted, and none is cut off.
 
-    Closing the socket would cut off those that no worker has accepted yet. The filter is a program for the kernel with
-    one instruction, which returns 0: keep no byte of the packet. Connections that exist have no filter. Where there is
-    no such thing (it is Linux's), clients of the last moment are cut off.
+    Closing the socket would cut off those that no worker has accepted yet. The filter is a program for the kernel that
+    keeps no byte of a packet with SYN and without ACK. Where there is no such thing (it is Linux's), clients of the
+    last moment are cut off.
     """
-    instruction = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
-    program = struct.pack("HP", 1, ctypes.addressof(instruction))
+    instructions = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *each) for each in _DROP_SYN))
+    program = struct.pack("HP", len(_DROP_SYN), ctypes.addressof(instructions))
     with contextlib.suppress(OSError):
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)

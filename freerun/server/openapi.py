@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from pydantic_core import to_json
 
-from freerun.server import asked
+from freerun.server import api_types
 from freerun.server.documents import Document
 from freerun.server.serve_settings import RequestLimits
 from freerun.version import VERSION
@@ -30,10 +30,13 @@ _PROBLEM: Final = "application/problem+json"
 _STATUSES: Final = {
     400: "The body cannot be read, or names something that is not served.",
     401: "The service needs a key.",
+    403: "A page of another site sent the request.",
     404: "There is no such model.",
+    405: "The method is not possible at this address.",
     408: "The request did not arrive in time.",
     413: "A limit of size is exceeded; `limit` names it.",
     415: "The body has another type than expected.",
+    421: "The request was meant for another host.",
     422: "The body is well formed, and something in it is wrong.",
     431: "The headers are too large.",
     500: "The model could not process a text, or the service has a fault; its log says which.",
@@ -70,6 +73,7 @@ followed by a tab and its features if the model reads any. Options are fields of
 `sample.seed=1`. Each line is answered with one line, in the same order: a prediction, or {"error": ...}. Read while you
 write: the service reads only as fast as you do."""
 
+_ANYWHERE: Final = (403, 421, 431)
 _ASKING: Final = (400, 401, 404, 408, 413, 415, 422, 500, 503)
 _TRANSLATING: Final = (400, 401, 408, 413, 415, 422, 500, 503)
 
@@ -79,8 +83,8 @@ _OPERATIONS: Final = (
         path="/v1/models/{name}/predict",
         summary="Predict texts",
         description=_PREDICT,
-        request=asked.PredictBody,
-        answer=asked.PredictAnswer,
+        request=api_types.PredictBody,
+        answer=api_types.PredictAnswer,
         refusals=_ASKING,
     ),
     _Operation(
@@ -88,19 +92,19 @@ _OPERATIONS: Final = (
         path="/v1/models/{name}/score",
         summary="Score pairs",
         description="The log-probability that the model gives to each target.",
-        request=asked.ScoreBody,
-        answer=asked.ScoreAnswer,
+        request=api_types.ScoreBody,
+        answer=api_types.ScoreAnswer,
         refusals=_ASKING,
     ),
-    _read("/v1/models", "List the models", asked.ModelList, 401),
-    _read("/v1/models/{name}", "Describe a model", asked.ModelDetails, 401, 404),
+    _read("/v1/models", "List the models", api_types.ModelList, 401),
+    _read("/v1/models/{name}", "Describe a model", api_types.ModelDetails, 401, 404),
     _Operation(
         method="post",
         path="/translate",
         summary="LibreTranslate: translate",
         description="Each line of `q` is one input of the model that is served for this pair of codes.",
-        request=asked.TranslateBody,
-        answer=asked.TranslateAnswer,
+        request=api_types.TranslateBody,
+        answer=api_types.TranslateAnswer,
         request_types=(_JSON, _FORM),
         refusals=_TRANSLATING,
     ),
@@ -109,8 +113,8 @@ _OPERATIONS: Final = (
         path="/detect",
         summary="LibreTranslate: detect the language",
         description="The source languages that are served, those first whose model knows most of the text's tokens.",
-        request=asked.DetectBody,
-        answer=asked.Detected,
+        request=api_types.DetectBody,
+        answer=api_types.Detected,
         request_types=(_JSON, _FORM),
         refusals=(400, 401, 408, 413, 415, 422, 503),
         is_list=True,
@@ -119,12 +123,12 @@ _OPERATIONS: Final = (
         method="get",
         path="/languages",
         summary="LibreTranslate: list languages",
-        answer=asked.Language,
+        answer=api_types.Language,
         refusals=(401,),
         is_list=True,
     ),
-    _read("/frontend/settings", "LibreTranslate: settings of its page", asked.FrontendSettings),
-    _read("/health", "LibreTranslate: the service can answer", asked.Health, 503),
+    _read("/frontend/settings", "LibreTranslate: settings of its page", api_types.FrontendSettings),
+    _read("/health", "LibreTranslate: the service can answer", api_types.Health, 503),
     _read("/live", "The process runs", _JSON),
     _read("/ready", "The service can answer", _JSON, 503),
     _read("/v2/health/live", "KServe: the process runs", _JSON),
@@ -133,19 +137,19 @@ _OPERATIONS: Final = (
 )
 
 
-def openapi(limits: RequestLimits) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of a service with these limits."""
+def openapi(limits: RequestLimits, needs_key: bool = False) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of a service with these limits, and with keys or without."""
     kinds = {
         each for operation in _OPERATIONS for each in (operation.request, operation.answer) if isinstance(each, type)
     }
-    kinds |= {asked.ProblemDetails, asked.StreamLine, asked.PredictOptions}
+    kinds |= {api_types.ProblemDetails, api_types.StreamLine, api_types.PredictOptions}
     ordered = sorted(kinds, key=lambda kind: kind.__name__)
     _, definitions = models_json_schema(
         [(kind, "validation") for kind in ordered], ref_template="#/components/schemas/{model}"
     )
     paths: dict[str, Any] = {}
     for operation in _OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method] = _described(operation)
+        paths.setdefault(operation.path, {})[operation.method] = _described(operation, needs_key)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -185,7 +189,7 @@ def _with_limits(schemas: dict[str, Any], limits: RequestLimits) -> dict[str, An
     return schemas
 
 
-def _described(operation: _Operation) -> dict[str, Any]:
+def _described(operation: _Operation, needs_key: bool) -> dict[str, Any]:
     described: dict[str, Any] = {
         "summary": operation.summary,
         "operationId": f"{operation.method}{operation.path.replace('{name}', 'model').replace('/', '_')}",
@@ -201,11 +205,37 @@ def _described(operation: _Operation) -> dict[str, Any]:
         schema = _reference(operation.request)
         content = {each: {"schema": schema} for each in operation.request_types}
         described["requestBody"] = {"required": True, "content": content}
-    if 401 in operation.refusals:
-        described["security"] = [{"bearer": []}, {"header": []}, {}]
-    for status in operation.refusals:
+    if operation.request is api_types.PredictBody:
+        described["parameters"] += _query_parameters()
+        line = _reference(api_types.StreamLine)
+        described["requestBody"]["content"] |= {
+            _STREAM: {
+                "schema": {
+                    "description": "Lines, each a JSON string or an object.",
+                    "anyOf": [{"type": "string"}, line],
+                }
+            },
+            _TEXT: {
+                "schema": {"type": "string", "description": "Lines of text. Only with Accept: application/x-ndjson."}
+            },
+        }
+    if 401 in operation.refusals and needs_key:
+        described["security"] = [{"bearer": []}, {"header": []}]
+    for status in (*operation.refusals, *_ANYWHERE):
         described["responses"][str(status)] = _refusal(status)
     return described
+
+
+def _query_parameters() -> list[dict[str, Any]]:
+    """Return the options of a stream, which are fields of the query; those of sampling have a dot in their names."""
+    fields: dict[str, Any] = dict(api_types.PredictOptions.model_fields)
+    del fields["sample"]
+    fields |= {f"sample.{name}": field for name, field in api_types.Sample.model_fields.items()}
+    note = "Of a stream: "
+    return [
+        {"name": name, "in": "query", "schema": {"type": "string"}, "description": note + str(field.description)}
+        for name, field in fields.items()
+    ]
 
 
 def _answer(operation: _Operation) -> dict[str, Any]:
@@ -217,15 +247,16 @@ def _answer(operation: _Operation) -> dict[str, Any]:
     if operation.is_list:
         schema = {"type": "array", "items": schema}
     content = {_JSON: {"schema": schema}}
-    if operation.request is asked.PredictBody:
-        content[_STREAM] = {"schema": {"$ref": "#/components/schemas/Predicted"}}
+    if operation.request is api_types.PredictBody:
+        error = {"type": "object", "properties": {"error": _reference(api_types.ProblemDetails)}, "required": ["error"]}
+        content[_STREAM] = {"schema": {"anyOf": [{"$ref": "#/components/schemas/Predicted"}, error]}}
     return {"description": operation.summary, "content": content}
 
 
 def _refusal(status: int) -> dict[str, Any]:
     refusal: dict[str, Any] = {
         "description": _STATUSES[status],
-        "content": {_PROBLEM: {"schema": _reference(asked.ProblemDetails)}},
+        "content": {_PROBLEM: {"schema": _reference(api_types.ProblemDetails)}},
     }
     if status == 503:
         refusal["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
@@ -236,19 +267,21 @@ def _reference(kind: type[BaseModel]) -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{kind.__name__}"}
 
 
-def openapi_document(limits: RequestLimits) -> Document:
+def openapi_document(limits: RequestLimits, needs_key: bool = False) -> Document:
     """Return what GET /openapi.json answers."""
-    return Document.of(to_json(openapi(limits), indent=1), _JSON)
+    return Document.of(to_json(openapi(limits, needs_key), indent=1), _JSON)
 
 
-def docs_page(limits: RequestLimits) -> Document:
+def docs_page(limits: RequestLimits, needs_key: bool = False) -> Document:
     """Return the same as a page to read, which needs no script."""
     environment = Environment(
         loader=PackageLoader("freerun.server", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["type_name"] = _type_name
     environment.filters["prose"] = _prose
-    page = environment.get_template("docs_page.html").render(api=openapi(limits), statuses=_STATUSES, version=VERSION)
+    page = environment.get_template("docs_page.html").render(
+        api=openapi(limits, needs_key), statuses=_STATUSES, version=VERSION
+    )
     return Document.of(page.encode(), "text/html; charset=utf-8")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic_core import to_json
@@ -12,12 +12,13 @@ from freerun.data.features import Features
 from freerun.errors import UserError
 from freerun.runtime.encoded_texts import EncodedPair, EncodedText
 from freerun.runtime.prediction import Prediction, Scored, empty_prediction
-from freerun.server.asked import PairToScore, PredictBody, PredictOptions, ScoreBody
-from freerun.server.model_calls import PredictCall, ScoreCall, predict_job, score_job
+from freerun.server.api_types import PairToScore, PredictBody, PredictOptions, ScoreBody
+from freerun.server.model_calls import PredictCall, ScoreCall, cost_of, predict_job, score_job, weights_of
 from freerun.server.problem import invalid, over_limit
 from freerun.server.serve_settings import RequestLimits
 from freerun.server.served_models import ServedModel
-from freerun.server.service_state import ServiceState, check_json_type, validated
+from freerun.server.service_state import ServiceState, check_json_type
+from freerun.server.validation import parsed_json, validated
 
 __all__ = ["Predicting", "check_characters", "check_texts", "features_for", "predict", "prediction_json", "score"]
 
@@ -54,20 +55,24 @@ class Predicting:
             raise invalid(str(error)) from None
         for text in encoded:
             self._check(text)
-        self._check_size(encoded)
+        for limit, maximum, sizes, what in self._sizes(encoded):
+            if sum(sizes) > maximum:
+                detail = f"The outputs may have {sum(sizes):,} {what}, and {maximum:,} are allowed."
+                raise over_limit(limit, maximum, f"{detail} Send fewer texts, or a stream.")
         return encoded
 
-    def _check_size(self, encoded: Sequence[EncodedText]) -> None:
-        """Refuse texts whose outputs may be too large an answer."""
-        outputs, limits = self.options.num_hypotheses or 1, self._limits
-        tokens = outputs * sum(text.bound + 1 for text in encoded)
-        if tokens > limits.max_output_tokens:
-            detail = f"The outputs may have {tokens:,} tokens, and {limits.max_output_tokens:,} are allowed."
-            raise over_limit("max-output-tokens", limits.max_output_tokens, f"{detail} Send fewer texts, or a stream.")
-        weights = outputs * sum(len(text.ids) * (text.bound + 1) for text in encoded) if self.options.attention else 0
-        if weights > limits.max_weights:
-            detail = f"The outputs may have {weights:,} attention weights, and {limits.max_weights:,} are allowed."
-            raise over_limit("max-weights", limits.max_weights, f"{detail} Send fewer texts, or a stream.")
+    def _sizes(self, encoded: Sequence[EncodedText]) -> Iterator[tuple[str, int, list[int], str]]:
+        """Yield the limits of an answer: their names and maxima, what each text may take of them, and its unit."""
+        outputs, limits = self.call.outputs, self._limits
+        tokens = [outputs * (text.bound + 1) for text in encoded]
+        yield "max-output-tokens", limits.max_output_tokens, tokens, "tokens"
+        if self.options.attention:
+            weights = [outputs * weights_of(text) for text in encoded]
+            yield "max-weights", limits.max_weights, weights, "attention weights"
+
+    def share(self, text: EncodedText) -> float:
+        """Return the part of the largest allowed answer that a text's outputs may have."""
+        return max(sizes[0] / maximum for _, maximum, sizes, _ in self._sizes([text]))
 
     def _check(self, text: EncodedText) -> None:
         """Refuse a text with too many tokens, or with a bound that the prefix exceeds."""
@@ -75,6 +80,11 @@ class Predicting:
         if len(text.tokens) > maximum:
             detail = f"{where} has {len(text.tokens):,} tokens, and at most {maximum:,} are allowed. Split it."
             raise over_limit("max-tokens", maximum, detail)
+        cost = cost_of(text, self.call.search.width)
+        if cost > self._limits.max_cost:
+            detail = f"{where} may take {cost:,} steps, and at most {self._limits.max_cost:,} are allowed."
+            fix = "Use a smaller beam_size or max_length, or split it."
+            raise over_limit("max-cost", self._limits.max_cost, f"{detail} {fix}", 422)
         if text.bound < len(self.call.prefix_ids):
             prefix = len(self.call.prefix_ids)
             raise invalid(f"{where}: its outputs may have {text.bound} tokens, and the prefix has {prefix} already.")
@@ -91,7 +101,7 @@ async def predict(state: ServiceState, name: str, scope: Scope, receive: Receive
     state.runner.check_room()
     body = await state.body(scope, receive)
     asked, predicting, encoded = await state.computed(len(body), _prepared, served, body, state.limits)
-    results = await state.results(predict_job(predicting.call, encoded), scope, receive) if encoded else []
+    results = await state.results(predict_job(predicting.call, encoded), scope) if encoded else []
     found = {text.row: result for text, result in zip(encoded, results, strict=True)}
     empty = predicting.empty()
     predictions = [found.get(row, empty) for row in range(len(asked.texts))]
@@ -102,7 +112,7 @@ async def predict(state: ServiceState, name: str, scope: Scope, receive: Receive
 def _prepared(
     served: ServedModel, body: bytes, limits: RequestLimits
 ) -> tuple[PredictBody, Predicting, list[EncodedText]]:
-    asked = validated(PredictBody, body)
+    asked = validated(PredictBody, parsed_json(body))
     predicting = Predicting(served, asked, limits)
     check_texts(asked.texts, asked.features, limits)
     return asked, predicting, predicting.encode(asked.texts, features_for(served, asked.texts, asked.features))
@@ -179,12 +189,12 @@ async def score(state: ServiceState, name: str, scope: Scope, receive: Receive) 
     state.runner.check_room()
     body = await state.body(scope, receive)
     encoded = await state.computed(len(body), _prepared_pairs, served, body, state.limits)
-    results = await state.results(score_job(ScoreCall(served), encoded), scope, receive)
+    results = await state.results(score_job(ScoreCall(served), encoded), scope)
     return to_json({"model": name, "scores": list(map(_scored_json, results))})
 
 
 def _prepared_pairs(served: ServedModel, body: bytes, limits: RequestLimits) -> list[EncodedPair]:
-    pairs = validated(ScoreBody, body).pairs
+    pairs = validated(ScoreBody, parsed_json(body)).pairs
     if len(pairs) > limits.max_texts:
         detail = f"A request may have {limits.max_texts:,} pairs, and this one has {len(pairs):,}. Send several."
         raise over_limit("max-texts", limits.max_texts, detail)

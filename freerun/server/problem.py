@@ -35,7 +35,7 @@ class Problem(Exception):
     def as_json(self) -> dict[str, Any]:
         """Return the problem object; ``error`` is what clients of LibreTranslate show."""
         return {
-            "type": f"/docs#status-{self.status}",
+            "type": "about:blank",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": self.detail,

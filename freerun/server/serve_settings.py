@@ -36,6 +36,8 @@ class RequestLimits:
         max_bytes: bytes of a body, except of a stream.
         max_beam_size: ``beam_size`` and ``num_hypotheses``.
         max_length: the largest ``max_length`` that a request may set.
+        max_cost: beam size x maximum length of an output x (1 + source tokens / 64), for each text: about the number
+            of steps that it may take.
         max_output_tokens: tokens that the outputs of a request may have, by their length bounds.
         max_weights: attention weights: source tokens x output tokens, added up over all outputs.
     """
@@ -46,6 +48,7 @@ class RequestLimits:
     max_bytes: int = 4_000_000
     max_beam_size: int = 100
     max_length: int = 2000
+    max_cost: int = 200_000
     max_output_tokens: int = 2_000_000
     max_weights: int = 4_000_000
 
@@ -60,6 +63,8 @@ class ServeSettings:
     Attributes:
         models: the directory of each model, by name.
         host: the address to listen on.
+        host_names: names, besides localhost and addresses, under which a service that only this machine can reach is
+            asked, for example by a proxy.
         port: 0 for any free one.
         workers: the number of processes that answer.
         threads: threads of each worker that decode one batch.
@@ -80,6 +85,7 @@ class ServeSettings:
 
     models: Mapping[str, Path]
     host: str = "127.0.0.1"
+    host_names: Sequence[str] = ()
     port: int = 8080
     workers: int = 1
     threads: int = 1

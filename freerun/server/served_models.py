@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from freerun.data.codec import Codec
 from freerun.data.vocabulary import Vocabulary
@@ -13,6 +14,7 @@ from freerun.loading import Precision, load_bundles
 from freerun.runtime.bundle import Bundle, bundle_identity
 from freerun.runtime.compiled import instructions
 from freerun.runtime.predictor import Predictor
+from freerun.runtime.snapshot import Identity
 from freerun.search.methods import Beam
 from freerun.server.serve_settings import RequestLimits
 from freerun.symbols import NUM_SPECIAL
@@ -20,6 +22,8 @@ from freerun.symbols import NUM_SPECIAL
 __all__ = ["ModelLoader", "ServedModel", "details_of"]
 
 _SHOWN_SYMBOLS: Final = 500
+_TRY_AGAIN: Final = 60.0
+"""Seconds after which a model that could not be used is tried again, though its files are the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +52,10 @@ class ServedModel:
         return self.predictor.source.features is not None
 
 
+LoadedModel: TypeAlias = tuple[ServedModel, Identity | None]
+"""A model, and the identity of the files that it was loaded from."""
+
+
 class ModelLoader:
     """Loads the models of a service, and those again whose files have changed."""
 
@@ -60,38 +68,50 @@ class ModelLoader:
     ) -> None:
         self._paths, self._languages = paths, languages
         self._precision, self._threads = precision, threads
-        self._identities: dict[str, Any] = {}
+        self._identities: dict[str, Identity | None] = {}
+        self._tried: dict[str, tuple[Identity | None, float]] = {}
         self.models: dict[str, ServedModel] = {}
 
     def load(self) -> None:
         """Load all models. Raises UserError for one that cannot be used."""
-        self.models = {name: self._loaded(name) for name in self._paths}
+        self.adopt({name: self._loaded(name) for name in self._paths})
+
+    def adopt(self, loaded: Mapping[str, LoadedModel]) -> None:
+        """Take models as those that serve."""
+        self.models = {name: model for name, (model, _) in loaded.items()}
+        self._identities = {name: identity for name, (_, identity) in loaded.items()}
 
     def changed(self) -> list[str]:
-        """Return the names of models whose files were replaced since they were last looked at."""
-        return [
-            name for name, path in self._paths.items() if bundle_identity(path) not in (None, self._identities[name])
-        ]
+        """Return the names of models whose files were replaced; one that could not be used is tried again later."""
+        return [name for name, path in self._paths.items() if self._is_new(name, bundle_identity(path))]
 
-    def loaded_again(self, all_of_them: bool = False) -> dict[str, ServedModel]:
-        """Return the models, those that were replaced loaded again; ``models`` stay as they are.
+    def _is_new(self, name: str, identity: Identity | None) -> bool:
+        if identity is None or identity == self._identities[name]:
+            return False
+        tried, at = self._tried.get(name, (None, 0.0))
+        return identity != tried or time.monotonic() > at + _TRY_AGAIN
+
+    def loaded_again(self, all_of_them: bool = False) -> dict[str, LoadedModel]:
+        """Return the models, those that were replaced loaded again, for ``adopt``.
 
         Raises:
             UserError: a model cannot be used.
         """
+        changed = list(self._paths) if all_of_them else self.changed()
+        for name in changed:
+            self._tried[name] = bundle_identity(self._paths[name]), time.monotonic()
         return {
-            name: self._loaded(name) if all_of_them or name in changed else model
-            for changed in [self.changed()]
+            name: self._loaded(name) if name in changed else (model, self._identities[name])
             for name, model in self.models.items()
         }
 
-    def _loaded(self, name: str) -> ServedModel:
+    def _loaded(self, name: str) -> LoadedModel:
         path = self._paths[name]
-        self._identities[name] = bundle_identity(path)  # before it is read: a later change is noticed
+        identity = bundle_identity(path)  # before it is read: a later change is noticed
         predictor, bundle = load_bundles([path], threads=self._threads, precision=self._precision)
         _check(predictor)
         card = _card_of(bundle)
-        return ServedModel(name, predictor, bundle, self._languages[name], self._precision, card)
+        return ServedModel(name, predictor, bundle, self._languages[name], self._precision, card), identity
 
 
 def _check(predictor: Predictor) -> None:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from freerun.server import prediction_routes, stream_route, translation_routes
 from freerun.server.documents import Document, page_documents, send_document
 from freerun.server.openapi import docs_page, openapi_document
+from freerun.server.origins import check_host, check_site
 from freerun.server.problem import Problem, unavailable
 from freerun.server.served_models import details_of
 from freerun.server.service_state import ClientGone, ServiceState, header_of
@@ -32,7 +33,7 @@ _OPEN: Final = (
     "/openapi.json",
     "/frontend/settings",
 )
-"""Addresses that need no key: they tell nothing about texts or models."""
+"""Addresses that need no key: they reveal nothing about texts."""
 _CHECKED_LATER: Final = ("/translate", "/detect", "/languages")
 """Their key may be in the body."""
 _EVERYWHERE: Final = [(b"x-content-type-options", b"nosniff")]
@@ -103,8 +104,11 @@ class Service:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the key, find the handler and turn refusals into answers."""
         scope["app"] = self  # the router then raises HTTPException where nothing matches
-        path = scope["path"]
+        path, settings = scope["path"], self._state.settings
         try:
+            if settings.is_local:
+                check_host(scope, settings.host_names)
+            check_site(scope, settings.cors)
             if path not in _OPEN and path not in _CHECKED_LATER and not path.startswith("/page/"):
                 self._state.check_key(scope)
             await self._router(scope, receive, send)
@@ -122,8 +126,8 @@ class Service:
 
     def _routes(self) -> list[Route]:
         state = self._state
-        fixed: dict[str, Document] = {**page_documents(), "/docs": docs_page(state.limits)}
-        fixed["/openapi.json"] = openapi_document(state.limits)
+        fixed: dict[str, Document] = {**page_documents(), "/docs": docs_page(state.limits, state.keys is not None)}
+        fixed["/openapi.json"] = openapi_document(state.limits, state.keys is not None)
         post, get = ["POST"], ["GET"]
         documents = [
             Route(path, _Endpoint("documents", _document(document)), methods=get) for path, document in fixed.items()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope
 
 from freerun.server.api_keys import ApiKeys
@@ -17,26 +16,25 @@ from freerun.server.batch_runner import BatchRunner, FailedText
 from freerun.server.connection import ConnectionRules
 from freerun.server.counts import Counts, CountTable
 from freerun.server.fair_queue import Job
-from freerun.server.problem import Problem, invalid, over_limit, unavailable
+from freerun.server.problem import Problem, over_limit, unavailable
 from freerun.server.serve_settings import RequestLimits, ServeSettings
 from freerun.server.served_models import ServedModel
 from freerun.server.server_log import ServerLog
-from freerun.strict_json import MAX_DEPTH, depth
 
-__all__ = ["ClientGone", "ServiceState", "content_type_of", "header_of", "validated"]
+__all__ = ["ClientGone", "ServiceState", "check_json_type", "content_type_of", "header_of", "parts_of_body"]
 
-M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
 _LARGE: Final = 65_536
 """Bytes of a body whose texts are checked in another thread, so that other requests need not wait."""
-_SHOWN_MISTAKES: Final = 20
-_MAX_BODIES: Final = 64
-"""Bodies of ``max_bytes`` that a worker holds at a time."""
+_SMALL_BODY: Final = 65_536
+"""Bytes of a body that is read whatever else is held, and before its key is known."""
+_MAX_HELD: Final = 512_000_000
+"""Bytes of bodies and, by estimate, of answers that a worker holds at a time."""
 
 
 class ClientGone(Exception):
-    """The client has closed its connection: nobody reads an answer."""
+    """The client has closed its connection, so no answer is needed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,48 +63,70 @@ class ServiceState:
             return self.models[name]
         raise Problem(404, f"There is no model {name[:64]!r} here. GET /v1/models lists those that there are.")
 
+    # ------------------------------------------------------------------------------------------------- keys and bodies
+
+    def has_key(self, scope: Scope, key: str | None = None) -> bool:
+        """Return True if a request has a valid key in its headers, or ``key`` is one, or none is needed."""
+        return self.keys is None or self.keys.accept(key) or self.keys.accept(_key_in_headers(scope))
+
     def check_key(self, scope: Scope, key: str | None = None) -> None:
-        """Check a request's key: in its headers, or ``key`` from its body. Raises Problem 401 for a wrong one."""
-        if self.keys is None or self.keys.accept(key) or self.keys.accept(key_in_headers(scope)):
-            return
-        detail = (
-            "This service needs a key, and the request has none that is valid. Send it as: Authorization: Bearer KEY"
-        )
-        raise Problem(401, detail, headers={"WWW-Authenticate": "Bearer"})
+        """Raise Problem 401 unless ``has_key``."""
+        if not self.has_key(scope, key):
+            detail = "This service needs a key, and the request has no valid one. Send it as: Authorization: Bearer KEY"
+            raise Problem(401, detail, headers={"WWW-Authenticate": "Bearer"})
 
     async def body(self, scope: Scope, receive: Receive) -> bytes:
-        """Return the body of a request.
+        """Return the body of a request; without a valid key in its headers it has to be small.
 
         Raises:
-            Problem: it has more than ``max_bytes``, or there is no memory for it beside the bodies of other requests.
+            Problem: it has more than ``max_bytes``, or does not arrive in time, or there is no memory for it beside the
+                bodies of other requests.
             ClientGone: it does not come to its end.
         """
-        limit = self.limits.max_bytes
+        has_key = self.has_key(scope)
+        limit = self.limits.max_bytes if has_key else min(_SMALL_BODY, self.limits.max_bytes)
         length = header_of(scope, b"content-length")
         if length.isdigit() and int(length[:20]) > limit:
-            raise _too_large(limit)
+            raise self._too_large(scope, limit)
         content = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            content += message.get("body", b"")
-            if len(content) > limit:
-                raise _too_large(limit)
-            self._hold(scope, len(content))
-            if not message.get("more_body", False):
-                return bytes(content)
+        try:
+            async with asyncio.timeout_at(scope["arrived"] + self.settings.timeout):
+                async for part in parts_of_body(receive):
+                    content += part
+                    if len(content) > limit:
+                        raise self._too_large(scope, limit)
+                    if len(content) > _SMALL_BODY:
+                        self.hold(scope, len(content) if "held_bytes" not in scope else len(part))
+        except TimeoutError:
+            seconds = self.settings.timeout
+            raise over_limit("timeout", seconds, f"The body did not arrive within {seconds:g} s.", 408) from None
+        return bytes(content)
 
-    def _hold(self, scope: Scope, size: int) -> None:
-        """Count the bytes of a body as held until ``release``."""
-        self.held["bytes"] += size - scope.get("held_bytes", 0)
-        scope["held_bytes"] = size
-        if self.held["bytes"] > _MAX_BODIES * self.limits.max_bytes:
-            raise unavailable("Too many large requests at once. Try again later.", 1.0, limit="max-bytes")
+    def _too_large(self, scope: Scope, limit: int) -> Problem:
+        if limit < self.limits.max_bytes and not self.has_key(scope):
+            detail = f"A body of more than {limit:,} bytes needs a key in the headers: Authorization: Bearer KEY"
+            return Problem(401, detail, headers={"WWW-Authenticate": "Bearer"})
+        return over_limit("max-bytes", limit, f"The body has more than {limit:,} bytes. Send several, or a stream.")
 
-    def release(self, scope: Scope) -> None:
-        """Forget the body of a request that has ended."""
-        self.held["bytes"] -= scope.get("held_bytes", 0)
+    def may_hold(self, size: int) -> bool:
+        """Return True if there is room for so many more bytes."""
+        return self.held["bytes"] + size <= _MAX_HELD or not self.held["bytes"]
+
+    def hold(self, scope: Scope, size: int) -> None:
+        """Count bytes as held until the request ends. Raises Problem 503 if they are too many."""
+        if not self.may_hold(size):
+            raise unavailable("Too many large requests at once. Try again later.", 1.0, limit="memory")
+        self.held["bytes"] += size
+        scope["held_bytes"] = scope.get("held_bytes", 0) + size
+
+    def release(self, scope: Scope, size: int | None = None) -> None:
+        """Forget bytes that a request held; by default all of them, because it has ended."""
+        held = scope.get("held_bytes", 0)
+        freed = held if size is None else min(size, held)
+        self.held["bytes"] -= freed
+        scope["held_bytes"] = held - freed
+
+    # ------------------------------------------------------------------------------------------------------- computing
 
     async def computed(self, size: int, function: Callable[..., T], *arguments: Any) -> T:
         """Return ``function(*arguments)``, from another thread if ``size`` bytes will take long."""
@@ -114,7 +134,7 @@ class ServiceState:
             return function(*arguments)
         return await asyncio.get_running_loop().run_in_executor(self.threads, function, *arguments)
 
-    async def results(self, job: Job, scope: Scope, receive: Receive) -> list[Any]:
+    async def results(self, job: Job, scope: Scope) -> list[Any]:
         """Wait for the results of a job, until ``timeout`` seconds after its request arrived.
 
         Raises:
@@ -124,6 +144,10 @@ class ServiceState:
         loop = asyncio.get_running_loop()
         timeout = self.settings.timeout
         left = scope["arrived"] + timeout - loop.time()
+        late = unavailable(f"There was no result within {timeout:g} s. Try again later.", 1.0, limit="timeout")
+        if left <= 0:
+            raise late
+        self.hold(scope, job.answer_bytes)
         self.runner.submit(job, left)
 
         def give_up(error: Exception) -> None:
@@ -131,15 +155,16 @@ class ServiceState:
                 self.runner.cancel(job)
                 job.handle.set_exception(error)
 
-        late = unavailable(f"There was no result within {timeout:g} s. Try again later.", 1.0, limit="timeout")
-        timer = loop.call_later(max(0.0, left), give_up, late)
-        watcher = loop.create_task(_until_gone(receive))
-        watcher.add_done_callback(lambda task: None if task.cancelled() else give_up(ClientGone()))
+        def leave() -> None:
+            give_up(ClientGone())
+
+        timer = loop.call_later(left, give_up, late)
+        scope["connection"].when_lost.add(leave)
         try:
             results: list[Any] = await job.handle
         finally:
             timer.cancel()
-            watcher.cancel()
+            scope["connection"].when_lost.discard(leave)
             if not job.handle.done():
                 self.runner.cancel(job)
         for result in results:
@@ -148,15 +173,15 @@ class ServiceState:
         return results
 
 
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _too_large(limit: int) -> Problem:
-    return over_limit(
-        "max-bytes", limit, f"The body has more than {limit:,} bytes. Send several requests, or a stream."
-    )
+async def parts_of_body(receive: Receive) -> AsyncIterator[bytes]:
+    """Yield the parts of a body as they arrive. Raises ClientGone if it does not come to its end."""
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        more = message.get("more_body", False)
+        yield message.get("body", b"")
 
 
 def header_of(scope: Scope, name: bytes) -> str:
@@ -167,7 +192,7 @@ def header_of(scope: Scope, name: bytes) -> str:
     return ""
 
 
-def key_in_headers(scope: Scope) -> str:
+def _key_in_headers(scope: Scope) -> str:
     """Return the key in a request's headers, or ""."""
     kind, _, key = header_of(scope, b"authorization").partition(" ")
     return key.strip() if kind.lower() == "bearer" else header_of(scope, b"x-api-key")
@@ -178,38 +203,7 @@ def content_type_of(scope: Scope) -> str:
     return header_of(scope, b"content-type").partition(";")[0].strip().lower()
 
 
-def check_json_type(scope: MutableMapping[str, Any]) -> None:
-    """Refuse a body that is not declared as JSON, which pages of other hosts could send without asking first."""
+def check_json_type(scope: Scope) -> None:
+    """Reject a body that is not declared as JSON, which pages of other hosts could send without asking first."""
     if content_type_of(scope) != "application/json":
         raise Problem(415, "The body has to be JSON. Send the header: Content-Type: application/json")
-
-
-def validated(kind: type[M], content: bytes) -> M:
-    """Return JSON as an object of a type.
-
-    Raises:
-        Problem: not JSON, nested too deep, or not of this type.
-    """
-    if content.count(b"[") + content.count(b"{") > MAX_DEPTH and _is_too_deep(content):
-        raise invalid(f"The JSON is nested more than {MAX_DEPTH} deep.")
-    try:
-        return kind.model_validate_json(content)
-    except ValidationError as error:
-        raise explained(error) from None
-
-
-def _is_too_deep(content: bytes) -> bool:
-    return depth(content.decode(errors="replace")) > MAX_DEPTH
-
-
-def explained(error: ValidationError) -> Problem:
-    """Return the refusal of a request with mistakes; it does not repeat what was sent."""
-    mistakes = error.errors(include_url=False, include_context=False, include_input=False)
-    if mistakes[0]["type"] == "json_invalid":
-        return Problem(400, f"The body is not JSON: {mistakes[0]['msg'].removeprefix('Invalid JSON: ')[:200]}.")
-    listed = [
-        {"pointer": "".join(f"/{part}"[:80] for part in mistake["loc"]), "detail": mistake["msg"][:200]}
-        for mistake in mistakes[:_SHOWN_MISTAKES]
-    ]
-    first = listed[0]
-    return invalid(f"{first['pointer'].lstrip('/') or 'body'}: {first['detail']}.", listed)

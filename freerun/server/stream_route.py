@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from pydantic import ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
 from freerun.data.features import Features
 from freerun.runtime.encoded_texts import EncodedText
-from freerun.server.asked import PredictOptions, StreamLine
+from freerun.server.api_types import PredictOptions, StreamLine
 from freerun.server.batch_runner import FailedText
 from freerun.server.fair_queue import Job
 from freerun.server.model_calls import predict_job
 from freerun.server.prediction_routes import Predicting, check_texts, features_for, prediction_json
-from freerun.server.problem import Problem, over_limit
-from freerun.server.service_state import (
-    ClientGone,
-    ServiceState,
-    content_type_of,
-    explained,
-    validated,
-)
+from freerun.server.problem import Problem, invalid, over_limit
+from freerun.server.serve_settings import RequestLimits
+from freerun.server.service_state import ClientGone, ServiceState, content_type_of, parts_of_body
+from freerun.server.validation import parsed_json, validated, validated_fields
 
 __all__ = ["STREAM_TYPE", "predict_stream", "wants_stream"]
 
@@ -39,6 +34,9 @@ _GROUPS: Final = 4
 _PAUSE: Final = 0.02
 """Seconds between two looks at a queue that is full of other requests."""
 _TYPES: Final = (STREAM_TYPE, "application/jsonl", "text/plain")
+_MAX_FIELDS: Final = 50
+_ESCAPED: Final = 12
+"""Bytes of a character in JSON, at most."""
 
 
 def wants_stream(accepted: str) -> bool:
@@ -59,69 +57,46 @@ async def predict_stream(state: ServiceState, name: str, scope: Scope, receive: 
     served = state.model(name)
     if content_type_of(scope) not in _TYPES:
         raise Problem(415, f"A stream is sent as one of: {', '.join(_TYPES)}. Set the header Content-Type.")
+    if scope["http_version"] == "1.0":
+        raise Problem(400, "A stream needs HTTP/1.1. In nginx: proxy_http_version 1.1")
     predicting = Predicting(served, _options_in_query(scope), state.limits)
-    headers = [(b"content-type", STREAM_TYPE.encode()), (b"cache-control", b"no-store")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    stream = _Stream(state, predicting, is_json=content_type_of(scope) != "text/plain")
-    groups: deque[_Group] = deque()
+    scope["connection"].is_stream = True
+    stream = _Stream(state, predicting, scope, send, is_json=content_type_of(scope) != "text/plain")
     try:
-        reading = _groups_of_lines(receive, 2 * state.limits.max_bytes)
-        while lines := await _next(reading, stream, groups, send):
-            if len(groups) == _GROUPS:
-                await send(_chunk(await stream.answers(groups.popleft())))
-            groups.append(await stream.group(lines))
-            while groups and stream.is_done(groups[0]):
-                await send(_chunk(await stream.answers(groups.popleft())))
-        while groups:
-            await send(_chunk(await stream.answers(groups.popleft())))
+        async for lines in _groups_of_lines(receive, _longest_line(state.limits)):
+            await stream.begin()  # not before: reading is what invites a client to send that expects "100 Continue"
+            await stream.take(lines)
+        await stream.begin()
+        await stream.answer_all()
     except Problem as problem:  # a line that has no end: the rest cannot be understood
-        while groups:
-            await send(_chunk(await stream.answers(groups.popleft())))
-        await send(_chunk(to_json({"error": problem.as_json()}) + b"\n"))
+        await stream.begin()
+        await stream.write(to_json({"error": problem.as_json()}) + b"\n")
     finally:
-        for group in groups:
-            stream.cancel(group)
+        stream.cancel()
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _next(
-    reading: AsyncIterator[list[bytes]], stream: _Stream, groups: deque[_Group], send: Send
-) -> list[bytes] | None:
-    """Return the next lines, None after the last ones. Answers that are there earlier are sent: a client may wait."""
-    coming = asyncio.ensure_future(anext(reading, None))
-    try:
-        while groups and not coming.done():
-            job = groups[0].job
-            if job is not None:
-                await asyncio.wait({coming, job.handle}, return_when=asyncio.FIRST_COMPLETED)
-            if stream.is_done(groups[0]):
-                await send(_chunk(await stream.answers(groups.popleft())))
-        return await coming
-    finally:
-        coming.cancel()
-
-
-def _chunk(content: bytes) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": content, "more_body": True}
+def _longest_line(limits: RequestLimits) -> int:
+    """Return the bytes that a text and its features may have as JSON."""
+    return 2 * _ESCAPED * limits.max_characters + 1000
 
 
 def _options_in_query(scope: Scope) -> PredictOptions:
     """Return the options in a query string; those of sampling are named ``sample.seed`` and so on."""
     values: dict[str, Any] = {}
     try:
-        pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=50)
+        pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
     except ValueError:
-        raise Problem(400, "The query has more than 50 fields.") from None
+        raise over_limit("fields", _MAX_FIELDS, f"The query has more than {_MAX_FIELDS} fields.", 400) from None
     for key, value in pairs:
         part, dot, option = key.partition(".")
-        if dot and part == "sample" and isinstance(values.setdefault(part, {}), dict):
-            values[part][option] = value
-        else:
+        if part != "sample":
             values[key] = value
-    try:
-        return PredictOptions.model_validate_strings(values, strict=False)
-    except ValidationError as error:
-        raise explained(error) from None
+        elif dot:
+            values.setdefault(part, {})[option] = value
+        else:
+            raise invalid("sample: its options are fields of their own, such as sample.seed=1.")
+    return validated_fields(PredictOptions, values)
 
 
 async def _groups_of_lines(receive: Receive, longest: int) -> AsyncIterator[list[bytes]]:
@@ -131,40 +106,97 @@ async def _groups_of_lines(receive: Receive, longest: int) -> AsyncIterator[list
         Problem: a line with more than ``longest`` bytes.
         ClientGone: the body does not come to its end.
     """
-    rest, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        more = message.get("more_body", False)
-        lines = (rest + message.get("body", b"")).split(b"\n")
-        rest = lines.pop()
-        if not more and rest:
-            lines.append(rest)
+    rest = bytearray()
+    async for part in parts_of_body(receive):
+        if b"\n" not in part:
+            rest += part
+        else:
+            lines = part.split(b"\n")
+            lines[0] = bytes(rest) + lines[0]
+            rest = bytearray(lines.pop())
+            for first in range(0, len(lines), _GROUP):
+                yield lines[first : first + _GROUP]
         if len(rest) > longest:
-            raise over_limit("max-bytes", longest, f"A line has more than {longest:,} bytes.")
-        for first in range(0, len(lines), _GROUP):
-            yield lines[first : first + _GROUP]
+            raise over_limit("max-characters", longest, f"A line has more than {longest:,} bytes.")
+    if rest:
+        yield [bytes(rest)]
 
 
 class _Stream:
-    def __init__(self, state: ServiceState, predicting: Predicting, is_json: bool) -> None:
-        self._state, self._predicting, self._is_json = state, predicting, is_json
-        self._read = 0
+    """One stream: groups of lines wait for the model, and are answered in their order."""
 
-    async def group(self, lines: list[bytes]) -> _Group:
-        """Let the texts of some lines wait for the model, once there is room for them."""
+    def __init__(self, state: ServiceState, predicting: Predicting, scope: Scope, send: Send, *, is_json: bool) -> None:
+        self._state, self._predicting, self._is_json = state, predicting, is_json
+        self._scope, self._send = scope, send
+        self._has_begun = False
+        self._read = 0
+        self._groups: deque[_Group] = deque()
+        self._size = min(_GROUP, max(1, state.runner.capacity // 2))
+
+    async def begin(self) -> None:
+        """Send the headers, the first time."""
+        if not self._has_begun:
+            self._has_begun = True
+            headers = [(b"content-type", STREAM_TYPE.encode()), (b"cache-control", b"no-store")]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def write(self, content: bytes) -> None:
+        """Send lines. Raises ClientGone if there is nobody to read them."""
+        await self._send({"type": "http.response.body", "body": content, "more_body": True})
+        self._check_client()
+
+    def _check_client(self) -> None:
+        if self._scope["connection"].transport.is_closing():
+            raise ClientGone
+
+    async def take(self, lines: list[bytes]) -> None:
+        """Let lines wait for the model, and answer those before them that are ready."""
         entries = [self._encoded(number, line) for number, line in enumerate(lines, self._read)]
         self._read += len(lines)
-        items = [entry for entry in entries if isinstance(entry, EncodedText)]
-        if not items:
-            return _Group(entries, None)
-        job = predict_job(self._predicting.call, items)
-        runner = self._state.runner
-        while not runner.has_room(max(len(items), runner.capacity // 2)):  # single requests go first
-            await asyncio.sleep(_PAUSE)
+        for group in self._divided(entries):
+            while len(self._groups) >= _GROUPS:
+                await self._answer_first()
+            await self._wait_for_room(group)
+            self._groups.append(group)
+        while self._groups and self._is_done(self._groups[0]):
+            await self._answer_first()
+
+    def _divided(self, entries: list[EncodedText | Problem | None]) -> Iterator[_Group]:
+        """Yield lines as groups whose answers, all of a stream's groups together, are no larger than one request's."""
+        lines: list[EncodedText | Problem | None] = []
+        used = 0.0
+        for entry in entries:
+            share = _GROUPS * self._predicting.share(entry) if isinstance(entry, EncodedText) else 0.0
+            if lines and (len(lines) == self._size or used + share > 1):
+                yield self._grouped(lines)
+                lines, used = [], 0.0
+            lines.append(entry)
+            used += share
+        yield self._grouped(lines)
+
+    def _grouped(self, lines: list[EncodedText | Problem | None]) -> _Group:
+        items = [line for line in lines if isinstance(line, EncodedText)]
+        return _Group(lines, predict_job(self._predicting.call, items) if items else None)
+
+    async def _wait_for_room(self, group: _Group) -> None:
+        """Put a group into the queue as soon as single requests, which go first, leave it half empty."""
+        job, runner, state = group.job, self._state.runner, self._state
+        if job is None:
+            return
+        connection = self._scope["connection"]
+        connection.is_patient = True
+        while runner.waiting > runner.capacity // 2 or not runner.has_room(len(job.items)) or not self._may_hold(job):
+            if self._groups and self._is_done(self._groups[0]):
+                await self._answer_first()
+            else:
+                await asyncio.sleep(_PAUSE)
+            self._check_client()
+        connection.is_patient = False
+        state.hold(self._scope, job.answer_bytes)
         runner.submit(job, float("inf"))
-        return _Group(entries, job)
+
+    def _may_hold(self, job: Job) -> bool:
+        return self._state.may_hold(job.answer_bytes)
 
     def _encoded(self, number: int, line: bytes) -> EncodedText | Problem | None:
         limits = self._state.limits
@@ -189,28 +221,39 @@ class _Stream:
             return text, features if tab or (self._predicting.call.served.has_features and not text) else None
         if not content.strip():
             return "", "" if self._predicting.call.served.has_features else None
-        if content.lstrip().startswith('"'):
-            return self._string(content), None
-        parsed = validated(StreamLine, content.encode())
+        value = parsed_json(content)
+        if isinstance(value, str):
+            return value, None
+        parsed = validated(StreamLine, value)
         return parsed.text, parsed.features
 
     @staticmethod
-    def _string(content: str) -> str:
-        try:
-            return str(from_json(content))
-        except ValueError as error:
-            raise Problem(400, f"The line is not JSON: {str(error)[:200]}.") from None
-
-    def is_done(self, group: _Group) -> bool:
+    def _is_done(group: _Group) -> bool:
         """Return True if a group's answers are there."""
         return group.job is None or group.job.handle.done()
 
-    async def answers(self, group: _Group) -> bytes:
-        """Wait for a group's results, and return its lines."""
-        results = iter(await group.job.handle if group.job else ())
-        return b"".join(
-            self._answer(line, next(results) if isinstance(line, EncodedText) else None) for line in group.lines
-        )
+    async def answer_all(self) -> None:
+        """Answer all lines that wait."""
+        while self._groups:
+            await self._answer_first()
+
+    async def _answer_first(self) -> None:
+        """Answer the lines that have waited longest. Raises ClientGone if there is nobody to read the answers."""
+        group, connection = self._groups[0], self._scope["connection"]
+        connection.is_patient = True
+        if group.job is not None and not group.job.handle.done():
+            connection.when_lost.add(self.cancel)
+            try:
+                await asyncio.wait([group.job.handle])
+            finally:
+                connection.when_lost.discard(self.cancel)
+        self._check_client()
+        connection.is_patient = False
+        self._groups.popleft()
+        results = iter(group.job.handle.result() if group.job else ())
+        lines = (self._answer(line, next(results) if isinstance(line, EncodedText) else None) for line in group.lines)
+        await self.write(b"".join(lines))
+        self._state.release(self._scope, group.job.answer_bytes if group.job else 0)
 
     def _answer(self, line: EncodedText | Problem | None, result: Any) -> bytes:
         if isinstance(result, FailedText) and isinstance(line, EncodedText):
@@ -221,8 +264,9 @@ class _Stream:
         prediction = self._predicting.empty() if line is None else result
         return to_json(prediction_json(prediction, self._predicting.options)) + b"\n"
 
-    def cancel(self, group: _Group) -> None:
-        """Do not decode a group any more."""
-        if group.job is not None and not group.job.handle.done():
-            self._state.runner.cancel(group.job)
-            group.job.handle.cancel()
+    def cancel(self) -> None:
+        """Do not decode any more."""
+        for group in self._groups:
+            if group.job is not None and not group.job.handle.done():
+                self._state.runner.cancel(group.job)
+                group.job.handle.cancel()

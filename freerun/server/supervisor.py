@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import resource
 import select
 import signal
 import socket
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NoReturn
 
 from freerun.errors import UserError, exit_code
@@ -35,6 +36,8 @@ _LOOK: Final = 1.0
 """Seconds between two looks at the models' files."""
 _PATIENCE: Final = 60.0
 """Seconds that new workers have to answer."""
+_OTHER_FILES: Final = 200
+"""Files that a worker may have open besides its connections: those of the models, and what Python needs."""
 _GRACE: Final = 5.0
 """Seconds beyond ``drain`` after which a worker is killed."""
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 5.0
@@ -103,13 +106,13 @@ class _Supervisor:
         self._lifeline = os.pipe()
 
     def run(self) -> int:
-        keys = self._keys()
-        listener = open_listener(self._settings.host, self._settings.port)
-        with listener:
-            self._loader.load()
-            with received_signals(_SIGNALS, self._received) as wakeup:
-                self._wakeup = wakeup
+        with received_signals(_SIGNALS, self._received) as wakeup:
+            self._wakeup = wakeup
+            keys = self._keys()
+            with open_listener(self._settings.host, self._settings.port) as listener:
                 self._listener = listener
+                self._loader.load()
+                self._allow_connections()
                 self._generations = [_Generation(self._loader.models, keys)]
                 self._fill(self._generations[0])
                 if self._wait_until_ready(self._generations[0]):
@@ -118,6 +121,20 @@ class _Supervisor:
                     self._stop(0.0)
                     raise UserError("serve", "the workers cannot start", "Expected them to answer", "See the log above")
                 return self._watch()
+
+    def _allow_connections(self) -> None:
+        """Raise the limit on open files to what ``max_connections`` needs, or lower that to what is possible."""
+        wanted = self._settings.max_connections + _OTHER_FILES
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft != resource.RLIM_INFINITY and soft < allowed:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < wanted:
+            possible = max(1, allowed - _OTHER_FILES)
+            self._log.warning(
+                f"only {possible:,} clients can be connected to a worker: the limit on open files is {hard}"
+            )
+            self._settings = replace(self._settings, max_connections=possible)
 
     def _keys(self) -> ApiKeys | None:
         path = self._settings.api_key_file
@@ -153,7 +170,7 @@ class _Supervisor:
             for ending in _ENDING:
                 if ending in signals:
                     return self._end(ending)
-            self._reap()
+            self._reap_all()
             self._kill_late()
             self._fill(self._generations[-1])
             hung_up = signal.SIGHUP in signals
@@ -168,18 +185,21 @@ class _Supervisor:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wakeup, 4096)
 
-    def _reap(self) -> None:
-        """Find out which workers have ended."""
+    def _reap_all(self) -> None:
+        """Find out which workers have ended, and forget generations without any."""
         for generation in self._generations:
-            for worker in list(generation.workers):
-                process, status = os.waitpid(worker.process, os.WNOHANG)
-                if process:
-                    generation.workers.remove(worker)
-                    worker.forget()
-                    self._table.clear_gauges(worker.row)
-                    if generation.ends is None:
-                        self._report_death(worker, status)
+            self._reap(generation)
         self._generations[:-1] = [each for each in self._generations[:-1] if each.workers]
+
+    def _reap(self, generation: _Generation) -> None:
+        for worker in list(generation.workers):
+            process, status = os.waitpid(worker.process, os.WNOHANG)
+            if process:
+                generation.workers.remove(worker)
+                worker.forget()
+                self._table.clear_gauges(worker.row)
+                if generation.ends is None:
+                    self._report_death(worker, status)
 
     def _report_death(self, worker: _Worker, status: int) -> None:
         """Log the death of a worker; those that die at once are not replaced at once."""
@@ -196,8 +216,12 @@ class _Supervisor:
         if time.monotonic() < self._start_at:
             return
         self._start_at = 0.0
-        while len(generation.workers) < self._settings.workers:
-            generation.workers.append(self._forked(generation))
+        try:
+            while len(generation.workers) < self._settings.workers:
+                generation.workers.append(self._forked(generation))
+        except OSError as error:  # no memory, or too many processes
+            self._log.failure("a worker cannot be started", error)
+            self._start_at = time.monotonic() + _LONGEST_DELAY
 
     def _kill_late(self) -> None:
         """Kill workers whose time to finish is over by far."""
@@ -250,7 +274,7 @@ class _Supervisor:
     def _wait_until_ready(self, generation: _Generation) -> bool:
         """Wait until all workers answer; return False if one dies first, or a signal ends the service."""
         deadline = time.monotonic() + _PATIENCE
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and len(generation.workers) == self._settings.workers:
             if all(worker.is_ready for worker in generation.workers):
                 return True
             if any(worker.ready == -2 for worker in generation.workers):
@@ -260,6 +284,9 @@ class _Supervisor:
             pipes = [worker.ready for worker in generation.workers if worker.ready >= 0]
             select.select([*pipes, self._wakeup], [], [], 0.2)
             self._sleep(0.0)
+            for old in self._generations[:-1]:  # which serve meanwhile
+                self._reap(old)
+                self._fill(old)
         return False
 
     # ------------------------------------------------------------------------------------------------ new models, end
@@ -271,11 +298,12 @@ class _Supervisor:
                 self._received.append(signal.SIGHUP)
             return
         try:
-            models = self._loader.loaded_again(all_of_them)
+            loaded = self._loader.loaded_again(all_of_them)
             keys = self._keys() if all_of_them else self._generations[-1].keys
         except Exception as error:  # noqa: BLE001 (whatever is wrong with new files, the old models serve)
             self._not_reloaded(error)
             return
+        models = {name: model for name, (model, _) in loaded.items()}
         new = _Generation(models, keys)
         self._generations.append(new)
         self._start_at = 0.0  # without its workers it could not be seen to answer
@@ -283,10 +311,10 @@ class _Supervisor:
         if not self._wait_until_ready(new):
             self._generations.remove(new)
             _end_workers(new, signal.SIGKILL)
-            self._reap_all(new)
+            self._wait_for(new)
             self._not_reloaded(None)
             return
-        self._loader.models = models
+        self._loader.adopt(loaded)
         old = self._generations[-2]
         old.ends = time.monotonic() + self._settings.drain + _GRACE
         _end_workers(old, signal.SIGTERM)
@@ -308,20 +336,19 @@ class _Supervisor:
         refuse_new_clients(self._listener)
         for generation in self._generations:
             _end_workers(generation, signal.SIGTERM if drain else signal.SIGKILL)
-        self._received.clear()
         deadline = time.monotonic() + drain + _GRACE
         while any(generation.workers for generation in self._generations):
             self._sleep(0.1)
             for generation in self._generations:
                 generation.ends = deadline
-            self._reap()
+            self._reap_all()
             if len(self._generations) == 1 and not self._generations[0].workers:
                 return
             if time.monotonic() > deadline or _ENDING & set(self._received):
                 for generation in self._generations:
                     _end_workers(generation, signal.SIGKILL)
 
-    def _reap_all(self, generation: _Generation) -> None:
+    def _wait_for(self, generation: _Generation) -> None:
         for worker in generation.workers:
             os.waitpid(worker.process, 0)
             worker.forget()

@@ -6,70 +6,97 @@ Source: the API of LibreTranslate 1.6 as its documentation describes it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 from urllib.parse import parse_qsl
 
-from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.types import Receive, Scope
 
+from freerun.runtime.encoded_texts import EncodedText
 from freerun.runtime.prediction import Prediction
-from freerun.server.asked import DetectBody, PredictOptions, TranslateBody
+from freerun.server.api_types import DetectBody, PredictOptions, TranslateBody
 from freerun.server.model_calls import predict_job
 from freerun.server.prediction_routes import Predicting, check_texts
-from freerun.server.problem import Problem
+from freerun.server.problem import Problem, over_limit
 from freerun.server.served_models import ServedModel
-from freerun.server.service_state import ServiceState, content_type_of, explained, validated
+from freerun.server.service_state import ServiceState, content_type_of
+from freerun.server.validation import parsed_json, validated
 
 __all__ = ["detect", "frontend_settings", "languages", "translate"]
 
 _AUTO = "auto"
 _FORM = "application/x-www-form-urlencoded"
+_MAX_FIELDS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The texts of a request that one model translates: their numbers, the lines of each, and the lines' ids."""
+
+    numbers: list[int]
+    lines: list[list[str]]
+    predicting: Predicting
+    encoded: list[EncodedText]
 
 
 async def translate(state: ServiceState, scope: Scope, receive: Receive) -> bytes:
     """POST /translate: predict each line of each text, with the model for a pair of languages."""
     state.runner.check_room()
-    asked = await _asked(state, scope, receive, TranslateBody, lists=("q",))
-    state.check_key(scope, asked.api_key)
-    texts = [asked.q] if isinstance(asked.q, str) else asked.q
-    found = [_detected(state, text, asked.target) for text in texts] if asked.source == _AUTO else []
-    if found and not found[0]:
-        raise _unsupported(_AUTO, asked.target)
-    sources = [each[0]["language"] for each in found] or [asked.source] * len(texts)
-    served = [_model_for(state, source, asked.target) for source in sources]
-    options = PredictOptions(num_hypotheses=1 + asked.alternatives)
-    outputs: list[list[str]] = [[] for _ in texts]
-    for model in dict.fromkeys(served):
-        numbers = [number for number, each in enumerate(served) if each is model]
-        predicting = Predicting(model, options, state.limits)
-        found_outputs = await _outputs(state, scope, receive, predicting, [texts[number] for number in numbers])
-        for number, each in zip(numbers, found_outputs, strict=True):
-            outputs[number] = each
-    answer: dict[str, Any] = {"translatedText": [each[0] for each in outputs]}
-    if asked.alternatives:
-        answer["alternatives"] = [each[1:] for each in outputs]
+    body = await state.body(scope, receive)
+    fields = await state.computed(len(body), _fields_of, scope, body, ("q",))
+    state.check_key(scope, _key_in(fields))
+    found, parts, request = await state.computed(len(body), _prepared, state, fields)
+    outputs: dict[int, list[str]] = {}
+    for part in parts:
+        job = predict_job(part.predicting.call, part.encoded) if part.encoded else None
+        results = iter(await state.results(job, scope)) if job else iter(())
+        by_row = {item.row: next(results) for item in part.encoded}
+        predictions = (by_row.get(row, part.predicting.empty()) for row in range(sum(map(len, part.lines))))
+        for number, lines in zip(part.numbers, part.lines, strict=True):
+            outputs[number] = _joined(list(islice(predictions, len(lines))))
+    answer: dict[str, Any] = {"translatedText": [outputs[number][0] for number in range(len(outputs))]}
+    if request.alternatives:
+        answer["alternatives"] = [outputs[number][1:] for number in range(len(outputs))]
     if found:
         answer["detectedLanguage"] = [each[0] for each in found]
-    if isinstance(asked.q, str):
+    if isinstance(request.q, str):
         answer = {name: values[0] for name, values in answer.items()}
     return to_json(answer)
 
 
-async def _outputs(
-    state: ServiceState, scope: Scope, receive: Receive, predicting: Predicting, texts: Sequence[str]
-) -> list[list[str]]:
-    """Return the best output for each text and its alternatives; each line of a text is an input of the model."""
-    lines = [text.replace("\r\n", "\n").split("\n") for text in texts]
-    flat = list(chain.from_iterable(lines))
-    check_texts(flat, None, state.limits)
-    features = [""] * len(flat) if predicting.call.served.has_features else None
-    encoded = predicting.encode(flat, features)
-    results = await state.results(predict_job(predicting.call, encoded), scope, receive) if encoded else []
-    found = {item.row: result for item, result in zip(encoded, results, strict=True)}
-    predictions = (found.get(row, predicting.empty()) for row in range(len(flat)))
-    return [_joined(list(islice(predictions, len(each)))) for each in lines]
+def _prepared(state: ServiceState, fields: Any) -> tuple[list[list[dict[str, Any]]], list[_Part], TranslateBody]:
+    """Return the languages that were detected, the parts of a request, and the request."""
+    request = validated(TranslateBody, fields)
+    texts = _texts_of(request.q, state)
+    found = [_detected(state, text, request.target) for text in texts] if request.source == _AUTO else []
+    if found and not found[0]:
+        raise _unsupported(_AUTO, request.target)
+    sources = [each[0]["language"] for each in found] or [request.source] * len(texts)
+    served = [_model_for(state, source, request.target) for source in sources]
+    options = PredictOptions(num_hypotheses=1 + request.alternatives)
+    parts = []
+    for model in dict.fromkeys(served):
+        numbers = [number for number, each in enumerate(served) if each is model]
+        lines = [_lines_of(texts[number]) for number in numbers]
+        flat = list(chain.from_iterable(lines))
+        predicting = Predicting(model, options, state.limits)
+        encoded = predicting.encode(flat, [""] * len(flat) if model.has_features else None)
+        parts.append(_Part(numbers, lines, predicting, encoded))
+    return found, parts, request
+
+
+def _texts_of(q: str | list[str], state: ServiceState) -> list[str]:
+    """Return the texts of a request; raises Problem for too many lines, or one that is too long."""
+    texts = [q] if isinstance(q, str) else q
+    check_texts(texts[: state.limits.max_texts + 1], None, state.limits)
+    check_texts(list(chain.from_iterable(map(_lines_of, texts))), None, state.limits)
+    return texts
+
+
+def _lines_of(text: str) -> list[str]:
+    return text.replace("\r\n", "\n").split("\n")
 
 
 def _joined(predictions: Sequence[Prediction]) -> list[str]:
@@ -97,11 +124,15 @@ def _unsupported(source: str, target: str) -> Problem:
 
 async def detect(state: ServiceState, scope: Scope, receive: Receive) -> bytes:
     """POST /detect: the source languages that are served, those first whose model knows most of a text's tokens."""
-    asked = await _asked(state, scope, receive, DetectBody, lists=("q",))
-    state.check_key(scope, asked.api_key)
-    texts = [asked.q] if isinstance(asked.q, str) else asked.q
-    check_texts(texts, None, state.limits)
-    return to_json([each for text in texts for each in _detected(state, text)])
+    body = await state.body(scope, receive)
+    fields = await state.computed(len(body), _fields_of, scope, body, ("q",))
+    state.check_key(scope, _key_in(fields))
+    return to_json(await state.computed(len(body), _detected_in, state, fields))
+
+
+def _detected_in(state: ServiceState, fields: Any) -> list[dict[str, Any]]:
+    texts = _texts_of(validated(DetectBody, fields).q, state)
+    return [each for text in texts for each in _detected(state, text)]
 
 
 def _detected(state: ServiceState, text: str, target: str | None = None) -> list[dict[str, Any]]:
@@ -124,7 +155,7 @@ async def languages(state: ServiceState, scope: Scope, receive: Receive) -> byte
     """GET /languages: the source languages, and what each can be translated to."""
     key = None
     if content_type_of(scope) == _FORM:  # libretranslatepy sends the key in a body
-        key = dict(_fields(await state.body(scope, receive))).get("api_key")
+        key = _key_in(_fields_of(scope, await state.body(scope, receive)))
     state.check_key(scope, key)
     return to_json(_languages(state))
 
@@ -155,27 +186,31 @@ def frontend_settings(state: ServiceState) -> bytes:
     )
 
 
-async def _asked(state: ServiceState, scope: Scope, receive: Receive, kind: type[Any], lists: Sequence[str]) -> Any:
-    """Return the request of a JSON or a form body; fields in ``lists`` may occur several times in a form."""
-    body = await state.body(scope, receive)
-    if content_type_of(scope) == "application/json":
-        return validated(kind, body)
-    if content_type_of(scope) != _FORM:
+def _fields_of(scope: Scope, body: bytes, lists: Sequence[str] = ()) -> Any:
+    """Return the fields of a JSON body, or of a form and the query; those in ``lists`` may occur several times."""
+    kind = content_type_of(scope)
+    if kind == "application/json":
+        return parsed_json(body)
+    if kind not in (_FORM, ""):
         raise Problem(415, f"The body has to be JSON or a form: Content-Type: application/json, or {_FORM}")
     values: dict[str, Any] = {}
-    for name, value in _fields(body):
+    for name, value in [*_parsed_fields(scope["query_string"]), *_parsed_fields(body)]:
         if name in lists and name in values:
             values[name] = [*([values[name]] if isinstance(values[name], str) else values[name]), value]
         else:
             values[name] = value
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise explained(error) from None
+    return values
 
 
-def _fields(body: bytes) -> list[tuple[str, str]]:
+def _parsed_fields(content: bytes) -> list[tuple[str, str]]:
     try:
-        return parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=10_000)
+        return parse_qsl(content.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
     except (UnicodeDecodeError, ValueError):
-        raise Problem(400, "The form cannot be read: it has to be UTF-8, and have 10,000 fields at most.") from None
+        detail = f"The form cannot be read: it has to be UTF-8, and have {_MAX_FIELDS:,} fields at most."
+        raise over_limit("fields", _MAX_FIELDS, detail, 400) from None
+
+
+def _key_in(fields: Any) -> str | None:
+    """Return the key in the fields of a body."""
+    key = fields.get("api_key") if isinstance(fields, dict) else None
+    return key if isinstance(key, str) else None

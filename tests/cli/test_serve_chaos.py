@@ -322,6 +322,7 @@ def test_sigterm_while_workers_start_is_obeyed(bundle, tmp_path):
     assert {state_of(each) for each in service.workers} <= {"", "Z"}
 
 
+@pytest.mark.slow
 def test_sigterm_waits_for_a_long_request(serve):
     service = serve(*FOR_LONG)
     with connected(service.port) as client:
@@ -439,6 +440,7 @@ def test_a_damaged_bundle_leaves_the_old_model(serve, bundle, name):
     assert service.digest == digest
 
 
+@pytest.mark.slow
 def test_a_bundle_that_export_replaces_under_load_is_served(serve, bundle, trained):
     shutil.rmtree(bundle)
     assert main(["export", str(trained / "run"), "--out", str(bundle)]) == 0

@@ -5,9 +5,9 @@ Descriptions are for those who write clients: they are shown at /docs.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
 from freerun.bounds import LENGTH_PENALTY, SEED, TEMPERATURE, TOP_K
 from freerun.errors import ConfigError
@@ -29,6 +29,7 @@ __all__ = [
     "PredictBody",
     "PredictOptions",
     "ProblemDetails",
+    "RequestType",
     "Sample",
     "ScoreAnswer",
     "ScoreBody",
@@ -38,10 +39,11 @@ __all__ = [
 ]
 
 
-class _Asked(BaseModel):
-    """A request: unknown keys and values of another type are mistakes."""
+class RequestType(BaseModel):
+    """A request, or part of one: values of another type are mistakes."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    ignores_unknown_keys: ClassVar[bool] = False
 
 
 class Answer(BaseModel):
@@ -50,13 +52,21 @@ class Answer(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
 
+class _FirstMistake(FailFast):
+    """Ends the validation of a list at its first mistake; unlike pydantic's own, it can be part of a union."""
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+
+Texts = Annotated[list[str], _FirstMistake()]
 Features = Annotated[
-    str | list[str],
+    str | Texts,
     Field(description='The features of a text: "V;PST", or a list with one feature each.'),
 ]
 
 
-class Sample(_Asked):
+class Sample(RequestType):
     """Sampling in place of a search for the best outputs."""
 
     temperature: float = Field(
@@ -71,7 +81,7 @@ class Sample(_Asked):
     )
 
 
-class PredictOptions(_Asked):
+class PredictOptions(RequestType):
     """How to predict. Every option may be left out."""
 
     beam_size: int = Field(1, ge=1, description="1 is greedy search.")
@@ -117,20 +127,20 @@ class PredictOptions(_Asked):
 class PredictBody(PredictOptions):
     """Texts to predict."""
 
-    texts: list[str] = Field(min_length=1, description="Source texts, one line each.", examples=[["phonology"]])
-    features: list[Features] | None = Field(
+    texts: Texts = Field(min_length=1, description="Source texts, one line each.", examples=[["phonology"]])
+    features: Annotated[list[Features], _FirstMistake()] | None = Field(
         None, description="For a model with features, and only for such a model: those of each text."
     )
 
 
-class StreamLine(_Asked):
+class StreamLine(RequestType):
     """A line of a stream, unless it is a JSON string: a text, with features for a model that reads them."""
 
     text: str
     features: Features | None = None
 
 
-class PairToScore(_Asked):
+class PairToScore(RequestType):
     """A source and a target to score."""
 
     source: str
@@ -138,10 +148,10 @@ class PairToScore(_Asked):
     features: Features | None = None
 
 
-class ScoreBody(_Asked):
+class ScoreBody(RequestType):
     """Pairs to score."""
 
-    pairs: list[PairToScore] = Field(
+    pairs: Annotated[list[PairToScore], _FirstMistake()] = Field(
         min_length=1,
         examples=[[{"source": "melanin", "target": "M EH L AH N IH N"}]],
         description="One line each side.",
@@ -256,23 +266,29 @@ class ModelDetails(ModelSummary):
     limits: dict[str, int] = Field(description="What one request may ask for.")
 
 
-class TranslateBody(BaseModel):
+class TranslateBody(RequestType):
     """LibreTranslate's request; unknown keys are ignored, as there."""
 
-    model_config = ConfigDict(allow_inf_nan=False)
+    model_config = ConfigDict(strict=False)
+    ignores_unknown_keys: ClassVar[bool] = True
 
-    q: str | list[str] = Field(description="A text, or several; each line is one input of the model.")
+    q: str | Texts = Field(description="A text, or several; each line is one input of the model.")
     source: str = Field(description='The code of the source, or "auto".')
     target: str = Field(description="The code of the target.")
-    format: Literal["text"] = Field("text", description="Only text: a model would translate markup as well.")
+    format: Annotated[Literal["text"], BeforeValidator(lambda value: value or "text")] = Field(
+        "text", description="Only text: a model would translate markup as well."
+    )
     alternatives: int = Field(0, ge=0, description="Further outputs for each text.")
     api_key: str | None = Field(None, description="A key, if the service needs one.")
 
 
-class DetectBody(BaseModel):
+class DetectBody(RequestType):
     """A text, or several, whose language is asked for."""
 
-    q: str | list[str]
+    model_config = ConfigDict(strict=False)
+    ignores_unknown_keys: ClassVar[bool] = True
+
+    q: str | Texts
     api_key: str | None = None
 
 
