@@ -70,6 +70,7 @@ async def predict_stream(state: ServiceState, name: str, scope: Scope, receive: 
         await stream.answer_all()
     except Problem as problem:  # a line that has no end: the rest cannot be understood
         await stream.begin()
+        await stream.answer_all()
         await stream.write(to_json({"error": problem.as_json()}) + b"\n")
     finally:
         stream.cancel()
