@@ -54,7 +54,9 @@ class Running:
         self.call = Doubling()
 
     def submit(self, *items, timeout=10.0):
-        job = Job(call=self.call, items=items, lengths=[1] * len(items), width=1, rows=64)
+        job = Job(
+            call=self.call, model="m", costs=[1] * len(items), items=items, lengths=[1] * len(items), width=1, rows=64
+        )
         self.runner.submit(job, timeout)
         return job
 
