@@ -78,7 +78,7 @@ class Queue(RuleBasedStateMachine):
         assert all(count == 1 for count in self.decoded.values())
         waiting = self.numbers_that_count()
         assert len(self.queue) == sum(map(len, waiting.values())) <= CAPACITY
-        assert self.queue.cost == sum(job.cost * len(numbers) for job, numbers in waiting.items())
+        assert self.queue.costs["m"] == sum(job.costs[number] for job, numbers in waiting.items() for number in numbers)
 
     def teardown(self):
         while (batch := self.queue.take()) is not None:
