@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from freerun.errors import MissingExtraError
 from freerun.server.serve_settings import ServeSettings
 
@@ -14,10 +16,9 @@ def serve(settings: ServeSettings) -> int:
     Raises:
         UserError: a model cannot be used, the address is not free, or the extra ``serve`` is not installed.
     """
-    try:
-        from freerun.server.supervisor import serve as run
-    except ModuleNotFoundError as error:
-        if error.name not in ("httptools", "prometheus_client", "starlette", "uvicorn"):
-            raise
-        raise MissingExtraError(error.name, "serve", "a service") from None
+    for name in ("httptools", "prometheus_client", "starlette", "uvicorn"):  # some are imported later
+        if find_spec(name) is None:
+            raise MissingExtraError(name, "serve", "a service")
+    from freerun.server.supervisor import serve as run
+
     return run(settings)

@@ -59,7 +59,7 @@ class Connection(HttpToolsProtocol):
         self.is_reading = True
         self.unanswered = 0
         self.progress_at = self.idle_since = self.sent_at = self.loop.time()
-        self.header_bytes = self.body_bytes = self.unsent = 0
+        self.header_bytes = self.field_bytes = self.body_bytes = self.unsent = 0
         self.dropping_until: float | None = None
         self._rejection: Problem | None = None
 
@@ -89,7 +89,10 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         # counted until the headers end, so the limit is reached by the headers themselves
         if self.header_bytes > _MAX_HEADERS:
-            self.reject(over_limit("headers", _MAX_HEADERS, f"The headers have more than {_MAX_HEADERS:,} bytes.", 431))
+            self._reject_headers()
+
+    def _reject_headers(self) -> None:
+        self.reject(over_limit("headers", _MAX_HEADERS, f"The headers have more than {_MAX_HEADERS:,} bytes.", 431))
 
     def on_message_begin(self) -> None:
         """Begin a request."""
@@ -98,18 +101,36 @@ class Connection(HttpToolsProtocol):
             raise ValueError("too many pipelined requests")  # which ends the parsing
         super().on_message_begin()
         self.is_reading, self.has_headers = True, False
+        self.field_bytes = 0
         self.body_bytes = 0
         self.progress_at = self.loop.time()
 
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the address."""
+        self._count_field(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header."""
+        self._count_field(len(name) + len(value))
+        super().on_header(name, value)
+
+    def _count_field(self, size: int) -> None:
+        """Count a part of the headers, which may all have arrived in one packet."""
+        self.field_bytes += size
+        if self.field_bytes > _MAX_HEADERS:
+            self._reject_headers()
+            raise ValueError("too large headers")  # which ends the parsing
+
     def on_headers_complete(self) -> None:
         """Start the application, or let the request wait for the answers to those before it."""
-        self.header_bytes = 0
-        self.unanswered += 1
-        self.has_headers = True
         self.is_stream = self.is_patient = False
         self.scope["arrived"] = self.rules.clock.arrived()  # type: ignore[typeddict-unknown-key]
         self.scope["connection"] = self  # type: ignore[typeddict-unknown-key]
-        super().on_headers_complete()
+        super().on_headers_complete()  # raises for an address that is none
+        self.header_bytes = 0
+        self.unanswered += 1
+        self.has_headers = True
         self.progress_at = self.loop.time()
         if self.rules.is_draining:
             self.cycle.keep_alive = False
@@ -150,7 +171,7 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Reject bytes that are not HTTP."""
-        if self.is_ending:  # no mistake, but too many requests
+        if self.is_ending:  # too many requests, or rejected already
             self._finish_when_answered()
         else:
             self.reject(Problem(400, "This is not a valid HTTP request."))
@@ -196,6 +217,8 @@ class Connection(HttpToolsProtocol):
 
     def _finish(self) -> None:
         """Close, after the rejection."""
+        if self.transport.is_closing():
+            return
         if self._rejection is not None:
             self.transport.write(_as_http(self._rejection))
             self.rules.counts.request("other", self._rejection.status, 0.0)

@@ -13,7 +13,7 @@ from starlette.types import Scope, Send
 
 from freerun.server.service_state import header_of
 
-__all__ = ["Document", "page_documents", "send_document"]
+__all__ = ["API_HEADERS", "Document", "page_documents", "send_document"]
 
 _TYPES: Final = {
     ".html": "text/html; charset=utf-8",
@@ -22,7 +22,12 @@ _TYPES: Final = {
     ".svg": "image/svg+xml",
     ".json": "application/json",
 }
-PAGE_POLICY: Final = (
+API_HEADERS: Final = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+"""Headers of answers that are no documents."""
+_PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
@@ -61,7 +66,7 @@ async def send_document(document: Document, scope: Scope, send: Send) -> None:
         (b"etag", document.tag.encode()),
         (b"cache-control", b"no-cache"),
         (b"vary", b"accept-encoding"),
-        (b"content-security-policy", PAGE_POLICY.encode()),
+        (b"content-security-policy", _PAGE_POLICY.encode()),
         (b"referrer-policy", b"no-referrer"),
         (b"x-frame-options", b"DENY"),
         (b"cross-origin-opener-policy", b"same-origin"),

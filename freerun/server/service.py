@@ -13,7 +13,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from freerun.server import prediction_routes, stream_route, translation_routes
-from freerun.server.documents import Document, page_documents, send_document
+from freerun.server.documents import API_HEADERS, Document, page_documents, send_document
 from freerun.server.openapi import docs_page, openapi_document
 from freerun.server.origins import check_host, check_site
 from freerun.server.problem import Problem, unavailable
@@ -37,10 +37,6 @@ _OPEN: Final = (
 _CHECKED_LATER: Final = ("/translate", "/detect", "/languages")
 """Their key may be in the body."""
 _EVERYWHERE: Final = [(b"x-content-type-options", b"nosniff")]
-_API_HEADERS: Final = [
-    (b"cache-control", b"no-store"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-]
 _JSON: Final = b"application/json"
 
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -237,7 +233,7 @@ def _document(document: Document) -> Handler:
 
 
 async def _send(body: bytes, send: Send, media_type: bytes = _JSON) -> None:
-    headers = [(b"content-type", media_type), (b"content-length", b"%d" % len(body)), *_API_HEADERS]
+    headers = [(b"content-type", media_type), (b"content-length", b"%d" % len(body)), *API_HEADERS]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
@@ -245,6 +241,6 @@ async def _send(body: bytes, send: Send, media_type: bytes = _JSON) -> None:
 async def _send_problem(problem: Problem, send: Send) -> None:
     response = problem.response()
     await send(
-        {"type": "http.response.start", "status": problem.status, "headers": [*response.raw_headers, *_API_HEADERS]}
+        {"type": "http.response.start", "status": problem.status, "headers": [*response.raw_headers, *API_HEADERS]}
     )
     await send({"type": "http.response.body", "body": bytes(response.body), "more_body": False})

@@ -16,6 +16,7 @@ from freerun.data.features import Features
 from freerun.runtime.encoded_texts import EncodedText
 from freerun.server.api_types import PredictOptions, StreamLine
 from freerun.server.batch_runner import FailedText
+from freerun.server.documents import API_HEADERS
 from freerun.server.fair_queue import Job
 from freerun.server.model_calls import predict_job
 from freerun.server.prediction_routes import Predicting, check_texts, features_for, prediction_json
@@ -139,7 +140,7 @@ class _Stream:
         """Send the headers, the first time."""
         if not self._has_begun:
             self._has_begun = True
-            headers = [(b"content-type", STREAM_TYPE.encode()), (b"cache-control", b"no-store")]
+            headers = [(b"content-type", STREAM_TYPE.encode()), *API_HEADERS]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def write(self, content: bytes) -> None:

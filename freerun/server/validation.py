@@ -6,6 +6,7 @@ first mistake (``FailFast``), and unknown keys are looked for here, not by pydan
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
@@ -37,6 +38,8 @@ def validated(kind: type[M], value: Any) -> M:
     Raises:
         Problem: it is not of this type, or has keys that the type has not.
     """
+    if not isinstance(value, dict):
+        raise invalid("body: Input should be an object.", [{"pointer": "", "detail": "Input should be an object"}])
     try:
         checked = kind.model_validate(value)
     except ValidationError as error:
@@ -75,11 +78,17 @@ def _mistake(pointer: str, detail: str) -> Problem:
     return invalid(f"{shown(pointer[1:])}: {detail}.", [{"pointer": pointer, "detail": detail}])
 
 
+def _in_words_of_json(message: str) -> str:
+    """Return a message of pydantic's without Python's words."""
+    message = message.replace("valid list", "valid array")
+    return re.sub(r"a valid dictionary or instance of \w+", "an object", message)[:200]
+
+
 def _explained(error: ValidationError) -> Problem:
     """Return the rejection of a request with mistakes; it does not repeat what was sent."""
     mistakes = error.errors(include_url=False, include_context=False, include_input=False)
     listed = [
-        {"pointer": "".join(f"/{part}"[:80] for part in mistake["loc"]), "detail": mistake["msg"][:200]}
+        {"pointer": "".join(f"/{part}"[:80] for part in mistake["loc"]), "detail": _in_words_of_json(mistake["msg"])}
         for mistake in mistakes[:_SHOWN_MISTAKES]
     ]
     first = listed[0]

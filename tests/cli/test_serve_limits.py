@@ -235,7 +235,7 @@ REQUESTS = {
     "404": ("GET", "/nothing", None),
     "405": ("PUT", "/live", None),
     "413": ("POST", PREDICT, {"texts": ["a"] * 2000}),
-    "415": ("POST", "/translate", "q"),
+    "415": ("POST", PREDICT, "q"),
     "422": ("POST", PREDICT, {"text": "a"}),
     "bad path": ("GET", "/%00%ff%0d%0aX:%20y", None),
 }

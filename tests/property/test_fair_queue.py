@@ -30,7 +30,15 @@ class Queue(RuleBasedStateMachine):
         if not self.queue.has_room(len(lengths)):
             assert len(self.queue) + len(lengths) > CAPACITY
             return
-        job = Job(call=call, items=list(range(len(lengths))), lengths=lengths, width=width, rows=ROWS)
+        job = Job(
+            call=call,
+            model="m",
+            costs=[each * width for each in lengths],
+            items=list(range(len(lengths))),
+            lengths=lengths,
+            width=width,
+            rows=ROWS,
+        )
         self.waiting[job] = list(range(len(lengths)))
         self.queue.add(job)
 
@@ -41,7 +49,7 @@ class Queue(RuleBasedStateMachine):
             assert not any(self.numbers_that_count().values())
             return
         self.queue.charge(batch.key, seconds)
-        rows = longest = 0
+        rows = cost = 0
         for job, number in batch.parts:
             assert not job.is_cancelled
             assert job.call == batch.call
@@ -49,8 +57,8 @@ class Queue(RuleBasedStateMachine):
             same_length = [each for each in self.waiting[job] if self.key(job, each) == self.key(job, number)]
             assert number == same_length[0]  # in order within a job, where the lengths are similar
             self.waiting[job].remove(number)
-            rows, longest = rows + job.width, max(longest, job.lengths[number])
-        assert len(batch.parts) == 1 or (rows <= ROWS and rows * longest <= 2**15)
+            rows, cost = rows + job.width, cost + job.costs[number]
+        assert len(batch.parts) == 1 or (rows <= ROWS and cost <= 50_000)
 
     @staticmethod
     def key(job, number):
@@ -70,7 +78,7 @@ class Queue(RuleBasedStateMachine):
         assert all(count == 1 for count in self.decoded.values())
         waiting = self.numbers_that_count()
         assert len(self.queue) == sum(map(len, waiting.values())) <= CAPACITY
-        assert self.queue.cost == sum(job.cost * len(numbers) for job, numbers in waiting.items())
+        assert self.queue.costs["m"] == sum(job.costs[number] for job, numbers in waiting.items() for number in numbers)
 
     def teardown(self):
         while (batch := self.queue.take()) is not None:
@@ -84,7 +92,7 @@ TestQueue = Queue.TestCase
 
 
 def job(call, texts):
-    return Job(call=call, items=range(texts), lengths=[1] * texts, width=1, rows=1)
+    return Job(call=call, model="m", costs=[1] * texts, items=range(texts), lengths=[1] * texts, width=1, rows=1)
 
 
 def busy(queue, calls, seconds, until):

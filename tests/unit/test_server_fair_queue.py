@@ -8,7 +8,15 @@ from freerun.server.fair_queue import FairQueue, Job
 
 
 def job(call="a", texts=1, length=5, width=1, rows=64):
-    return Job(call=call, items=list(range(texts)), lengths=[length] * texts, width=width, rows=rows)
+    return Job(
+        call=call,
+        model="m",
+        costs=[length * width] * texts,
+        items=list(range(texts)),
+        lengths=[length] * texts,
+        width=width,
+        rows=rows,
+    )
 
 
 def queue_of(*jobs, capacity=10_000):
@@ -65,7 +73,7 @@ def test_a_text_that_is_wider_than_a_batch_is_decoded_alone():
 
 
 def test_long_texts_make_small_batches():
-    queue = queue_of(job(texts=20, length=4096, rows=1000))
+    queue = queue_of(job(texts=20, length=6000, rows=1000))
     assert [len(queue.take().parts) for _ in range(3)] == [8, 8, 4]
 
 

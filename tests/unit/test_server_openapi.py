@@ -10,7 +10,7 @@ import jsonschema_rs
 import pytest
 from starlette.routing import Route
 
-from freerun.server import asked
+from freerun.server import api_types
 from freerun.server.connection import ConnectionRules
 from freerun.server.counts import CountTable
 from freerun.server.openapi import _OPERATIONS, docs_page, openapi, openapi_document
@@ -43,7 +43,7 @@ async def routes():
         counts=table.row(0),
         table=table,
         log=None,
-        rules=ConnectionRules(1.0, 1, table.row(0)),
+        rules=ConnectionRules(read_timeout=1.0, keep_alive=1.0, maximum=1, counts=table.row(0)),
     )
     return service._routes()
 
@@ -87,7 +87,7 @@ def test_every_route_is_described_and_every_description_has_a_route():
 
 
 def test_every_key_of_a_request_is_documented():
-    requests = {each.request for each in _OPERATIONS if each.request} | {asked.StreamLine, asked.PredictOptions}
+    requests = {each.request for each in _OPERATIONS if each.request} | {api_types.StreamLine, api_types.PredictOptions}
     for kind in requests:
         assert SCHEMAS[kind.__name__]["properties"].keys() == kind.model_fields.keys()
     for name in ("PredictOptions", "Sample", "TranslateBody"):
@@ -102,12 +102,6 @@ def test_limits_are_those_of_the_service():
     assert schemas["PredictBody"]["properties"]["beam_size"]["maximum"] == 5
     assert schemas["PredictBody"]["properties"]["max_length"]["anyOf"][0]["maximum"] == 11
     assert schemas["TranslateBody"]["properties"]["alternatives"]["maximum"] == 4
-
-
-def test_requests_forbid_unknown_keys_where_the_service_does():
-    for name in ("PredictBody", "ScoreBody", "PairToScore", "Sample", "StreamLine"):
-        assert SCHEMAS[name]["additionalProperties"] is False
-    assert "additionalProperties" not in SCHEMAS["TranslateBody"]
 
 
 def test_the_document_is_json():

@@ -41,16 +41,18 @@ def test_only_the_model_that_was_replaced_is_loaded_again(paths, bundles):
     before = dict(loader.models)
     replace(paths["words"], bundles["characters"])
     models = loader.loaded_again()
-    assert models["summary"] is before["summary"]
-    assert models["words"].bundle.digest != before["words"].bundle.digest
+    assert models["summary"][0] is before["summary"]
+    assert models["words"][0].bundle.digest != before["words"].bundle.digest
     assert loader.models == before
+    loader.adopt(models)
+    assert loader.models["words"] is models["words"][0]
     assert loader.changed() == []
 
 
 def test_all_models_are_loaded_again_if_that_is_asked_for(paths):
     loader = loader_of(paths)
     models = loader.loaded_again(all_of_them=True)
-    assert all(models[name] is not loader.models[name] for name in paths)
+    assert all(models[name][0] is not loader.models[name] for name in paths)
 
 
 def test_a_damaged_replacement_is_refused_once_and_the_old_models_stay(paths):
@@ -67,7 +69,7 @@ def test_a_damaged_replacement_is_refused_once_and_the_old_models_stay(paths):
     assert loader.changed() == []  # it is not tried again before it changes again
     config.write_bytes(content)
     assert loader.changed() == ["words"]
-    assert loader.loaded_again()["words"].bundle.digest == before["words"].bundle.digest
+    assert loader.loaded_again()["words"][0].bundle.digest == before["words"].bundle.digest
 
 
 def test_a_model_that_is_gone_for_a_moment_is_no_change(paths):
