@@ -89,7 +89,7 @@ def _metrics(models: Sequence[str]) -> list[_Metric]:
         _Metric("histogram", "batch_seconds", "Time to decode a batch.", model, named, _SECONDS),
         _Metric("gauge", "queue_texts", "Texts that wait.", (), none),
         _Metric("gauge", "connections", "Connected clients.", (), none),
-        _Metric("counter", "refused_connections", "Connections beyond --max-connections.", (), none),
+        _Metric("counter", "rejected_connections", "Connections beyond --max-connections.", (), none),
         _Metric("counter", "cut_off_connections", "Clients that sent or read too slowly.", (), none),
         _Metric("counter", "lost_log_lines", "Lines of the log that could not be written.", (), none),
         _Metric("counter", "replaced_workers", "Workers that died and were replaced.", (), none),
