@@ -108,13 +108,13 @@ class ServiceState:
             return Problem(401, detail, headers={"WWW-Authenticate": "Bearer"})
         return over_limit("max-bytes", limit, f"The body has more than {limit:,} bytes. Send several, or a stream.")
 
-    def may_hold(self, size: int) -> bool:
-        """Return True if there is room for so many more bytes."""
-        return self.held["bytes"] + size <= _MAX_HELD or not self.held["bytes"]
+    def may_hold(self, scope: Scope, size: int) -> bool:
+        """Return True if there is room for so many more bytes, or no other request holds any."""
+        return self.held["bytes"] + size <= _MAX_HELD or self.held["bytes"] == scope.get("held_bytes", 0)
 
     def hold(self, scope: Scope, size: int) -> None:
         """Count bytes as held until the request ends. Raises Problem 503 if they are too many."""
-        if not self.may_hold(size):
+        if not self.may_hold(scope, size):
             raise unavailable("Too many large requests at once. Try again later.", 1.0, limit="memory")
         self.held["bytes"] += size
         scope["held_bytes"] = scope.get("held_bytes", 0) + size

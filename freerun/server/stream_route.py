@@ -215,7 +215,7 @@ class _Stream:
         runner.submit(job, float("inf"))
 
     def _may_hold(self, job: Job) -> bool:
-        return self._state.may_hold(job.answer_bytes)
+        return self._state.may_hold(self._scope, job.answer_bytes)
 
     def _encoded(self, number: int, line: bytes) -> EncodedText | Problem | None:
         limits = self._state.limits

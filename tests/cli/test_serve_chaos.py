@@ -469,7 +469,12 @@ def test_texts_of_clients_that_close_mid_request_are_skipped(serve):
     until(lambda: service.metric("queue_texts"))
     for client in clients:
         client.close()
-    until(lambda: service.metric('requests_total{endpoint="predict",status="499"}') == 2)
+
+    def ended(*statuses):
+        return sum(service.metric(f'requests_total{{endpoint="predict",status="{status}"}}') for status in statuses)
+
+    until(lambda: ended("200", "499") == 2)  # the model may have been as fast for one of them
+    assert ended("499") >= 1
     assert service.predict("abc")
     skipped, decoded = service.metric("skipped_texts_total"), service.metric("texts_total") - 1
     assert 0 < decoded < 2 * len(LONG["texts"])
