@@ -660,7 +660,7 @@ def serve(
             min=SERVE_SECONDS.low,
             max=SERVE_SECONDS.high,
             metavar="S",
-            help="Seconds without progress until a client that sends or reads too slowly is cut off.",
+            help="Seconds without progress until a client that sends or reads too slowly is disconnected.",
         ),
     ] = 20.0,
     keep_alive: Annotated[

@@ -335,7 +335,7 @@ class FrontendSettings(Answer):
 
 
 class ProblemDetails(Answer):
-    """Why a request was refused (RFC 9457)."""
+    """Why a request was rejected (RFC 9457)."""
 
     type: str
     title: str

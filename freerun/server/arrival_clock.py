@@ -8,7 +8,7 @@ __all__ = ["ArrivalClock"]
 
 
 class ArrivalClock:
-    """Tells how long requests may have waited in the sockets while the event loop was busy with others.
+    """Estimates how long requests may have waited in the sockets while the event loop was busy with others.
 
     Under overload, a turn of the loop takes as long as it takes to answer all clients that had sent something. What is
     read in a turn may have arrived since the beginning of the turn before, and what is written goes out in the turn

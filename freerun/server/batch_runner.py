@@ -85,7 +85,7 @@ class BatchRunner:
     def check_room(self) -> None:
         """Raise Problem if no text can be added now, so that nothing of a request needs to be read."""
         if not self.has_room():
-            raise self._refusal("The queue is full")
+            raise self._rejection("The queue is full")
 
     def submit(self, job: Job, timeout: float) -> None:
         """Let a job wait for its turn; then ``job.handle``, a future, has its results, or a ``FailedText`` for each.
@@ -95,14 +95,14 @@ class BatchRunner:
         """
         with self._changed:
             if not self._queue.has_room(len(job.items)):
-                raise self._refusal("The queue is full")
+                raise self._rejection("The queue is full")
             if self.wait_estimate() > timeout:
-                raise self._refusal("More texts wait than can be answered in time")
+                raise self._rejection("More texts wait than can be answered in time")
             job.handle = self._loop.create_future()
             self._queue.add(job)
             self._changed.notify()
 
-    def _refusal(self, what: str) -> Problem:
+    def _rejection(self, what: str) -> Problem:
         detail = f"{what}: {self.waiting:,} texts wait. Try again later."
         return unavailable(detail, min(60.0, self.wait_estimate()), limit="queue", maximum=self._queue.capacity)
 
@@ -153,8 +153,8 @@ class BatchRunner:
         try:
             with stopped_by(self._stop):
                 return list(call.run(items))
-        except Exception as error:  # noqa: BLE001 (whatever it is, the service goes on)
-            if self._stop.value:  # no answer needs them
+        except Exception as error:  # noqa: BLE001 (whatever it is, the service continues)
+            if self._stop.value:  # their clients have gone
                 return [FailedText()] * len(items)
             if len(items) == 1:
                 return [self._failed(error)]

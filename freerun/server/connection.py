@@ -1,7 +1,7 @@
 """One client's connection: uvicorn's, with limits of time and size, and an end that loses no request.
 
-uvicorn waits for ever for a client that has sent half of a request, or that does not read its answer, and holds any
-number of connections, any size of headers and any number of pipelined requests.
+uvicorn waits indefinitely for a client that has sent half of a request, or that does not read its answer, and allows
+any number of connections, any size of headers and any number of pipelined requests.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Connection(HttpToolsProtocol):
     # ------------------------------------------------------------------------------------------- uvicorn's callbacks
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept a client, or tell it that there are too many."""
+        """Accept a client, or reject it if there are too many."""
         super().connection_made(transport)
         maximum = self.rules.maximum
         if len(self.connections) > maximum:
@@ -76,7 +76,7 @@ class Connection(HttpToolsProtocol):
             self.reject(Problem(503, detail, headers=headers, limit="max-connections", maximum=maximum))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell those who compute for the client."""
+        """Stop what is computed for the client."""
         super().connection_lost(exc)
         for function in tuple(self.when_lost):
             function()
@@ -151,7 +151,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """End an answer, and go on to the next request; a body that was not read is dropped for some time.
+        """End an answer, and start the next request; a body that was not read is dropped for some time.
 
         In place of uvicorn's, which reads on while requests wait, and has a timer for each answer.
         """
@@ -199,7 +199,7 @@ class Connection(HttpToolsProtocol):
         self._finish_when_answered()
 
     def _abandon(self) -> None:
-        """Give up the request whose body does not come to its end."""
+        """Abandon the request whose body is incomplete."""
         cycle = self.cycle
         if cycle.response_started:
             self._rejection = None  # it would be read as part of the answer, or as that of another request
@@ -225,7 +225,7 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
     def check_progress(self, now: float) -> None:
-        """Cut off a client that has made no progress for too long. Called about once a second."""
+        """Disconnect a client that has made no progress for too long. Called about once a second."""
         if self._reads_too_slowly(now):
             self._cut_off()
         elif self.dropping_until is not None and now > self.dropping_until:

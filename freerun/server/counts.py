@@ -112,7 +112,7 @@ class CountTable:
         self._numbers = memoryview(mmap.mmap(-1, 8 * rows * end)).cast("d")
 
     def row(self, number: int) -> Counts:
-        """Return the counts of one process; they go on where the row's former process ended."""
+        """Return the counts of one process; they continue those of the process that had the row before."""
         start = number * self._width
         bounds = {metric.name: metric.bounds for metric in self._metrics}
         return Counts(self._numbers[start : start + self._width], self._columns, bounds)

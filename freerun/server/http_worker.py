@@ -21,7 +21,7 @@ from freerun.server.api_keys import ApiKeys
 from freerun.server.batch_runner import BatchRunner
 from freerun.server.connection import Connection, ConnectionRules
 from freerun.server.counts import Counts, CountTable
-from freerun.server.listener import BACKLOG, refuse_new_clients
+from freerun.server.listener import BACKLOG, reject_new_clients
 from freerun.server.serve_settings import ServeSettings
 from freerun.server.served_models import ServedModel
 from freerun.server.server_log import ServerLog
@@ -30,7 +30,7 @@ from freerun.server.service import Service
 __all__ = ["WorkerSetup", "run_worker"]
 
 _AT_ONCE: Final = 16
-"""Connections that one of several workers accepts at once, so that the others get some, too."""
+"""Connections that one of several workers accepts at a time, so that the others get some, too."""
 _IDLE: Final = 1.0
 """Seconds that idle connections stay open when the worker ends: a request may be on its way."""
 _LAST_CLIENTS: Final = (0.1, 2.0)
@@ -137,7 +137,7 @@ class _WorkerServer(uvicorn.Server):
 
     def _end_alone(self) -> None:
         """End because the supervisor has died, and do what it would have done first."""
-        refuse_new_clients(self._setup.listener)
+        reject_new_clients(self._setup.listener)
         self._end()
 
     def _end(self) -> None:
@@ -186,7 +186,7 @@ class _WorkerServer(uvicorn.Server):
             connection.transport.abort()
 
     async def _accept_last_clients(self) -> None:
-        """Wait until nobody waits to be accepted. New workers take them, or attempts to connect are dropped."""
+        """Wait until no client waits to be accepted: new workers accept them, or attempts to connect are dropped."""
         at_least, at_most = _LAST_CLIENTS
         await asyncio.sleep(at_least)
         for _ in range(round(at_most / at_least)):
@@ -216,7 +216,7 @@ class _UvicornErrors(logging.Handler):
 
 
 class _LoopErrors:
-    """Logs what fails in the event loop, outside of requests: each kind once in a while only."""
+    """Logs errors of the event loop, outside of requests: each kind once per ``_SILENCE`` seconds."""
 
     def __init__(self, log: ServerLog) -> None:
         self._log = log

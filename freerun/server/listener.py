@@ -10,7 +10,7 @@ from typing import Final
 
 from freerun.errors import ConfigError
 
-__all__ = ["BACKLOG", "open_listener", "refuse_new_clients"]
+__all__ = ["BACKLOG", "open_listener", "reject_new_clients"]
 
 BACKLOG: Final = 4096
 """Connections that wait to be accepted."""
@@ -35,7 +35,7 @@ def open_listener(host: str, port: int) -> socket.socket:
     where = f"{host}:{port}"
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        # asyncio sends answers at once (TCP_NODELAY) only where it finds this protocol
+        # asyncio sends answers without delay (TCP_NODELAY) only on sockets created with this protocol
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         fix = "Use an address of this machine, such as 127.0.0.1"
@@ -55,12 +55,12 @@ def open_listener(host: str, port: int) -> socket.socket:
     return listener
 
 
-def refuse_new_clients(listener: socket.socket) -> None:
-    """Drop attempts to connect, so that the clients which are connected can be accepted, and none is cut off.
+def reject_new_clients(listener: socket.socket) -> None:
+    """Drop attempts to connect, so that all clients that are already connected can be accepted.
 
-    Closing the socket would cut off those that no worker has accepted yet. The filter is a program for the kernel that
-    keeps no byte of a packet with SYN and without ACK. Where there is no such thing (it is Linux's), clients of the
-    last moment are cut off.
+    Closing the socket would reset the connections that no worker has accepted yet. The filter is a program for the
+    kernel that keeps no byte of a packet with SYN and without ACK. Where there is no such thing (it is Linux's), the
+    last clients are disconnected.
     """
     instructions = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *each) for each in _DROP_SYN))
     program = struct.pack("HP", len(_DROP_SYN), ctypes.addressof(instructions))

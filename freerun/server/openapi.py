@@ -39,14 +39,14 @@ _STATUSES: Final = {
     421: "The request was meant for another host.",
     422: "The body is well formed, and something in it is wrong.",
     431: "The headers are too large.",
-    500: "The model could not process a text, or the service has a fault; its log says which.",
+    500: "The model could not process a text, or the service has an internal error; see its log.",
     503: "The queue is full, the time is up, or the service is ending: try again after `Retry-After` seconds.",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Operation:
-    """One address and method: the types of its request and answer, and the statuses of refusals."""
+    """One address and method: the types of its request and answer, and the statuses of errors."""
 
     method: str
     path: str
@@ -55,13 +55,13 @@ class _Operation:
     request: type[BaseModel] | None = None
     answer: type[BaseModel] | str | None = None
     request_types: tuple[str, ...] = (_JSON,)
-    refusals: tuple[int, ...] = ()
+    errors: tuple[int, ...] = ()
     is_list: bool = False
 
 
-def _read(path: str, summary: str, answer: type[BaseModel] | str, *refusals: int) -> _Operation:
+def _read(path: str, summary: str, answer: type[BaseModel] | str, *errors: int) -> _Operation:
     """Return an operation that takes nothing but an address."""
-    return _Operation(method="get", path=path, summary=summary, answer=answer, refusals=refusals)
+    return _Operation(method="get", path=path, summary=summary, answer=answer, errors=errors)
 
 
 _PREDICT = """\
@@ -85,7 +85,7 @@ _OPERATIONS: Final = (
         description=_PREDICT,
         request=api_types.PredictBody,
         answer=api_types.PredictAnswer,
-        refusals=_ASKING,
+        errors=_ASKING,
     ),
     _Operation(
         method="post",
@@ -94,7 +94,7 @@ _OPERATIONS: Final = (
         description="The log-probability that the model gives to each target.",
         request=api_types.ScoreBody,
         answer=api_types.ScoreAnswer,
-        refusals=_ASKING,
+        errors=_ASKING,
     ),
     _read("/v1/models", "List the models", api_types.ModelList, 401),
     _read("/v1/models/{name}", "Describe a model", api_types.ModelDetails, 401, 404),
@@ -106,7 +106,7 @@ _OPERATIONS: Final = (
         request=api_types.TranslateBody,
         answer=api_types.TranslateAnswer,
         request_types=(_JSON, _FORM),
-        refusals=_TRANSLATING,
+        errors=_TRANSLATING,
     ),
     _Operation(
         method="post",
@@ -116,7 +116,7 @@ _OPERATIONS: Final = (
         request=api_types.DetectBody,
         answer=api_types.Detected,
         request_types=(_JSON, _FORM),
-        refusals=(400, 401, 408, 413, 415, 422, 503),
+        errors=(400, 401, 408, 413, 415, 422, 503),
         is_list=True,
     ),
     _Operation(
@@ -124,7 +124,7 @@ _OPERATIONS: Final = (
         path="/languages",
         summary="LibreTranslate: list languages",
         answer=api_types.Language,
-        refusals=(401,),
+        errors=(401,),
         is_list=True,
     ),
     _read("/frontend/settings", "LibreTranslate: settings of its page", api_types.FrontendSettings),
@@ -219,10 +219,10 @@ def _described(operation: _Operation, needs_key: bool) -> dict[str, Any]:
                 "schema": {"type": "string", "description": "Lines of text. Only with Accept: application/x-ndjson."}
             },
         }
-    if 401 in operation.refusals and needs_key:
+    if 401 in operation.errors and needs_key:
         described["security"] = [{"bearer": []}, {"header": []}]
-    for status in (*operation.refusals, *_ANYWHERE):
-        described["responses"][str(status)] = _refusal(status)
+    for status in (*operation.errors, *_ANYWHERE):
+        described["responses"][str(status)] = _rejection(status)
     return described
 
 
@@ -253,14 +253,14 @@ def _answer(operation: _Operation) -> dict[str, Any]:
     return {"description": operation.summary, "content": content}
 
 
-def _refusal(status: int) -> dict[str, Any]:
-    refusal: dict[str, Any] = {
+def _rejection(status: int) -> dict[str, Any]:
+    rejection: dict[str, Any] = {
         "description": _STATUSES[status],
         "content": {_PROBLEM: {"schema": _reference(api_types.ProblemDetails)}},
     }
     if status == 503:
-        refusal["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
-    return refusal
+        rejection["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
+    return rejection
 
 
 def _reference(kind: type[BaseModel]) -> dict[str, Any]:

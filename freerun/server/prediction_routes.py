@@ -75,7 +75,7 @@ class Predicting:
         return max(sizes[0] / maximum for _, maximum, sizes, _ in self._sizes([text]))
 
     def _check(self, text: EncodedText) -> None:
-        """Refuse a text with too many tokens, or with a bound that the prefix exceeds."""
+        """Reject a text with too many tokens, or with a bound that the prefix exceeds."""
         where, maximum = f"text {text.row + 1}", self._limits.max_tokens
         if len(text.tokens) > maximum:
             detail = f"{where} has {len(text.tokens):,} tokens, and at most {maximum:,} are allowed. Split it."
@@ -137,7 +137,7 @@ def prediction_json(prediction: Prediction, options: PredictOptions) -> dict[str
 
 
 def check_options(options: PredictOptions, limits: RequestLimits) -> None:
-    """Refuse options beyond the service's limits."""
+    """Reject options beyond the service's limits."""
     width = max(options.beam_size, options.num_hypotheses or 1)
     if width > limits.max_beam_size:
         detail = f"beam_size and num_hypotheses may be {limits.max_beam_size} at most, and {width} was asked for."
@@ -149,7 +149,7 @@ def check_options(options: PredictOptions, limits: RequestLimits) -> None:
 
 
 def check_texts(texts: Sequence[str], features: Sequence[Features] | None, limits: RequestLimits) -> None:
-    """Refuse too many texts, or one that is too long."""
+    """Reject too many texts, or one that is too long."""
     if len(texts) > limits.max_texts:
         detail = f"A request may have {limits.max_texts:,} texts, and this one has {len(texts):,}."
         raise over_limit("max-texts", limits.max_texts, f"{detail} Send several, or a stream.")
@@ -160,7 +160,7 @@ def check_texts(texts: Sequence[str], features: Sequence[Features] | None, limit
 
 
 def check_characters(where: str, text: Features, limits: RequestLimits) -> None:
-    """Refuse a text that is too long."""
+    """Reject a text that is too long."""
     length = len(text) if isinstance(text, str) else sum(map(len, text))
     if length > limits.max_characters:
         detail = f"{where} has {length:,} characters, and at most {limits.max_characters:,} are allowed."

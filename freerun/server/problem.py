@@ -1,4 +1,4 @@
-"""Refusals: an HTTP status and a JSON object of RFC 9457."""
+"""Errors: an HTTP status and a JSON object of RFC 9457."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROBLEM_JSON: Final = "application/problem+json"
 
 
 class Problem(Exception):
-    """A request that is refused. ``detail`` is for the person who sent it, so it names no path and no internals."""
+    """A request that is rejected. ``detail`` is for the person who sent it, so it names no path and no internals."""
 
     def __init__(
         self,
@@ -49,15 +49,15 @@ class Problem(Exception):
 
 
 def over_limit(limit: str, maximum: float, detail: str, status: int = 413) -> Problem:
-    """Return the refusal of a request that exceeds a limit, an option of ``freerun serve`` without its dashes."""
+    """Return the rejection of a request that exceeds a limit, an option of ``freerun serve`` without its dashes."""
     return Problem(status, detail, limit=limit, maximum=maximum)
 
 
 def invalid(detail: str, errors: list[dict[str, str]] | None = None) -> Problem:
-    """Return the refusal of a request whose content is wrong; ``errors``: a pointer and a detail for each mistake."""
+    """Return the rejection of a request whose content is wrong; ``errors``: a pointer and a detail for each mistake."""
     return Problem(422, detail) if errors is None else Problem(422, detail, errors=errors)
 
 
 def unavailable(detail: str, seconds: float, **members: Any) -> Problem:
-    """Return the refusal of a request that may succeed if it is repeated in some seconds."""
+    """Return the rejection of a request that may succeed if it is repeated in some seconds."""
     return Problem(503, detail, headers={"Retry-After": str(max(1, round(seconds)))}, **members)

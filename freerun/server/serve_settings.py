@@ -77,7 +77,7 @@ class ServeSettings:
         precision: of all models.
         log_json: write events as JSON Lines.
         log_requests: write a line for each request.
-        read_timeout: seconds without progress after which a client that sends or reads slowly is cut off.
+        read_timeout: seconds without progress after which a client that sends or reads slowly is disconnected.
         keep_alive: seconds that an idle connection stays open.
         max_connections: clients that may be connected to each worker.
         limits: of one request.

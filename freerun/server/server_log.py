@@ -31,7 +31,8 @@ class ServerLog:
     def __init__(self, as_json: bool, lost: Callable[[], None] | None = None) -> None:
         """``lost`` is called for each line that could not be written.
 
-        Without it there is no thread, which a process that forks must not have, and a line is written at once or not.
+        Without it there is no thread, which a process that forks must not have, and a line is written immediately or
+        dropped.
         """
         self._as_json = as_json
         self._lost = lost

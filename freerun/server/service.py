@@ -84,7 +84,7 @@ class Service:
                 status = 500
                 raise
             self._state.log.failure("a request failed", error, trace=True, path=scope["path"])
-            await _send_problem(Problem(500, "The service has a fault. Its log says which."), send_counted)
+            await _send_problem(Problem(500, "The service has an internal error. See its log."), send_counted)
         finally:
             seconds = asyncio.get_running_loop().time() - began
             self._state.release(scope)
@@ -98,7 +98,7 @@ class Service:
         self._state.log.info("request", **values, milliseconds=round(1000 * seconds, 2))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check the key, find the handler and turn refusals into answers."""
+        """Check the key, find the handler and turn errors into answers."""
         scope["app"] = self  # the router then raises HTTPException where nothing matches
         path, settings = scope["path"], self._state.settings
         try:
@@ -115,8 +115,8 @@ class Service:
                 404: "There is nothing at this address. GET /docs lists what there is.",
                 405: f"{scope['method']} is not possible here.",
             }
-            refusal = Problem(error.status_code, detail.get(error.status_code, error.detail), headers=error.headers)
-            await _send_problem(refusal, send)
+            rejection = Problem(error.status_code, detail.get(error.status_code, error.detail), headers=error.headers)
+            await _send_problem(rejection, send)
 
     # ----------------------------------------------------------------------------------------------------------- routes
 

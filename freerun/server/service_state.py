@@ -79,8 +79,8 @@ class ServiceState:
         """Return the body of a request; without a valid key in its headers it has to be small.
 
         Raises:
-            Problem: it has more than ``max_bytes``, or does not arrive in time, or there is no memory for it beside the
-                bodies of other requests.
+            Problem: it has more than ``max_bytes``, or does not arrive in time, or there is no memory for it besides
+                the bodies of other requests.
             ClientGone: it does not come to its end.
         """
         has_key = self.has_key(scope)

@@ -144,7 +144,7 @@ class _Stream:
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def write(self, content: bytes) -> None:
-        """Send lines. Raises ClientGone if there is nobody to read them."""
+        """Send lines. Raises ClientGone if the client has gone."""
         await self._send({"type": "http.response.body", "body": content, "more_body": True})
         self._check_client()
 
@@ -257,7 +257,7 @@ class _Stream:
             await self._answer_first()
 
     async def _answer_first(self) -> None:
-        """Answer the lines that have waited longest. Raises ClientGone if there is nobody to read the answers."""
+        """Answer the lines that have waited longest. Raises ClientGone if the client has gone."""
         group, connection = self._groups[0], self._scope["connection"]
         connection.is_patient = True
         if group.job is not None and not group.job.handle.done():

@@ -3,6 +3,8 @@
 Workers are forked after the models are loaded, so they share the memory of the weights, and one that dies is replaced
 within milliseconds. All accept from one socket, which outlives each of them: clients that wait there are not lost.
 When models are loaded again, new workers take over, and the old ones finish what they have begun.
+
+Over 350 lines, because each step in the life of a worker depends on those before it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from freerun.errors import UserError, exit_code
 from freerun.server.api_keys import ApiKeys, others_can_read, read_keys
 from freerun.server.counts import CountTable
 from freerun.server.http_worker import WorkerSetup, run_worker
-from freerun.server.listener import open_listener, refuse_new_clients
+from freerun.server.listener import open_listener, reject_new_clients
 from freerun.server.received_signals import received_signals
 from freerun.server.serve_settings import ServeSettings
 from freerun.server.served_models import ModelLoader, ServedModel
@@ -202,7 +204,7 @@ class _Supervisor:
                     self._report_death(worker, status)
 
     def _report_death(self, worker: _Worker, status: int) -> None:
-        """Log the death of a worker; those that die at once are not replaced at once."""
+        """Log the death of a worker; one that dies right after its start is replaced after a delay."""
         code = os.waitstatus_to_exitcode(status)
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         self._log.failure(f"worker {worker.process} died ({how}) and is replaced")
@@ -265,7 +267,7 @@ class _Supervisor:
             )
             run_worker(setup)
             code = 0
-        except BaseException as error:  # noqa: BLE001 (the child must not go on as the parent)
+        except BaseException as error:  # noqa: BLE001 (the child must not continue as the parent)
             self._log.failure("a worker failed", error, trace=True)
             code = exit_code(error)
         finally:
@@ -327,13 +329,13 @@ class _Supervisor:
         self._log.failure("the models were not loaded again: the old ones serve", error, trace=is_ours)
 
     def _end(self, ending: int) -> int:
-        """End the service: finish what runs, refuse what is new."""
+        """End the service: finish what runs, reject what is new."""
         self._log.info("stopping: running requests are finished")
         self._stop(self._settings.drain)
         return 0 if ending == signal.SIGTERM else 128 + ending
 
     def _stop(self, drain: float) -> None:
-        refuse_new_clients(self._listener)
+        reject_new_clients(self._listener)
         for generation in self._generations:
             _end_workers(generation, signal.SIGTERM if drain else signal.SIGKILL)
         deadline = time.monotonic() + drain + _GRACE
