@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -29,6 +30,7 @@ def guarded(tmp_path_factory, bundles):
         "max-beam-size": 4,
         "max-length": 30,
         "max-output-tokens": 300,
+        "max-cost": 120,
         "max-weights": 200,
     }
     arguments = [f"--{name}={value}" for name, value in limits.items()]
@@ -64,6 +66,7 @@ def ask(guarded, path, body=None, headers=(), key=KEY):
         (PREDICT, {"texts": ["a"], "max_length": 31}, 422, "max-length", 30),
         (PREDICT, {"texts": ["a"] * 5, "max_length": 30, "num_hypotheses": 2}, 413, "max-output-tokens", 300),
         (PREDICT, {"texts": ["a"] * 5, "max_length": 20, "attention": True}, 413, "max-weights", 200),
+        (PREDICT, {"texts": ["a"], "max_length": 30, "beam_size": 4}, 422, "max-cost", 120),
         ("/translate", {"q": ["a\nb\nc", "d\ne\nf"], "source": "words", "target": "words"}, 413, "max-texts", 5),
         ("/translate", {"q": "b" * 51, "source": "words", "target": "words"}, 413, "max-characters", 50),
         ("/translate", {"q": "b", "source": "words", "target": "words", "alternatives": 4}, 422, "max-beam-size", 4),
@@ -169,6 +172,39 @@ def test_questions_need_a_key(guarded, path, body):
 )
 def test_a_key_is_sent_in_one_of_two_headers(guarded, headers, status):
     assert ask(guarded, "/v1/models", headers=headers, key=None).status == status
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory, bundles):
+    """A service with a key and the usual limits."""
+    directory = tmp_path_factory.mktemp("locked")
+    (directory / "keys").write_text(f"{KEY}\n")
+    (directory / "keys").chmod(0o600)
+    arguments = [f"words={bundles['words']}", "--api-key-file", directory / "keys"]
+    with Service(*arguments, log=directory / "log") as service:
+        yield service
+
+
+def test_a_large_body_needs_its_key_in_the_headers(locked):
+    """Whoever has none could have it parsed, and kept, otherwise."""
+    body = {"q": ["a " * 4000] * 10, "source": "words", "target": "words", "api_key": KEY}
+    answer = locked.post("/translate", body)
+    assert answer.status == 401
+    assert "key in the headers" in answer.json["detail"]
+    assert locked.post("/translate", {**body, "q": "a"}).status == 200
+    large = locked.ask("POST", "/translate", {**body, "q": ["a " * 4000] * 10}, {"X-API-Key": KEY})
+    assert large.status == 413  # a text has 1,000 tokens at most
+    assert large.json["limit"] in ("max-tokens", "max-characters")
+
+
+def test_bodies_that_do_not_end_hold_up_nobody_else(locked):
+    head = "POST /translate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with ExitStack() as stack:
+        for _ in range(70):
+            client = stack.enter_context(locked.socket())
+            client.sendall(f"{head}Content-Length: 60000\r\n\r\n".encode() + b" " * 59_999)
+        answer = locked.ask("POST", PREDICT, TEXTS, {"X-API-Key": KEY}, timeout=10)
+        assert answer.status == 200
 
 
 def test_a_key_in_an_address_is_no_key(guarded):

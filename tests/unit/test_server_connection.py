@@ -250,6 +250,23 @@ def test_garbage_after_pipelined_requests_is_no_answer_to_them(service):
     assert [answer.status for answer in answers] == [200, 200, 400]
 
 
+def test_a_client_that_never_stops_asking_is_answered_in_part(service):
+    """It may send a number of requests ahead; the others it has to send again."""
+    answers = answers_in(service.raw(request() * 5000))
+    assert 100 <= len(answers) < 5000
+    assert {answer.status for answer in answers} == {200}
+
+
+def test_a_large_header_in_one_packet_is_noticed(service):
+    [answer] = answers_in(service.raw(request("/live", "X: " + "a" * 100_000)))
+    assert (answer.status, answer.json["limit"]) == (431, "headers")
+
+
+def test_a_request_for_a_tunnel_is_no_request(service):
+    answers = answers_in(service.raw(b"CONNECT example.org:443 HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+    assert [answer.status for answer in answers] == [400]
+
+
 def test_http_1_0_closes_the_connection(service):
     [answer] = answers_in(service.raw(request(version="1.0")))
     assert (answer.status, answer.headers["connection"]) == (200, "close")
