@@ -101,6 +101,15 @@ def test_a_line_without_an_end_ends_the_stream(service):
     assert (last["error"]["status"], last["error"]["limit"]) == (413, "max-characters")
 
 
+def test_what_came_before_a_line_without_an_end_is_answered(service):
+    """Though it was not decoded yet: such outputs take a while."""
+    content = b'"a"\n' * 30 + b'"' + b"b" * 9_000_000
+    answer = streamed(service, content, query="?beam_size=100&length_penalty=10&max_length=500")
+    *before, last = answer.lines
+    assert [line["source"] for line in before] == ["a"] * 30
+    assert last["error"]["status"] == 413
+
+
 def test_options_are_in_the_query(service):
     content = "".join(json.dumps(text) + "\n" for text in TEXTS)
     query = "?beam_size=3&num_hypotheses=2&length_penalty=0.5&early_stop=true&token_scores=false&prefix=b&max_length=9"

@@ -31,8 +31,8 @@ TEXTS = {
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     made = {
-        name: once(tmp_path_factory, f"attention-{name}", partial(trained.exported, **model))
-        for name, model in {**MODELS, "none": trained.CHARACTERS}.items()
+        name: once(tmp_path_factory, name, partial(trained.exported, **model))
+        for name, model in {**MODELS, "characters": trained.CHARACTERS}.items()
     }
     return {name: directory / "run" for name, directory in made.items()}
 
@@ -94,7 +94,7 @@ def test_predictions_have_none_unless_they_are_asked_for(runs):
     assert "source_tokens" not in prediction.as_json()
 
 
-@pytest.mark.parametrize(("name", "runtime"), [("none", None), ("words", "onnx")])
+@pytest.mark.parametrize(("name", "runtime"), [("characters", None), ("words", "onnx")])
 def test_a_model_without_attention_and_onnxruntime_have_none(runs, tmp_path, name, runtime):
     model = runs[name] if runtime is None else freerun.export(runs[name], tmp_path / "bundle").directory
     predictor = freerun.load(model, runtime=runtime)
@@ -117,7 +117,7 @@ def test_the_command_prints_them(runs, capfd):
     assert values == json.loads(json.dumps(expected.as_json()))
 
 
-@pytest.mark.parametrize("name", [*MODELS, "none"])
+@pytest.mark.parametrize("name", [*MODELS, "characters"])
 def test_texts_of_several_calls_are_decoded_together_as_if_alone(runs, name):
     predictor = freerun.load(runs[name])
     texts = TEXTS.get(name, ["ab", "cab", "b"])

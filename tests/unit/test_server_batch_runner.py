@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from dataclasses import dataclass, field
 
 import pytest
 
 from freerun.errors import DataError
+from freerun.runtime.interruptible import stop_flag
 from freerun.server.batch_runner import BatchRunner, FailedText
 from freerun.server.counts import CountTable
 from freerun.server.fair_queue import Job
@@ -224,6 +226,34 @@ def test_a_request_that_was_given_up_during_its_batch_does_not_disturb_the_other
         return await other.handle
 
     assert run(test) == [10]
+
+
+def test_a_batch_that_no_client_waits_for_is_stopped():
+    @dataclass(frozen=True)
+    class Endless(Doubling):
+        def run(self, items):
+            self.batches.append(list(items))
+            end = time.monotonic() + 30
+            while not stop_flag().value and time.monotonic() < end:
+                time.sleep(0.01)
+            raise RuntimeError("stopped")
+
+    async def test(running):
+        running.call = Endless()
+        one, two = running.submit(1), running.submit(2)
+        while not running.call.batches:
+            await asyncio.sleep(0.01)
+        began = time.monotonic()
+        running.runner.cancel(one)
+        await asyncio.sleep(0.1)
+        assert running.call.batches in ([[1]], [[1, 2]])  # the other one is still waited for
+        running.runner.cancel(two)
+        running.call = Doubling()
+        assert await running.submit(4).handle == [8]
+        assert running.log.failures == []
+        return time.monotonic() - began
+
+    assert run(test) < 15
 
 
 def test_batches_are_counted():

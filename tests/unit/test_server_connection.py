@@ -298,6 +298,14 @@ def test_a_refused_body_is_read_for_a_while_so_that_its_client_sees_the_answer(s
     assert (answer.status, answer.json["limit"]) == (413, "max-bytes")
 
 
+def test_a_body_in_chunks_is_too_large_when_it_is(service):
+    """Its length is not known before."""
+    chunk = b"40000\r\n" + b" " * 0x40000 + b"\r\n"
+    head = request(PREDICT, "Content-Type: application/json", "Transfer-Encoding: chunked", method="POST")
+    [answer] = answers_in(service.raw(head + chunk * 20))
+    assert (answer.status, answer.json["limit"]) == (413, "max-bytes")
+
+
 def test_bodies_in_chunks_are_read(service):
     chunks = b'5\r\n{"tex\r\n1;a=b\r\nt\r\n00a\r\ns": ["a"]}\r\n0\r\nTrailer: x\r\n\r\n'
     head = request(PREDICT, "Content-Type: application/json", "Transfer-Encoding: chunked", CLOSE, method="POST")

@@ -6,12 +6,14 @@ import threading
 import time
 from ctypes import c_int32
 
+import numpy as np
 import pytest
 
 import freerun
 from freerun import Beam, Greedy, Sampling
 from freerun.data.readers import Pair
 from freerun.runtime.interruptible import stop_flag, stopped_by
+from freerun.symbols import BOS
 from tests import trained
 
 
@@ -43,6 +45,16 @@ def test_a_long_call_ends_soon_after_the_flag_is_set(predictor):
     with stopped_by(flag), pytest.raises(RuntimeError, match="stopped by another thread"):
         predictor.predict_encoded(texts, Beam(100, 1, 10.0))
     assert time.monotonic() - began < 20
+
+
+def test_a_search_is_stopped_between_two_steps(predictor):
+    stepper = predictor.searcher._fallback.stepper
+    ids = np.array([predictor.encode(["A B"])[0].ids])
+    stepper.start(ids, np.array([ids.shape[1]]))
+    bos, first = np.array([BOS]), np.array([0])
+    stepper.step(bos, first)
+    with stopped_by(c_int32(1)), pytest.raises(RuntimeError, match="stopped by another thread"):
+        stepper.step(bos, first)
 
 
 def test_each_thread_has_a_flag_of_its_own():
