@@ -96,7 +96,7 @@ class Mixture:
             Request.of("refused", PREDICT, {**good, "unknown": 1}, 422),
             Request.of("refused", PREDICT, {"texts": []}, 422),
             Request.of("refused", PREDICT, self._texts([self._words[0]] * 1001), 413),
-            Request.of("refused", PREDICT, b"[" * 5000, 422),
+            Request.of("refused", PREDICT, b"[" * 5000, 400),
             Request.of("refused", PREDICT, b"{}", 415, {"Content-Type": "text/plain"}),
             Request.of("refused", PREDICT, None, 405),
             Request.of("refused", "/v1/models/none/predict", good, 404),

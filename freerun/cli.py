@@ -622,7 +622,7 @@ def serve(
     ] = 1,
     queue: Annotated[
         int, typer.Option(min=1, max=QUEUE.high, help="Texts that may wait in each worker; beyond it, 503.")
-    ] = 4000,
+    ] = 1000,
     timeout: Annotated[
         float,
         typer.Option(

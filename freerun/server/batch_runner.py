@@ -19,6 +19,8 @@ from freerun.server.server_log import ServerLog
 
 __all__ = ["BatchRunner", "Call", "FailedText"]
 
+_CAUTION: Final = 0.8
+"""Fraction of its time that a request may be estimated to wait."""
 _MEMORY: Final = 0.8
 """What a batch counts for the estimate of speed, compared with the batch after it."""
 
@@ -96,7 +98,7 @@ class BatchRunner:
         with self._changed:
             if not self._queue.has_room(len(job.items)):
                 raise self._rejection("The queue is full")
-            if self.wait_estimate() > timeout:
+            if self.wait_estimate() > _CAUTION * timeout:
                 raise self._rejection("More texts wait than can be answered in time")
             job.handle = self._loop.create_future()
             self._queue.add(job)

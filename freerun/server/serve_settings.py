@@ -89,7 +89,7 @@ class ServeSettings:
     port: int = 8080
     workers: int = 1
     threads: int = 1
-    queue: int = 4000
+    queue: int = 1000
     timeout: float = 30.0
     drain: float = 30.0
     api_key_file: Path | None = None

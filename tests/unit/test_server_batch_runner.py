@@ -166,9 +166,9 @@ def test_a_request_that_could_not_be_answered_in_time_is_refused_at_once():
         running.submit(*range(1, 6))
         assert running.runner.waiting == 5
         assert running.runner.wait_estimate() == 5.0
-        running.submit(7, timeout=5.0)
+        running.submit(7, timeout=6.25)
         with pytest.raises(Problem, match="More texts wait than can be answered in time"):
-            running.submit(8, timeout=5.0)
+            running.submit(8, timeout=6.25)
 
     run(test)
 
