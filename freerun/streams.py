@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any, BinaryIO
 
-__all__ = ["binary_input", "discard_output", "is_terminal", "prepare_streams", "write_notice"]
+__all__ = ["binary_input", "discard_output", "error_descriptor", "is_terminal", "prepare_streams", "write_notice"]
 
 _STREAMS = {0: ("stdin", "r"), 1: ("stdout", "w"), 2: ("stderr", "w")}
 
@@ -70,3 +70,8 @@ def discard_output() -> None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
+
+
+def error_descriptor() -> int:
+    """Return the file descriptor of standard error; an OSError, ValueError or AttributeError if it has none."""
+    return sys.stderr.fileno()

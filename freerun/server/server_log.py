@@ -10,13 +10,13 @@ import json
 import os
 import queue
 import select
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from typing import Any, Final
 
+from freerun.streams import error_descriptor
 from freerun.text import one_line
 
 __all__ = ["ServerLog"]
@@ -97,7 +97,7 @@ def _line(stamp: str, level: str, event: str, values: dict[str, Any]) -> str:
 def _is_writable() -> bool:
     """Return True if a line can be written without waiting."""
     try:
-        return bool(select.select([], [sys.stderr.fileno()], [], 0)[1])
+        return bool(select.select([], [error_descriptor()], [], 0)[1])
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -106,6 +106,6 @@ def _written(line: str) -> bool:
     """Write to standard error in one call, so that lines of several processes do not mix; return False on failure."""
     try:
         data = line.encode(errors="backslashreplace")
-        return os.write(sys.stderr.fileno(), data) == len(data)
+        return os.write(error_descriptor(), data) == len(data)
     except (OSError, ValueError, AttributeError):
         return False

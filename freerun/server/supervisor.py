@@ -16,7 +16,6 @@ import resource
 import select
 import signal
 import socket
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -31,6 +30,7 @@ from freerun.server.received_signals import received_signals
 from freerun.server.serve_settings import ServeSettings
 from freerun.server.served_models import ModelLoader, ServedModel
 from freerun.server.server_log import ServerLog
+from freerun.streams import error_descriptor
 
 __all__ = ["serve"]
 
@@ -158,7 +158,7 @@ class _Supervisor:
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         runtimes = ", ".join(sorted({model.predictor.runtime for model in self._loader.models.values()}))
         self._log.info(f"serving {names} at {address}", workers=self._settings.workers, runtime=runtimes)
-        if sys.stderr.isatty() and not self._settings.log_json:
+        if os.isatty(error_descriptor()) and not self._settings.log_json:
             self._log.info("press Ctrl-C to stop")
 
     # ------------------------------------------------------------------------------------------------- the main loop

@@ -531,5 +531,6 @@ def test_every_function_of_the_package_is_tried(predictor):
     functions = {name for name in freerun.__all__ if name.islower() and name != "__version__"}
     assert functions == {"load", "train", "evaluate", "diagnose", "compare", "export", "study", "tune"}
     methods = {name for name in vars(type(predictor)) if re.fullmatch(r"[a-z]\w*", name)}
-    for_services = {"encode", "predict_encoded", "prefix_ids", "encode_pairs", "score_encoded", "check_attention"}
-    assert methods == {"predict", "predict_batch", "predict_stream", "score_stream"} | for_services
+    of_attention = {"has_attention", "check_attention"}
+    for_services = {"encode", "predict_encoded", "prefix_ids", "encode_pairs", "score_encoded"}
+    assert methods == {"predict", "predict_batch", "predict_stream", "score_stream"} | of_attention | for_services
