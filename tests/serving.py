@@ -49,6 +49,7 @@ class Service:
 
     def __init__(self, *arguments, log, environment=None):
         self.log = Path(log)
+        self._connection = None
         command = [sys.executable, "-m", "freerun", "serve", *map(str, arguments), "--port", "0"]
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
@@ -64,7 +65,6 @@ class Service:
         except BaseException:
             self.kill()
             raise
-        self._connection = None
 
     def _address(self):
         deadline = time.monotonic() + START
@@ -171,9 +171,7 @@ class Service:
 
     def stop(self, how=signal.SIGTERM, timeout=60.0):
         """End it, and return the exit code."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._close()
         if self.process.poll() is None:
             self.process.send_signal(how)
         try:
@@ -184,8 +182,14 @@ class Service:
 
     def kill(self):
         """Kill it, whatever it does; its workers notice."""
+        self._close()
         self.process.kill()
         self.process.wait()
+
+    def _close(self):
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def __enter__(self):
         return self

@@ -463,7 +463,7 @@ def test_a_bundle_that_export_replaces_under_load_is_served(serve, bundle, train
 
 
 def test_texts_of_clients_that_close_mid_request_are_skipped(serve):
-    service = serve()
+    service = serve("--queue", 4 * len(MANY), "--timeout", 3600)
     # a large penalty makes outputs as long as they may be, so this takes minutes
     request = {"texts": MANY, "beam_size": 100, "length_penalty": 10.0, "max_length": 500}
     clients = [connected(service.port) for _ in range(3)]
