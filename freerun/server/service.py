@@ -209,6 +209,7 @@ class Service:
         from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
         self._state.counts.set("queue_texts", self._state.runner.waiting)
+        self._state.counts.set("connections", len(scope["connection"].connections))
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self._state.table)
         await _send(generate_latest(registry), send, CONTENT_TYPE_LATEST.encode())
