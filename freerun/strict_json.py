@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any, Final
 
-__all__ = ["MAX_DEPTH", "depth", "parse"]
+__all__ = ["MAX_DEPTH", "parse"]
 
 MAX_DEPTH: Final = 64
 """Maximum nesting of arrays and objects: far more than any file has, far below the recursion limit."""
@@ -25,7 +25,7 @@ def parse(content: bytes) -> Any:
     text = content.decode()
     # The nesting is only as deep as there are opening brackets: most files need no further check.
     brackets = content.count(b"[") + content.count(b"{")
-    if brackets > MAX_DEPTH and depth(text) > MAX_DEPTH:
+    if brackets > MAX_DEPTH and _depth(text) > MAX_DEPTH:
         raise ValueError(f"nested more than {MAX_DEPTH} deep")
     value = json.loads(text, parse_constant=_reject_constant, parse_int=_parse_integer, parse_float=_parse_float)
     if b"\\u" in content:  # only an escape can express half a pair
@@ -33,7 +33,7 @@ def parse(content: bytes) -> Any:
     return value
 
 
-def depth(text: str) -> int:
+def _depth(text: str) -> int:
     """Return the maximum nesting of brackets outside strings."""
     depth = deepest = 0
     in_string = escaped = False

@@ -13,6 +13,7 @@ from freerun.data.codec import Codec
 from freerun.diagnostics.record import Recorded
 from freerun.evaluation.items import EvaluationSet
 from freerun.randomness import numpy_generator
+from freerun.runtime.prediction import END_NAME
 from freerun.search.attended import in_reading_order
 from freerun.search.batches import pad, pad_sources
 from freerun.symbols import BOS, EOS, UNK, source_length
@@ -31,7 +32,6 @@ _MAX_STEPS = 200
 _MAX_WEIGHTS = 10_000
 """Size above which attention matrices are left out of the page."""
 _BATCH = 64
-END = "⏎"
 
 
 def chosen_examples(recorded: Recorded, limit: int = MAX_EXAMPLES) -> Ids:
@@ -84,7 +84,7 @@ def _example(
     return {
         "source": item.source,
         "features": None if source.features is None else source.features.text(item.features or ""),
-        "sourceTokens": [*source.tokens(item.source), END],
+        "sourceTokens": [*source.tokens(item.source), END_NAME],
         "references": item.texts,
         "output": target.text(target.decode(tokens)),
         "edits": edits,
@@ -117,7 +117,7 @@ def _columns(reference: Sequence[int], output: Sequence[int]) -> list[list[int]]
 
 
 def _named(ids: npt.NDArray[np.integer], target: Codec) -> list[str]:
-    return [END if token == EOS else target.vocabulary.token(int(token)) for token in ids]
+    return [END_NAME if token == EOS else target.vocabulary.token(int(token)) for token in ids]
 
 
 def _percent(log_probs: npt.NDArray[np.float32]) -> list[int]:

@@ -143,14 +143,14 @@ class BatchRunner:
         self._speeds[model] = _MEMORY * old_seconds + seconds, _MEMORY * old_cost + cost
 
     def _count(self, batch: TextBatch, results: Sequence[Any], seconds: float) -> None:
-        call: Any = batch.call
+        call: Call = batch.call
         self._counts.observe("batch_texts", len(batch.parts), call.model)
         self._counts.observe("batch_seconds", seconds, call.model)
         call.count(self._counts, [each for each in results if not isinstance(each, FailedText)])
 
     def _results(self, batch: TextBatch) -> list[Any]:
         """Decode a batch. If that fails, decode each text alone, so that none fails because of another."""
-        call: Any = batch.call
+        call: Call = batch.call
         items = [job.items[number] for job, number in batch.parts]
         try:
             with stopped_by(self._stop):

@@ -3,8 +3,8 @@
 Texts that can share a call form a *class*: the same model, search options and prefix, and a similar length, because a
 call ends with its longest output. A batch has texts of one class, and each request in the class has an equal share of
 it. Classes share time as in fair queueing (Demers, Keshav and Shenker 1989): the next batch is of the class that has
-used the least of it, and the cost of a batch is bounded. New classes start at a clock
-that shows an equal share, and that never stays behind what waiting classes have used (WF2Q+, Bennett and Zhang 1997).
+used the least of it, and the cost of a batch is bounded. New classes start at a clock that shows an equal share, and
+that never stays behind what waiting classes have used (WF2Q+, Bennett and Zhang 1997).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class TextBatch:
     """Texts to decode in one call: (job, number of the item) each. ``key`` names their class."""
 
     key: Hashable
-    call: Hashable
+    call: Any
     parts: list[tuple[Job, int]]
 
 

@@ -161,9 +161,12 @@ class _WorkerServer(uvicorn.Server):
 
     def _check_connections(self) -> None:
         now = asyncio.get_running_loop().time()
-        for connection in list(self.server_state.connections):
-            if isinstance(connection, Connection):
-                connection.check_progress(now)
+        for connection in self._connections():
+            connection.check_progress(now)
+
+    def _connections(self) -> list[Connection]:
+        """Return those that are open now; uvicorn knows several kinds."""
+        return [each for each in self.server_state.connections if isinstance(each, Connection)]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what was asked, within ``drain`` seconds; then close."""
@@ -175,14 +178,14 @@ class _WorkerServer(uvicorn.Server):
         for server in self.servers:
             server.close()
         await asyncio.sleep(_SETTLING)
-        for connection in list(self.server_state.connections):
+        for connection in self._connections():
             connection.shutdown()
         while self.server_state.connections and loop.time() < deadline:
             await asyncio.sleep(0.02)
             if loop.time() - now > _IDLE:
                 self._close_idle()
-        self.lost = sum(not each.is_idle for each in self.server_state.connections if isinstance(each, Connection))
-        for connection in list(self.server_state.connections):
+        self.lost = sum(not each.is_idle for each in self._connections())
+        for connection in self._connections():
             connection.transport.abort()
 
     async def _accept_last_clients(self) -> None:
@@ -195,8 +198,8 @@ class _WorkerServer(uvicorn.Server):
             await asyncio.sleep(at_least)
 
     def _close_idle(self) -> None:
-        for connection in list(self.server_state.connections):
-            if isinstance(connection, Connection) and connection.is_idle:
+        for connection in self._connections():
+            if connection.is_idle:
                 connection.transport.close()
         self._check_connections()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -37,7 +36,7 @@ class ClientGone(Exception):
     """The client has closed its connection, so no answer is needed."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class ServiceState:
     """Shared by all routes of a worker."""
 
@@ -49,7 +48,7 @@ class ServiceState:
     table: CountTable
     log: ServerLog
     rules: ConnectionRules
-    held: Counter[str] = field(default_factory=Counter)
+    held: int = 0  # bytes
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "freerun requests"))
 
     @property
@@ -110,20 +109,20 @@ class ServiceState:
 
     def may_hold(self, scope: Scope, size: int) -> bool:
         """Return True if there is room for so many more bytes, or no other request holds any."""
-        return self.held["bytes"] + size <= _MAX_HELD or self.held["bytes"] == scope.get("held_bytes", 0)
+        return self.held + size <= _MAX_HELD or self.held == scope.get("held_bytes", 0)
 
     def hold(self, scope: Scope, size: int) -> None:
         """Count bytes as held until the request ends. Raises Problem 503 if they are too many."""
         if not self.may_hold(scope, size):
             raise unavailable("Too many large requests at once. Try again later.", 1.0, limit="memory")
-        self.held["bytes"] += size
+        self.held += size
         scope["held_bytes"] = scope.get("held_bytes", 0) + size
 
     def release(self, scope: Scope, size: int | None = None) -> None:
         """Forget bytes that a request held; by default all of them, because it has ended."""
         held = scope.get("held_bytes", 0)
         freed = held if size is None else min(size, held)
-        self.held["bytes"] -= freed
+        self.held -= freed
         scope["held_bytes"] = held - freed
 
     # ------------------------------------------------------------------------------------------------------- computing

@@ -339,13 +339,11 @@ class _Supervisor:
         for generation in self._generations:
             _end_workers(generation, signal.SIGTERM if drain else signal.SIGKILL)
         deadline = time.monotonic() + drain + _GRACE
+        for generation in self._generations:
+            generation.ends = deadline
         while any(generation.workers for generation in self._generations):
             self._sleep(0.1)
-            for generation in self._generations:
-                generation.ends = deadline
             self._reap_all()
-            if len(self._generations) == 1 and not self._generations[0].workers:
-                return
             if time.monotonic() > deadline or _ENDING & set(self._received):
                 for generation in self._generations:
                     _end_workers(generation, signal.SIGKILL)

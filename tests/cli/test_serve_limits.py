@@ -186,7 +186,7 @@ def locked(tmp_path_factory, bundles):
 
 
 def test_a_large_body_needs_its_key_in_the_headers(locked):
-    """Whoever has none could have it parsed, and kept, otherwise."""
+    """Otherwise a client without a key could make the service parse and hold large bodies."""
     body = {"q": ["a " * 4000] * 10, "source": "words", "target": "words", "api_key": KEY}
     answer = locked.post("/translate", body)
     assert answer.status == 401
