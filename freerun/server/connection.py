@@ -1,7 +1,8 @@
 """One client's connection: uvicorn's, with limits of time and size, and an end that loses no request.
 
 uvicorn waits indefinitely for a client that has sent half of a request, or that does not read its answer, and allows
-any number of connections, any size of headers and any number of pipelined requests.
+any number of connections, any size of headers and any number of pipelined requests. It loses the body of a request that
+offers another protocol, as each first one of Java's client does, and an answer whose client is still sending.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from freerun.server.arrival_clock import ArrivalClock
@@ -25,7 +27,10 @@ _MAX_PIPELINED: Final = 128
 _PROGRESS: Final = 256
 """Bytes of a body within ``read_timeout`` that count as progress; in a stream, one is enough."""
 _LINGER: Final = 2.0
-"""Seconds that the rest of a rejected body is read and dropped: if it were not, the client might miss the answer."""
+"""Seconds in which what a client still sends is read and dropped after its last answer. If it were not read, the system
+would reset the connection, and the client might miss the answer (RFC 9112, section 9.6)."""
+_MAX_TURNED_AWAY: Final = 100
+"""Clients beyond the maximum that may read why they are rejected; more of them are disconnected at once."""
 
 
 class ConnectionRules:
@@ -37,6 +42,7 @@ class ConnectionRules:
         self.maximum = maximum
         self.counts = counts
         self.is_draining = False
+        self.turned_away = 0
 
 
 class Connection(HttpToolsProtocol):
@@ -48,36 +54,47 @@ class Connection(HttpToolsProtocol):
         is_patient: the client need not send anything now, because answers are due to it.
         is_reading: the first byte of the first request, or the end of the current one, is awaited.
         unanswered: requests whose headers have arrived and whose answers are not complete.
-        is_ending: nothing more is read; the connection is closed after the last answer.
+        is_ending: no more requests are read; the connection is closed after the last answer.
+        has_ended: the last answer was given.
     """
 
     def __init__(self, *arguments: Any, rules: ConnectionRules, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.rules = rules
         self.when_lost: set[Callable[[], None]] = set()
-        self.is_stream = self.is_patient = self.is_ending = self.has_headers = False
+        self.is_stream = self.is_patient = self.is_ending = self.has_ended = self.has_headers = False
         self.is_reading = True
         self.unanswered = 0
         self.progress_at = self.idle_since = self.sent_at = self.loop.time()
         self.header_bytes = self.field_bytes = self.body_bytes = self.unsent = 0
         self.dropping_until: float | None = None
+        self._is_turned_away = False
         self._rejection: Problem | None = None
+        self._answers = _Answers(self)
 
     # ------------------------------------------------------------------------------------------- uvicorn's callbacks
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept a client, or reject it if there are too many."""
         super().connection_made(transport)
-        maximum = self.rules.maximum
-        if len(self.connections) > maximum:
-            self.rules.counts.add("rejected_connections")
-            detail = f"More than {maximum:,} clients are connected. Try again later."
-            headers = {"Retry-After": "1"}
-            self.reject(Problem(503, detail, headers=headers, limit="max-connections", maximum=maximum))
+        if len(self.connections) - self.rules.turned_away > self.rules.maximum:
+            self._turn_away()
+
+    def _turn_away(self) -> None:
+        rules, self._is_turned_away = self.rules, True
+        rules.turned_away += 1
+        rules.counts.add("rejected_connections")
+        detail = f"More than {rules.maximum:,} clients are connected. Try again later."
+        headers = {"Retry-After": "1"}
+        self.reject(Problem(503, detail, headers=headers, limit="max-connections", maximum=rules.maximum))
+        if rules.turned_away > _MAX_TURNED_AWAY:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop what is computed for the client."""
         super().connection_lost(exc)
+        self.has_ended = True
+        self.rules.turned_away -= self._is_turned_away
         for function in tuple(self.when_lost):
             function()
 
@@ -86,10 +103,33 @@ class Connection(HttpToolsProtocol):
         if self.is_ending:
             return
         self.header_bytes += len(data)
-        super().data_received(data)
+        self._parse(data)
         # counted until the headers end, so the limit is reached by the headers themselves
         if self.header_bytes > _MAX_HEADERS:
             self._reject_headers()
+
+    def _parse(self, data: bytes) -> None:
+        """Parse bytes, in place of uvicorn's, which loses what follows the headers of a request to upgrade."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            head = self._head_without_upgrade()
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+            self._parse(head + data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            self.send_400_response(str(error))
+
+    def _head_without_upgrade(self) -> bytes:
+        """Return the current request's headers without the offer of another protocol (RFC 9110, section 7.8)."""
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    @property
+    def _is_upgrade(self) -> bool:
+        """Return True while the headers are those of a request that offers another protocol: it is parsed again."""
+        return bool(self.parser.should_upgrade()) and self.parser.get_method() != b"CONNECT"
 
     def _reject_headers(self) -> None:
         self.reject(over_limit("headers", _MAX_HEADERS, f"The headers have more than {_MAX_HEADERS:,} bytes.", 431))
@@ -124,10 +164,13 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Start the application, or let the request wait for the answers to those before it."""
+        if self._is_upgrade:
+            return
         self.is_stream = self.is_patient = False
         self.scope["arrived"] = self.rules.clock.arrived()  # type: ignore[typeddict-unknown-key]
         self.scope["connection"] = self  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()  # raises for an address that is none
+        self.cycle.transport = self._answers  # type: ignore[assignment]
         self.header_bytes = 0
         self.unanswered += 1
         self.has_headers = True
@@ -145,6 +188,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End a request."""
+        if self._is_upgrade:
+            return
         self.is_reading = False
         self.header_bytes = 0
         self.dropping_until = None
@@ -155,11 +200,11 @@ class Connection(HttpToolsProtocol):
 
         In place of uvicorn's, which reads on while requests wait, and has a timer for each answer.
         """
-        self.unanswered -= 1
         self.server_state.total_requests += 1
-        now = self.idle_since = self.loop.time()
-        if self.transport.is_closing():
+        if self.has_ended or self.transport.is_closing():
             return
+        self.unanswered -= 1
+        now = self.idle_since = self.loop.time()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
             return
@@ -186,11 +231,12 @@ class Connection(HttpToolsProtocol):
     @property
     def is_idle(self) -> bool:
         """Return True before the first byte of a request."""
-        return not self.unanswered and not self.header_bytes and not (self.is_reading and self.has_headers)
+        is_asking = self.header_bytes or (self.is_reading and self.has_headers)
+        return self.has_ended or not (self.unanswered or is_asking)
 
     def reject(self, problem: Problem) -> None:
         """Read nothing more; answer what came before, then this, and close."""
-        if self.transport.is_closing() or self.is_ending:
+        if self.has_ended or self.is_ending:
             return
         self.is_ending = True
         self._rejection = problem
@@ -216,20 +262,35 @@ class Connection(HttpToolsProtocol):
             self._finish()
 
     def _finish(self) -> None:
-        """Close, after the rejection."""
-        if self.transport.is_closing():
+        """End, after the rejection."""
+        if self.has_ended:
             return
         if self._rejection is not None:
             self.transport.write(_as_http(self._rejection))
             self.rules.counts.request("other", self._rejection.status, 0.0)
-        self.transport.close()
+        self.end()
+
+    def end(self) -> None:
+        """Send nothing more, and close; but first drop for some time what the client still sends."""
+        if self.has_ended:
+            return
+        is_sending = self.is_ending or self.pipeline or (self.is_reading and self.has_headers)
+        self.is_ending = self.has_ended = True
+        self.pipeline.clear()
+        if not is_sending or self.transport.is_closing():
+            self.transport.close()
+            return
+        self.dropping_until = self.loop.time() + _LINGER
+        self.transport.write_eof()
+        self.flow.resume_reading()
 
     def check_progress(self, now: float) -> None:
         """Disconnect a client that has made no progress for too long. Called about once a second."""
         if self._reads_too_slowly(now):
             self._cut_off()
-        elif self.dropping_until is not None and now > self.dropping_until:
-            self.transport.close()
+        elif self.dropping_until is not None:
+            if now > self.dropping_until:
+                self.transport.close()
         elif self.is_reading and (self.has_headers or self.header_bytes):
             self._check_request(now)
         elif not self.unanswered and now - self.idle_since > self.rules.keep_alive:
@@ -257,6 +318,26 @@ class Connection(HttpToolsProtocol):
     def _cut_off(self) -> None:
         self.rules.counts.add("cut_off_connections")
         self.transport.abort()
+
+
+class _Answers:
+    """The transport of uvicorn's answers, which it closes after the last one."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of an answer."""
+        if not self._connection.has_ended:
+            self._connection.transport.write(data)
+
+    def is_closing(self) -> bool:
+        """Return True if nothing more is sent."""
+        return self._connection.has_ended or self._connection.transport.is_closing()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._connection.end()
 
 
 def _as_http(problem: Problem) -> bytes:

@@ -476,7 +476,8 @@ def test_texts_of_clients_that_close_mid_request_are_skipped(serve):
     assert service.predict("abc")
     skipped, decoded = service.metric("skipped_texts_total"), service.metric("texts_total") - 1
     assert decoded < len(MANY)
-    assert skipped >= 3 * len(MANY) - decoded - 1  # the one in whose midst they left
+    # as each of them leaves, another text may be in the midst of being decoded
+    assert 3 * len(MANY) - 3 <= skipped + decoded <= 3 * len(MANY)
     until(lambda: service.metric("queue_texts") == 0)
 
 
