@@ -43,6 +43,7 @@ from freerun.bounds import (
 )
 from freerun.distributed.status import is_launched, write_status
 from freerun.errors import ConfigError, Ended, Interrupted, MissingExtraError, RankError, UserError, exit_code
+from freerun.server.serve_settings import RequestLimits, ServeSettings, parse_languages, parse_models
 from freerun.streams import discard_output, prepare_streams, write_notice
 from freerun.text import one_line, shown
 from freerun.threads import in_a_command
@@ -608,27 +609,31 @@ def serve(
     models: Annotated[
         list[str], typer.Argument(metavar="MODEL [NAME=MODEL ...]", help="Bundle or run directories, with names.")
     ],
-    host: Annotated[str, typer.Option(help="The address to listen on. 0.0.0.0: all of this machine's.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="The address to listen on. 0.0.0.0: all of this machine's.")
+    ] = ServeSettings.host,
     host_name: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME", help="On 127.0.0.1: also answer for this host, as proxies may pass it on. Repeatable."
         ),
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=PORT.high, help="0: any free port.")] = 8080,
-    workers: Annotated[int, typer.Option(min=1, max=WORKERS.high, help="Processes that answer requests.")] = 1,
+    port: Annotated[int, typer.Option(min=0, max=PORT.high, help="0: any free port.")] = ServeSettings.port,
+    workers: Annotated[
+        int, typer.Option(min=1, max=WORKERS.high, help="Processes that answer requests.")
+    ] = ServeSettings.workers,
     threads: Annotated[
         int, typer.Option(min=1, max=THREADS.high, help="Threads of each worker that decode a batch.")
-    ] = 1,
+    ] = ServeSettings.threads,
     queue: Annotated[
         int, typer.Option(min=1, max=QUEUE.high, help="Texts that may wait in each worker; beyond it, 503.")
-    ] = 1000,
+    ] = ServeSettings.queue,
     timeout: Annotated[
         float,
         typer.Option(
             min=SERVE_SECONDS.low, max=SERVE_SECONDS.high, metavar="S", help="Seconds for a request; then 503."
         ),
-    ] = 30.0,
+    ] = ServeSettings.timeout,
     drain: Annotated[
         float,
         typer.Option(
@@ -637,7 +642,7 @@ def serve(
             metavar="S",
             help="Seconds that running requests have to finish when the service stops or a model is replaced.",
         ),
-    ] = 30.0,
+    ] = ServeSettings.drain,
     api_key_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A file with one key per line. Clients must send one.")
     ] = None,
@@ -651,7 +656,7 @@ def serve(
             help="Codes for clients of LibreTranslate, such as demo=en:ja. Default: NAME=NAME:NAME. Repeatable.",
         ),
     ] = None,
-    precision: Precision = "fp32",
+    precision: Precision = ServeSettings.precision,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON Lines.")] = False,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="Log a line for each request.")] = False,
     read_timeout: Annotated[
@@ -662,28 +667,34 @@ def serve(
             metavar="S",
             help="Seconds without progress until a client that sends or reads too slowly is disconnected.",
         ),
-    ] = 20.0,
+    ] = ServeSettings.read_timeout,
     keep_alive: Annotated[
         float,
         typer.Option(
             min=SERVE_SECONDS.low, max=SERVE_SECONDS.high, metavar="S", help="Seconds that idle connections stay open."
         ),
-    ] = 15.0,
+    ] = ServeSettings.keep_alive,
     max_connections: Annotated[
         int, typer.Option(min=1, max=CONNECTIONS.high, help="Clients connected to each worker; beyond it, 503.")
-    ] = 4000,
-    max_texts: Annotated[int, typer.Option(min=1, max=QUEUE.high, help="Texts of a request.")] = 1000,
-    max_characters: Annotated[int, typer.Option(min=1, max=REQUEST_SIZE.high, help="Characters of a text.")] = 10_000,
-    max_tokens: Annotated[int, typer.Option(min=1, max=MAX_LENGTH.high, help="Tokens of a text.")] = 1000,
+    ] = ServeSettings.max_connections,
+    max_texts: Annotated[
+        int, typer.Option(min=1, max=QUEUE.high, help="Texts of a request.")
+    ] = RequestLimits.max_texts,
+    max_characters: Annotated[
+        int, typer.Option(min=1, max=REQUEST_SIZE.high, help="Characters of a text.")
+    ] = RequestLimits.max_characters,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, max=MAX_LENGTH.high, help="Tokens of a text.")
+    ] = RequestLimits.max_tokens,
     max_bytes: Annotated[
         int, typer.Option(min=1, max=REQUEST_SIZE.high, help="Bytes of a request, unless it is a stream.")
-    ] = 4_000_000,
+    ] = RequestLimits.max_bytes,
     max_beam_size: Annotated[
         int, typer.Option(min=1, max=BEAM_SIZE.high, help="Beam size and number of outputs of a request.")
-    ] = 100,
+    ] = RequestLimits.max_beam_size,
     max_length: Annotated[
         int, typer.Option(min=0, max=MAX_LENGTH.high, help="The largest max_length that a request may set.")
-    ] = 2000,
+    ] = RequestLimits.max_length,
     max_cost: Annotated[
         int,
         typer.Option(
@@ -691,14 +702,14 @@ def serve(
             max=REQUEST_SIZE.high,
             help="Steps that a text may take: beam size x length of the output x (1 + source tokens / 64).",
         ),
-    ] = 200_000,
+    ] = RequestLimits.max_cost,
     max_output_tokens: Annotated[
         int,
         typer.Option(min=1, max=REQUEST_SIZE.high, help="Tokens that a request's outputs may have, by their bounds."),
-    ] = 2_000_000,
+    ] = RequestLimits.max_output_tokens,
     max_weights: Annotated[
         int, typer.Option(min=1, max=REQUEST_SIZE.high, help="Attention weights of an answer.")
-    ] = 4_000_000,
+    ] = RequestLimits.max_weights,
 ) -> None:
     """Answer HTTP requests with one or several models, and show a page to try them.
 
@@ -706,7 +717,6 @@ def serve(
     The page is at /, and the API is described at /docs.
     """
     from freerun.commands.serve import serve as run
-    from freerun.server.serve_settings import RequestLimits, ServeSettings, parse_languages, parse_models
 
     named = parse_models(models)
     settings = ServeSettings(

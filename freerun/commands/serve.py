@@ -16,7 +16,13 @@ def serve(settings: ServeSettings) -> int:
     Raises:
         UserError: a model cannot be used, the address is not free, or the extra ``serve`` is not installed.
     """
-    for name in ("httptools", "prometheus_client", "starlette", "uvicorn"):  # some are imported later
+    for name in (
+        "httptools",
+        "prometheus_client",
+        "python_multipart",
+        "starlette",
+        "uvicorn",
+    ):  # some are imported later
         if find_spec(name) is None:
             raise MissingExtraError(name, "serve", "a service")
     from freerun.server.supervisor import serve as run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ctypes import c_int32
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -125,7 +125,7 @@ class BatchRunner:
                 self._running = batch.parts
                 self._stop = c_int32()
             began = time.perf_counter()
-            results = self._results(batch)
+            results = self._results(batch.call, [job.items[number] for job, number in batch.parts])
             seconds = time.perf_counter() - began
             with self._changed:
                 self._running = []
@@ -148,29 +148,19 @@ class BatchRunner:
         self._counts.observe("batch_seconds", seconds, call.model)
         call.count(self._counts, [each for each in results if not isinstance(each, FailedText)])
 
-    def _results(self, batch: TextBatch) -> list[Any]:
-        """Decode a batch. If that fails, decode each text alone, so that none fails because of another."""
-        call: Call = batch.call
-        items = [job.items[number] for job, number in batch.parts]
+    def _results(self, call: Call, items: Sequence[Any]) -> list[Any]:
+        """Decode texts. If that fails, decode each of them alone, so that none fails because of another."""
+        if self._stop.value:  # their clients have gone
+            return [FailedText()] * len(items)
         try:
             with stopped_by(self._stop):
                 return list(call.run(items))
         except Exception as error:  # noqa: BLE001 (whatever it is, the service continues)
-            if self._stop.value:  # their clients have gone
-                return [FailedText()] * len(items)
-            if len(items) == 1:
-                return [self._failed(error)]
-        return [self._result_of_one(call.run, item) for item in items]
-
-    def _result_of_one(self, run: Callable[[Sequence[Any]], list[Any]], item: Any) -> Any:
-        try:
-            return run([item])[0]
-        except Exception as error:  # noqa: BLE001
-            return self._failed(error)
-
-    def _failed(self, error: Exception) -> FailedText:
-        self._log.failure("a text could not be decoded", error, trace=not isinstance(error, FreerunError))
-        return FailedText()
+            if len(items) > 1:
+                return [self._results(call, [item])[0] for item in items]
+            if not self._stop.value:
+                self._log.failure("a text could not be decoded", error, trace=not isinstance(error, FreerunError))
+            return [FailedText()]
 
 
 def _deliver(batch: TextBatch, results: Sequence[Any]) -> None:

@@ -14,17 +14,14 @@ from pydantic_core import to_json
 
 from freerun.server import api_types
 from freerun.server.documents import Document
+from freerun.server.forms import FORM, MULTIPART
 from freerun.server.serve_settings import RequestLimits
 from freerun.version import VERSION
 
 __all__ = ["docs_page", "openapi", "openapi_document"]
 
-_JSON, _FORM, _STREAM, _TEXT = (
-    "application/json",
-    "application/x-www-form-urlencoded",
-    "application/x-ndjson",
-    "text/plain",
-)
+_JSON, _STREAM, _TEXT = "application/json", "application/x-ndjson", "text/plain"
+_FORMS: Final = (FORM, MULTIPART)
 _PROBLEM: Final = "application/problem+json"
 
 _STATUSES: Final = {
@@ -105,7 +102,7 @@ _OPERATIONS: Final = (
         description="Each line of `q` is one input of the model that is served for this pair of codes.",
         request=api_types.TranslateBody,
         answer=api_types.TranslateAnswer,
-        request_types=(_JSON, _FORM),
+        request_types=(_JSON, *_FORMS),
         errors=_TRANSLATING,
     ),
     _Operation(
@@ -115,7 +112,7 @@ _OPERATIONS: Final = (
         description="The source languages that are served, those first whose model knows most of the text's tokens.",
         request=api_types.DetectBody,
         answer=api_types.Detected,
-        request_types=(_JSON, _FORM),
+        request_types=(_JSON, *_FORMS),
         errors=(400, 401, 408, 413, 415, 422, 503),
         is_list=True,
     ),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from freerun.errors import ConfigError
-from freerun.loading import Precision
 from freerun.text import shown
+
+if TYPE_CHECKING:
+    from freerun.loading import Precision
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -58,7 +59,7 @@ DEFAULT_LIMITS: Final = RequestLimits()
 
 @dataclass(frozen=True, kw_only=True)
 class ServeSettings:
-    """All of ``freerun serve``'s options.
+    """All of ``freerun serve``'s options, with their defaults.
 
     Attributes:
         models: the directory of each model, by name.
@@ -124,6 +125,8 @@ class ServeSettings:
     @property
     def is_local(self) -> bool:
         """Return True if only programs on this machine can connect."""
+        import ipaddress  # costs two milliseconds, and the command line imports this module
+
         if self.host == "localhost":
             return True
         try:

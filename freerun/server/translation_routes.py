@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
-from urllib.parse import parse_qsl
 
 from pydantic_core import to_json
 from starlette.types import Receive, Scope
@@ -17,18 +16,17 @@ from starlette.types import Receive, Scope
 from freerun.runtime.encoded_texts import EncodedText
 from freerun.runtime.prediction import Prediction
 from freerun.server.api_types import DetectBody, PredictOptions, TranslateBody
+from freerun.server.forms import FORM, fields_of
 from freerun.server.model_calls import predict_job
 from freerun.server.prediction_routes import Predicting, check_texts
-from freerun.server.problem import Problem, over_limit
+from freerun.server.problem import Problem
 from freerun.server.served_models import ServedModel
 from freerun.server.service_state import ServiceState, content_type_of
-from freerun.server.validation import parsed_json, validated
+from freerun.server.validation import validated
 
 __all__ = ["detect", "frontend_settings", "languages", "translate"]
 
 _AUTO = "auto"
-_FORM = "application/x-www-form-urlencoded"
-_MAX_FIELDS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ async def translate(state: ServiceState, scope: Scope, receive: Receive) -> byte
     """POST /translate: predict each line of each text, with the model for a pair of languages."""
     state.runner.check_room()
     body = await state.body(scope, receive)
-    fields = await state.computed(len(body), _fields_of, scope, body, ("q",))
+    fields = await state.computed(len(body), fields_of, scope, body, ("q",))
     state.check_key(scope, _key_in(fields))
     found, parts, request = await state.computed(len(body), _prepared, state, fields)
     outputs: dict[int, list[str]] = {}
@@ -125,7 +123,7 @@ def _unsupported(source: str, target: str) -> Problem:
 async def detect(state: ServiceState, scope: Scope, receive: Receive) -> bytes:
     """POST /detect: the source languages that are served, those first whose model knows most of a text's tokens."""
     body = await state.body(scope, receive)
-    fields = await state.computed(len(body), _fields_of, scope, body, ("q",))
+    fields = await state.computed(len(body), fields_of, scope, body, ("q",))
     state.check_key(scope, _key_in(fields))
     return to_json(await state.computed(len(body), _detected_in, state, fields))
 
@@ -154,8 +152,8 @@ def _detected(state: ServiceState, text: str, target: str | None = None) -> list
 async def languages(state: ServiceState, scope: Scope, receive: Receive) -> bytes:
     """GET /languages: the source languages, and what each can be translated to."""
     key = None
-    if content_type_of(scope) == _FORM:  # libretranslatepy sends the key in a body
-        key = _key_in(_fields_of(scope, await state.body(scope, receive)))
+    if content_type_of(scope) == FORM:  # libretranslatepy sends the key in a body
+        key = _key_in(fields_of(scope, await state.body(scope, receive)))
     state.check_key(scope, key)
     return to_json(_languages(state))
 
@@ -184,30 +182,6 @@ def frontend_settings(state: ServiceState) -> bytes:
             "language": {"source": first, "target": {"code": target, "name": target, "targets": []}},
         }
     )
-
-
-def _fields_of(scope: Scope, body: bytes, lists: Sequence[str] = ()) -> Any:
-    """Return the fields of a JSON body, or of a form and the query; those in ``lists`` may occur several times."""
-    kind = content_type_of(scope)
-    if kind == "application/json":
-        return parsed_json(body)
-    if kind not in (_FORM, ""):
-        raise Problem(415, f"The body has to be JSON or a form: Content-Type: application/json, or {_FORM}")
-    values: dict[str, Any] = {}
-    for name, value in [*_parsed_fields(scope["query_string"]), *_parsed_fields(body)]:
-        if name in lists and name in values:
-            values[name] = [*([values[name]] if isinstance(values[name], str) else values[name]), value]
-        else:
-            values[name] = value
-    return values
-
-
-def _parsed_fields(content: bytes) -> list[tuple[str, str]]:
-    try:
-        return parse_qsl(content.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
-    except (UnicodeDecodeError, ValueError):
-        detail = f"The form cannot be read: it has to be UTF-8, and have {_MAX_FIELDS:,} fields at most."
-        raise over_limit("fields", _MAX_FIELDS, detail, 400) from None
 
 
 def _key_in(fields: Any) -> str | None:

@@ -13,6 +13,7 @@ from tests.serving import Service
 
 KEY = "0123456789abcdef-key"
 FORM = "application/x-www-form-urlencoded"
+PARTS = "multipart/form-data; boundary=edge"
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +84,25 @@ def test_without_keys_the_client_of_libretranslate_needs_none(service):
 # ----------------------------------------------------------------------------------------------------------- /translate
 
 
-def translate(service, form=False, **values):
+def translate(service, form=None, **values):
     values = {"source": "from-words", "target": "to-words", **values}
-    if form:
-        return service.ask("POST", "/translate", urlencode(values, doseq=True), {"Content-Type": FORM})
-    return service.post("/translate", values)
+    if form is None:
+        return service.post("/translate", values)
+    content = urlencode(values, doseq=True) if form == FORM else in_parts(values)
+    return service.ask("POST", "/translate", content, {"Content-Type": form})
+
+
+def in_parts(values):
+    """A form as browsers and PHP's curl send it."""
+    fields = [
+        (name, each) for name, value in values.items() for each in (value if isinstance(value, list) else [value])
+    ]
+    return b"".join(part(f'name="{name}"', str(value).encode()) for name, value in fields) + b"--edge--\r\n"
+
+
+def part(disposition, content, *headers):
+    lines = ["--edge", f"Content-Disposition: form-data; {disposition}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + content + b"\r\n"
 
 
 def output(service, text, model="words"):
@@ -95,7 +110,7 @@ def output(service, text, model="words"):
     return service.predict(model, [text], **features)[0]["hypotheses"][0]["text"]
 
 
-@pytest.mark.parametrize("form", [False, True])
+@pytest.mark.parametrize("form", [None, FORM, PARTS])
 def test_a_text_is_translated_into_a_text_and_a_list_into_a_list(service, form):
     expected = output(service, "a b"), output(service, "c")
     assert translate(service, form, q="a b").json == {"translatedText": expected[0]}
@@ -110,7 +125,7 @@ def test_each_line_is_an_input(service):
 
 def test_alternatives_are_the_next_outputs(service):
     best_one, *others = [each["text"] for each in service.predict("words", ["a b"], num_hypotheses=3)[0]["hypotheses"]]
-    for form in (False, True):
+    for form in (None, FORM, PARTS):
         answer = translate(service, form, q="a b", alternatives=2).json
         assert answer == {"translatedText": best_one, "alternatives": others}
     answer = translate(service, q=["a b"], alternatives=2).json
@@ -158,17 +173,58 @@ def test_what_cannot_be_translated_is_explained_in_the_key_that_clients_show(ser
     assert answer.status == status
     assert message in answer.json["error"]
     if values.get("q") != 1:
-        assert translate(service, form=True, **values).status == status
+        assert translate(service, FORM, **values).status == status
+        assert translate(service, PARTS, **values).status == status
 
 
-@pytest.mark.parametrize("content", [b"q=\xff", b"a=1&" * 10_001])
-def test_a_form_that_cannot_be_read_is_refused(service, content):
-    assert service.ask("POST", "/translate", content, {"Content-Type": FORM}).status == 400
+END = b"--edge--\r\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        (FORM, b"q=\xff"),
+        (FORM, b"a=1&" * 10_001),
+        (PARTS, part('name="q"', b"\xff") + END),
+        (PARTS, part('name="a"', b"1") * 2001 + END),
+        (PARTS, b"q=a"),
+        (PARTS, b"--edge\r\nno header\r\n\r\na\r\n" + END),
+        (PARTS, part('filename="q"', b"a") + END),
+        ("multipart/form-data", part('name="q"', b"a") + END),
+    ],
+)
+def test_a_form_that_cannot_be_read_is_rejected(service, kind, content):
+    answer = service.ask("POST", "/translate", content, {"Content-Type": kind})
+    assert answer.status == 400
+    assert answer.json["detail"] == "The form cannot be read: it has to be UTF-8, and have 2,000 fields at most."
+
+
+def test_a_form_in_parts_may_encode_them_and_carries_the_key(translator):
+    content = part('name="q"', b"YSBi", "Content-Transfer-Encoding: base64")
+    content += in_parts({"source": "en", "target": "fr", "api_key": KEY})
+    answer = translator.ask("POST", "/translate", content, {"Content-Type": PARTS})
+    assert answer.json == {"translatedText": best(translator, "words", "a b")[0]}
+    assert translator.ask("POST", "/detect", in_parts({"q": "a"}), {"Content-Type": PARTS}).status == 401
+
+
+@pytest.mark.parametrize("size", [10, 2_000_000])
+def test_files_are_not_translated(service, size):
+    content = part('name="q"; filename="q.txt"', b"a" * size, "Content-Type: text/plain") + END
+    answer = service.ask("POST", "/translate", content, {"Content-Type": PARTS})
+    assert (answer.status, answer.json["detail"]) == (
+        400,
+        "A form must not contain files. Send the text itself as q.",
+    )
+
+
+def test_a_form_whose_end_is_missing_has_only_what_arrived(service):
+    content = in_parts({"source": "from-words", "target": "to-words"})[: -len(END)] + part('name="q"', b"a b")[:-4]
+    assert service.ask("POST", "/translate", content, {"Content-Type": PARTS}).status == 422
 
 
 @pytest.mark.parametrize("path", ["/translate", "/detect"])
-def test_other_types_than_json_and_forms_are_refused(service, path):
-    assert service.ask("POST", path, b"q=a", {"Content-Type": "multipart/form-data"}).status == 415
+def test_other_types_than_json_and_forms_are_rejected(service, path):
+    assert service.ask("POST", path, b"q=a", {"Content-Type": "text/plain"}).status == 415
 
 
 # ----------------------------------------------------------------------------------------------------- detect, settings

@@ -153,6 +153,19 @@ class Requests:
         return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
+FORMS = [
+    (b"application/x-www-form-urlencoded", b"q=a&q=%ff&source=m&target=m&alternatives=1"),
+    (
+        b"multipart/form-data; boundary=e",
+        (
+            b'--e\r\nContent-Disposition: form-data; name="q"\r\n\r\na\r\n'
+            b'--e\r\nContent-Disposition: form-data; name="source"\r\nContent-Transfer-Encoding: base64\r\n\r\nbQ==\r\n'
+            b'--e\r\nContent-Disposition: form-data; name="target"\r\n\r\nm\r\n--e--\r\n'
+        ),
+    ),
+]
+
+
 def _request(draw) -> bytes:
     """A valid request, or one that is odd in the places where requests are."""
     path = draw.choice([*PATHS, *list(BODIES) * 6])
@@ -168,7 +181,7 @@ def _request(draw) -> bytes:
         elif draw.random() < 0.5:
             body = _damaged(draw, body)
         elif path == "/translate" and draw.random() < 0.5:
-            kind, body = b"application/x-www-form-urlencoded", b"q=a&q=%ff&source=m&target=m&alternatives=1"
+            kind, body = draw.choice(FORMS)
         headers.append(b"Content-Type: " + kind)
         if draw.random() < 0.1:
             body = json.dumps({"texts": draw.choices(ODD_VALUES, k=3)}).encode()

@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -199,10 +200,11 @@ def test_headers_without_an_end_are_refused(service, begin):
         connection.sendall(begin + b"a" * 100_000)
         assert answer_from(connection).status == 431
         deadline = time.monotonic() + 10
-        with pytest.raises(ConnectionError):  # what it sends is dropped for two seconds
+        with suppress(ConnectionError):  # what it sends is dropped for two seconds
             while time.monotonic() < deadline:
                 connection.sendall(b"a" * 10_000)
                 time.sleep(0.01)
+        assert time.monotonic() < deadline
 
 
 def test_many_headers_that_are_small_are_fine(service):
@@ -323,7 +325,11 @@ def test_bodies_in_chunks_are_read(service):
     assert [answer.status for answer in answers_in(service.raw(head + chunks))] == [200]
 
 
-H2C = ("Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA", "Connection: Upgrade, HTTP2-Settings")
+H2C = (
+    "Upgrade: h2c",
+    "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
+    "Connection: Upgrade, HTTP2-Settings",
+)
 """What Java's client adds to its first request."""
 
 
