@@ -24,7 +24,7 @@ from tests.compiled import KINDS, build, needs_compiler
 from tests.exported import ArraysOf, GraphsOf, model_options, sources
 from tests.networks import network
 from tests.property.test_export import close, ids_of, made
-from tests.searching import beam_search
+from tests.searching import settled_search
 
 pytestmark = needs_compiler
 
@@ -78,7 +78,7 @@ def test_it_writes_what_torch_writes(greedy, model, source, bounds):
     scale = 1.2 if model[0]["hidden_size"] < 20 else 0.3
     model = network(model[1], torch.float32, scale=scale, **model[0])
     bounds = bounds[: len(source)]
-    expected = beam_search(TorchStepper(model), *sources(source), max_lengths=np.array(bounds))
+    expected = settled_search(model, *sources(source), max_lengths=np.array(bounds))
     found = [[each] for each in greedy(model)(source, bounds)]
     assert ids_of(found) == ids_of(expected)
     close(found, expected)
@@ -109,7 +109,7 @@ def test_it_writes_what_torch_writes_for_sources_with_features(greedy, model, so
     model = network(model[1], torch.float32, scale=scale, **of_features(model[0], kind))
     source = [one + other for one, other in zip(source, features, strict=False)]
     bounds = bounds[: len(source)]
-    expected = beam_search(TorchStepper(model), *pad_sources(source), max_lengths=np.array(bounds))
+    expected = settled_search(model, *pad_sources(source), max_lengths=np.array(bounds))
     found = [[each] for each in greedy(model)(source, bounds)]
     assert ids_of(found) == ids_of(expected)
     close(found, expected)
