@@ -1,6 +1,8 @@
 """The requests and answers of the service. They are validated with these types, and documented from them.
 
 Descriptions are for those who write clients: they are shown at /docs.
+
+Over 350 lines, because the requests and answers of all addresses are described in one document.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
+from pydantic_core import PydanticCustomError
 
 from freerun.bounds import LENGTH_PENALTY, SEED, TEMPERATURE, TOP_K
 from freerun.errors import ConfigError
@@ -266,6 +269,12 @@ class ModelDetails(ModelSummary):
     limits: dict[str, int] = Field(description="What one request may ask for.")
 
 
+def _checked_format(value: Any) -> Any:
+    if value not in ("text", "", None):
+        raise PydanticCustomError("format", 'expected "text": a model would translate markup as well')
+    return "text"
+
+
 class TranslateBody(RequestType):
     """LibreTranslate's request; unknown keys are ignored, as there."""
 
@@ -275,7 +284,7 @@ class TranslateBody(RequestType):
     q: str | Texts = Field(description="A text, or several; each line is one input of the model.")
     source: str = Field(description='The code of the source, or "auto".')
     target: str = Field(description="The code of the target.")
-    format: Annotated[Literal["text"], BeforeValidator(lambda value: value or "text")] = Field(
+    format: Annotated[Literal["text"], BeforeValidator(_checked_format)] = Field(
         "text", description="Only text: a model would translate markup as well."
     )
     alternatives: int = Field(0, ge=0, description="Further outputs for each text.")

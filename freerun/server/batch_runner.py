@@ -99,13 +99,13 @@ class BatchRunner:
             if not self._queue.has_room(len(job.items)):
                 raise self._rejection("The queue is full")
             if self.wait_estimate() > _CAUTION * timeout:
-                raise self._rejection("More texts wait than can be answered in time")
+                raise self._rejection("The wait would be too long")
             job.handle = self._loop.create_future()
             self._queue.add(job)
             self._changed.notify()
 
     def _rejection(self, what: str) -> Problem:
-        detail = f"{what}: {self.waiting:,} texts wait. Try again later."
+        detail = f"{what}: {self.waiting:,} texts are ahead. Try again later."
         return unavailable(detail, min(60.0, self.wait_estimate()), limit="queue", maximum=self._queue.capacity)
 
     def cancel(self, job: Job) -> None:

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from freerun.server.arrival_clock import ArrivalClock
 from freerun.server.counts import Counts
-from freerun.server.problem import PROBLEM_JSON, Problem, over_limit
+from freerun.server.problem import Problem, over_limit
 
 __all__ = ["Connection", "ConnectionRules"]
 
@@ -266,7 +266,7 @@ class Connection(HttpToolsProtocol):
         if self.has_ended:
             return
         if self._rejection is not None:
-            self.transport.write(_as_http(self._rejection))
+            self.transport.write(self._rejection.as_http())
             self.rules.counts.request("other", self._rejection.status, 0.0)
         self.end()
 
@@ -338,17 +338,3 @@ class _Answers:
     def close(self) -> None:
         """End the connection."""
         self._connection.end()
-
-
-def _as_http(problem: Problem) -> bytes:
-    response = problem.response()
-    head = f"HTTP/1.1 {problem.status} {problem.as_json()['title']}\r\n"
-    headers = {
-        "content-type": PROBLEM_JSON,
-        "content-length": str(len(response.body)),
-        "cache-control": "no-store",
-        "x-content-type-options": "nosniff",
-        **problem.headers,
-    }
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"{head}{lines}connection: close\r\n\r\n".encode() + bytes(response.body)

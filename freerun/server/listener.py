@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import socket
 import struct
 from typing import Final
@@ -16,6 +17,13 @@ BACKLOG: Final = 4096
 """Connections that wait to be accepted."""
 _SENDING: Final = 262_144
 """Bytes of answers that the kernel takes from a worker: what has left is noticed in steps of a part of it."""
+_PORT_IN_USE: Final = ("--port", "Expected a free port", "Choose another --port, or stop the program that uses it")
+_OTHER_MACHINE: Final = ("--host", "Expected an address of this machine", "Use one, such as 127.0.0.1")
+_EXPLAINED: Final = {
+    errno.EADDRNOTAVAIL: _OTHER_MACHINE,
+    errno.EACCES: ("--port", "Expected a port that you may use", "Choose one from 1024 on"),
+}
+"""The option that is to blame, what was expected and what to do, by the error."""
 _SO_ATTACH_FILTER: Final = 26
 _DROP_SYN: Final = (
     (0x30, 0, 0, 13),  # load the byte with the flags of TCP
@@ -38,10 +46,8 @@ def open_listener(host: str, port: int) -> socket.socket:
         # asyncio sends answers without delay (TCP_NODELAY) only on sockets created with this protocol
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
-        fix = "Use an address of this machine, such as 127.0.0.1"
-        raise ConfigError.single(
-            "--host", f"{where}: {error.strerror}", "Expected an address to listen on", fix
-        ) from None
+        option, expected, fix = _OTHER_MACHINE
+        raise ConfigError.single(option, f"{where}: {error.strerror}", expected, fix) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SENDING)  # its connections inherit it
@@ -49,8 +55,8 @@ def open_listener(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        fix = "Choose another --port, or stop the program that uses it"
-        raise ConfigError.single("--port", f"{where}: {error.strerror}", "Expected a free port", fix) from None
+        option, expected, fix = _EXPLAINED.get(error.errno or 0, _PORT_IN_USE)
+        raise ConfigError.single(option, f"{where}: {error.strerror}", expected, fix) from None
     listener.setblocking(False)
     return listener
 

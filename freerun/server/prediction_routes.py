@@ -30,7 +30,7 @@ class Predicting:
     """
 
     def __init__(self, served: ServedModel, options: PredictOptions, limits: RequestLimits) -> None:
-        check_options(options, limits)
+        _check_options(options, limits)
         if options.attention and not served.predictor.has_attention:
             raise invalid(f"The model {served.name} has no attention to show. Leave attention out.")
         self.options, self._limits = options, limits
@@ -100,22 +100,23 @@ async def predict(state: ServiceState, name: str, scope: Scope, receive: Receive
     served = state.model(name)
     state.runner.check_room()
     body = await state.body(scope, receive)
-    asked, predicting, encoded = await state.computed(len(body), _prepared, served, body, state.limits)
+    request, predicting, encoded = await state.computed(len(body), _prepared, served, body, state.limits)
     results = await state.results(predict_job(predicting.call, encoded), scope) if encoded else []
-    found = {text.row: result for text, result in zip(encoded, results, strict=True)}
+    by_row = {text.row: result for text, result in zip(encoded, results, strict=True)}
     empty = predicting.empty()
-    predictions = [found.get(row, empty) for row in range(len(asked.texts))]
+    predictions = [by_row.get(row, empty) for row in range(len(request.texts))]
     size = 0 if len(predictions) < 64 else len(body) * predicting.call.search.width * 16
-    return await state.computed(size, _predictions_as_json, name, predictions, asked)
+    return await state.computed(size, _predictions_as_json, name, predictions, request)
 
 
 def _prepared(
     served: ServedModel, body: bytes, limits: RequestLimits
 ) -> tuple[PredictBody, Predicting, list[EncodedText]]:
-    asked = validated(PredictBody, parsed_json(body))
-    predicting = Predicting(served, asked, limits)
-    check_texts(asked.texts, asked.features, limits)
-    return asked, predicting, predicting.encode(asked.texts, features_for(served, asked.texts, asked.features))
+    request = validated(PredictBody, parsed_json(body))
+    predicting = Predicting(served, request, limits)
+    check_texts(request.texts, request.features, limits)
+    encoded = predicting.encode(request.texts, features_for(served, request.texts, request.features))
+    return request, predicting, encoded
 
 
 def _predictions_as_json(name: str, predictions: Sequence[Prediction], options: PredictOptions) -> bytes:
@@ -136,15 +137,16 @@ def prediction_json(prediction: Prediction, options: PredictOptions) -> dict[str
     return values
 
 
-def check_options(options: PredictOptions, limits: RequestLimits) -> None:
+def _check_options(options: PredictOptions, limits: RequestLimits) -> None:
     """Reject options beyond the service's limits."""
-    width = max(options.beam_size, options.num_hypotheses or 1)
-    if width > limits.max_beam_size:
-        detail = f"beam_size and num_hypotheses may be {limits.max_beam_size} at most, and {width} was asked for."
-        raise over_limit("max-beam-size", limits.max_beam_size, detail, 422)
-    if options.max_length is not None and options.max_length > limits.max_length:
-        detail = f"max_length may be {limits.max_length} at most, and {options.max_length} was asked for."
-        raise over_limit("max-length", limits.max_length, detail, 422)
+    for name, limit, maximum in (
+        ("beam_size", "max-beam-size", limits.max_beam_size),
+        ("num_hypotheses", "max-beam-size", limits.max_beam_size),
+        ("max_length", "max-length", limits.max_length),
+    ):
+        value = getattr(options, name)
+        if value is not None and value > maximum:
+            raise over_limit(limit, maximum, f"{name} is {value:,}, and at most {maximum:,} is allowed.", 422)
     check_characters("prefix", options.prefix, limits)
 
 

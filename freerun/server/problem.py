@@ -47,6 +47,21 @@ class Problem(Exception):
         """Return the answer."""
         return Response(to_json(self.as_json()), self.status, self.headers, PROBLEM_JSON)
 
+    def as_http(self) -> bytes:
+        """Return the answer as it is sent, the last one of a connection."""
+        response = self.response()
+        headers = {
+            "content-type": PROBLEM_JSON,
+            "content-length": str(len(response.body)),
+            "cache-control": "no-store",
+            "x-content-type-options": "nosniff",
+            **self.headers,
+            "connection": "close",
+        }
+        first = f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"
+        lines = [first, *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+        return "\r\n".join(lines).encode() + bytes(response.body)
+
 
 def over_limit(limit: str, maximum: float, detail: str, status: int = 413) -> Problem:
     """Return the rejection of a request that exceeds a limit, an option of ``freerun serve`` without its dashes."""

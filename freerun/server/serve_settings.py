@@ -119,7 +119,15 @@ class ServeSettings:
                     "--cors",
                     f"{shown(origin)} is not an origin",
                     "Expected a scheme and a host, such as https://example.org, or *",
-                    "Leave out the path",
+                    "Write scheme and host only, without a path or a slash at the end",
+                )
+        for name in self.host_names:
+            if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name):
+                raise ConfigError.single(
+                    "--host-name",
+                    f"{shown(name)} is not the name of a host",
+                    "Expected a name such as translate.example.org",
+                    "Write it without a scheme, port or path",
                 )
 
     @property
@@ -153,6 +161,8 @@ def parse_models(arguments: Sequence[str]) -> dict[str, Path]:
                 "Expected up to 64 letters, digits, dots, hyphens and underscores",
                 "Name it: NAME=MODEL",
             )
+        if not path:
+            raise ConfigError.single(argument, "the path is empty", "Expected NAME=MODEL", "Add the directory")
         if name in models:
             raise ConfigError.single(
                 argument,
@@ -182,8 +192,11 @@ def parse_languages(arguments: Sequence[str], models: Mapping[str, Path]) -> dic
         name, _, codes = argument.partition("=")
         source, _, target = codes.partition(":")
         if not all(map(_NAME.fullmatch, (name, source, target))):
-            expected = "Expected NAME=SOURCE:TARGET, such as demo=en:ja"
-            raise ConfigError.single("--languages", f"{shown(argument)} is not a pair of codes", expected, "Check it")
+            expected, fix = "Expected a pair such as demo=en:ja", "Write NAME=SOURCE:TARGET"
+            raise ConfigError.single("--languages", f"{shown(argument)} is not a pair of codes", expected, fix)
+        if source == "auto":
+            expected, fix = "Expected the code of a language: auto stands for detection", "Choose another code"
+            raise ConfigError.single("--languages", f"{shown(argument)} has the source auto", expected, fix)
         if name not in models:
             known = f"Expected one of {', '.join(models)}"
             raise ConfigError.single("--languages", f"no model has the name {shown(name)}", known, "Check the name")
@@ -192,5 +205,7 @@ def parse_languages(arguments: Sequence[str], models: Mapping[str, Path]) -> dic
     for name, pair in languages.items():
         if pairs.count(pair) > 1:
             what = f"two models translate {pair[0]} to {pair[1]}, one of them {name}"
-            raise ConfigError.single("--languages", what, "Expected one model for each pair of codes", "Change one")
+            raise ConfigError.single(
+                "--languages", what, "Expected one model for each pair of codes", "Give one of them other codes"
+            )
     return languages

@@ -111,9 +111,10 @@ class Service:
         except Problem as problem:
             await _send_problem(problem, send)
         except HTTPException as error:
+            allowed = (error.headers or {}).get("Allow", "GET")
             detail = {
-                404: "There is nothing at this address. GET /docs lists what there is.",
-                405: f"{scope['method']} is not possible here.",
+                404: "There is nothing at this address. See /docs.",
+                405: f"{scope['method']} is not allowed here. Use {allowed}.",
             }
             rejection = Problem(error.status_code, detail.get(error.status_code, error.detail), headers=error.headers)
             await _send_problem(rejection, send)

@@ -60,7 +60,7 @@ class ServiceState:
         """Return a model. Raises Problem 404 if there is none."""
         if name in self.models:
             return self.models[name]
-        raise Problem(404, f"There is no model {name[:64]!r} here. GET /v1/models lists those that there are.")
+        raise Problem(404, f"There is no model {name[:64]!r} here. GET /v1/models lists the models.")
 
     # ------------------------------------------------------------------------------------------------- keys and bodies
 
@@ -143,7 +143,8 @@ class ServiceState:
         loop = asyncio.get_running_loop()
         timeout = self.settings.timeout
         left = scope["arrived"] + timeout - loop.time()
-        late = unavailable(f"There was no result within {timeout:g} s. Try again later.", 1.0, limit="timeout")
+        detail = f"There was no result within {timeout:g} s. Try again later, with fewer texts or a smaller beam_size."
+        late = unavailable(detail, 1.0, limit="timeout")
         if left <= 0:
             raise late
         self.hold(scope, job.answer_bytes)

@@ -70,10 +70,6 @@ async def predict_stream(state: ServiceState, name: str, scope: Scope, receive: 
             await stream.take(lines)
         await stream.begin()
         await stream.answer_all()
-    except Problem as problem:  # a line that has no end: the rest cannot be understood
-        await stream.begin()
-        await stream.answer_all()
-        await stream.write(to_json({"error": problem.as_json()}) + b"\n")
     finally:
         stream.cancel()
     await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -105,22 +101,21 @@ def _options_in_query(scope: Scope) -> PredictOptions:
 async def _groups_of_lines(receive: Receive, longest: int) -> AsyncIterator[list[bytes]]:
     """Yield the lines of a body in groups: as many as have arrived, up to ``_GROUP``.
 
+    Of a line with more than ``longest`` bytes, only the beginning is kept: one byte too many.
+
     Raises:
-        Problem: a line with more than ``longest`` bytes.
         ClientGone: the body does not come to its end.
     """
     rest = bytearray()
     async for part in parts_of_body(receive):
-        if b"\n" not in part:
-            rest += part
-        else:
-            lines = part.split(b"\n")
-            lines[0] = bytes(rest) + lines[0]
+        first, *others = part.split(b"\n")
+        rest += first
+        if others:
+            lines = [bytes(rest), *others]
             rest = bytearray(lines.pop())
-            for first in range(0, len(lines), _GROUP):
-                yield lines[first : first + _GROUP]
-        if len(rest) > longest:
-            raise over_limit("max-characters", longest, f"A line has more than {longest:,} bytes.")
+            for number in range(0, len(lines), _GROUP):
+                yield [line[: longest + 1] for line in lines[number : number + _GROUP]]
+        del rest[longest + 1 :]
     if rest:
         yield [bytes(rest)]
 
@@ -220,6 +215,7 @@ class _Stream:
     def _encoded(self, number: int, line: bytes) -> EncodedText | Problem | None:
         limits = self._state.limits
         try:
+            self._check_length(line)
             text, features = self._parsed(line.removesuffix(b"\r"))
             given = features_for(self._predicting.call.served, [text], None if features is None else [features])
             check_texts([text], given, limits)
@@ -228,6 +224,13 @@ class _Stream:
         except Problem as problem:
             problem.members["line"] = number + 1
             return problem
+
+    def _check_length(self, line: bytes) -> None:
+        longest = _longest_line(self._state.limits)
+        if len(line) > longest:
+            maximum = self._state.limits.max_characters
+            detail = f"The line has more than {longest:,} bytes, and a text may have {maximum:,} characters."
+            raise over_limit("max-characters", maximum, detail)
 
     def _parsed(self, line: bytes) -> tuple[str, Features | None]:
         """Return the text of a line, and its features."""
@@ -240,7 +243,7 @@ class _Stream:
             return text, features if tab or (self._predicting.call.served.has_features and not text) else None
         if not content.strip():
             return "", "" if self._predicting.call.served.has_features else None
-        value = parsed_json(content)
+        value = parsed_json(content, "line")
         if isinstance(value, str):
             return value, None
         parsed = validated(StreamLine, value)

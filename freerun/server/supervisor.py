@@ -113,6 +113,7 @@ class _Supervisor:
             keys = self._keys()
             with open_listener(self._settings.host, self._settings.port) as listener:
                 self._listener = listener
+                self._warn_of_strangers()
                 self._loader.load()
                 self._allow_connections()
                 self._generations = [_Generation(self._loader.models, keys)]
@@ -121,7 +122,7 @@ class _Supervisor:
                     self._announce(listener)
                 elif not _ENDING & set(self._received):
                     self._stop(0.0)
-                    raise UserError("serve", "the workers cannot start", "Expected them to answer", "See the log above")
+                    raise UserError("serve", "the workers cannot start", "Expected all to answer", "See the log above")
                 return self._watch()
 
     def _allow_connections(self) -> None:
@@ -141,16 +142,18 @@ class _Supervisor:
     def _keys(self) -> ApiKeys | None:
         path = self._settings.api_key_file
         if path is None:
-            if not self._settings.is_local:
-                self._log.warning(
-                    f"anybody who can reach {self._settings.host} can use this service: "
-                    "set --api-key-file, or listen on 127.0.0.1 behind a proxy"
-                )
             return None
         keys = read_keys(path)
         if others_can_read(path):
             self._log.warning(f"other users of this machine can read the keys: chmod 600 {path}")
         return keys
+
+    def _warn_of_strangers(self) -> None:
+        if self._settings.api_key_file is None and not self._settings.is_local:
+            self._log.warning(
+                f"listening on {self._settings.host} without keys: anyone who can connect can use this service. "
+                "Set --api-key-file, or listen on 127.0.0.1 behind a proxy"
+            )
 
     def _announce(self, listener: socket.socket) -> None:
         host, port = listener.getsockname()[:2]
@@ -207,7 +210,7 @@ class _Supervisor:
         """Log the death of a worker; one that dies right after its start is replaced after a delay."""
         code = os.waitstatus_to_exitcode(status)
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        self._log.failure(f"worker {worker.process} died ({how}) and is replaced")
+        self._log.failure(f"worker {worker.process} died ({how}); starting another")
         self._counts.add("replaced_workers")
         lived = time.monotonic() - worker.began
         self._delay = 0.0 if lived > 10 else min(_LONGEST_DELAY, 2 * self._delay or _FIRST_DELAY)
@@ -326,11 +329,11 @@ class _Supervisor:
     def _not_reloaded(self, error: Exception | None) -> None:
         self._counts.add("reloads", "failed")
         is_ours = not isinstance(error, UserError)
-        self._log.failure("the models were not loaded again: the old ones serve", error, trace=is_ours)
+        self._log.failure("reload failed: the old models stay in use", error, trace=is_ours)
 
     def _end(self, ending: int) -> int:
         """End the service: finish what runs, reject what is new."""
-        self._log.info("stopping: running requests are finished")
+        self._log.info("stopping: finishing running requests")
         self._stop(self._settings.drain)
         return 0 if ending == signal.SIGTERM else 128 + ending
 

@@ -19,7 +19,7 @@ from freerun.server.api_types import DetectBody, PredictOptions, TranslateBody
 from freerun.server.forms import FORM, fields_of
 from freerun.server.model_calls import predict_job
 from freerun.server.prediction_routes import Predicting, check_texts
-from freerun.server.problem import Problem
+from freerun.server.problem import Problem, over_limit
 from freerun.server.served_models import ServedModel
 from freerun.server.service_state import ServiceState, content_type_of
 from freerun.server.validation import validated
@@ -45,7 +45,7 @@ async def translate(state: ServiceState, scope: Scope, receive: Receive) -> byte
     body = await state.body(scope, receive)
     fields = await state.computed(len(body), fields_of, scope, body, ("q",))
     state.check_key(scope, _key_in(fields))
-    found, parts, request = await state.computed(len(body), _prepared, state, fields)
+    detected, parts, request = await state.computed(len(body), _prepared, state, fields)
     outputs: dict[int, list[str]] = {}
     for part in parts:
         job = predict_job(part.predicting.call, part.encoded) if part.encoded else None
@@ -57,8 +57,8 @@ async def translate(state: ServiceState, scope: Scope, receive: Receive) -> byte
     answer: dict[str, Any] = {"translatedText": [outputs[number][0] for number in range(len(outputs))]}
     if request.alternatives:
         answer["alternatives"] = [outputs[number][1:] for number in range(len(outputs))]
-    if found:
-        answer["detectedLanguage"] = [each[0] for each in found]
+    if detected:
+        answer["detectedLanguage"] = [each[0] for each in detected]
     if isinstance(request.q, str):
         answer = {name: values[0] for name, values in answer.items()}
     return to_json(answer)
@@ -67,11 +67,12 @@ async def translate(state: ServiceState, scope: Scope, receive: Receive) -> byte
 def _prepared(state: ServiceState, fields: Any) -> tuple[list[list[dict[str, Any]]], list[_Part], TranslateBody]:
     """Return the languages that were detected, the parts of a request, and the request."""
     request = validated(TranslateBody, fields)
+    _check_alternatives(request.alternatives, state.limits.max_beam_size)
     texts = _texts_of(request.q, state)
-    found = [_detected(state, text, request.target) for text in texts] if request.source == _AUTO else []
-    if found and not found[0]:
+    detected = [_detected(state, text, request.target) for text in texts] if request.source == _AUTO else []
+    if detected and not detected[0]:
         raise _unsupported(_AUTO, request.target)
-    sources = [each[0]["language"] for each in found] or [request.source] * len(texts)
+    sources = [each[0]["language"] for each in detected] or [request.source] * len(texts)
     served = [_model_for(state, source, request.target) for source in sources]
     options = PredictOptions(num_hypotheses=1 + request.alternatives)
     parts = []
@@ -82,7 +83,13 @@ def _prepared(state: ServiceState, fields: Any) -> tuple[list[list[dict[str, Any
         predicting = Predicting(model, options, state.limits)
         encoded = predicting.encode(flat, [""] * len(flat) if model.has_features else None)
         parts.append(_Part(numbers, lines, predicting, encoded))
-    return found, parts, request
+    return detected, parts, request
+
+
+def _check_alternatives(number: int, max_beam_size: int) -> None:
+    if number >= max_beam_size:
+        detail = f"alternatives is {number:,}, and at most {max_beam_size - 1:,} is allowed."
+        raise over_limit("max-beam-size", max_beam_size, detail, 422)
 
 
 def _texts_of(q: str | list[str], state: ServiceState) -> list[str]:

@@ -158,15 +158,15 @@ def test_samples_depend_on_the_seed_and_the_position_alone(service):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({}, "texts: Field required."),
-        ({"texts": []}, "texts: List should have at least 1 item"),
-        ({"texts": "a"}, "texts: Input should be a valid "),
-        ({"texts": [1]}, "texts/0: Input should be a valid string."),
-        ({"texts": ["a"], "beam": 3}, "beam"),
-        ({"texts": ["a"], "beam_size": "3"}, "beam_size: Input should be a valid integer."),
-        ({"texts": ["a"], "beam_size": True}, "beam_size: Input should be a valid integer."),
-        ({"texts": ["a"], "length_penalty": -1}, "length_penalty: Input should be greater than or equal to 0"),
-        ({"texts": ["a"], "sample": {"top_p": 0}}, "sample/top_p: Input should be greater than 0."),
+        ({}, "texts: it is missing."),
+        ({"texts": []}, "texts: expected at least 1 item."),
+        ({"texts": "a"}, "texts: expected an array."),
+        ({"texts": [1]}, "texts/0: expected a string."),
+        ({"text": ["a"]}, "text: there is no such key. Did you mean texts?"),
+        ({"texts": ["a"], "beam_size": "3"}, "beam_size: expected an integer."),
+        ({"texts": ["a"], "beam_size": True}, "beam_size: expected an integer."),
+        ({"texts": ["a"], "length_penalty": -1}, "length_penalty: expected at least 0."),
+        ({"texts": ["a"], "sample": {"top_p": 0}}, "sample/top_p: expected more than 0."),
         ({"texts": ["a"], "sample": {}, "beam_size": 2}, "sample cannot be combined with beam_size"),
         ({"texts": ["a"], "early_stop": True}, "early_stop needs a length_penalty above 0."),
         ({"texts": ["a"], "features": ["UP"]}, "The model words was trained without features."),
@@ -174,8 +174,8 @@ def test_samples_depend_on_the_seed_and_the_position_alone(service):
         ({"texts": ["a"], "prefix": "bb", "max_length": 1}, "the prefix has 2 already"),
         ({"texts": ["a\nb"]}, "text 1: contains a line feed."),
         ({"texts": ["a", "b\0"]}, "text 2: contains a NUL character."),
-        ([], "body: Input should be "),
-        (None, "body: Input should be "),
+        ([], "body: expected an object."),
+        (None, "body: expected an object."),
     ],
     ids=str,
 )
@@ -281,7 +281,7 @@ def test_a_target_that_cannot_be_written_has_no_score(service):
 @pytest.mark.parametrize(
     ("model", "pair", "message"),
     [
-        ("words", {"source": "a"}, "pairs/0/target: Field required."),
+        ("words", {"source": "a"}, "pairs/0/target: it is missing."),
         ("words", {"source": "a", "target": "b", "features": "UP"}, "trained without features"),
         ("summary", {"source": "a", "target": "b"}, "has no features"),
         ("words", {"source": "a\nb", "target": "b"}, "line feed"),
@@ -321,7 +321,7 @@ def test_an_unknown_model_is_named(service, method):
     path = "/v1/models/klingon" + ("/predict" if method == "POST" else "")
     answer = service.ask(method, path, b'{"texts": ["a"]}', {"Content-Type": "application/json"})
     assert answer.status == 404
-    assert answer.json["detail"] == "There is no model 'klingon' here. GET /v1/models lists those that there are."
+    assert answer.json["detail"] == "There is no model 'klingon' here. GET /v1/models lists the models."
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,9 @@ def test_a_killed_worker_loses_only_the_requests_that_it_held(serve):
     assert {each.error for each in load.lost} <= CLOSED
     assert load.refused == 0
     assert load.wrong == []
-    assert [event["event"] for event in service.events("died")] == [f"worker {victim} died (signal 9) and is replaced"]
+    assert [event["event"] for event in service.events("died")] == [
+        f"worker {victim} died (signal 9); starting another"
+    ]
     assert service.metric("replaced_workers_total") == 1
 
 
@@ -428,7 +430,7 @@ def test_a_damaged_bundle_leaves_the_old_model(serve, bundle, name):
         load.wait()
         assert service.look() == workers
         assert service.digest == digest
-        failure = until(lambda: service.events("not loaded again"))[0]
+        failure = until(lambda: service.events("reload failed"))[0]
         assert failure["level"] == "error"
         assert name in failure["error"]
         assert "traceback" not in failure

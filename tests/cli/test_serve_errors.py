@@ -36,7 +36,8 @@ def test_a_port_that_is_taken(freerun, bundles):
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1"])
 def test_a_host_that_is_not_this_machine(freerun, bundles, host):
     message = refused(freerun, bundles["words"], "--host", host, "--port", 0)
-    assert f"{host}:0" in message
+    assert f"--host: {host}:0: " in message
+    assert "Expected an address of this machine" in message
 
 
 def test_no_model_at_all(freerun):
@@ -69,7 +70,12 @@ def test_one_damaged_bundle_of_two(freerun, bundles, tmp_path):
         (["e n=a"], "cannot be the name of a model"),
         (["en=a", "--languages", "en=en"], "is not a pair of codes"),
         (["en=a", "--languages", "fr=en:ja"], "no model has the name"),
+        (["en=a", "--languages", "en=auto:ja"], "has the source auto"),
+        (["en=a", "b", "--languages", "en=b:b"], "Give one of them other codes"),
+        (["en="], "en=: the path is empty. Expected NAME=MODEL"),
         (["en=a", "--cors", "example.org"], "is not an origin"),
+        (["en=a", "--host-name", "https://example.org"], "is not the name of a host"),
+        (["en=a", "--host-name", "example.org:80"], "is not the name of a host"),
         (["en=a", "--queue", "10"], "it has room for 10 texts, but a request may have 1,000"),
         (["en=a", "--queue", "10", "--max-texts", "11"], "Use --queue 11 or more, or a smaller --max-texts"),
     ],
@@ -132,7 +138,10 @@ def test_keys_that_others_can_read_and_open_doors_are_warned_of(bundles, tmp_pat
     with Service(bundles["words"], "--api-key-file", path, log=tmp_path / "log") as service:
         assert f"warning: other users of this machine can read the keys: chmod 600 {path}" in service.log_text
     with Service(bundles["words"], "--host", "0.0.0.0", log=tmp_path / "log") as service:
-        assert "warning: anybody who can reach 0.0.0.0 can use this service: set --api-key-file" in service.log_text
+        assert (
+            "warning: listening on 0.0.0.0 without keys: anyone who can connect can use this service."
+            in service.log_text
+        )
         service.host = "127.0.0.1"
         assert service.get("/live").status == 200
 
@@ -151,5 +160,5 @@ def test_a_signal_ends_it(bundles, tmp_path, how, code):
         assert service.predict("x", ["a"])
         assert service.stop(how) == code
     assert workers
-    assert '"event": "stopping: running requests are finished"' in service.log_text
+    assert '"event": "stopping: finishing running requests"' in service.log_text
     assert '"level": "error"' not in service.log_text

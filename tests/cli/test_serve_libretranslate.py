@@ -158,13 +158,14 @@ def test_keys_of_other_versions_are_ignored(service):
 @pytest.mark.parametrize(
     ("values", "status", "message"),
     [
-        ({"q": "a", "format": "html"}, 422, "format"),
+        ({"q": "a", "format": "html"}, 422, 'format: expected "text": a model would translate'),
         ({"q": "a", "source": "to-words"}, 400, "to-words to to-words is not supported. GET /languages lists what is."),
         ({"q": "a", "target": "xx"}, 400, "from-words to xx is not supported."),
         ({"q": "a", "source": "auto", "target": "xx"}, 400, "auto to xx is not supported."),
         ({"q": 1}, 422, "q"),
-        ({"q": "a", "alternatives": -1}, 422, "alternatives"),
-        ({}, 422, "q: Field required."),
+        ({"q": "a", "alternatives": -1}, 422, "alternatives: expected at least 0."),
+        ({"q": "a", "alternatives": 100}, 422, "alternatives is 100, and at most 99 is allowed."),
+        ({}, 422, "q: it is missing."),
         ({"q": "a\tb"}, 422, "text 1: contains a tab."),
     ],
 )

@@ -72,17 +72,18 @@ def test_an_empty_body_has_an_empty_answer(service):
 
 BAD = {
     b"\xff": "The line is not valid UTF-8.",
-    b"nonsense": "not JSON",
+    b"nonsense": "The line is not JSON",
     b'"\\ud800"': "not JSON",
     b'"a", "text": "b"': "not JSON",
     b"[1]": "",
-    b'{"text": 1}': "text: Input should be a valid string.",
+    b'{"text": 1}': "text: expected a string.",
     b'{"text": "a", "more": 1}': "more",
     b'{"text": "a", "features": "UP"}': "trained without features",
     b'{"text": "a\\nb"}': "line feed",
     b"[" * 100: "",
     b'"' + b"a" * 10_001 + b'"': "10,001 characters",
     b'"' + b"a " * 1001 + b'"': "1,001 tokens",
+    b'"' + b"a" * 300_000 + b'"': "The line has more than 241,000 bytes, and a text may have 10,000 characters.",
 }
 
 
@@ -94,11 +95,18 @@ def test_a_wrong_line_is_answered_with_what_is_wrong_and_the_others_go_on(servic
     assert [first, last] == service.predict("words", ["a", "c"])
 
 
-def test_a_line_without_an_end_ends_the_stream(service):
-    answer = streamed(service, b'"a"\n"' + b"b" * 9_000_000)
-    first, last = answer.lines
+@pytest.mark.parametrize("end", [b"", b'"\n', b'"\n"c"\n'])
+def test_a_line_of_any_length_is_dropped_until_its_end(service, end):
+    answer = streamed(service, b'"a"\n"' + b"b" * 9_000_000 + end)
+    first, long, *others = answer.lines
     assert first["source"] == "a"
-    assert (last["error"]["status"], last["error"]["limit"]) == (413, "max-characters")
+    assert [long["error"][name] for name in ("status", "limit", "maximum", "line")] == [
+        413,
+        "max-characters",
+        10_000,
+        2,
+    ]
+    assert [each["source"] for each in others] == (["c"] if b"c" in end else [])
 
 
 def test_what_came_before_a_line_without_an_end_is_answered(service):
@@ -125,17 +133,17 @@ def test_options_are_in_the_query(service):
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("?beam_size=x", "beam_size: Input should be a valid integer"),
-        ("?beam_size=", "beam_size: Input should be a valid integer"),
+        ("?beam_size=x", "beam_size: expected an integer"),
+        ("?beam_size=", "beam_size: expected an integer"),
         ("?beams=3", "beams"),
         ("?texts=a", "texts"),
-        ("?sample.seed=x", "sample/seed: Input should be a valid integer"),
+        ("?sample.seed=x", "sample/seed: expected an integer"),
         ("?sample.nothing=x", "sample/nothing"),
         ("?sample=1", "sample: "),
         ("?sample=x&sample.seed=1", ""),
         ("?sample.seed=1&sample=x", "sample: "),
         ("?sample.seed=1&beam_size=2", "sample cannot be combined"),
-        ("?beam_size=101", "may be 100 at most"),
+        ("?beam_size=101", "beam_size is 101, and at most 100 is allowed."),
         ("?beam_size=" + "9" * 5000, "beam_size"),
     ],
 )

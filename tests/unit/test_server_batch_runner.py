@@ -155,7 +155,7 @@ def test_a_full_queue_refuses_a_request_and_says_when_to_come_back():
     problem = run(test, capacity=5)
     assert problem.status == 503
     assert problem.members == {"limit": "queue", "maximum": 5}
-    assert problem.detail == "The queue is full: 3 texts wait. Try again later."
+    assert problem.detail == "The queue is full: 3 texts are ahead. Try again later."
     assert int(problem.headers["Retry-After"]) >= 1
 
 
@@ -167,7 +167,7 @@ def test_a_request_that_could_not_be_answered_in_time_is_refused_at_once():
         assert running.runner.waiting == 5
         assert running.runner.wait_estimate() == 5.0
         running.submit(7, timeout=6.25)
-        with pytest.raises(Problem, match="More texts wait than can be answered in time"):
+        with pytest.raises(Problem, match="The wait would be too long: 6 texts are ahead"):
             running.submit(8, timeout=6.25)
 
     run(test)
@@ -254,6 +254,19 @@ def test_a_batch_that_no_client_waits_for_is_stopped():
         return time.monotonic() - began
 
     assert run(test) < 15
+
+
+def test_texts_that_are_decoded_alone_after_an_error_are_not_started_for_clients_that_are_gone():
+    async def test(running):
+        job = running.submit(13, 1, 0, 2, 3)
+        while not running.call.batches:
+            await asyncio.sleep(0.001)
+        running.runner.cancel(job)
+        running.call.gate.set()
+        await running.submit(4).handle
+        return running.call.batches
+
+    assert run(test) == [[13, 1, 0, 2, 3], [4]]
 
 
 def test_batches_are_counted():
