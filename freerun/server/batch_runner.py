@@ -146,7 +146,10 @@ class BatchRunner:
         call: Call = batch.call
         self._counts.observe("batch_texts", len(batch.parts), call.model)
         self._counts.observe("batch_seconds", seconds, call.model)
-        call.count(self._counts, [each for each in results if not isinstance(each, FailedText)])
+        decoded = [each for each in results if not isinstance(each, FailedText)]
+        call.count(self._counts, decoded)
+        if self._stop.value:
+            self._counts.add("skipped_texts", call.model, by=len(results) - len(decoded))
 
     def _results(self, call: Call, items: Sequence[Any]) -> list[Any]:
         """Decode texts. If that fails, decode each of them alone, so that none fails because of another."""

@@ -54,6 +54,7 @@ class Connection(HttpToolsProtocol):
         is_patient: the client need not send anything now, because answers are due to it.
         is_reading: the first byte of the first request, or the end of the current one, is awaited.
         unanswered: requests whose headers have arrived and whose answers are not complete.
+        is_counted: the application counts the request that is rejected.
         is_ending: no more requests are read; the connection is closed after the last answer.
         has_ended: the last answer was given.
     """
@@ -68,7 +69,7 @@ class Connection(HttpToolsProtocol):
         self.progress_at = self.idle_since = self.sent_at = self.loop.time()
         self.header_bytes = self.field_bytes = self.body_bytes = self.unsent = 0
         self.dropping_until: float | None = None
-        self._is_turned_away = False
+        self.is_counted = self._is_turned_away = False
         self._rejection: Problem | None = None
         self._answers = _Answers(self)
 
@@ -81,7 +82,8 @@ class Connection(HttpToolsProtocol):
             self._turn_away()
 
     def _turn_away(self) -> None:
-        rules, self._is_turned_away = self.rules, True
+        rules = self.rules
+        self.is_counted = self._is_turned_away = True
         rules.turned_away += 1
         rules.counts.add("rejected_connections")
         detail = f"More than {rules.maximum:,} clients are connected. Try again later."
@@ -129,7 +131,7 @@ class Connection(HttpToolsProtocol):
     @property
     def _is_upgrade(self) -> bool:
         """Return True while the headers are those of a request that offers another protocol: it is parsed again."""
-        return bool(self.parser.should_upgrade()) and self.parser.get_method() != b"CONNECT"
+        return bool(self.parser.should_upgrade())
 
     def _reject_headers(self) -> None:
         self.reject(over_limit("headers", _MAX_HEADERS, f"The headers have more than {_MAX_HEADERS:,} bytes.", 431))
@@ -164,6 +166,8 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Start the application, or let the request wait for the answers to those before it."""
+        if self.parser.get_method() == b"CONNECT":
+            raise ValueError("no tunnels")  # which ends the parsing
         if self._is_upgrade:
             return
         self.is_stream = self.is_patient = False
@@ -231,8 +235,13 @@ class Connection(HttpToolsProtocol):
     @property
     def is_idle(self) -> bool:
         """Return True before the first byte of a request."""
-        is_asking = self.header_bytes or (self.is_reading and self.has_headers)
+        is_asking = self.is_reading and (self.has_headers or self.header_bytes)  # empty lines are no request
         return self.has_ended or not (self.unanswered or is_asking)
+
+    @property
+    def is_gone(self) -> bool:
+        """Return True if nothing can be sent to the client any more."""
+        return self.has_ended or self.transport.is_closing()
 
     def reject(self, problem: Problem) -> None:
         """Read nothing more; answer what came before, then this, and close."""
@@ -246,11 +255,13 @@ class Connection(HttpToolsProtocol):
 
     def _abandon(self) -> None:
         """Abandon the request whose body is incomplete."""
-        cycle = self.cycle
+        cycle, rejection = self.cycle, self._rejection
         if cycle.response_started:
             self._rejection = None  # it would be read as part of the answer, or as that of another request
-        if cycle.response_complete:
+        if cycle.response_complete or rejection is None:
             return
+        cycle.scope["rejected_with"] = rejection.status  # type: ignore[typeddict-unknown-key]
+        self.is_counted = True
         cycle.disconnected = True
         cycle.message_event.set()
         self.unanswered -= 1
@@ -267,7 +278,8 @@ class Connection(HttpToolsProtocol):
             return
         if self._rejection is not None:
             self.transport.write(self._rejection.as_http())
-            self.rules.counts.request("other", self._rejection.status, 0.0)
+            if not self.is_counted:
+                self.rules.counts.request("other", self._rejection.status, 0.0)
         self.end()
 
     def end(self) -> None:
@@ -281,7 +293,11 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
             return
         self.dropping_until = self.loop.time() + _LINGER
-        self.transport.write_eof()
+        try:
+            self.transport.write_eof()
+        except OSError:  # the client has gone, and nothing was read from it since
+            self.transport.abort()
+            return
         self.flow.resume_reading()
 
     def check_progress(self, now: float) -> None:
@@ -333,7 +349,7 @@ class _Answers:
 
     def is_closing(self) -> bool:
         """Return True if nothing more is sent."""
-        return self._connection.has_ended or self._connection.transport.is_closing()
+        return self._connection.is_gone
 
     def close(self) -> None:
         """End the connection."""

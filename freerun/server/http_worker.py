@@ -20,12 +20,13 @@ import uvicorn
 from freerun.server.api_keys import ApiKeys
 from freerun.server.batch_runner import BatchRunner
 from freerun.server.connection import Connection, ConnectionRules
-from freerun.server.counts import Counts, CountTable
+from freerun.server.counts import CountTable
 from freerun.server.listener import BACKLOG, reject_new_clients
 from freerun.server.serve_settings import ServeSettings
 from freerun.server.served_models import ServedModel
 from freerun.server.server_log import ServerLog
 from freerun.server.service import Service
+from freerun.server.service_state import ServiceState
 
 __all__ = ["WorkerSetup", "run_worker"]
 
@@ -88,7 +89,7 @@ async def _serve(setup: WorkerSetup) -> None:
         maximum=settings.max_connections,
         counts=counts,
     )
-    service = Service(
+    state = ServiceState(
         settings=settings,
         models=setup.models,
         keys=setup.keys,
@@ -99,7 +100,7 @@ async def _serve(setup: WorkerSetup) -> None:
         rules=rules,
     )
     config = uvicorn.Config(
-        service,
+        Service(state),
         http=partial(Connection, rules=rules),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
@@ -109,7 +110,7 @@ async def _serve(setup: WorkerSetup) -> None:
         proxy_headers=False,
         backlog=BACKLOG if settings.workers == 1 else _AT_ONCE,
     )
-    server = _WorkerServer(config, setup, rules, counts)
+    server = _WorkerServer(config, setup, state)
     await server.serve(sockets=[setup.listener])
     if server.lost:
         log.warning("ended before all requests were answered", requests=server.lost)
@@ -119,9 +120,10 @@ async def _serve(setup: WorkerSetup) -> None:
 class _WorkerServer(uvicorn.Server):
     """uvicorn's server, which ends by finishing what runs."""
 
-    def __init__(self, config: uvicorn.Config, setup: WorkerSetup, rules: ConnectionRules, counts: Counts) -> None:
+    def __init__(self, config: uvicorn.Config, setup: WorkerSetup, service: ServiceState) -> None:
         super().__init__(config)
-        self._setup, self._rules, self._counts = setup, rules, counts
+        self._setup, self._rules = setup, service.rules
+        self._runner, self._counts, self._log = service.runner, service.counts, service.log
         self.lost = 0
 
     @contextlib.contextmanager
@@ -153,7 +155,8 @@ class _WorkerServer(uvicorn.Server):
         os.close(self._setup.ready)
 
     async def on_tick(self, counter: int) -> bool:
-        """Look after connections about once a second."""
+        """Report the queue's length ten times a second, and look after connections once."""
+        self._counts.set("queue_texts", self._runner.waiting)
         if counter % 10 == 0:
             self._counts.set("connections", len(self.server_state.connections))
             self._check_connections()
@@ -162,7 +165,11 @@ class _WorkerServer(uvicorn.Server):
     def _check_connections(self) -> None:
         now = asyncio.get_running_loop().time()
         for connection in self._connections():
-            connection.check_progress(now)
+            try:
+                connection.check_progress(now)
+            except Exception as error:  # noqa: BLE001 (one client must not end the worker)
+                self._log.failure("a connection failed", error, trace=True)
+                connection.transport.abort()
 
     def _connections(self) -> list[Connection]:
         """Return those that are open now; uvicorn knows several kinds."""
@@ -199,7 +206,7 @@ class _WorkerServer(uvicorn.Server):
 
     def _close_idle(self) -> None:
         for connection in self._connections():
-            if connection.is_idle:
+            if connection.is_idle and connection.dropping_until is None:
                 connection.transport.close()
         self._check_connections()
 

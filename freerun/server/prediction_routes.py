@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 from pydantic_core import to_json
 from starlette.types import Receive, Scope
@@ -20,7 +20,20 @@ from freerun.server.served_models import ServedModel
 from freerun.server.service_state import ServiceState, check_json_type
 from freerun.server.validation import parsed_json, validated
 
-__all__ = ["Predicting", "check_characters", "check_texts", "features_for", "predict", "prediction_json", "score"]
+__all__ = [
+    "Predicting",
+    "check_characters",
+    "check_texts",
+    "features_for",
+    "json_size",
+    "predict",
+    "prediction_json",
+    "score",
+]
+
+_BYTES_PER_TOKEN: Final = 40
+_BYTES_PER_WEIGHT: Final = 20
+"""Of an answer in JSON."""
 
 
 class Predicting:
@@ -100,13 +113,12 @@ async def predict(state: ServiceState, name: str, scope: Scope, receive: Receive
     served = state.model(name)
     state.runner.check_room()
     body = await state.body(scope, receive)
-    request, predicting, encoded = await state.computed(len(body), _prepared, served, body, state.limits)
+    request, predicting, encoded = await state.parsed(scope, len(body), _prepared, served, body, state.limits)
     results = await state.results(predict_job(predicting.call, encoded), scope) if encoded else []
     by_row = {text.row: result for text, result in zip(encoded, results, strict=True)}
     empty = predicting.empty()
     predictions = [by_row.get(row, empty) for row in range(len(request.texts))]
-    size = 0 if len(predictions) < 64 else len(body) * predicting.call.search.width * 16
-    return await state.computed(size, _predictions_as_json, name, predictions, request)
+    return await state.written(scope, sum(map(json_size, results)), _predictions_as_json, name, predictions, request)
 
 
 def _prepared(
@@ -122,6 +134,14 @@ def _prepared(
 def _predictions_as_json(name: str, predictions: Sequence[Prediction], options: PredictOptions) -> bytes:
     listed = [prediction_json(prediction, options) for prediction in predictions]
     return to_json({"model": name, "predictions": listed})
+
+
+def json_size(prediction: Prediction) -> int:
+    """Return about the bytes of a prediction as JSON, without its texts."""
+    tokens = sum(len(hypothesis.token_scores) for hypothesis in prediction.hypotheses)
+    matrices = prediction.attention.weights if prediction.attention else ()
+    weights = sum(len(row) for matrix in matrices for row in matrix)
+    return _BYTES_PER_TOKEN * tokens + _BYTES_PER_WEIGHT * weights
 
 
 def prediction_json(prediction: Prediction, options: PredictOptions) -> dict[str, Any]:
@@ -190,8 +210,13 @@ async def score(state: ServiceState, name: str, scope: Scope, receive: Receive) 
     served = state.model(name)
     state.runner.check_room()
     body = await state.body(scope, receive)
-    encoded = await state.computed(len(body), _prepared_pairs, served, body, state.limits)
+    encoded = await state.parsed(scope, len(body), _prepared_pairs, served, body, state.limits)
     results = await state.results(score_job(ScoreCall(served), encoded), scope)
+    size = _BYTES_PER_TOKEN * sum(len(scored.token_scores) for scored in results)
+    return await state.written(scope, size, _scores_as_json, name, results)
+
+
+def _scores_as_json(name: str, results: Sequence[Scored]) -> bytes:
     return to_json({"model": name, "scores": list(map(_scored_json, results))})
 
 

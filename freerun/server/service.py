@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
@@ -45,9 +45,8 @@ Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 class Service:
     """The ASGI application."""
 
-    def __init__(self, **shared: Any) -> None:
-        """``shared`` are the attributes of ``ServiceState``."""
-        self._state = ServiceState(**shared)
+    def __init__(self, state: ServiceState) -> None:
+        self._state = state
         self._router = Router(self._routes(), redirect_slashes=False)
         app: ASGIApp = self._answer
         if self._state.settings.cors:
@@ -78,7 +77,7 @@ class Service:
         try:
             await self._app(scope, receive, send_counted)
         except ClientGone:
-            status = 499
+            status = scope.get("rejected_with", 499)
         except Exception as error:
             if status != 499:  # an answer has begun: uvicorn closes the connection
                 status = 500
@@ -87,10 +86,10 @@ class Service:
             await _send_problem(Problem(500, "The service has an internal error. See its log."), send_counted)
         finally:
             seconds = asyncio.get_running_loop().time() - began
-            self._state.release(scope)
             self._state.counts.request(scope["endpoint_name"], status, seconds)
             if self._state.settings.log_requests:
                 self._log_request(scope, status, seconds)
+            await self._state.release_when_sent(scope)
 
     def _log_request(self, scope: Scope, status: int, seconds: float) -> None:
         client = (scope.get("client") or ["-"])[0]
@@ -209,7 +208,6 @@ class Service:
         from prometheus_client import CollectorRegistry
         from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-        self._state.counts.set("queue_texts", self._state.runner.waiting)
         self._state.counts.set("connections", len(scope["connection"].connections))
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self._state.table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -20,7 +20,15 @@ from freerun.server.serve_settings import RequestLimits, ServeSettings
 from freerun.server.served_models import ServedModel
 from freerun.server.server_log import ServerLog
 
-__all__ = ["ClientGone", "ServiceState", "check_json_type", "content_type_of", "header_of", "parts_of_body"]
+__all__ = [
+    "ClientGone",
+    "ServiceState",
+    "check_client",
+    "check_json_type",
+    "content_type_of",
+    "header_of",
+    "parts_of_body",
+]
 
 T = TypeVar("T")
 
@@ -49,7 +57,8 @@ class ServiceState:
     log: ServerLog
     rules: ConnectionRules
     held: int = 0  # bytes
-    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "freerun requests"))
+    parsing: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "freerun bodies"))
+    writing: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "freerun answers"))
 
     @property
     def limits(self) -> RequestLimits:
@@ -118,20 +127,57 @@ class ServiceState:
         self.held += size
         scope["held_bytes"] = scope.get("held_bytes", 0) + size
 
-    def release(self, scope: Scope, size: int | None = None) -> None:
-        """Forget bytes that a request held; by default all of them, because it has ended."""
+    def release(self, scope: Scope, size: int) -> None:
+        """Forget bytes that a request held."""
         held = scope.get("held_bytes", 0)
-        freed = held if size is None else min(size, held)
+        freed = min(size, held)
         self.held -= freed
         scope["held_bytes"] = held - freed
 
+    async def release_when_sent(self, scope: Scope) -> None:
+        """Forget all bytes that a request held, once the client has read nearly all of a large answer."""
+        if held := scope.get("held_bytes", 0):
+            try:
+                await scope["connection"].flow.drain()
+            finally:
+                self.release(scope, held)
+
     # ------------------------------------------------------------------------------------------------------- computing
 
-    async def computed(self, size: int, function: Callable[..., T], *arguments: Any) -> T:
-        """Return ``function(*arguments)``, from another thread if ``size`` bytes will take long."""
+    async def parsed(self, scope: Scope, size: int, function: Callable[..., T], *arguments: Any) -> T:
+        """Return ``function(*arguments)`` of a body, from another thread if its ``size`` bytes will take long.
+
+        Raises:
+            Problem: other bodies took so long that the time of the request is up.
+            ClientGone: the client went away meanwhile.
+        """
+        return await self._computed(self.parsing, scope, size, function, *arguments)
+
+    async def written(self, scope: Scope, size: int, function: Callable[..., bytes], *arguments: Any) -> bytes:
+        """Return the JSON of an answer; as ``parsed``, but it does not wait for bodies to be parsed."""
+        return await self._computed(self.writing, scope, size, function, *arguments)
+
+    async def _computed(
+        self, threads: Executor, scope: Scope, size: int, function: Callable[..., T], *arguments: Any
+    ) -> T:
         if size <= _LARGE:
             return function(*arguments)
-        return await asyncio.get_running_loop().run_in_executor(self.threads, function, *arguments)
+
+        def unless_gone() -> T:
+            check_client(scope)
+            return function(*arguments)
+
+        deadline = scope.get("deadline", scope["arrived"] + self.settings.timeout)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.get_running_loop().run_in_executor(threads, unless_gone)
+        except TimeoutError:
+            raise self._late() from None
+
+    def _late(self) -> Problem:
+        seconds = self.settings.timeout
+        detail = f"There was no result within {seconds:g} s. Try again later, with fewer texts or a smaller beam_size."
+        return unavailable(detail, 1.0, limit="timeout")
 
     async def results(self, job: Job, scope: Scope) -> list[Any]:
         """Wait for the results of a job, until ``timeout`` seconds after its request arrived.
@@ -141,12 +187,10 @@ class ServiceState:
             ClientGone: the client went away meanwhile.
         """
         loop = asyncio.get_running_loop()
-        timeout = self.settings.timeout
-        left = scope["arrived"] + timeout - loop.time()
-        detail = f"There was no result within {timeout:g} s. Try again later, with fewer texts or a smaller beam_size."
-        late = unavailable(detail, 1.0, limit="timeout")
+        check_client(scope)
+        left = scope["arrived"] + self.settings.timeout - loop.time()
         if left <= 0:
-            raise late
+            raise self._late()
         self.hold(scope, job.answer_bytes)
         self.runner.submit(job, left)
 
@@ -158,7 +202,7 @@ class ServiceState:
         def leave() -> None:
             give_up(ClientGone())
 
-        timer = loop.call_later(left, give_up, late)
+        timer = loop.call_later(left, give_up, self._late())
         scope["connection"].when_lost.add(leave)
         try:
             results: list[Any] = await job.handle
@@ -171,6 +215,12 @@ class ServiceState:
             if isinstance(result, FailedText):
                 raise result.problem()
         return results
+
+
+def check_client(scope: Scope) -> None:
+    """Raise ClientGone if the client has gone."""
+    if scope["connection"].is_gone:
+        raise ClientGone
 
 
 async def parts_of_body(receive: Receive) -> AsyncIterator[bytes]:

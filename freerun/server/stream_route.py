@@ -14,15 +14,16 @@ from starlette.types import Receive, Scope, Send
 
 from freerun.data.features import Features
 from freerun.runtime.encoded_texts import EncodedText
+from freerun.runtime.prediction import Prediction
 from freerun.server.api_types import PredictOptions, StreamLine
 from freerun.server.batch_runner import FailedText
 from freerun.server.documents import API_HEADERS
 from freerun.server.fair_queue import Job
 from freerun.server.model_calls import predict_job
-from freerun.server.prediction_routes import Predicting, check_texts, features_for, prediction_json
+from freerun.server.prediction_routes import Predicting, check_texts, features_for, json_size, prediction_json
 from freerun.server.problem import Problem, invalid, over_limit
 from freerun.server.serve_settings import RequestLimits
-from freerun.server.service_state import ClientGone, ServiceState, content_type_of, parts_of_body
+from freerun.server.service_state import ServiceState, check_client, content_type_of, parts_of_body
 from freerun.server.validation import parsed_json, validated, validated_fields
 
 __all__ = ["STREAM_TYPE", "predict_stream", "wants_stream"]
@@ -32,6 +33,8 @@ _GROUP: Final = 64
 """Lines of a stream that wait for the model together."""
 _GROUPS: Final = 4
 """Groups of a stream that wait at a time; no more is read until the first is answered."""
+_PACKET: Final = 262_144
+"""Bytes that asyncio reads at a time."""
 _PAUSE: Final = 0.02
 """Seconds between two looks at a queue that is full of other requests."""
 _TYPES: Final = (STREAM_TYPE, "application/jsonl", "text/plain")
@@ -61,10 +64,13 @@ async def predict_stream(state: ServiceState, name: str, scope: Scope, receive: 
     if scope["http_version"] == "1.0":
         raise Problem(400, "A stream needs HTTP/1.1. In nginx: proxy_http_version 1.1")
     predicting = Predicting(served, _options_in_query(scope), state.limits)
+    longest = _longest_line(state.limits)
+    state.hold(scope, _PACKET + longest)
     scope["connection"].is_stream = True
+    scope["deadline"] = None
     stream = _Stream(state, predicting, scope, send, is_json=content_type_of(scope) != "text/plain")
     try:
-        reading = _groups_of_lines(receive, _longest_line(state.limits))
+        reading = _groups_of_lines(receive, longest)
         while lines := await stream.next_of(reading):
             await stream.begin()  # not before: reading is what invites a client to send that expects "100 Continue"
             await stream.take(lines)
@@ -108,13 +114,17 @@ async def _groups_of_lines(receive: Receive, longest: int) -> AsyncIterator[list
     """
     rest = bytearray()
     async for part in parts_of_body(receive):
-        first, *others = part.split(b"\n")
-        rest += first
-        if others:
-            lines = [bytes(rest), *others]
-            rest = bytearray(lines.pop())
-            for number in range(0, len(lines), _GROUP):
-                yield [line[: longest + 1] for line in lines[number : number + _GROUP]]
+        begin, lines = 0, []
+        while (end := part.find(b"\n", begin)) >= 0:
+            lines.append((bytes(rest) + part[begin:end])[: longest + 1])
+            rest.clear()
+            begin = end + 1
+            if len(lines) == _GROUP:
+                yield lines
+                lines = []
+        if lines:
+            yield lines
+        rest += part[begin:]
         del rest[longest + 1 :]
     if rest:
         yield [bytes(rest)]
@@ -141,11 +151,7 @@ class _Stream:
     async def write(self, content: bytes) -> None:
         """Send lines. Raises ClientGone if the client has gone."""
         await self._send({"type": "http.response.body", "body": content, "more_body": True})
-        self._check_client()
-
-    def _check_client(self) -> None:
-        if self._scope["connection"].transport.is_closing():
-            raise ClientGone
+        check_client(self._scope)
 
     async def next_of(self, reading: AsyncIterator[list[bytes]]) -> list[bytes] | None:
         """Return the next lines, None after the last ones. Answers that are there earlier are sent meanwhile."""
@@ -204,7 +210,7 @@ class _Stream:
                 await self._answer_first()
             else:
                 await asyncio.sleep(_PAUSE)
-            self._check_client()
+            check_client(self._scope)
         connection.is_patient = False
         state.hold(self._scope, job.answer_bytes)
         runner.submit(job, float("inf"))
@@ -269,13 +275,17 @@ class _Stream:
                 await asyncio.wait([group.job.handle])
             finally:
                 connection.when_lost.discard(self.cancel)
-        self._check_client()
+        check_client(self._scope)
         connection.is_patient = False
         self._groups.popleft()
         results = iter(group.job.handle.result() if group.job else ())
-        lines = (self._answer(line, next(results) if isinstance(line, EncodedText) else None) for line in group.lines)
-        await self.write(b"".join(lines))
+        answers = [(line, next(results) if isinstance(line, EncodedText) else None) for line in group.lines]
+        size = sum(json_size(result) for _, result in answers if isinstance(result, Prediction))
+        await self.write(await self._state.written(self._scope, size, self._answers, answers))
         self._state.release(self._scope, group.job.answer_bytes if group.job else 0)
+
+    def _answers(self, answers: list[tuple[EncodedText | Problem | None, Any]]) -> bytes:
+        return b"".join(self._answer(line, result) for line, result in answers)
 
     def _answer(self, line: EncodedText | Problem | None, result: Any) -> bytes:
         if isinstance(result, FailedText) and isinstance(line, EncodedText):

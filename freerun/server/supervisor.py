@@ -238,7 +238,7 @@ class _Supervisor:
     def _forked(self, generation: _Generation) -> _Worker:
         taken = {worker.row for each in self._generations for worker in each.workers}
         taken |= {worker.row for worker in generation.workers}
-        row = next(row for row in range(self._rows) if row not in taken)
+        row = next(row for row in range(self._rows - 1) if row not in taken)  # the last one is the supervisor's
         ready_out, ready_in = os.pipe()
         gc.collect()
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until the child has handlers of its own
@@ -313,18 +313,22 @@ class _Supervisor:
         self._generations.append(new)
         self._start_at = 0.0  # without its workers it could not be seen to answer
         self._fill(new)
+        old = self._generations[-2]
         if not self._wait_until_ready(new):
-            self._generations.remove(new)
-            _end_workers(new, signal.SIGKILL)
-            self._wait_for(new)
-            self._not_reloaded(None)
+            if not _ENDING & set(self._received):  # otherwise all end, and finish what they have begun
+                self._generations = [new, old]
+                self._retire(new)
+                self._not_reloaded(None)
             return
         self._loader.adopt(loaded)
-        old = self._generations[-2]
-        old.ends = time.monotonic() + self._settings.drain + _GRACE
-        _end_workers(old, signal.SIGTERM)
+        self._retire(old)
         self._counts.add("reloads", "loaded")
         self._log.info("new models took over", **{name: model.bundle.digest[:12] for name, model in models.items()})
+
+    def _retire(self, generation: _Generation) -> None:
+        """Let workers finish what they have begun: those that did not all get ready may have begun something, too."""
+        generation.ends = time.monotonic() + self._settings.drain + _GRACE
+        _end_workers(generation, signal.SIGTERM)
 
     def _not_reloaded(self, error: Exception | None) -> None:
         self._counts.add("reloads", "failed")
@@ -350,12 +354,6 @@ class _Supervisor:
             if time.monotonic() > deadline or _ENDING & set(self._received):
                 for generation in self._generations:
                     _end_workers(generation, signal.SIGKILL)
-
-    def _wait_for(self, generation: _Generation) -> None:
-        for worker in generation.workers:
-            os.waitpid(worker.process, 0)
-            worker.forget()
-            self._table.clear_gauges(worker.row)
 
 
 def _end_workers(generation: _Generation, how: signal.Signals) -> None:

@@ -43,9 +43,9 @@ async def translate(state: ServiceState, scope: Scope, receive: Receive) -> byte
     """POST /translate: predict each line of each text, with the model for a pair of languages."""
     state.runner.check_room()
     body = await state.body(scope, receive)
-    fields = await state.computed(len(body), fields_of, scope, body, ("q",))
+    fields = await state.parsed(scope, len(body), fields_of, scope, body, ("q",))
     state.check_key(scope, _key_in(fields))
-    detected, parts, request = await state.computed(len(body), _prepared, state, fields)
+    detected, parts, request = await state.parsed(scope, len(body), _prepared, state, fields)
     outputs: dict[int, list[str]] = {}
     for part in parts:
         job = predict_job(part.predicting.call, part.encoded) if part.encoded else None
@@ -130,9 +130,9 @@ def _unsupported(source: str, target: str) -> Problem:
 async def detect(state: ServiceState, scope: Scope, receive: Receive) -> bytes:
     """POST /detect: the source languages that are served, those first whose model knows most of a text's tokens."""
     body = await state.body(scope, receive)
-    fields = await state.computed(len(body), fields_of, scope, body, ("q",))
+    fields = await state.parsed(scope, len(body), fields_of, scope, body, ("q",))
     state.check_key(scope, _key_in(fields))
-    return to_json(await state.computed(len(body), _detected_in, state, fields))
+    return to_json(await state.parsed(scope, len(body), _detected_in, state, fields))
 
 
 def _detected_in(state: ServiceState, fields: Any) -> list[dict[str, Any]]:
