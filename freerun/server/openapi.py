@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from pydantic_core import to_json
@@ -16,6 +14,7 @@ from pydantic_core import to_json
 from freerun.server import api_types
 from freerun.server.documents import Document
 from freerun.server.forms import FORM, MULTIPART
+from freerun.server.schema_html import bounds, prose, type_name
 from freerun.server.serve_settings import RequestLimits
 from freerun.version import VERSION
 
@@ -24,13 +23,6 @@ __all__ = ["docs_page", "openapi", "openapi_document"]
 _JSON, _STREAM, _TEXT = "application/json", "application/x-ndjson", "text/plain"
 _FORMS: Final = (FORM, MULTIPART)
 _PROBLEM: Final = "application/problem+json"
-_BOUNDS: Final = (
-    ("minimum", "at least"),
-    ("exclusiveMinimum", "above"),
-    ("maximum", "at most"),
-    ("minItems", "length at least"),
-    ("maxItems", "length at most"),
-)
 
 _STATUSES: Final = {
     400: "The body cannot be read, or names something that is not served.",
@@ -303,55 +295,8 @@ def docs_page(limits: RequestLimits, needs_key: bool = False) -> Document:
     environment = Environment(
         loader=PackageLoader("freerun.server", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["type_name"] = _type_name
-    environment.filters["bounds"] = _bounds
-    environment.filters["prose"] = _prose
+    environment.filters |= {"type_name": type_name, "bounds": bounds, "prose": prose}
     page = environment.get_template("docs_page.html").render(
         api=openapi(limits, needs_key), statuses=_STATUSES, version=VERSION
     )
     return Document.of(page.encode(), "text/html; charset=utf-8")
-
-
-def _prose(text: str) -> Markup:
-    """Return the Markdown of a description as HTML: paragraphs, code and emphasis."""
-    paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
-    html = "".join(f"<p>{escape(paragraph)}</p>" for paragraph in paragraphs)
-    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", html)
-    return Markup(re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", html))  # escaped above
-
-
-def _type_name(schema: Mapping[str, Any]) -> Markup:
-    """Return the type of a value as HTML, with links to types: "list of (string or list of string), or null"."""
-    if "$ref" in schema:
-        name = str(schema["$ref"]).rsplit("/", 1)[-1]
-        return Markup('<a href="#type-{0}">{0}</a>').format(name)
-    if "anyOf" in schema:
-        return _alternatives(schema["anyOf"])
-    if "const" in schema:
-        return escape(f'"{schema["const"]}"')
-    if "enum" in schema:
-        return escape(" or ".join(f'"{each}"' for each in schema["enum"]))
-    if schema.get("type") == "array":
-        items = schema.get("items", {})
-        return Markup("list of ({})" if "anyOf" in items else "list of {}").format(_type_name(items))
-    return escape(str(schema.get("type", "any value")))
-
-
-def _alternatives(schemas: Sequence[Mapping[str, Any]]) -> Markup:
-    """Return several types; a comma shows where a list's type ends."""
-    text = Markup("")
-    for schema in schemas:
-        if text:
-            text += ", or " if "list of" in text else " or "
-        text += _type_name(schema)
-    return text
-
-
-def _bounds(schema: Mapping[str, Any]) -> str:
-    """Return the range of a number, or the length of a list, in words; null has none."""
-    found = {key: value for part in (schema, *schema.get("anyOf", ())) for key, value in part.items()}
-    return "".join(f", {words} {_number(found[key])}" for key, words in _BOUNDS if key in found)
-
-
-def _number(value: float) -> str:
-    return f"{value:,}".removesuffix(".0")
