@@ -138,7 +138,7 @@ def overload_table(figures: Mapping[str, Any]) -> str:
         [label, *(f"{figures[key].get(name, float('nan')):,.1f}" for name in QUANTILES)]
         for label, key in (
             ("accepted (200)", "accepted_ms"),
-            ("refused (503)", "refused_ms"),
+            ("rejected (503)", "refused_ms"),
             ("sent late by the client", "sent_late_ms"),
         )
     ]

@@ -607,7 +607,8 @@ def export(
 @app.command()
 def serve(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL [NAME=MODEL ...]", help="Bundle or run directories, with names.")
+        list[str],
+        typer.Argument(metavar="[NAME=]MODEL", help="Bundle or run directories. Default name: the directory's."),
     ],
     host: Annotated[
         str, typer.Option(help="The address to listen on. 0.0.0.0: all of this machine's.")
@@ -615,7 +616,7 @@ def serve(
     host_name: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="On 127.0.0.1: also answer for this host, as proxies may pass it on. Repeatable."
+            metavar="NAME", help="Also accept requests for this host name, when listening on 127.0.0.1. Repeatable."
         ),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=PORT.high, help="0: any free port.")] = ServeSettings.port,
@@ -631,7 +632,10 @@ def serve(
     timeout: Annotated[
         float,
         typer.Option(
-            min=SERVE_SECONDS.low, max=SERVE_SECONDS.high, metavar="S", help="Seconds for a request; then 503."
+            min=SERVE_SECONDS.low,
+            max=SERVE_SECONDS.high,
+            metavar="S",
+            help="Time limit of a request in seconds; 503 after it.",
         ),
     ] = ServeSettings.timeout,
     drain: Annotated[
@@ -644,7 +648,7 @@ def serve(
         ),
     ] = ServeSettings.drain,
     api_key_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A file with one key per line. Clients must send one.")
+        Path | None, typer.Option(metavar="FILE", help="File with one key per line; clients must send one of them.")
     ] = None,
     cors: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="Let pages of this origin read answers. Repeatable.")
@@ -684,7 +688,7 @@ def serve(
         int, typer.Option(min=1, max=REQUEST_SIZE.high, help="Characters of a text.")
     ] = RequestLimits.max_characters,
     max_tokens: Annotated[
-        int, typer.Option(min=1, max=MAX_LENGTH.high, help="Tokens of a text.")
+        int, typer.Option(min=1, max=MAX_LENGTH.high, help="Tokens of a text or target.")
     ] = RequestLimits.max_tokens,
     max_bytes: Annotated[
         int, typer.Option(min=1, max=REQUEST_SIZE.high, help="Bytes of a request, unless it is a stream.")
@@ -705,7 +709,7 @@ def serve(
     ] = RequestLimits.max_cost,
     max_output_tokens: Annotated[
         int,
-        typer.Option(min=1, max=REQUEST_SIZE.high, help="Tokens that a request's outputs may have, by their bounds."),
+        typer.Option(min=1, max=REQUEST_SIZE.high, help="Sum of the length bounds of a request's outputs."),
     ] = RequestLimits.max_output_tokens,
     max_weights: Annotated[
         int, typer.Option(min=1, max=REQUEST_SIZE.high, help="Attention weights of an answer.")

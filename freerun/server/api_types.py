@@ -36,6 +36,7 @@ __all__ = [
     "Sample",
     "ScoreAnswer",
     "ScoreBody",
+    "StreamError",
     "StreamLine",
     "TranslateAnswer",
     "TranslateBody",
@@ -85,7 +86,7 @@ class Sample(RequestType):
 
 
 class PredictOptions(RequestType):
-    """How to predict. Every option may be left out."""
+    """How to predict. All options are optional."""
 
     beam_size: int = Field(1, ge=1, description="1 is greedy search.")
     num_hypotheses: int | None = Field(
@@ -99,14 +100,16 @@ class PredictOptions(RequestType):
         None, ge=0, description="The maximum number of tokens of an output, in place of the model's own bound."
     )
     prefix: str = Field("", description="Every output begins with this text.")
-    sample: Sample | None = Field(None, description="Sample outputs instead; not with beam_size or length_penalty.")
+    sample: Sample | None = Field(
+        None, description="Sample outputs in place of a search; not with beam_size, length_penalty or early_stop."
+    )
     token_scores: bool = Field(True, description="False leaves the scores of single tokens out of the answer.")
     attention: bool = Field(
-        False, description="Adds how much each token of an output attends to each source token, for models that can."
+        False, description="Adds how much each output token attends to each source token, if the model has attention."
     )
 
     def search(self) -> Search:
-        """Return the search that is asked for.
+        """Return the requested search.
 
         Raises:
             Problem: options that exclude each other, or are out of range.
@@ -183,9 +186,17 @@ class Predicted(Answer):
     source: str
     features: Features | None = None
     hypotheses: list[OutputHypothesis]
-    source_tokens: list[str] | None = Field(None, description="With attention: the tokens that weights belong to.")
-    unknown: list[str] | None = Field(None, description="Source tokens that the model does not know, if there are any.")
-    unknown_features: list[str] | None = Field(None, description="Features that the model does not know, likewise.")
+    source_tokens: list[str] | None = Field(None, description="With attention: the tokens that the weights belong to.")
+    unknown: list[str] | None = Field(None, description="Source tokens that are not in the model's vocabulary, if any.")
+    unknown_features: list[str] | None = Field(
+        None, description="Features that are not in the model's vocabulary, if any."
+    )
+
+
+class StreamError(Answer):
+    """A line of a stream's answer for a line that was rejected."""
+
+    error: ProblemDetails
 
 
 class PredictAnswer(Answer):
@@ -203,7 +214,7 @@ class ScoredPair(Answer):
     target: str
     score: float | None = Field(description="Natural log-probability of the target; null if it has an unknown token.")
     token_scores: list[float | None] = Field(description="One for each token and one for the end token.")
-    unknown: list[str] | None = Field(None, description="Target tokens that the model cannot write, if there are any.")
+    unknown: list[str] | None = Field(None, description="Target tokens that are not in the model's vocabulary, if any.")
 
 
 class ScoreAnswer(Answer):
@@ -218,7 +229,7 @@ class ModelSummary(Answer):
 
     name: str
     features: bool = Field(description="True if each text needs features.")
-    attention: bool = Field(description="True if attention can be asked for.")
+    attention: bool = Field(description="True if the model has attention.")
 
 
 class ModelList(Answer):
@@ -238,7 +249,7 @@ class SideDetails(Answer):
 
 
 class FeatureDetails(Answer):
-    """The features that a model knows."""
+    """The features in a model's vocabulary."""
 
     separator: str
     vocabulary: int
@@ -256,7 +267,7 @@ class RuntimeDetails(Answer):
 class ModelDetails(ModelSummary):
     """A model: what it is, how good it is, and what runs it."""
 
-    features: Any = Field(description="null, or the features that the model knows: separator, vocabulary, symbols.")
+    features: FeatureDetails | None = Field(description="null for a model without features.")  # type: ignore[assignment]
     digest: str = Field(description="SHA-256 that names the model and all files that its outputs depend on.")
     card: str = Field(description="The model card, in Markdown.")
     metrics: dict[str, float | None] = Field(description="On the development pairs.")
@@ -266,7 +277,7 @@ class ModelDetails(ModelSummary):
     target: SideDetails
     languages: dict[str, str] = Field(description="The codes of source and target for LibreTranslate's clients.")
     runtime: RuntimeDetails
-    limits: dict[str, int] = Field(description="What one request may ask for.")
+    limits: dict[str, int] = Field(description="The limits of a request.")
 
 
 def _checked_format(value: Any) -> Any:
@@ -292,19 +303,21 @@ class TranslateBody(RequestType):
 
 
 class DetectBody(RequestType):
-    """A text, or several, whose language is asked for."""
+    """A text, or several, whose language to detect."""
 
     model_config = ConfigDict(strict=False)
     ignores_unknown_keys: ClassVar[bool] = True
 
-    q: str | Texts
-    api_key: str | None = None
+    q: str | Texts = Field(description="A text, or several.")
+    api_key: str | None = Field(None, description="A key, if the service needs one.")
 
 
 class Detected(Answer):
     """A language that a text may be in."""
 
-    confidence: float = Field(description="Percentage of the text's tokens that the model of this language knows.")
+    confidence: float = Field(
+        description="Percentage of the text's tokens that are in the vocabulary of this language's model."
+    )
     language: str
 
 
@@ -331,7 +344,7 @@ class Health(Answer):
 
 
 class FrontendSettings(Answer):
-    """What LibreTranslate's page asks for."""
+    """The settings that LibreTranslate's page reads."""
 
     charLimit: int
     frontendTimeout: int
@@ -351,7 +364,11 @@ class ProblemDetails(Answer):
     status: int
     detail: str
     error: str = Field(description="The same as detail, for clients of LibreTranslate.")
-    limit: str | None = Field(None, description="The limit that was exceeded: an option of freerun serve.")
-    maximum: float | None = None
-    errors: list[dict[str, str]] | None = Field(None, description="A JSON pointer and a detail for each mistake.")
+    limit: str | None = Field(
+        None, description="The name of the limit; for most, the option of freerun serve without its dashes."
+    )
+    maximum: float | None = Field(None, description="The value of the limit.")
+    errors: list[dict[str, str]] | None = Field(
+        None, description="For each mistake its `pointer` (a JSON pointer) and `detail`."
+    )
     line: int | None = Field(None, description="In a stream: the number of the line, from 1.")

@@ -71,7 +71,7 @@ def _metrics(models: Sequence[str]) -> list[_Metric]:
     none: tuple[tuple[str, ...], ...] = ((),)
     model = ("model",)
     return [
-        _Metric("counter", "requests", "Requests by what was asked and the status.", ("endpoint", "status"), asked),
+        _Metric("counter", "requests", "Requests by endpoint and status.", ("endpoint", "status"), asked),
         _Metric(
             "histogram",
             "request_seconds",
@@ -87,7 +87,7 @@ def _metrics(models: Sequence[str]) -> list[_Metric]:
         _Metric("counter", "skipped_texts", "Texts whose client went away or whose time was up.", model, named),
         _Metric("histogram", "batch_texts", "Texts that were decoded together.", model, named, _SIZES),
         _Metric("histogram", "batch_seconds", "Time to decode a batch.", model, named, _SECONDS),
-        _Metric("gauge", "queue_texts", "Texts that wait.", (), none),
+        _Metric("gauge", "queue_texts", "Texts in the queue.", (), none),
         _Metric("gauge", "connections", "Connected clients.", (), none),
         _Metric("counter", "rejected_connections", "Connections beyond --max-connections.", (), none),
         _Metric("counter", "cut_off_connections", "Clients that sent or read too slowly.", (), none),

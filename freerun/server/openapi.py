@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from pydantic_core import to_json
@@ -15,6 +14,7 @@ from pydantic_core import to_json
 from freerun.server import api_types
 from freerun.server.documents import Document
 from freerun.server.forms import FORM, MULTIPART
+from freerun.server.schema_html import bounds, prose, type_name
 from freerun.server.serve_settings import RequestLimits
 from freerun.version import VERSION
 
@@ -29,12 +29,12 @@ _STATUSES: Final = {
     401: "The service needs a key.",
     403: "A page of another site sent the request.",
     404: "There is no such model.",
-    405: "The method is not possible at this address.",
+    405: "The method is not allowed at this address.",
     408: "The request did not arrive in time.",
-    413: "A limit of size is exceeded; `limit` names it.",
-    415: "The body has another type than expected.",
+    413: "A size limit is exceeded; `limit` names it.",
+    415: "The content type of the body is not supported.",
     421: "The request was meant for another host.",
-    422: "The body is well formed, and something in it is wrong.",
+    422: "The body is well-formed, but its content is invalid.",
     431: "The headers are too large.",
     500: "The model could not process a text, or the service has an internal error; see its log.",
     503: "The queue is full, the time is up, or the service is ending: try again after `Retry-After` seconds.",
@@ -65,12 +65,11 @@ _PREDICT = """\
 One object for each text, in their order, as `freerun predict --json` prints it. An empty text has an empty output.
 
 **Streams.** With `Accept: application/x-ndjson` the body may have any length. Each of its lines is a text: with
-`Content-Type: application/x-ndjson` a JSON string or an object {"text", "features"}, with `text/plain` the text itself,
-followed by a tab and its features if the model reads any. Options are fields of the query, those of `sample` as
-`sample.seed=1`. Each line is answered with one line, in the same order: a prediction, or {"error": ...}. Read while you
-write: the service reads only as fast as you do."""
+`Content-Type: application/x-ndjson` a JSON string or an object, with `text/plain` the text itself, followed by a tab
+and its features if the model reads any. Options are query parameters. Each line is answered with one line, in the same
+order: a prediction, or an error. Read answers while you send lines: the service reads no faster than you do."""
 
-_ANYWHERE: Final = (403, 421, 431)
+_ANYWHERE: Final = (421, 431)
 _ASKING: Final = (400, 401, 404, 408, 413, 415, 422, 500, 503)
 _TRANSLATING: Final = (400, 401, 408, 413, 415, 422, 500, 503)
 
@@ -88,7 +87,7 @@ _OPERATIONS: Final = (
         method="post",
         path="/v1/models/{name}/score",
         summary="Score pairs",
-        description="The log-probability that the model gives to each target.",
+        description="The log-probability of each target under the model.",
         request=api_types.ScoreBody,
         answer=api_types.ScoreAnswer,
         errors=_ASKING,
@@ -109,7 +108,7 @@ _OPERATIONS: Final = (
         method="post",
         path="/detect",
         summary="LibreTranslate: detect the language",
-        description="The source languages that are served, those first whose model knows most of the text's tokens.",
+        description="The served source languages, best match first: most of the text's tokens are in its vocabulary.",
         request=api_types.DetectBody,
         answer=api_types.Detected,
         request_types=(_JSON, *_FORMS),
@@ -119,18 +118,18 @@ _OPERATIONS: Final = (
     _Operation(
         method="get",
         path="/languages",
-        summary="LibreTranslate: list languages",
+        summary="LibreTranslate: list the languages",
         answer=api_types.Language,
         errors=(401,),
         is_list=True,
     ),
-    _read("/frontend/settings", "LibreTranslate: settings of its page", api_types.FrontendSettings),
-    _read("/health", "LibreTranslate: the service can answer", api_types.Health, 503),
-    _read("/live", "The process runs", _JSON),
-    _read("/ready", "The service can answer", _JSON, 503),
-    _read("/v2/health/live", "KServe: the process runs", _JSON),
-    _read("/v2/health/ready", "KServe: the service can answer", _JSON, 503),
-    _read("/metrics", "Counts of all workers, for Prometheus", _TEXT, 401),
+    _read("/frontend/settings", "LibreTranslate: get the settings of its page", api_types.FrontendSettings),
+    _read("/health", "LibreTranslate: check that the service can answer", api_types.Health, 503),
+    _read("/live", "Check that the process runs", _JSON),
+    _read("/ready", "Check that the service can answer", _JSON, 503),
+    _read("/v2/health/live", "KServe: check that the process runs", _JSON),
+    _read("/v2/health/ready", "KServe: check that the service can answer", _JSON, 503),
+    _read("/metrics", "Get the counts of all workers, for Prometheus", _TEXT, 401),
 )
 
 
@@ -139,14 +138,18 @@ def openapi(limits: RequestLimits, needs_key: bool = False) -> dict[str, Any]:
     kinds = {
         each for operation in _OPERATIONS for each in (operation.request, operation.answer) if isinstance(each, type)
     }
-    kinds |= {api_types.ProblemDetails, api_types.StreamLine, api_types.PredictOptions}
+    kinds |= {api_types.ProblemDetails, api_types.StreamLine, api_types.StreamError, api_types.PredictOptions}
     ordered = sorted(kinds, key=lambda kind: kind.__name__)
     _, definitions = models_json_schema(
         [(kind, "validation") for kind in ordered], ref_template="#/components/schemas/{model}"
     )
+    schemas = _with_limits(definitions["$defs"], limits)
     paths: dict[str, Any] = {}
     for operation in _OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method] = _described(operation, needs_key)
+        described = _described(operation, needs_key)
+        if operation.request is api_types.PredictBody:
+            _add_stream(described, schemas)
+        paths.setdefault(operation.path, {})[operation.method] = described
     return {
         "openapi": "3.1.0",
         "info": {
@@ -157,7 +160,7 @@ def openapi(limits: RequestLimits, needs_key: bool = False) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": _with_limits(definitions["$defs"], limits),
+            "schemas": schemas,
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -168,8 +171,8 @@ def openapi(limits: RequestLimits, needs_key: bool = False) -> dict[str, Any]:
 
 def _limits_text(limits: RequestLimits) -> str:
     return (
-        f"A request may have {limits.max_bytes:,} bytes and {limits.max_texts:,} texts, and each text "
-        f"{limits.max_characters:,} characters and {limits.max_tokens:,} tokens."
+        f"A request may have {limits.max_bytes:,} bytes and {limits.max_texts:,} texts, unless it is a stream; each "
+        f"text may have {limits.max_characters:,} characters and {limits.max_tokens:,} tokens."
     )
 
 
@@ -196,58 +199,76 @@ def _described(operation: _Operation, needs_key: bool) -> dict[str, Any]:
         described["description"] = operation.description
     if "{name}" in operation.path:
         described["parameters"] = [
-            {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "description": "A model."}
+            {
+                "name": "name",
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string"},
+                "description": "The name of a model.",
+            }
         ]
     if operation.request is not None:
         schema = _reference(operation.request)
         content = {each: {"schema": schema} for each in operation.request_types}
         described["requestBody"] = {"required": True, "content": content}
-    if operation.request is api_types.PredictBody:
-        described["parameters"] += _query_parameters()
-        line = _reference(api_types.StreamLine)
-        described["requestBody"]["content"] |= {
-            _STREAM: {
-                "schema": {
-                    "description": "Lines, each a JSON string or an object.",
-                    "anyOf": [{"type": "string"}, line],
-                }
-            },
-            _TEXT: {
-                "schema": {"type": "string", "description": "Lines of text. Only with Accept: application/x-ndjson."}
-            },
-        }
     if 401 in operation.errors and needs_key:
         described["security"] = [{"bearer": []}, {"header": []}]
-    for status in (*operation.errors, *_ANYWHERE):
+    from_pages = (403,) if operation.method == "post" else ()
+    for status in sorted({*operation.errors, *_ANYWHERE, *from_pages}):
         described["responses"][str(status)] = _rejection(status)
     return described
 
 
-def _query_parameters() -> list[dict[str, Any]]:
-    """Return the options of a stream, which are fields of the query; those of sampling have a dot in their names."""
-    fields: dict[str, Any] = dict(api_types.PredictOptions.model_fields)
+def _add_stream(described: dict[str, Any], schemas: Mapping[str, Any]) -> None:
+    """Add the form of a request whose lines are texts and whose options are query parameters."""
+    described["parameters"] += _query_parameters(schemas)
+    line = [{"type": "string"}, _reference(api_types.StreamLine)]
+    described["requestBody"]["content"] |= {
+        _STREAM: {"schema": {"description": "For streams: one line.", "anyOf": line}},
+        _TEXT: {"schema": {"description": "For streams: lines of text.", "type": "string"}},
+    }
+    answers = [_reference(api_types.Predicted), _reference(api_types.StreamError)]
+    described["responses"]["200"]["content"][_STREAM] = {
+        "schema": {"description": "For streams: one line.", "anyOf": answers}
+    }
+
+
+def _query_parameters(schemas: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the options of a stream; those of sampling have a dot in their names."""
+    fields = dict(schemas["PredictOptions"]["properties"])
     del fields["sample"]
-    fields |= {f"sample.{name}": field for name, field in api_types.Sample.model_fields.items()}
-    note = "Of a stream: "
+    fields |= {f"sample.{name}": field for name, field in schemas["Sample"]["properties"].items()}
     return [
-        {"name": name, "in": "query", "schema": {"type": "string"}, "description": note + str(field.description)}
+        {
+            "name": name,
+            "in": "query",
+            "schema": _in_query(field),
+            "description": f"For streams. {field['description']}",
+        }
         for name, field in fields.items()
     ]
+
+
+def _in_query(field: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of a value in a query, where it can be left out, but not null."""
+    [value] = [each for each in field.get("anyOf", [field]) if each != {"type": "null"}]
+    schema = {**field, **value}
+    return {
+        key: each
+        for key, each in schema.items()
+        if key not in ("anyOf", "title", "description") and (key, each) != ("default", None)
+    }
 
 
 def _answer(operation: _Operation) -> dict[str, Any]:
     kind = operation.answer
     if not isinstance(kind, type):
         schema: dict[str, Any] = {"type": "string" if kind == _TEXT else "object"}
-        return {"description": operation.summary, "content": {kind: {"schema": schema}}}
+        return {"description": "OK", "content": {kind: {"schema": schema}}}
     schema = _reference(kind)
     if operation.is_list:
         schema = {"type": "array", "items": schema}
-    content = {_JSON: {"schema": schema}}
-    if operation.request is api_types.PredictBody:
-        error = {"type": "object", "properties": {"error": _reference(api_types.ProblemDetails)}, "required": ["error"]}
-        content[_STREAM] = {"schema": {"anyOf": [{"$ref": "#/components/schemas/Predicted"}, error]}}
-    return {"description": operation.summary, "content": content}
+    return {"description": "OK", "content": {_JSON: {"schema": schema}}}
 
 
 def _rejection(status: int) -> dict[str, Any]:
@@ -274,32 +295,8 @@ def docs_page(limits: RequestLimits, needs_key: bool = False) -> Document:
     environment = Environment(
         loader=PackageLoader("freerun.server", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["type_name"] = _type_name
-    environment.filters["prose"] = _prose
+    environment.filters |= {"type_name": type_name, "bounds": bounds, "prose": prose}
     page = environment.get_template("docs_page.html").render(
         api=openapi(limits, needs_key), statuses=_STATUSES, version=VERSION
     )
     return Document.of(page.encode(), "text/html; charset=utf-8")
-
-
-def _prose(text: str) -> Markup:
-    """Return the Markdown of a description as HTML: paragraphs, code and emphasis."""
-    paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
-    html = "".join(f"<p>{escape(paragraph)}</p>" for paragraph in paragraphs)
-    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", html)
-    return Markup(re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", html))  # escaped above
-
-
-def _type_name(schema: dict[str, Any]) -> str:
-    """Return the type of a value in words: "list of Pair", "number or null"."""
-    if "$ref" in schema:
-        return str(schema["$ref"]).rsplit("/", 1)[-1]
-    if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(map(_type_name, schema["anyOf"])))
-    if "const" in schema:
-        return f'"{schema["const"]}"'
-    if "enum" in schema:
-        return " or ".join(f'"{each}"' for each in schema["enum"])
-    if schema.get("type") == "array":
-        return f"list of {_type_name(schema.get('items', {}))}"
-    return str(schema.get("type", "any value"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import re
 
@@ -104,6 +105,26 @@ def test_limits_are_those_of_the_service():
     assert schemas["TranslateBody"]["properties"]["alternatives"]["maximum"] == 4
 
 
+def test_errors_are_in_order_and_those_of_pages_are_of_posts_only():
+    for methods in DOCUMENT["paths"].values():
+        for method, operation in methods.items():
+            statuses = list(operation["responses"])
+            assert statuses == sorted(statuses)
+            assert ("403" in statuses) == (method == "post")
+
+
+def test_options_in_a_query_have_their_types_bounds_and_defaults():
+    limits = RequestLimits(max_beam_size=5, max_length=11)
+    operation = openapi(limits)["paths"]["/v1/models/{name}/predict"]["post"]
+    schemas = {each["name"]: each["schema"] for each in operation["parameters"] if each["in"] == "query"}
+    options = api_types.PredictOptions.model_fields.keys() - {"sample"}
+    assert schemas.keys() == options | {f"sample.{name}" for name in api_types.Sample.model_fields}
+    assert schemas["beam_size"] == {"type": "integer", "minimum": 1, "maximum": 5, "default": 1}
+    assert schemas["max_length"] == {"type": "integer", "minimum": 0, "maximum": 11}
+    assert schemas["prefix"] == {"type": "string", "default": ""}
+    assert schemas["sample.top_p"] == {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
+
+
 def test_the_document_is_json():
     document = openapi_document(DEFAULT_LIMITS)
     assert json.loads(document.content) == json.loads(json.dumps(DOCUMENT))
@@ -119,8 +140,25 @@ def test_the_page_has_every_address_type_and_status(page):
         assert path in page
     for name in SCHEMAS:
         assert name in page
-    for status in (400, 401, 404, 408, 413, 415, 422, 431, 500, 503):
+    for status in (400, 401, 403, 404, 405, 408, 413, 415, 421, 422, 431, 500, 503):
         assert f'id="status-{status}"' in page
+
+
+def test_links_within_the_page_lead_somewhere(page):
+    links = set(re.findall(r'href="#([^"]+)"', page))
+    assert len(links) > 40
+    assert links <= set(re.findall(r'id="([^"]+)"', page))
+
+
+def test_the_page_has_types_in_words(page):
+    text = " ".join(re.sub("<[^>]*>", "", page).split())
+    assert "application/x-ndjson: string or StreamLine (For streams: one line.) text/plain: string" in text
+    assert "features list of (string or list of string), or null" in text
+    assert "features string or list of string, or null" in text
+    assert "max_length integer or null, at least 0, at most 2,000" in text
+    assert "texts required list of string, length at least 1, length at most 1,000" in text
+    assert "sample.temperature number, at least 0, at most 1,000, default 1.0 For streams. Below 1 sharpens" in text
+    assert '"compiled" or "onnxruntime" or "torch"' in html.unescape(text)
 
 
 def test_the_page_has_no_script_and_loads_nothing_from_elsewhere(page):
