@@ -13,7 +13,7 @@ import pytest
 
 from freerun.cli import main
 from tests import trained
-from tests.browser.driven import chromium
+from tests.browser.driven import asked_of, await_outputs, chromium, click, said, set_text, wait
 from tests.javascript import installed
 from tests.trained import HOSTILE
 
@@ -94,43 +94,6 @@ def visit(browser, address, model=None):
     wait(browser, "return document.querySelector('#source:enabled, dialog[open]')")
 
 
-def wait(browser, condition, *arguments, seconds=20):
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    return WebDriverWait(browser, seconds, poll_frequency=0.02).until(
-        lambda driver: driver.execute_script(condition, *arguments)
-    )
-
-
-def asked_of(browser):
-    """Every server that was asked for something, as the browser's own protocol tells it."""
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    return {"/".join(url.split("/")[:3]) for url in sent if url != "about:blank"}
-
-
-def set_text(browser, text, field="source"):
-    """As typing does; the driver's own keys cannot write every character."""
-    browser.execute_script(
-        "const field = document.getElementById(arguments[1]); field.value = arguments[0];"
-        "field.dispatchEvent(new Event('input'))",
-        text,
-        field,
-    )
-
-
-def await_outputs(browser, text, features=""):
-    wait(
-        browser,
-        "const {source, features} = document.getElementById('outputs').dataset;"
-        "const results = document.getElementById('results');"
-        "return source === arguments[0] && features === arguments[1] && !results.hidden"
-        " && !results.classList.contains('waiting')",
-        text,
-        features,
-    )
-
-
 def predicted(browser, text, features=""):
     """The outputs that the page shows for a text: [{text, tokens, score}]."""
     set_text(browser, text)
@@ -162,16 +125,8 @@ def expected(bundle, text, capsys, number=5):
     return [{key: each[key] for key in keys} | {"score": pytest.approx(each["score"], abs=1e-4)} for each in hypotheses]
 
 
-def said(browser, name):
-    return browser.execute_script("return document.getElementById(arguments[0]).textContent", name)
-
-
 def await_text(browser, name, text, seconds=20):
     wait(browser, f"return document.getElementById('{name}').textContent.includes(arguments[0])", text, seconds=seconds)
-
-
-def click(browser, selector):
-    browser.find_element("css selector", selector).click()
 
 
 def is_shown(browser, name):
