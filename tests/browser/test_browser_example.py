@@ -342,7 +342,7 @@ def test_unknown_characters_are_named_and_a_case_is_offered(characters):
     assert said(characters, "note") == "“X”, “ü”: not in the model’s vocabulary, so mapped to UNK."
     set_text(characters, "CAB")
     await_outputs(characters, "CAB")
-    assert characters.find_element("css selector", "#note button").text == "Write it in lower case"
+    assert characters.find_element("css selector", "#note button").text == "Change to lower case"
     click(characters, "#note button")
     await_outputs(characters, "cab")
     assert said(characters, "note") == ""
