@@ -14,7 +14,7 @@ import pytest
 
 from freerun.cli import main
 from tests import trained
-from tests.browser.driven import chromium
+from tests.browser.driven import asked_of, await_outputs, chromium, click, said, set_text, wait
 from tests.javascript import EXAMPLES, installed, program, run
 from tests.trained import HOSTILE, change_config, once
 
@@ -126,42 +126,6 @@ def visit(browser, site):
     wait(browser, "return !document.getElementById('source').disabled || document.getElementById('error').textContent")
 
 
-def wait(browser, condition, *arguments):
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    return WebDriverWait(browser, 20, poll_frequency=0.02).until(
-        lambda driver: driver.execute_script(condition, *arguments)
-    )
-
-
-def asked_of(browser):
-    """Every server that was asked for something, as the browser's own protocol tells it."""
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    return {"/".join(url.split("/")[:3]) for url in sent if url != "about:blank"}
-
-
-def set_text(browser, text, field="source"):
-    """As typing does; the driver's own keys cannot write every character."""
-    browser.execute_script(
-        "const field = document.getElementById(arguments[1]); field.value = arguments[0];"
-        "field.dispatchEvent(new Event('input'))",
-        text,
-        field,
-    )
-
-
-def await_outputs(browser, text, features=""):
-    wait(
-        browser,
-        "const {source, features} = document.getElementById('outputs').dataset;"
-        "return source === arguments[0] && features === arguments[1]"
-        " && !document.getElementById('results').classList.contains('waiting')",
-        text,
-        features,
-    )
-
-
 def outputs(browser):
     """What the page shows: [{text, score, tokens, scores, percents}]."""
     return browser.execute_script("""
@@ -193,14 +157,6 @@ def assert_same(shown, wanted):
         assert one["truncated"] == other["truncated"]
         assert one["score"] == pytest.approx(other["score"], abs=1e-4)
         assert one["scores"] == pytest.approx(other["token_scores"], abs=1e-4)
-
-
-def said(browser, name):
-    return browser.execute_script("return document.getElementById(arguments[0]).textContent", name)
-
-
-def click(browser, selector):
-    browser.find_element("css selector", selector).click()
 
 
 # --------------------------------------------------------------------------------------------------------- predictions
@@ -386,7 +342,7 @@ def test_unknown_characters_are_named_and_a_case_is_offered(characters):
     assert said(characters, "note") == "“X”, “ü”: not in the model’s vocabulary, so mapped to UNK."
     set_text(characters, "CAB")
     await_outputs(characters, "CAB")
-    assert characters.find_element("css selector", "#note button").text == "Write it in lower case"
+    assert characters.find_element("css selector", "#note button").text == "Change to lower case"
     click(characters, "#note button")
     await_outputs(characters, "cab")
     assert said(characters, "note") == ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from freerun.cli import main
-from tests.browser.driven import chromium
+from tests.browser.driven import chromium, click
 from tests.unit.test_report_diagnose import ATTACK
 
 
@@ -53,10 +53,6 @@ def texts(browser, selector):
 
 def column(browser, number):
     return texts(browser, f"#rows td:nth-child({number})")
-
-
-def click(browser, selector):
-    browser.find_element("css selector", selector).click()
 
 
 def test_plots_are_drawn(opened):

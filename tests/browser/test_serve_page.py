@@ -13,7 +13,7 @@ import pytest
 
 from freerun.cli import main
 from tests import trained
-from tests.browser.driven import chromium
+from tests.browser.driven import asked_of, await_outputs, chromium, click, said, set_text, wait
 from tests.javascript import installed
 from tests.trained import HOSTILE
 
@@ -94,43 +94,6 @@ def visit(browser, address, model=None):
     wait(browser, "return document.querySelector('#source:enabled, dialog[open]')")
 
 
-def wait(browser, condition, *arguments, seconds=20):
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    return WebDriverWait(browser, seconds, poll_frequency=0.02).until(
-        lambda driver: driver.execute_script(condition, *arguments)
-    )
-
-
-def asked_of(browser):
-    """Every server that was asked for something, as the browser's own protocol tells it."""
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    return {"/".join(url.split("/")[:3]) for url in sent if url != "about:blank"}
-
-
-def set_text(browser, text, field="source"):
-    """As typing does; the driver's own keys cannot write every character."""
-    browser.execute_script(
-        "const field = document.getElementById(arguments[1]); field.value = arguments[0];"
-        "field.dispatchEvent(new Event('input'))",
-        text,
-        field,
-    )
-
-
-def await_outputs(browser, text, features=""):
-    wait(
-        browser,
-        "const {source, features} = document.getElementById('outputs').dataset;"
-        "const results = document.getElementById('results');"
-        "return source === arguments[0] && features === arguments[1] && !results.hidden"
-        " && !results.classList.contains('waiting')",
-        text,
-        features,
-    )
-
-
 def predicted(browser, text, features=""):
     """The outputs that the page shows for a text: [{text, tokens, score}]."""
     set_text(browser, text)
@@ -153,6 +116,16 @@ def outputs(browser):
         });""")
 
 
+def set_option(browser, name, number):
+    """Change the number of outputs, or the size of the beam."""
+    browser.execute_script(
+        "const field = document.getElementById(arguments[0]); field.value = arguments[1];"
+        "field.dispatchEvent(new Event('change'))",
+        name,
+        str(number),
+    )
+
+
 def expected(bundle, text, capsys, number=5):
     capsys.readouterr()
     options = ["--beam-size", "5", "--num-hypotheses", str(number), "--json"]
@@ -162,16 +135,8 @@ def expected(bundle, text, capsys, number=5):
     return [{key: each[key] for key in keys} | {"score": pytest.approx(each["score"], abs=1e-4)} for each in hypotheses]
 
 
-def said(browser, name):
-    return browser.execute_script("return document.getElementById(arguments[0]).textContent", name)
-
-
 def await_text(browser, name, text, seconds=20):
     wait(browser, f"return document.getElementById('{name}').textContent.includes(arguments[0])", text, seconds=seconds)
-
-
-def click(browser, selector):
-    browser.find_element("css selector", selector).click()
 
 
 def is_shown(browser, name):
@@ -190,8 +155,36 @@ def paste(browser, text, field="source"):
 
 
 def rows(browser):
+    """The texts of the table's cells, without warnings."""
+    return browser.execute_script("""
+        const own = (cell) => [...cell.childNodes].filter((node) => !node.matches?.(".soft"));
+        const text = (cell) => own(cell).map((node) => node.textContent).join("");
+        return [...document.querySelectorAll("#table-rows tr")].map((row) => [...row.cells].map(text));""")
+
+
+def warnings(browser):
+    """The warnings in each row of the table."""
+    return browser.execute_script("""
+        const texts = (row) => [...row.querySelectorAll(".soft")].map((each) => each.textContent);
+        return [...document.querySelectorAll("#table-rows tr")].map(texts);""")
+
+
+def copied(browser):
+    """The rows that the button copies."""
+    permissions = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    browser.execute_cdp_cmd("Browser.grantPermissions", permissions)
+    click(browser, "#copy")
+    await_text(browser, "copy", "Copied")
+    text = browser.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
+    return [line.split("\t") for line in text.splitlines()]
+
+
+def narrowest(browser, selector):
+    """The least width and height of elements."""
     return browser.execute_script(
-        "return [...document.querySelectorAll('#table-rows tr')].map(r => [...r.cells].map(c => c.textContent))"
+        "const boxes = [...document.querySelectorAll(arguments[0])].map(each => each.getBoundingClientRect());"
+        "return [Math.min(...boxes.map(box => box.width)), Math.min(...boxes.map(box => box.height))]",
+        selector,
     )
 
 
@@ -250,29 +243,36 @@ def test_a_late_answer_is_dropped_and_its_request_aborted(page):
 
 def test_the_numbers_of_outputs_and_of_the_beam_are_a_choice(page, bundles, capsys):
     predicted(page, "A B")
-    change = "const f = document.getElementById(arguments[0]); f.value = arguments[1];"
-    change += "f.dispatchEvent(new Event('change'))"
-    page.execute_script(change, "hypotheses", "2")
+    set_option(page, "hypotheses", 2)
     wait(page, "return document.querySelectorAll('#outputs li').length === 2")
     assert outputs(page) == expected(bundles["words"], "A B", capsys, 2)
-    page.execute_script(change, "hypotheses", "7")
+    set_option(page, "hypotheses", 7)
     wait(page, "return document.querySelectorAll('#outputs li').length === 7")
     assert page.find_element("id", "beam").get_attribute("value") == "7"
-    page.execute_script(change, "beam", "1000000")
+    set_option(page, "beam", 1_000_000)
     assert page.find_element("id", "beam").get_attribute("value") == "100"
-    page.execute_script(change, "beam", "1")
+    set_option(page, "beam", 1)
     wait(page, "return document.querySelectorAll('#outputs li').length === 1")
 
 
 def test_a_model_is_chosen_and_its_address_names_it(page, service, bundles, capsys):
     names = page.execute_script("return [...document.getElementById('name').options].map(each => each.value)")
     assert sorted(names) == sorted(bundles)
-    assert "words to characters" in said(page, "model")
+    assert "Bahdanau attention: space-separated tokens to characters" in said(page, "model")
     click(page, "#name option[value=characters]")
-    await_text(page, "model", "characters to words")
+    await_text(page, "model", "characters to space-separated tokens")
     assert page.current_url == f"{service.address}#model=characters"
     assert page.title == "characters – freerun"
     assert predicted(page, "cab") == expected(bundles["characters"], "cab", capsys)
+
+
+def test_an_address_that_names_a_model_shows_it_on_an_open_page(page, bundles, capsys):
+    page.execute_script("location.hash = 'model=characters'")
+    await_text(page, "model", "characters to space-separated tokens")
+    assert page.find_element("id", "name").get_attribute("value") == "characters"
+    assert predicted(page, "cab") == expected(bundles["characters"], "cab", capsys)
+    page.execute_script("location.hash = 'model=unheard-of'")
+    assert page.find_element("id", "name").get_attribute("value") == "characters"
 
 
 def test_the_model_has_a_card_and_metrics(page, bundles):
@@ -379,18 +379,25 @@ def test_pasted_lines_become_a_table(page, bundles, capsys):
     assert all(row[2].endswith("%") or row[0] == "" for row in rows(page))
 
 
+def test_pasted_lines_follow_those_that_are_there(page):
+    click(page, "#many")
+    set_text(page, "A\nB", "lines")
+    click(page, "#many")
+    set_text(page, "")
+    assert not paste(page, "C\nB A\n")
+    assert page.find_element("id", "lines").get_attribute("value") == "A\nB\nC\nB A"
+
+
 def test_a_table_is_copied_as_tsv(page, bundles, capsys):
-    page.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]})
     click(page, "#many")
     predict_lines(page, "A B\nC")
-    click(page, "#copy")
-    await_text(page, "copy", "Copied")
-    header, *lines = page.execute_async_script("navigator.clipboard.readText().then(arguments[0])").splitlines()
-    assert header == "Source\tOutput\tProbability"
+    header, *lines = copied(page)
+    assert header == ["Source", "Output", "Probability", "Note"]
     for line, text in zip(lines, ("A B", "C"), strict=True):
         (best, *_) = expected(bundles["words"], text, capsys)
-        source, output, _probability = line.split("\t")
-        assert (source, output) == (text, best["text"])
+        source, output, _probability, note = line
+        assert (source, output, note) == (text, best["text"], "")
+    await_text(page, "copy", "Copy as TSV")
 
 
 def test_a_table_is_copied_where_there_is_no_clipboard(page):
@@ -402,7 +409,28 @@ def test_a_table_is_copied_where_there_is_no_clipboard(page):
     )
     click(page, "#copy")
     await_text(page, "copy", "Copied")
-    assert page.execute_script("return window.copied").startswith("Source\tOutput\tProbability\nA B\t")
+    assert page.execute_script("return window.copied").startswith("Source\tOutput\tProbability\tNote\nA B\t")
+
+
+def test_a_browser_that_does_not_copy_is_named_below_the_title(page):
+    click(page, "#many")
+    predict_lines(page, "A B")
+    page.execute_script(
+        "Object.defineProperty(navigator, 'clipboard', {value: undefined}); document.execCommand = () => false"
+    )
+    click(page, "#copy")
+    await_text(page, "copy-note", "did not allow copying")
+    assert said(page, "copy") == "Copy as TSV"
+
+
+def test_what_a_model_does_not_know_is_named_in_its_row(browser, service):
+    visit(browser, service.address, "sequence")
+    click(browser, "#many")
+    predict_lines(browser, "ab\tUP\naXX\tZ\ncab")
+    unknown = "“X”: not in the model’s vocabulary, so mapped to UNK."
+    features = "“Z”: not among the model’s features, so mapped to UNK."
+    assert warnings(browser) == [[], [unknown, features], []]
+    assert [row[-1] for row in copied(browser)] == ["Note", "", f"{unknown} {features}", ""]
 
 
 def test_many_lines_are_many_requests_with_progress_and_can_be_cancelled(page):
@@ -421,11 +449,13 @@ def test_many_lines_are_many_requests_with_progress_and_can_be_cancelled(page):
     await_text(page, "progress-text", "100 of 240 lines")
     wait(page, "return window.sizes.length === 3")
     assert page.find_element("id", "progress").get_attribute("value") == "100"
+    assert page.switch_to.active_element.get_attribute("id") == "cancel"
     click(page, "#cancel")
-    await_text(page, "progress-text", "Cancelled after 100 of 240 lines")
+    await_text(page, "progress-text", "Canceled after 100 of 240 lines")
     assert page.execute_script("return window.sizes") == [50, 50, 50]
     assert len(rows(page)) == 100
     assert not is_shown(page, "progress")
+    assert page.switch_to.active_element.get_attribute("id") == "start"
 
 
 def test_lines_have_features_of_their_own(browser, service, bundles, capsys):
@@ -441,10 +471,25 @@ def test_a_line_that_is_rejected_costs_the_others_nothing(browser, bundles):
     with running(f"words={bundles['words']}", "--max-characters", "20", "--max-texts", "2") as small:
         visit(browser, small.address)
         click(browser, "#many")
-        predict_lines(browser, f"A B\n{'A ' * 20}\nC\nB")
+        predict_lines(browser, f"A B\n{'A ' * 20}\nC\n\nB")
         shown = rows(browser)
-        assert [bool(row[2]) for row in shown] == [True, False, True, True]
-        assert "20" in shown[1][1]
+        assert [bool(row[2]) for row in shown] == [True, False, True, False, True]
+        assert shown[1][1] == "Too long: at most 20 characters are allowed."
+        assert [row[-1] for row in copied(browser)[1:]] == ["", shown[1][1], "", "", ""]
+        error = browser.find_element("css selector", "#table-rows .wrong")
+        assert error.value_of_css_property("user-select") == "auto"
+        assert narrowest(browser, "#table-rows tr")[1] > 25
+
+
+def test_the_servers_words_about_a_line_name_that_line(page):
+    page.execute_script("""
+        const fetched = window.fetch;
+        const rejection = () => new Response('{"detail": "text 1 cannot be read."}', {status: 422});
+        window.fetch = async (path, options) => options.body.includes("C C") ? rejection() : fetched(path, options);""")
+    click(page, "#many")
+    predict_lines(page, "A\n\nB\nC C")
+    assert rows(page)[3][1] == "line 4 cannot be read."
+    assert page.execute_script("return document.querySelector('#table-rows .wrong').lang") == "en"
 
 
 def test_the_first_line_returns_to_the_field(page):
@@ -455,18 +500,48 @@ def test_the_first_line_returns_to_the_field(page):
     assert not is_shown(page, "lines")
 
 
+def test_each_mode_keeps_its_text(page):
+    def switched(field):
+        click(page, "#many")
+        return page.find_element("id", field).get_attribute("value")
+
+    click(page, "#many")
+    set_text(page, "A B\nC", "lines")
+    assert switched("source") == "A B"
+    set_text(page, "B")
+    assert switched("lines") == "A B\nC"
+    set_text(page, "C\nA", "lines")
+    assert switched("source") == "B"
+    set_text(page, "")
+    assert switched("lines") == "C\nA"
+    assert switched("source") == "C"
+    set_text(page, "", "lines")
+    assert switched("lines") == "C"
+
+
 # -------------------------------------------------------------------------------------------------------------- errors
 
 
-def test_a_problem_is_shown_in_the_servers_words(browser, bundles):
-    with running(f"words={bundles['words']}", "--max-characters", "20") as small:
+def test_a_text_beyond_a_limit_is_a_message_without_words_of_the_api(browser, bundles):
+    with running(f"words={bundles['words']}", "--max-characters", "20", "--max-cost", "1000") as small:
         visit(browser, small.address)
         set_text(browser, "A " * 20)
-        await_text(browser, "error", "20")
+        await_text(browser, "error", "Too long: at most 20 characters are allowed.")
         assert not is_shown(browser, "results")
-        assert browser.execute_script("return document.querySelector('#error span').lang") == "en"
-        predicted(browser, "A")
+        set_option(browser, "beam", 100)
+        set_text(browser, "A B")
+        await_text(browser, "error", "This text is too long for this beam size. Use a smaller")
+        set_option(browser, "beam", 5)
+        await_outputs(browser, "A B")
         assert said(browser, "error") == ""
+
+
+def test_any_other_problem_is_shown_in_the_servers_words(page):
+    page.execute_script("""
+        window.fetch = async () => new Response(JSON.stringify({detail: "No."}), {status: 422});""")
+    set_text(page, "A")
+    await_text(page, "error", "No.")
+    assert page.execute_script("return document.querySelector('#error span').lang") == "en"
 
 
 def test_a_server_that_is_gone_is_tried_again_until_it_is_back(browser, bundles):
@@ -495,6 +570,7 @@ def test_a_busy_server_is_tried_again_when_it_says(page):
     await_text(page, "wait", "The server is busy; trying again in 1 s.")
     await_outputs(page, "A")
     assert said(page, "wait") == ""
+    assert float(said(page, "time").removesuffix(" ms")) < 900  # without the wait
 
 
 def test_an_empty_text_ends_the_waiting(page):
@@ -512,9 +588,10 @@ def test_a_key_is_asked_for_and_kept_in_this_tab(browser, bundles, tmp_path):
         visit(browser, closed.address)
         field = browser.find_element("id", "key")
         assert browser.switch_to.active_element == field
-        for wrong in ("not-the-key-at-all", "schlüssel"):
+        notes = {"not-the-key-at-all": "did not accept", "schlüssel": "ASCII letters, digits", "a b": "without spaces"}
+        for wrong, note in notes.items():
             field.send_keys(wrong + "\ue007")
-            await_text(browser, "key-note", "did not accept")
+            await_text(browser, "key-note", note)
             browser.execute_script("arguments[0].value = ''", field)
         field.send_keys("\ue00c")  # Escape
         await_text(browser, "error", "requires an API key")
@@ -579,8 +656,16 @@ def test_the_page_is_in_korean_for_koreans(service):
         assert said(browser, "note") == "모델의 어휘에 없어 UNK로 처리한 토큰: “x”"
         assert said(browser, "announcement").startswith("가장 좋은 출력: ")
         click(browser, "#many")
-        predict_lines(browser, "A B")
-        assert said(browser, "progress-text") == "완료: 1줄"
+        predict_lines(browser, f"A B\n{'A' * 300}\nX")
+        assert said(browser, "progress-text") == "완료: 3줄"
+        assert warnings(browser)[2] == ["모델의 어휘에 없어 UNK로 처리한 토큰: “x”"]
+        for width in WIDTHS:
+            emulate(browser, "light", width)
+            assert narrowest(browser, "#table-head th, #table-rows td")[0] > 40
+            height = browser.execute_script("return document.querySelector('#table-head').offsetHeight")
+            assert height < 40, "a title is broken"
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         texts = browser.execute_script("return [...document.querySelectorAll('[data-say]')].map(e => e.textContent)")
         assert all(texts) and "undefined" not in texts
         assert browser.get_log("browser") == []
@@ -631,6 +716,28 @@ def test_it_fits_the_screen(browser, service, width):
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_names_in_the_documentation_are_in_one_piece(browser, service, width):
+    emulate(browser, "light", width)
+    try:
+        browser.get(f"{service.address}docs")
+        heights = "return [...document.querySelectorAll('tbody th code')].map(each => each.getClientRects().length)"
+        assert set(browser.execute_script(heights)) == {1}
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_scroll_bar_moves_nothing(page):
+    assert page.execute_script("return getComputedStyle(document.documentElement).scrollbarGutter") == "stable"
+
+
+def test_buttons_of_outputs_have_names_of_their_own(page):
+    predicted(page, "A B")
+    names = page.execute_script("return [...document.querySelectorAll('#outputs button')].map(each => each.ariaLabel)")
+    assert names == [f"Show the attention of output {rank}" for rank in range(1, 6)]
 
 
 def test_the_colors_are_a_choice_that_is_remembered(page):

@@ -13,7 +13,7 @@ const VOCABULARY_VERSION = 1;
 /** The largest length bound, MAX_LENGTH of freerun/bounds.py. */
 const MAX_LENGTH = 2 ** 16;
 /** Number of known features that an error names. */
-const MOST_NAMED = 8;
+const MAX_NAMED = 8;
 const SIDES = ["source", "target"];
 const AGAIN = "Copy the complete bundle again";
 const EXPORT = "Export it: freerun export MODEL";
@@ -118,8 +118,8 @@ function checkFeatures(codec, text, features) {
 
 /** Return the first features of a model as text. */
 function named({ vocabulary: { tokens } }) {
-  const first = tokens.slice(0, MOST_NAMED).map((token) => JSON.stringify(token)).join(", ") || "none";
-  const others = tokens.length - MOST_NAMED;
+  const first = tokens.slice(0, MAX_NAMED).map((token) => JSON.stringify(token)).join(", ") || "none";
+  const others = tokens.length - MAX_NAMED;
   return others > 0 ? `${first} and ${others} ${others > 1 ? "others" : "other"}` : first;
 }
 

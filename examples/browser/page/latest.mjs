@@ -3,7 +3,7 @@
 import { Superseded } from "../freerun/errors.mjs";
 
 /** Maximum time without handling key presses, in milliseconds. */
-const MOST_BUSY = 8;
+const MAX_BUSY = 8;
 
 export class Latest {
   #newest = 0;
@@ -40,7 +40,7 @@ function forgiven(error) {
 function pauseUnless(superseded) {
   let since = performance.now();
   return async () => {
-    if (performance.now() - since > MOST_BUSY) {
+    if (performance.now() - since > MAX_BUSY) {
       await turn();
       since = performance.now();
     }

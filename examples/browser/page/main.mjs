@@ -23,7 +23,7 @@ const BEAM_SIZE = 5;
 /** Milliseconds without a key press before a prediction starts. */
 const DEBOUNCE = 100;
 /** Longer sources take too long in a page. */
-const MOST_TOKENS = 1000;
+const MAX_TOKENS = 1000;
 /** Offered if the build has no examples and the model has their tokens in its vocabulary. */
 const COMMON_EXAMPLES = ["phonology", "PHONOLOGY", "sequence", "SEQUENCE", "free running"];
 
@@ -80,7 +80,7 @@ async function predict() {
   at("error").replaceChildren();
   at("note").replaceChildren(...notes(text, tokens), ...featureNotes(features));
   at("results").classList.add("waiting");
-  if (text === "" || tokens.length > MOST_TOKENS) {
+  if (text === "" || tokens.length > MAX_TOKENS) {
     latest.stop();
     at("results").hidden = true;
     return;
@@ -102,8 +102,8 @@ function show({ text, features }, hypotheses, milliseconds) {
 
 /** Return notes about the text. */
 function notes(text, tokens) {
-  if (tokens.length > MOST_TOKENS) {
-    const [has, most] = [tokens.length, MOST_TOKENS].map((count) => count.toLocaleString("en"));
+  if (tokens.length > MAX_TOKENS) {
+    const [has, most] = [tokens.length, MAX_TOKENS].map((count) => count.toLocaleString("en"));
     return [`The text has ${has} tokens, and this page accepts at most ${most}. Split it into shorter texts.`];
   }
   const unknown = bundle.source.unknown(tokens);

@@ -29,11 +29,12 @@ test("a case that the model knows is offered", () => {
 });
 
 test("a model is described", () => {
-  const model = { cell: "lstm", num_layers: 2, hidden_size: 8, attention: "dot" };
+  const model = { cell: "lstm", num_layers: 2, hidden_size: 8, attention: "luong" };
   const config = { model, source: { tokens: "char" }, target: { tokens: "whitespace" } };
-  const said = "LSTM, 2 layers of 8 units, dot attention: characters";
-  assert.equal(describeModel(config, english), `${said} to words`);
-  assert.equal(describeModel({ ...config, features: { separator: ";" } }, english), `${said} and features to words`);
+  const said = "LSTM, 2 layers of 8 units, Luong attention: characters";
+  assert.equal(describeModel(config, english), `${said} to space-separated tokens`);
+  const withFeatures = { ...config, features: { separator: ";" } };
+  assert.equal(describeModel(withFeatures, english), `${said} and features to space-separated tokens`);
 });
 
 test("features are described", () => {
@@ -46,5 +47,5 @@ test("features are described", () => {
 });
 
 test("probabilities are readable", () => {
-  assert.deepEqual([1, 0.99951, 0.5, 0.0123, 1e-9, 0].map(percent), ["100 %", "100 %", "50.0 %", "1.2 %", "< 0.1 %", "0.0 %"]);
+  assert.deepEqual([1, 0.99951, 0.5, 0.0123, 1e-9, 0].map(percent), ["100%", "100%", "50.0%", "1.2%", "< 0.1%", "0.0%"]);
 });

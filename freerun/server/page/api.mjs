@@ -8,12 +8,11 @@ const BUSY = [429, 503];
 const GONE = [502, 504];
 const UNAUTHORIZED = 401;
 
-/** The server rejected a request; `detail` is its explanation, if it gave one. */
+/** The server rejected a request: its explanation, if it gave one, and the limit that was exceeded, if any. */
 export class Problem extends Error {
-  constructor(status, detail = "") {
+  constructor(status, detail = "", limit = undefined, maximum = NaN) {
     super(detail || `status ${status}`);
-    this.status = status;
-    this.detail = detail;
+    Object.assign(this, { status, detail, limit, maximum });
   }
 }
 
@@ -27,7 +26,8 @@ export class Api {
   /**
    * @param {{value: string | null, ask: (rejected: boolean) => Promise<boolean>}} key the API key; `ask` changes it, and
    *   returns false if the user declines
-   * @param {(wait: {milliseconds: number, busy: boolean} | null) => void} onWait is told of waits, and of their end
+   * @param {(wait: {milliseconds: number, busy: boolean} | null) => void} onWait is called for each wait, and
+   *   with null when there is none any longer
    * @param {typeof globalThis.fetch} [fetch]
    * @param {(milliseconds: number, signal: AbortSignal) => Promise<void>} [sleep]
    */
@@ -39,11 +39,12 @@ export class Api {
   }
 
   /** Return the JSON at a path that is relative to the page. */
-  get(path, signal) {
-    return this.#send(path, { signal });
+  async get(path, signal) {
+    const { content } = await this.#send(path, { signal });
+    return content;
   }
 
-  /** Return the JSON answer to `body`. */
+  /** Return the JSON answer to `body`, and how long it took without waits: {content, milliseconds}. */
   post(path, body, signal) {
     const headers = { "Content-Type": "application/json" };
     return this.#send(path, { method: "POST", body: JSON.stringify(body), headers, signal });
@@ -63,28 +64,30 @@ export class Api {
 
   /** Return the server's answer, null if there was none. */
   async #attempt(path, options) {
+    const began = performance.now();
     try {
       const response = await this.#fetch(path, options);
       const text = await response.text();
-      return { ok: response.ok, status: response.status, text, retryAfter: retryAfter(response.headers) };
+      const milliseconds = performance.now() - began;
+      return { ok: response.ok, status: response.status, text, milliseconds, retryAfter: retryAfter(response.headers) };
     } catch {
       return null;
     }
   }
 
-  #content({ ok, status, text }) {
+  #content({ ok, status, text, milliseconds }) {
     this.#failures = 0;
     this.#onWait(null);
     const content = parsed(text);
-    if (!ok) throw new Problem(status, detailOf(content));
+    if (!ok) throw problemOf(status, content);
     if (content === undefined) throw new Problem(status);
-    return content;
+    return { content, milliseconds };
   }
 
   async #renewKey(used, { status, text }) {
     this.#onWait(null);
     if (used !== this.#key.value) return; // changed since this request began
-    if (!(await this.#key.ask(used !== null))) throw new Problem(status, detailOf(parsed(text)));
+    if (!(await this.#key.ask(used !== null))) throw problemOf(status, parsed(text));
   }
 
   async #wait(milliseconds, busy, signal) {
@@ -119,8 +122,9 @@ function parsed(text) {
   }
 }
 
-function detailOf(content) {
-  return [content?.detail, content?.title].find((each) => typeof each === "string") ?? "";
+function problemOf(status, content) {
+  const detail = [content?.detail, content?.title].find((each) => typeof each === "string") ?? "";
+  return new Problem(status, detail, content?.limit, Number(content?.maximum));
 }
 
 function pause(milliseconds, signal) {

@@ -14,7 +14,7 @@ export const english = {
   layers: (layers, units) => `${plural(layers, "layer", "layers")} of ${units} units`,
   withAttention: (kind) => `, ${kind} attention`,
   mapping: (read, hasFeatures, written) => `${hasFeatures ? `${read} and features` : read} to ${written}`,
-  tokenKind: (tokens) => ({ char: "characters", whitespace: "words" })[tokens] ?? "subwords",
+  tokenKind: (tokens) => ({ char: "characters", whitespace: "space-separated tokens" })[tokens] ?? "subwords",
 
   // input
   source: "Source",
@@ -26,14 +26,14 @@ export const english = {
   andOthers: (names, others) => `${names} and ${plural(others, "other", "others")}`,
   unknown: (tokens) => `${tokens}: not in the model’s vocabulary, so mapped to UNK.`,
   unknownFeatures: (tokens) => `${tokens}: not among the model’s features, so mapped to UNK.`,
-  writeInCase: (name) => `Write it in ${name} case`,
+  writeInCase: (name) => `Change to ${name} case`,
   showNumbers: "Show probabilities as numbers",
   outputCount: "Outputs",
   beamSize: "Beam size",
 
   // outputs
   outputs: "Outputs",
-  truncated: "… truncated at the length bound",
+  truncated: "truncated at the length bound",
   theEnd: "the end",
   probabilityIs: (percent) => `probability ${percent}`,
   outputProbability: "probability of this output",
@@ -45,7 +45,7 @@ export const english = {
 
   // attention
   attention: "Attention",
-  attentionOf: (rank) => `Output ${rank}: show its attention`,
+  attentionOf: (rank) => `Show the attention of output ${rank}`,
   attentionCaption: (rank) =>
     `Output ${rank}: how much attention each of its tokens (rows) pays to each source token (columns). ` +
     "The stronger the color, the more attention.",
@@ -60,10 +60,11 @@ export const english = {
   cancel: "Cancel",
   progress: (done, all) => `${count(done)} of ${plural(all, "line", "lines")}`,
   finished: (all) => `Done: ${plural(all, "line", "lines")}`,
-  cancelled: (done, all) => `Cancelled after ${count(done)} of ${plural(all, "line", "lines")}`,
+  canceled: (done, all) => `Canceled after ${count(done)} of ${plural(all, "line", "lines")}`,
   noLines: "Enter at least one line.",
   output: "Output",
   probability: "Probability",
+  note: "Note",
   copyTsv: "Copy as TSV",
   copied: "Copied",
   notCopied: "The browser did not allow copying. Select the table and copy it.",
@@ -89,11 +90,21 @@ export const english = {
   unreachable: "The server cannot be reached; trying again.",
   busy: (seconds) => `The server is busy; trying again in ${count(seconds)} s.`,
   status: (status) => `The server answered with status ${status}.`,
+  exceeded: (limit, maximum) =>
+    ({
+      "max-bytes": "This text is too long.",
+      "max-characters": `Too long: at most ${count(maximum)} characters are allowed.`,
+      "max-tokens": `Too long: at most ${count(maximum)} tokens are allowed.`,
+      "max-cost": "This text is too long for this beam size. Use a smaller one, or a shorter text.",
+      "max-output-tokens": "The outputs may become too long. Use fewer outputs, or a shorter text.",
+      "max-weights": "There is too much attention to show. Use fewer outputs, or a shorter text.",
+    })[limit],
   badAnswer: "The server’s answer is not what this page expects. Reload the page.",
   unexpected: (message) => `Unexpected error: ${message}. Reload the page.`,
   keyTitle: "API key",
   keyNeeded: "This server requires an API key. The key is kept in this tab only.",
   keyRejected: "The server did not accept this key.",
+  keyCharacters: "A key has only ASCII letters, digits and signs, without spaces.",
   keyLabel: "Key",
   keyUse: "Use this key",
   keyEnter: "Enter an API key",
@@ -101,7 +112,7 @@ export const english = {
   // settings of the page, and links
   apiDocs: "API documentation",
   colors: "Colors",
-  colorsSystem: "as the system",
-  colorsLight: "light",
-  colorsDark: "dark",
+  colorsSystem: "System",
+  colorsLight: "Light",
+  colorsDark: "Dark",
 };

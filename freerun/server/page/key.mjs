@@ -35,22 +35,18 @@ export class Key {
   }
 
   #open(wasRejected) {
-    this.#note(wasRejected);
+    at("key-note").textContent = wasRejected ? this.#say.keyRejected : "";
     at("key").value = "";
     at("key-dialog").returnValue = "";
     at("key-dialog").showModal();
     return new Promise((resolve) => (this.#answer = resolve));
   }
 
-  #note(wasRejected) {
-    at("key-note").textContent = wasRejected ? this.#say.keyRejected : "";
-  }
-
   #submit(event) {
     event.preventDefault();
     const key = at("key").value.trim();
     if (SENDABLE.test(key)) at("key-dialog").close(key);
-    else this.#note(true);
+    else at("key-note").textContent = this.#say.keyCharacters;
   }
 
   #close() {

@@ -13,7 +13,7 @@ export const korean = {
   layers: (layers, units) => `층 ${count(layers)}개(층당 유닛 ${count(units)}개)`,
   withAttention: (kind) => `, ${kind} 어텐션`,
   mapping: (read, hasFeatures, written) => `${hasFeatures ? `${read} + 자질` : read} → ${written}`,
-  tokenKind: (tokens) => ({ char: "문자", whitespace: "단어" })[tokens] ?? "서브워드",
+  tokenKind: (tokens) => ({ char: "문자", whitespace: "공백으로 나눈 토큰" })[tokens] ?? "서브워드",
 
   // input
   source: "입력",
@@ -32,7 +32,7 @@ export const korean = {
 
   // outputs
   outputs: "출력",
-  truncated: "… 길이 제한에서 잘림",
+  truncated: "길이 제한에서 잘림",
   theEnd: "끝",
   probabilityIs: (percent) => `확률 ${percent}`,
   outputProbability: "이 출력의 확률",
@@ -44,7 +44,7 @@ export const korean = {
 
   // attention
   attention: "어텐션",
-  attentionOf: (rank) => `출력 ${rank}: 어텐션 보기`,
+  attentionOf: (rank) => `출력 ${rank}의 어텐션 보기`,
   attentionCaption: (rank) =>
     `출력 ${rank}: 각 출력 토큰(행)이 각 입력 토큰(열)에 얼마나 주목했는지 보여 줍니다. ` +
     "색이 진할수록 더 많이 주목했습니다.",
@@ -59,10 +59,11 @@ export const korean = {
   cancel: "취소",
   progress: (done, all) => `${count(all)}줄 중 ${count(done)}줄 완료`,
   finished: (all) => `완료: ${count(all)}줄`,
-  cancelled: (done, all) => `취소됨: ${count(all)}줄 중 ${count(done)}줄 완료`,
+  canceled: (done, all) => `취소됨: ${count(all)}줄 중 ${count(done)}줄 완료`,
   noLines: "한 줄 이상 입력하세요.",
   output: "출력",
   probability: "확률",
+  note: "비고",
   copyTsv: "TSV로 복사",
   copied: "복사했습니다",
   notCopied: "브라우저가 복사를 허용하지 않았습니다. 표를 선택해서 직접 복사하세요.",
@@ -88,11 +89,21 @@ export const korean = {
   unreachable: "서버에 연결할 수 없습니다. 다시 시도하고 있습니다.",
   busy: (seconds) => `서버가 바쁩니다. ${count(seconds)}초 뒤에 다시 시도합니다.`,
   status: (status) => `서버에서 오류가 발생했습니다(상태 코드 ${status}).`,
+  exceeded: (limit, maximum) =>
+    ({
+      "max-bytes": "텍스트가 너무 깁니다.",
+      "max-characters": `너무 깁니다. 최대 ${count(maximum)}자까지 입력할 수 있습니다.`,
+      "max-tokens": `너무 깁니다. 토큰은 최대 ${count(maximum)}개까지 입력할 수 있습니다.`,
+      "max-cost": "이 빔 크기를 쓰기에는 텍스트가 너무 깁니다. 빔 크기나 텍스트를 줄이세요.",
+      "max-output-tokens": "출력이 너무 길어질 수 있습니다. 출력 개수나 텍스트를 줄이세요.",
+      "max-weights": "표시할 어텐션이 너무 많습니다. 출력 개수나 텍스트를 줄이세요.",
+    })[limit],
   badAnswer: "서버의 응답을 이해할 수 없습니다. 페이지를 새로 고치세요.",
   unexpected: (message) => `예상하지 못한 오류가 발생했습니다(${message}). 페이지를 새로 고치세요.`,
   keyTitle: "API 키",
   keyNeeded: "이 서버를 사용하려면 API 키가 필요합니다. 키는 이 탭에만 저장됩니다.",
   keyRejected: "서버가 이 키를 받아들이지 않았습니다.",
+  keyCharacters: "키에는 ASCII 문자만 쓸 수 있고 공백은 쓸 수 없습니다.",
   keyLabel: "키",
   keyUse: "이 키 사용",
   keyEnter: "API 키 입력",

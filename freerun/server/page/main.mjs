@@ -8,6 +8,7 @@ import { dictionaryFor, translate } from "./language.mjs";
 import { Many } from "./many.mjs";
 import { recall, remember } from "./memory.mjs";
 import { Options } from "./options.mjs";
+import { rejectionOf } from "./rejection.mjs";
 import { Single } from "./single.mjs";
 import { describeFeatures, describeModel } from "./words.mjs";
 
@@ -40,12 +41,29 @@ function start() {
 async function open() {
   const { models } = await api.get("v1/models");
   if (models.length === 0) return void (at("model").textContent = say.noModels);
-  const names = models.map(({ name }) => name);
-  const linked = new URLSearchParams(location.hash.slice(1)).get("model");
-  at("name").replaceChildren(...names.map((name) => new Option(name, name)));
-  at("name").value = names.includes(linked) ? linked : names[0];
-  at("model-choice").hidden = names.length === 1;
+  at("name").replaceChildren(...models.map(({ name }) => new Option(name, name)));
+  at("name").value = linkedModel() ?? models[0].name;
+  at("model-choice").hidden = models.length === 1;
   await choose();
+}
+
+/** Return the model that the page's address names, undefined without one. */
+function linkedModel() {
+  const linked = new URLSearchParams(location.hash.slice(1)).get("model");
+  return [...at("name").options].map(({ value }) => value).find((name) => name === linked);
+}
+
+/** Show the model that is named by an address that is opened while the page is there. */
+function followLink() {
+  const name = linkedModel();
+  if (!name || name === at("name").value) return;
+  at("name").value = name;
+  changeModel();
+}
+
+function changeModel() {
+  clearError();
+  choose().catch(showError);
 }
 
 async function choose() {
@@ -83,12 +101,13 @@ function pathOf(name) {
   return `v1/models/${encodeURIComponent(name)}`;
 }
 
-/** Return the predictions of lines: {source, features}. */
+/** Return the predictions of lines, {source, features}, and how long they took: {predictions, milliseconds}. */
 async function predict(lines, search, signal) {
   const texts = lines.map(({ source }) => source);
   const features = page.model.features ? { features: lines.map((line) => line.features) } : {};
-  const answer = await api.post(`${pathOf(page.model.name)}/predict`, { texts, ...features, ...search }, signal);
-  return answer.predictions;
+  const body = { texts, ...features, ...search };
+  const { content, milliseconds } = await api.post(`${pathOf(page.model.name)}/predict`, body, signal);
+  return { predictions: content.predictions, milliseconds };
 }
 
 /** True if the model is known to have the tokens of a text in its vocabulary; a server names only the first ones. */
@@ -111,25 +130,26 @@ function field() {
   return at(isMany() ? "lines" : "source");
 }
 
-/** Show the fields of one mode, with the text of the other. */
+/** Show the fields of one mode; an empty one has the text of the other mode. */
 function changeMode() {
   single.stop();
   many.stop();
   showWait(null);
   for (const each of document.querySelectorAll("[data-mode]")) each.hidden = (each.dataset.mode === "many") !== isMany();
-  if (!isMany()) at("source").value = at("lines").value.split("\n")[0].split("\t")[0];
-  else if (at("source").value !== "") at("lines").value ||= at("source").value;
+  if (isMany()) at("lines").value ||= at("source").value;
+  else at("source").value ||= at("lines").value.split("\n")[0].split("\t")[0];
   field().focus();
   if (!isMany()) single.now();
 }
 
-/** Pasted lines do not fit into a field of one line. */
+/** Pasted lines do not fit into a field of one line; they follow the lines that are there. */
 function paste(event) {
   const text = event.clipboardData.getData("text/plain").replace(/\s+$/, "");
   if (!/[\r\n]/.test(text)) return;
   event.preventDefault();
   const { value, selectionStart, selectionEnd } = at("source");
-  at("lines").value = value.slice(0, selectionStart) + text + value.slice(selectionEnd);
+  const pasted = value.slice(0, selectionStart) + text + value.slice(selectionEnd);
+  at("lines").value = at("lines").value === "" ? pasted : `${at("lines").value.replace(/\n$/, "")}\n${pasted}`;
   at("many").checked = true;
   changeMode();
 }
@@ -144,9 +164,9 @@ function listen() {
   at("numbers").addEventListener("change", () => at("outputs").classList.toggle("numbers", at("numbers").checked));
   at("name").addEventListener("change", () => {
     history.replaceState(null, "", `#${new URLSearchParams({ model: at("name").value })}`);
-    clearError();
-    choose().catch(showError);
+    changeModel();
   });
+  addEventListener("hashchange", followLink);
   at("theme").addEventListener("change", () => {
     remember(...THEME, at("theme").value);
     showTheme(at("theme").value);
@@ -182,8 +202,9 @@ function explanation(error) {
     return [say.unexpected(error.message)];
   }
   if (error.status === UNAUTHORIZED) return [say.keyNeeded, button(say.keyEnter, askAgain)];
-  if (!error.detail) return [error.status === OK ? say.badAnswer : say.status(error.status)];
-  return [Object.assign(element("span", "", error.detail), { lang: "en" })]; // the server's words
+  if (error.status === OK) return [say.badAnswer];
+  const { text, language } = rejectionOf(error, say);
+  return [Object.assign(element("span", "", text), { lang: language })];
 }
 
 function askAgain() {

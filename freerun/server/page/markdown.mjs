@@ -20,17 +20,17 @@ export function blocksOf(markdown) {
 }
 
 const RULES = [
-  { starts: /^#{1,6} /, goesOn: null, block: ([line]) => heading(line) },
-  { starts: /^\|/, goesOn: /^\|/, block: (lines) => ({ kind: "table", rows: lines.filter(notRule).map(cells) }) },
-  { starts: /^[-*] /, goesOn: /^([-*] |  )/, block: (lines) => ({ kind: "list", items: itemsOf(lines) }) },
-  { starts: /^ {4}/, goesOn: /^ {4}/, block: (lines) => ({ kind: "code", text: plain(lines.map(unindented).join("\n")) }) },
-  { starts: /\S/, goesOn: /^[^\s|#]/, block: (lines) => ({ kind: "paragraph", text: plain(lines.join(" ")) }) },
+  { starts: /^#{1,6} /, continues: null, block: ([line]) => heading(line) },
+  { starts: /^\|/, continues: /^\|/, block: (lines) => ({ kind: "table", rows: lines.filter(notRule).map(cells) }) },
+  { starts: /^[-*] /, continues: /^([-*] |  )/, block: (lines) => ({ kind: "list", items: itemsOf(lines) }) },
+  { starts: /^ {4}/, continues: /^ {4}/, block: (lines) => ({ kind: "code", text: plain(lines.map(unindented).join("\n")) }) },
+  { starts: /\S/, continues: /^[^\s|#]/, block: (lines) => ({ kind: "paragraph", text: plain(lines.join(" ")) }) },
 ];
 
 /** Remove the lines of a block from the beginning of `lines`, and return them. */
-function taken(lines, { goesOn }) {
+function taken(lines, { continues }) {
   let length = 1;
-  while (goesOn && length < lines.length && goesOn.test(lines[length])) length += 1;
+  while (continues && length < lines.length && continues.test(lines[length])) length += 1;
   return lines.splice(0, length);
 }
 

@@ -25,7 +25,7 @@ function textOf({ tokens, tokenScores, truncated }, separator, say) {
     if (place > 0 && separator) text.append(separator);
     text.append(shaded("token", inert(token), tokenScores[place], say));
   });
-  if (truncated) text.append(element("span", "cut", say.truncated));
+  if (truncated) text.append(element("span", "cut", `… ${say.truncated}`));
   else text.append(endMark(tokenScores.at(-1), say));
   return text;
 }
@@ -62,8 +62,8 @@ function probabilityOf(probability, say) {
 /** Format a probability for people. */
 export function percent(probability) {
   const hundredths = probability * 100;
-  if (hundredths > 0 && hundredths < 0.1) return "< 0.1 %";
-  return `${hundredths.toFixed(hundredths >= 99.95 ? 0 : 1)} %`;
+  if (hundredths > 0 && hundredths < 0.1) return "< 0.1%";
+  return `${hundredths.toFixed(hundredths >= 99.95 ? 0 : 1)}%`;
 }
 
 // characters that are invisible or look like a space

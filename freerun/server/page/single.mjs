@@ -54,11 +54,10 @@ export class Single {
       return this.stop();
     }
     at("results").classList.add("waiting");
-    const began = performance.now();
     const attention = model.attention && line.source.length <= MAX_ATTENDING;
     const search = { beam_size: options.beamSize, num_hypotheses: options.numHypotheses, attention };
-    const predictions = await this.#latest.run((signal) => this.request([line], search, signal));
-    if (predictions) this.#show(line, predictions[0], performance.now() - began);
+    const answer = await this.#latest.run((signal) => this.request([line], search, signal));
+    if (answer) this.#show(line, answer.predictions[0], answer.milliseconds);
   }
 
   #show(line, prediction, milliseconds) {

@@ -2,12 +2,15 @@
 
 import { visible } from "./outputs.mjs";
 
-const MOST_NAMED = 8;
-const MOST_FEATURES = 20;
+const MAX_NAMED = 8;
+const MAX_FEATURES = 20;
+/** Kinds of attention that are named after a person. */
+const PERSONS = { bahdanau: "Bahdanau", luong: "Luong" };
 
 /** Describe the kind of model. */
 export function describeModel({ model, source, target, features }, say) {
-  const attention = model.attention === "none" ? "" : say.withAttention(model.attention);
+  const kind = PERSONS[model.attention] ?? model.attention;
+  const attention = kind === "none" ? "" : say.withAttention(kind);
   const [read, written] = [source, target].map((side) => say.tokenKind(side.tokens));
   const layers = say.layers(model.num_layers, model.hidden_size);
   return `${model.cell.toUpperCase()}, ${layers}${attention}: ${say.mapping(read, features != null, written)}`;
@@ -15,23 +18,23 @@ export function describeModel({ model, source, target, features }, say) {
 
 /** Describe source tokens that are not in the vocabulary. */
 export function describeUnknown(tokens, say) {
-  return say.unknown(listed(tokens, MOST_NAMED, say));
+  return say.unknown(listed(tokens, MAX_NAMED, say));
 }
 
 /** Describe features that are not in their vocabulary. */
 export function describeUnknownFeatures(tokens, say) {
-  return say.unknownFeatures(listed(tokens, MOST_NAMED, say));
+  return say.unknownFeatures(listed(tokens, MAX_NAMED, say));
 }
 
 /** Describe the features that a model reads, most frequent first; `total` counts them if not all are in `tokens`. */
 export function describeFeatures({ separator, tokens, total = tokens.length }, say) {
   const between = separator === " " ? say.spaces : `“${visible(separator)}”`;
-  return say.features(between, listed(tokens, MOST_FEATURES, say, total) || say.none);
+  return say.features(between, listed(tokens, MAX_FEATURES, say, total) || say.none);
 }
 
-function listed(tokens, most, say, total = tokens.length) {
-  const named = tokens.slice(0, most).map((token) => `“${visible(token)}”`).join(", ");
-  const others = total - Math.min(most, tokens.length);
+function listed(tokens, limit, say, total = tokens.length) {
+  const named = tokens.slice(0, limit).map((token) => `“${visible(token)}”`).join(", ");
+  const others = total - Math.min(limit, tokens.length);
   return others > 0 && named ? say.andOthers(named, others) : named;
 }
 

@@ -28,7 +28,7 @@ function scene(answers, { key = null, keys = [] } = {}) {
 
 test("an answer is read, and a body sent", async () => {
   const { api, log } = scene([json({ a: 1 })]);
-  assert.deepEqual(await api.post("v1/x", { texts: ["é"] }), { a: 1 });
+  assert.deepEqual((await api.post("v1/x", { texts: ["é"] })).content, { a: 1 });
   const [[path, { method, body, headers }]] = log.sent;
   assert.deepEqual([path, method, body, headers], ["v1/x", "POST", '{"texts":["é"]}', { "Content-Type": "application/json" }]);
 });
@@ -53,6 +53,14 @@ test("a busy server says when to try again", async () => {
   assert.deepEqual(log.waits, [[3000, true], [500, true], null]);
 });
 
+test("the time of an answer has no waits in it", async () => {
+  const answers = [json({}, 503), json(1)];
+  const sleep = () => new Promise((resolve) => setTimeout(resolve, 200));
+  const api = new Api({ fetch: async () => answers.shift(), key: { value: null }, onWait() {}, sleep });
+  const { milliseconds } = await api.post("x", {});
+  assert.ok(milliseconds >= 0 && milliseconds < 100, `${milliseconds} ms`);
+});
+
 test("Retry-After may be a date", () => {
   const at = (value) => retryAfter(new Headers(value ? { "Retry-After": value } : {}), Date.UTC(2026, 0, 1));
   assert.equal(at("Thu, 01 Jan 2026 00:00:07 GMT"), 7000);
@@ -64,6 +72,11 @@ test("a problem has the server's words", async () => {
   const { api } = scene([json({ title: "Too large", detail: "texts[0]: too long." }, 413), new Response("<html>", { status: 500 })]);
   await assert.rejects(api.get("x"), (error) => error instanceof Problem && error.status === 413 && error.detail === "texts[0]: too long.");
   await assert.rejects(api.get("x"), (error) => error.status === 500 && error.detail === "");
+});
+
+test("a problem names the limit that was exceeded", async () => {
+  const { api } = scene([json({ detail: "Too long.", limit: "max-tokens", maximum: 9 }, 413)]);
+  await assert.rejects(api.get("x"), { limit: "max-tokens", maximum: 9, detail: "Too long." });
 });
 
 test("an answer that is not JSON is a problem", async () => {

@@ -47,6 +47,15 @@ test("a document is translated", () => {
   assert.deepEqual([page.documentElement.lang, text.textContent, hint.placeholder], ["ko", "입력", "여기에 입력하세요"]);
 });
 
+test("limits that a person can exceed have words in every language", () => {
+  const limits = ["max-bytes", "max-characters", "max-tokens", "max-cost", "max-output-tokens", "max-weights"];
+  for (const say of [english, korean]) {
+    for (const limit of limits) assert.doesNotMatch(say.exceeded(limit, 1000), /text 1|_|max-|undefined/);
+    assert.equal(say.exceeded("max-length", 1000), undefined);
+  }
+  assert.equal(english.exceeded("max-tokens", 1000), "Too long: at most 1,000 tokens are allowed.");
+});
+
 test("numbers are singular, plural and grouped", () => {
   assert.equal(english.finished(1), "Done: 1 line");
   assert.equal(english.progress(50, 1200), "50 of 1,200 lines");
