@@ -46,7 +46,7 @@ __all__ = [
 class RequestType(BaseModel):
     """A request, or part of one: values of another type are mistakes."""
 
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, json_schema_extra={"additionalProperties": False})
     ignores_unknown_keys: ClassVar[bool] = False
 
 
@@ -289,7 +289,7 @@ def _checked_format(value: Any) -> Any:
 class TranslateBody(RequestType):
     """LibreTranslate's request; unknown keys are ignored, as there."""
 
-    model_config = ConfigDict(strict=False)
+    model_config = ConfigDict(strict=False, json_schema_extra={"additionalProperties": True})
     ignores_unknown_keys: ClassVar[bool] = True
 
     q: str | Texts = Field(description="A text, or several; each line is one input of the model.")
@@ -305,7 +305,7 @@ class TranslateBody(RequestType):
 class DetectBody(RequestType):
     """A text, or several, whose language to detect."""
 
-    model_config = ConfigDict(strict=False)
+    model_config = ConfigDict(strict=False, json_schema_extra={"additionalProperties": True})
     ignores_unknown_keys: ClassVar[bool] = True
 
     q: str | Texts = Field(description="A text, or several.")

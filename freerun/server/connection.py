@@ -3,6 +3,8 @@
 uvicorn waits indefinitely for a client that has sent half of a request, or that does not read its answer, and allows
 any number of connections, any size of headers and any number of pipelined requests. It loses the body of a request that
 offers another protocol, as each first one of Java's client does, and an answer whose client is still sending.
+
+Over 350 lines, because the limits and the ways to end depend on the same states.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from freerun.version import VERSION
 
 __all__ = ["docs_page", "openapi", "openapi_document"]
 
-_JSON, _STREAM, _TEXT = "application/json", "application/x-ndjson", "text/plain"
+_JSON, _STREAM, _LINES, _TEXT = "application/json", "application/x-ndjson", "application/jsonl", "text/plain"
 _FORMS: Final = (FORM, MULTIPART)
 _PROBLEM: Final = "application/problem+json"
 
@@ -223,8 +223,10 @@ def _add_stream(described: dict[str, Any], schemas: Mapping[str, Any]) -> None:
     """Add the form of a request whose lines are texts and whose options are query parameters."""
     described["parameters"] += _query_parameters(schemas)
     line = [{"type": "string"}, _reference(api_types.StreamLine)]
+    one_line = {"schema": {"description": "For streams: one line.", "anyOf": line}}
     described["requestBody"]["content"] |= {
-        _STREAM: {"schema": {"description": "For streams: one line.", "anyOf": line}},
+        _STREAM: one_line,
+        _LINES: one_line,
         _TEXT: {"schema": {"description": "For streams: lines of text.", "type": "string"}},
     }
     answers = [_reference(api_types.Predicted), _reference(api_types.StreamError)]

@@ -263,6 +263,7 @@ def test_a_hang_up_that_is_ignored_stays_ignored():
 # -- real processes ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_train_together_and_a_mistake_is_reported_once(pairs):
     temporary = pairs / "temporary"
     temporary.mkdir()

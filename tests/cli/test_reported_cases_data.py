@@ -362,6 +362,7 @@ def test_training_cannot_start_from_a_bundle_without_weights(freerun, here, expo
 # -- case 18: pairs that a study was trained on ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_study_claims_only_what_is_true(freerun, here):
     Path("d.tsv").write_text("".join(f"{text}\t{text.upper()}\n" for text in (*LETTERS[:4], "xx", "yy")))
     small = "[model]\nhidden_size = 8\nembedding_size = 8\nnum_layers = 1\n[training]\nupdates = 1\nthreads = 1\n"

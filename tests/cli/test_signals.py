@@ -86,6 +86,7 @@ def test_sigusr1_writes_a_checkpoint_and_training_continues(training):
     assert told.count("as requested by SIGUSR1") == 2
 
 
+@pytest.mark.slow
 def test_requested_checkpoints_do_not_change_a_run(training, pairs):
     process, run = training(updates=400)
     begun(run, process)

@@ -89,6 +89,7 @@ def test_spellings_that_the_model_reads_alike_are_held_out_together(freerun: Fre
     assert {source.capitalize() for source in held_out if source.islower()} <= held_out
 
 
+@pytest.mark.slow
 def test_without_a_configuration_the_length_is_chosen_and_announced(freerun: Freerun, pairs: Path) -> None:
     settings = ("--set", "model.hidden_size=8", "--set", "model.embedding_size=8")
     result = freerun("train", pairs / "train.tsv", "--dev", pairs / "dev.tsv", "--out", pairs / "run", *settings)

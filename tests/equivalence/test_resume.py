@@ -302,6 +302,7 @@ def killed(pairs, folder, settings, kills, seed, longest):
     return [int(line.split()[3]) for line in done.stdout.splitlines() if line.startswith("killed at")]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed(pairs, undisturbed, tmp_path):
     name = "gru with attention"
     reached = killed(pairs, tmp_path / "run", RUNS[name], kills=2, seed=0, longest=0.1)

@@ -48,7 +48,7 @@ def of_features(model, kind):
     return {**model, "feature_vocabulary": 9, "feature_encoder": kind if attends else "summary"}
 
 
-few = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(params=KINDS)

@@ -36,7 +36,7 @@ ids = st.lists(st.integers(3, 10), max_size=9).map(lambda ids: [*ids, 2])
 rows = st.lists(ids, min_size=1, max_size=12)
 features = st.lists(st.sets(st.integers(3, 6)).map(sorted), min_size=12, max_size=12)
 bounds = st.lists(st.integers(0, 9), min_size=12, max_size=12)
-few = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @st.composite

@@ -40,7 +40,7 @@ pairs = st.lists(
     min_size=1,
     max_size=9,
 )
-few = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 KINDS_OF_MODELS = [
     {"attention": name, "bidirectional": bidirectional, "input_feeding": feeding, **with_features(features)}
     for name, spec in ATTENTIONS.items()

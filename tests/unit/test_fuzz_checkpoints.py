@@ -17,6 +17,7 @@ def fuzzer(tmp_path_factory):
     return Checkpoints(tmp_path_factory.mktemp("fuzz"))
 
 
+@pytest.mark.slow
 def test_damaged_runs_end_as_undisturbed_ones_or_are_rejected(fuzzer):
     found = Counter(fuzzer(number) for number in range(CASES))
     assert found.keys() == {"resumed", "complete", "rejected"}

@@ -17,6 +17,8 @@ from freerun.server.counts import CountTable
 from freerun.server.openapi import _OPERATIONS, docs_page, openapi, openapi_document
 from freerun.server.serve_settings import DEFAULT_LIMITS, RequestLimits, ServeSettings
 from freerun.server.service import Service
+from freerun.server.service_state import ServiceState
+from freerun.server.stream_route import _TYPES
 
 DOCUMENT = openapi(DEFAULT_LIMITS)
 SCHEMAS = DOCUMENT["components"]["schemas"]
@@ -36,7 +38,7 @@ def parts(value, path=""):
 async def routes():
     """The routes of the application."""
     table = CountTable(1, [])
-    service = Service(
+    state = ServiceState(
         settings=ServeSettings(models={}),
         models={},
         keys=None,
@@ -46,7 +48,7 @@ async def routes():
         log=None,
         rules=ConnectionRules(read_timeout=1.0, keep_alive=1.0, maximum=1, counts=table.row(0)),
     )
-    return service._routes()
+    return Service(state)._routes()
 
 
 def test_every_reference_leads_to_a_schema():
@@ -152,7 +154,7 @@ def test_links_within_the_page_lead_somewhere(page):
 
 def test_the_page_has_types_in_words(page):
     text = " ".join(re.sub("<[^>]*>", "", page).split())
-    assert "application/x-ndjson: string or StreamLine (For streams: one line.) text/plain: string" in text
+    assert "application/jsonl: string or StreamLine (For streams: one line.) text/plain: string" in text
     assert "features list of (string or list of string), or null" in text
     assert "features string or list of string, or null" in text
     assert "max_length integer or null, at least 0, at most 2,000" in text
@@ -165,3 +167,15 @@ def test_the_page_has_no_script_and_loads_nothing_from_elsewhere(page):
     assert "<script" not in page
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
     assert "style=" not in page
+
+
+def test_keys_that_are_mistakes_are_described_as_such():
+    schemas = DOCUMENT["components"]["schemas"]
+    strict = {name for name, schema in schemas.items() if schema.get("additionalProperties") is False}
+    assert strict == {"PairToScore", "PredictBody", "PredictOptions", "Sample", "ScoreBody", "StreamLine"}
+    assert all(schemas[name]["additionalProperties"] for name in ("TranslateBody", "DetectBody"))
+
+
+def test_every_type_that_a_stream_may_have_is_described():
+    content = DOCUMENT["paths"]["/v1/models/{name}/predict"]["post"]["requestBody"]["content"]
+    assert set(content) == {"application/json", *_TYPES}

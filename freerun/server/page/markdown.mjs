@@ -35,7 +35,7 @@ function taken(lines, { continues }) {
 }
 
 function heading(line) {
-  const [, marks, text] = /^(#+) (.*)$/.exec(line);
+  const [, marks, text] = /^(#+) ([^]*)$/.exec(line);
   return { kind: "heading", level: marks.length, text: plain(text) };
 }
 
