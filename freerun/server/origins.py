@@ -1,6 +1,6 @@
 """Pages of strangers: a browser sends their requests to programs on the same machine, too.
 
-A page of another host cannot read answers (there is no CORS unless it is asked for), but some of its requests would be
+A page of another host cannot read answers (unless `--cors` allows it), but some of its requests would be
 computed; and a host that changes its address to this one (DNS rebinding) could even read. Browsers say where a request
 comes from, and which host it was meant for.
 """

@@ -28,7 +28,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, kw_only=True)
 class RequestLimits:
-    """What one request may ask for; each is an option of ``freerun serve``.
+    """The limits of one request; each is an option of ``freerun serve``.
 
     Attributes:
         max_texts: texts, or pairs to score.
