@@ -33,7 +33,7 @@ class Load:
 
     def __init__(self, port, clients=8, keeps=True, path="/v1/models/m/predict", texts=("abc", "cab", "ab", "bca")):
         self._port, self._path, self._keeps = port, path, keeps
-        self.outcomes, self.refused, self.wrong = [], 0, []
+        self.outcomes, self.rejected, self.wrong = [], 0, []
         self._is_over = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, args=(texts[number % len(texts)],)) for number in range(clients)
@@ -85,7 +85,7 @@ class Load:
             connection.close()
 
     def _connected(self, former):
-        """A new connection, None if it is refused."""
+        """A new connection, None if it is rejected."""
         if former is not None:
             former.close()
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
@@ -93,7 +93,7 @@ class Load:
         try:
             connection.connect()
         except OSError:
-            self.refused += 1
+            self.rejected += 1
             time.sleep(0.02)
             return None
         return connection

@@ -152,7 +152,7 @@ class Service:
     def raw(self, content, timeout=30.0):
         """Send bytes, and return all that comes back until the service closes the connection."""
         with self.socket(timeout) as connection:
-            with suppress(ConnectionError):  # it may have been refused before all was sent
+            with suppress(ConnectionError):  # it may have been rejected before all was sent
                 connection.sendall(content)
             return received(connection)
 

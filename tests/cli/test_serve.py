@@ -212,7 +212,7 @@ def test_features_belong_to_texts(service, features, message):
     assert message in answer.json["detail"]
 
 
-def test_attention_is_refused_for_a_model_without(service):
+def test_attention_is_rejected_for_a_model_without(service):
     answer = service.post("/v1/models/characters/predict", {"texts": ["a"], "attention": True})
     assert (answer.status, "has no attention to show" in answer.json["detail"]) == (422, True)
 
@@ -228,13 +228,13 @@ def test_attention_is_refused_for_a_model_without(service):
         (b'{"texts": ["a"]} {}', "The body is not JSON"),
     ],
 )
-def test_what_is_no_json_is_refused(service, content, message):
+def test_what_is_no_json_is_rejected(service, content, message):
     answer = service.ask("POST", "/v1/models/words/predict", content, {"Content-Type": "application/json"})
     assert (answer.status, answer.json["detail"][: len(message)]) == (400, message)
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"texts": ' + b"[" * 70 + b"]" * 70 + b"}", b'{"a":' * 5000])
-def test_deep_json_is_refused(service, content):
+def test_deep_json_is_rejected(service, content):
     answer = service.ask("POST", "/v1/models/words/predict", content, {"Content-Type": "application/json"})
     assert answer.status in (400, 422)
 
@@ -356,7 +356,7 @@ def test_probes_answer(service, path, body):
         ("GET", "//live", 404),
     ],
 )
-def test_what_is_not_there_is_refused(service, method, path, status):
+def test_what_is_not_there_is_rejected(service, method, path, status):
     answer = service.ask(method, path)
     assert answer.status == status
     assert answer.json["status"] == status

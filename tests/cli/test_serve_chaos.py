@@ -223,7 +223,7 @@ def test_a_killed_worker_loses_only_the_requests_that_it_held(serve):
     assert {each.port for each in load.lost} <= held
     assert len({each.port for each in load.lost}) == len(load.lost)
     assert {each.error for each in load.lost} <= CLOSED
-    assert load.refused == 0
+    assert load.rejected == 0
     assert load.wrong == []
     assert [event["event"] for event in service.events("died")] == [
         f"worker {victim} died (signal 9); starting another"
@@ -300,7 +300,7 @@ def test_sigterm_under_load_loses_nothing(serve, workers, keeps):
             connected(service.port)
     assert load.lost == []
     assert load.wrong == []
-    assert load.refused
+    assert load.rejected
     assert service.events("ended before") == []
     assert {state_of(each) for each in service.workers} <= {"", "Z"}
 
@@ -394,7 +394,7 @@ def test_sighup_under_load_loses_nothing(serve):
         load.wait()
     assert load.lost == []
     assert load.wrong == []
-    assert load.refused == 0
+    assert load.rejected == 0
     assert service.metric('reloads_total{outcome="loaded"}') == 1
     assert service.events("new models took over")[0]["m"] == service.digest[:12]
 
@@ -412,7 +412,7 @@ def test_twenty_generations_lose_nothing(serve, keeps):
         load.wait()
     assert load.lost == []
     assert load.wrong == []
-    assert load.refused == 0
+    assert load.rejected == 0
 
 
 @pytest.mark.slow
@@ -429,7 +429,7 @@ def test_several_sighups_in_a_row_lose_nothing(serve):
     assert 1 <= loaded <= 6
     assert load.lost == []
     assert load.wrong == []
-    assert load.refused == 0
+    assert load.rejected == 0
     assert service.stop() == 0
 
 
@@ -473,7 +473,7 @@ def test_a_bundle_that_export_replaces_under_load_is_served(serve, bundle, train
         load.wait()
     assert load.lost == []
     assert load.wrong == []
-    assert load.refused == 0
+    assert load.rejected == 0
 
 
 # ------------------------------------------------------------------------------------------------- clients that are bad
@@ -507,7 +507,7 @@ def test_a_client_that_closes_while_its_large_body_is_parsed_is_not_computed_for
     assert service.metric("texts_total") == 0
 
 
-def test_clients_that_close_at_any_moment_harm_nobody(serve):
+def test_clients_that_close_at_any_moment_harm_no_others(serve):
     service = serve()
     request = request_of(b'{"texts":["abc"]}')
     with Load(service.port, clients=4) as load:
@@ -577,7 +577,7 @@ def test_clients_that_do_not_read_are_cut_off(serve):
     assert load.lost == []
 
 
-def test_connections_beyond_the_limit_are_refused(serve):
+def test_connections_beyond_the_limit_are_rejected(serve):
     service = serve("--max-connections", 20)
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connected(service.port)) for _ in range(20)]
@@ -606,7 +606,7 @@ def test_a_full_disk_for_the_log_changes_nothing(serve):
     assert load.wrong == []
 
 
-def test_a_log_that_nobody_reads_changes_nothing(serve):
+def test_a_log_that_is_not_read_changes_nothing(serve):
     out, into = os.pipe()
     fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, 4096)
     service = serve("--log-requests", stderr=into)

@@ -13,7 +13,7 @@ import pytest
 from tests.serving import ROOT, Service
 
 
-def refused(freerun, *arguments):
+def rejected(freerun, *arguments):
     """Return the message of a command that cannot start."""
     result = freerun("serve", *arguments)
     assert result.code == 2, result.err
@@ -28,14 +28,14 @@ def test_a_port_that_is_taken(freerun, bundles):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        message = refused(freerun, bundles["words"], "--port", port)
+        message = rejected(freerun, bundles["words"], "--port", port)
     assert f"--port: 127.0.0.1:{port}: Address already in use" in message
     assert "Choose another --port" in message
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1"])
 def test_a_host_that_is_not_this_machine(freerun, bundles, host):
-    message = refused(freerun, bundles["words"], "--host", host, "--port", 0)
+    message = rejected(freerun, bundles["words"], "--host", host, "--port", 0)
     assert f"--host: {host}:0: " in message
     assert "Expected an address of this machine" in message
 
@@ -47,20 +47,20 @@ def test_no_model_at_all(freerun):
 
 
 def test_a_model_that_is_not_there(freerun, tmp_path):
-    assert str(tmp_path / "none") in refused(freerun, f"en={tmp_path / 'none'}", "--port", 0)
+    assert str(tmp_path / "none") in rejected(freerun, f"en={tmp_path / 'none'}", "--port", 0)
 
 
 def test_a_damaged_bundle(freerun, bundles, tmp_path):
     bundle = shutil.copytree(bundles["words"], tmp_path / "bundle")
     for path in [*bundle.glob("*.npz"), *bundle.glob("*.onnx"), *bundle.glob("*.safetensors")]:
         path.write_bytes(b"damaged")
-    assert str(bundle) in refused(freerun, bundle, "--port", 0)
+    assert str(bundle) in rejected(freerun, bundle, "--port", 0)
 
 
 def test_one_damaged_bundle_of_two(freerun, bundles, tmp_path):
     bundle = shutil.copytree(bundles["words"], tmp_path / "bundle")
     (bundle / "config.json").write_text("{")
-    assert str(bundle) in refused(freerun, bundles["characters"], f"b={bundle}", "--port", 0)
+    assert str(bundle) in rejected(freerun, bundles["characters"], f"b={bundle}", "--port", 0)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_one_damaged_bundle_of_two(freerun, bundles, tmp_path):
     ],
 )
 def test_options_that_do_not_fit(freerun, arguments, message):
-    assert message in refused(freerun, *arguments)
+    assert message in rejected(freerun, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_file_of_keys_that_cannot_be_used(freerun, bundles, tmp_path, content,
     path = tmp_path / "keys"
     if content is not None:
         path.write_text(content)
-    line = refused(freerun, bundles["words"], "--port", 0, "--api-key-file", path)
+    line = rejected(freerun, bundles["words"], "--port", 0, "--api-key-file", path)
     assert str(path) in line
     assert message in line
 

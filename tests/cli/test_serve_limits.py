@@ -197,7 +197,7 @@ def test_a_large_body_needs_its_key_in_the_headers(locked):
     assert large.json["limit"] in ("max-tokens", "max-characters")
 
 
-def test_bodies_that_do_not_end_hold_up_nobody_else(locked):
+def test_bodies_without_an_end_do_not_hold_up_others(locked):
     head = "POST /translate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with ExitStack() as stack:
         for _ in range(70):

@@ -147,7 +147,7 @@ def test_options_are_in_the_query(service):
         ("?beam_size=" + "9" * 5000, "beam_size"),
     ],
 )
-def test_wrong_options_are_refused_before_anything_is_read(service, query, message):
+def test_wrong_options_are_rejected_before_anything_is_read(service, query, message):
     answer = streamed(service, '"a"\n', query=query)
     assert answer.status == 422
     assert message in answer.json["detail"]

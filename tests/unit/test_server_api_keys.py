@@ -48,14 +48,14 @@ def test_keys_are_not_in_the_memory_that_messages_are_made_of():
         ("k" * 1_000_001, "larger than 1 MB"),
     ],
 )
-def test_a_file_that_is_no_list_of_keys_is_refused(file, content, message):
+def test_a_file_that_is_no_list_of_keys_is_rejected(file, content, message):
     with pytest.raises(UserError, match=message) as caught:
         read_keys(file(content))
     assert KEY not in str(caught.value)
     assert "openssl rand -hex 32" in str(caught.value)
 
 
-def test_a_missing_file_is_refused(tmp_path):
+def test_a_missing_file_is_rejected(tmp_path):
     with pytest.raises(UserError, match=r"none: cannot be read \(No such file or directory\)"):
         read_keys(tmp_path / "none")
 

@@ -142,7 +142,7 @@ def test_the_thread_survives_errors():
     assert run(test) == [8]
 
 
-def test_a_full_queue_refuses_a_request_and_says_when_to_come_back():
+def test_a_full_queue_rejects_a_request_and_says_when_to_come_back():
     async def test(running):
         await running.busy()
         running.submit(*range(1, 4))
@@ -159,7 +159,7 @@ def test_a_full_queue_refuses_a_request_and_says_when_to_come_back():
     assert int(problem.headers["Retry-After"]) >= 1
 
 
-def test_a_request_that_could_not_be_answered_in_time_is_refused_at_once():
+def test_a_request_that_could_not_be_answered_in_time_is_rejected_at_once():
     async def test(running):
         await running.busy()
         running.runner._speeds["m"] = 2.0, 2.0
@@ -186,7 +186,7 @@ def test_the_estimate_follows_what_was_measured():
 
 
 def test_long_texts_and_wide_beams_wait_longer():
-    """The estimate is of their cost, so a slow text does not make short ones be refused."""
+    """The estimate is of their cost, so a slow text does not make short ones be rejected."""
 
     async def test(running):
         await running.busy()

@@ -147,7 +147,7 @@ def slow(impatient):
 
 
 @pytest.mark.parametrize("name", ["header", "body", "half a header", "half a body", "half a chunk"])
-def test_a_request_that_does_not_arrive_in_time_is_refused(slow, name):
+def test_a_request_that_does_not_arrive_in_time_is_rejected(slow, name):
     content, seconds = slow[name]
     [answer] = answers_in(content)
     assert answer.status == 408
@@ -199,7 +199,7 @@ def test_headers_have_a_limit(service):
 
 
 @pytest.mark.parametrize("begin", [b"GET /live HTTP/1.1\r\nX: ", b"GET /", b"GET /live HTTP/1.1\r\n"])
-def test_headers_without_an_end_are_refused(service, begin):
+def test_headers_without_an_end_are_rejected(service, begin):
     with service.socket() as connection:
         connection.sendall(begin + b"a" * 100_000)
         assert answer_from(connection).status == 431
@@ -216,7 +216,7 @@ def test_many_headers_that_are_small_are_fine(service):
     assert answer.status == 200
 
 
-def test_one_connection_too_many_is_refused_and_the_others_go_on(tmp_path, bundles):
+def test_one_connection_too_many_is_rejected_and_the_others_go_on(tmp_path, bundles):
     options = ["--max-connections", "3"]
     with Service(f"words={bundles['words']}", *options, log=tmp_path / "log") as service:
         clients = [http.client.HTTPConnection(service.host, service.port, timeout=10) for _ in range(3)]
@@ -306,7 +306,7 @@ def test_clients_that_reset_their_connections_while_these_end_do_not_end_a_worke
     assert impatient.workers == workers
 
 
-def test_a_refused_body_does_not_hide_the_answer_to_a_client_that_asks_to_close(service):
+def test_a_rejected_body_does_not_hide_the_answer_to_a_client_that_asks_to_close(service):
     content = predicted(CLOSE, body=b'{"texts": ["' + b"a" * 3_000_000, length=200_000_000)
     [answer] = answers_in(service.raw(content))
     assert (answer.status, answer.json["limit"]) == (413, "max-bytes")
@@ -342,13 +342,13 @@ def test_a_client_may_ask_whether_to_send_its_body(service):
     assert answer.status == 200
 
 
-def test_a_body_that_is_too_large_is_refused_before_it_is_sent(service):
+def test_a_body_that_is_too_large_is_rejected_before_it_is_sent(service):
     with service.socket() as connection:
         connection.sendall(predicted("Expect: 100-continue", body=b"", length=10**12))
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_refused_body_is_read_for_a_while_so_that_its_client_sees_the_answer(service):
+def test_a_rejected_body_is_read_for_a_while_so_that_its_client_sees_the_answer(service):
     with service.client() as client:
         answer = exchange(client, "POST", PREDICT, b"x" * 6_000_000, JSON)
     assert (answer.status, answer.json["limit"]) == (413, "max-bytes")
@@ -425,14 +425,14 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("name", GARBAGE)
-def test_what_is_not_http_is_refused_with_a_problem(service, name):
+def test_what_is_not_http_is_rejected_with_a_problem(service, name):
     answers = answers_in(service.raw(GARBAGE[name]))
     assert answers[-1].status == 400
     assert answers[-1].headers["content-type"] == "application/problem+json"
     assert answers[-1].headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_client_that_goes_away_disturbs_nobody(service):
+def test_a_client_that_goes_away_disturbs_no_others(service):
     before = service.workers
     for cut in range(10, len(predicted()), 7):
         with service.socket() as connection:

@@ -78,7 +78,7 @@ def logged_to(standard_error, lines=3, flush=2.0):
     return int(done.stdout)
 
 
-def test_lines_that_a_full_disk_refuses_are_counted():
+def test_lines_that_a_full_disk_rejects_are_counted():
     with Path("/dev/full").open("wb") as full:
         assert logged_to(full) == 3
 
@@ -92,7 +92,7 @@ def test_a_closed_pipe_does_not_end_the_service():
         os.close(into)
 
 
-def test_a_pipe_that_nobody_reads_does_not_stop_the_service():
+def test_a_pipe_that_is_not_read_does_not_stop_the_service():
     out, into = os.pipe()
     try:
         lost = logged_to(into, lines=12_000, flush=0.2)

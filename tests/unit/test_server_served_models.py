@@ -55,7 +55,7 @@ def test_all_models_are_loaded_again_if_that_is_asked_for(paths):
     assert all(models[name][0] is not loader.models[name] for name in paths)
 
 
-def test_a_damaged_replacement_is_refused_once_and_the_old_models_stay(paths):
+def test_a_damaged_replacement_is_rejected_once_and_the_old_models_stay(paths):
     loader = loader_of(paths)
     before = dict(loader.models)
     config = paths["words"] / "config.json"

@@ -29,12 +29,12 @@ def test_a_model_has_the_name_that_is_given_or_that_of_its_directory(argument, n
 
 
 @pytest.mark.parametrize("name", ["", "a b", "-a", ".a", "é", "a" * 65, "a\nb"])
-def test_a_name_that_no_address_can_have_is_refused(name):
+def test_a_name_that_no_address_can_have_is_rejected(name):
     with pytest.raises(ConfigError, match="cannot be the name of a model"):
         parse_models([f"{name}=x"])
 
 
-def test_two_models_of_one_name_are_refused():
+def test_two_models_of_one_name_are_rejected():
     with pytest.raises(ConfigError, match="two models have the name"):
         parse_models(["a/x", "b/x"])
 
@@ -47,12 +47,12 @@ def test_the_codes_of_a_model_are_its_name_unless_they_are_given():
 
 
 @pytest.mark.parametrize("argument", ["en", "en=en", "en=:ja", "en=en:", "=en:ja", "en=e n:ja", "en=en:ja:de"])
-def test_what_is_no_pair_of_codes_is_refused(argument):
+def test_what_is_no_pair_of_codes_is_rejected(argument):
     with pytest.raises(ConfigError, match="is not a pair of codes"):
         parse_languages([argument], MODELS)
 
 
-def test_codes_of_an_unknown_model_are_refused_with_the_names_that_there_are():
+def test_codes_of_an_unknown_model_are_rejected_with_the_names_that_there_are():
     with pytest.raises(ConfigError, match=r"no model has the name .*de.* Expected one of en, ko"):
         parse_languages(["de=de:ja"], MODELS)
 
@@ -78,7 +78,7 @@ def test_origins_are_a_scheme_and_a_host(origin):
 
 
 @pytest.mark.parametrize("origin", ["", "example.org", "https://example.org/", "ftp://a", "https://a b", "null"])
-def test_what_is_no_origin_is_refused(origin):
+def test_what_is_no_origin_is_rejected(origin):
     with pytest.raises(ConfigError, match="is not an origin"):
         settings(cors=("https://example.org", origin))
 
