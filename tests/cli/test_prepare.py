@@ -357,6 +357,7 @@ def test_the_same_command_repairs_damage(pairs, out, capsys, name, change):
     assert content(out) == before
 
 
+@pytest.mark.slow
 def test_few_open_files(pairs, out):
     """A process may open fewer files than there are shards, while it prepares and while it trains."""
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60)){_IN_SMALL_BLOCKS}"

@@ -131,6 +131,7 @@ def test_sighup_stops_as_sigterm_does_with_129(training):
     assert Checkpoints(run / "checkpoints", 3).updates() == [last["update"]]
 
 
+@pytest.mark.slow
 def test_nohup_keeps_working(training):
     process, run = training("nohup")
     begun(run, process)
@@ -141,6 +142,7 @@ def test_nohup_keeps_working(training):
     assert process.returncode == 143
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_closed_leaves_a_checkpoint(pairs):
     """Nothing can be written to it any more, and the signal comes from the system."""
     config = text_of_config(pairs, 100_000)

@@ -70,7 +70,10 @@ WITH_BAHDANAU = {**SETTINGS, "professor": {**SETTINGS["professor"], "model_gate"
     [
         *((name, {}) for name in STRATEGIES),
         # their rollouts are their passes
-        *((name, BAHDANAU) for name in ("scheduled_sampling", "free_running", "professor")),
+        *(
+            pytest.param(name, BAHDANAU, marks=pytest.mark.slow)
+            for name in ("scheduled_sampling", "free_running", "professor")
+        ),
     ],
 )
 def test_a_strategy_learns_to_reverse(name, sizes):

@@ -291,6 +291,7 @@ def test_a_stopped_run_leaves_no_copy_and_goes_on(toy, tmp_path):
     assert "measured" not in toy.run("--only", "planted")[1]
 
 
+@pytest.mark.slow
 def test_another_source_or_test_is_tried_again(toy):
     toy.run()
     first = len(toy.results.read_text().splitlines())
@@ -327,6 +328,7 @@ def test_only_what_a_change_concerns_is_tried_again(toy):
     assert all("clip" in name or "module" in name for name in again)
 
 
+@pytest.mark.slow
 def test_survivors_are_tried_again_with_more_tests(toy):
     toy.run("--only", "generated", "--test-seconds", "10")
     first = toy.results.read_text().splitlines()
@@ -383,6 +385,7 @@ def test_an_accepted_mutant_that_is_noticed_is_named(toy):
     assert "planted:no limit: accepted, but a test notices it now" in toy.run("--only", "planted")[1]
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_same(toy):
     toy.run()
     alone = toy.kinds()
