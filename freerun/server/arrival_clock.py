@@ -11,8 +11,9 @@ class ArrivalClock:
     """Estimates how long requests may have waited in the sockets while the event loop was busy with others.
 
     Under overload, a turn of the loop takes as long as it takes to answer all clients that had sent something. What is
-    read in a turn may have arrived since the beginning of the turn before, and what is written goes out in the turn
-    after. So a deadline counts from one turn earlier still.
+    read in a turn may have arrived since the beginning of the turn before. A result waits for the end of a turn, is
+    handed out in the next one, and is written in the one after that. So a deadline counts from three turns earlier
+    still.
     """
 
     def __init__(self) -> None:
@@ -27,7 +28,7 @@ class ArrivalClock:
             self._turn_before = self._turn if self._follows else now
             self._turn, self._is_new = now, False
             loop.call_soon(self._end_turn)
-        return 2 * self._turn_before - self._turn
+        return 4 * self._turn_before - 3 * self._turn
 
     def _end_turn(self) -> None:
         """Called at the beginning of the next turn."""
