@@ -122,7 +122,7 @@ class ServeSettings:
                     "Write scheme and host only, without a path or a slash at the end",
                 )
         for name in self.host_names:
-            if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name):
+            if not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", name):
                 raise ConfigError.single(
                     "--host-name",
                     f"{shown(name)} is not the name of a host",

@@ -98,3 +98,14 @@ def test_what_is_no_origin_is_rejected(origin):
 )
 def test_which_addresses_only_this_machine_can_reach(host, local):
     assert settings(host=host).is_local is local
+
+
+@pytest.mark.parametrize("name", ["example.org", "a", "my_service", "xn--e1afmkfd.example", "host-1"])
+def test_the_name_of_a_host_is_accepted(name):
+    assert ServeSettings(models={}, host_names=[name]).host_names == [name]
+
+
+@pytest.mark.parametrize("name", ["", "https://example.org", "example.org:80", "example.org/", "a b", ".a", "-a"])
+def test_what_is_no_name_of_a_host_is_rejected(name):
+    with pytest.raises(ConfigError, match="is not the name of a host"):
+        ServeSettings(models={}, host_names=[name])
