@@ -29,6 +29,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -148,7 +149,7 @@ def _worked(name: str, folder: Path, waiting: SimpleQueue[int], until: float) ->
                     worker = _Worker(name, folder)
             yield tally
     finally:
-        worker.stop()
+        worker.end()
 
 
 class _Worker:
@@ -171,30 +172,35 @@ class _Worker:
         try:
             self._connection.send(number)
             if not self._connection.poll(SECONDS):
-                self.stop()
+                self._kill()
                 return "", f"no answer within {SECONDS:g} seconds"
             outcome, found, self.megabytes = self._connection.recv()
         except (EOFError, ConnectionError):
-            self.stop()
+            self._kill()
             return "", f"the process died (exit code {self._process.exitcode})"
         return outcome, found
 
-    def stop(self) -> None:
-        """End the process."""
+    def end(self) -> None:
+        """Let the process end, and with it what it has started; if it does not, kill it."""
+        with suppress(OSError):
+            self._connection.send(None)
+            self._process.join(SECONDS)
+        self._kill()
+
+    def _kill(self) -> None:
         self.is_alive = False
         self._process.kill()
         self._process.join()
 
 
 def _serve(name: str, folder: Path, connection: Connection) -> None:
-    """Run the requested cases."""
+    """Run the requested cases, until None is received."""
     run = _made(name, folder)
     run(0)  # what is imported late shall not count as a case's memory
     began = _peak()
     resource.setrlimit(resource.RLIMIT_DATA, (_data() + MEMORY, resource.RLIM_INFINITY))
     connection.send("ready")
-    while True:
-        number = connection.recv()
+    while (number := connection.recv()) is not None:
         found = outcome = ""
         try:
             outcome = run(number)
