@@ -202,7 +202,7 @@ class ServiceState:
         def leave() -> None:
             give_up(ClientGone())
 
-        timer = loop.call_later(left, give_up, self._late())
+        timer = loop.call_later(left, lambda: give_up(self._late()))
         scope["connection"].when_lost.add(leave)
         try:
             results: list[Any] = await job.handle

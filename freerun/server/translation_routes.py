@@ -18,7 +18,7 @@ from freerun.runtime.prediction import Prediction
 from freerun.server.api_types import DetectBody, PredictOptions, TranslateBody
 from freerun.server.forms import FORM, fields_of
 from freerun.server.model_calls import predict_job
-from freerun.server.prediction_routes import Predicting, check_texts
+from freerun.server.prediction_routes import Predicting, check_texts, json_size
 from freerun.server.problem import Problem, over_limit
 from freerun.server.served_models import ServedModel
 from freerun.server.service_state import ServiceState, content_type_of
@@ -46,11 +46,24 @@ async def translate(state: ServiceState, scope: Scope, receive: Receive) -> byte
     fields = await state.parsed(scope, len(body), fields_of, scope, body, ("q",))
     state.check_key(scope, _key_in(fields))
     detected, parts, request = await state.parsed(scope, len(body), _prepared, state, fields)
+    results = [
+        await state.results(predict_job(part.predicting.call, part.encoded), scope) if part.encoded else []
+        for part in parts
+    ]
+    size = sum(map(json_size, chain.from_iterable(results)))
+    return await state.written(scope, size, _as_json, request, detected, parts, results)
+
+
+def _as_json(
+    request: TranslateBody,
+    detected: Sequence[list[dict[str, Any]]],
+    parts: Sequence[_Part],
+    results: Sequence[Sequence[Prediction]],
+) -> bytes:
+    """Return the answer, from the results for each part."""
     outputs: dict[int, list[str]] = {}
-    for part in parts:
-        job = predict_job(part.predicting.call, part.encoded) if part.encoded else None
-        results = iter(await state.results(job, scope)) if job else iter(())
-        by_row = {item.row: next(results) for item in part.encoded}
+    for part, predicted in zip(parts, results, strict=True):
+        by_row = {item.row: each for item, each in zip(part.encoded, predicted, strict=True)}
         predictions = (by_row.get(row, part.predicting.empty()) for row in range(sum(map(len, part.lines))))
         for number, lines in zip(part.numbers, part.lines, strict=True):
             outputs[number] = _joined(list(islice(predictions, len(lines))))
